@@ -1,0 +1,1 @@
+"""The fedpredict command: one module per noun, and the wiring of settings to objects."""

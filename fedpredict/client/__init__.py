@@ -1,0 +1,1 @@
+"""The Python client: Client and AsyncClient, results as numpy, Arrow and pandas."""

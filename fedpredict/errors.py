@@ -1,0 +1,282 @@
+"""Every error that fedpredict raises on purpose, as one tree, and what of it may leave the process.
+
+```
+FedPredictError
+├── ConfigError               a setting is wrong; the message names the key
+├── InputError                what a caller handed over is wrong
+│   ├── NameRefusedError      a model id, party, view or feature name breaks the rules
+│   ├── EmptyRequestError     a request without sample ids
+│   ├── TooManySamplesError   more sample ids than the limit (.limit)
+│   ├── UnsupportedModeError  this process does not serve that mode
+│   └── ProtocolError         a message that cannot be understood, or of another protocol version
+├── ConversionError           a model file does not become a partial model
+│   ├── ModelFileError        unreadable, damaged, too large or hostile
+│   ├── UnsupportedModelError read, but not a model that can be served exactly
+│   ├── ModelConflictError    the file and the operator, or the tables, say different things
+│   ├── FeatureNamesError     the model's features are not the view's (.names)
+│   └── VerificationError     the verification rows gave other scores
+├── WarehouseError            a warehouse did not do what was asked
+│   ├── WarehouseUnavailableError
+│   ├── WarehouseWriteError   nothing was made visible (disk full, no permission, ...)
+│   ├── StatementError        the engine refused a statement
+│   └── TableCorruptError     rows do not give the digest they are stored under
+├── StateError                the state database is unavailable or of another version
+├── SecurityError
+│   ├── CertificateError      a certificate or key that cannot be used
+│   └── UnauthenticatedError  a caller without a party's certificate
+├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
+├── ModelNotReadyError        known, but cannot be answered now
+├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
+├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
+├── PartyError                another party (.party)
+│   ├── PartyUnavailableError
+│   ├── PartyTimeoutError
+│   └── PartyRefusedError
+├── ServerUnavailableError    a client cannot reach its server
+└── DeadlineExceededError     the caller's own deadline passed
+```
+
+The message of an error is for the operator of this process and goes to its log. What a peer may read is the text of
+`STATUS`: fixed, apart from the fields named in `public_fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+
+class Code(Enum):
+    """The class of an answer that is not a prediction; every edge maps it to its own numbers."""
+
+    INVALID_ARGUMENT = "invalid_argument"
+    NOT_FOUND = "not_found"
+    FAILED_PRECONDITION = "failed_precondition"
+    UNAVAILABLE = "unavailable"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    RESOURCE_EXHAUSTED = "resource_exhausted"
+    UNAUTHENTICATED = "unauthenticated"
+    UNIMPLEMENTED = "unimplemented"
+    INTERNAL = "internal"
+
+
+class FedPredictError(Exception):
+    """The root of the tree: catch it to catch everything that fedpredict raises on purpose."""
+
+    public_fields: ClassVar[tuple[str, ...]] = ()
+
+
+class ConfigError(FedPredictError):
+    """A setting is missing, misspelt or out of range."""
+
+
+class InputError(FedPredictError):
+    """What a caller handed over cannot be used."""
+
+
+class NameRefusedError(InputError):
+    """A model id, party, view or feature name breaks the naming rules."""
+
+
+class EmptyRequestError(InputError):
+    """A request names no sample id."""
+
+
+class TooManySamplesError(InputError):
+    """A request names more sample ids than the server takes in one call."""
+
+    public_fields = ("limit",)
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message)
+        self.limit = int(limit)
+
+
+class UnsupportedModeError(InputError):
+    """The freshness mode is not served here."""
+
+    public_fields = ("mode",)
+
+    def __init__(self, message: str, *, mode: str) -> None:
+        super().__init__(message)
+        self.mode = mode
+
+
+class ProtocolError(InputError):
+    """A message that does not parse, lacks a field, or speaks another protocol version."""
+
+
+class ConversionError(FedPredictError):
+    """A model file did not become a partial model; nothing was written."""
+
+
+class ModelFileError(ConversionError):
+    """The file is unreadable: damaged, too large, of no known format, or made to attack."""
+
+
+class UnsupportedModelError(ConversionError):
+    """The file was read, but holds nothing that can be served with the trainer's own numbers."""
+
+
+class ModelConflictError(ConversionError):
+    """Two sources of one fact (model id, training run, kind) disagree."""
+
+
+class FeatureNamesError(ConversionError):
+    """The model's feature names do not fit the feature view."""
+
+    def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
+
+
+class VerificationError(ConversionError):
+    """The verification rows in the file give other partial scores than they should."""
+
+
+class WarehouseError(FedPredictError):
+    """A warehouse did not do what was asked of it."""
+
+
+class WarehouseUnavailableError(WarehouseError):
+    """The warehouse cannot be reached now; trying again later may succeed."""
+
+
+class WarehouseWriteError(WarehouseError):
+    """Rows could not be written; no reader sees any of them."""
+
+
+class StatementError(WarehouseError):
+    """The engine refused a statement."""
+
+
+class TableCorruptError(WarehouseError):
+    """Stored rows do not give the digest that they are stored under."""
+
+
+class StateError(FedPredictError):
+    """The state database cannot be used."""
+
+
+class SecurityError(FedPredictError):
+    """Something about identity, certificates or permissions is wrong."""
+
+
+class CertificateError(SecurityError):
+    """A certificate or key file cannot be used."""
+
+
+class UnauthenticatedError(SecurityError):
+    """The caller did not prove an identity."""
+
+
+class ModelNotFoundError(FedPredictError):
+    """No such model for this caller; a model that exists but is not theirs looks the same."""
+
+
+class ModelNotReadyError(FedPredictError):
+    """The model is known but cannot be answered at the moment."""
+
+
+class ManifestMismatchError(FedPredictError):
+    """The version asked for is not the one that was agreed, or no longer loaded."""
+
+
+class IncompatiblePartsError(FedPredictError):
+    """The parties' parts do not make one model."""
+
+    def __init__(self, message: str, *, parties: Sequence[str]) -> None:
+        super().__init__(message)
+        self.parties = tuple(parties)
+
+
+class PartyError(FedPredictError):
+    """Another party did not answer as it should."""
+
+    public_fields = ("party",)
+
+    def __init__(self, message: str, *, party: str) -> None:
+        super().__init__(message)
+        self.party = party
+
+
+class PartyUnavailableError(PartyError):
+    """The party cannot be reached, or is not ready."""
+
+
+class PartyTimeoutError(PartyError):
+    """The party did not answer within the deadline."""
+
+
+class PartyRefusedError(PartyError):
+    """The party will not answer this request."""
+
+
+class ServerUnavailableError(FedPredictError):
+    """A client cannot reach the server it was given."""
+
+
+class DeadlineExceededError(FedPredictError):
+    """The caller's own deadline passed before an answer was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicStatus:
+    """What the outside sees of an error: a code, and a text with the error's public fields filled in."""
+
+    code: Code
+    text: str
+
+
+INTERNAL = PublicStatus(Code.INTERNAL, "internal error")
+
+STATUS: dict[type[FedPredictError], PublicStatus] = {
+    ConfigError: INTERNAL,
+    InputError: PublicStatus(Code.INVALID_ARGUMENT, "the request cannot be used"),
+    NameRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "a name in the request breaks the naming rules"),
+    EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
+    TooManySamplesError: PublicStatus(
+        Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"
+    ),
+    UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
+    ModelFileError: INTERNAL,
+    UnsupportedModelError: INTERNAL,
+    ModelConflictError: INTERNAL,
+    FeatureNamesError: INTERNAL,
+    VerificationError: INTERNAL,
+    WarehouseUnavailableError: PublicStatus(Code.UNAVAILABLE, "not ready"),
+    WarehouseWriteError: INTERNAL,
+    StatementError: INTERNAL,
+    TableCorruptError: INTERNAL,
+    StateError: INTERNAL,
+    CertificateError: INTERNAL,
+    UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
+    ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
+    ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
+    ManifestMismatchError: PublicStatus(Code.FAILED_PRECONDITION, "not the version that is served"),
+    IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
+    PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
+    PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
+    ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
+    DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
+}
+"""Every error that is raised itself (a leaf, or `InputError`), and its public face."""
+
+
+def public_status(error: BaseException) -> PublicStatus:
+    """Return what a peer may read of `error`; anything unexpected is an internal error and says no more.
+
+    >>> public_status(TooManySamplesError("4096 ids from lab", limit=1000)).text
+    'too many sample ids in one call; the limit is 1000'
+    >>> public_status(KeyError("secret")).text
+    'internal error'
+    """
+    if not isinstance(error, FedPredictError):
+        return INTERNAL
+    status = STATUS.get(type(error), INTERNAL)
+    fields = {name: getattr(error, name) for name in error.public_fields}
+    return PublicStatus(status.code, status.text.format(**fields))

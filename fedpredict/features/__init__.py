@@ -1,0 +1,1 @@
+"""Snapshots of features and the online stores that serve them."""

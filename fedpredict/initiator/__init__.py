@@ -1,0 +1,1 @@
+"""The initiator's service: catalogue, fan-out, combining, edges."""

@@ -1,0 +1,86 @@
+"""The rules for names and sample ids: one place, used by every room."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedpredict.errors import NameRefusedError
+from fedpredict.model.arrays import Bools
+
+MAX_SAMPLE_ID_BYTES = 256
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PARTY_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_model_id(value: str) -> str:
+    """Return `value` if it is a model id: 1 to 100 of letters, digits, dot, underscore, hyphen; else raise.
+
+    Raises:
+        NameRefusedError: With the value and the rule.
+
+    >>> check_model_id("credit-2026.1")
+    'credit-2026.1'
+    """
+    return _check(
+        _MODEL_ID,
+        value,
+        "model id",
+        "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit",
+    )
+
+
+def check_party_id(value: str) -> str:
+    """Return `value` if it is a party id (a DNS label in lower case); else raise `NameRefusedError`."""
+    return _check(
+        _PARTY_ID,
+        value,
+        "party id",
+        "1 to 63 lower-case letters, digits or '-', not starting or ending with '-'",
+    )
+
+
+def check_view_name(value: str) -> str:
+    """Return `value` if it names a feature view; else raise `NameRefusedError`."""
+    return _check(
+        _VIEW_NAME, value, "view name", "1 to 63 lower-case letters, digits or '_', starting with a letter"
+    )
+
+
+def check_digest(value: str) -> str:
+    """Return `value` if it is a SHA-256 in lower-case hex; else raise `NameRefusedError`."""
+    return _check(_DIGEST, value, "digest", "64 lower-case hexadecimal digits")
+
+
+def _check(pattern: re.Pattern[str], value: str, what: str, rule: str) -> str:
+    if pattern.fullmatch(value) is None:
+        shown = repr(value if len(value) <= 120 else value[:120] + "…")
+        raise NameRefusedError(f"{shown} is not a {what}: {rule}")
+    return value
+
+
+def valid_sample_ids(sample_ids: Sequence[bytes]) -> Bools:
+    """Return which sample ids can name a sample: 1 to 256 bytes of UTF-8 without control characters.
+
+    Ids are compared byte by byte, never trimmed or normalised.
+
+    >>> valid_sample_ids([b"u1", b"", b"a\\nb", bytes([255])]).tolist()
+    [True, False, False, False]
+    """
+    return np.fromiter((_valid(sample_id) for sample_id in sample_ids), dtype=np.bool_, count=len(sample_ids))
+
+
+def _valid(sample_id: bytes) -> bool:
+    if not 1 <= len(sample_id) <= MAX_SAMPLE_ID_BYTES:
+        return False
+    try:
+        text = sample_id.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return text.isprintable() or not any(unicodedata.category(character) == "Cc" for character in text)

@@ -1,0 +1,73 @@
+"""A party's part of a linear model: parameters as arrays, features -> partial scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpredict.model.arrays import Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearPart:
+    """The weights of one party's features, with whatever preprocessing there was folded in.
+
+    Attributes:
+        features: The feature names, in the order of the rows of `weights`.
+        weights: Shape (n_features, n_scores), in raw score per unit of feature.
+        intercept: Shape (n_scores,), or None where another party holds the intercept or the model has none.
+        constant: Shape (n_scores,): what folded preprocessing leaves behind; any party may have one.
+    """
+
+    features: tuple[str, ...]
+    weights: Floats
+    intercept: Floats | None
+    constant: Floats
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or self.weights.shape[0] != len(self.features):
+            raise ValueError(f"weights of shape {self.weights.shape} for {len(self.features)} features")
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("repeated feature names")
+        for name, vector in (("intercept", self.intercept), ("constant", self.constant)):
+            if vector is not None and vector.shape != (self.n_scores,):
+                raise ValueError(f"{name} of shape {vector.shape} for {self.n_scores} outputs")
+        for name, numbers in (
+            ("weight", self.weights),
+            ("intercept", self.intercept),
+            ("constant", self.constant),
+        ):
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise ValueError(f"a {name} is NaN or infinite")
+
+    @property
+    def n_scores(self) -> int:
+        """The number of partial scores per sample."""
+        return self.weights.shape[1]
+
+    @property
+    def offset(self) -> Floats:
+        """What is added to every sample: the constant, and the intercept where this party holds it; (n_scores,)."""
+        return self.constant if self.intercept is None else self.intercept + self.constant
+
+    def partial_scores(self, features: Floats) -> Floats:
+        """Return this party's share of the raw score.
+
+        Args:
+            features: Shape (n_samples, n_features), this party's columns in the order of `self.features`, as they
+                stand in the feature table (unscaled). NaN and infinities go through; the caller gives a status.
+
+        Returns:
+            Shape (n_samples, n_scores), before the link, in the order of `features`.
+
+        Raises:
+            ValueError: The number of columns is not the number of weights.
+
+        >>> part = LinearPart(("a", "b"), np.array([[0.5], [-0.25]]), np.array([0.1]), np.zeros(1))
+        >>> part.partial_scores(np.array([[1.0, 2.0]]))
+        array([[0.1]])
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.features):
+            raise ValueError(f"features of shape {features.shape} for {len(self.features)} weights")
+        return np.asarray(features @ self.weights + self.offset, dtype=np.float64)

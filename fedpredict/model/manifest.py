@@ -1,0 +1,168 @@
+"""The manifest: what the parties agreed a version of a model to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedpredict.errors import IncompatiblePartsError
+from fedpredict.model.kinds import KINDS, Kind, check_widths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDescription:
+    """What a party tells of its part: never a weight.
+
+    Attributes:
+        party: Whose part.
+        model_id: The model.
+        params_sha256: The digest of the party's parameters (salted), in hex.
+        training_run: The run that made the part.
+        kind: The kind of the joint model.
+        classes: The joint model's classes.
+        n_scores: The width of the party's share.
+        holds_intercept: Whether the joint model's intercept is in this part.
+        fit_intercept: Whether the joint model has an intercept.
+    """
+
+    party: str
+    model_id: str
+    params_sha256: str
+    training_run: str
+    kind: Kind
+    classes: tuple[str, ...]
+    n_scores: int
+    holds_intercept: bool
+    fit_intercept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One agreed version of a model, named by `manifest_sha256` in every request, reply, log line and key."""
+
+    model_id: str
+    training_run: str
+    kind: Kind
+    classes: tuple[str, ...]
+    n_scores: int
+    fit_intercept: bool
+    intercept_party: str | None
+    digests: tuple[tuple[str, str], ...]
+    """(party, params_sha256), sorted by party: also the fixed order in which shares are summed."""
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """The parties, in the fixed order."""
+        return tuple(party for party, _ in self.digests)
+
+    @property
+    def link(self) -> str:
+        """The name of the link function."""
+        return KINDS[self.kind].link
+
+    @property
+    def manifest_sha256(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of the manifest."""
+        return hashlib.sha256(manifest_to_json(self).encode()).hexdigest()
+
+
+def manifest_to_json(manifest: Manifest) -> str:
+    """Return the canonical JSON: sorted keys, no spaces, ASCII only."""
+    content = {
+        "classes": list(manifest.classes),
+        "digests": dict(manifest.digests),
+        "fit_intercept": manifest.fit_intercept,
+        "format": "fedpredict-manifest-1",
+        "intercept_party": manifest.intercept_party,
+        "kind": manifest.kind.value,
+        "link": manifest.link,
+        "model_id": manifest.model_id,
+        "n_scores": manifest.n_scores,
+        "training_run": manifest.training_run,
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def manifest_from_json(text: str) -> Manifest:
+    """Return the manifest that `manifest_to_json` wrote.
+
+    Raises:
+        ValueError: The text is not such a manifest.
+    """
+    try:
+        content = json.loads(text)
+        if content["format"] != "fedpredict-manifest-1":
+            raise ValueError(f"unknown manifest format {content['format']!r}")
+        return Manifest(
+            model_id=content["model_id"],
+            training_run=content["training_run"],
+            kind=Kind(content["kind"]),
+            classes=tuple(content["classes"]),
+            n_scores=content["n_scores"],
+            fit_intercept=content["fit_intercept"],
+            intercept_party=content["intercept_party"],
+            digests=tuple(sorted(content["digests"].items())),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a manifest: {error}") from error
+
+
+def build_manifest(parts: Mapping[str, PartDescription]) -> Manifest:
+    """Return the manifest of the parts that the parties describe, or say whose parts do not fit.
+
+    Args:
+        parts: By party id; every party of the model.
+
+    Raises:
+        IncompatiblePartsError: Two training runs, kinds, class lists or widths; two holders of the intercept, or none
+            where the model has one. The message and `.parties` name the parties.
+    """
+    if not parts:
+        raise IncompatiblePartsError("a model without parties", parties=())
+    for what in ("model_id", "training_run", "kind", "classes", "n_scores", "fit_intercept"):
+        _check_equal(parts, what)
+    some = next(iter(parts.values()))
+    try:
+        check_widths(some.kind, some.n_scores, some.classes)
+    except ValueError as error:
+        raise IncompatiblePartsError(f"model {some.model_id}: {error}", parties=sorted(parts)) from error
+    return Manifest(
+        model_id=some.model_id,
+        training_run=some.training_run,
+        kind=some.kind,
+        classes=some.classes,
+        n_scores=some.n_scores,
+        fit_intercept=some.fit_intercept,
+        intercept_party=_intercept_party(parts),
+        digests=tuple(sorted((party, part.params_sha256) for party, part in parts.items())),
+    )
+
+
+def _check_equal(parts: Mapping[str, PartDescription], what: str) -> None:
+    by_value: dict[object, list[str]] = {}
+    for party in sorted(parts):
+        by_value.setdefault(getattr(parts[party], what), []).append(party)
+    if len(by_value) > 1:
+        told = "; ".join(
+            f"{', '.join(names)} {'says' if len(names) == 1 else 'say'} {value!s}"
+            for value, names in by_value.items()
+        )
+        raise IncompatiblePartsError(f"the parts differ in {what}: {told}", parties=sorted(parts))
+
+
+def _intercept_party(parts: Mapping[str, PartDescription]) -> str | None:
+    holders = sorted(party for party, part in parts.items() if part.holds_intercept)
+    model_id = next(iter(parts.values())).model_id
+    expected = next(iter(parts.values())).fit_intercept
+    if len(holders) > 1:
+        raise IncompatiblePartsError(
+            f"model {model_id}: {' and '.join(holders)} each hold an intercept", parties=holders
+        )
+    if expected and not holders:
+        names = ", ".join(sorted(parts))
+        raise IncompatiblePartsError(
+            f"model {model_id} has an intercept, but none of {names} holds it", parties=sorted(parts)
+        )
+    return holders[0] if holders else None

@@ -1,0 +1,98 @@
+"""A partial model: one party's share of a jointly trained model, whatever file it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedpredict.model.arrays import Floats
+from fedpredict.model.ids import check_model_id, check_party_id
+from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.model.linear import LinearPart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VerificationRows:
+    """Samples with the partial scores that the training side got for them.
+
+    Attributes:
+        features: Shape (n_rows, n_features), columns in the order of the part's features.
+        partial_scores: Shape (n_rows, n_scores).
+    """
+
+    features: Floats
+    partial_scores: Floats
+
+    def __post_init__(self) -> None:
+        if (
+            self.features.ndim != 2
+            or self.partial_scores.ndim != 2
+            or len(self.features) != len(self.partial_scores)
+        ):
+            raise ValueError(
+                f"verification features of shape {self.features.shape}, scores of {self.partial_scores.shape}"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialModel:
+    """One party's share of a model, with what the parties must agree on.
+
+    Attributes:
+        model_id: The training task's id; the same at every party.
+        training_run: The run that made all parts; parts of two runs are never added up.
+        party: Whose part this is.
+        kind: What raw scores mean, and so how they are finished.
+        classes: Class labels as text, in the order of the scores; empty for a regression.
+        fit_intercept: Whether the joint model has an intercept, at whichever party.
+        part: The parameters.
+        verification: Rows to replay at conversion, if the training side gave some.
+        metadata: Free text by name, shown by `model show`, never used for scoring.
+    """
+
+    model_id: str
+    training_run: str
+    party: str
+    kind: Kind
+    classes: tuple[str, ...]
+    fit_intercept: bool
+    part: LinearPart
+    verification: VerificationRows | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_model_id(self.model_id)
+        check_party_id(self.party)
+        if not 1 <= len(self.training_run) <= 200 or not self.training_run.isprintable():
+            raise ValueError("a training run is named by 1 to 200 printable characters")
+        check_widths(self.kind, self.part.n_scores, self.classes)
+        if self.holds_intercept and not self.fit_intercept:
+            raise ValueError("this part holds an intercept, but the joint model is said to have none")
+        if self.verification is not None:
+            shapes = self.verification.features.shape[1], self.verification.partial_scores.shape[1]
+            if shapes != (len(self.part.features), self.part.n_scores):
+                raise ValueError(
+                    f"verification rows of widths {shapes}, the part has {self.part.weights.shape}"
+                )
+
+    @property
+    def holds_intercept(self) -> bool:
+        """Whether the joint model's intercept is in this part."""
+        return self.part.intercept is not None
+
+
+def largest_difference(partial: PartialModel) -> tuple[float, float]:
+    """Return how far the part's scores are from its verification rows: (largest absolute, largest relative).
+
+    The relative difference is measured against the sum of the absolute terms of each score, because that is what
+    rounding in another order of summation is proportional to. Without verification rows both are 0.0.
+    """
+    if partial.verification is None or not len(partial.verification.features):
+        return 0.0, 0.0
+    rows, part = partial.verification, partial.part
+    difference = np.abs(part.partial_scores(rows.features) - rows.partial_scores)
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    terms = np.abs(rows.features) @ np.abs(part.weights) + np.abs(part.offset)
+    relative = np.divide(difference, terms, out=np.where(difference > 0.0, np.inf, 0.0), where=terms > 0.0)
+    return float(difference.max()), float(relative.max())

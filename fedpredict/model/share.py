@@ -1,0 +1,93 @@
+"""A party's answer for a batch of samples, and the status that every sample carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+import numpy as np
+
+from fedpredict.model.arrays import Floats, Statuses
+
+
+class Mode(StrEnum):
+    """How fresh the features behind a prediction are."""
+
+    REALTIME = "realtime"
+    NEARLINE = "nearline"
+    OFFLINE = "offline"
+
+
+class SampleStatus(IntEnum):
+    """What became of one sample. Zero is no status at all, so that a buffer never filled is never OK."""
+
+    UNSPECIFIED = 0
+    OK = 1
+    NOT_FOUND = 2
+    FEATURE_MISSING = 3
+    FEATURE_INVALID = 4
+    STALE = 5
+    ID_INVALID = 6
+    OUT_OF_RANGE = 7
+    PARTY_UNAVAILABLE = 8
+    REFUSED = 9
+
+
+PRECEDENCE: tuple[SampleStatus, ...] = (
+    SampleStatus.UNSPECIFIED,
+    SampleStatus.ID_INVALID,
+    SampleStatus.REFUSED,
+    SampleStatus.PARTY_UNAVAILABLE,
+    SampleStatus.NOT_FOUND,
+    SampleStatus.FEATURE_INVALID,
+    SampleStatus.FEATURE_MISSING,
+    SampleStatus.STALE,
+    SampleStatus.OUT_OF_RANGE,
+    SampleStatus.OK,
+)
+"""Where parties disagree about a sample, the first of these is the sample's status."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """One party's share for one batch.
+
+    Attributes:
+        values: Shape (n_samples, n_scores), before the link, in the order asked. NaN where the status is not OK.
+        status: Shape (n_samples,), `SampleStatus` values.
+    """
+
+    values: Floats
+    status: Statuses
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.status.shape != self.values.shape[:1]:
+            raise ValueError(f"a share of shape {self.values.shape} with {self.status.shape} statuses")
+        scored = self.status == SampleStatus.OK
+        if not np.isfinite(self.values[scored]).all() or not np.isnan(self.values[~scored]).all():
+            raise ValueError("a share must be finite where its status is OK, and NaN everywhere else")
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples."""
+        return self.values.shape[0]
+
+    @property
+    def n_scores(self) -> int:
+        """The width of the share: numbers per sample."""
+        return self.values.shape[1]
+
+
+def build_share(values: Floats, status: Statuses) -> Share:
+    """Return a share from raw scores: NaN where not OK, OUT_OF_RANGE where a score overflowed.
+
+    Args:
+        values: Shape (n_samples, n_scores); copied.
+        status: Shape (n_samples,); copied.
+    """
+    values = np.array(values, dtype=np.float64)
+    status = np.array(status, dtype=np.uint8)
+    overflow = (status == SampleStatus.OK) & ~np.isfinite(values).all(axis=1)
+    status[overflow] = SampleStatus.OUT_OF_RANGE
+    values[status != SampleStatus.OK] = np.nan
+    return Share(values, status)

@@ -1,0 +1,1 @@
+"""Certificates, party identity, and who may call what."""

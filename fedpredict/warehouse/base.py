@@ -1,0 +1,163 @@
+"""The contract of a warehouse: few calls, the same facts on every engine.
+
+- A partition is written whole or not at all, by one `replace`; a reader sees all of it or what was there before.
+- Every float64 comes back bit-equal; NULL, NaN and infinities too. Timestamps are UTC with microseconds.
+- Table and column names are lower-case identifiers that passed `check_identifier`; values are bound or rendered as typed literals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeAlias
+
+import pyarrow as pa
+from sqlglot import exp
+
+from fedpredict.errors import NameRefusedError
+
+Partition: TypeAlias = Mapping[str, str | int]
+"""Partition column -> value. Text values are 1 to 200 of `[A-Za-z0-9._-]`, starting with a letter or digit."""
+
+Value: TypeAlias = str | int | float | None
+
+_IDENTIFIER = re.compile(r"[a-z0-9_]{1,126}")
+_PARTITION_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class ColumnType(StrEnum):
+    """The types that tables are made of."""
+
+    INT = "int"
+    BIGINT = "bigint"
+    DOUBLE = "double"
+    STRING = "string"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"
+
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    ColumnType.INT: pa.int32(),
+    ColumnType.BIGINT: pa.int64(),
+    ColumnType.DOUBLE: pa.float64(),
+    ColumnType.STRING: pa.string(),
+    ColumnType.BOOLEAN: pa.bool_(),
+    ColumnType.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+}
+"""What rows look like on both ways through the Protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    type: ColumnType
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """A table: its columns, and the columns that it is partitioned by (STRING, INT or BIGINT), outermost first."""
+
+    name: str
+    columns: tuple[Column, ...]
+    partitioned_by: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        check_identifier(self.name)
+        names = [column.name for column in (*self.columns, *self.partitioned_by)]
+        if len(set(names)) != len(names):
+            raise NameRefusedError(f"table {self.name} has a column twice")
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema of a partition's rows: `columns` only, in order."""
+        return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in self.columns])
+
+
+class Warehouse(Protocol):
+    """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""
+
+    def ensure(self, schema: TableSchema) -> None:
+        """Create the table, or add the columns it lacks; rows that are there keep NULL in them.
+
+        Raises:
+            WarehouseWriteError: An existing column has another type, or the engine refused.
+            WarehouseUnavailableError: The engine cannot be reached.
+        """
+
+    def replace(self, table: str, partition: Partition, rows: pa.Table) -> None:
+        """Make `rows` the whole content of one partition; zero rows remove it.
+
+        Args:
+            table: A table that `ensure` was called for.
+            partition: A value for every partition column.
+            rows: Columns of the table by name, any of them missing becomes NULL; in the types of `ARROW_TYPES`.
+
+        Raises:
+            WarehouseWriteError: Nothing became visible.
+            WarehouseUnavailableError: The engine cannot be reached; whether the rows are visible is unknown.
+        """
+
+    def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        """Return columns (partition columns too) of the rows of all partitions that match `where`, in any order.
+
+        A table that does not exist has no rows: an empty result whose columns have type null.
+
+        Raises:
+            WarehouseUnavailableError, StatementError: As the engine says.
+        """
+
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        """Execute a query and return its rows.
+
+        Args:
+            statement: A sqlglot tree over tables of this warehouse, with `exp.Placeholder(this=name)` for values.
+            params: Name -> value to bind.
+        """
+
+    def close(self) -> None:
+        """Release connections; closing twice is harmless."""
+
+
+def check_identifier(name: str) -> str:
+    """Return `name` if it may name a table or column in every engine: lower-case letters, digits, underscore.
+
+    Raises:
+        NameRefusedError: With the name and the rule.
+
+    >>> check_identifier("w_mean_radius")
+    'w_mean_radius'
+    """
+    if _IDENTIFIER.fullmatch(name) is None:
+        raise NameRefusedError(f"{name[:200]!r} cannot name a table or column: 1 to 126 of a-z, 0-9 and '_'")
+    return name
+
+
+def check_partition(schema: TableSchema, partition: Partition) -> None:
+    """Check that `partition` has a usable value for exactly the partition columns of `schema`.
+
+    Raises:
+        NameRefusedError: A column is missing or unknown, or a value breaks the rule.
+    """
+    expected = [column.name for column in schema.partitioned_by]
+    if sorted(partition) != sorted(expected):
+        raise NameRefusedError(
+            f"table {schema.name} is partitioned by {', '.join(expected)}, not {', '.join(partition)}"
+        )
+    check_partition_values(partition)
+
+
+def check_partition_values(partition: Partition) -> None:
+    """Check values alone, as for a filter on some of the partition columns; raise `NameRefusedError`."""
+    for name, value in partition.items():
+        check_identifier(name)
+        if isinstance(value, str) and _PARTITION_TEXT.fullmatch(value) is None:
+            raise NameRefusedError(
+                f"{value[:200]!r} cannot be a partition value of {name}: 1 to 200 of A-Z, a-z, 0-9, '.', '_', '-'"
+            )

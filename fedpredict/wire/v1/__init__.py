@@ -1,0 +1,1 @@
+"""Generated from protos/fedpredict/wire/v1 by scripts/protos; not edited by hand."""
