@@ -237,9 +237,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     InputError: PublicStatus(Code.INVALID_ARGUMENT, "the request cannot be used"),
     NameRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "a name in the request breaks the naming rules"),
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
-    TooManySamplesError: PublicStatus(
-        Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"
-    ),
+    TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,

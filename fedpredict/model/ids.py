@@ -48,9 +48,7 @@ def check_party_id(value: str) -> str:
 
 def check_view_name(value: str) -> str:
     """Return `value` if it names a feature view; else raise `NameRefusedError`."""
-    return _check(
-        _VIEW_NAME, value, "view name", "1 to 63 lower-case letters, digits or '_', starting with a letter"
-    )
+    return _check(_VIEW_NAME, value, "view name", "1 to 63 lower-case letters, digits or '_', starting with a letter")
 
 
 def check_digest(value: str) -> str:
@@ -66,11 +64,11 @@ def _check(pattern: re.Pattern[str], value: str, what: str, rule: str) -> str:
 
 
 def valid_sample_ids(sample_ids: Sequence[bytes]) -> Bools:
-    """Return which sample ids can name a sample: 1 to 256 bytes of UTF-8 without control characters.
+    r"""Return which sample ids can name a sample: 1 to 256 bytes of UTF-8 without control characters.
 
     Ids are compared byte by byte, never trimmed or normalised.
 
-    >>> valid_sample_ids([b"u1", b"", b"a\\nb", bytes([255])]).tolist()
+    >>> valid_sample_ids([b"u1", b"", b"a\nb", bytes([255])]).tolist()
     [True, False, False, False]
     """
     return np.fromiter((_valid(sample_id) for sample_id in sample_ids), dtype=np.bool_, count=len(sample_ids))

@@ -74,6 +74,4 @@ def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
         raise ValueError(f"a {kind} model with {len(classes)} classes")
     expected = 1 if kind is Kind.BINARY else len(classes)
     if n_scores != expected:
-        raise ValueError(
-            f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}"
-        )
+        raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")

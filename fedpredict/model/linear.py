@@ -44,7 +44,7 @@ class LinearPart:
     @property
     def n_scores(self) -> int:
         """The number of partial scores per sample."""
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
     @property
     def offset(self) -> Floats:

@@ -52,4 +52,4 @@ def normalised_sigmoid(raw: Floats) -> Floats:
     each = sigmoid(raw)
     total = each.sum(axis=1, keepdims=True)
     uniform = np.full_like(each, 1.0 / each.shape[1])
-    return np.divide(each, total, out=uniform, where=total > 0.0)
+    return np.asarray(np.divide(each, total, out=uniform, where=total > 0.0), dtype=np.float64)

@@ -146,8 +146,7 @@ def _check_equal(parts: Mapping[str, PartDescription], what: str) -> None:
         by_value.setdefault(getattr(parts[party], what), []).append(party)
     if len(by_value) > 1:
         told = "; ".join(
-            f"{', '.join(names)} {'says' if len(names) == 1 else 'say'} {value!s}"
-            for value, names in by_value.items()
+            f"{', '.join(names)} {'says' if len(names) == 1 else 'say'} {value!s}" for value, names in by_value.items()
         )
         raise IncompatiblePartsError(f"the parts differ in {what}: {told}", parties=sorted(parts))
 

@@ -25,11 +25,7 @@ class VerificationRows:
     partial_scores: Floats
 
     def __post_init__(self) -> None:
-        if (
-            self.features.ndim != 2
-            or self.partial_scores.ndim != 2
-            or len(self.features) != len(self.partial_scores)
-        ):
+        if self.features.ndim != 2 or self.partial_scores.ndim != 2 or len(self.features) != len(self.partial_scores):
             raise ValueError(
                 f"verification features of shape {self.features.shape}, scores of {self.partial_scores.shape}"
             )
@@ -72,9 +68,7 @@ class PartialModel:
         if self.verification is not None:
             shapes = self.verification.features.shape[1], self.verification.partial_scores.shape[1]
             if shapes != (len(self.part.features), self.part.n_scores):
-                raise ValueError(
-                    f"verification rows of widths {shapes}, the part has {self.part.weights.shape}"
-                )
+                raise ValueError(f"verification rows of widths {shapes}, the part has {self.part.weights.shape}")
 
     @property
     def holds_intercept(self) -> bool:

@@ -70,12 +70,12 @@ class Share:
     @property
     def n_samples(self) -> int:
         """The number of samples."""
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def n_scores(self) -> int:
         """The width of the share: numbers per sample."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
 
 def build_share(values: Floats, status: Statuses) -> Share:

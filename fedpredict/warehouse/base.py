@@ -2,7 +2,8 @@
 
 - A partition is written whole or not at all, by one `replace`; a reader sees all of it or what was there before.
 - Every float64 comes back bit-equal; NULL, NaN and infinities too. Timestamps are UTC with microseconds.
-- Table and column names are lower-case identifiers that passed `check_identifier`; values are bound or rendered as typed literals.
+- Table and column names are lower-case identifiers that passed `check_identifier`; values are bound, or rendered as
+  typed literals.
 """
 
 from __future__ import annotations
