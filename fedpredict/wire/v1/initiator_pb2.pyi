@@ -1,0 +1,102 @@
+from fedpredict.wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
+    ORIGIN_MODEL: _ClassVar[Origin]
+    ORIGIN_DEFAULT_PARTIAL: _ClassVar[Origin]
+    ORIGIN_FALLBACK_MODEL: _ClassVar[Origin]
+ORIGIN_UNSPECIFIED: Origin
+ORIGIN_MODEL: Origin
+ORIGIN_DEFAULT_PARTIAL: Origin
+ORIGIN_FALLBACK_MODEL: Origin
+
+class PredictRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "sample_ids")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    model_id: str
+    mode: _common_pb2.Mode
+    sample_ids: _common_pb2.SampleIds
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ...) -> None: ...
+
+class PredictReply(_message.Message):
+    __slots__ = ("request_id", "manifest_sha256", "status", "predictions", "origin", "classes", "parties", "simulated")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    manifest_sha256: bytes
+    status: bytes
+    predictions: _common_pb2.Matrix
+    origin: bytes
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    parties: _containers.RepeatedCompositeFieldContainer[PartyReport]
+    simulated: bool
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., predictions: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., origin: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyReport, _Mapping]]] = ..., simulated: _Optional[bool] = ...) -> None: ...
+
+class PartyReport(_message.Message):
+    __slots__ = ("party", "status", "oldest_event_time_us", "round_trip_s", "elapsed_s", "problem")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    status: bytes
+    oldest_event_time_us: int
+    round_trip_s: float
+    elapsed_s: float
+    problem: str
+    def __init__(self, party: _Optional[str] = ..., status: _Optional[bytes] = ..., oldest_event_time_us: _Optional[int] = ..., round_trip_s: _Optional[float] = ..., elapsed_s: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ("protocol_version",)
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
+
+class ListModelsReply(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest_sha256", "n_outputs")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    N_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    ready: bool
+    problem: str
+    kind: _common_pb2.Kind
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    parties: _containers.RepeatedScalarFieldContainer[str]
+    manifest_sha256: bytes
+    n_outputs: int
+    def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ...) -> None: ...

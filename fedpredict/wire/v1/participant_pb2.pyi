@@ -1,0 +1,108 @@
+from fedpredict.wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HelloRequest(_message.Message):
+    __slots__ = ("protocol_version", "nonce")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    nonce: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class HelloReply(_message.Message):
+    __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    party: str
+    instance: str
+    worker: int
+    workers: int
+    certificate_chain: bytes
+    signature: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class DescribeModelRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "model_id")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    model_id: str
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+
+class DescribeModelReply(_message.Message):
+    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_RUN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    N_SCORES_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    FIT_INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    party: str
+    model_id: str
+    params_sha256: bytes
+    training_run: str
+    kind: _common_pb2.Kind
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    n_scores: int
+    holds_intercept: bool
+    fit_intercept: bool
+    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    model_id: str
+    manifest_sha256: bytes
+    params_sha256: bytes
+    epoch: int
+    mode: _common_pb2.Mode
+    sample_ids: _common_pb2.SampleIds
+    remaining_ms: int
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ...) -> None: ...
+
+class ScoreReply(_message.Message):
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    manifest_sha256: bytes
+    status: bytes
+    values: _common_pb2.Matrix
+    oldest_event_time_us: int
+    elapsed_s: float
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
