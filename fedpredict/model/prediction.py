@@ -1,0 +1,95 @@
+"""The total task and its answer, as the initiator and its users see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.kinds import Kind
+from fedpredict.model.share import Mode, SampleStatus
+
+
+class Origin(IntEnum):
+    """Where a sample's numbers come from."""
+
+    UNSPECIFIED = 0
+    MODEL = 1
+    DEFAULT_PARTIAL = 2
+    FALLBACK_MODEL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictTask:
+    """A total task: what a user asks an initiator for."""
+
+    request_id: str
+    model_id: str
+    mode: Mode
+    sample_ids: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PartyReport:
+    """One party's side of a prediction.
+
+    Attributes:
+        party: The party.
+        status: Shape (n_samples,), or None where every sample is OK.
+        oldest_event_time: Of the features used, in microseconds UTC; None when none was used.
+        round_trip_s: Seconds between asking and having the answer.
+        elapsed_s: Seconds that the party says it spent.
+        problem: Why the party as a whole has no share, in public words; empty otherwise.
+    """
+
+    party: str
+    status: Statuses | None
+    oldest_event_time: int | None
+    round_trip_s: float
+    elapsed_s: float
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """The answer to a total task, in the order of its sample ids.
+
+    Attributes:
+        request_id: As asked.
+        manifest_sha256: The version that answered, in hex; empty when simulated without one.
+        predictions: Shape (n_samples, n_outputs), after the inverse link; NaN where the status is not OK.
+        status: Shape (n_samples,), `SampleStatus` values.
+        origin: Shape (n_samples,), `Origin` values.
+        classes: Class labels; a binary model's one column is the probability of `classes[1]`.
+        parties: In the manifest's order.
+        simulated: Made up, without partners; the numbers mean nothing.
+    """
+
+    request_id: str
+    manifest_sha256: str
+    predictions: Floats
+    status: Statuses
+    origin: Statuses
+    classes: tuple[str, ...]
+    parties: tuple[PartyReport, ...]
+    simulated: bool = False
+
+    @property
+    def scored(self) -> Bools:
+        """Which samples have numbers; shape (n_samples,)."""
+        return self.status == SampleStatus.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model as its users see it; the fields after `problem` are empty until the parties have been met."""
+
+    model_id: str
+    ready: bool
+    problem: str
+    kind: Kind | None
+    classes: tuple[str, ...]
+    parties: tuple[str, ...]
+    manifest_sha256: str
+    n_outputs: int
