@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.kinds import Kind
 from fedpredict.model.share import Mode, SampleStatus
@@ -78,7 +80,7 @@ class Prediction:
     @property
     def scored(self) -> Bools:
         """Which samples have numbers; shape (n_samples,)."""
-        return self.status == SampleStatus.OK
+        return np.asarray(self.status == SampleStatus.OK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,59 @@
+"""What both ends of a connection must agree on: message sizes, keepalive, the ping policy, names."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""Largest message either end takes. An answer of 10,000 samples and 100 outputs has 8 MB."""
+
+MAX_SAMPLES_PER_CALL = 100_000
+"""Upper bound for the `max_samples` setting: 16 MiB hold so many ids of some 100 bytes."""
+
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+RECONNECT_MS = 200
+MAX_RECONNECT_MS = 2_000
+
+Options: TypeAlias = list[tuple[str, int | str]]
+
+
+def server_options() -> Options:
+    """Return a server's gRPC options.
+
+    `so_reuseport` is off: a second server on a port must be an error, not a silent half of the traffic. Pings of idle
+    clients are allowed at the rate that `channel_options` sends them.
+    """
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ]
+
+
+def channel_options(server_name: str | None = None) -> Options:
+    """Return a client's gRPC options.
+
+    Args:
+        server_name: The DNS name that the server's certificate must carry, whatever address is dialled; None for
+            plain text.
+    """
+    options: Options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    return options

@@ -1,0 +1,75 @@
+"""Method handlers that parse inside the handler, so that a broken message gets a status and a log line of ours.
+
+With gRPC's own deserialisers a message that does not parse never reaches Python's handlers: the caller sees INTERNAL
+and nobody sees why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from fedpredict.errors import Code, ProtocolError, public_status
+from fedpredict.wire.status import abort
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=Message)
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+def unary(
+    request_type: type[Request], method: Callable[[Request, Context], Awaitable[Message]]
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Return a handler for a unary call.
+
+    Whatever `method` raises becomes a public status: an error of ours as its table says, anything unexpected
+    "internal error" with the traceback in our log alone.
+
+    Args:
+        request_type: The message class to parse.
+        method: Gets the parsed request and the call's context; returns the reply.
+    """
+
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return (await method(_parse(request_type, data), context)).SerializeToString()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
+            _log(error)
+            await abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def service(
+    full_name: str, methods: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
+) -> grpc.GenericRpcHandler[bytes, bytes]:
+    """Return the handlers of a service, by method name, for `server.add_generic_rpc_handlers`.
+
+    Args:
+        full_name: Such as "fedpredict.wire.v1.ParticipantService".
+        methods: Method name -> handler.
+    """
+    return grpc.method_handlers_generic_handler(full_name, dict(methods))
+
+
+def _parse(request_type: type[Request], data: bytes) -> Request:
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise ProtocolError(f"a {request_type.DESCRIPTOR.name} of {len(data)} bytes does not parse") from error
+
+
+def _log(error: Exception) -> None:
+    public = public_status(error)
+    if public.code is Code.INTERNAL:
+        logger.error("call.failed", extra={"error": type(error).__name__}, exc_info=error)
+    else:
+        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error)})

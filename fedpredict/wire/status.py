@@ -1,0 +1,79 @@
+"""Our errors as gRPC statuses, and back: the only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from fedpredict import errors
+from fedpredict.errors import Code, FedPredictError
+from fedpredict.wire.v1 import common_pb2
+
+TRAILER = "fedpredict-error-bin"
+
+GRPC_CODES: dict[Code, grpc.StatusCode] = {
+    Code.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Code.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Code.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    Code.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+_WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
+    grpc.StatusCode.UNAVAILABLE: errors.ServerUnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.UNIMPLEMENTED: errors.ProtocolError,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> NoReturn:
+    """End a call with what the outside may know of `error`: status, public text, and the error's name in a trailer."""
+    public = errors.public_status(error)
+    if public.code is not Code.INTERNAL:
+        context.set_trailing_metadata(((TRAILER, error_to_wire(error).SerializeToString()),))
+    await context.abort(GRPC_CODES[public.code], public.text)
+    raise AssertionError("unreachable: abort raises")
+
+
+def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
+    """Return the name and the public fields of an error whose public status is not internal."""
+    fields = error.public_fields if isinstance(error, FedPredictError) else ()
+    return common_pb2.ErrorDetail(
+        error=type(error).__name__, fields={name: str(getattr(error, name)) for name in fields}
+    )
+
+
+def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
+    """Return the error of our tree that a failed call stands for; its message is the public text.
+
+    Without our trailer the status alone decides: the server was not reached, the deadline passed, or something that is
+    not ours answered.
+    """
+    code = error.code()
+    text = str(error.details() or code.name)
+    # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
+    for key, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
+        if key == TRAILER:
+            return _rebuild(value, text)
+    return _WITHOUT_TRAILER.get(code, FedPredictError)(text)
+
+
+def _rebuild(data: bytes, text: str) -> FedPredictError:
+    try:
+        detail = common_pb2.ErrorDetail.FromString(data)
+    except DecodeError:
+        return FedPredictError(text)
+    known = {cls.__name__: cls for cls in errors.STATUS}
+    cls = known.get(detail.error, FedPredictError)
+    try:
+        return cls(text, **{name: detail.fields[name] for name in cls.public_fields})
+    except (TypeError, ValueError):
+        return FedPredictError(text)
