@@ -20,13 +20,13 @@ def identity(raw: Floats) -> Floats:
 
 
 def sigmoid(raw: Floats) -> Floats:
-    """Return 1 / (1 + exp(-raw)), without overflow: the exponential is only taken of numbers that are not positive.
+    """Return 1 / (1 + exp(-raw)); below -709.78 the exponential is infinite and the answer zero, as in scipy's expit.
 
     >>> sigmoid(np.array([[-1e4], [0.0], [1e4]])).ravel()
     array([0. , 0.5, 1. ])
     """
-    small = np.exp(-np.abs(raw))
-    return np.asarray(np.where(raw >= 0.0, 1.0, small) / (1.0 + small), dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-raw)), dtype=np.float64)
 
 
 def softmax(raw: Floats) -> Floats:
@@ -35,7 +35,8 @@ def softmax(raw: Floats) -> Floats:
     >>> softmax(np.array([[1e4, 1e4]]))
     array([[0.5, 0.5]])
     """
-    exponentials = np.exp(raw - raw.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # a difference beyond float64 is -inf, and its exponential zero
+        exponentials = np.exp(raw - raw.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float64)
 
 

@@ -65,7 +65,7 @@ def ids_from_wire(message: common_pb2.SampleIds) -> list[bytes]:
     """
     if not message.offsets and not message.data:
         return []
-    if len(message.offsets) % 4:
+    if len(message.offsets) % 4 or not message.offsets:
         raise ProtocolError("the offsets of the sample ids are not a row of uint32")
     offsets = np.frombuffer(message.offsets, dtype="<u4").astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(message.data) or (np.diff(offsets) < 0).any():

@@ -1,0 +1,212 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpredict.errors import ProtocolError
+from fedpredict.model.kinds import Kind
+from fedpredict.model.manifest import PartDescription
+from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.wire import codec
+from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
+
+IDS = st.lists(st.binary(max_size=40), max_size=20)
+
+
+def query(sample_ids: list[bytes]) -> ScoreQuery:
+    return ScoreQuery(
+        request_id="r-1", model_id="credit", manifest_sha256="ab" * 32, params_sha256="cd" * 32,
+        mode=Mode.NEARLINE, sample_ids=sample_ids, epoch=3,
+    )  # fmt: skip
+
+
+def reply() -> PartyReply:
+    share = build_share(np.array([[1.5, -0.0], [2.0, 3.0]]), np.array([1, SampleStatus.NOT_FOUND], np.uint8))
+    return PartyReply(share=share, oldest_event_time=-5, elapsed_s=0.25)
+
+
+@given(IDS)
+def test_any_bytes_travel_as_sample_ids(ids: list[bytes]) -> None:
+    assert codec.ids_from_wire(codec.ids_to_wire(ids)) == ids
+
+
+@pytest.mark.parametrize("offsets", [[1, 2], [0, 3], [0, 2, 1, 2], [0, 0xFFFFFFFF, 2], [], [0]])
+def test_offsets_that_do_not_cut_the_data_are_refused(offsets: list[int]) -> None:
+    message = common_pb2.SampleIds(data=b"ab", offsets=np.array(offsets, dtype="<u4").tobytes())
+    with pytest.raises(ProtocolError, match="offsets"):
+        codec.ids_from_wire(message)
+
+
+def test_half_an_offset_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="row of uint32"):
+        codec.ids_from_wire(common_pb2.SampleIds(data=b"", offsets=b"\0\0\0\0\0"))
+
+
+@given(IDS)
+def test_a_sub_task_survives_the_wire(ids: list[bytes]) -> None:
+    back = codec.query_from_wire(codec.query_to_wire(query(ids), 200))
+    asked = query(ids)
+    assert [getattr(back, name) for name in asked.__slots__] == [getattr(asked, name) for name in asked.__slots__]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: setattr(m, "protocol_version", 2),
+        lambda m: setattr(m, "request_id", ""),
+        lambda m: setattr(m, "request_id", "a b"),
+        lambda m: setattr(m, "request_id", "x" * 65),
+        lambda m: setattr(m, "model_id", "../etc"),
+        lambda m: setattr(m, "manifest_sha256", b"short"),
+        lambda m: setattr(m, "params_sha256", b""),
+        lambda m: setattr(m, "mode", 0),
+        lambda m: setattr(m, "mode", 99),
+    ],
+)
+def test_a_damaged_sub_task_is_refused(damage: Callable[[Message], None]) -> None:
+    message = codec.query_to_wire(query([b"a"]), 200)
+    damage(message)
+    with pytest.raises(ProtocolError):
+        codec.query_from_wire(message)
+
+
+def test_a_share_survives_the_wire_bit_for_bit() -> None:
+    asked = query([b"a", b"b"])
+    back = codec.reply_from_wire(codec.reply_to_wire(asked, reply()), asked, 2)
+    assert back.share.values[0].tobytes() == np.array([1.5, -0.0]).tobytes()
+    assert np.isnan(back.share.values[1]).all()
+    assert back.share.status.tolist() == [SampleStatus.OK, SampleStatus.NOT_FOUND]
+    assert (back.oldest_event_time, back.elapsed_s) == (-5, 0.25)
+
+
+def _number_where_not_ok(message: participant_pb2.ScoreReply) -> None:
+    message.values.values = np.ones((2, 2)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: setattr(m, "request_id", "r-2"),
+        lambda m: setattr(m, "manifest_sha256", b"\0" * 32),
+        lambda m: setattr(m, "status", b"\1"),
+        lambda m: setattr(m, "status", b"\0\1"),
+        lambda m: setattr(m, "status", b"\1\xff"),
+        lambda m: setattr(m, "elapsed_s", -1.0),
+        lambda m: setattr(m, "elapsed_s", float("nan")),
+        lambda m: m.ClearField("values"),
+        lambda m: setattr(m.values, "rows", 1),
+        lambda m: setattr(m.values, "columns", 0xFFFFFFFF),
+        lambda m: setattr(m.values, "values", b""),
+        _number_where_not_ok,
+    ],
+)
+def test_a_damaged_share_is_refused(damage: Callable[[Message], None]) -> None:
+    asked = query([b"a", b"b"])
+    message = codec.reply_to_wire(asked, reply())
+    damage(message)
+    with pytest.raises(ProtocolError):
+        codec.reply_from_wire(message, asked, 2)
+
+
+def test_a_share_of_another_width_is_refused() -> None:
+    asked = query([b"a", b"b"])
+    with pytest.raises(ProtocolError, match="2 × 2"):
+        codec.reply_from_wire(codec.reply_to_wire(asked, reply()), asked, 1)
+
+
+def test_a_description_survives_the_wire() -> None:
+    part = PartDescription(
+        party="lab", model_id="credit", params_sha256="cd" * 32, training_run="r", kind=Kind.ONE_VS_REST,
+        classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
+    )  # fmt: skip
+    assert codec.description_from_wire(codec.description_to_wire("r-1", part)) == part
+
+
+def test_a_task_without_a_request_id_gets_one() -> None:
+    message = initiator_pb2.PredictRequest(protocol_version=1, model_id="credit", mode=common_pb2.MODE_NEARLINE)
+    first, second = codec.task_from_wire(message), codec.task_from_wire(message)
+    assert len(first.request_id) == 32
+    assert first.request_id != second.request_id
+
+
+def prediction(simulated: bool = False) -> Prediction:
+    return Prediction(
+        request_id="r-1",
+        manifest_sha256="" if simulated else "ab" * 32,
+        predictions=np.array([[0.25], [np.nan]]),
+        status=np.array([SampleStatus.OK, SampleStatus.STALE], np.uint8),
+        origin=np.array([Origin.DEFAULT_PARTIAL, Origin.UNSPECIFIED], np.uint8),
+        classes=("no", "yes"),
+        parties=(
+            PartyReport(party="a", status=None, oldest_event_time=7, round_trip_s=0.5, elapsed_s=0.25),
+            PartyReport(
+                party="b",
+                status=np.array([1, SampleStatus.STALE], np.uint8),
+                oldest_event_time=None,
+                round_trip_s=0.5,
+                elapsed_s=0.0,
+                problem="late",
+            ),
+        ),
+        simulated=simulated,
+    )
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_prediction_survives_the_wire(simulated: bool) -> None:
+    sent = prediction(simulated)
+    back = codec.prediction_from_wire(codec.prediction_to_wire(sent), 2)
+    for name in ("predictions", "status", "origin"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(sent, name))
+    for name in ("request_id", "manifest_sha256", "classes", "simulated"):
+        assert getattr(back, name) == getattr(sent, name)
+    assert [(p.party, p.oldest_event_time, p.problem) for p in back.parties] == [("a", 7, ""), ("b", None, "late")]
+    assert back.parties[0].status is None
+    assert back.parties[1].status is not None
+    assert back.parties[1].status.tolist() == [1, SampleStatus.STALE]
+
+
+def test_a_number_for_a_sample_that_was_not_scored_is_refused() -> None:
+    message = codec.prediction_to_wire(prediction())
+    message.predictions.values = np.array([[0.25], [0.5]]).tobytes()
+    with pytest.raises(ProtocolError, match="not scored"):
+        codec.prediction_from_wire(message, 2)
+
+
+def test_a_prediction_for_fewer_samples_than_asked_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="2 SampleStatus bytes for 3 samples"):
+        codec.prediction_from_wire(codec.prediction_to_wire(prediction()), 3)
+
+
+@pytest.mark.parametrize("kind", [None, *Kind])
+def test_model_information_survives_the_wire(kind: Kind | None) -> None:
+    info = ModelInfo(
+        model_id="credit", ready=kind is not None, problem="" if kind else "lab is away", kind=kind,
+        classes=("a",), parties=("x", "y"), manifest_sha256="ab" * 32, n_outputs=2,
+    )  # fmt: skip
+    assert codec.model_info_from_wire(codec.model_info_to_wire(info)) == info
+
+
+def test_a_task_survives_the_wire() -> None:
+    task = PredictTask(request_id="x.1", model_id="credit", mode=Mode.OFFLINE, sample_ids=[b"a", b"", b"\xff"])
+    back = codec.task_from_wire(codec.task_to_wire(task))
+    assert (back.request_id, back.model_id, back.mode, back.sample_ids) == (
+        "x.1",
+        "credit",
+        Mode.OFFLINE,
+        [b"a", b"", b"\xff"],
+    )
+
+
+def test_the_enums_of_the_messages_are_the_models() -> None:
+    assert {name.removeprefix("SAMPLE_STATUS_"): n for name, n in common_pb2.SampleStatus.items()} == {
+        status.name: status.value for status in SampleStatus
+    }
+    assert {name.removeprefix("ORIGIN_"): n for name, n in initiator_pb2.Origin.items()} == {
+        origin.name: origin.value for origin in Origin
+    }

@@ -1,0 +1,109 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+
+from fedpredict import errors
+from fedpredict.errors import STATUS, FedPredictError
+from fedpredict.wire import handlers
+from fedpredict.wire.channel import channel_options, server_options
+from fedpredict.wire.status import error_from_rpc
+from fedpredict.wire.v1 import participant_pb2
+
+Hello = Callable[[participant_pb2.HelloRequest, handlers.Context], Awaitable[participant_pb2.HelloReply]]
+
+
+@pytest.fixture
+async def call() -> AsyncIterator[Callable[[Hello, bytes], Awaitable[bytes]]]:
+    """Serve one method on loopback and call it with raw bytes."""
+    servers: list[grpc.aio.Server] = []
+
+    async def ask(method: Hello, data: bytes, deadline_s: float = 10.0) -> bytes:
+        server = grpc.aio.server(options=server_options())
+        handler = handlers.unary(participant_pb2.HelloRequest, method)
+        server.add_generic_rpc_handlers((handlers.service("s.S", {"Hello": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options()) as channel:
+            reply = await channel.unary_unary("/s.S/Hello", None, None)(data, timeout=deadline_s)
+            assert isinstance(reply, bytes)
+            return reply
+
+    yield ask
+    for server in servers:
+        await server.stop(None)
+
+
+def sample_error(cls: type[FedPredictError]) -> FedPredictError:
+    data: dict[str, object] = {"limit": 7, "mode": "offline", "party": "lab"}
+    extra = {"parties": ("a",)} if cls is errors.IncompatiblePartsError else {}
+    return cls("private text", **{name: data[name] for name in cls.public_fields}, **extra)
+
+
+@pytest.mark.parametrize("cls", list(STATUS), ids=lambda cls: cls.__name__)
+async def test_an_error_crosses_the_wire_as_itself_or_as_internal(call: object, cls: type[FedPredictError]) -> None:
+    error = sample_error(cls)
+
+    async def method(request: participant_pb2.HelloRequest, context: handlers.Context) -> participant_pb2.HelloReply:
+        raise error
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(method, b"")  # type: ignore[operator]
+    back = error_from_rpc(raised.value)
+    assert "private" not in str(back)
+    if STATUS[cls] is errors.INTERNAL:
+        assert str(back) == "internal error"
+    elif cls is not errors.IncompatiblePartsError:
+        assert type(back) is cls
+        assert [getattr(back, name) for name in cls.public_fields] == [
+            getattr(error, name) for name in cls.public_fields
+        ]
+
+
+async def test_an_unexpected_error_is_an_internal_error_and_no_more(call: object) -> None:
+    async def method(request: participant_pb2.HelloRequest, context: handlers.Context) -> participant_pb2.HelloReply:
+        raise ZeroDivisionError("u-4711 has weight 3")
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(method, b"")  # type: ignore[operator]
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    assert raised.value.details() == "internal error"
+    assert "fedpredict" not in str(raised.value.trailing_metadata())
+
+
+async def test_a_broken_message_is_an_invalid_argument(call: object) -> None:
+    async def method(request: participant_pb2.HelloRequest, context: handlers.Context) -> participant_pb2.HelloReply:
+        return participant_pb2.HelloReply()
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(method, b"\xff\xff\xff")  # type: ignore[operator]
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_passed_deadline_is_one(call: object) -> None:
+    async def method(request: participant_pb2.HelloRequest, context: handlers.Context) -> participant_pb2.HelloReply:
+        await asyncio.Event().wait()
+        return participant_pb2.HelloReply()
+
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(method, b"", 0.05)  # type: ignore[operator]
+    assert isinstance(error_from_rpc(raised.value), errors.DeadlineExceededError)
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1", options=channel_options()) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary("/s.S/Hello", None, None)(b"", timeout=5)
+    assert isinstance(error_from_rpc(raised.value), errors.ServerUnavailableError)
+
+
+async def test_a_taken_port_is_an_error() -> None:
+    first = grpc.aio.server(options=server_options())
+    port = first.add_insecure_port("127.0.0.1:0")
+    await first.start()
+    second = grpc.aio.server(options=server_options())
+    with pytest.raises(RuntimeError, match=str(port)):
+        second.add_insecure_port(f"127.0.0.1:{port}")
+    await first.stop(None)
