@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,21 @@ def is_p256(key: object) -> bool:
 def same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
     """Return whether the certificate was made for that key."""
     return certificate.public_key() == key.public_key()
+
+
+def key_fingerprint(holder: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """Return the SHA-256 of the public key (its DER), in hex: the same for a request and what is made of it."""
+    key = holder.public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Return whether the certificate may sign others."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def alternative_names(holder: x509.Certificate | x509.CertificateSigningRequest) -> x509.SubjectAlternativeName:

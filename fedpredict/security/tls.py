@@ -20,6 +20,9 @@ from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identit
 IDENTITY_METADATA = "fedpredict-identity"
 """The metadata key under which a caller states its URI where there is no TLS."""
 
+_PEER_URI = "peer_uri"
+"""gRPC's name for the URIs among the certificate's alternative names; a DNS name that reads like one is not there."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """A call as its servicer sees it, whatever its messages are."""
 
@@ -162,7 +165,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _certificate_uris(context: Context) -> list[str]:
-    names: Iterable[bytes] = context.auth_context().get("x509_subject_alternative_name", ())
+    names: Iterable[bytes] = context.auth_context().get(_PEER_URI, ())
     return [name.decode("utf-8", "replace") for name in names]
 
 
