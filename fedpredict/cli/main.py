@@ -1,0 +1,95 @@
+"""The command line: every noun and verb, and the edge where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedpredict import __version__
+from fedpredict.cli.exits import ExitCode, exit_code
+from fedpredict.errors import FedPredictError
+
+DEFECT = (
+    "This is a defect of fedpredict: please report it with what `fedpredict --debug ...` prints for the same command."
+)
+
+app = typer.Typer(
+    name="fedpredict",
+    help="Federated prediction: convert partial models, serve parties, ask for predictions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass
+class Invocation:
+    """What holds for one run of the program, whatever the command.
+
+    Attributes:
+        debug: Whether an error shows its traceback.
+    """
+
+    debug: bool = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedpredict {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001  acts through its callback
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Take the options that stand before every command."""
+    context.obj.debug = debug
+
+
+def main() -> None:
+    """Run the program and end the process with a documented exit code; the entry point of `fedpredict`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an error is told in one line on standard error.
+
+    Args:
+        arguments: Without the program's name.
+    """
+    invocation = Invocation()
+    try:
+        app(arguments, prog_name="fedpredict", obj=invocation)
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else ExitCode.OK
+    except FedPredictError as error:
+        _tell(error, invocation, _one_line(error))
+        return exit_code(error)
+    except Exception as error:  # noqa: BLE001  the edge of the program: whatever is left must become an exit code
+        what = f"unexpected {type(error).__name__}: {_one_line(error)}"
+        _tell(error, invocation, f"{what}\n{DEFECT}")
+        return ExitCode.UNEXPECTED
+    return ExitCode.OK
+
+
+def _tell(error: Exception, invocation: Invocation, text: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if invocation.debug:
+        console.print_exception()
+    console.print("error:", style="bold red", end=" ")
+    console.print(text, markup=False)
+    for note in getattr(error, "__notes__", ()):
+        console.print(note, markup=False)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
