@@ -1,0 +1,167 @@
+"""A TLS handshake as gRPC makes it, repeated with the standard library, which says why one fails.
+
+gRPC shows most failures as a socket that closes. Nothing is sent beyond the handshake.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from cryptography import x509
+
+from fedpredict.security.tls import TlsFiles
+
+_H2 = "h2"
+
+
+class Failure(Enum):
+    """Where a handshake ended."""
+
+    OWN_FILES = auto()
+    BAD_ADDRESS = auto()
+    NOTHING_LISTENS = auto()
+    NO_ANSWER = auto()
+    NOT_TLS = auto()
+    NOT_GRPC = auto()
+    OTHER_CA = auto()
+    EXPIRED = auto()
+    NOT_YET_VALID = auto()
+    OTHER_NAME = auto()
+    OTHER_USE = auto()
+    REJECTED = auto()
+    OTHER = auto()
+
+
+_BY_VERIFY_CODE = {
+    2: Failure.OTHER_CA,
+    7: Failure.OTHER_CA,
+    9: Failure.NOT_YET_VALID,
+    10: Failure.EXPIRED,
+    18: Failure.OTHER_CA,
+    19: Failure.OTHER_CA,
+    20: Failure.OTHER_CA,
+    21: Failure.OTHER_CA,
+    26: Failure.OTHER_USE,
+    62: Failure.OTHER_NAME,
+}
+"""OpenSSL's X509_V_ERR_... numbers."""
+
+_NOT_TLS = {
+    "WRONG_VERSION_NUMBER",
+    "RECORD_LAYER_FAILURE",
+    "HTTP_REQUEST",
+    "UNEXPECTED_MESSAGE",
+    "PACKET_LENGTH_TOO_LONG",
+}
+"""OpenSSL's reasons where the answer was not a TLS record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What became of one.
+
+    Attributes:
+        failure: Where it ended; None where both sides accepted each other.
+        detail: The system's or OpenSSL's own words.
+        presented: The server's certificate, good or not; None where it came to none.
+    """
+
+    failure: Failure | None
+    detail: str = ""
+    presented: x509.Certificate | None = None
+
+
+def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: float) -> Handshake:
+    """Return what becomes of a handshake with `host:port`, for a server of that DNS name.
+
+    It blocks: up to `timeout_s` seconds for each of at most two connections (the second one only reads the certificate
+    that the first one refused).
+    """
+    try:
+        context = _context(files)
+    except (OSError, ValueError) as error:
+        return Handshake(Failure.OWN_FILES, str(error))
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        return Handshake(Failure.BAD_ADDRESS, "not host:port")
+    try:
+        with socket.create_connection((host, int(port)), timeout_s) as connection:
+            outcome = _try(connection, context, server_name)
+    except OSError as error:
+        return Handshake(_unreached(error), str(error))
+    if outcome.failure in set(_BY_VERIFY_CODE.values()):
+        return Handshake(outcome.failure, outcome.detail, _presented((host, int(port)), timeout_s))
+    return outcome
+
+
+def _context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(files.ca)
+    # An encrypted key must fail, not ask at the terminal.
+    context.load_cert_chain(files.certificate, files.key, password="")
+    context.set_alpn_protocols([_H2])
+    return context
+
+
+def _unreached(error: OSError) -> Failure:
+    if isinstance(error, TimeoutError):
+        return Failure.NO_ANSWER
+    return Failure.BAD_ADDRESS if isinstance(error, socket.gaierror) else Failure.NOTHING_LISTENS
+
+
+def _try(connection: socket.socket, context: ssl.SSLContext, server_name: str) -> Handshake:
+    try:
+        with context.wrap_socket(connection, server_hostname=server_name) as tls:
+            return _after_handshake(tls)
+    except ssl.SSLCertVerificationError as error:
+        return Handshake(_BY_VERIFY_CODE.get(error.verify_code, Failure.OTHER), error.verify_message)
+    except ssl.SSLError as error:
+        return Handshake(_broken(error), str(error))
+    except TimeoutError as error:
+        return Handshake(Failure.NO_ANSWER, str(error))
+    except OSError as error:
+        return Handshake(Failure.NOT_TLS, str(error))
+
+
+def _after_handshake(tls: ssl.SSLSocket) -> Handshake:
+    der = tls.getpeercert(binary_form=True)
+    presented = x509.load_der_x509_certificate(der) if der else None
+    if tls.selected_alpn_protocol() != _H2:
+        return Handshake(Failure.NOT_GRPC, "no HTTP/2 was agreed", presented)
+    try:
+        # In TLS 1.3 the server reads our certificate after we are done: its verdict is on the first read, where a
+        # server that takes us sends its HTTP/2 settings.
+        first = tls.recv(1)
+    except TimeoutError as error:
+        return Handshake(Failure.NO_ANSWER, str(error), presented)
+    except OSError as error:
+        return Handshake(Failure.REJECTED, str(error), presented)
+    return Handshake(None, "", presented) if first else Handshake(Failure.REJECTED, "connection closed", presented)
+
+
+def _broken(error: ssl.SSLError) -> Failure:
+    reason = error.reason or ""
+    if "ALERT" in reason:
+        return Failure.REJECTED
+    return Failure.NOT_TLS if reason in _NOT_TLS or isinstance(error, ssl.SSLEOFError) else Failure.OTHER
+
+
+def _presented(address: tuple[str, int], timeout_s: float) -> x509.Certificate | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Verified once already, and refused: this connection only reads what was refused, to say it.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([_H2])
+    try:
+        with (
+            socket.create_connection(address, timeout_s) as connection,
+            context.wrap_socket(connection) as tls,
+        ):
+            der = tls.getpeercert(binary_form=True)
+            return x509.load_der_x509_certificate(der) if der else None
+    except (OSError, ValueError):
+        return None
