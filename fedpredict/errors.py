@@ -8,6 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
+│   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
 │   ├── ModelFileError        unreadable, damaged, too large or hostile
@@ -102,6 +103,10 @@ class UnsupportedModeError(InputError):
     def __init__(self, message: str, *, mode: str) -> None:
         super().__init__(message)
         self.mode = mode
+
+
+class FeatureFileError(InputError):
+    """A file of features cannot be loaded as it is; nothing was written."""
 
 
 class ProtocolError(InputError):
@@ -239,6 +244,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,
     UnsupportedModelError: INTERNAL,

@@ -1,0 +1,69 @@
+"""The contract of an online store: the features behind nearline scoring, one snapshot per view version at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from fedpredict.model.arrays import Bools, Floats, Micros
+from fedpredict.tables.views import Snapshot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """The features of some samples, in the order asked.
+
+    Attributes:
+        values: Shape (n_samples, n_columns); NaN where the sample is not found or the feature is NULL. NaN and
+            infinities of the snapshot are as they are there.
+        found: Shape (n_samples,): whether the snapshot has the sample id.
+        ambiguous: Shape (n_samples,): whether the sample's latest event time has more than one row.
+        event_time: Shape (n_samples,): of the row used; 0 where not found.
+    """
+
+    values: Floats
+    found: Bools
+    ambiguous: Bools
+    event_time: Micros
+
+
+class OnlineStore(Protocol):
+    """One party's features, by sample id. Calls may come from any thread.
+
+    A reader sees one whole snapshot or another, never a mixture.
+    """
+
+    def publish(self, snapshot: Snapshot, rows: pa.Table) -> None:
+        """Replace what is served of the snapshot's view version, at once.
+
+        Args:
+            snapshot: What `rows` are a snapshot of.
+            rows: `sample_id` (string), `event_time` (timestamp, UTC) and numeric features by column name, in any order
+                of rows; other columns are not served. Of one sample id the row with the latest event time counts.
+
+        Raises:
+            TableCorruptError: A row has no sample id or no event time; what was served stays.
+        """
+
+    def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
+        """Return features of samples, compared byte by byte; a repeated id is answered each time.
+
+        Args:
+            view: The feature view.
+            view_version: Its version.
+            columns: Column names, in the order of the answer.
+            sample_ids: Any bytes; what is no sample id is not found.
+
+        Raises:
+            ModelNotReadyError: No snapshot of that view version is served.
+            FeatureNamesError: The snapshot serves no such numeric column; names them.
+        """
+
+    def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:
+        """Return the snapshot that is served of a view version, or None."""
+
+    def drop(self, view: str, view_version: int) -> None:
+        """Stop serving a view version and free its memory; dropping what is not served is harmless."""
