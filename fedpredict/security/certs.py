@@ -134,16 +134,24 @@ def create_request(identity: Identity, directory: Path, *, force: bool = False) 
 
 
 def sign_request(
-    ca: CaFiles, request: Path, out: Path, *, days: int = LEAF_DAYS, force: bool = False, now: datetime | None = None
+    ca: CaFiles,
+    request: Path,
+    out: Path,
+    *,
+    key_fingerprint: str | None = None,
+    days: int = LEAF_DAYS,
+    force: bool = False,
+    now: datetime | None = None,
 ) -> CertificateReport:
     """Sign a request: the certificate has the identity that the request states, and nothing else.
 
-    The caller must know that the request came from that party: compare the fingerprint of its key.
+    Anybody can state any identity in a request: that it came from that party is for the signer to know.
 
     Args:
         ca: The authority.
         request: In PEM, with one identity (a party's DNS name may stand beside it), a P-256 key, and no more.
         out: The file of the certificate.
+        key_fingerprint: What the party says that `create_request` showed; compared when given.
         days: How long it is valid; it never outlives the authority.
         force: Replace a file at `out`.
         now: The moment of signing; default: this one.
@@ -154,6 +162,9 @@ def sign_request(
     now = now or datetime.now(UTC)
     csr = _read_request(request)
     identity = requested_identity(csr, str(request))
+    found = certificates.key_fingerprint(csr)
+    if key_fingerprint is not None and key_fingerprint.lower() != found:
+        raise CertificateError(f"{request}: its key has the fingerprint {found}, not the one given; do not sign it")
     leaf = new_leaf(_read_authority(ca, now), identity, csr.public_key(), days, now)
     write_file(out, _pem(leaf), mode=PUBLIC, force=force)
     return describe(out, now)

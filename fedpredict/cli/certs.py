@@ -1,0 +1,126 @@
+"""`fedpredict certs`: a small CA, requests, certificates, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.security import certs
+from fedpredict.security.identity import Identity, IdentityKind
+
+app = typer.Typer(help="Make and read certificates: who a party is to the others.", no_args_is_help=True)
+
+Directory = Annotated[Path, typer.Option("--out", help="Directory for the files; made where it is missing.")]
+CaDirectory = Annotated[Path, typer.Option("--ca", help="Directory of the CA: ca.pem and ca.key.")]
+Party = Annotated[str | None, typer.Option("--party", help="The party's id.")]
+Client = Annotated[str | None, typer.Option("--client", help="A client of an initiator: its name.")]
+Days = Annotated[int, typer.Option("--days", help="How long it is valid.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there, keys too.")]
+
+
+@app.command("ca")
+def create_ca(
+    directory: Annotated[Path, typer.Argument(help="Directory for ca.pem and ca.key; made where it is missing.")],
+    name: Annotated[str, typer.Option("--name", help="The CA's name.")] = "fedpredict federation CA",
+    days: Days = certs.CA_DAYS,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a certificate authority: one per federation."""
+    files = certs.create_ca(directory, name, days=days, force=force)
+    output = Output(as_json=as_json)
+    output.fields(asdict(files))
+    output.say(f"Give {files.certificate} to every party. Keep {files.key} offline: who has it can be any party.")
+    output.say(f"Next: fedpredict certs sign REQUEST --ca {directory}   (trials: fedpredict certs issue)")
+
+
+@app.command("request")
+def create_request(
+    out: Directory,
+    party: Party = None,
+    client: Client = None,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a key, which stays here, and a request for the CA."""
+    identity = _identity(party, client)
+    files = certs.create_request(identity, out, force=force)
+    output = Output(as_json=as_json)
+    output.fields(asdict(files))
+    output.say(f"Send {files.request} to the CA, and tell them the key's fingerprint another way. Keep {files.key}.")
+    output.say(f"Next: put the certificate that comes back at {out / identity.name}.pem, and the CA's beside it.")
+
+
+@app.command("sign")
+def sign_request(
+    request: Annotated[Path, typer.Argument(help="The request (.csr) of a party or client.")],
+    *,
+    ca: CaDirectory,
+    out: Annotated[Path | None, typer.Option("--out", help="The certificate; default: beside the request.")] = None,
+    key_fingerprint: Annotated[
+        str | None, typer.Option("--key-fingerprint", help="As the party read it to you; refused when it differs.")
+    ] = None,
+    days: Days = certs.LEAF_DAYS,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Sign a request. Know that it came from that party: give the fingerprint that it tells you."""
+    report = certs.sign_request(
+        certs.ca_files(ca),
+        request,
+        out or request.with_suffix(".pem"),
+        key_fingerprint=key_fingerprint,
+        days=days,
+        force=force,
+    )
+    output = Output(as_json=as_json)
+    output.fields(_shown(report))
+    if key_fingerprint is None:
+        output.say(f"Before it goes out: ask {report.identity} for the fingerprint of its key, and compare.")
+    output.say(f"Next: send {report.path} and {certs.ca_files(ca).certificate} back; neither is secret.")
+
+
+@app.command("issue")
+def issue(
+    *,
+    ca: CaDirectory,
+    out: Directory,
+    party: Party = None,
+    client: Client = None,
+    days: Days = certs.LEAF_DAYS,
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make key and certificate in one step, for trials: real parties make requests, so that keys never travel."""
+    identity = _identity(party, client)
+    files = certs.issue(certs.ca_files(ca), identity, out, days=days, force=force)
+    output = Output(as_json=as_json)
+    output.fields(asdict(files))
+    output.say(f"Next: name these three files in [tls] of the settings of {identity}.")
+
+
+@app.command("show")
+def show(
+    files: Annotated[list[Path], typer.Argument(help="Certificates in PEM.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what certificates say: who, signed by whom, until when."""
+    columns = ("path", "identity", "dns_names", "issuer", "not_before", "not_after", "days_left", "fingerprint")
+    reports = [_shown(certs.describe(path)) for path in files]
+    Output(as_json=as_json).rows(columns, reports, empty="no certificate")
+
+
+def _identity(party: str | None, client: str | None) -> Identity:
+    if party is not None and client is None:
+        return Identity(IdentityKind.PARTY, party)
+    if client is not None and party is None:
+        return Identity(IdentityKind.CLIENT, client)
+    raise typer.BadParameter("give either --party ID or --client NAME")
+
+
+def _shown(report: certs.CertificateReport) -> dict[str, object]:
+    return {**asdict(report), "identity": report.identity.uri if report.identity else "CA"}
