@@ -1,0 +1,205 @@
+"""An initiator's settings: what `initiator.toml` holds, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fedpredict.errors import NameRefusedError
+from fedpredict.model.ids import check_model_id, check_party_id
+from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.security.identity import IdentityKind
+from fedpredict.security.settings import TlsSettings
+from fedpredict.security.tls import is_loopback
+from fedpredict.warehouse.settings import WarehouseSettings
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+
+ALL_MODELS = "*"
+
+
+def _model_id(value: str) -> str:
+    try:
+        return check_model_id(value)
+    except NameRefusedError as error:
+        raise ValueError(str(error)) from error
+
+
+def _party_id(value: str) -> str:
+    try:
+        return check_party_id(value)
+    except NameRefusedError as error:
+        raise ValueError(str(error)) from error
+
+
+def _model_or_all(value: str) -> str:
+    return value if value == ALL_MODELS else _model_id(value)
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) <= 65535):
+        raise ValueError(f"{value!r} is not an address: write host:port")
+    return value
+
+
+ModelId: TypeAlias = Annotated[str, AfterValidator(_model_id)]
+PartyId: TypeAlias = Annotated[str, AfterValidator(_party_id)]
+Address: TypeAlias = Annotated[str, AfterValidator(_address)]
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]
+Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
+
+
+class PolicyName(StrEnum):
+    """What becomes of a sample that some party could not score."""
+
+    FAIL = "fail"
+    DEFAULT_PARTIAL = "default_partial"
+    FALLBACK_MODEL = "fallback_model"
+
+
+class PinMode(StrEnum):
+    """How a model gets its first pin; every later one is an operator's."""
+
+    FIRST = "first"
+    MANUAL = "manual"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogSettings(_Settings):
+    """The `[log]` table."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class PartySettings(_Settings):
+    """`[parties.<id>]`: another organisation."""
+
+    address: Address
+    """Where its participant listens, as host:port."""
+
+
+class SimulateSettings(_Settings):
+    """`[models.<id>.simulate]`: the shape of made-up answers, where no manifest is pinned."""
+
+    kind: Kind = Kind.BINARY
+    classes: tuple[str, ...] = ("0", "1")
+    n_scores: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> SimulateSettings:
+        check_widths(self.kind, self.n_scores, self.classes)
+        return self
+
+
+class ModelSettings(_Settings):
+    """`[models.<id>]`: a model that this initiator answers for."""
+
+    parties: tuple[PartyId, ...] = Field(min_length=1)
+    """Every party that holds a part, this initiator's own included if it does."""
+    policy: PolicyName = PolicyName.FAIL
+    pin: PinMode = PinMode.FIRST
+    deadline_s: Seconds | None = None
+    """Longest wait for the parties; default: the initiator's."""
+    defaults: Mapping[PartyId, Defaults] = Field(default_factory=dict)
+    """For `default_partial`: what stands in for a party's share, one number per score, before the link."""
+    fallback_model: ModelId | None = None
+    """For `fallback_model`: a model that this initiator holds alone."""
+    simulate: SimulateSettings | None = None
+
+    @model_validator(mode="after")
+    def _policy_has_what_it_needs(self) -> ModelSettings:
+        if len(set(self.parties)) != len(self.parties):
+            raise ValueError("parties: a party is listed twice")
+        if bool(self.defaults) != (self.policy is PolicyName.DEFAULT_PARTIAL):
+            raise ValueError('defaults: needed by policy = "default_partial", and used by no other policy')
+        if (self.fallback_model is not None) != (self.policy is PolicyName.FALLBACK_MODEL):
+            raise ValueError('fallback_model: needed by policy = "fallback_model", and used by no other policy')
+        strangers = sorted(set(self.defaults) - set(self.parties))
+        if strangers:
+            raise ValueError(f"defaults: {', '.join(strangers)} holds no part of this model")
+        if len({len(numbers) for numbers in self.defaults.values()}) > 1:
+            raise ValueError("defaults: the parties' constants differ in width; write one number per score for each")
+        return self
+
+
+class ClientSettings(_Settings):
+    """`[clients.<name>]`: who may ask, by the name in the caller's certificate."""
+
+    models: tuple[Annotated[str, AfterValidator(_model_or_all)], ...]
+    """Model ids, or "*" for all."""
+    kind: IdentityKind | None = None
+    """The kind of the certificate, "client" or "party"; default: either."""
+
+
+class InitiatorSettings(_Settings):
+    """The whole file. Relative paths are relative to it."""
+
+    party: PartyId
+    listen: Address = "127.0.0.1:7440"
+    insecure: bool = False
+    """Plain text, on loopback only: nobody's identity is proved."""
+    state: str = "sqlite:///state.db"
+    """SQLAlchemy URL of the database that holds the pins."""
+    deadline_s: Seconds = 2.0
+    """Longest wait for the parties, where neither the caller nor the model is stricter."""
+    max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
+    """Most sample ids in one call."""
+    poll_s: Seconds = 5.0
+    """How often parties are asked for what they hold, and the database for new pins."""
+    drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
+    """How long calls under way may take when the process stops."""
+    keep_versions: int = Field(default=3, ge=1, le=100)
+    """Versions of its own part, per model, that stay loaded."""
+    tls: TlsSettings | None = None
+    warehouse: WarehouseSettings | None = None
+    """Where its own part is; needed exactly where a model lists this party."""
+    parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
+    models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
+    clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @model_validator(mode="after")
+    def _transport_is_safe(self) -> InitiatorSettings:
+        if self.insecure:
+            for what, address in self._addresses().items():
+                if not is_loopback(address):
+                    raise ValueError(f"insecure = true is for loopback only, but {what} is {address}")
+        elif self.tls is None:
+            raise ValueError("tls: needed (or insecure = true, on loopback, for trials)")
+        return self
+
+    @model_validator(mode="after")
+    def _parties_are_known(self) -> InitiatorSettings:
+        if self.party in self.parties:
+            raise ValueError(f"parties.{self.party}: this initiator's own party needs no address")
+        for model_id, model in self.models.items():
+            strangers = sorted(set(model.parties) - {self.party, *self.parties})
+            if strangers:
+                raise ValueError(f"models.{model_id}.parties: {', '.join(strangers)} is not under [parties]")
+            if self.party in model.parties and self.warehouse is None:
+                raise ValueError(f"models.{model_id}.parties lists {self.party} itself: [warehouse] is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_are_own_models(self) -> InitiatorSettings:
+        for model_id, model in self.models.items():
+            if model.fallback_model is None:
+                continue
+            fallback = self.models.get(model.fallback_model)
+            if fallback is None or fallback.parties != (self.party,):
+                raise ValueError(
+                    f"models.{model_id}.fallback_model: {model.fallback_model} must be a model under [models] whose "
+                    f'only party is {self.party}: parties = ["{self.party}"]'
+                )
+        return self
+
+    def _addresses(self) -> dict[str, str]:
+        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
+        return {"listen": self.listen, **peers}

@@ -1,0 +1,90 @@
+"""Answers without partners, for integrators: the right shape, the same number for the same sample, and no meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from typing_extensions import override
+
+from fedpredict.initiator.admission import Admission
+from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.settings import ModelSettings, SimulateSettings
+from fedpredict.model.arrays import Floats
+from fedpredict.model.combine import finish
+from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.prediction import ModelInfo, Origin, Prediction, PredictTask
+from fedpredict.model.share import SampleStatus
+from fedpredict.security.identity import Identity
+
+LARGEST_SCORE = 4.0
+"""Raw scores lie between minus this and this: probabilities from 0.018 to 0.982."""
+
+
+class Simulator(Predicts):
+    """Answers every configured model by itself; no party is asked."""
+
+    def __init__(
+        self, models: Mapping[str, ModelSettings], pinned: Mapping[str, Manifest], admission: Admission
+    ) -> None:
+        """Prepare.
+
+        Args:
+            models: The models of the settings.
+            pinned: The pinned manifests; where there is one, answers have its kind, classes and width.
+            admission: What a task must be, as with partners.
+        """
+        self._admission = admission
+        self._pinned = {model_id: pinned[model_id] for model_id in models if model_id in pinned}
+        self._shapes = {model_id: _shape(models[model_id], pinned.get(model_id)) for model_id in models}
+
+    @override
+    async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
+        """Return made-up numbers, marked `simulated`; the deadline plays no part."""
+        self._admission.check(task, caller)
+        shape, pinned = self._shapes[task.model_id], self._pinned.get(task.model_id)
+        raw = await asyncio.to_thread(simulated_scores, task.model_id, task.sample_ids, shape.n_scores)
+        valid = valid_sample_ids(task.sample_ids)
+        status = np.where(valid, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.ID_INVALID))
+        combined = finish(shape.kind, raw, status)
+        return Prediction(
+            request_id=task.request_id,
+            manifest_sha256=pinned.manifest_sha256 if pinned else "",
+            predictions=combined.predictions,
+            status=combined.status,
+            origin=np.where(valid, np.uint8(Origin.MODEL), np.uint8(Origin.UNSPECIFIED)),
+            classes=shape.classes,
+            parties=(),
+            simulated=True,
+        )
+
+    def info(self, model_id: str) -> ModelInfo:
+        """Return the model as its users see it: always ready."""
+        shape, pinned = self._shapes[model_id], self._pinned.get(model_id)
+        return ModelInfo(
+            model_id=model_id,
+            ready=True,
+            problem="",
+            kind=shape.kind,
+            classes=shape.classes,
+            parties=(),
+            manifest_sha256=pinned.manifest_sha256 if pinned else "",
+            n_outputs=shape.n_scores,
+        )
+
+
+def simulated_scores(model_id: str, sample_ids: Sequence[bytes], n_scores: int) -> Floats:
+    """Return raw scores made of hashes of model and sample id; shape (n_samples, n_scores)."""
+    salt = b"fedpredict-simulate-1\0" + model_id.encode() + b"\0"
+    digests = b"".join(hashlib.shake_256(salt + sample_id).digest(8 * n_scores) for sample_id in sample_ids)
+    words = np.frombuffer(digests, dtype=">u8").reshape(len(sample_ids), n_scores)
+    return np.asarray((words / 2.0**64 * 2.0 - 1.0) * LARGEST_SCORE, dtype=np.float64)
+
+
+def _shape(settings: ModelSettings, pinned: Manifest | None) -> SimulateSettings:
+    if pinned is not None:
+        return SimulateSettings(kind=pinned.kind, classes=pinned.classes, n_scores=pinned.n_scores)
+    return settings.simulate or SimulateSettings()
