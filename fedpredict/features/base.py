@@ -58,8 +58,7 @@ class OnlineStore(Protocol):
             sample_ids: Any bytes; what is no sample id is not found.
 
         Raises:
-            ModelNotReadyError: No snapshot of that view version is served.
-            FeatureNamesError: The snapshot serves no such numeric column; names them.
+            ModelNotReadyError: No snapshot of that view version is served, or it has no such numeric column.
         """
 
     def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
-from fedpredict.errors import FeatureNamesError, ModelNotReadyError, TableCorruptError
+from fedpredict.errors import ModelNotReadyError, TableCorruptError
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.rows import latest_rows, to_micros
 from fedpredict.model.arrays import Bools, Floats, Micros
@@ -104,7 +104,5 @@ def _chosen(table: _Table, columns: Sequence[str]) -> list[int]:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         view = table.snapshot.view
-        raise FeatureNamesError(
-            f"view {view.name} version {view.version} has no numeric column {', '.join(missing)}", names=missing
-        )
+        raise ModelNotReadyError(f"view {view.name} version {view.version} has no numeric column {', '.join(missing)}")
     return [table.columns[column] for column in columns]

@@ -1,0 +1,213 @@
+"""Models and snapshots, from the warehouse into memory, and again whenever the warehouse has new ones."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from fedpredict.errors import FedPredictError, ModelConflictError, WarehouseError, WarehouseUnavailableError
+from fedpredict.features.base import OnlineStore
+from fedpredict.model.manifest import PartDescription
+from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.tables.models import ModelVersion, list_versions, load_model
+from fedpredict.tables.names import column_names
+from fedpredict.tables.views import Snapshot, latest_snapshot, read_snapshot_rows
+from fedpredict.warehouse.base import ColumnType, Warehouse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Round:
+    """One refresh under way."""
+
+    loaded: dict[tuple[str, str], LoadedModel] = field(default_factory=dict)
+    current: dict[str, LoadedModel] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class ModelLoader:
+    """Keeps a `PartyState` and an online store up to date with one party's warehouse.
+
+    - The newest version of every model and the versions before it are loaded, until `keep_versions` different digests
+      are; a version is verified against its digest before it can be scored.
+    - What cannot be loaded is a problem of that model alone: its versions that are loaded stay, the other models do
+      not notice, and the next refresh tries again.
+    - A warehouse that is away changes nothing: what was loaded is served on.
+    - A model that the warehouse no longer lists is unloaded: an operator deleted it.
+    - A problem is logged when it comes, changes or goes, not at every refresh.
+    """
+
+    def __init__(self, warehouse: Warehouse, party: str, store: OnlineStore, *, keep_versions: int = 3) -> None:
+        """Load nothing yet; call `refresh`.
+
+        Args:
+            warehouse: The party's own.
+            party: The party's id; parts of other parties are refused.
+            store: Gets the snapshots that the models need.
+            keep_versions: How many digests of a model stay loaded.
+        """
+        self._warehouse = warehouse
+        self._party = party
+        self._store = store
+        self._keep_versions = keep_versions
+        self._state = PartyState()
+        self._views: frozenset[tuple[str, int]] = frozenset()
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> PartyState:
+        """What can be scored at this moment."""
+        return self._state
+
+    def is_ready(self, model_id: str) -> bool:
+        """Return whether the newest loaded version of a model can be scored: it and its features are there."""
+        model = self._state.current.get(model_id)
+        return model is not None and self._store.snapshot_of(model.view, model.view_version) is not None
+
+    def refresh(self) -> PartyState:
+        """Read what is new in the warehouse and return the new state; blocks, raises no error of the warehouse's."""
+        with self._lock:
+            before = self._state
+            try:
+                after = self._read()
+            except WarehouseError as error:
+                after = replace(before, warehouse_problem=str(error))
+            self._state = after
+            self._drop_unused(after)
+            _log_changes(before, after)
+            return after
+
+    def _read(self) -> PartyState:
+        versions = sorted(list_versions(self._warehouse), key=lambda each: (each.model_id, -each.version))
+        done = _Round()
+        for model_id, of_model in groupby(versions, key=lambda each: each.model_id):
+            self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
+        # snapshots first: a model becomes visible when its features are there
+        self._read_snapshots(done)
+        return PartyState(current=done.current, loaded=done.loaded, problems=done.problems, read_once=True)
+
+    def _read_model(self, model_id: str, versions: list[ModelVersion], done: _Round) -> None:
+        for version in versions:
+            try:
+                model = self._state.loaded.get((model_id, version.params_sha256)) or self._load(version)
+            except WarehouseUnavailableError:
+                raise
+            except (FedPredictError, ValueError) as error:
+                done.problems.setdefault(model_id, f"version {version.version}: {error}")
+                continue
+            done.loaded[model_id, version.params_sha256] = model
+            done.current.setdefault(model_id, model)
+
+    def _load(self, version: ModelVersion) -> LoadedModel:
+        if version.party != self._party:
+            raise ModelConflictError(f"is the part of party {version.party}; this process serves {self._party}")
+        part = load_model(self._warehouse, version).part
+        column_of = column_names(part.features)
+        return LoadedModel(
+            description=_description(version, self._party),
+            part=part,
+            view=version.view,
+            view_version=version.view_version,
+            columns=tuple(column_of[name] for name in part.features),
+        )
+
+    def _read_snapshots(self, done: _Round) -> None:
+        served: dict[tuple[str, int], str] = {}
+        for model in done.loaded.values():
+            name = (model.view, model.view_version)
+            if name not in served:
+                served[name] = self._read_snapshot(*name)
+        for model_id, model in done.current.items():
+            problem = served[model.view, model.view_version] or self._missing_columns(model)
+            if problem:
+                done.problems.setdefault(model_id, problem)
+
+    def _read_snapshot(self, view: str, view_version: int) -> str:
+        """Publish the newest snapshot of a view version if it is not served yet; return what is wrong, or nothing."""
+        try:
+            newest = latest_snapshot(self._warehouse, view, view_version)
+            if newest is None:
+                return f"view {view} version {view_version} has no snapshot; load its features"
+            served = self._store.snapshot_of(view, view_version)
+            if served is None or served.snapshot != newest.snapshot:
+                self._publish(newest)
+        except WarehouseUnavailableError:
+            raise
+        except WarehouseError as error:
+            return f"view {view} version {view_version}: {error}"
+        return ""
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        rows = read_snapshot_rows(self._warehouse, snapshot, ["sample_id", "event_time", *_numeric(snapshot)])
+        self._store.publish(snapshot, rows)
+        view = snapshot.view
+        extra = {
+            "view": view.name,
+            "view_version": view.version,
+            "snapshot": snapshot.snapshot,
+            "n_rows": rows.num_rows,
+        }
+        logger.info("snapshot.loaded", extra=extra)
+
+    def _missing_columns(self, model: LoadedModel) -> str:
+        served = self._store.snapshot_of(model.view, model.view_version)
+        missing = sorted(set(model.columns) - set(_numeric(served))) if served else []
+        return f"view {model.view} has no numeric column {', '.join(missing)}" if missing else ""
+
+    def _drop_unused(self, state: PartyState) -> None:
+        views = frozenset((model.view, model.view_version) for model in state.loaded.values())
+        for view, view_version in self._views - views:
+            self._store.drop(view, view_version)
+        self._views = views
+
+
+def _numeric(snapshot: Snapshot) -> list[str]:
+    return [feature.column for feature in snapshot.view.features if feature.type is ColumnType.DOUBLE]
+
+
+def _distinct(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
+    """Return the newest version of each of the `keep` newest digests; `versions` come newest first."""
+    by_digest: dict[str, ModelVersion] = {}
+    for version in versions:
+        by_digest.setdefault(version.params_sha256, version)
+    return list(by_digest.values())[:keep]
+
+
+def _description(version: ModelVersion, party: str) -> PartDescription:
+    return PartDescription(
+        party=party,
+        model_id=version.model_id,
+        params_sha256=version.params_sha256,
+        training_run=version.training_run,
+        kind=version.kind,
+        classes=version.classes,
+        n_scores=version.n_scores,
+        holds_intercept=version.holds_intercept,
+        fit_intercept=version.fit_intercept,
+    )
+
+
+def _log_changes(before: PartyState, after: PartyState) -> None:
+    if after.warehouse_problem != before.warehouse_problem:
+        if after.warehouse_problem:
+            logger.warning("warehouse.problem", extra={"problem": after.warehouse_problem})
+        else:
+            logger.info("warehouse.recovered")
+    for model_id, problem in after.problems.items():
+        if before.problems.get(model_id) != problem:
+            logger.warning("model.problem", extra={"model": model_id, "problem": problem})
+    for model_id in sorted(before.problems.keys() - after.problems.keys()):
+        logger.info("model.recovered", extra={"model": model_id})
+    _log_versions("model.loaded", after.loaded, before.loaded)
+    _log_versions("model.unloaded", before.loaded, after.loaded)
+
+
+def _log_versions(
+    event: str, some: Mapping[tuple[str, str], LoadedModel], others: Mapping[tuple[str, str], LoadedModel]
+) -> None:
+    for model_id, digest in sorted(some.keys() - others.keys()):
+        logger.info(event, extra={"model": model_id, "params_sha256": digest})
