@@ -1,1 +1,23 @@
-"""The Python client: Client and AsyncClient, results as numpy, Arrow and pandas."""
+"""The Python client: ask an initiator for predictions, get numpy, Arrow or pandas."""
+
+from fedpredict.client.aio import AsyncClient
+from fedpredict.client.predictions import PartyAnswer, Predictions
+from fedpredict.client.sync import Client
+from fedpredict.model.prediction import ModelInfo, Origin
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tls import TlsFiles
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Identity",
+    "IdentityKind",
+    "Mode",
+    "ModelInfo",
+    "Origin",
+    "PartyAnswer",
+    "Predictions",
+    "SampleStatus",
+    "TlsFiles",
+]

@@ -34,18 +34,26 @@ class WarehouseSettings(BaseModel):
     """hive: the user; needed for `ldap` and `custom`."""
     password_file: Path | None = None
     """hive: a file whose first line is the password; readable by its owner only."""
-    kerberos_service: str = "hive"
-    """hive: the service part of the server's Kerberos principal."""
+    kerberos_service_name: str | None = None
+    """hive: the first part of the server's Kerberos principal; needed for `kerberos`."""
     transport: Literal["binary", "http"] = "binary"
     """hive: Thrift over TCP or over HTTP."""
     http_path: str = "cliservice"
     """hive: the path of the http transport."""
     tls: bool = False
-    """hive: whether the connection is encrypted; the certificate is then always verified."""
+    """hive: whether the connection is encrypted; the certificate is then verified."""
     tls_ca: Path | None = None
     """hive: the CA of the server's certificate in PEM; default: the system's."""
+    tls_verify: bool = True
+    """hive: may be off on loopback only."""
     staging: str | None = None
-    """hive: a location that this process and the server both see, for bulk loads (`file:///...`, `hdfs://...`)."""
+    """hive: a location that this process can write and the server can read, for bulk loads; a URI or absolute path."""
+    max_inline_values: int = Field(default=200_000, ge=1)
+    """hive: without `staging`, the most values (rows × columns) that one write puts into a statement."""
+    connect_timeout_s: float = Field(default=30.0, gt=0.0)
+    """hive: for connecting and logging in."""
+    statement_timeout_s: float = Field(default=3600.0, gt=0.0)
+    """hive: for one statement; it is cancelled then."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> WarehouseSettings:

@@ -1,0 +1,95 @@
+"""Where a client's calls go: the checked constructor arguments, shared by both clients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from time import monotonic
+
+import grpc
+
+from fedpredict.errors import ConfigError, DeadlineExceededError, InputError
+from fedpredict.model.ids import check_party_id
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tls import TlsFiles, channel_credentials, is_loopback, server_name, stated_identity
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Options, channel_options
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server, and who asks it.
+
+    Attributes:
+        address: host:port.
+        credentials: For TLS; None for plain text.
+        options: Of the channel.
+        metadata: Of every call.
+        chunk_size: The most sample ids in one call.
+    """
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    options: Options = field(repr=False)
+    metadata: tuple[tuple[str, str], ...]
+    chunk_size: int
+
+
+def build_target(
+    address: str,
+    *,
+    server_party: str | None,
+    tls: TlsFiles | None,
+    insecure: bool,
+    identity: Identity | None,
+    chunk_size: int,
+) -> Target:
+    """Return the target that a client's constructor arguments describe.
+
+    Raises:
+        ConfigError: They do not fit together; it says what to pass.
+        CertificateError: A file of `tls` cannot be used.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"the server's address is {address!r}; write host:port, such as 127.0.0.1:7440")
+    if not 1 <= chunk_size <= MAX_SAMPLES_PER_CALL:
+        raise ConfigError(f"chunk_size is {chunk_size}; allowed: 1 to {MAX_SAMPLES_PER_CALL}")
+    if insecure:
+        return _plain_target(address, tls, identity, chunk_size)
+    if tls is None or server_party is None:
+        raise ConfigError(
+            "a connection needs tls (the CA, a certificate, its key: `fedpredict certs`) and server_party (the party "
+            "that runs the initiator, which its certificate must name); insecure=True works on loopback only"
+        )
+    options = channel_options(server_name(check_party_id(server_party)))
+    return Target(address, channel_credentials(tls), options, (), chunk_size)
+
+
+def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None, chunk_size: int) -> Target:
+    if tls is not None:
+        raise ConfigError("insecure=True and tls were both given; drop one")
+    if not is_loopback(address):
+        raise ConfigError(f"insecure=True is for loopback only, and {address} is not; use TLS")
+    stated = identity if identity is not None else Identity(IdentityKind.CLIENT, "local")
+    return Target(address, None, channel_options(), stated_identity(stated), chunk_size)
+
+
+class Deadline:
+    """The end of one call of the user's, however many calls to the server it takes."""
+
+    def __init__(self, timeout_s: float) -> None:
+        if not (math.isfinite(timeout_s) and timeout_s > 0.0):
+            raise InputError(f"timeout_s is {timeout_s}; a number of seconds above 0 is needed")
+        self.timeout_s = timeout_s
+        self._end = monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """Return the seconds left.
+
+        Raises:
+            DeadlineExceededError: None are left.
+        """
+        left = self._end - monotonic()
+        if left <= 0.0:
+            raise DeadlineExceededError(f"no answer within {self.timeout_s:g} s")
+        return left

@@ -1,0 +1,165 @@
+"""The answer to `predict`, as arrays, Arrow or pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from typing_extensions import override
+
+from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.prediction import Origin, PartyReport, Prediction
+from fedpredict.model.share import SampleStatus
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Reason = tuple[str, SampleStatus]
+"""A party, and what it said of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartyAnswer:
+    """One party's side of the answer.
+
+    Attributes:
+        party: The party.
+        oldest_event_time: Of the features that were used, in UTC; None when none was.
+        round_trip_s: Seconds between asking and having the answer, as the initiator saw it; the longest of all chunks.
+        elapsed_s: Seconds that the party says it spent; the longest of all chunks.
+        problem: Why the party as a whole had no share; empty otherwise.
+    """
+
+    party: str
+    oldest_event_time: datetime | None
+    round_trip_s: float
+    elapsed_s: float
+    problem: str
+
+
+class Predictions:
+    """Predictions for the samples asked for, in the order asked.
+
+    A sample that could not be scored has a status other than OK and NaN (null in Arrow and pandas) for its numbers.
+
+    Attributes:
+        sample_ids: As given.
+        values: Shape (n_samples, n_outputs): probabilities for a classifier (one column for a binary model: that of
+            `classes[1]`), numbers for a regression; NaN where the status is not OK.
+        status: Shape (n_samples,), values of `SampleStatus`.
+        origin: Shape (n_samples,), values of `Origin`: the model, a stated constant or another model behind the number.
+        classes: Class labels, two for a binary model; empty for a regression.
+        request_id: Names the prediction in every party's log.
+        manifest: The SHA-256 of the version that answered, in hex; empty when simulated.
+        parties: One answer per party.
+        simulated: Made up by a server without partners; the numbers mean nothing.
+    """
+
+    def __init__(self, sample_ids: Sequence[str | bytes], prediction: Prediction) -> None:
+        self.sample_ids = list(sample_ids)
+        self.values: Floats = prediction.predictions
+        self.status: Statuses = prediction.status
+        self.origin: Statuses = prediction.origin
+        self.classes = prediction.classes
+        self.request_id = prediction.request_id
+        self.manifest = prediction.manifest_sha256
+        self.parties = tuple(_party_answer(report) for report in prediction.parties)
+        self.simulated = prediction.simulated
+        self._reports = prediction.parties
+
+    @cached_property
+    def reasons(self) -> list[tuple[Reason, ...]]:
+        """Per sample the parties that were not OK, with the status each gave; built when first asked for."""
+        reasons: list[list[Reason]] = [[] for _ in self.sample_ids]
+        for report in self._reports:
+            if report.status is not None:
+                for i in np.flatnonzero(report.status != SampleStatus.OK).tolist():
+                    reasons[i].append((report.party, SampleStatus(int(report.status[i]))))
+        return [tuple(each) for each in reasons]
+
+    @property
+    def n_scored(self) -> int:
+        """How many samples have numbers."""
+        return int((self.status == SampleStatus.OK).sum())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of `values` in Arrow, pandas and files.
+
+        `prediction` for one number a sample, `prediction_<class>` per class, else `prediction_<index>`.
+        """
+        width = self.values.shape[1]
+        if width == 1:
+            return ("prediction",)
+        return tuple(f"prediction_{label}" for label in (self.classes or range(width)))
+
+    def to_numpy(self) -> Floats:
+        """Return `values`; shape (n_samples, n_outputs), NaN where there is no score."""
+        return self.values
+
+    def to_arrow(self) -> pa.Table:
+        """Return a table: sample_id, one column per output (null where there is no score), status, origin.
+
+        Statuses and origins are their names in lower case. Sample ids are text; where one is not UTF-8, all are binary.
+        """
+        scored = self.status == SampleStatus.OK
+        columns: dict[str, pa.Array] = {"sample_id": _ids_to_arrow(self.sample_ids)}
+        for name, values in zip(self.columns, self.values.T, strict=True):
+            columns[name] = pa.array(np.ascontiguousarray(values), type=pa.float64(), mask=~scored)
+        columns["status"] = pa.array([SampleStatus(int(code)).name.lower() for code in self.status], type=pa.string())
+        columns["origin"] = pa.array([Origin(int(code)).name.lower() for code in self.origin], type=pa.string())
+        return pa.table(columns)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of `to_arrow` as a pandas frame.
+
+        Raises:
+            ImportError: pandas is not installed; it is an optional extra.
+        """
+        try:
+            import pandas  # noqa: F401, ICN001, PLC0415  an optional extra
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install 'fedpredict[pandas]'") from error
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @override
+    def __repr__(self) -> str:
+        told = [f"{self.n_scored} of {len(self)} scored", f"{self.values.shape[1]} outputs"]
+        told += [f"{count} {name}" for name, count in self._failures().items()]
+        told += [f"{answer.party}: {answer.problem}" for answer in self.parties if answer.problem]
+        told.append(f"request {self.request_id}")
+        return f"<{'SIMULATED ' if self.simulated else ''}Predictions: {', '.join(told)}>"
+
+    def _failures(self) -> dict[str, int]:
+        codes, counts = np.unique(self.status[self.status != SampleStatus.OK], return_counts=True)
+        return {SampleStatus(int(code)).name.lower(): int(count) for code, count in zip(codes, counts, strict=True)}
+
+
+def _party_answer(report: PartyReport) -> PartyAnswer:
+    moment = report.oldest_event_time
+    return PartyAnswer(
+        party=report.party,
+        oldest_event_time=None if moment is None else _EPOCH + timedelta(microseconds=moment),
+        round_trip_s=report.round_trip_s,
+        elapsed_s=report.elapsed_s,
+        problem=report.problem,
+    )
+
+
+def _ids_to_arrow(sample_ids: Sequence[str | bytes]) -> pa.Array:
+    try:
+        return pa.array([each if isinstance(each, str) else each.decode() for each in sample_ids], type=pa.string())
+    except UnicodeError:
+        encoded = [each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in sample_ids]
+        return pa.array(encoded, type=pa.binary())

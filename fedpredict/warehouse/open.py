@@ -1,0 +1,53 @@
+"""Settings -> an open warehouse: the one place that picks the implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedpredict.errors import ConfigError
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.hive_settings import HiveSettings
+from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.warehouse.settings import WarehouseSettings
+
+_NOT_HIVES = {"kind", "path", "password_file"}
+
+
+def open_warehouse(settings: WarehouseSettings, base: Path, password: str | None = None) -> Warehouse:
+    """Return the warehouse that the settings describe; close it when done.
+
+    Args:
+        settings: The `[warehouse]` table.
+        base: The folder of the settings file; relative paths start there.
+        password: For a Hive server; wins over `password_file`.
+
+    Raises:
+        ConfigError: A file is missing, settings do not fit together, or Hive's drivers are not installed.
+    """
+    if settings.path is not None:
+        return LocalWarehouse(base / settings.path)
+    # the drivers are an optional extra: without a Hive warehouse nothing may ask for them
+    from fedpredict.warehouse.hive import HiveWarehouse  # noqa: PLC0415
+
+    return HiveWarehouse(hive_settings(settings, base, password))
+
+
+def hive_settings(settings: WarehouseSettings, base: Path, password: str | None = None) -> HiveSettings:
+    """Return what a Hive connection needs; the arguments are those of `open_warehouse`.
+
+    Raises:
+        ConfigError: The password file cannot be read, or settings do not fit together.
+    """
+    fields = settings.model_dump(exclude_unset=True, exclude=_NOT_HIVES)
+    if settings.tls_ca is not None:
+        fields["tls_ca"] = base / settings.tls_ca
+    if password is None and settings.password_file is not None:
+        password = _read_password(base / settings.password_file)
+    return HiveSettings(**fields, password=password)
+
+
+def _read_password(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"warehouse.password_file: {path} cannot be read: {error}") from error
