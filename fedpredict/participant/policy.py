@@ -1,0 +1,27 @@
+"""Who may ask this participant for which model. What is not listed is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedpredict.errors import ModelNotFoundError
+from fedpredict.participant.settings import ALL_MODELS, CallerSettings
+from fedpredict.security.identity import Identity, IdentityKind
+
+
+class CallerPolicy:
+    """The `[callers]` of the settings."""
+
+    def __init__(self, callers: Mapping[str, CallerSettings]) -> None:
+        self._callers = callers
+
+    def may_ask(self, caller: Identity, model_id: str) -> bool:
+        """Return whether `caller`, a party, may know that the model exists, and ask for shares of it."""
+        # a client of some initiator can have a party's name; it is not that party
+        listed = self._callers.get(caller.name) if caller.kind is IdentityKind.PARTY else None
+        return listed is not None and (ALL_MODELS in listed.models or model_id in listed.models)
+
+    def check(self, caller: Identity, model_id: str) -> None:
+        """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
+        if not self.may_ask(caller, model_id):
+            raise ModelNotFoundError(f"{caller} may not ask for model {model_id}: it is not under [callers]")

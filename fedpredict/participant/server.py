@@ -1,0 +1,157 @@
+"""The participant's daemon: everything put together, started, and stopped without losing a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from types import TracebackType
+
+import grpc
+
+from fedpredict.errors import ConfigError
+from fedpredict.features.memory import MemoryStore
+from fedpredict.participant.health import Health
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.service import ParticipantService
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.scoring.loader import ModelLoader
+from fedpredict.scoring.local_party import LocalParty
+from fedpredict.scoring.poll import Poller
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tls import TlsFiles, read_tls, server_credentials
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.wire.channel import server_options
+
+logger = logging.getLogger(__name__)
+
+
+class ParticipantServer:
+    """A participant that serves inside an `async with` block, and drains at its end."""
+
+    def __init__(self, settings: ParticipantSettings, warehouse: Warehouse, tls: TlsFiles | None) -> None:
+        """Prepare; nothing listens before the block is entered.
+
+        Args:
+            settings: The participant's.
+            warehouse: Where its models and features are; the caller closes it.
+            tls: This party's certificate and key; None exactly where `settings.insecure`.
+
+        Raises:
+            ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
+            CertificateError: The certificate files cannot be used.
+        """
+        self._settings = settings
+        self._credentials = _credentials(settings, tls)
+        store = MemoryStore()
+        self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
+        """What is loaded; `loader.refresh()` looks at the warehouse at once."""
+        policy = CallerPolicy(settings.callers)
+        scorer = LocalParty(settings.party, lambda: self.loader.state, store)
+        self._service = ParticipantService(scorer, policy, tls, max_samples=settings.max_samples)
+        self._health = Health(self.loader, policy, self._service.caller)
+        self._poller = Poller(self.loader.refresh, settings.poll_s)
+        self._server: grpc.aio.Server | None = None
+        self._address = settings.listen
+
+    @property
+    def address(self) -> str:
+        """host:port that the server listens at."""
+        return self._address
+
+    async def __aenter__(self) -> ParticipantServer:
+        """Listen, then begin to read the warehouse; calls are answered meanwhile, models as not ready.
+
+        Raises:
+            ConfigError: The port is taken, or the address is not of this machine.
+        """
+        server = grpc.aio.server(options=server_options())
+        server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
+        self._address = _bind(server, self._settings.listen, self._credentials)
+        await server.start()
+        self._server = server
+        self._poller.start()
+        logger.info("participant.listening", extra={"party": self._settings.party, "address": self._address})
+        if self._credentials is None:
+            logger.warning("participant.insecure", extra={"meaning": "plain text; callers state who they are"})
+        if not self._settings.callers:
+            logger.warning("participant.no_callers", extra={"meaning": "nobody may ask; see [callers]"})
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Say NOT_SERVING, take no new calls, and give those under way `drain_s` seconds."""
+        self._health.draining = True
+        logger.info("participant.draining", extra={"drain_s": self._settings.drain_s})
+        if self._server is not None:
+            await self._server.stop(self._settings.drain_s)
+        await asyncio.to_thread(self._poller.stop)
+        logger.info("participant.stopped")
+
+    async def wait_read(self) -> None:
+        """Return when the warehouse has been looked at once, whether or not it could be read."""
+        await asyncio.shield(asyncio.wrap_future(self._poller.first))
+
+
+async def serve(
+    settings: ParticipantSettings,
+    warehouse: Warehouse,
+    tls: TlsFiles | None,
+    *,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    Args:
+        settings: The participant's.
+        warehouse: Where its models and features are; the caller closes it.
+        tls: This party's certificate and key; None exactly where `settings.insecure`.
+        ready: Called once with the address, when the server listens and the warehouse has been looked at.
+
+    Raises:
+        ConfigError: The settings do not fit, or the port is taken.
+        CertificateError: The certificate files cannot be used.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, stopping.set)
+    try:
+        async with ParticipantServer(settings, warehouse, tls) as server:
+            announcement = asyncio.create_task(_announce(server, ready))
+            await stopping.wait()
+            announcement.cancel()
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+async def _announce(server: ParticipantServer, ready: Callable[[str], None] | None) -> None:
+    await server.wait_read()
+    if ready is not None:
+        ready(server.address)
+
+
+def _credentials(settings: ParticipantSettings, tls: TlsFiles | None) -> grpc.ServerCredentials | None:
+    if settings.insecure != (tls is None):
+        raise ConfigError("insecure = true goes without certificates, and everything else with them")
+    if tls is None:
+        return None
+    credentials = server_credentials(tls)
+    expected, found = Identity(IdentityKind.PARTY, settings.party), read_tls(tls).identity
+    if found != expected:
+        raise ConfigError(f"tls.certificate is of {found}, and party is {settings.party}")
+    return credentials
+
+
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
+    try:
+        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"
+        ) from error
+    return f"{listen.rpartition(':')[0]}:{port}"
