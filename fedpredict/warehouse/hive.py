@@ -1,0 +1,270 @@
+"""A warehouse behind HiveServer2: Apache Hive, or Spark's Thrift Server; which of the two is asked, not configured."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+from sqlglot import exp
+from typing_extensions import override
+
+from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
+from fedpredict.warehouse.base import (
+    Column,
+    Partition,
+    TableSchema,
+    Value,
+    Warehouse,
+    check_identifier,
+    check_partition,
+    check_partition_values,
+)
+from fedpredict.warehouse.hive_connection import Engine, HiveSession, RefusedByServerError
+from fedpredict.warehouse.hive_literals import bound
+from fedpredict.warehouse.hive_settings import HiveSettings
+from fedpredict.warehouse.hive_staging import Staging
+from fedpredict.warehouse.hive_statements import (
+    add_columns,
+    create_staging,
+    create_table,
+    drop_partition,
+    insert_staged,
+    insert_values,
+    parse_description,
+    rows_of_table,
+    select,
+    without_values,
+)
+
+logger = logging.getLogger(__name__)
+
+STAGE_ABOVE_VALUES = 1_000
+"""With a staging location, more values than this go through it: faster, and no weights in the server's query log."""
+
+_SPARK_SESSION = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.timestampType": "TIMESTAMP_LTZ",
+    "spark.sql.parser.escapedStringLiterals": "false",
+}
+"""What our statements rely on, whatever the server's own settings are. Hive needs nothing set."""
+
+
+class HiveWarehouse(Warehouse):
+    """Tables in one database of a HiveServer2.
+
+    One session is kept open, and opened anew when it is gone; calls from several threads take turns. Nothing is
+    connected before the first call.
+    """
+
+    def __init__(self, settings: HiveSettings) -> None:
+        self._settings = settings
+        self._staging = Staging(settings.staging) if settings.staging else None
+        self._lock = threading.RLock()
+        self._open: HiveSession | None = None
+
+    def create_database(self) -> None:
+        """Create the database of the settings unless it exists.
+
+        Raises:
+            WarehouseUnavailableError, WarehouseWriteError: As for `ensure`.
+        """
+        session = HiveSession(self._settings, "default")
+        try:
+            session.execute(f"CREATE DATABASE IF NOT EXISTS `{self._settings.database}`")
+        except RefusedByServerError as error:
+            raise WarehouseWriteError(f"database {self._settings.database} is not created: {error}") from error
+        finally:
+            session.close()
+
+    @override
+    def ensure(self, schema: TableSchema) -> None:
+        with self._session() as session, _write_errors(f"table {schema.name} is not as needed"):
+            have = _describe(session, schema.name)
+            if have is None:
+                session.execute(create_table(schema, session.engine))
+                have = _describe(session, schema.name) or schema
+            missing = _missing_columns(have, schema)
+            if not missing:
+                return
+            try:
+                session.execute(add_columns(schema.name, missing, session.engine))
+            except RefusedByServerError:
+                # another process may have added them at the same time
+                have = _describe(session, schema.name)
+                if have is None or _missing_columns(have, schema):
+                    raise
+
+    @override
+    def replace(self, table: str, partition: Partition, rows: pa.Table) -> None:
+        check_identifier(table)
+        check_partition_values(partition)
+        with self._session() as session, _write_errors(f"a partition of {table} is not written"):
+            schema = _describe(session, table)
+            if schema is None:
+                raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
+            check_partition(schema, partition)
+            complete = rows_of_table(schema, rows)
+            n_values = complete.num_rows * complete.num_columns
+            if n_values == 0:
+                session.execute(drop_partition(schema, partition))
+            elif self._staging is not None and n_values > STAGE_ABOVE_VALUES:
+                self._replace_staged(session, self._staging, schema, partition, complete)
+            elif n_values > self._settings.max_inline_values:
+                raise WarehouseWriteError(
+                    f"{complete.num_rows} rows of {complete.num_columns} columns are more than "
+                    f"hive.max_inline_values = {self._settings.max_inline_values}: set hive.staging, which the server reads too"
+                )
+            else:
+                self._replace_inline(session, schema, partition, complete)
+
+    def _replace_inline(self, session: HiveSession, schema: TableSchema, partition: Partition, rows: pa.Table) -> None:
+        try:
+            session.execute(insert_values(schema, partition, rows))
+        except RefusedByServerError as error:
+            # the server's words may repeat the values, so only the class of its error goes on
+            raise WarehouseWriteError(f"a partition of {schema.name} is not written: {without_values(error)}") from None
+
+    def _replace_staged(
+        self, session: HiveSession, staging: Staging, schema: TableSchema, partition: Partition, rows: pa.Table
+    ) -> None:
+        name = f"fp_staging_{uuid.uuid4().hex}"
+        with staging.parked(name, rows) as uri:
+            session.execute(create_staging(schema, name, uri))
+            try:
+                session.execute(insert_staged(schema, partition, name))
+            finally:
+                with contextlib.suppress(RefusedByServerError, WarehouseUnavailableError):
+                    session.execute(f"DROP TABLE IF EXISTS `{name}`")
+
+    @override
+    def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        check_identifier(table)
+        for column in columns:
+            check_identifier(column)
+        check_partition_values(where)
+        with self._session() as session:
+            try:
+                _refresh(session, table)
+                found = session.execute(select(table, columns, where))
+            except RefusedByServerError as error:
+                if error.no_such_table:
+                    return pa.table({column: pa.nulls(0) for column in columns})
+                raise StatementError(f"table {table} cannot be read: {error}") from error
+        return found.rename_columns(list(columns))
+
+    @override
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        with self._session() as session:
+            sql = _render(statement, params, session.engine)
+            try:
+                for table in _tables(statement):
+                    _refresh(session, table)
+                return session.execute(sql)
+            except RefusedByServerError as error:
+                message = str(error)
+                for value in params.values():
+                    message = message.replace(str(value), "?")
+                raise StatementError(f"{session.engine} refused the statement: {message}") from None
+
+    @override
+    def close(self) -> None:
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[HiveSession]:
+        """Hold the lock and give a living session; forget it when it breaks."""
+        with self._lock:
+            if self._open is not None and not self._open.is_alive():
+                logger.info("hive.session_lost", extra={"address": self._settings.address})
+                self.close()
+            if self._open is None:
+                self._open = _open_session(self._settings)
+            try:
+                yield self._open
+            except WarehouseUnavailableError:
+                self.close()
+                raise
+
+
+def _open_session(settings: HiveSettings) -> HiveSession:
+    session = HiveSession(settings, settings.database)
+    if session.engine is Engine.SPARK:
+        try:
+            for key, value in _SPARK_SESSION.items():
+                session.execute(f"SET {key}={value}")
+        except RefusedByServerError as error:
+            session.close()
+            raise StatementError(f"{settings.address} does not take the session's settings: {error}") from error
+    logger.info("hive.connected", extra={"address": settings.address, "engine": session.engine.value})
+    return session
+
+
+@contextlib.contextmanager
+def _write_errors(what: str) -> Iterator[None]:
+    """Turn a refusal into a `WarehouseWriteError` that begins with `what`."""
+    try:
+        yield
+    except RefusedByServerError as error:
+        raise WarehouseWriteError(f"{what}: {error}") from error
+
+
+def _describe(session: HiveSession, table: str) -> TableSchema | None:
+    """Return the table as it is; `None` when there is none."""
+    try:
+        return parse_description(table, session.execute(f"DESCRIBE `{check_identifier(table)}`"))
+    except RefusedByServerError as error:
+        if error.no_such_table:
+            return None
+        raise
+
+
+def _missing_columns(have: TableSchema, wanted: TableSchema) -> list[Column]:
+    """Return the wanted columns that are not there.
+
+    Raises:
+        WarehouseWriteError: A column, or what the table is partitioned by, is of another kind.
+    """
+    if have.partitioned_by != wanted.partitioned_by:
+        raise WarehouseWriteError(f"table {wanted.name} exists and is partitioned otherwise")
+    types = {column.name: column.type for column in have.columns}
+    for column in wanted.columns:
+        if types.get(column.name, column.type) != column.type:
+            raise WarehouseWriteError(
+                f"column {column.name} of table {wanted.name} is {types[column.name].value}, not {column.type.value}"
+            )
+    return [column for column in wanted.columns if column.name not in types]
+
+
+def _refresh(session: HiveSession, table: str) -> None:
+    """Make Spark forget which files a table had: another session may have replaced them."""
+    if session.engine is Engine.SPARK:
+        session.execute(f"REFRESH TABLE `{check_identifier(table)}`")
+
+
+def _tables(statement: exp.Expression) -> list[str]:
+    """Return the names of the stored tables in a statement."""
+    within = {cte.alias for cte in statement.find_all(exp.CTE)}
+    return sorted({table.name for table in statement.find_all(exp.Table)} - within)
+
+
+def _render(statement: exp.Expression, params: Mapping[str, Value], engine: Engine) -> str:
+    """Return the statement as the engine's SQL, with literals in place of its placeholders."""
+
+    def bind(node: exp.Expression) -> exp.Expression:
+        if not isinstance(node, exp.Placeholder):
+            return node
+        if node.name not in params:
+            raise StatementError(f"the statement's parameter {node.name} has no value")
+        return exp.Var(this=bound(params[node.name]))
+
+    sql = statement.transform(bind).sql(dialect=engine.value, identify=True)
+    if "${" in sql:
+        raise StatementError("a statement with ${ is not sent: the server would put a setting in its place")
+    return sql

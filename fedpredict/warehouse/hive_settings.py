@@ -1,0 +1,111 @@
+"""What is needed to reach a HiveServer2: Apache Hive's, or Spark's Thrift Server."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedpredict.errors import ConfigError, NameRefusedError
+from fedpredict.warehouse.base import check_identifier
+
+AUTHENTICATIONS = ("none", "nosasl", "ldap", "custom", "kerberos")
+TRANSPORTS = ("binary", "http")
+_WITH_PASSWORD = ("ldap", "custom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiveSettings:
+    """Where a HiveServer2 is, how to log in, and where bulk data goes.
+
+    Args:
+        host: A host name or address; with TLS, what the server's certificate must be for.
+        port: The port of the transport in use; servers have 10000 for binary and 10001 for http by default.
+        database: The database that holds all tables of this warehouse; it must exist.
+        auth: What the server's `hive.server2.authentication` says, in lower case.
+        username: Who logs in; with `none` only a name for the server's log. `None` is the name of the process's user.
+        password: Needed with `ldap` and `custom`, refused otherwise.
+        kerberos_service_name: Needed with `kerberos`: the first part of the server's principal, often `hive`.
+        transport: `binary` or `http`, as `hive.server2.transport.mode`.
+        http_path: As `hive.server2.thrift.http.path`.
+        tls: Whether the server speaks TLS (`hive.server2.use.SSL`).
+        tls_ca: The CA certificates (PEM) that the server's is verified with; `None` takes the machine's own.
+        tls_verify: Verify the certificate and host name; may be off on loopback only.
+        staging: A location (URI, or an absolute path) that this process can write and the server can read.
+        max_inline_values: Without `staging`, the most values (rows x columns) that one `replace` writes by VALUES.
+        connect_timeout_s: For connecting and logging in.
+        call_timeout_s: For one call over the connection; the server compiles a statement within one.
+        statement_timeout_s: For one statement as a whole; it is cancelled then.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 10000
+    database: str = "default"
+    auth: str = "none"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    kerberos_service_name: str | None = None
+    transport: str = "binary"
+    http_path: str = "cliservice"
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_verify: bool = True
+    staging: str | None = None
+    max_inline_values: int = 200_000
+    connect_timeout_s: float = 30.0
+    call_timeout_s: float = 300.0
+    statement_timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        self._check_address()
+        self._check_login()
+        self._check_tls()
+        for name in ("connect_timeout_s", "call_timeout_s", "statement_timeout_s", "max_inline_values"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"hive.{name} is {getattr(self, name)}; it must be above zero")
+        if self.staging is not None and "://" not in self.staging and not Path(self.staging).is_absolute():
+            raise ConfigError(
+                f"hive.staging is {self.staging!r}; give a URI (hdfs://, s3://, file://) or an absolute path"
+            )
+
+    @property
+    def address(self) -> str:
+        """Return `host:port`, for messages."""
+        return f"{self.host}:{self.port}"
+
+    def _check_address(self) -> None:
+        if not self.host:
+            raise ConfigError("hive.host is empty")
+        if not 0 < self.port < 65536:
+            raise ConfigError(f"hive.port is {self.port}; allowed: 1 to 65535")
+        try:
+            check_identifier(self.database)
+        except NameRefusedError as error:
+            raise ConfigError(f"hive.database: {error}") from error
+        if self.transport not in TRANSPORTS:
+            raise ConfigError(f"hive.transport is {self.transport!r}; allowed: {', '.join(TRANSPORTS)}")
+
+    def _check_login(self) -> None:
+        if self.auth not in AUTHENTICATIONS:
+            raise ConfigError(f"hive.auth is {self.auth!r}; allowed: {', '.join(AUTHENTICATIONS)}")
+        if (self.auth in _WITH_PASSWORD) != bool(self.password and self.username):
+            raise ConfigError("hive.username and hive.password belong to hive.auth ldap and custom, which need both")
+        if (self.auth == "kerberos") != bool(self.kerberos_service_name):
+            raise ConfigError("hive.kerberos_service_name belongs to hive.auth kerberos, which needs it")
+        if self.auth == "kerberos" and self.transport == "http":
+            raise ConfigError("hive.auth kerberos goes with hive.transport binary only")
+
+    def _check_tls(self) -> None:
+        if not self.tls and (self.tls_ca is not None or not self.tls_verify):
+            raise ConfigError("hive.tls_ca and hive.tls_verify mean nothing without hive.tls = true")
+        if self.tls_ca is not None and not self.tls_ca.is_file():
+            raise ConfigError(f"hive.tls_ca is {self.tls_ca}, which is no file")
+        if not self.tls_verify and not _is_loopback(self.host):
+            raise ConfigError(f"hive.tls_verify may be off on loopback only, not for {self.host}: set hive.tls_ca")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
