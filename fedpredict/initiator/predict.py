@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from fedpredict.errors import (
+    Code,
     FedPredictError,
     PartyRefusedError,
     PartyTimeoutError,
-    PartyUnavailableError,
     public_status,
 )
 from fedpredict.initiator import policy
@@ -39,6 +39,7 @@ WAY_BACK = 0.1
 MAX_WAY_BACK_S = 0.1
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class Predicts(Protocol):
@@ -190,8 +191,7 @@ def _for_parties(settings: ModelSettings, ends: float) -> float:
 
 
 def _status_of(error: FedPredictError) -> SampleStatus:
-    away = isinstance(error, PartyUnavailableError | PartyTimeoutError)
-    return SampleStatus.PARTY_UNAVAILABLE if away else SampleStatus.REFUSED
+    return SampleStatus.PARTY_UNAVAILABLE if public_status(error).code in _AWAY else SampleStatus.REFUSED
 
 
 def _report(party: str, share: Share, reply: PartyReply | None, round_trip_s: float, problem: str) -> PartyReport:

@@ -90,7 +90,7 @@ class SimulateSettings(_Settings):
 
     kind: Kind = Kind.BINARY
     classes: tuple[str, ...] = ("0", "1")
-    n_scores: int = Field(default=1, ge=1, le=1000)
+    n_scores: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _widths_fit(self) -> SimulateSettings:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from typing_extensions import override
 
+from fedpredict.errors import ModelNotFoundError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.settings import ModelSettings, SimulateSettings
@@ -39,13 +40,13 @@ class Simulator(Predicts):
         """
         self._admission = admission
         self._pinned = {model_id: pinned[model_id] for model_id in models if model_id in pinned}
-        self._shapes = {model_id: _shape(models[model_id], pinned.get(model_id)) for model_id in models}
+        self._shapes = {model_id: _shape_of(models[model_id], pinned.get(model_id)) for model_id in models}
 
     @override
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
         """Return made-up numbers, marked `simulated`; the deadline plays no part."""
         self._admission.check(task, caller)
-        shape, pinned = self._shapes[task.model_id], self._pinned.get(task.model_id)
+        shape, pinned = self._shape(task.model_id), self._pinned.get(task.model_id)
         raw = await asyncio.to_thread(simulated_scores, task.model_id, task.sample_ids, shape.n_scores)
         valid = valid_sample_ids(task.sample_ids)
         status = np.where(valid, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.ID_INVALID))
@@ -61,9 +62,14 @@ class Simulator(Predicts):
             simulated=True,
         )
 
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Every configured model, sorted."""
+        return tuple(sorted(self._shapes))
+
     def info(self, model_id: str) -> ModelInfo:
-        """Return the model as its users see it: always ready."""
-        shape, pinned = self._shapes[model_id], self._pinned.get(model_id)
+        """Return the model as its users see it, always ready; raise `ModelNotFoundError`."""
+        shape, pinned = self._shape(model_id), self._pinned.get(model_id)
         return ModelInfo(
             model_id=model_id,
             ready=True,
@@ -75,6 +81,12 @@ class Simulator(Predicts):
             n_outputs=shape.n_scores,
         )
 
+    def _shape(self, model_id: str) -> SimulateSettings:
+        shape = self._shapes.get(model_id)
+        if shape is None:
+            raise ModelNotFoundError(f"model {model_id} is not under [models]")
+        return shape
+
 
 def simulated_scores(model_id: str, sample_ids: Sequence[bytes], n_scores: int) -> Floats:
     """Return raw scores made of hashes of model and sample id; shape (n_samples, n_scores)."""
@@ -84,7 +96,7 @@ def simulated_scores(model_id: str, sample_ids: Sequence[bytes], n_scores: int) 
     return np.asarray((words / 2.0**64 * 2.0 - 1.0) * LARGEST_SCORE, dtype=np.float64)
 
 
-def _shape(settings: ModelSettings, pinned: Manifest | None) -> SimulateSettings:
+def _shape_of(settings: ModelSettings, pinned: Manifest | None) -> SimulateSettings:
     if pinned is not None:
         return SimulateSettings(kind=pinned.kind, classes=pinned.classes, n_scores=pinned.n_scores)
     return settings.simulate or SimulateSettings()

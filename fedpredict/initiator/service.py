@@ -1,0 +1,109 @@
+"""The gRPC face of an initiator: messages in, the use case, messages out; nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from fedpredict.errors import ModelNotFoundError
+from fedpredict.initiator.admission import Access
+from fedpredict.initiator.predict import Predicts
+from fedpredict.model.prediction import ModelInfo
+from fedpredict.security.identity import Identity
+from fedpredict.wire import codec
+from fedpredict.wire.handlers import Context, service, unary
+from fedpredict.wire.v1 import initiator_pb2
+
+MODEL_PREFIX = "model/"
+"""Health of `model/<id>` says whether that model can be answered in full."""
+
+WhoCalls = Callable[[Context], Identity]
+
+
+class Models(Protocol):
+    """What can be asked for."""
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Every configured model, sorted."""
+
+    def info(self, model_id: str) -> ModelInfo:
+        """Return the model as its users see it; raise `ModelNotFoundError`."""
+
+
+class InitiatorService:
+    """`InitiatorService` of the protocol."""
+
+    def __init__(self, predictor: Predicts, models: Models, access: Access, who_calls: WhoCalls) -> None:
+        """Prepare.
+
+        Args:
+            predictor: The use case.
+            models: What can be asked for.
+            access: Who may.
+            who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+        """
+        self._predictor = predictor
+        self._models = models
+        self._access = access
+        self._who_calls = who_calls
+
+    @property
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """The methods, for a server."""
+        return service(
+            "fedpredict.wire.v1.InitiatorService",
+            {
+                "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+                "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
+            },
+        )
+
+    async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
+        """Answer a total task."""
+        caller = self._who_calls(context)
+        task = codec.task_from_wire(request)
+        prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
+        return codec.prediction_to_wire(prediction)
+
+    async def list_models(
+        self, request: initiator_pb2.ListModelsRequest, context: Context
+    ) -> initiator_pb2.ListModelsReply:
+        """Tell the models that this caller may ask for."""
+        caller = self._who_calls(context)
+        codec.check_protocol_version(request.protocol_version)
+        known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
+        infos = [self._models.info(model_id) for model_id in known]
+        return initiator_pb2.ListModelsReply(models=[codec.model_info_to_wire(info) for info in infos])
+
+
+class HealthService:
+    """Standard health. The empty name is this process alone; `model/<id>` is for callers who may ask for the model."""
+
+    def __init__(self, models: Models, access: Access, who_calls: WhoCalls) -> None:
+        self._models = models
+        self._access = access
+        self._who_calls = who_calls
+        self.serving = True
+        """Set to False when the process begins to stop."""
+
+    @property
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """The methods, for a server; `Watch` is not offered."""
+        return service("grpc.health.v1.Health", {"Check": unary(health_pb2.HealthCheckRequest, self.check)})
+
+    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        """Tell whether the process, or a model, can be asked; an unknown name is NOT_FOUND."""
+        ready = self.serving and (not request.service or self._ready(request.service, context))
+        status = health_pb2.HealthCheckResponse
+        return health_pb2.HealthCheckResponse(status=status.SERVING if ready else status.NOT_SERVING)
+
+    def _ready(self, name: str, context: Context) -> bool:
+        model_id = name.removeprefix(MODEL_PREFIX)
+        if model_id == name:
+            raise ModelNotFoundError(f"health of {name[:120]!r} asked for")
+        self._access.check(self._who_calls(context), model_id)
+        return self._models.info(model_id).ready

@@ -1,0 +1,67 @@
+"""Who may ask, and for what."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
+from fedpredict.initiator.admission import Access, Admission
+from fedpredict.initiator.settings import ClientSettings
+from fedpredict.model.prediction import PredictTask
+from fedpredict.model.share import Mode
+from fedpredict.security.identity import Identity, IdentityKind
+
+RISK, DESK = Identity(IdentityKind.CLIENT, "risk"), Identity(IdentityKind.CLIENT, "desk")
+ACCESS = Access(
+    {
+        "risk": ClientSettings(models=("credit",), kind=IdentityKind.CLIENT),
+        "desk": ClientSettings(models=("*",)),
+    }
+)
+
+
+def task_of(n_samples: int, mode: Mode = Mode.NEARLINE, model_id: str = "credit") -> PredictTask:
+    return PredictTask(request_id="r-1", model_id=model_id, mode=mode, sample_ids=[b"u1"] * n_samples)
+
+
+def test_a_client_asks_for_the_models_under_its_name() -> None:
+    assert ACCESS.may_ask(RISK, "credit")
+    assert not ACCESS.may_ask(RISK, "churn")
+
+
+def test_a_star_is_every_model() -> None:
+    assert ACCESS.may_ask(DESK, "credit")
+    assert ACCESS.may_ask(DESK, "whatever")
+
+
+def test_who_is_not_listed_asks_for_nothing() -> None:
+    assert not ACCESS.may_ask(Identity(IdentityKind.CLIENT, "stranger"), "credit")
+
+
+def test_a_party_of_the_same_name_is_somebody_else_where_the_kind_is_given() -> None:
+    assert not ACCESS.may_ask(Identity(IdentityKind.PARTY, "risk"), "credit")
+    assert ACCESS.may_ask(Identity(IdentityKind.PARTY, "desk"), "credit")
+
+
+def test_a_model_of_others_looks_like_none() -> None:
+    with pytest.raises(ModelNotFoundError):
+        Admission(ACCESS, 10).check(task_of(1, model_id="churn"), RISK)
+
+
+def test_an_empty_task_is_refused() -> None:
+    with pytest.raises(EmptyRequestError):
+        Admission(ACCESS, 10).check(task_of(0), RISK)
+
+
+def test_one_id_more_than_the_limit_is_refused_with_the_limit() -> None:
+    Admission(ACCESS, 10).check(task_of(10), RISK)
+    with pytest.raises(TooManySamplesError) as raised:
+        Admission(ACCESS, 10).check(task_of(11), RISK)
+    assert raised.value.limit == 10
+
+
+@pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.OFFLINE])
+def test_a_mode_that_is_not_served_is_named(mode: Mode) -> None:
+    with pytest.raises(UnsupportedModeError) as raised:
+        Admission(ACCESS, 10).check(task_of(1, mode), RISK)
+    assert raised.value.mode == mode.value
