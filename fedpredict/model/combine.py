@@ -60,8 +60,10 @@ def combine(kind: Kind, shares: Mapping[str, Share]) -> Combined:
     if len(shapes) > 1:
         raise ValueError(f"shares of different shapes: {sorted(shapes)}")
     total = np.zeros_like(ordered[0].values)
-    for share in ordered:
-        total = total + share.values
+    # a sum that overflows is no accident here: `finish` says OUT_OF_RANGE
+    with np.errstate(over="ignore", invalid="ignore"):
+        for share in ordered:
+            total = total + share.values
     return finish(kind, total, combine_status([share.status for share in ordered]))
 
 
