@@ -116,7 +116,7 @@ class HiveWarehouse(Warehouse):
             elif n_values > self._settings.max_inline_values:
                 raise WarehouseWriteError(
                     f"{complete.num_rows} rows of {complete.num_columns} columns are more than "
-                    f"hive.max_inline_values = {self._settings.max_inline_values}: set hive.staging, which the server reads too"
+                    f"hive.max_inline_values = {self._settings.max_inline_values}: set hive.staging"
                 )
             else:
                 self._replace_inline(session, schema, partition, complete)

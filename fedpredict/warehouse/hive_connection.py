@@ -157,11 +157,13 @@ class HiveSession:
         request = ttypes.TFetchResultsReq(operation, ttypes.TFetchOrientation.FETCH_NEXT, FETCH_ROWS)
         while True:
             sent = self._call(client.FetchResults, request).results.columns
+            if not sent:  # Spark's answer to a statement without rows
+                return arrow_table(columns, batches)
             try:
                 batch = [arrow_column(column, *_values(values)) for column, values in zip(columns, sent, strict=True)]
             except pa.ArrowInvalid as error:
                 raise RefusedByServerError(f"a value of the result cannot be read: {error}", None, None) from error
-            if not batch or len(batch[0]) == 0:
+            if len(batch[0]) == 0:
                 return arrow_table(columns, batches)
             batches.append(batch)
 
