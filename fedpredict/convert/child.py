@@ -1,0 +1,127 @@
+"""The reading process: a model file in, a portable partial model or an error out. Started by `sandbox`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.confine import confine
+from fedpredict.convert.containers import is_json, unpack
+from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.opcodes import Cursor
+from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
+from fedpredict.convert.sklearn_file import Reading, read_sklearn
+from fedpredict.convert.unpickle import Budget, Node, Pairs, unpickle
+from fedpredict.convert.values import PlainReader, described
+from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
+
+_PICKLE_START = b"\x80"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the parent asks for, as JSON on standard input: `{"descriptor", "options", "limits"}`."""
+
+    descriptor: int
+    options: ReadOptions
+    limits: Limits
+
+
+def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
+    """Return the partial model in the bytes of a model file.
+
+    Args:
+        data: The whole file, compressed or not.
+        options: What the operator adds.
+        limits: What reading may cost.
+
+    Raises:
+        ConversionError: One of its leaves; nothing in the file was run.
+    """
+    content = unpack(data, limits.unpacked_bytes)
+    if is_json(content):
+        partial = from_portable(parse_json(_utf8(content)), options)
+        return Reading(partial, "portable partial model (JSON)")
+    arrays = ArrayReader(limits.array_bytes)
+    return _from_value(_root(content, limits), arrays, options, limits)
+
+
+def _utf8(content: bytes) -> str:
+    try:
+        return str(content, "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelFileError("the file looks like JSON, but is not UTF-8") from error
+
+
+def _root(content: bytes, limits: Limits) -> object:
+    """The inert value at the root of a pickle that fills the content."""
+    cursor = Cursor(content)
+    try:
+        value = unpickle(cursor, Budget(limits.operations), read_payload)
+    except ModelFileError as error:
+        if content.startswith(_PICKLE_START):
+            raise
+        raise ModelFileError(f"the file is neither a pickle nor a portable partial model ({error})") from error
+    if cursor.remaining:
+        # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
+        raise ModelFileError(f"{cursor.remaining} bytes follow the end of the pickle")
+    return value
+
+
+def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading:
+    if isinstance(value, Node) and value.path.startswith("sklearn."):
+        return read_sklearn(value, arrays, options)
+    plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
+    if isinstance(plain, dict):
+        return Reading(from_portable(plain, options), "portable partial model (pickle)")
+    raise UnsupportedModelError(
+        f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
+        f"and portable partial models (a dict with format '{FORMAT}')"
+    )
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, Pairs) or (isinstance(value, Node) and value.path == "collections.OrderedDict")
+
+
+def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
+    with os.fdopen(request.descriptor, "rb") as file:
+        data = file.read(request.limits.file_bytes + 1)
+    reading = read_content(data, request.options, request.limits)
+    constants = reading.feature_constants
+    return {
+        "partial": to_portable(reading.partial),
+        "source": reading.source,
+        "feature_constants": None if constants is None else constants.tolist(),
+        "source_sha256": hashlib.sha256(data).hexdigest(),
+        "network_isolated": isolated,
+    }
+
+
+def _guarded(request: Request) -> dict[str, object]:
+    isolated = confine(request.limits.memory_bytes, request.limits.cpu_s)
+    try:
+        return _answer(request, isolated=isolated)
+    except FedPredictError as error:
+        return {"error": type(error).__name__, "message": str(error), "names": getattr(error, "names", ())}
+    except MemoryError:
+        told = f"reading the file takes more than {request.limits.memory_bytes} bytes of memory"
+        return {"error": "ModelFileError", "message": told}
+    except Exception as error:  # noqa: BLE001  the edge of this process: whatever went wrong, the file is unreadable
+        return {"error": "ModelFileError", "message": f"the file is damaged ({type(error).__name__})"}
+
+
+def main() -> None:
+    """Read one request from standard input, write one answer to standard output, both JSON."""
+    asked = json.load(sys.stdin.buffer)
+    options = asked["options"]
+    if options["features"] is not None:
+        options["features"] = tuple(options["features"])
+    request = Request(descriptor=asked["descriptor"], options=ReadOptions(**options), limits=Limits(**asked["limits"]))
+    sys.stdout.write(json.dumps(_guarded(request), allow_nan=False))
+    sys.stdout.flush()

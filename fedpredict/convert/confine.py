@@ -1,0 +1,48 @@
+"""What the reading process takes away from itself before it opens a model file."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+_MAX_OPEN_FILES = 32
+
+
+def confine(memory_bytes: int, cpu_s: int) -> bool:
+    """Limit this process for good; return whether it lost the network as well.
+
+    After this it cannot write a file, start a process (unless it is root's), leave a core file, or use more memory
+    and time than given. Where the kernel lets it, it moves into a network of its own, which has no interface.
+
+    Args:
+        memory_bytes: Address space.
+        cpu_s: Seconds of processor time; the kernel ends the process then.
+    """
+    isolated = _leave_network()
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        _lower(limit, value)
+    return isolated
+
+
+def _lower(limit: int, value: int) -> None:
+    """Set a limit, or keep the one that stands where it is lower already."""
+    _, hard = resource.getrlimit(limit)
+    lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (lowest, lowest))
+
+
+def _leave_network() -> bool:
+    """Whether the kernel gave this process user and network namespaces of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "unshare"):
+        return False
+    return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)

@@ -1,0 +1,108 @@
+"""Runs the reading of a model file in a process of its own, and says what became of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import fedpredict
+from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.errors import (
+    FeatureNamesError,
+    FedPredictError,
+    ModelConflictError,
+    ModelFileError,
+    NameRefusedError,
+    UnsupportedModelError,
+)
+
+_START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from fedpredict.convert.child import main; main()"
+"""Isolated mode ignores PYTHONPATH and the working directory: the child imports from where this process does."""
+
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""All that the child knows of the environment. One thread, because every thread reserves address space, and because
+only a process of one thread may leave the network."""
+
+_ERRORS: dict[str, type[FedPredictError]] = {
+    error.__name__: error for error in (ModelFileError, UnsupportedModelError, ModelConflictError, NameRefusedError)
+}
+
+
+def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str, object]:
+    """Return the child's answer for the model file behind an open descriptor.
+
+    Args:
+        descriptor: Of a regular file, at its first byte.
+        options: What the operator adds.
+        limits: What reading may cost.
+
+    Returns:
+        `partial` (portable), `source`, `feature_constants`, `source_sha256`, `network_isolated`.
+
+    Raises:
+        ConversionError: What the child refused the file for, or that it ended without an answer.
+        NameRefusedError: A model id or party id breaks the naming rules.
+    """
+    request = json.dumps({"descriptor": descriptor, "options": asdict(options), "limits": asdict(limits)}).encode()
+    with tempfile.TemporaryDirectory(prefix="fedpredict-read-") as folder:
+        child = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(_import_path())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(descriptor,),
+            cwd=folder,
+            env=_ENVIRONMENT,
+            start_new_session=True,
+        )
+        try:
+            output, complaint = child.communicate(request, timeout=limits.wall_s)
+        except subprocess.TimeoutExpired as error:
+            raise ModelFileError(f"reading the file took longer than {limits.wall_s} seconds: stopped") from error
+        finally:
+            child.kill()
+            child.wait()
+    if child.returncode != 0:
+        raise ModelFileError(_end_of(child.returncode, complaint, limits))
+    return _checked(output)
+
+
+def _import_path() -> list[str]:
+    """Where this process imports from, absolute, with the package's own folder first."""
+    home = str(Path(fedpredict.__file__).resolve().parent.parent)
+    return [home, *(str(Path(entry).resolve()) for entry in sys.path if entry and entry != home)]
+
+
+def _end_of(code: int, complaint: bytes, limits: Limits) -> str:
+    """Why there is no answer: a signal, or the interpreter did not start (then its last line says why)."""
+    if code >= 0:
+        lines = complaint.decode("utf-8", "replace").strip().splitlines()
+        return f"the reading process ended with code {code}: {ascii(lines[-1][:200]) if lines else 'no message'}"
+    if -code == signal.SIGXCPU:
+        return f"reading the file takes more than {limits.cpu_s} seconds of processor time"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    return f"the reading process was ended by {name} (out of memory, or a file made to attack)"
+
+
+def _checked(output: bytes) -> dict[str, object]:
+    try:
+        answer = json.loads(output)
+    except ValueError as error:
+        raise ModelFileError("the reading process gave no answer") from error
+    if not isinstance(answer, dict):
+        raise ModelFileError("the reading process gave no answer")
+    if "error" in answer:
+        raise _error(answer)
+    return answer
+
+
+def _error(answer: dict[str, object]) -> FedPredictError:
+    message, names = str(answer.get("message", "")), answer.get("names")
+    if answer["error"] == FeatureNamesError.__name__:
+        return FeatureNamesError(message, names=[str(name) for name in names] if isinstance(names, list) else [])
+    return _ERRORS.get(str(answer["error"]), ModelFileError)(message)

@@ -1,0 +1,129 @@
+"""Plays all parties of a cut model in one process and compares with the model before the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpredict.convert.labels import shown
+from fedpredict.errors import FeatureNamesError, IncompatiblePartsError
+from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.combine import Combined, combine
+from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.share import SampleStatus, Share, build_share
+
+_NO_DIGEST = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationReport:
+    """How far the parties together are from the uncut model.
+
+    Attributes:
+        n_samples: Rows given.
+        n_scored: Rows with a prediction; the others have a NaN or infinite feature.
+        combined: What the parties' shares became.
+        expected: What the uncut model says.
+        largest_absolute: Largest absolute difference of the predictions; 0.0 where nothing was scored.
+        largest_relative: Largest difference of the raw scores, relative to the sum of the absolute terms of a score.
+    """
+
+    n_samples: int
+    n_scored: int
+    combined: Combined
+    expected: Combined
+    largest_absolute: float
+    largest_relative: float
+
+
+def simulate(
+    parts: Mapping[str, PartialModel], joint: PartialModel, features: Floats, names: Sequence[str]
+) -> SimulationReport:
+    """Return how the combined prediction of all parts compares with the uncut model's.
+
+    Args:
+        parts: Party id -> its part.
+        joint: The uncut model.
+        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them.
+        names: The names of the columns of `features`; may be more than the model has.
+
+    Raises:
+        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model.
+        FeatureNamesError: A feature of a part or of the uncut model is not among `names`.
+    """
+    manifest = build_manifest({party: _description(party, part) for party, part in parts.items()})
+    _check_same(manifest, joint)
+    shares = {party: _share(part, features, names) for party, part in parts.items()}
+    combined = combine(manifest.kind, shares)
+    expected = combine(joint.kind, {"joint": _share(joint, features, names)})
+    scored = combined.status == SampleStatus.OK
+    return SimulationReport(
+        n_samples=len(features),
+        n_scored=int(scored.sum()),
+        combined=combined,
+        expected=expected,
+        largest_absolute=_largest(np.abs(combined.predictions - expected.predictions)[scored]),
+        largest_relative=_largest(_relative(joint, features, names, combined.raw - expected.raw)[scored]),
+    )
+
+
+def _description(party: str, partial: PartialModel) -> PartDescription:
+    return PartDescription(
+        party=party,
+        model_id=partial.model_id,
+        params_sha256=_NO_DIGEST,
+        training_run=partial.training_run,
+        kind=partial.kind,
+        classes=partial.classes,
+        n_scores=partial.part.n_scores,
+        holds_intercept=partial.holds_intercept,
+        fit_intercept=partial.fit_intercept,
+    )
+
+
+def _check_same(manifest: Manifest, joint: PartialModel) -> None:
+    ours = _description("", joint)
+    for what in ("model_id", "training_run", "kind", "classes", "n_scores", "fit_intercept"):
+        if getattr(manifest, what) != getattr(ours, what):
+            raise IncompatiblePartsError(
+                f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",
+                parties=manifest.parties,
+            )
+
+
+def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:
+    own = _columns(partial, features, names)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = partial.part.partial_scores(own)
+    return build_share(values, _status(own))
+
+
+def _status(own: Floats) -> Statuses:
+    status = np.full(len(own), SampleStatus.OK, dtype=np.uint8)
+    status[np.isnan(own).any(axis=1)] = SampleStatus.FEATURE_MISSING
+    status[np.isinf(own).any(axis=1)] = SampleStatus.FEATURE_INVALID
+    return status
+
+
+def _columns(partial: PartialModel, features: Floats, names: Sequence[str]) -> Floats:
+    position = {name: index for index, name in enumerate(names)}
+    missing = [name for name in partial.part.features if name not in position]
+    if missing:
+        raise FeatureNamesError(f"the data lacks features of the model: {shown(missing)}", names=missing)
+    return np.take(features, [position[name] for name in partial.part.features], axis=1)
+
+
+def _relative(joint: PartialModel, features: Floats, names: Sequence[str], difference: Floats) -> Floats:
+    """Shape (n_samples, n_scores): the difference over the sum of the absolute terms."""
+    own = np.abs(_columns(joint, features, names))
+    with np.errstate(invalid="ignore", over="ignore"):
+        terms = own @ np.abs(joint.part.weights) + np.abs(joint.part.offset)
+    relative: Floats = np.divide(np.abs(difference), terms, out=np.zeros_like(terms), where=terms > 0.0)
+    return relative
+
+
+def _largest(differences: Floats) -> float:
+    return float(differences.max()) if differences.size else 0.0

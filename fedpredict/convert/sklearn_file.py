@@ -1,0 +1,123 @@
+"""A scikit-learn estimator or pipeline of a file as a partial model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.labels import chosen_features
+from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.portable import agreed
+from fedpredict.convert.sklearn_linear import Fitted, read_linear
+from fedpredict.convert.sklearn_scalers import fold_scaler
+from fedpredict.convert.sklearn_state import Estimator, read_estimator
+from fedpredict.convert.values import clipped
+from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.model.arrays import Floats
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What one file gave.
+
+    Attributes:
+        partial: The partial model.
+        source: What wrote it, for people.
+        feature_constants: Shape (n_features, n_scores): how much of the constant each feature brings; None if unknown.
+    """
+
+    partial: PartialModel
+    source: str
+    feature_constants: Floats | None = None
+
+
+def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Reading:
+    """Return the partial model of an estimator, or of a pipeline of scalers and an estimator.
+
+    Args:
+        value: The inert value at the root of the file.
+        arrays: Rebuilds arrays.
+        options: Must name the model id, the training run and the party, because no estimator does.
+
+    Raises:
+        UnsupportedModelError: It is nothing that can be served exactly.
+        ModelFileError: It is damaged, or its name is not given.
+        FeatureNamesError: There are no feature names, or not as many as coefficients.
+        ModelConflictError: File and operator say different things.
+    """
+    steps = _steps(read_estimator(value, arrays, "the file"))
+    model, scalers = steps[-1], steps[:-1]
+    fitted = read_linear(model)
+    weights, constants = fitted.weights, np.zeros_like(fitted.weights)
+    with np.errstate(all="ignore"):  # what overflows here is refused below, as a weight that is not finite
+        for scaler in reversed(scalers):
+            weights, constants = fold_scaler(scaler, weights, constants)
+    in_file = next((names for names in (step.feature_names() for step in steps) if names is not None), None)
+    features = chosen_features(in_file, options.features, weights.shape[0])
+    source = _source(steps)
+    try:
+        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0))
+        partial = PartialModel(
+            model_id=agreed(None, options.model_id, "model_id"),
+            training_run=agreed(None, options.training_run, "training_run"),
+            party=agreed(None, options.party, "party"),
+            kind=fitted.kind,
+            classes=fitted.classes,
+            fit_intercept=_joint_intercept(fitted, options),
+            part=part,
+            metadata={"source": source},
+        )
+    except ValueError as error:
+        raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
+    return Reading(partial, source, constants)
+
+
+def _steps(root: Estimator) -> list[Estimator]:
+    """The estimators in order; a single one is a pipeline of itself."""
+    if (root.package, root.name) != ("sklearn.pipeline", "Pipeline"):
+        return [root]
+    listed = root.state.get("steps")
+    if not isinstance(listed, list) or not listed:
+        raise ModelFileError("the pipeline has no list of steps")
+    steps = []
+    for number, entry in enumerate(listed, start=1):
+        match entry:
+            case (str(), None | "passthrough") if number < len(listed):
+                continue
+            case (str(name), step):
+                steps.append(read_estimator(step, root.arrays, f"step '{clipped(name)}' of the pipeline"))
+            case _:
+                raise ModelFileError(f"step {number} of the pipeline is damaged")
+    if not steps:
+        raise UnsupportedModelError("the pipeline has no estimator")
+    return steps
+
+
+def _source(steps: list[Estimator]) -> str:
+    names = ", ".join(step.name for step in steps)
+    return f"scikit-learn {steps[-1].version_text} {names if len(steps) == 1 else f'Pipeline({names})'}"
+
+
+def _held_intercept(fitted: Fitted, options: ReadOptions) -> Floats | None:
+    """The intercept, or None where the file holds none, or the operator says that another party holds it."""
+    holds = fitted.fit_intercept if options.holds_intercept is None else options.holds_intercept
+    if holds and not fitted.fit_intercept:
+        raise ModelConflictError("the file was trained with fit_intercept=False, the operator says it holds one")
+    if not holds and fitted.intercept.any():
+        raise ModelConflictError(
+            "the file has an intercept that is not zero, but is said to hold none: scores would change"
+        )
+    return fitted.intercept if holds else None
+
+
+def _joint_intercept(fitted: Fitted, options: ReadOptions) -> bool:
+    """Whether the joint model has an intercept somewhere: the operator's word, else the estimator's own setting."""
+    if options.fit_intercept is None:
+        return fitted.fit_intercept
+    if not options.fit_intercept and fitted.fit_intercept and options.holds_intercept is not False:
+        raise ModelConflictError("the file holds an intercept, the operator says that the model has none")
+    return options.fit_intercept
