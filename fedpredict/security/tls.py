@@ -96,7 +96,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """
     material = read_tls(files)
     if material.identity.kind is not IdentityKind.PARTY:
-        raise CertificateError(f"{files.certificate}: belongs to a {material.identity}; a server needs a party's")
+        raise CertificateError(f"{files.certificate}: belongs to {material.identity}; a server needs a party's")
     certificates.verify_chain(
         material.chain,
         material.authorities,

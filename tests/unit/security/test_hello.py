@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+import pytest
+
+from fedpredict.errors import CertificateError, ProtocolError
+from fedpredict.security.hello import NONCE_BYTES, sign_hello, verify_hello
+from fedpredict.security.tls import TlsFiles
+from tests.unit.security.federation import NOW, Certificates
+
+NONCE = hashlib.sha256(b"a nonce").digest()
+
+
+@pytest.fixture
+def ca(certificates: Certificates) -> bytes:
+    return certificates.ca.certificate.read_bytes()
+
+
+def test_a_hello_of_the_party_meant_is_verified(certificates: Certificates, ca: bytes) -> None:
+    lab = certificates.lab
+    verify_hello(ca, "lab", NONCE, lab.certificate.read_bytes(), sign_hello(lab, "lab", NONCE))
+
+
+@pytest.mark.parametrize("nonce", [bytes(NONCE_BYTES), NONCE[::-1]])
+def test_a_signature_over_another_nonce_is_refused(certificates: Certificates, ca: bytes, nonce: bytes) -> None:
+    lab = certificates.lab
+    with pytest.raises(CertificateError, match="party lab: the signature does not fit this nonce"):
+        verify_hello(ca, "lab", nonce, lab.certificate.read_bytes(), sign_hello(lab, "lab", NONCE))
+
+
+def test_another_party_of_the_same_ca_is_refused(certificates: Certificates, ca: bytes) -> None:
+    hospital = certificates.hospital
+    signature = sign_hello(hospital, "hospital", NONCE)
+    with pytest.raises(CertificateError, match=r"party lab: the CA does not vouch for it as the server lab\.party"):
+        verify_hello(ca, "lab", NONCE, hospital.certificate.read_bytes(), signature)
+
+
+def test_a_party_signs_in_no_other_name(certificates: Certificates) -> None:
+    with pytest.raises(CertificateError, match="belongs to party lab, not to party hospital"):
+        sign_hello(certificates.lab, "hospital", NONCE)
+
+
+def test_a_client_s_certificate_proves_no_party(certificates: Certificates, ca: bytes) -> None:
+    desk = certificates.desk
+    with pytest.raises(CertificateError, match="belongs to client risk-desk"):
+        sign_hello(desk, "risk-desk", NONCE)
+    with pytest.raises(CertificateError, match="does not vouch"):
+        verify_hello(ca, "risk-desk", NONCE, desk.certificate.read_bytes(), b"")
+
+
+def test_a_stranger_s_hello_is_refused(certificates: Certificates, ca: bytes) -> None:
+    stranger = certificates.stranger
+    signature = sign_hello(stranger, "lab", NONCE)
+    verify_hello(stranger.ca.read_bytes(), "lab", NONCE, stranger.certificate.read_bytes(), signature)
+    with pytest.raises(CertificateError, match="issued by CN=another CA"):
+        verify_hello(ca, "lab", NONCE, stranger.certificate.read_bytes(), signature)
+
+
+def test_a_certificate_without_its_key_proves_nothing(certificates: Certificates, ca: bytes) -> None:
+    signature = sign_hello(certificates.hospital, "hospital", NONCE)
+    with pytest.raises(CertificateError, match="the signature does not fit"):
+        verify_hello(ca, "lab", NONCE, certificates.lab.certificate.read_bytes(), signature)
+
+
+def test_a_changed_signature_is_refused(certificates: Certificates, ca: bytes) -> None:
+    chain = certificates.lab.certificate.read_bytes()
+    good = sign_hello(certificates.lab, "lab", NONCE)
+    for changed in (b"", good[:-1], good + b"\0", good[:-1] + bytes([good[-1] ^ 1]), bytes(len(good))):
+        with pytest.raises(CertificateError, match="the signature does not fit"):
+            verify_hello(ca, "lab", NONCE, chain, changed)
+
+
+@pytest.mark.parametrize("chain", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_hello_without_a_certificate_is_refused(certificates: Certificates, ca: bytes, chain: bytes) -> None:
+    with pytest.raises(CertificateError, match="the hello of party lab: not a certificate"):
+        verify_hello(ca, "lab", NONCE, chain, sign_hello(certificates.lab, "lab", NONCE))
+
+
+def test_an_expired_hello_is_refused(certificates: Certificates, ca: bytes) -> None:
+    lab = certificates.lab
+    signature = sign_hello(lab, "lab", NONCE)
+    with pytest.raises(CertificateError, match="expired"):
+        verify_hello(ca, "lab", NONCE, lab.certificate.read_bytes(), signature, now=NOW + timedelta(days=900))
+
+
+@pytest.mark.parametrize("nonce", [b"", NONCE[:-1], NONCE + b"\0"])
+def test_a_nonce_of_another_length_is_not_signed(certificates: Certificates, nonce: bytes) -> None:
+    with pytest.raises(ProtocolError, match=f"nonce of {len(nonce)} bytes; 32 are needed"):
+        sign_hello(certificates.lab, "lab", nonce)
+
+
+def test_a_hello_with_files_that_went_bad_is_an_error(certificates: Certificates) -> None:
+    lab = certificates.lab
+    with pytest.raises(CertificateError, match="not the key of"):
+        sign_hello(TlsFiles(lab.ca, lab.certificate, certificates.hospital.key), "lab", NONCE)
