@@ -17,6 +17,7 @@ from fedpredict.features.rows import latest_rows, to_micros
 from fedpredict.features.values import to_event_time, to_feature, to_sample_ids
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
+from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, latest_snapshot, publish_snapshot
 from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Warehouse
 
@@ -82,8 +83,10 @@ def load_file(
     """
     check_view_name(view)
     now = now or datetime.now(UTC)
-    newest = latest_snapshot(warehouse, view)
     file = read_columns(path)
+    # before the first load there may be no warehouse to read from
+    warehouse.ensure(VIEWS)
+    newest = latest_snapshot(warehouse, view)
     names = _feature_names(file, key, event_time)
     known = {} if newest is None or new_version else {each.name: each.type for each in newest.view.features}
     features, columns = _features(file, names, {**known, **_checked_types(names, types or {})})

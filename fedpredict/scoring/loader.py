@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+import pyarrow as pa
+
 from fedpredict.errors import FedPredictError, ModelConflictError, WarehouseError, WarehouseUnavailableError
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.manifest import PartDescription
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.names import column_names
+from fedpredict.tables.schemas import MODELS
 from fedpredict.tables.views import Snapshot, latest_snapshot, read_snapshot_rows
 from fedpredict.warehouse.base import ColumnType, Warehouse
 
@@ -37,7 +40,8 @@ class ModelLoader:
     - What cannot be loaded is a problem of that model alone: its versions that are loaded stay, the other models do
       not notice, and the next refresh tries again.
     - A warehouse that is away changes nothing: what was loaded is served on.
-    - A model that the warehouse no longer lists is unloaded: an operator deleted it.
+    - A model that the warehouse no longer lists is unloaded: an operator deleted it. Where the whole table of models is
+      gone, the warehouse is taken to be away.
     - A problem is logged when it comes, changes or goes, not at every refresh.
     """
 
@@ -83,12 +87,20 @@ class ModelLoader:
 
     def _read(self) -> PartyState:
         versions = sorted(list_versions(self._warehouse), key=lambda each: (each.model_id, -each.version))
+        if self._state.loaded and not versions:
+            self._check_table_is_there()
         done = _Round()
         for model_id, of_model in groupby(versions, key=lambda each: each.model_id):
             self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
         # snapshots first: a model becomes visible when its features are there
         self._read_snapshots(done)
         return PartyState(current=done.current, loaded=done.loaded, problems=done.problems, read_once=True)
+
+    def _check_table_is_there(self) -> None:
+        """Tell a warehouse whose last model was deleted from one that lost its table, such as a disk not mounted."""
+        rows = self._warehouse.read(MODELS.name, ["model_id"], {})
+        if pa.types.is_null(rows.schema.field("model_id").type):
+            raise WarehouseUnavailableError(f"table {MODELS.name} is gone; what was loaded is served on")
 
     def _read_model(self, model_id: str, versions: list[ModelVersion], done: _Round) -> None:
         for version in versions:
