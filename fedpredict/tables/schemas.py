@@ -1,0 +1,96 @@
+"""The layouts of all tables, written once; docs/tables.md says what every column means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedpredict.model.ids import check_view_name
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema
+
+_INT, _BIGINT, _DOUBLE = ColumnType.INT, ColumnType.BIGINT, ColumnType.DOUBLE
+_STRING, _BOOLEAN, _TIMESTAMP = ColumnType.STRING, ColumnType.BOOLEAN, ColumnType.TIMESTAMP
+
+MODELS = TableSchema(
+    "fp_models",
+    (
+        Column("params_sha256", _STRING),
+        Column("kind", _STRING),
+        Column("link", _STRING),
+        Column("link_parameter", _DOUBLE),
+        Column("n_scores", _INT),
+        Column("n_outputs", _INT),
+        Column("classes", _STRING),
+        Column("base_score", _STRING),
+        Column("view", _STRING),
+        Column("view_version", _INT),
+        Column("training_run", _STRING),
+        Column("party", _STRING),
+        Column("fit_intercept", _BOOLEAN),
+        Column("holds_intercept", _BOOLEAN),
+        Column("options", _STRING),
+        Column("salt", _STRING),
+        Column("certificate", _STRING),
+        Column("created_at", _TIMESTAMP),
+        Column("source_sha256", _STRING),
+    ),
+    (Column("model_id", _STRING), Column("version", _INT)),
+)
+"""One row per version of a model, written once and last; the highest version is the current one (ADR 0001)."""
+
+VIEWS = TableSchema(
+    "fp_views",
+    (
+        Column("n_rows", _BIGINT),
+        Column("features", _STRING),
+        Column("key", _STRING),
+        Column("event_time", _STRING),
+        Column("created_at", _TIMESTAMP),
+    ),
+    (Column("view", _STRING), Column("view_version", _INT), Column("snapshot", _STRING)),
+)
+"""One row per snapshot of a feature view, written once and last; without it the snapshot does not exist (ADR 0001)."""
+
+LINEAR_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
+FEATURE_KEYS = (Column("view_version", _INT), Column("snapshot", _STRING))
+
+
+def weight_column(column: str) -> str:
+    """Return the column of a parameter table that holds the weights of a feature column.
+
+    >>> weight_column("mean_radius")
+    'w_mean_radius'
+    """
+    return f"w_{column}"
+
+
+def linear_schema(view: str, features: Iterable[Column]) -> TableSchema:
+    """Return the parameter table of the linear models over a view.
+
+    Args:
+        view: The view's name.
+        features: The view's feature columns; the numeric ones get a weight.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    weights = (
+        Column(weight_column(feature.name), ColumnType.DOUBLE)
+        for feature in features
+        if feature.type is ColumnType.DOUBLE
+    )
+    fixed = (Column("output", _INT), Column("intercept", _DOUBLE), Column("constant", _DOUBLE))
+    return TableSchema(f"fp_linear_{check_view_name(view)}", (*fixed, *weights), LINEAR_KEYS)
+
+
+def features_schema(view: str, features: Iterable[Column]) -> TableSchema:
+    """Return the feature table of a view.
+
+    Args:
+        view: The view's name.
+        features: The view's feature columns, DOUBLE or STRING.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    fixed = (Column("sample_id", _STRING), Column("event_time", _TIMESTAMP))
+    return TableSchema(f"fp_features_{check_view_name(view)}", (*fixed, *features), FEATURE_KEYS)

@@ -1,0 +1,195 @@
+"""Feature views and their snapshots: a snapshot's rows are written first, the row that makes it exist last."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from fedpredict.errors import FeatureNamesError, NameRefusedError, TableCorruptError
+from fedpredict.model.ids import check_view_name
+from fedpredict.tables.names import column_names
+from fedpredict.tables.schemas import VIEWS, features_schema
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
+
+_SNAPSHOT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFeature:
+    """A feature of a view.
+
+    Attributes:
+        name: As the feature file and the models write it.
+        column: Where the feature table holds it: `column_name(name)`.
+        type: DOUBLE or STRING.
+    """
+
+    name: str
+    column: str
+    type: ColumnType
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """A named set of features of this party.
+
+    Attributes:
+        name: The view's name.
+        version: From 1; another set of features or types is another version.
+        features: In the order of the feature file.
+        key: The column of the feature file that held the sample id.
+        event_time: The column of the feature file that held the event time, or None where it had none.
+    """
+
+    name: str
+    version: int
+    features: tuple[ViewFeature, ...]
+    key: str
+    event_time: str | None
+
+    def __post_init__(self) -> None:
+        check_view_name(self.name)
+        expected = column_names([feature.name for feature in self.features])
+        wrong = [feature.name for feature in self.features if feature.column != expected[feature.name]]
+        if wrong:
+            raise FeatureNamesError(f"view {self.name} has other columns than its feature names give", names=wrong)
+        odd = [name.name for name in self.features if name.type not in (ColumnType.DOUBLE, ColumnType.STRING)]
+        if odd:
+            raise FeatureNamesError(f"view {self.name}: a feature is DOUBLE or STRING, not so {odd}", names=odd)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The feature columns with their types, in order."""
+        return tuple(Column(feature.column, feature.type) for feature in self.features)
+
+    @property
+    def schema(self) -> TableSchema:
+        """The layout of the view's feature table."""
+        return features_schema(self.name, self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One complete refresh of a feature view.
+
+    Attributes:
+        view: The view, in the version that the snapshot was made for.
+        snapshot: The UTC instant that names it; names sort in the order of time.
+        n_rows: Rows of the snapshot, more than one per sample id allowed.
+    """
+
+    view: FeatureView
+    snapshot: str
+    n_rows: int
+
+    @property
+    def partition(self) -> Partition:
+        """Where the feature table of the view holds the rows."""
+        return {"view_version": self.view.version, "snapshot": self.snapshot}
+
+
+def snapshot_name(instant: datetime) -> str:
+    """Return the name of a snapshot made at `instant` (with a time zone).
+
+    >>> snapshot_name(datetime(2026, 11, 22, 8, 30, tzinfo=UTC))
+    '20261122T083000.000000Z'
+    """
+    return instant.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, rows: pa.Table) -> Snapshot:
+    """Write a snapshot of a view; it exists for readers when this returns, and not before.
+
+    A call that is repeated after a crash, with the same name, replaces what was left.
+
+    Args:
+        warehouse: Where to.
+        view: The view with its version.
+        snapshot: Its name, from `snapshot_name`.
+        rows: sample_id, event_time and the feature columns by column name, in the types of `ARROW_TYPES`.
+
+    Raises:
+        NameRefusedError: `snapshot` is no snapshot's name.
+        WarehouseWriteError: A column has another type than in an older version of the view, or the write failed.
+    """
+    if _SNAPSHOT.fullmatch(snapshot) is None:
+        raise NameRefusedError(f"{snapshot!r} does not name a snapshot: a UTC instant like 20261122T083000.000000Z")
+    written = Snapshot(view, snapshot, rows.num_rows)
+    warehouse.ensure(VIEWS)
+    warehouse.ensure(view.schema)
+    warehouse.replace(view.schema.name, written.partition, rows)
+    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    return written
+
+
+def list_snapshots(warehouse: Warehouse) -> list[Snapshot]:
+    """Return every snapshot of every view, by view, version and instant."""
+    return _snapshots(warehouse, {})
+
+
+def latest_snapshot(warehouse: Warehouse, view: str, version: int | None = None) -> Snapshot | None:
+    """Return the newest snapshot of a view, or None where there is none.
+
+    Args:
+        warehouse: Where the view lives.
+        view: Its name.
+        version: The version of the view; None for the newest version that has a snapshot.
+    """
+    where: Partition = {"view": view} if version is None else {"view": view, "view_version": version}
+    found = _snapshots(warehouse, where)
+    return found[-1] if found else None
+
+
+def read_snapshot_rows(warehouse: Warehouse, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
+    """Return columns (by column name) of a snapshot's rows, in any order.
+
+    Raises:
+        TableCorruptError: The number of rows is not the one that was published.
+    """
+    rows = warehouse.read(snapshot.view.schema.name, columns, snapshot.partition)
+    if rows.num_rows != snapshot.n_rows:
+        raise TableCorruptError(
+            f"snapshot {snapshot.snapshot} of view {snapshot.view.name} has {rows.num_rows} rows instead of"
+            f" {snapshot.n_rows}; load the features again"
+        )
+    return rows
+
+
+def _pointer(snapshot: Snapshot) -> pa.Table:
+    view = snapshot.view
+    features = [{"name": each.name, "column": each.column, "type": each.type.value} for each in view.features]
+    row = {
+        "n_rows": snapshot.n_rows,
+        "features": json.dumps(features),
+        "key": view.key,
+        "event_time": view.event_time,
+        "created_at": datetime.now(UTC),
+    }
+    return pa.Table.from_pylist([row], schema=VIEWS.arrow_schema)
+
+
+def _snapshots(warehouse: Warehouse, where: Partition) -> list[Snapshot]:
+    columns = ["view", "view_version", "snapshot", "n_rows", "features", "key", "event_time"]
+    rows = warehouse.read(VIEWS.name, columns, where).to_pylist()
+    found = [_parse_snapshot(row) for row in rows]
+    return sorted(found, key=lambda each: (each.view.name, each.view.version, each.snapshot))
+
+
+def _parse_snapshot(row: dict[str, object]) -> Snapshot:
+    try:
+        features = tuple(
+            ViewFeature(entry["name"], entry["column"], ColumnType(entry["type"]))
+            for entry in json.loads(str(row["features"]))
+        )
+        event_time = None if row["event_time"] is None else str(row["event_time"])
+        view = FeatureView(str(row["view"]), int(str(row["view_version"])), features, str(row["key"]), event_time)
+        return Snapshot(view, str(row["snapshot"]), int(str(row["n_rows"])))
+    except (ValueError, KeyError, TypeError, NameRefusedError, FeatureNamesError) as error:
+        raise TableCorruptError(
+            f"{VIEWS.name} has a damaged row for view {row['view']} ({error}); load the features again"
+        ) from error
