@@ -80,12 +80,12 @@ def _read_csv(path: Path) -> pa.Table:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file), [])
+        with path.open("rb") as file:
+            names = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise FeatureFileError(f"{path}: neither Parquet nor CSV in UTF-8") from error
     if not names:
-        raise FeatureFileError(f"{path}: is empty; a CSV file starts with its column names")
+        raise FeatureFileError(f"{path}: is empty, or does not start with its column names")
     _refuse_repeated(path, names)
     return names
 

@@ -18,12 +18,17 @@ from fedpredict.features.values import to_event_time, to_feature, to_sample_ids
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
 from fedpredict.tables.schemas import VIEWS
-from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, latest_snapshot, publish_snapshot
+from fedpredict.tables.views import (
+    FeatureView,
+    Snapshot,
+    ViewFeature,
+    latest_snapshot,
+    publish_snapshot,
+    snapshot_name,
+)
 from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Warehouse
 
 logger = logging.getLogger(__name__)
-
-SNAPSHOT_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +198,8 @@ def _count_ids(rows: pa.Table, event_time: str | None) -> int:
 
 def _snapshot_name(now: datetime, newest: Snapshot | None) -> str:
     """Return a name that sorts after the newest snapshot's, also when the clock was set back since."""
-    name = now.astimezone(UTC).strftime(SNAPSHOT_FORMAT)
+    name = snapshot_name(now)
     if newest is not None and name <= newest.snapshot:
-        before = datetime.strptime(newest.snapshot, SNAPSHOT_FORMAT).replace(tzinfo=UTC)
-        return (before + timedelta(microseconds=1)).strftime(SNAPSHOT_FORMAT)
+        before = datetime.strptime(newest.snapshot, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+        return snapshot_name(before + timedelta(microseconds=1))
     return name

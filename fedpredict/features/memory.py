@@ -53,7 +53,7 @@ class MemoryStore(OnlineStore):
         places = np.fromiter((table.rows.get(each, -1) for each in sample_ids), dtype=np.int64, count=len(sample_ids))
         found = places >= 0
         values = np.full((len(sample_ids), len(chosen)), np.nan)
-        values[found] = table.values[np.ix_(places[found], chosen)]
+        values[found] = table.values[places[found]][:, chosen]
         ambiguous = np.zeros(len(sample_ids), dtype=np.bool_)
         ambiguous[found] = table.ambiguous[places[found]]
         event_time = np.zeros(len(sample_ids), dtype=np.int64)

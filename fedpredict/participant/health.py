@@ -12,7 +12,7 @@ from fedpredict.model.ids import check_model_id
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.security.identity import Identity
-from fedpredict.wire import handlers
+from fedpredict.wire.handlers import Context, service, unary
 
 SERVICE = "grpc.health.v1.Health"
 MODEL_PREFIX = "model/"
@@ -26,9 +26,7 @@ class Health:
     - `model/<id>`: the model and its features are loaded. NOT_FOUND alike for no such model and for other callers.
     """
 
-    def __init__(
-        self, loader: ModelLoader, policy: CallerPolicy, caller: Callable[[handlers.Context], Identity]
-    ) -> None:
+    def __init__(self, loader: ModelLoader, policy: CallerPolicy, caller: Callable[[Context], Identity]) -> None:
         """Serve the health of what `loader` holds.
 
         Args:
@@ -43,18 +41,16 @@ class Health:
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return handlers.service(SERVICE, {"Check": handlers.unary(health_pb2.HealthCheckRequest, self.check)})
+        return service(SERVICE, {"Check": unary(health_pb2.HealthCheckRequest, self.check)})
 
-    async def check(
-        self, request: health_pb2.HealthCheckRequest, context: handlers.Context
-    ) -> health_pb2.HealthCheckResponse:
+    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """Answer for the process or for one model."""
         ready = self._model_ready(request.service, context) if request.service else self._loader.state.read_once
         serving = ready and not self.draining
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         return health_pb2.HealthCheckResponse(status=status)
 
-    def _model_ready(self, service: str, context: handlers.Context) -> bool:
+    def _model_ready(self, service: str, context: Context) -> bool:
         if not service.startswith(MODEL_PREFIX):
             raise ModelNotFoundError("health is asked for a name that is neither empty nor model/<id>")
         model_id = check_model_id(service.removeprefix(MODEL_PREFIX))

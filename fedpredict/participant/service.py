@@ -17,7 +17,8 @@ from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, peer_identity, read_tls
-from fedpredict.wire import codec, handlers
+from fedpredict.wire import codec
+from fedpredict.wire.handlers import Context, service, unary
 from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
@@ -47,22 +48,20 @@ class ParticipantService:
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return handlers.service(
+        return service(
             SERVICE,
             {
-                "Hello": handlers.unary(participant_pb2.HelloRequest, self.hello),
-                "DescribeModel": handlers.unary(participant_pb2.DescribeModelRequest, self.describe_model),
-                "Score": handlers.unary(participant_pb2.ScoreRequest, self.score),
+                "Hello": unary(participant_pb2.HelloRequest, self.hello),
+                "DescribeModel": unary(participant_pb2.DescribeModelRequest, self.describe_model),
+                "Score": unary(participant_pb2.ScoreRequest, self.score),
             },
         )
 
-    def caller(self, context: handlers.Context) -> Identity:
+    def caller(self, context: Context) -> Identity:
         """Return who is calling; raise `UnauthenticatedError` where nobody is named."""
         return peer_identity(context, insecure=self._tls is None)
 
-    async def hello(
-        self, request: participant_pb2.HelloRequest, context: handlers.Context
-    ) -> participant_pb2.HelloReply:
+    async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce."""
         codec.check_protocol_version(request.protocol_version)
         self.caller(context)
@@ -79,7 +78,7 @@ class ParticipantService:
         return reply
 
     async def describe_model(
-        self, request: participant_pb2.DescribeModelRequest, context: handlers.Context
+        self, request: participant_pb2.DescribeModelRequest, context: Context
     ) -> participant_pb2.DescribeModelReply:
         """Describe the newest version of a model that the caller may ask for."""
         codec.check_protocol_version(request.protocol_version)
@@ -87,9 +86,7 @@ class ParticipantService:
         part = await self._scorer.describe(request.model_id, deadline_s=_remaining_s(context, 0))
         return codec.description_to_wire(request.request_id, part)
 
-    async def score(
-        self, request: participant_pb2.ScoreRequest, context: handlers.Context
-    ) -> participant_pb2.ScoreReply:
+    async def score(self, request: participant_pb2.ScoreRequest, context: Context) -> participant_pb2.ScoreReply:
         """Return this party's share for a caller who may ask for the model."""
         query = codec.query_from_wire(request)
         caller = self.caller(context)
@@ -112,7 +109,7 @@ class ParticipantService:
             )
 
 
-def _remaining_s(context: handlers.Context, remaining_ms: int) -> float:
+def _remaining_s(context: Context, remaining_ms: int) -> float:
     """Return how long the caller waits: the shortest of what gRPC, the message and our own limit say."""
     # the stubs say float; a call without a deadline has None
     of_call: float | None = context.time_remaining()

@@ -10,7 +10,13 @@ from itertools import groupby
 
 import pyarrow as pa
 
-from fedpredict.errors import FedPredictError, ModelConflictError, WarehouseError, WarehouseUnavailableError
+from fedpredict.errors import (
+    FedPredictError,
+    ModelConflictError,
+    TableCorruptError,
+    WarehouseError,
+    WarehouseUnavailableError,
+)
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.manifest import PartDescription
 from fedpredict.scoring.state import LoadedModel, PartyState
@@ -86,15 +92,43 @@ class ModelLoader:
             return after
 
     def _read(self) -> PartyState:
-        versions = sorted(list_versions(self._warehouse), key=lambda each: (each.model_id, -each.version))
+        done = _Round()
+        versions = sorted(self._list(done), key=lambda each: (each.model_id, -each.version))
         if self._state.loaded and not versions:
             self._check_table_is_there()
-        done = _Round()
         for model_id, of_model in groupby(versions, key=lambda each: each.model_id):
             self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
         # snapshots first: a model becomes visible when its features are there
         self._read_snapshots(done)
         return PartyState(current=done.current, loaded=done.loaded, problems=done.problems, read_once=True)
+
+    def _list(self, done: _Round) -> list[ModelVersion]:
+        try:
+            return list_versions(self._warehouse)
+        except TableCorruptError:
+            model_ids = self._model_ids()
+            if not model_ids:
+                raise
+        versions: list[ModelVersion] = []
+        for model_id in model_ids:
+            try:
+                versions += list_versions(self._warehouse, model_id)
+            except TableCorruptError as error:
+                self._keep(model_id, str(error), done)
+        return versions
+
+    def _model_ids(self) -> set[str]:
+        try:
+            return set(self._warehouse.read(MODELS.name, ["model_id"], {}).column("model_id").to_pylist())
+        except TableCorruptError:
+            return set(self._state.current) | set(self._state.problems)
+
+    def _keep(self, model_id: str, problem: str, done: _Round) -> None:
+        """Serve on what is loaded of a model whose versions cannot be listed."""
+        done.problems[model_id] = problem
+        done.loaded.update({key: model for key, model in self._state.loaded.items() if key[0] == model_id})
+        if model_id in self._state.current:
+            done.current[model_id] = self._state.current[model_id]
 
     def _check_table_is_there(self) -> None:
         """Tell a warehouse whose last model was deleted from one that lost its table, such as a disk not mounted."""
