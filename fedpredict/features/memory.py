@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from fedpredict.errors import ModelNotReadyError, TableCorruptError
@@ -53,7 +54,7 @@ class MemoryStore(OnlineStore):
         places = np.fromiter((table.rows.get(each, -1) for each in sample_ids), dtype=np.int64, count=len(sample_ids))
         found = places >= 0
         values = np.full((len(sample_ids), len(chosen)), np.nan)
-        values[found] = table.values[places[found]][:, chosen]
+        values[found] = table.values[np.ix_(places[found], chosen)]
         ambiguous = np.zeros(len(sample_ids), dtype=np.bool_)
         ambiguous[found] = table.ambiguous[places[found]]
         event_time = np.zeros(len(sample_ids), dtype=np.int64)
@@ -100,9 +101,9 @@ def _build(snapshot: Snapshot, rows: pa.Table) -> _Table:
     )
 
 
-def _chosen(table: _Table, columns: Sequence[str]) -> list[int]:
+def _chosen(table: _Table, columns: Sequence[str]) -> NDArray[np.intp]:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         view = table.snapshot.view
         raise ModelNotReadyError(f"view {view.name} version {view.version} has no numeric column {', '.join(missing)}")
-    return [table.columns[column] for column in columns]
+    return np.array([table.columns[column] for column in columns], dtype=np.intp)

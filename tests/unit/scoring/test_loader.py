@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fedpredict.features.memory import MemoryStore
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.scoring.loader import ModelLoader
+from fedpredict.tables.models import ModelVersion, delete_model, publish_model, rollback
+from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
+from fedpredict.warehouse.base import ColumnType
+from fedpredict.warehouse.local import LocalWarehouse
+
+VIEW = FeatureView(
+    "people",
+    1,
+    (
+        ViewFeature("Age", "age", ColumnType.DOUBLE),
+        ViewFeature("city", "city", ColumnType.STRING),
+        ViewFeature("inc", "inc", ColumnType.DOUBLE),
+    ),
+    "id",
+    None,
+)
+FIRST, SECOND = "20260101T000000.000000Z", "20260102T000000.000000Z"
+
+
+class World:
+    """A warehouse on the disk, and a loader that reads it."""
+
+    def __init__(self, folder: Path, keep_versions: int = 3) -> None:
+        self.folder = folder
+        self.warehouse = LocalWarehouse(folder)
+        self.store = MemoryStore()
+        self.loader = ModelLoader(self.warehouse, "lab", self.store, keep_versions=keep_versions)
+
+    def convert(
+        self, model_id: str, weight: float, *, party: str = "lab", features: tuple[str, ...] = ("inc", "Age")
+    ) -> ModelVersion:
+        part = LinearPart(features, np.full((len(features), 1), weight), np.array([1.0]), np.zeros(1))
+        partial = PartialModel(model_id, f"run-{model_id}", party, Kind.LINEAR, (), True, part)
+        return publish_model(self.warehouse, partial, VIEW, f"{int(weight):064x}")[0]
+
+    def load(self, snapshot: str, age: float) -> None:
+        rows = pa.table(
+            {
+                "sample_id": pa.array(["a"]),
+                "event_time": pa.array([datetime(2026, 1, 1, tzinfo=UTC)], pa.timestamp("us", tz="UTC")),
+                "age": pa.array([age]),
+                "city": pa.array(["Graz"]),
+                "inc": pa.array([2.0]),
+            }
+        )
+        publish_snapshot(self.warehouse, VIEW, snapshot, rows)
+
+    def weights(self) -> dict[str, float]:
+        """Model id -> the weight of its current version."""
+        return {each: float(model.part.weights[0, 0]) for each, model in self.loader.state.current.items()}
+
+    def damage(self, table: str, model_id: str, content: bytes = b"no Parquet") -> list[tuple[Path, bytes]]:
+        """Overwrite the files of a model; return what they held."""
+        files = [*(self.folder / table / f"model_id={model_id}").rglob("*.parquet")]
+        before = [(file, file.read_bytes()) for file in files]
+        assert before
+        for file in files:
+            file.write_bytes(content)
+        return before
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "warehouse")
+
+
+def test_models_and_the_snapshot_they_need_are_loaded(world: World) -> None:
+    world.load(FIRST, 30.0)
+    version = world.convert("credit", 2.0)
+    world.convert("fraud", 3.0)
+    state = world.loader.refresh()
+    assert state.read_once
+    assert (dict(state.problems), state.warehouse_problem) == ({}, "")
+    assert world.weights() == {"credit": 2.0, "fraud": 3.0}
+    model = state.current["credit"]
+    assert model.columns == ("inc", "age")
+    assert model.description.params_sha256 == version.params_sha256
+    assert (model.description.party, model.description.training_run) == ("lab", "run-credit")
+    np.testing.assert_array_equal(world.store.lookup("people", 1, model.columns, [b"a"]).values, [[2.0, 30.0]])
+    assert world.loader.is_ready("credit")
+
+
+def test_nothing_is_found_before_the_first_look(world: World) -> None:
+    assert not world.loader.state.read_once
+    assert not world.loader.is_ready("credit")
+
+
+def test_a_new_version_is_current_and_the_last_few_stay(tmp_path: Path) -> None:
+    world = World(tmp_path / "w", keep_versions=2)
+    world.load(FIRST, 1.0)
+    digests = [world.convert("credit", float(weight)).params_sha256 for weight in (1, 2, 3)]
+    world.loader.refresh()
+    assert world.weights() == {"credit": 3.0}
+    assert set(world.loader.state.loaded) == {("credit", digest) for digest in digests[1:]}
+    newest = world.convert("credit", 4.0).params_sha256
+    world.loader.refresh()
+    assert set(world.loader.state.loaded) == {("credit", digests[2]), ("credit", newest)}
+
+
+def test_a_rollback_is_followed_and_counts_as_no_further_digest(tmp_path: Path) -> None:
+    world = World(tmp_path / "w", keep_versions=2)
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("credit", 2.0)
+    world.loader.refresh()
+    rollback(world.warehouse, "credit")
+    world.loader.refresh()
+    assert world.weights() == {"credit": 1.0}
+    assert len(world.loader.state.loaded) == 2
+
+
+def test_a_version_that_is_loaded_is_not_read_again(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    model = world.loader.refresh().current["credit"]
+    world.damage("fp_linear_people", "credit")
+    assert world.loader.refresh().current["credit"] is model
+
+
+def test_a_new_snapshot_replaces_the_old_one(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.loader.refresh()
+    world.load(SECOND, 7.0)
+    world.loader.refresh()
+    assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 7.0
+
+
+def test_a_model_without_features_waits_for_them(world: World) -> None:
+    world.convert("credit", 1.0)
+    state = world.loader.refresh()
+    assert "load its features" in state.problems["credit"]
+    assert "credit" in state.current
+    assert not world.loader.is_ready("credit")
+    world.load(FIRST, 1.0)
+    assert not world.loader.refresh().problems
+    assert world.loader.is_ready("credit")
+
+
+def test_a_deleted_model_is_unloaded_and_its_features_with_the_last_one(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("fraud", 2.0)
+    world.loader.refresh()
+    delete_model(world.warehouse, "credit")
+    world.loader.refresh()
+    assert world.weights() == {"fraud": 2.0}
+    assert world.store.snapshot_of("people", 1) is not None
+    delete_model(world.warehouse, "fraud")
+    state = world.loader.refresh()
+    assert (dict(state.loaded), state.warehouse_problem) == ({}, "")
+    assert world.store.snapshot_of("people", 1) is None
+
+
+def test_a_damaged_model_does_not_take_the_others_down_and_heals(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("fraud", 2.0)
+    before = world.damage("fp_linear_people", "credit")
+    state = world.loader.refresh()
+    assert list(state.problems) == ["credit"]
+    assert world.weights() == {"fraud": 2.0}
+    for file, content in before:
+        file.write_bytes(content)
+    assert not world.loader.refresh().problems
+    assert world.weights() == {"credit": 1.0, "fraud": 2.0}
+
+
+def test_a_damaged_new_version_leaves_the_old_one_serving(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.loader.refresh()
+    digest = world.convert("credit", 2.0).params_sha256
+    for file in (world.folder / "fp_linear_people").rglob(f"params_sha256={digest}/*.parquet"):
+        file.write_bytes(b"no Parquet")
+    state = world.loader.refresh()
+    assert world.weights() == {"credit": 1.0}
+    assert "version 2" in state.problems["credit"]
+    assert world.loader.is_ready("credit")
+
+
+def test_rows_that_were_changed_are_noticed_by_their_digest(world: World) -> None:
+    world.load(FIRST, 1.0)
+    first, second = (world.convert("credit", weight).params_sha256 for weight in (1.0, 2.0))
+    files = {
+        digest: next((world.folder / "fp_linear_people").rglob(f"params_sha256={digest}/*.parquet"))
+        for digest in (first, second)
+    }
+    files[second].write_bytes(files[first].read_bytes())
+    state = world.loader.refresh()
+    assert "digest" in state.problems["credit"]
+    assert world.weights() == {"credit": 1.0}
+
+
+@pytest.mark.parametrize("loaded_before", [True, False])
+def test_a_damaged_row_of_versions_is_the_problem_of_its_model_alone(world: World, *, loaded_before: bool) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("fraud", 2.0)
+    if loaded_before:
+        world.loader.refresh()
+    files = [*(world.folder / "fp_models" / "model_id=credit").rglob("*.parquet")]
+    rows = pa.parquet.read_table(files[0], partitioning=None)
+    broken = rows.set_column(rows.column_names.index("kind"), "kind", pa.array(["none such"]))
+    pa.parquet.write_table(broken, files[0])
+    state = world.loader.refresh()
+    assert list(state.problems) == ["credit"]
+    assert world.weights() == ({"credit": 1.0, "fraud": 2.0} if loaded_before else {"fraud": 2.0})
+    world.convert("fraud", 3.0)
+    world.loader.refresh()
+    assert world.weights()["fraud"] == 3.0
+
+
+def test_a_part_of_another_party_is_refused(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0, party="imaging")
+    state = world.loader.refresh()
+    assert "party imaging" in state.problems["credit"]
+    assert not state.current
+
+
+def test_damaged_features_leave_the_old_snapshot_serving(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.loader.refresh()
+    world.load(SECOND, 7.0)
+    for file in (world.folder / "fp_features_people").rglob(f"snapshot={SECOND}/*.parquet"):
+        file.write_bytes(b"no Parquet")
+    state = world.loader.refresh()
+    assert "view people version 1" in state.problems["credit"]
+    assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 1.0
+
+
+def test_a_warehouse_that_goes_away_and_comes_back_changes_nothing_meanwhile(world: World, tmp_path: Path) -> None:
+    assert "does not exist" in world.loader.refresh().warehouse_problem
+    assert not world.loader.state.read_once
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    assert world.loader.refresh().warehouse_problem == ""
+    world.folder.rename(tmp_path / "elsewhere")
+    state = world.loader.refresh()
+    assert "does not exist" in state.warehouse_problem
+    assert world.loader.is_ready("credit")
+    # a mount point without its disk: the folder is there, and empty
+    world.folder.mkdir()
+    assert "fp_models is gone" in world.loader.refresh().warehouse_problem
+    assert world.loader.is_ready("credit")
+    world.folder.rmdir()
+    (tmp_path / "elsewhere").rename(world.folder)
+    world.convert("credit", 2.0)
+    assert world.loader.refresh().warehouse_problem == ""
+    assert world.weights() == {"credit": 2.0}
+
+
+def test_a_problem_is_logged_when_it_comes_changes_or_goes(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fedpredict.scoring.loader")
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("fraud", 1.0, party="imaging")
+    for _ in range(3):
+        world.loader.refresh()
+    world.folder.rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        world.loader.refresh()
+    (tmp_path / "elsewhere").rename(world.folder)
+    delete_model(world.warehouse, "fraud")
+    for _ in range(3):
+        world.loader.refresh()
+    assert [record.message for record in caplog.records] == [
+        "snapshot.loaded",
+        "model.problem",
+        "model.loaded",
+        "warehouse.problem",
+        "warehouse.recovered",
+        "model.recovered",
+    ]

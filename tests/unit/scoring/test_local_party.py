@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typing_extensions import override
+
+from fedpredict.errors import (
+    ManifestMismatchError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    PartyTimeoutError,
+    UnsupportedModeError,
+)
+from fedpredict.features.base import FeatureRows
+from fedpredict.features.memory import MemoryStore
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.manifest import PartDescription
+from fedpredict.model.scorer import ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring.local_party import INLINE_SAMPLES, LocalParty
+from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature
+from fedpredict.warehouse.base import ColumnType
+
+DIGEST = "ab" * 32
+NAN, INF = float("nan"), float("inf")
+
+ROWS: list[tuple[str, int, float | None, float | None]] = [
+    ("ok", 50, 1.0, 2.0),
+    ("older", 20, 3.0, 4.0),
+    ("null", 10, None, 2.0),
+    ("nan", 10, NAN, 2.0),
+    ("inf", 10, 1.0, -INF),
+    ("nan and inf", 10, INF, NAN),
+    ("twice", 10, 1.0, 1.0),
+    ("twice", 10, 1.0, 1.0),
+    ("large", 10, 1e308, 1e308),
+    ("quotes\"'; --", 60, 0.0, 0.0),
+]
+WEIGHTS = np.array([[10.0, 1.0], [0.5, -1.0]])
+OFFSET = np.array([0.25, 100.0])
+
+
+def loaded_model(weights: np.ndarray = WEIGHTS, digest: str = DIGEST) -> LoadedModel:
+    description = PartDescription(
+        party="lab",
+        model_id="credit",
+        params_sha256=digest,
+        training_run="run",
+        kind=Kind.LINEAR,
+        classes=(),
+        n_scores=weights.shape[1],
+        holds_intercept=True,
+        fit_intercept=True,
+    )
+    part = LinearPart(("B", "A"), weights, OFFSET, np.zeros(2))
+    return LoadedModel(description=description, part=part, view="people", view_version=1, columns=("b", "a"))
+
+
+def filled_store(rows: Sequence[tuple[str, int, float | None, float | None]] = ROWS) -> MemoryStore:
+    """Rows of (sample id, event time, b, a)."""
+    features = tuple(ViewFeature(name, name.lower(), ColumnType.DOUBLE) for name in ("A", "B", "C"))
+    ids, times, b, a = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "sample_id": pa.array(ids),
+            "event_time": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "a": pa.array(a, pa.float64()),
+            "b": pa.array(b, pa.float64()),
+            "c": pa.nulls(len(ids), pa.float64()),
+        }
+    )
+    store = MemoryStore()
+    store.publish(Snapshot(FeatureView("people", 1, features, "id", None), "20260101T000000.000000Z", len(ids)), table)
+    return store
+
+
+def state_of(*models: LoadedModel) -> PartyState:
+    return PartyState(
+        current={model.description.model_id: model for model in models[:1]},
+        loaded={(model.description.model_id, model.description.params_sha256): model for model in models},
+        read_once=True,
+    )
+
+
+def party_with(state: PartyState, store: MemoryStore | None = None) -> LocalParty:
+    return LocalParty("lab", lambda: state, store or filled_store())
+
+
+def query_for(*ids: bytes, digest: str = DIGEST, mode: Mode = Mode.NEARLINE, model_id: str = "credit") -> ScoreQuery:
+    return ScoreQuery(
+        request_id="r", model_id=model_id, manifest_sha256="cd" * 32, params_sha256=digest, mode=mode, sample_ids=ids
+    )
+
+
+@pytest.mark.parametrize(
+    ("sample_id", "status"),
+    [
+        (b"ok", SampleStatus.OK),
+        (b"quotes\"'; --", SampleStatus.OK),
+        (b"nobody", SampleStatus.NOT_FOUND),
+        (b"ok ", SampleStatus.NOT_FOUND),
+        (b"null", SampleStatus.FEATURE_MISSING),
+        (b"nan", SampleStatus.FEATURE_MISSING),
+        (b"inf", SampleStatus.FEATURE_INVALID),
+        (b"nan and inf", SampleStatus.FEATURE_INVALID),
+        (b"twice", SampleStatus.FEATURE_INVALID),
+        (b"large", SampleStatus.OUT_OF_RANGE),
+        (b"", SampleStatus.ID_INVALID),
+        (b"i" * 10_000, SampleStatus.ID_INVALID),
+        (b"\xff\xfe", SampleStatus.ID_INVALID),
+        (b"o\nk", SampleStatus.ID_INVALID),
+        (b"ok\0", SampleStatus.ID_INVALID),
+    ],
+)
+async def test_every_sample_gets_its_status_and_only_an_ok_one_a_number(sample_id: bytes, status: SampleStatus) -> None:
+    share = (await party_with(state_of(loaded_model())).score(query_for(b"ok", sample_id), deadline_s=1)).share
+    assert share.status.tolist() == [SampleStatus.OK, status]
+    np.testing.assert_array_equal(share.values[0], [10.0 * 1.0 + 0.5 * 2.0 + 0.25, 1.0 - 2.0 + 100.0])
+    assert np.isfinite(share.values[1]).all() == (status is SampleStatus.OK)
+    assert np.isnan(share.values[1]).all() == (status is not SampleStatus.OK)
+
+
+async def test_a_feature_that_the_model_does_not_use_may_be_missing() -> None:
+    reply = await party_with(state_of(loaded_model())).score(query_for(b"ok"), deadline_s=1)
+    assert reply.share.status.tolist() == [SampleStatus.OK]
+
+
+async def test_repeated_ids_are_answered_each_time_in_the_order_asked() -> None:
+    reply = await party_with(state_of(loaded_model())).score(query_for(b"older", b"ok", b"older"), deadline_s=1)
+    np.testing.assert_array_equal(reply.share.values[:, 0], [32.25, 11.25, 32.25])
+
+
+async def test_the_oldest_event_time_is_of_the_features_used() -> None:
+    party = party_with(state_of(loaded_model()))
+    assert (await party.score(query_for(b"ok", b"older", b"null"), deadline_s=1)).oldest_event_time == 20
+    assert (await party.score(query_for(b"null", b"nobody", b""), deadline_s=1)).oldest_event_time is None
+
+
+async def test_a_batch_of_nothing_but_unusable_ids_is_answered() -> None:
+    reply = await party_with(state_of(loaded_model())).score(query_for(b""), deadline_s=1)
+    assert reply.share.values.shape == (1, 2)
+    assert reply.elapsed_s >= 0.0
+
+
+async def test_a_large_batch_gives_the_numbers_of_small_ones() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(3 * INLINE_SAMPLES, 2))
+    store = filled_store([(str(i), i, b, a) for i, (b, a) in enumerate(values.tolist())])
+    party = party_with(state_of(loaded_model()), store)
+    ids = [str(i).encode() for i in rng.permutation(len(values))]
+    large = (await party.score(query_for(*ids), deadline_s=60)).share.values
+    expected = values[[int(each) for each in ids]] @ WEIGHTS + OFFSET
+    np.testing.assert_allclose(large, expected, rtol=0, atol=1e-12 * 120)
+    some = [(await party.score(query_for(each), deadline_s=60)).share.values[0] for each in ids[:20]]
+    np.testing.assert_allclose(large[:20], some, rtol=0, atol=1e-12 * 120)
+
+
+class _SlowStore(MemoryStore):
+    """A store whose lookups wait until they may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    @override
+    def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
+        self.go_on.wait(30)
+        return super().lookup(view, view_version, columns, sample_ids)
+
+
+async def test_a_large_batch_leaves_the_event_loop_to_others_and_ends_at_the_deadline() -> None:
+    store = _SlowStore()
+    party = party_with(state_of(loaded_model()), store)
+    asked = asyncio.create_task(party.score(query_for(*[b"ok"] * (INLINE_SAMPLES + 1)), deadline_s=0.05))
+    # nothing lets the lookup go on before the deadline: only a free event loop can end the wait
+    with pytest.raises(PartyTimeoutError) as raised:
+        await asked
+    assert raised.value.party == "lab"
+    store.go_on.set()
+
+
+async def test_an_older_version_that_is_loaded_answers_beside_the_newest() -> None:
+    party = party_with(state_of(loaded_model(WEIGHTS * 2, "cd" * 32), loaded_model()))
+    assert (await party.describe("credit", deadline_s=1)).params_sha256 == "cd" * 32
+    values = [
+        (await party.score(query_for(b"ok", digest=digest), deadline_s=1)).share.values[0, 0]
+        for digest in (DIGEST, "cd" * 32)
+    ]
+    assert values == [11.25, 22.25]
+
+
+@pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.OFFLINE])
+async def test_other_modes_are_refused_by_name(mode: Mode) -> None:
+    with pytest.raises(UnsupportedModeError) as raised:
+        await party_with(state_of(loaded_model())).score(query_for(b"ok", mode=mode), deadline_s=1)
+    assert raised.value.mode == mode.value
+
+
+async def test_another_digest_is_not_answered() -> None:
+    with pytest.raises(ManifestMismatchError):
+        await party_with(state_of(loaded_model())).score(query_for(b"ok", digest="00" * 32), deadline_s=1)
+
+
+async def test_an_unknown_model_is_not_found() -> None:
+    party = party_with(state_of(loaded_model()))
+    with pytest.raises(ModelNotFoundError):
+        await party.describe("other", deadline_s=1)
+    with pytest.raises(ModelNotFoundError):
+        await party.score(query_for(b"ok", model_id="other"), deadline_s=1)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [PartyState(), PartyState(problems={"credit": "damaged"}, read_once=True), PartyState(warehouse_problem="away")],
+    ids=["the warehouse was not read yet", "no version could be loaded", "the warehouse is away"],
+)
+async def test_what_is_not_loaded_yet_is_not_ready(state: PartyState) -> None:
+    with pytest.raises(ModelNotReadyError):
+        await party_with(state).describe("credit", deadline_s=1)
+
+
+async def test_a_model_without_a_snapshot_is_not_ready_but_can_be_described() -> None:
+    party = party_with(state_of(loaded_model()), MemoryStore())
+    assert (await party.describe("credit", deadline_s=1)).n_scores == 2
+    with pytest.raises(ModelNotReadyError):
+        await party.score(query_for(b"ok"), deadline_s=1)
