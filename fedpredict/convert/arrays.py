@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -105,6 +106,8 @@ class ArrayReader:
         if math.prod(shape) * dtype.itemsize != len(content):
             raise ModelFileError("an array's shape does not fit its bytes")
         self._count(len(content))
+        if dtype.kind == "U":
+            _check_characters(content, dtype)
         flat = np.frombuffer(content, dtype=dtype) if content else np.zeros(0, dtype=dtype)
         return flat.reshape(shape, order="F" if fortran else "C")
 
@@ -181,6 +184,13 @@ def wrapper_fields(node: Node) -> tuple[object, tuple[int, ...], str, object]:
     if not isinstance(order, str) or order not in {"C", "F"}:
         raise ModelFileError("an array that joblib did not write")
     return fields.get("subclass"), _sizes(fields.get("shape")), order, fields.get("dtype")
+
+
+def _check_characters(content: bytes, dtype: np.dtype[Any]) -> None:
+    """Refuse characters beyond Unicode: numpy ends in an internal error when it makes a text of them."""
+    codes = np.frombuffer(content, dtype=np.dtype("u4").newbyteorder(dtype.byteorder))
+    if codes.size and int(codes.max()) > sys.maxunicode:
+        raise ModelFileError("a text with characters beyond Unicode")
 
 
 def _sizes(value: object) -> tuple[int, ...]:

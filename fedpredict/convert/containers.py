@@ -15,6 +15,7 @@ from fedpredict.errors import ModelFileError
 MAX_LAYERS = 3
 _CHUNK_BYTES = 1024
 _MAX_WINDOW_BYTES = 2**27
+"""Most memory that a file may ask for to look back in what it unpacked; xz -9 needs 65 MB."""
 
 _FOREIGN = {
     b"\x04\x22\x4d\x18": "an lz4 file; save the model with another compression (zlib, gzip, xz, zstd)",
@@ -98,7 +99,7 @@ def _bz2(data: bytes, limit_bytes: int) -> bytes:
 
 
 def _lzma(data: bytes, limit_bytes: int) -> bytes:
-    return _whole(lzma.LZMADecompressor(memlimit=limit_bytes), data, limit_bytes)
+    return _whole(lzma.LZMADecompressor(memlimit=_MAX_WINDOW_BYTES), data, limit_bytes)
 
 
 def _zstd(data: bytes, limit_bytes: int) -> bytes:
