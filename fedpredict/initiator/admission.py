@@ -24,14 +24,16 @@ class Access:
     def may_ask(self, caller: Identity, model_id: str) -> bool:
         """Return whether `caller` may know that the model exists, and ask for it."""
         client = self._clients.get(caller.name)
-        if client is None or client.kind not in (None, caller.kind):
+        if client is None or client.kind is not caller.kind:
             return False
         return ALL_MODELS in client.models or model_id in client.models
 
     def check(self, caller: Identity, model_id: str) -> None:
         """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
         if not self.may_ask(caller, model_id):
-            raise ModelNotFoundError(f"{caller} may not ask for model {model_id}: it is not under [clients]")
+            raise ModelNotFoundError(
+                f"{caller} may not ask for model {model_id}: see [clients.{caller.name}], its models and its kind"
+            )
 
 
 @dataclass(frozen=True, slots=True)

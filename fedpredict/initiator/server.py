@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
@@ -25,7 +24,8 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
-from fedpredict.security.tls import TlsFiles, peer_identity, server_credentials
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tls import TlsFiles, peer_identity, read_tls, server_credentials
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
@@ -40,8 +40,8 @@ class InitiatorServer:
         self,
         settings: InitiatorSettings,
         store: PinStore,
+        tls: TlsFiles | None,
         *,
-        base: Path = Path(),
         warehouse: Warehouse | None = None,
         simulate: bool = False,
     ) -> None:
@@ -50,35 +50,49 @@ class InitiatorServer:
         Args:
             settings: What `initiator.toml` says.
             store: Pins and offers; stays open after exit.
-            base: The folder that relative paths in the settings start at.
+            tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
             simulate: Answer without partners, marked as such.
+
+        Raises:
+            ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
+            CertificateError: The certificate files cannot be used.
         """
         self._settings = settings
         self._store = store
-        self._tls = settings.tls.files(base) if settings.tls and not settings.insecure else None
+        self._tls = tls
+        self._credentials = _credentials(settings, tls)
         self._warehouse = warehouse
         self._simulate = simulate
         self._stack = AsyncExitStack()
-        self._port = 0
+        self._address = settings.listen
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
-        """Where it listens, as host:port, with the port that was really taken."""
-        return f"{self._settings.listen.rpartition(':')[0]}:{self._port}"
+        """host:port that the server listens at."""
+        return self._address
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
             self._stack = stack.pop_all()
-        logger.info("initiator.started", extra={"address": self.address, "simulate": self._simulate})
+        logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
+        if self._credentials is None:
+            logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
+        if not self._settings.clients:
+            logger.warning("initiator.no_clients", extra={"meaning": "nobody may ask; see [clients]"})
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Say NOT_SERVING, take no new calls, give those under way `drain_s` seconds, then let go of the parties."""
+        logger.info("initiator.draining", extra={"drain_s": self._settings.drain_s})
         await self._stack.aclose()
         logger.info("initiator.stopped")
 
@@ -138,7 +152,7 @@ class InitiatorServer:
         server = grpc.aio.server(options=server_options())
         service = InitiatorService(predictor, models, self._access, who_calls)
         server.add_generic_rpc_handlers((service.handlers, health.handlers))
-        self._port = _bind(server, self._settings.listen, self._tls)
+        self._address = _bind(server, self._settings.listen, self._credentials)
         await server.start()
         stack.push_async_callback(self._drain, server, health)
 
@@ -150,19 +164,21 @@ class InitiatorServer:
 async def serve(
     settings: InitiatorSettings,
     store: PinStore,
+    tls: TlsFiles | None,
     *,
-    base: Path = Path(),
     warehouse: Warehouse | None = None,
     simulate: bool = False,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
     Args:
         settings: What `initiator.toml` says.
         store: Pins and offers; stays open.
-        base: The folder that relative paths in the settings start at.
+        tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
         simulate: Answer without partners.
+        ready: Called once with the address, when the server listens; models become ready as their parties are met.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -170,15 +186,27 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with InitiatorServer(settings, store, base=base, warehouse=warehouse, simulate=simulate) as server:
-        stopped, watched = asyncio.create_task(stop.wait()), asyncio.create_task(server.watch())
-        done, pending = await asyncio.wait({stopped, watched}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            await _cancel(task)
-        for task in done:
-            task.result()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, stop.set)
+    try:
+        async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
+            if ready is not None:
+                ready(server.address)
+            await _first(stop.wait(), server.watch())
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+async def _first(*ways_to_end: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them ends, or raise its error; the others are cancelled."""
+    tasks = [asyncio.create_task(way) for way in ways_to_end]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        await _cancel(task)
+    for task in done:
+        task.result()
 
 
 async def _cancel(task: asyncio.Task[object]) -> None:
@@ -186,13 +214,23 @@ async def _cancel(task: asyncio.Task[object]) -> None:
     await asyncio.wait({task})
 
 
-def _bind(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> int:
+def _credentials(settings: InitiatorSettings, tls: TlsFiles | None) -> grpc.ServerCredentials | None:
+    if settings.insecure != (tls is None):
+        raise ConfigError("insecure = true goes without certificates, and everything else with them")
+    if tls is None:
+        return None
+    credentials = server_credentials(tls)
+    expected, found = Identity(IdentityKind.PARTY, settings.party), read_tls(tls).identity
+    if found != expected:
+        raise ConfigError(f"tls.certificate is of {found}, and party is {settings.party}")
+    return credentials
+
+
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
     try:
-        if tls is None:
-            logger.warning("initiator.insecure", extra={"address": listen, "meaning": "no identity is proved"})
-            return server.add_insecure_port(listen)
-        return server.add_secure_port(listen, server_credentials(tls))
+        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ConfigError(
-            f"listen: {listen} cannot be used: taken by another process, or not this machine's"
+            f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"
         ) from error
+    return f"{listen.rpartition(':')[0]}:{port}"

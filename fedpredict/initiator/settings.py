@@ -134,8 +134,8 @@ class ClientSettings(_Settings):
 
     models: tuple[Annotated[str, AfterValidator(_model_or_all)], ...]
     """Model ids, or "*" for all."""
-    kind: IdentityKind | None = None
-    """The kind of the certificate, "client" or "party"; default: either."""
+    kind: IdentityKind = IdentityKind.CLIENT
+    """The kind of the certificate: a party can have a client's name, and is not that client."""
 
 
 class InitiatorSettings(_Settings):

@@ -12,7 +12,6 @@ from fedpredict.errors import (
     ManifestMismatchError,
     ModelNotFoundError,
     PartyTimeoutError,
-    PartyUnavailableError,
     StateError,
     public_status,
 )
@@ -93,7 +92,7 @@ class Watcher:
         for model_id in models:
             try:
                 self._catalogue.record(model_id, scorer.party, await self._look(scorer, model_id))
-            except (PartyUnavailableError, PartyTimeoutError) as error:
+            except PartyTimeoutError as error:
                 self._away(scorer.party, models, error)
                 return False
             except FedPredictError as error:

@@ -14,8 +14,9 @@ from fedpredict.security.identity import Identity, IdentityKind
 RISK, DESK = Identity(IdentityKind.CLIENT, "risk"), Identity(IdentityKind.CLIENT, "desk")
 ACCESS = Access(
     {
-        "risk": ClientSettings(models=("credit",), kind=IdentityKind.CLIENT),
+        "risk": ClientSettings(models=("credit",)),
         "desk": ClientSettings(models=("*",)),
+        "lab": ClientSettings(models=("*",), kind=IdentityKind.PARTY),
     }
 )
 
@@ -38,9 +39,13 @@ def test_who_is_not_listed_asks_for_nothing() -> None:
     assert not ACCESS.may_ask(Identity(IdentityKind.CLIENT, "stranger"), "credit")
 
 
-def test_a_party_of_the_same_name_is_somebody_else_where_the_kind_is_given() -> None:
+def test_a_party_with_the_name_of_a_client_is_somebody_else() -> None:
     assert not ACCESS.may_ask(Identity(IdentityKind.PARTY, "risk"), "credit")
-    assert ACCESS.may_ask(Identity(IdentityKind.PARTY, "desk"), "credit")
+
+
+def test_a_party_asks_where_its_kind_is_named() -> None:
+    assert ACCESS.may_ask(Identity(IdentityKind.PARTY, "lab"), "credit")
+    assert not ACCESS.may_ask(Identity(IdentityKind.CLIENT, "lab"), "credit")
 
 
 def test_a_model_of_others_looks_like_none() -> None:
