@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from fedpredict.errors import CertificateError, NameRefusedError
 from fedpredict.security.identity import SCHEME, Identity, identity_from_uri
+
+_Holder = TypeVar("_Holder", x509.Certificate, x509.CertificateSigningRequest)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -34,10 +39,31 @@ def parse_certificates(pem: bytes, source: str) -> tuple[x509.Certificate, ...]:
     Raises:
         CertificateError: It holds no certificate, or a damaged one.
     """
-    try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
-        raise CertificateError(f"{source}: not a certificate in PEM ({error})") from error
+    with _refusing(f"{source}: not a certificate in PEM"):
+        chain = tuple(x509.load_pem_x509_certificates(pem))
+        for each in chain:
+            _force(each)
+        return chain
+
+
+def parse_der(der: bytes, source: str) -> x509.Certificate:
+    """Return the certificate of a DER; `source` names it in errors.
+
+    Raises:
+        CertificateError: It is none, or a damaged one.
+    """
+    with _refusing(f"{source}: not a certificate"):
+        return _force(x509.load_der_x509_certificate(der))
+
+
+def parse_request(pem: bytes, source: str) -> x509.CertificateSigningRequest:
+    """Return the certificate request of a PEM text; `source` names it in errors.
+
+    Raises:
+        CertificateError: It is none, or a damaged one.
+    """
+    with _refusing(f"{source}: not a certificate request in PEM"):
+        return _force(x509.load_pem_x509_csr(pem))
 
 
 def parse_key(pem: bytes, source: str) -> ec.EllipticCurvePrivateKey:
@@ -50,7 +76,7 @@ def parse_key(pem: bytes, source: str) -> ec.EllipticCurvePrivateKey:
         key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise CertificateError(f"{source}: the key is encrypted; keep it plain, readable by its owner only") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"{source}: not a private key in PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_p256(key.public_key()):
         raise CertificateError(f"{source}: not a P-256 key; make one with `fedpredict certs request`")
@@ -83,17 +109,11 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 
 def alternative_names(holder: x509.Certificate | x509.CertificateSigningRequest) -> x509.SubjectAlternativeName:
-    """Return the subject alternative names; empty where there are none.
-
-    Raises:
-        ValueError: An extension is damaged or repeated.
-    """
+    """Return the subject alternative names; empty where there are none."""
     try:
         return holder.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return x509.SubjectAlternativeName([])
-    except x509.DuplicateExtension as error:
-        raise ValueError(str(error)) from error
 
 
 def identity_of(holder: x509.Certificate | x509.CertificateSigningRequest, source: str) -> Identity:
@@ -102,14 +122,14 @@ def identity_of(holder: x509.Certificate | x509.CertificateSigningRequest, sourc
     Raises:
         CertificateError: It states none, several, or one that breaks the rules.
     """
+    uris = alternative_names(holder).get_values_for_type(x509.UniformResourceIdentifier)
+    stated = [uri for uri in uris if uri.startswith(SCHEME)]
+    if len(stated) != 1:
+        raise CertificateError(f"{source}: states {len(stated)} identities; exactly one {SCHEME}... URI is needed")
     try:
-        uris = alternative_names(holder).get_values_for_type(x509.UniformResourceIdentifier)
-        stated = [uri for uri in uris if uri.startswith(SCHEME)]
-        if len(stated) == 1:
-            return identity_from_uri(stated[0])
-    except (ValueError, NameRefusedError) as error:
-        raise CertificateError(f"{source}: its names cannot be used: {error}") from error
-    raise CertificateError(f"{source}: states {len(stated)} identities; exactly one {SCHEME}... URI is needed")
+        return identity_from_uri(stated[0])
+    except NameRefusedError as error:
+        raise CertificateError(f"{source}: {error}") from error
 
 
 def check_dates(certificate: x509.Certificate, source: str, now: datetime) -> None:
@@ -170,3 +190,18 @@ def stamp(instant: datetime) -> str:
     '2026-01-02 03:04:05 UTC'
     """
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _force(holder: _Holder) -> _Holder:
+    # cryptography parses these when they are asked for; whatever is damaged must show here, under one error.
+    holder.public_key()
+    _ = holder.extensions
+    return holder
+
+
+@contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateError(f"{problem} ({error})") from error

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 
 from fedpredict.errors import CertificateError
@@ -160,7 +159,7 @@ def sign_request(
         CertificateError: The request, the authority or the place cannot be used.
     """
     now = now or datetime.now(UTC)
-    csr = _read_request(request)
+    csr = certificates.parse_request(certificates.read_bytes(request, "certificate request"), str(request))
     identity = requested_identity(csr, str(request))
     found = certificates.key_fingerprint(csr)
     if key_fingerprint is not None and key_fingerprint.lower() != found:
@@ -221,13 +220,6 @@ def describe(path: Path, now: datetime | None = None) -> CertificateReport:
         key_fingerprint=certificates.key_fingerprint(certificate),
         is_ca=is_ca,
     )
-
-
-def _read_request(path: Path) -> x509.CertificateSigningRequest:
-    try:
-        return x509.load_pem_x509_csr(certificates.read_bytes(path, "certificate request"))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{path}: not a certificate request in PEM ({error})") from error
 
 
 def _read_authority(ca: CaFiles, now: datetime) -> Authority:

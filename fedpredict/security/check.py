@@ -71,7 +71,7 @@ def explain_handshake(address: str, files: TlsFiles, name: str, timeout_s: float
     handshake = shake_hands(address, files, name, timeout_s)
     if handshake.failure is None:
         what = f"{address} has the certificate of {name} and takes ours"
-        return _remaining(what, handshake.presented) or Finding(Level.OK, what)
+        return _lasting(what, handshake.presented, datetime.now(UTC))
     what, fix = _EXPLANATIONS[handshake.failure]
     fields = {
         "address": address,
@@ -145,7 +145,7 @@ _EXPLANATIONS = {
 def _describe_presented(handshake: Handshake) -> dict[str, str]:
     presented = handshake.presented
     if presented is None:
-        unknown = "not shown"
+        unknown = "one that cannot be read"
         return {"presented": unknown, "issuer": unknown, "not_after": unknown, "not_before": unknown}
     try:
         shown = str(certificates.identity_of(presented, "it"))
@@ -195,16 +195,14 @@ def _validity(path: Path, holder: x509.Certificate, now: datetime) -> Finding:
         certificates.check_dates(holder, str(path), now)
     except CertificateError as error:
         return Finding(Level.PROBLEM, str(error), f"{_RENEW}; {_CLOCK}")
-    return _remaining(what, holder, now) or Finding(Level.OK, what)
+    return _lasting(what, holder, now)
 
 
-def _remaining(what: str, holder: x509.Certificate | None, now: datetime | None = None) -> Finding | None:
-    if holder is None:
-        return None
-    left = holder.not_valid_after_utc - (now or datetime.now(UTC))
-    if left >= timedelta(days=WARN_DAYS):
-        return None
-    return Finding(Level.WARNING, f"{what}; the certificate expires in {left.days} days", f"renew it in time: {_RENEW}")
+def _lasting(what: str, holder: x509.Certificate | None, now: datetime) -> Finding:
+    if holder is not None and (left := holder.not_valid_after_utc - now) < timedelta(days=WARN_DAYS):
+        expires = f"the certificate expires in {left.days} days"
+        return Finding(Level.WARNING, f"{what}; {expires}", f"renew it in time: {_RENEW}")
+    return Finding(Level.OK, what)
 
 
 def _check_key(files: TlsFiles) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from enum import Enum, auto
 
 from cryptography import x509
 
+from fedpredict.errors import CertificateError
+from fedpredict.security.certificate import parse_der
 from fedpredict.security.tls import TlsFiles
 
 _H2 = "h2"
@@ -48,6 +50,14 @@ _BY_VERIFY_CODE = {
     62: Failure.OTHER_NAME,
 }
 """OpenSSL's X509_V_ERR_... numbers."""
+
+_BY_ALERT = {
+    "CERTIFICATE": Failure.REJECTED,
+    "UNKNOWN_CA": Failure.REJECTED,
+    "ACCESS_DENIED": Failure.REJECTED,
+    "NO_APPLICATION_PROTOCOL": Failure.NOT_GRPC,
+}
+"""Words in OpenSSL's names of the alerts by which a server ends a handshake."""
 
 _NOT_TLS = {
     "WRONG_VERSION_NUMBER",
@@ -128,8 +138,7 @@ def _try(connection: socket.socket, context: ssl.SSLContext, server_name: str) -
 
 
 def _after_handshake(tls: ssl.SSLSocket) -> Handshake:
-    der = tls.getpeercert(binary_form=True)
-    presented = x509.load_der_x509_certificate(der) if der else None
+    presented = _certificate_of(tls)
     if tls.selected_alpn_protocol() != _H2:
         return Handshake(Failure.NOT_GRPC, "no HTTP/2 was agreed", presented)
     try:
@@ -144,10 +153,12 @@ def _after_handshake(tls: ssl.SSLSocket) -> Handshake:
 
 
 def _broken(error: ssl.SSLError) -> Failure:
-    reason = error.reason or ""
-    if "ALERT" in reason:
-        return Failure.REJECTED
-    return Failure.NOT_TLS if reason in _NOT_TLS or isinstance(error, ssl.SSLEOFError) else Failure.OTHER
+    # Not error.reason: older versions of the standard library lack the names of newer reasons.
+    words = str(error).upper().replace(" ", "_")
+    if "_ALERT_" in words:
+        return next((failure for word, failure in _BY_ALERT.items() if word in words), Failure.OTHER)
+    not_tls = isinstance(error, ssl.SSLEOFError) or any(reason in words for reason in _NOT_TLS)
+    return Failure.NOT_TLS if not_tls else Failure.OTHER
 
 
 def _presented(address: tuple[str, int], timeout_s: float) -> x509.Certificate | None:
@@ -161,7 +172,13 @@ def _presented(address: tuple[str, int], timeout_s: float) -> x509.Certificate |
             socket.create_connection(address, timeout_s) as connection,
             context.wrap_socket(connection) as tls,
         ):
-            der = tls.getpeercert(binary_form=True)
-            return x509.load_der_x509_certificate(der) if der else None
-    except (OSError, ValueError):
+            return _certificate_of(tls)
+    except OSError:
+        return None
+
+
+def _certificate_of(tls: ssl.SSLSocket) -> x509.Certificate | None:
+    try:
+        return parse_der(tls.getpeercert(binary_form=True) or b"", "what the server presented")
+    except CertificateError:
         return None

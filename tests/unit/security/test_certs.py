@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedpredict.errors import CertificateError
 from fedpredict.security import certs
+from fedpredict.security.authority import Authority, new_leaf
 from fedpredict.security.certs import CaFiles
 from fedpredict.security.tls import read_tls
-from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates
+from tests.unit.security.federation import DESK, HOSPITAL, LAB, NOW, Certificates, odd_certificate
 
 LAB_URI = x509.UniformResourceIdentifier("fedpredict://party/lab")
 BANK_URI = x509.UniformResourceIdentifier("fedpredict://party/bank")
@@ -259,3 +261,33 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.pem").write_text("hello")
     with pytest.raises(CertificateError, match=r"text\.pem: not a certificate in PEM"):
         certs.describe(tmp_path / "text.pem")
+
+
+def repeat_names(certificate: Path, out: Path) -> None:
+    """Write a certificate of a party in which the extension of its key's use is a second one of names."""
+    der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
+    # 06 03 55 1D 25 is the object identifier of extendedKeyUsage, 06 03 55 1D 11 that of subjectAltName.
+    changed = der.replace(bytes.fromhex("0603551d25"), bytes.fromhex("0603551d11"))
+    out.write_text(ssl.DER_cert_to_PEM_cert(changed))
+
+
+def test_a_certificate_with_an_extension_twice_is_refused(certificates: Certificates, tmp_path: Path) -> None:
+    repeat_names(certificates.lab.certificate, tmp_path / "twice.pem")
+    with pytest.raises(CertificateError, match=r"twice\.pem: not a certificate in PEM \(Duplicate"):
+        certs.describe(tmp_path / "twice.pem")
+
+
+def test_a_certificate_that_does_not_say_whether_it_is_a_ca_is_none(certificates: Certificates, tmp_path: Path) -> None:
+    files = odd_certificate(certificates, tmp_path, [LAB_URI])
+    assert not certs.describe(files.certificate).is_ca
+    with pytest.raises(CertificateError, match="not a CA"):
+        certs.issue(CaFiles(files.certificate, files.key), LAB, tmp_path / "lab")
+
+
+def test_a_leaf_is_made_for_a_p256_key_only(certificates: Certificates) -> None:
+    key = serialization.load_pem_private_key(certificates.ca.key.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority = Authority(load(certificates.ca.certificate), key)
+    with pytest.raises(CertificateError, match="the key of party lab is not P-256"):
+        new_leaf(authority, LAB, ec.generate_private_key(ec.SECP384R1()).public_key(), 10, NOW)
+    assert "PRIVATE" not in repr(authority)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from fedpredict.errors import CertificateError, ProtocolError
 from fedpredict.security.hello import NONCE_BYTES, sign_hello, verify_hello
 from fedpredict.security.tls import TlsFiles
-from tests.unit.security.federation import NOW, Certificates
+from tests.unit.security.federation import NOW, Certificates, odd_certificate
 
 NONCE = hashlib.sha256(b"a nonce").digest()
 
@@ -95,3 +98,21 @@ def test_a_hello_with_files_that_went_bad_is_an_error(certificates: Certificates
     lab = certificates.lab
     with pytest.raises(CertificateError, match="not the key of"):
         sign_hello(TlsFiles(lab.ca, lab.certificate, certificates.hospital.key), "lab", NONCE)
+
+
+def test_a_certificate_that_names_two_parties_proves_neither(
+    certificates: Certificates, ca: bytes, tmp_path: Path
+) -> None:
+    """Only the URI is the identity: with the DNS name alone, a careless CA would let one party speak for another."""
+    names = [x509.UniformResourceIdentifier("fedpredict://party/hospital"), x509.DNSName("lab.party.fedpredict")]
+    files = odd_certificate(certificates, tmp_path, names)
+    signature = sign_hello(files, "hospital", NONCE)
+    with pytest.raises(CertificateError, match="signed by party hospital, not by party lab"):
+        verify_hello(ca, "lab", NONCE, files.certificate.read_bytes(), signature)
+
+
+def test_a_hello_with_another_kind_of_key_is_refused(certificates: Certificates, ca: bytes, tmp_path: Path) -> None:
+    names = [x509.UniformResourceIdentifier("fedpredict://party/lab"), x509.DNSName("lab.party.fedpredict")]
+    files = odd_certificate(certificates, tmp_path, names, key=rsa.generate_private_key(65537, 2048))
+    with pytest.raises(CertificateError, match="key is not P-256"):
+        verify_hello(ca, "lab", NONCE, files.certificate.read_bytes(), b"")

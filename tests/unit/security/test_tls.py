@@ -6,13 +6,12 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509.oid import NameOID
 
 from fedpredict.errors import CertificateError, UnauthenticatedError
 from fedpredict.security import certs
-from fedpredict.security.certificate import parse_certificates, parse_key
+from fedpredict.security.certificate import parse_certificates
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import (
     Context,
@@ -25,7 +24,16 @@ from fedpredict.security.tls import (
     server_name,
     stated_identity,
 )
-from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve, answer, raw_credentials
+from tests.unit.security.federation import (
+    DESK,
+    HOSPITAL,
+    LAB,
+    Certificates,
+    Serve,
+    answer,
+    odd_certificate,
+    raw_credentials,
+)
 
 PLAIN = serialization.NoEncryption()
 
@@ -56,29 +64,6 @@ async def refusal(address: str, credentials: grpc.ChannelCredentials | None, nam
 def careless(files: TlsFiles) -> grpc.ChannelCredentials:
     """Credentials of a caller that checks nothing at start."""
     return grpc.ssl_channel_credentials(files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes())
-
-
-def certificate_with(names: list[x509.GeneralName], certificates: Certificates, directory: Path) -> TlsFiles:
-    """A certificate that the federation's CA would never make, signed with its key."""
-    (ca,) = parse_certificates(certificates.ca.certificate.read_bytes(), "ca")
-    ca_key = parse_key(certificates.ca.key.read_bytes(), "ca")
-    key = ec.generate_private_key(ec.SECP256R1())
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedpredict://party/hospital")]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(ca.not_valid_before_utc)
-        .not_valid_after(ca.not_valid_after_utc)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    files = certs.leaf_files(directory, "odd")
-    files.ca.write_bytes(certificates.ca.certificate.read_bytes())
-    files.certificate.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
-    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, PLAIN))
-    return files
 
 
 async def says_who(_: bytes, context: Context) -> bytes:
@@ -178,7 +163,7 @@ async def test_a_certificate_without_one_identity_is_nobody_s(
             peer_identity(context)
         return b"nobody"
 
-    files = certificate_with(names, certificates, tmp_path)
+    files = odd_certificate(certificates, tmp_path, names)
     address = await serve(server_credentials(certificates.lab), knows)
     assert await call(address, careless(files)) == b"nobody"
     with pytest.raises(CertificateError):
