@@ -101,7 +101,7 @@ def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: floa
     try:
         with socket.create_connection((host, int(port)), timeout_s) as connection:
             outcome = _try(connection, context, server_name)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         return Handshake(_unreached(error), str(error))
     if outcome.failure in set(_BY_VERIFY_CODE.values()):
         return Handshake(outcome.failure, outcome.detail, _presented((host, int(port)), timeout_s))
@@ -117,10 +117,11 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _unreached(error: OSError) -> Failure:
+def _unreached(error: Exception) -> Failure:
     if isinstance(error, TimeoutError):
         return Failure.NO_ANSWER
-    return Failure.BAD_ADDRESS if isinstance(error, socket.gaierror) else Failure.NOTHING_LISTENS
+    # UnicodeError: a host that cannot be put into the form of DNS, such as one with an empty label.
+    return Failure.BAD_ADDRESS if isinstance(error, socket.gaierror | UnicodeError) else Failure.NOTHING_LISTENS
 
 
 def _try(connection: socket.socket, context: ssl.SSLContext, server_name: str) -> Handshake:

@@ -161,7 +161,9 @@ async def test_a_port_where_nothing_listens_is_said(certificates: Certificates) 
     assert "start the server" in finding.fix
 
 
-@pytest.mark.parametrize("address", ["lab", "lab:port", "127.0.0.1:99999", ":7443", "no-such-host.invalid:7443"])
+@pytest.mark.parametrize(
+    "address", ["lab", "lab:port", "127.0.0.1:99999", ":7443", "a..b:7443", "no-such-host.invalid:7443"]
+)
 def test_an_address_that_leads_nowhere_is_said(certificates: Certificates, address: str) -> None:
     finding = explain_handshake(address, certificates.hospital, server_name("lab"), 20.0)
     assert finding.what.startswith(f"{address} leads nowhere")
