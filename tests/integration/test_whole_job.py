@@ -79,7 +79,7 @@ def party(job: Job, folder: Path, name: str, part: PartialModel, ids: Sequence[s
     read = read_model_file(folder / f"{name}.pkl")
     columns = job.columns_of(int(name.removeprefix("party-")))
     order = np.random.default_rng(len(name)).permutation(len(ids))
-    write_csv(folder / f"{name}.csv", [ids[row] for row in order], job.features[np.ix_(order, columns)],
+    write_csv(folder / f"{name}.csv", [ids[row] for row in order], job.features[order][:, columns],
               [job.names[column] for column in columns])  # fmt: skip
     warehouse = LocalWarehouse(folder / f"warehouse-{name}")
     load_file(warehouse, folder / f"{name}.csv", view="people", key="who")
@@ -125,7 +125,7 @@ def check(job: Job, result: Combined) -> None:
     terms = raw_terms(job.estimator, job.features)
     model = job.estimator
     if hasattr(model, "predict_proba"):
-        raw = model.decision_function(job.features)
+        raw = model.decision_function(job.features)  # type: ignore[attr-defined]
         expected = model.predict_proba(job.features)
         expected = expected[:, 1:] if expected.shape[1] == 2 else expected
         np.testing.assert_allclose(result.predictions, expected, rtol=0, atol=1e-12)
