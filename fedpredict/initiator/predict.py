@@ -87,7 +87,7 @@ class Predictor:
 
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
         """Return the answer: shares of the pinned manifest and nothing else, combined by the model's policy."""
-        with log_context(request_id=task.request_id, model=task.model_id):
+        with log_context(request_id=task.request_id, caller=caller.name, model=task.model_id):
             self._admission.check(task, caller)
             manifest = self._catalogue.answerable(task.model_id)
             settings = self._catalogue.settings(task.model_id)

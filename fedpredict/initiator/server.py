@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 
@@ -66,7 +66,6 @@ class InitiatorServer:
         self._simulate = simulate
         self._stack = AsyncExitStack()
         self._address = settings.listen
-        self._watching: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -96,13 +95,6 @@ class InitiatorServer:
         await self._stack.aclose()
         logger.info("initiator.stopped")
 
-    async def watch(self) -> None:
-        """Return when the tasks behind the catalogue end, which they do only by an error; it is raised."""
-        if self._watching is None:
-            await asyncio.get_running_loop().create_future()
-        else:
-            await asyncio.shield(self._watching)
-
     @property
     def _access(self) -> Access:
         return Access(self._settings.clients)
@@ -123,8 +115,7 @@ class InitiatorServer:
         catalogue = Catalogue(self._settings.models)
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
-        self._watching = asyncio.create_task(watcher.run())
-        stack.push_async_callback(_cancel, self._watching)
+        stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
         predictor = Predictor(catalogue, scorers, self._admission, deadline_s=self._settings.deadline_s)
         return predictor, catalogue
 
@@ -193,23 +184,13 @@ async def serve(
         async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
             if ready is not None:
                 ready(server.address)
-            await _first(stop.wait(), server.watch())
+            await stop.wait()
     finally:
         for each in signals:
             loop.remove_signal_handler(each)
 
 
-async def _first(*ways_to_end: Coroutine[Any, Any, object]) -> None:
-    """Return when one of them ends, or raise its error; the others are cancelled."""
-    tasks = [asyncio.create_task(way) for way in ways_to_end]
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        await _cancel(task)
-    for task in done:
-        task.result()
-
-
-async def _cancel(task: asyncio.Task[object]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
 

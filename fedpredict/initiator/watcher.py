@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from fedpredict.errors import (
     FedPredictError,
@@ -71,24 +72,42 @@ class Watcher:
 
     async def _watch_pins(self) -> None:
         while True:
-            try:
-                await self.read_pins()
-                for model_id in self._catalogue.model_ids:
-                    await self._settle(model_id)
-            except StateError as error:
-                logger.error("state.unavailable", extra={"reason": str(error)})  # noqa: TRY400  the reason is enough
+            await self._go_on(self._look_at_pins())
             await asyncio.sleep(self._poll_s)
 
     async def _watch_party(self, scorer: PartyScorer) -> None:
         failures = 0
         while True:
-            failures = 0 if await self._refresh(scorer) else failures + 1
+            failures = 0 if await self._go_on(self._refresh(scorer)) else failures + 1
             pause_s = self._poll_s if not failures else min(self._poll_s, RETRY_S * 2 ** min(failures, 10))
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.0))  # noqa: S311  initiators must not march in step
 
+    async def _go_on(self, step: Coroutine[Any, Any, bool]) -> bool:
+        """Return whether a step went well; one that fails is logged, and predictions go on with what is known."""
+        try:
+            return await step
+        except StateError as error:
+            logger.warning("state.unavailable", extra={"reason": str(error)})
+        except Exception:  # the edge of a background task: it must go on, and say what happened
+            logger.exception("watch.failed")
+        return False
+
+    async def _look_at_pins(self) -> bool:
+        await self.read_pins()
+        for model_id in self._catalogue.model_ids:
+            await self._settle(model_id)
+        return True
+
     async def _refresh(self, scorer: PartyScorer) -> bool:
-        """Look at every model of a party; return whether all went well."""
-        models, well = self._catalogue.models_of(scorer.party), True
+        """Look at every model of a party, then settle what follows; return whether all went well."""
+        models = self._catalogue.models_of(scorer.party)
+        well = await self._look_at(scorer, models)
+        for model_id in models:
+            await self._settle(model_id)
+        return well
+
+    async def _look_at(self, scorer: PartyScorer, models: Sequence[str]) -> bool:
+        well = True
         for model_id in models:
             try:
                 self._catalogue.record(model_id, scorer.party, await self._look(scorer, model_id))
@@ -98,7 +117,6 @@ class Watcher:
             except FedPredictError as error:
                 self._away(scorer.party, (model_id,), error)
                 well = False
-            await self._settle_or_log(model_id)
         return well
 
     def _away(self, party: str, models: Sequence[str], error: FedPredictError) -> None:
@@ -136,12 +154,6 @@ class Watcher:
             told = f"party {scorer.party} no longer serves the pinned version, only {part.params_sha256}"
             return Problem(f"{told}: look at what is offered, and pin it", public_status(error).text)
         return None
-
-    async def _settle_or_log(self, model_id: str) -> None:
-        try:
-            await self._settle(model_id)
-        except StateError as error:
-            logger.warning("catalogue.not_stored", extra={"model": model_id, "reason": str(error)})
 
     async def _settle(self, model_id: str) -> None:
         """Store what is offered where that changed, and pin it where it is the first and the settings say so."""

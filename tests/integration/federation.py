@@ -22,7 +22,7 @@ from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
-from fedpredict.model.manifest import PartDescription
+from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import Mode, SampleStatus, build_share
@@ -267,6 +267,17 @@ class Federation:
             return (await self.models())[model_id].ready
 
         await eventually(is_ready)
+
+    def accept(self, model_id: str = "m", *, by: str = "ada") -> Manifest:
+        """Pin what is offered, as an operator does from another process, and return it."""
+        operator = open_pin_store("sqlite:///state.db", self.folder)
+        try:
+            offered, history = operator.offers()[model_id].manifest, operator.pins().get(model_id, ())
+            assert offered is not None
+            operator.pin(offered, by=by, replaces=history[0].manifest.manifest_sha256 if history else None)
+        finally:
+            operator.close()
+        return offered
 
     async def predict(
         self,

@@ -1,0 +1,282 @@
+"""The initiator with real participants and a part of its own; scikit-learn on the joined table is the truth."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from fedpredict.features.load import load_file
+from fedpredict.model.arrays import Floats
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.prediction import Origin
+from fedpredict.model.share import SampleStatus
+from fedpredict.participant.server import ParticipantServer
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import latest_snapshot
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.integration.federation import POLL_S, Certificates, Federation, eventually
+
+PARTIES = ("bank", "lab", "shop")
+OK, NOT_FOUND, MISSING = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.FEATURE_MISSING
+MODEL: dict[str, Any] = {"m": {"parties": list(PARTIES)}}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
+    async with Federation(tmp_path, certificates) as federation:
+        yield federation
+
+
+class Data:
+    """A data set whose columns are dealt out to the parties, and the model that was trained on all of them."""
+
+    def __init__(self, load: Any, estimator: Any, kind: Kind) -> None:
+        data = load()
+        self.features: Floats = np.asarray(data.data, dtype=np.float64)
+        self.features = (self.features - self.features.mean(axis=0)) / self.features.std(axis=0)
+        self.target = data.target
+        self.names = [str(name) for name in data.feature_names]
+        self.kind = kind
+        self.estimator = estimator.fit(self.features, data.target)
+        self.ids = [f"id-{row}" for row in range(len(self.features))]
+
+    @property
+    def sample_ids(self) -> list[bytes]:
+        return [sample_id.encode() for sample_id in self.ids]
+
+    @property
+    def expected(self) -> Floats:
+        if self.kind is Kind.LINEAR:
+            return np.asarray(self.estimator.predict(self.features)[:, None])
+        probabilities: Floats = self.estimator.predict_proba(self.features)
+        return probabilities[:, 1:] if self.kind is Kind.BINARY else probabilities
+
+    def columns_of(self, party: str) -> list[int]:
+        return list(range(PARTIES.index(party), len(self.names), len(PARTIES)))
+
+    def part_of(self, party: str) -> PartialModel:
+        columns = self.columns_of(party)
+        weights = np.atleast_2d(self.estimator.coef_).T[columns]
+        intercept = np.atleast_1d(self.estimator.intercept_) if party == "bank" else None
+        return self._partial(party, "m", self._linear(columns, weights, intercept))
+
+    def alone(self, estimator: Any, model_id: str) -> PartialModel:
+        """Return a model of the bank's columns alone."""
+        columns = self.columns_of("bank")
+        estimator.fit(self.features[:, columns], self.target)
+        weights, intercept = np.atleast_2d(estimator.coef_).T, np.atleast_1d(estimator.intercept_)
+        return self._partial("bank", model_id, self._linear(columns, weights, intercept))
+
+    def _linear(self, columns: Sequence[int], weights: Floats, intercept: Floats | None) -> LinearPart:
+        return LinearPart(tuple(self.names[c] for c in columns), weights, intercept, np.zeros(weights.shape[1]))
+
+    def _partial(self, party: str, model_id: str, part: LinearPart) -> PartialModel:
+        classes = () if self.kind is Kind.LINEAR else tuple(map(str, self.estimator.classes_))
+        return PartialModel(
+            model_id=model_id,
+            training_run="run-1",
+            party=party,
+            kind=self.kind,
+            classes=classes,
+            fit_intercept=True,
+            part=part,
+        )
+
+    def load(self, warehouse: Warehouse, party: str, folder: Path, blank: Mapping[str, str] | None = None) -> None:
+        """Write a party's columns into its warehouse; `blank` names a column left empty for a sample id."""
+        columns = self.columns_of(party)
+        with (folder / f"{party}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["who", *(self.names[column] for column in columns)])
+            for sample_id, row in zip(self.ids, self.features, strict=True):
+                empty = (blank or {}).get(sample_id)
+                cells = ["" if self.names[column] == empty else repr(float(row[column])) for column in columns]
+                writer.writerow([sample_id, *cells])
+        load_file(warehouse, folder / f"{party}.csv", view="people", key="who")
+
+
+def publish(warehouse: Warehouse, part: PartialModel, source: str = "0") -> str:
+    snapshot = latest_snapshot(warehouse, "people")
+    assert snapshot is not None
+    return publish_model(warehouse, part, snapshot.view, source * 64)[0].params_sha256
+
+
+class World:
+    """Three parties with a warehouse each; the bank is the initiator as well."""
+
+    def __init__(self, federation: Federation, data: Data) -> None:
+        self.federation, self.data = federation, data
+        self.warehouses = {party: LocalWarehouse(federation.folder / f"warehouse-{party}") for party in PARTIES}
+        self.servers: dict[str, ParticipantServer] = {}
+
+    async def start(self, models: Mapping[str, Any] = MODEL, **blank: Mapping[str, str]) -> None:
+        """Load, publish, start everything, and wait until model "m" is ready."""
+        for party, warehouse in self.warehouses.items():
+            self.federation.stack.callback(warehouse.close)
+            self.data.load(warehouse, party, self.federation.folder, blank.get(party))
+            publish(warehouse, self.data.part_of(party))
+        for party in PARTIES[1:]:
+            await self.serve(party)
+        await self.federation.initiator(models, warehouse=self.warehouses["bank"])
+        await self.federation.ready()
+
+    async def serve(self, party: str) -> None:
+        """Start a participant, at the address that it had before."""
+        tls = self.federation.certificates.of(party)
+        settings = ParticipantSettings.model_validate(
+            {
+                "party": party,
+                "listen": self.federation.parties.get(party, "127.0.0.1:0"),
+                "poll_s": POLL_S,
+                "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
+                "warehouse": {"path": "elsewhere"},
+                "callers": {"bank": {"models": ["*"]}},
+            }
+        )
+        server = ParticipantServer(settings, self.warehouses[party], tls)
+        self.servers[party] = await self.federation.stack.enter_async_context(server)
+        self.federation.parties[party] = server.address
+
+    async def stop(self, party: str) -> None:
+        await self.servers[party].__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def cancer(federation: Federation) -> AsyncIterator[World]:
+    yield World(federation, Data(load_breast_cancer, LogisticRegression(max_iter=1000), Kind.BINARY))
+
+
+@pytest.mark.parametrize(
+    ("load", "estimator", "kind"),
+    [
+        pytest.param(load_breast_cancer, LogisticRegression(max_iter=1000), Kind.BINARY, id="binary"),
+        pytest.param(load_wine, LogisticRegression(max_iter=1000), Kind.MULTINOMIAL, id="three classes"),
+        pytest.param(load_diabetes, LinearRegression(), Kind.LINEAR, id="linear"),
+    ],
+)
+async def test_predictions_are_scikit_learns(federation: Federation, load: Any, estimator: Any, kind: Kind) -> None:
+    world = World(federation, Data(load, estimator, kind))
+    await world.start()
+    prediction = await federation.predict(*world.data.sample_ids)
+    assert (prediction.status == OK).all()
+    model, expected = world.data.estimator, world.data.expected
+    terms = np.abs(world.data.features) @ np.abs(np.atleast_2d(model.coef_)).T + np.abs(model.intercept_)
+    bound = 1e-12 * terms if kind is Kind.LINEAR else 1e-12
+    assert (np.abs(prediction.predictions - expected) <= bound).all()
+    assert [report.party for report in prediction.parties] == list(PARTIES)
+    assert prediction.classes == (() if kind is Kind.LINEAR else tuple(map(str, world.data.estimator.classes_)))
+
+
+async def test_any_order_and_repetition_of_ids_gives_the_same_bits(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        await world.start()
+        ids = world.data.sample_ids
+        whole = (await federation.predict(*ids)).predictions
+        order = [5, 3, 3, 0, 568, 5]
+        some = (await federation.predict(*(ids[row] for row in order))).predictions
+        np.testing.assert_allclose(some, whole[order], rtol=1e-14)
+        assert some[1] == some[2]
+        assert (await federation.predict(*(ids[row] for row in order))).predictions.tobytes() == some.tobytes()
+
+
+async def test_what_a_party_cannot_score_is_told_and_has_no_number(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        blank = world.data.names[world.data.columns_of("shop")[2]]
+        await world.start(shop={"id-1": blank})
+        prediction = await federation.predict(b"id-0", b"id-1", b"nobody")
+        assert prediction.status.tolist() == [OK, MISSING, NOT_FOUND]
+        assert np.isnan(prediction.predictions[1:]).all()
+        statuses = {report.party: report.status for report in prediction.parties}
+        assert statuses["bank"] is not None
+        assert statuses["shop"] is not None
+        assert statuses["bank"].tolist() == [OK, OK, NOT_FOUND]
+        assert statuses["shop"].tolist() == [OK, MISSING, NOT_FOUND]
+
+
+async def test_the_fallback_model_answers_for_an_absent_party(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        own = LogisticRegression(max_iter=1000)
+        models = {
+            "m": {"parties": list(PARTIES), "policy": "fallback_model", "fallback_model": "own"},
+            "own": {"parties": ["bank"]},
+        }
+        alone = world.data.alone(own, "own")
+        await world.start(models)
+        publish(world.warehouses["bank"], alone, "1")
+        await federation.ready("own")
+        everyone = await federation.predict(b"id-0", b"nobody")
+        assert everyone.origin.tolist() == [Origin.MODEL, Origin.UNSPECIFIED]
+        assert everyone.status.tolist() == [OK, NOT_FOUND]
+        await world.stop("shop")
+        prediction = await federation.predict(b"id-0", b"nobody", b"id-7", b"")
+        assert prediction.status.tolist() == [OK, SampleStatus.PARTY_UNAVAILABLE, OK, SampleStatus.ID_INVALID]
+        assert prediction.origin.tolist() == [Origin.FALLBACK_MODEL, 0, Origin.FALLBACK_MODEL, 0]
+        expected = own.predict_proba(world.data.features[[0, 7]][:, world.data.columns_of("bank")])[:, 1]
+        np.testing.assert_allclose(prediction.predictions[[0, 2], 0], expected, rtol=1e-12)
+        assert [report.problem for report in prediction.parties] == ["", "", "party shop is unavailable"]
+
+
+async def test_a_new_conversion_at_a_party_changes_nothing_until_it_is_pinned(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        await world.start()
+        before = await federation.predict(b"id-0", b"id-1")
+        digest = publish(world.warehouses["lab"], world.data.part_of("lab"), "2")
+
+        async def is_offered() -> bool:
+            manifest = federation.store.offers()["m"].manifest
+            return manifest is not None and ("lab", digest) in manifest.digests
+
+        await eventually(is_offered)
+        same = await federation.predict(b"id-0", b"id-1")
+        assert same.manifest_sha256 == before.manifest_sha256
+        assert same.predictions.tobytes() == before.predictions.tobytes()
+        assert (await federation.models())["m"].ready
+        accepted = federation.accept()
+
+        async def is_new() -> bool:
+            return (await federation.predict(b"id-0")).manifest_sha256 == accepted.manifest_sha256
+
+        await eventually(is_new)
+
+
+async def test_a_restarted_participant_needs_nothing(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        await world.start()
+        before = await federation.predict(b"id-0")
+        await world.stop("lab")
+        assert (await federation.predict(b"id-0")).status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
+        await world.serve("lab")
+
+        async def is_back() -> bool:
+            return (await federation.predict(b"id-0")).predictions.tobytes() == before.predictions.tobytes()
+
+        await eventually(is_back)
+
+
+async def test_its_own_new_conversion_is_seen_without_a_restart(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        await world.start()
+        digest = publish(world.warehouses["bank"], world.data.part_of("bank"), "3")
+
+        async def is_offered() -> bool:
+            manifest = federation.store.offers()["m"].manifest
+            return manifest is not None and ("bank", digest) in manifest.digests
+
+        await eventually(is_offered)
