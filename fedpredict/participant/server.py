@@ -11,6 +11,7 @@ from types import TracebackType
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.participant.health import Health
 from fedpredict.participant.policy import CallerPolicy
@@ -30,13 +31,21 @@ logger = logging.getLogger(__name__)
 class ParticipantServer:
     """A participant that serves inside an `async with` block, and drains at its end."""
 
-    def __init__(self, settings: ParticipantSettings, warehouse: Warehouse, tls: TlsFiles | None) -> None:
+    def __init__(
+        self,
+        settings: ParticipantSettings,
+        warehouse: Warehouse,
+        tls: TlsFiles | None,
+        *,
+        store: OnlineStore | None = None,
+    ) -> None:
         """Prepare; nothing listens before the block is entered.
 
         Args:
             settings: The participant's.
             warehouse: Where its models and features are; the caller closes it.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
+            store: Where features are served from; default: this process's memory.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -44,7 +53,7 @@ class ParticipantServer:
         """
         self._settings = settings
         self._credentials = _credentials(settings, tls)
-        store = MemoryStore()
+        store = MemoryStore() if store is None else store
         self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         policy = CallerPolicy(settings.callers)
