@@ -10,7 +10,12 @@ import typer
 from rich.console import Console
 
 from fedpredict import __version__
+from fedpredict.cli import catalogue, certs, features, init, model, serve
+from fedpredict.cli.doctor import doctor
 from fedpredict.cli.exits import ExitCode, exit_code
+from fedpredict.cli.predict import list_models, predict
+from fedpredict.cli.score import score
+from fedpredict.cli.split import simulate
 from fedpredict.errors import FedPredictError
 
 DEFECT = (
@@ -24,6 +29,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(init.app, name="init")
+app.add_typer(certs.app, name="certs")
+app.add_typer(features.app, name="features")
+app.add_typer(model.app, name="model")
+app.add_typer(serve.participant, name="participant")
+app.add_typer(serve.initiator, name="initiator")
+app.command("predict")(predict)
+app.command("models")(list_models)
+app.command("score")(score)
+app.command("simulate")(simulate)
+app.add_typer(catalogue.app, name="catalogue")
+app.command("doctor")(doctor)
 
 
 @dataclass

@@ -68,6 +68,13 @@ class Output:
         for name, value in values.items():
             self.say(f"{(name + ':').ljust(width)} {as_text(value)}")
 
+    def result(self, values: Mapping[str, object], text: str) -> None:
+        """Print one result: a sentence for people, or a JSON object."""
+        if self.as_json:
+            self._print_json(values)
+        else:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Print a line of the result for people; nothing with `--json`."""
         if not self.as_json:

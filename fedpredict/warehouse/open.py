@@ -51,3 +51,21 @@ def _read_password(path: Path) -> str:
         return path.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"warehouse.password_file: {path} cannot be read: {error}") from error
+
+
+def create_database(settings: WarehouseSettings, base: Path, password: str | None = None) -> None:
+    """Create the database of a Hive warehouse unless it exists; the arguments are those of `open_warehouse`.
+
+    Raises:
+        ConfigError: The warehouse is a local folder, which needs none; or as `open_warehouse`.
+        WarehouseUnavailableError, WarehouseWriteError: As the server says.
+    """
+    if settings.kind == "local":
+        raise ConfigError('kind = "local": a folder needs no database, the first load makes it')
+    from fedpredict.warehouse.hive import HiveWarehouse  # noqa: PLC0415
+
+    warehouse = HiveWarehouse(hive_settings(settings, base, password))
+    try:
+        warehouse.create_database()
+    finally:
+        warehouse.close()

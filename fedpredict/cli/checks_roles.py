@@ -1,0 +1,104 @@
+"""What `doctor` looks at by role: whom a participant answers; an initiator's pins and its peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+from fedpredict.cli import wiring
+from fedpredict.cli.checks_local import TIMEOUT_S, Checked
+from fedpredict.cli.config_file import Loaded
+from fedpredict.cli.names import nearest
+from fedpredict.errors import FedPredictError, PartyError
+from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.participant.settings import ALL_MODELS, ParticipantSettings
+from fedpredict.security.check import Finding, Level, explain_handshake
+from fedpredict.security.tls import server_name
+from fedpredict.state.base import Offer, Pin
+
+
+def check_callers(settings: ParticipantSettings, models: frozenset[str]) -> Iterator[Checked]:
+    """Yield whom a participant answers, and models that it lists but does not have."""
+    if not settings.callers:
+        fix = 'add [callers.<party>] with models = ["*"] for each initiator'
+        yield "callers", Finding(Level.WARNING, "nobody may ask", fix)
+    for caller, allowed in settings.callers.items():
+        unknown = [name for name in allowed.models if name not in (ALL_MODELS, *models)]
+        for name in unknown:
+            hint = nearest(name, models, "this party has no model yet")
+            yield "callers", Finding(Level.WARNING, f"{caller} may ask for {name}, which is not here", hint)
+        if not unknown:
+            yield "callers", Finding(Level.OK, f"{caller} may ask for {', '.join(allowed.models) or 'nothing'}")
+
+
+def check_catalogue(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
+    """Yield whether every model of an initiator has a pin, and whether its parties offer another version."""
+    try:
+        store = wiring.open_pins(loaded)
+        try:
+            pins, offers = store.pins(), store.offers()
+        finally:
+            store.close()
+    except FedPredictError as error:
+        yield "catalogue", Finding(Level.PROBLEM, str(error), "correct `state`, or the rights of its file")
+        return
+    if not loaded.settings.models:
+        yield "catalogue", Finding(Level.WARNING, "no model is answered", "add [models.<id>] with its parties")
+    for model_id in loaded.settings.models:
+        yield "catalogue", _check_pin(model_id, pins, offers.get(model_id))
+
+
+def check_peers(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
+    """Yield per party whether it is reached, is who it should be, and has its part of every model."""
+    settings = loaded.settings
+    files = settings.tls.files(loaded.base) if settings.tls and not settings.insecure else None
+    for party, peer in settings.parties.items():
+        if files is not None:
+            handshake = explain_handshake(peer.address, files, server_name(party), TIMEOUT_S)
+            yield f"peer {party}", handshake
+            if handshake.level is Level.PROBLEM:
+                continue
+        models = [model_id for model_id, model in settings.models.items() if party in model.parties]
+        for finding in asyncio.run(_ask(Dialler(settings.party, files), party, peer.address, models)):
+            yield f"peer {party}", finding
+
+
+def _check_pin(model_id: str, pins: Mapping[str, tuple[Pin, ...]], offer: Offer | None) -> Finding:
+    history = pins.get(model_id, ())
+    pinned = history[0].manifest if history else None
+    if offer is not None and offer.manifest is None:
+        what = f"{model_id}: the parties' parts make no model: {offer.problem}"
+        return Finding(Level.PROBLEM, what, "see the parties' own `fedpredict model list`")
+    if pinned is None:
+        fix = f"start the initiator; then fedpredict catalogue pin {model_id}, where its pin is manual"
+        return Finding(Level.WARNING, f"{model_id}: no version is pinned", fix)
+    if offer is not None and offer.manifest != pinned:
+        what = f"{model_id}: the parties offer another version than the pinned {pinned.manifest_sha256[:12]}"
+        return Finding(
+            Level.WARNING, what, f"fedpredict catalogue show {model_id}, then pin, or let the party roll back"
+        )
+    return Finding(Level.OK, f"{model_id}: pinned {pinned.manifest_sha256[:12]}")
+
+
+async def _ask(dialler: Dialler, party: str, address: str, models: list[str]) -> list[Finding]:
+    try:
+        peer = dialler.dial(party, address)
+    except FedPredictError as error:
+        return [Finding(Level.PROBLEM, str(error), "see what is said about the certificates")]
+    async with peer:
+        try:
+            await peer.hello(deadline_s=TIMEOUT_S)
+        except PartyError as error:
+            fix = f"start {party}'s participant, or correct [parties.{party}] address; its log may say more"
+            return [Finding(Level.PROBLEM, str(error), fix)]
+        found = [Finding(Level.OK, f"{address} answers as {party}{', and proves it' if dialler.tls else ''}")]
+        for model_id in models:
+            try:
+                part = await peer.describe(model_id, deadline_s=TIMEOUT_S)
+            except FedPredictError as error:
+                fix = f"at {party}: `fedpredict model list`, and [callers.{dialler.party}] in its settings"
+                found.append(Finding(Level.PROBLEM, f"{model_id}: {error}", fix))
+            else:
+                found.append(Finding(Level.OK, f"{model_id}: digest {part.params_sha256[:12]}"))
+        return found

@@ -1,0 +1,25 @@
+"""The `client.toml` of people who ask from the command line."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedpredict.security.settings import TlsSettings
+
+
+class ClientFileSettings(BaseModel):
+    """The whole file. Relative paths are relative to it; options of the command line win over it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: str | None = None
+    """host:port of the initiator."""
+    server_party: str | None = None
+    """The party that runs it, as its certificate says."""
+    insecure: bool = False
+    """Plain text, on loopback only."""
+    identity: str | None = None
+    """Without TLS: the name of this client, as the initiator's [clients] lists it; default: local."""
+    timeout_s: float = Field(default=30.0, gt=0.0)
+    """For a whole prediction."""
+    tls: TlsSettings | None = None

@@ -1,0 +1,89 @@
+"""Options and `client.toml` -> a connected client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpredict.cli import wiring
+from fedpredict.cli.client_settings import ClientFileSettings
+from fedpredict.cli.config_file import Loaded
+from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
+from fedpredict.errors import ConfigError
+
+DEFAULT_FILE = Path("client.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What the command line says about the server; None or False: as the file says."""
+
+    server: str | None
+    server_party: str | None
+    tls_dir: Path | None
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    insecure: bool
+    identity: str | None
+    timeout_s: float | None
+
+
+@contextmanager
+def open_client(config: Path | None, connection: Connection) -> Iterator[tuple[Client, float]]:
+    """Open a client, and close it at the end of the block; gives it with the timeout in seconds.
+
+    Args:
+        config: A `client.toml`; None: the one in this folder, if there is one.
+        connection: Options, which win over the file.
+
+    Raises:
+        ConfigError: No server is named, or the options do not fit together.
+        CertificateError: A file is missing or cannot be used.
+    """
+    if config is None and DEFAULT_FILE.exists():
+        config = DEFAULT_FILE
+    loaded = wiring.load_client(config)
+    settings = loaded.settings
+    server = connection.server or settings.server
+    if server is None:
+        raise ConfigError("which server? name it with --server host:port, or in client.toml (--config)")
+    tls = _tls(loaded, connection)
+    identity = connection.identity or settings.identity
+    with Client(
+        server,
+        server_party=connection.server_party or settings.server_party,
+        tls=tls,
+        insecure=tls is None and (connection.insecure or settings.insecure),
+        identity=Identity(IdentityKind.CLIENT, identity) if identity else None,
+    ) as client:
+        yield client, connection.timeout_s or settings.timeout_s
+
+
+def _tls(loaded: Loaded[ClientFileSettings], connection: Connection) -> TlsFiles | None:
+    given = (connection.ca, connection.cert, connection.key)
+    if connection.insecure:
+        return None
+    if connection.tls_dir is not None:
+        return _files_in(connection.tls_dir)
+    if any(given):
+        if connection.ca is None or connection.cert is None or connection.key is None:
+            raise ConfigError("--ca, --cert and --key go together; give all three, or --tls-dir")
+        files = TlsFiles(connection.ca, connection.cert, connection.key)
+        wiring.check_existing(files)
+        return files
+    return wiring.tls_files(loaded)
+
+
+def _files_in(directory: Path) -> TlsFiles:
+    keys = sorted(directory.glob("*.key"))
+    if len(keys) != 1:
+        raise ConfigError(
+            f"--tls-dir {directory} holds {len(keys)} private keys; it needs ca.pem and exactly one NAME.pem with its "
+            "NAME.key (see `fedpredict certs`), or name the files with --ca, --cert and --key"
+        )
+    files = TlsFiles(directory / "ca.pem", keys[0].with_suffix(".pem"), keys[0])
+    wiring.check_existing(files)
+    return files

@@ -1,0 +1,149 @@
+"""`fedpredict model convert`: a model file becomes parameter rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict import __version__
+from fedpredict.cli import wiring
+from fedpredict.cli.names import nearest
+from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.convert.match import match_view
+from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.read import ReadResult, read_model_file
+from fedpredict.errors import FeatureNamesError, InputError, ModelConflictError
+from fedpredict.model.partial import PartialModel, largest_difference
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import FeatureView, list_snapshots
+from fedpredict.warehouse.base import Warehouse
+
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option("--features", help="Names for a file without any: a,b,c, or @FILE with one name a line."),
+]
+ModelIdOption = Annotated[
+    str | None, typer.Option("--model-id", help="The training task's id, where the file does not say it.")
+]
+RunOption = Annotated[
+    str | None, typer.Option("--training-run", help="The run that made all parts, where the file does not say it.")
+]
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="A pickle, joblib or JSON file; nothing in it is executed.")],
+    *,
+    view: Annotated[
+        str | None, typer.Option("--view", help="The feature view; default: the one that has the model's features.")
+    ] = None,
+    model_id: ModelIdOption = None,
+    training_run: RunOption = None,
+    features: FeaturesOption = None,
+    party: Annotated[str | None, typer.Option("--party", help="Whose part it is; must be the settings' party.")] = None,
+    holds_intercept: Annotated[
+        bool | None,
+        typer.Option("--intercept/--no-intercept", help="Whether this part holds the joint model's intercept."),
+    ] = None,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Convert a partial model; daemons serve the new version at their next poll, older ones stay loaded."""
+    output = Output(as_json=as_json)
+    with wiring.opened_warehouse(config) as ours:
+        if party not in (None, ours.party):
+            raise InputError(f"--party says {party}, but the settings are of {ours.party}")
+        with output.progress(f"reading {file.name}"):
+            options = ReadOptions(
+                model_id=model_id,
+                training_run=training_run,
+                party=ours.party,
+                features=parse_features(features),
+                holds_intercept=holds_intercept,
+            )
+            result = read_model_file(file, options)
+        if result.partial.party != ours.party:
+            raise ModelConflictError(
+                f"{file}: the part of {result.partial.party}, but the settings are of {ours.party}"
+            )
+        target = choose_view(ours.warehouse, view, result.partial)
+        match_view(result.partial, [feature.name for feature in target.features])
+        with output.progress(f"writing {result.partial.model_id}"):
+            version, written = publish_model(
+                ours.warehouse, result.partial, target, result.source_sha256, _certificate(result)
+            )
+    if not result.network_isolated:
+        output.note(
+            "note: this kernel does not allow to cut the reading process off the network; it was confined otherwise"
+        )
+    what = "is now" if written else "was converted before, unchanged; it stays"
+    output.result(
+        {
+            "model_id": version.model_id,
+            "version": version.version,
+            "written": written,
+            "source": result.source,
+            "kind": version.kind,
+            "view": version.view,
+            "view_version": version.view_version,
+            "features": version.features,
+            "holds_intercept": version.holds_intercept,
+            "training_run": version.training_run,
+            "params_sha256": version.params_sha256,
+        },
+        f"{file.name} ({result.source}, {len(version.features)} features) {what} version {version.version} of "
+        f"{version.model_id} at {version.party}: digest {version.params_sha256[:12]}, view {version.view} "
+        f"{version.view_version}.",
+    )
+
+
+def parse_features(text: str | None) -> tuple[str, ...] | None:
+    """Return the names of `--features`: separated by commas, or one a line in `@FILE`."""
+    if text is None:
+        return None
+    if not text.startswith("@"):
+        return tuple(text.split(","))
+    try:
+        return tuple(line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--features: {text[1:]} cannot be read: {error}") from error
+
+
+def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -> FeatureView:
+    """Return the newest version of the named view; without a name, of the only view that has all features.
+
+    Raises:
+        InputError: No such view; it says which there are.
+        FeatureNamesError: No view, or more than one, has all features.
+    """
+    views = {snapshot.view.name: snapshot.view for snapshot in list_snapshots(warehouse)}
+    nothing = "there are no features yet; see `fedpredict features load`"
+    if name is not None:
+        if name not in views:
+            raise InputError(f"no feature view {name}; {nearest(name, views, nothing)}")
+        return views[name]
+    wanted = set(partial.part.features)
+    fitting = [each for each in views.values() if wanted <= {feature.name for feature in each.features}]
+    if len(fitting) == 1:
+        return fitting[0]
+    if len(views) == 1:
+        return next(iter(views.values()))  # what it lacks is told by name when the two are matched
+    told = ", ".join(sorted(each.name for each in fitting)) or "none"
+    raise FeatureNamesError(
+        f"views with all features of the model: {told}; name one with --view ({nearest('', views, nothing)})"
+    )
+
+
+def _certificate(result: ReadResult) -> dict[str, object]:
+    absolute, relative = largest_difference(result.partial)
+    rows = result.partial.verification
+    return {
+        "converter": f"fedpredict {__version__}",
+        "source": result.source,
+        "verification_rows": 0 if rows is None else len(rows.features),
+        "largest_difference": absolute,
+        "largest_relative_difference": relative,
+        "network_isolated": result.network_isolated,
+    }

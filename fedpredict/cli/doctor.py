@@ -1,0 +1,63 @@
+"""`fedpredict doctor`: look at everything that a process of some settings needs, and say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_tls, check_warehouse
+from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_peers
+from fedpredict.cli.config_file import Loaded
+from fedpredict.cli.exits import ExitCode
+from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.errors import ConfigError
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.check import Finding, Level
+
+
+def doctor(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
+    """Check settings, certificates, warehouse, models, features, peers and port; exits with 9 if something is wrong."""
+    output = Output(as_json=as_json)
+    with output.progress("looking"):
+        found = list(examine(config))
+    rows = [{"topic": topic, "level": each.level, "what": each.what, "fix": each.fix} for topic, each in found]
+    if as_json:
+        output.rows((), rows, empty="")
+    for topic, each in found:
+        output.say(f"{each.level.upper() if each.level is not Level.OK else 'ok':<8} {topic}: {each.what}")
+        if each.fix:
+            output.say(f"{'':<8} → {each.fix}")
+    counts = {level: sum(each.level is level for _, each in found) for level in Level}
+    output.say(f"{counts[Level.PROBLEM]} problems, {counts[Level.WARNING]} warnings, {counts[Level.OK]} fine")
+    if counts[Level.PROBLEM]:
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def examine(config: Path | None) -> Iterator[Checked]:
+    """Yield what was found, in the order in which things depend on each other."""
+    try:
+        loaded = wiring.load_party(config)
+    except ConfigError as error:
+        for problem in (str(error), *getattr(error, "__notes__", ())):
+            yield "settings", Finding(Level.PROBLEM, problem, "correct the settings; all else waits for them")
+        return
+    now = datetime.now(UTC)
+    role = "a participant" if isinstance(loaded.settings, ParticipantSettings) else "an initiator"
+    yield "settings", Finding(Level.OK, f"{loaded.path}: {role}, party {loaded.settings.party}")
+    yield from check_tls(loaded, now)
+    models: list[str] = []
+    yield from check_warehouse(loaded, models)
+    settings = loaded.settings
+    if isinstance(settings, InitiatorSettings):
+        yield from check_catalogue(Loaded(loaded.path, settings))
+        yield from check_peers(Loaded(loaded.path, settings))
+    else:
+        yield from check_callers(settings, frozenset(models))
+    yield from check_listen(loaded)
+    yield from check_clock(now)

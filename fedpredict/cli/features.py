@@ -1,0 +1,97 @@
+"""`fedpredict features`: snapshots of feature views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.features.load import load_file
+from fedpredict.tables.views import list_snapshots
+from fedpredict.warehouse.base import ColumnType
+
+app = typer.Typer(help="Load a party's features, and see what is loaded.", no_args_is_help=True)
+
+TYPES = {"number": ColumnType.DOUBLE, "text": ColumnType.STRING}
+
+
+@app.command("load")
+def load(
+    file: Annotated[Path, typer.Argument(help="CSV (a header, UTF-8) or Parquet.")],
+    *,
+    view: Annotated[str, typer.Option("--view", help="The feature view; its first file makes its version 1.")],
+    key: Annotated[str, typer.Option("--key", help="The column of the sample ids.")],
+    event_time: Annotated[
+        str | None, typer.Option("--event-time", help="The column that says when a row's values held.")
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="COLUMN=number or COLUMN=text, where the file does not tell; repeatable."),
+    ] = None,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="The columns are others than before: make a new version of the view.")
+    ] = False,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Load a file as a new snapshot of a feature view; models see it at the next poll, whole."""
+    output = Output(as_json=as_json)
+    parsed = dict(_parse_type(text) for text in types or ())
+    with wiring.opened_warehouse(config) as party, output.progress(f"loading {file.name}"):
+        report = load_file(
+            party.warehouse, file, view=view, key=key, event_time=event_time, types=parsed, new_version=new_version
+        )
+    columns = [{"name": each.name, "column": each.column, "type": each.type} for each in report.columns]
+    if as_json:
+        output.fields(
+            {
+                "view": report.view,
+                "version": report.version,
+                "snapshot": report.snapshot,
+                "rows": report.n_rows,
+                "sample_ids": report.n_ids,
+                "new_version": report.new_version,
+                "columns": columns,
+            }
+        )
+        return
+    output.rows(("name", "column", "type"), columns, empty="")
+    output.say(
+        f"{report.n_rows} rows of {report.n_ids} sample ids are snapshot {report.snapshot} of view {report.view}, "
+        f"version {report.version}{' (new)' if report.new_version else ''}."
+    )
+
+
+@app.command("list")
+def list_all(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
+    """List the snapshots of all feature views, oldest first."""
+    with wiring.opened_warehouse(config) as party:
+        snapshots = list_snapshots(party.warehouse)
+    rows = [
+        {
+            "view": each.view.name,
+            "version": each.view.version,
+            "snapshot": each.snapshot,
+            "rows": each.n_rows,
+            "features": [feature.name for feature in each.view.features],
+        }
+        for each in snapshots
+    ]
+    shown = (
+        rows
+        if as_json
+        else [{**row, "features": len(each.view.features)} for row, each in zip(rows, snapshots, strict=True)]
+    )
+    columns = ("view", "version", "snapshot", "rows", "features")
+    Output(as_json=as_json).rows(columns, shown, empty="No features yet; see `fedpredict features load`.")
+
+
+def _parse_type(text: str) -> tuple[str, ColumnType]:
+    name, equals, kind = text.rpartition("=")
+    if not equals or kind not in TYPES:
+        raise typer.BadParameter(f"{text!r}: write COLUMN=number or COLUMN=text", param_hint="--type")
+    return name, TYPES[kind]

@@ -1,0 +1,128 @@
+"""`fedpredict model`: the models in a party's warehouse."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.convert import convert
+from fedpredict.cli.names import find_model
+from fedpredict.cli.options import ModelArgument, PartyConfig
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.split import split
+from fedpredict.tables.models import ModelVersion, delete_model, list_versions, rollback
+from fedpredict.warehouse.base import Warehouse
+
+app = typer.Typer(help="Convert partial models into parameter tables, and manage their versions.", no_args_is_help=True)
+app.command("convert")(convert)
+app.command("split")(split)
+
+
+@app.command("list")
+def list_all(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
+    """List the models of a party with their current versions."""
+    with wiring.opened_warehouse(config) as party:
+        versions = list_versions(party.warehouse)
+    counts = Counter(each.model_id for each in versions)
+    current = {each.model_id: each for each in versions}
+    rows = [{**_summary(each), "versions": counts[each.model_id]} for each in current.values()]
+    columns = ("model_id", "version", "versions", "kind", "features", "view", "training_run", "created_at", "digest")
+    Output(as_json=as_json).rows(columns, rows, empty="No models yet; see `fedpredict model convert`.")
+
+
+@app.command("show")
+def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag = False) -> None:
+    """Show the current version of a model, and its history; never a weight."""
+    with wiring.opened_warehouse(config) as party:
+        versions = _versions(party.warehouse, model_id)
+    output = Output(as_json=as_json)
+    history = [_summary(each) for each in reversed(versions)]
+    details = _details(versions[-1])
+    if as_json:
+        output.fields({**details, "history": history})
+        return
+    output.fields(details)
+    output.rows(("version", "digest", "view", "training_run", "created_at"), history, empty="")
+
+
+@app.command("delete")
+def delete(
+    model_id: ModelArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete a model with all its versions and parameters. This cannot be undone."""
+    with wiring.opened_warehouse(config) as party:
+        n_versions = len(_versions(party.warehouse, model_id))
+        if not yes:
+            typer.confirm(f"Delete model {model_id} of {party.party} with {n_versions} versions?", abort=True, err=True)
+        deleted = delete_model(party.warehouse, model_id)
+    output = Output(as_json=as_json)
+    output.result({"model_id": model_id, "versions": deleted}, f"Deleted {deleted} versions of {model_id}.")
+
+
+@app.command("rollback")
+def roll_back(
+    model_id: ModelArgument,
+    to: Annotated[
+        int | None, typer.Option("--to", help="The version; default: the one before, of other parameters.", min=1)
+    ] = None,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an older version of a model current again."""
+    with wiring.opened_warehouse(config) as party:
+        _versions(party.warehouse, model_id)
+        version = rollback(party.warehouse, model_id, to)
+    Output(as_json=as_json).result(
+        _summary(version),
+        f"Version {version.version} of {model_id} is current: digest {version.params_sha256[:12]}. An initiator that "
+        "pinned another digest goes on with that one until `fedpredict catalogue pin`.",
+    )
+
+
+def _versions(warehouse: Warehouse, model_id: str) -> list[ModelVersion]:
+    by_model: dict[str, list[ModelVersion]] = {}
+    for version in list_versions(warehouse):
+        by_model.setdefault(version.model_id, []).append(version)
+    return find_model(by_model, model_id)
+
+
+def _summary(version: ModelVersion) -> dict[str, object]:
+    return {
+        "model_id": version.model_id,
+        "version": version.version,
+        "kind": version.kind,
+        "features": len(version.features),
+        "view": f"{version.view} {version.view_version}",
+        "training_run": version.training_run,
+        "created_at": version.created_at,
+        "digest": version.params_sha256[:12],
+    }
+
+
+def _details(version: ModelVersion) -> dict[str, object]:
+    return {
+        "model_id": version.model_id,
+        "version": version.version,
+        "party": version.party,
+        "kind": version.kind,
+        "classes": version.classes,
+        "n_scores": version.n_scores,
+        "n_outputs": version.n_outputs,
+        "fit_intercept": version.fit_intercept,
+        "holds_intercept": version.holds_intercept,
+        "view": version.view,
+        "view_version": version.view_version,
+        "features": version.features,
+        "training_run": version.training_run,
+        "params_sha256": version.params_sha256,
+        "source_sha256": version.source_sha256,
+        "created_at": version.created_at,
+        "certificate": dict(version.certificate),
+        "metadata": dict(version.metadata),
+    }

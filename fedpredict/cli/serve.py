@@ -1,0 +1,45 @@
+"""`fedpredict participant serve` and `fedpredict initiator serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.options import InitiatorConfig, ParticipantConfig
+
+participant = typer.Typer(help="Serve a party's partial scores.", no_args_is_help=True)
+initiator = typer.Typer(help="Serve predictions.", no_args_is_help=True)
+
+
+@participant.callback()
+def _participant() -> None:
+    """Serve a party's partial scores to the initiators that it lists."""
+
+
+@initiator.callback()
+def _initiator() -> None:
+    """Serve predictions, asking every party of a model for its partial scores."""
+
+
+@participant.command("serve")
+def serve_participant(config: ParticipantConfig = Path("participant.toml")) -> None:
+    """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
+    wiring.serve_participant(config, _say_ready)
+
+
+@initiator.command("serve")
+def serve_initiator(
+    config: InitiatorConfig = Path("initiator.toml"),
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Answer without partners, marked as such: for integrators.")
+    ] = False,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
+    wiring.serve_initiator(config, _say_ready, simulate=simulate)
+
+
+def _say_ready(address: str) -> None:
+    typer.echo(f"listening on {address}")

@@ -1,0 +1,120 @@
+"""`fedpredict model split` and `fedpredict simulate`: for those who trained centrally, for tests and demonstrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli.convert import FeaturesOption, ModelIdOption, RunOption, parse_features
+from fedpredict.cli.files import read_rows
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.read import read_model_file
+from fedpredict.convert.simulate import simulate as play
+from fedpredict.convert.split import split_model
+from fedpredict.convert.write import write_partial
+from fedpredict.errors import InputError, VerificationError
+from fedpredict.model.partial import PartialModel
+
+JOINT = "joint-model"
+"""The party that an uncut model is filed under, and the name of its file; no party's parts are named so."""
+LIMIT = 1e-12
+
+
+def split(
+    file: Annotated[Path, typer.Argument(help="The jointly trained model: pickle, joblib or JSON.")],
+    *,
+    parties: Annotated[
+        list[str], typer.Option("--party", help="PARTY=feature,feature,... or PARTY=@FILE; repeat for every party.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for one file per party; made where it is missing.")],
+    intercept: Annotated[str | None, typer.Option("--intercept", help="The party that gets the intercept.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Rows (CSV, Parquet) to put into the parts for verification.")
+    ] = None,
+    model_id: ModelIdOption = None,
+    training_run: RunOption = None,
+    features: FeaturesOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cut a jointly trained model into one pickled partial model per party, by columns."""
+    output = Output(as_json=as_json)
+    owners = dict(_parse_owner(text) for text in parties)
+    if len(owners) != len(parties):
+        raise typer.BadParameter("a party is named twice", param_hint="--party")
+    with output.progress(f"reading {file.name}"):
+        options = ReadOptions(
+            model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
+        )
+        result = read_model_file(file, options)
+    verification = None if rows is None else read_rows(rows, result.partial.part.features)[0]
+    parts = split_model(
+        result.partial, owners, intercept, rows=verification, feature_constants=result.feature_constants
+    )
+    _make_folder(out)
+    write_partial(out / f"{JOINT}.json", result.partial)
+    for party, part in parts.items():
+        write_partial(out / f"{party}.pkl", part)
+    told = [
+        {
+            "party": party,
+            "file": out / f"{party}.pkl",
+            "features": part.part.features if as_json else len(part.part.features),
+            "holds_intercept": part.holds_intercept,
+        }
+        for party, part in parts.items()
+    ]
+    output.rows(("party", "file", "features", "holds_intercept"), told, empty="")
+    output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+
+
+def simulate(
+    model: Annotated[Path, typer.Option("--model", help="The folder that `fedpredict model split` wrote.")],
+    data: Annotated[Path, typer.Option("--data", help="Rows with all features (CSV or Parquet).")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Play all parties of a cut model in this process, and compare with the uncut model."""
+    output = Output(as_json=as_json)
+    files = sorted(model.glob("*.pkl"))
+    if not files or not (model / f"{JOINT}.json").exists():
+        raise InputError(f"{model}: not a folder of `fedpredict model split` (PARTY.pkl for each, {JOINT}.json)")
+    with output.progress("reading the parts", total=len(files)) as advance:
+        parts: dict[str, PartialModel] = {}
+        for file in files:
+            part = read_model_file(file).partial
+            parts[part.party] = part
+            advance(len(parts), len(files))
+    joint = read_model_file(model / f"{JOINT}.json").partial
+    rows, names = read_rows(data)
+    report = play(parts, joint, rows, names)
+    output.fields(
+        {
+            "model_id": joint.model_id,
+            "parties": tuple(sorted(parts)),
+            "rows": report.n_samples,
+            "scored": report.n_scored,
+            "largest_difference": report.largest_absolute,
+            "largest_relative_difference": report.largest_relative,
+        }
+    )
+    if report.largest_relative > LIMIT:
+        raise VerificationError(
+            f"the parts give other scores than the uncut model: off by {report.largest_relative:.3g} of the sum of the "
+            f"absolute terms (allowed: {LIMIT:g})"
+        )
+
+
+def _parse_owner(text: str) -> tuple[str, tuple[str, ...]]:
+    party, equals, names = text.partition("=")
+    if not equals or not party:
+        raise typer.BadParameter(f"{text!r}: write PARTY=feature,feature,... or PARTY=@FILE", param_hint="--party")
+    return party, parse_features(names) or ()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror}") from error

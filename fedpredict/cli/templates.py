@@ -1,0 +1,110 @@
+"""The commented settings that `fedpredict init` writes. Words in double braces are filled in."""
+
+from __future__ import annotations
+
+PARTICIPANT = """\
+# Settings of a participant: {{party}} answers initiators with its partial scores.
+# Start it with: fedpredict participant serve --config participant.toml
+# Relative paths start at this file. FEDPREDICT_PARTICIPANT_LISTEN=... overrides `listen`, and so on;
+# FEDPREDICT_PARTICIPANT_WAREHOUSE__PORT=... overrides `port` in [warehouse].
+
+party = "{{party}}"              # this organisation; its certificate says the same
+listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7443
+poll_s = 5.0                 # how often the warehouse is asked for new models and features, in seconds
+drain_s = 10.0               # how long calls under way may take when the process stops
+max_samples = 10000          # most sample ids in one call
+keep_versions = 3            # versions of a model that stay loaded, so that a new one breaks nothing
+
+[tls]                        # every connection proves who is at both ends (see `fedpredict certs`)
+ca = "certs/ca.pem"
+certificate = "certs/{{party}}.pem"
+key = "certs/{{party}}.key"
+
+[warehouse]                  # where this party's features and parameters are
+kind = "local"               # a folder of Parquet files, queried in this process
+path = "warehouse"
+# For Hive, Spark's Thrift Server or Kyuubi, instead of the two lines above:
+# kind = "hive"
+# host = "hive.example"
+# port = 10000
+# database = "fedpredict"    # made by `fedpredict init database`, or by hand
+# auth = "ldap"              # none, nosasl, ldap, custom, kerberos
+# username = "fedpredict"
+# password_file = "hive.password"      # or FEDPREDICT_HIVE_PASSWORD
+# tls = true
+# tls_ca = "certs/hive-ca.pem"
+# staging = "hdfs://namenode/tmp/fedpredict"     # needed for large loads
+
+[callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
+models = ["*"]               # or the ids of the models that it may ask for
+
+[log]
+level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+"""
+
+INITIATOR = """\
+# Settings of an initiator: {{party}} asks the parties of a model for their partial scores and finishes them.
+# Start it with: fedpredict initiator serve --config initiator.toml   (--simulate: without partners, made-up numbers)
+# Relative paths start at this file. FEDPREDICT_INITIATOR_LISTEN=... overrides `listen`, and so on;
+# FEDPREDICT_INITIATOR_WAREHOUSE__PORT=... overrides `port` in [warehouse].
+
+party = "{{party}}"              # this organisation; its certificate says the same
+listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7440
+state = "sqlite:///state.db" # the pinned versions; PostgreSQL: "postgresql+psycopg://user@host/database"
+deadline_s = 2.0             # longest wait for the parties, in seconds
+max_samples = 10000          # most sample ids in one call
+poll_s = 5.0                 # how often parties are asked for what they hold
+drain_s = 10.0               # how long calls under way may take when the process stops
+
+[tls]                        # every connection proves who is at both ends (see `fedpredict certs`)
+ca = "certs/ca.pem"
+certificate = "certs/{{party}}.pem"
+key = "certs/{{party}}.key"
+
+[warehouse]                  # where this party's own features and parameters are, if it holds a part itself
+kind = "local"               # or "hive", with host, port, database ... (see docs/hive.md)
+path = "warehouse"
+
+[clients.{{client}}]             # who may ask, by the name in the certificate
+models = ["*"]               # or the ids of the models
+
+# [parties.telco]            # every other party: where its participant listens
+# address = "127.0.0.1:7443"
+
+# [models.credit]            # every model: the parties that hold a part, this one included if it does
+# parties = ["{{party}}", "telco"]
+# policy = "fail"            # what becomes of a sample that some party cannot score:
+#                            #   fail: its status and no number
+#                            #   default_partial: the numbers under [models.credit.defaults] stand in for a share
+#                            #   fallback_model: the answer of another model that this party holds alone
+# pin = "first"              # "manual": no version is answered with before `fedpredict catalogue pin`
+# [models.credit.defaults]
+# telco = [0.0]              # one number per score, before the link
+
+[log]
+level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+"""
+
+CLIENT = """\
+# For `fedpredict predict --config client.toml --model ID SAMPLE...`. Relative paths start at this file.
+
+server = "{{listen}}"
+server_party = "{{party}}"       # the party that the server's certificate must name
+timeout_s = 30.0
+
+[tls]
+ca = "certs/ca.pem"
+certificate = "certs/{{client}}.pem"
+key = "certs/{{client}}.key"
+"""
+
+
+def fill(template: str, **words: str) -> str:
+    """Return a template with its words filled in.
+
+    >>> fill('party = "{{party}}"', party="lab")
+    'party = "lab"'
+    """
+    for name, word in words.items():
+        template = template.replace("{{" + name + "}}", word)
+    return template

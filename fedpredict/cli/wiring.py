@@ -1,0 +1,190 @@
+"""Settings -> objects: the only module that reads the environment and picks implementations."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from fedpredict.cli.client_settings import ClientFileSettings
+from fedpredict.cli.config_file import Loaded, load_settings, read_toml
+from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.initiator import server as initiator_server
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.logs import install_logging
+from fedpredict.participant import server as participant_server
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.tls import TlsFiles
+from fedpredict.state.base import PinStore
+from fedpredict.state.sql import open_pin_store
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.open import open_warehouse
+from fedpredict.warehouse.settings import WarehouseSettings
+
+PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
+PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
+DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
+
+LoadedParty: TypeAlias = Loaded[ParticipantSettings] | Loaded[InitiatorSettings]
+
+_INITIATORS_KEYS = frozenset(InitiatorSettings.model_fields) - frozenset(ParticipantSettings.model_fields)
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment of this process."""
+    return os.environ  # noqa: TID251  here and nowhere else
+
+
+def load_participant(path: Path) -> Loaded[ParticipantSettings]:
+    """Return a participant's settings; raise `ConfigError` where something in them is wrong."""
+    return load_settings(path, ParticipantSettings, prefix=PARTICIPANT, environment=environment())
+
+
+def load_initiator(path: Path) -> Loaded[InitiatorSettings]:
+    """Return an initiator's settings; raise `ConfigError` where something in them is wrong."""
+    return load_settings(path, InitiatorSettings, prefix=INITIATOR, environment=environment())
+
+
+def load_client(path: Path | None) -> Loaded[ClientFileSettings]:
+    """Return what a client's file says; without a file, the defaults and the environment alone."""
+    return load_settings(path, ClientFileSettings, prefix=CLIENT, environment=environment())
+
+
+def load_party(path: Path | None) -> LoadedParty:
+    """Return the settings of a participant or an initiator, whichever the file is.
+
+    Args:
+        path: The file; None: `participant.toml`, else `initiator.toml`, in the current folder.
+
+    Raises:
+        ConfigError: No such file, or something in it is wrong.
+    """
+    if path is None:
+        path = next((each for each in DEFAULT_FILES if each.exists()), None)
+    if path is None:
+        names = " or ".join(map(str, DEFAULT_FILES))
+        raise ConfigError(f"no {names} in this folder; name one with --config, or make one with `fedpredict init`")
+    content = read_toml(path)
+    is_initiator = "callers" not in content and (path.stem == "initiator" or bool(_INITIATORS_KEYS & content.keys()))
+    return load_initiator(path) if is_initiator else load_participant(path)
+
+
+@dataclass(frozen=True, slots=True)
+class PartyWarehouse:
+    """A party and its open warehouse."""
+
+    party: str
+    warehouse: Warehouse
+
+
+@contextmanager
+def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
+    """Open the warehouse that a settings file names, and close it at the end of the block.
+
+    Raises:
+        ConfigError: The file is wrong, or names no warehouse.
+    """
+    loaded = load_party(path)
+    warehouse = open_loaded_warehouse(loaded)
+    try:
+        yield PartyWarehouse(loaded.settings.party, warehouse)
+    finally:
+        warehouse.close()
+
+
+def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
+    """Return the warehouse of some settings; the caller closes it."""
+    return open_warehouse(warehouse_settings(loaded), loaded.base, password())
+
+
+def warehouse_settings(loaded: LoadedParty) -> WarehouseSettings:
+    """Return the `[warehouse]` table, which an initiator may lack; raise `ConfigError` where it does."""
+    settings = loaded.settings.warehouse
+    if settings is None:
+        raise ConfigError(f"{loaded.path} has no [warehouse]; add one, or name the settings of a party that has")
+    return settings
+
+
+def password() -> str | None:
+    """Return the password of the warehouse that the environment holds, if it does."""
+    return environment().get(PASSWORD)
+
+
+def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
+    """Return the store of an initiator's pins; the caller closes it."""
+    return open_pin_store(loaded.settings.state, loaded.base)
+
+
+def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:
+    """Return the TLS files that some settings name, None where they say `insecure = true`.
+
+    Raises:
+        CertificateError: A file is not there; it says how to make one.
+    """
+    tls = loaded.settings.tls
+    if tls is None or loaded.settings.insecure:
+        return None
+    files = tls.files(loaded.base)
+    check_existing(files)
+    return files
+
+
+def check_existing(files: TlsFiles) -> None:
+    """Raise `CertificateError`, with what makes them, unless all files are there."""
+    missing = [path for path in (files.ca, files.certificate, files.key) if not path.exists()]
+    if missing:
+        raise CertificateError(
+            f"no such file: {', '.join(map(str, missing))}; make a request with `fedpredict certs request` and have "
+            "the federation's CA sign it, or, for trials, `fedpredict certs ca` and `fedpredict certs issue`"
+        )
+
+
+def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
+    """Serve as a participant until SIGTERM or Ctrl-C.
+
+    Args:
+        path: Its settings.
+        ready: Told the address once it listens and has looked at its warehouse.
+    """
+    loaded = load_participant(path)
+    _install_logging(loaded)
+    tls = tls_files(loaded)
+    warehouse = open_loaded_warehouse(loaded)
+    try:
+        asyncio.run(participant_server.serve(loaded.settings, warehouse, tls, ready=ready))
+    finally:
+        warehouse.close()
+
+
+def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool) -> None:
+    """Serve as an initiator until SIGTERM or Ctrl-C.
+
+    Args:
+        path: Its settings.
+        ready: Told the address once it listens.
+        simulate: Answer without partners, marked as such.
+    """
+    loaded = load_initiator(path)
+    _install_logging(loaded)
+    settings, tls = loaded.settings, tls_files(loaded)
+    pins = open_pins(loaded)
+    try:
+        warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
+        try:
+            asyncio.run(
+                initiator_server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready)
+            )
+        finally:
+            if warehouse is not None:
+                warehouse.close()
+    finally:
+        pins.close()
+
+
+def _install_logging(loaded: LoadedParty) -> None:
+    install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
