@@ -130,18 +130,15 @@ async def serve(
         loop.add_signal_handler(each, stopping.set)
     try:
         async with ParticipantServer(settings, warehouse, tls) as server:
-            announcement = asyncio.create_task(_announce(server, ready))
-            await stopping.wait()
-            announcement.cancel()
+            read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stopping.wait())
+            await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
+            read.cancel()
+            if ready is not None and not stopped.done():
+                ready(server.address)
+            await stopped
     finally:
         for each in signals:
             loop.remove_signal_handler(each)
-
-
-async def _announce(server: ParticipantServer, ready: Callable[[str], None] | None) -> None:
-    await server.wait_read()
-    if ready is not None:
-        ready(server.address)
 
 
 def _credentials(settings: ParticipantSettings, tls: TlsFiles | None) -> grpc.ServerCredentials | None:

@@ -14,7 +14,6 @@ from fedpredict.errors import (
     FedPredictError,
     ModelConflictError,
     TableCorruptError,
-    WarehouseError,
     WarehouseUnavailableError,
 )
 from fedpredict.features.base import OnlineStore
@@ -84,7 +83,7 @@ class ModelLoader:
             before = self._state
             try:
                 after = self._read()
-            except WarehouseError as error:
+            except FedPredictError as error:
                 after = replace(before, warehouse_problem=str(error))
             self._state = after
             self._drop_unused(after)
@@ -183,7 +182,7 @@ class ModelLoader:
                 self._publish(newest)
         except WarehouseUnavailableError:
             raise
-        except WarehouseError as error:
+        except FedPredictError as error:
             return f"view {view} version {view_version}: {error}"
         return ""
 
