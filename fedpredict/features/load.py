@@ -96,27 +96,26 @@ def load_file(
     known = {} if newest is None or new_version else {each.name: each.type for each in newest.view.features}
     features, columns = _features(file, names, {**known, **_checked_types(names, types or {})})
     target = _target(newest, FeatureView(view, 1, features, key, event_time), new_version=new_version)
-    rows = pa.table(
-        {
-            "sample_id": to_sample_ids(file.columns[key], key),
-            "event_time": _event_time(file, event_time, now),
-            **columns,
-        }
-    )
+    instants = _event_time(file, event_time, now)
+    rows = pa.table({"sample_id": to_sample_ids(file.columns[key], key), "event_time": instants, **columns})
     n_ids = _count_ids(rows, event_time)
     snapshot = publish_snapshot(warehouse, target, _snapshot_name(now, newest), rows)
-    logger.info(
-        "features.loaded",
-        extra={"view": view, "view_version": target.version, "snapshot": snapshot.snapshot, "n_rows": file.n_rows},
-    )
+    is_new = newest is None or target.version != newest.view.version
+    return _report(snapshot, n_ids, new_version=is_new)
+
+
+def _report(snapshot: Snapshot, n_ids: int, *, new_version: bool) -> LoadReport:
+    view = snapshot.view
+    extra = {"view": view.name, "view_version": view.version, "snapshot": snapshot.snapshot, "n_rows": snapshot.n_rows}
+    logger.info("features.loaded", extra=extra)
     return LoadReport(
-        view=view,
-        version=target.version,
+        view=view.name,
+        version=view.version,
         snapshot=snapshot.snapshot,
-        n_rows=file.n_rows,
+        n_rows=snapshot.n_rows,
         n_ids=n_ids,
-        columns=target.features,
-        new_version=newest is None or target.version != newest.view.version,
+        columns=view.features,
+        new_version=new_version,
     )
 
 

@@ -189,6 +189,9 @@ def test_a_text_column_of_digits_is_text_when_the_operator_says_so(tmp_path: Pat
     assert [row["zip"] for row in stored(warehouse, ["sample_id", "zip"])] == ["0815", "A-1"]
     load_file(warehouse, csv_file(tmp_path, "id,zip\na,1\n"), view="people", key="id")
     assert [row["zip"] for row in stored(warehouse, ["sample_id", "zip"])] == ["1"]
+    numbers = parquet_file(tmp_path, {"id": pa.array(["a"]), "zip": pa.array([1])})
+    with pytest.raises(FeatureFileError, match="'zip' has type int64, and the feature is text"):
+        load_file(warehouse, numbers, view="people", key="id")
 
 
 REFUSED = [

@@ -226,6 +226,43 @@ def test_a_damaged_row_of_versions_is_the_problem_of_its_model_alone(world: Worl
     assert world.weights()["fraud"] == 3.0
 
 
+def test_a_file_of_versions_that_is_no_parquet_leaves_the_other_models_alone(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    world.convert("fraud", 2.0)
+    world.loader.refresh()
+    before = world.damage("fp_models", "credit")
+    state = world.loader.refresh()
+    assert list(state.problems) == ["credit"]
+    assert world.weights() == {"credit": 1.0, "fraud": 2.0}
+    for file, content in before:
+        file.write_bytes(content)
+    assert not world.loader.refresh().problems
+
+
+def test_versions_that_cannot_be_listed_at_the_start_are_a_problem_of_the_warehouse(world: World) -> None:
+    world.convert("credit", 1.0)
+    world.damage("fp_models", "credit")
+    state = world.loader.refresh()
+    assert "damaged" in state.warehouse_problem
+    assert not state.read_once
+
+
+def test_a_model_whose_feature_is_no_number_in_the_snapshot_is_told(world: World) -> None:
+    world.load(FIRST, 1.0)
+    world.convert("credit", 1.0)
+    view = FeatureView("people", 1, (ViewFeature("Age", "age", ColumnType.DOUBLE),), "id", None)
+    rows = pa.table(
+        {
+            "sample_id": pa.array(["a"]),
+            "event_time": pa.array([datetime(2026, 1, 1, tzinfo=UTC)], pa.timestamp("us", tz="UTC")),
+            "age": pa.array([1.0]),
+        }
+    )
+    publish_snapshot(world.warehouse, view, SECOND, rows)
+    assert "no numeric column inc" in world.loader.refresh().problems["credit"]
+
+
 def test_a_part_of_another_party_is_refused(world: World) -> None:
     world.load(FIRST, 1.0)
     world.convert("credit", 1.0, party="imaging")
