@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,8 +15,6 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     CertificateError,
-    Code,
-    DeadlineExceededError,
     FedPredictError,
     ManifestMismatchError,
     ModelNotFoundError,
@@ -26,7 +23,6 @@ from fedpredict.errors import (
     PartyTimeoutError,
     PartyUnavailableError,
     ProtocolError,
-    public_status,
 )
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
@@ -72,10 +68,6 @@ class Dialler:
         options = channel_options(server_name(party))
         channel = grpc.aio.secure_channel(address, channel_credentials(self.tls), options=options)
         return RemoteParty(party, channel, ca_pem=read_tls(self.tls).ca_pem, metadata=())
-
-    def dial_all(self, addresses: Mapping[str, str]) -> dict[str, RemoteParty]:
-        """Return every party of `addresses` (party id -> host:port)."""
-        return {party: self.dial(party, address) for party, address in addresses.items()}
 
 
 class RemoteParty(PartyScorer):
@@ -210,7 +202,7 @@ class RemoteParty(PartyScorer):
             return PartyUnavailableError(told, party=self._party)
         if isinstance(error, ManifestMismatchError | ModelNotFoundError):
             return type(error)(told)
-        if isinstance(error, DeadlineExceededError) or public_status(error).code is Code.DEADLINE_EXCEEDED:
+        if failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return PartyTimeoutError(told, party=self._party)
         if failed.code() in _BROKEN:
             return PartyUnavailableError(told, party=self._party)

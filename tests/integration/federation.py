@@ -84,6 +84,7 @@ class ScriptedParty:
         raises: What every Score ends in.
         edit: Changes a reply before it is sent.
         held: While set, a Score waits for it.
+        garbage: A method that answers with bytes that are no message.
     """
 
     party: str
@@ -97,6 +98,7 @@ class ScriptedParty:
     raises: FedPredictError | None = None
     edit: Callable[[participant_pb2.ScoreReply], None] | None = None
     held: asyncio.Event | None = None
+    garbage: str = ""
     asked: list[participant_pb2.ScoreRequest] = field(default_factory=list)
     remaining_s: list[float] = field(default_factory=list)
     scoring: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,6 +114,8 @@ class ScriptedParty:
             "DescribeModel": handlers.unary(participant_pb2.DescribeModelRequest, self._describe),
             "Score": handlers.unary(participant_pb2.ScoreRequest, self._score),
         }
+        if self.garbage:
+            methods[self.garbage] = grpc.unary_unary_rpc_method_handler(self._babble)
         server.add_generic_rpc_handlers((handlers.service("fedpredict.wire.v1.ParticipantService", methods),))
         port = server.add_secure_port(self.address, server_credentials(self.tls))
         self.address = f"127.0.0.1:{port}"
@@ -123,6 +127,9 @@ class ScriptedParty:
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
+
+    async def _babble(self, _data: bytes, _context: handlers.Context) -> bytes:
+        return b"\xff\xff\xff"
 
     async def _hello(
         self, request: participant_pb2.HelloRequest, _context: handlers.Context
@@ -285,7 +292,7 @@ class Federation:
         model_id: str = "m",
         caller: str = "desk",
         mode: Mode = Mode.NEARLINE,
-        timeout_s: float = ANSWERS_IN_S,
+        timeout_s: float | None = ANSWERS_IN_S,
     ) -> Prediction:
         """Ask as a client does; raises the error of our tree."""
         task = PredictTask(request_id="r-1", model_id=model_id, mode=mode, sample_ids=sample_ids)
@@ -304,7 +311,7 @@ class Federation:
         method: str,
         request: Any,
         caller: str,
-        timeout_s: float,
+        timeout_s: float | None,
         service: str = "fedpredict.wire.v1.InitiatorService",
     ) -> bytes:
         """Make one call as a client of that name; return the reply's bytes."""

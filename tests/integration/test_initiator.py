@@ -13,7 +13,10 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from fedpredict.errors import ConfigError
 from fedpredict.features.load import load_file
+from fedpredict.initiator.server import InitiatorServer
+from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -231,6 +234,26 @@ async def test_the_fallback_model_answers_for_an_absent_party(federation: Federa
         expected = own.predict_proba(world.data.features[[0, 7]][:, world.data.columns_of("bank")])[:, 1]
         np.testing.assert_allclose(prediction.predictions[[0, 2], 0], expected, rtol=1e-12)
         assert [report.problem for report in prediction.parties] == ["", "", "party shop is unavailable"]
+
+
+async def test_a_fallback_model_that_nobody_pinned_changes_nothing(federation: Federation) -> None:
+    async with cancer(federation) as world:
+        models = {
+            "m": {"parties": list(PARTIES), "policy": "fallback_model", "fallback_model": "own"},
+            "own": {"parties": ["bank"], "pin": "manual"},
+        }
+        await world.start(models)
+        await world.stop("shop")
+        prediction = await federation.predict(b"id-0")
+        assert prediction.status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
+        assert prediction.origin.tolist() == [Origin.UNSPECIFIED]
+
+
+async def test_an_own_part_needs_the_warehouse(federation: Federation) -> None:
+    content = {"party": "bank", "insecure": True, "warehouse": {"path": "w"}, "models": {"m": {"parties": ["bank"]}}}
+    server = InitiatorServer(InitiatorSettings.model_validate(content), federation.store, None)
+    with pytest.raises(ConfigError, match="nobody answers for bank"):
+        await server.__aenter__()
 
 
 async def test_a_new_conversion_at_a_party_changes_nothing_until_it_is_pinned(federation: Federation) -> None:

@@ -300,10 +300,11 @@ class AwayStore(PinStore):
     def __init__(self, store: PinStore) -> None:
         self.store = store
         self.away = False
+        self.error: Exception = StateError("the database is away")
 
     def _reach(self) -> PinStore:
         if self.away:
-            raise StateError("the database is away")
+            raise self.error
         return self.store
 
     @override
@@ -327,20 +328,24 @@ class AwayStore(PinStore):
         self.store.close()
 
 
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [(StateError("the database is away"), "state.unavailable"), (KeyError("a bug"), "watch.failed")],
+)
 async def test_a_database_that_goes_away_stops_no_prediction_and_is_used_when_it_is_back(
-    federation: Federation, caplog: pytest.LogCaptureFixture
+    federation: Federation, caplog: pytest.LogCaptureFixture, error: Exception, event: str
 ) -> None:
     _, shop = await both(federation)
     federation.store = store = AwayStore(federation.store)
     await federation.initiator(MODEL)
     await federation.ready()
-    store.away = True
+    store.error, store.away = error, True
     new = digest_of("new")
     shop.serves = {digest_of("shop"), new}
     shop.parts["m"] = describe("shop", params_sha256=new)
 
     async def is_logged() -> bool:
-        return any(record.getMessage() == "state.unavailable" for record in caplog.records)
+        return any(record.getMessage() == event for record in caplog.records)
 
     await eventually(is_logged)
     await answers(federation, 11.0)

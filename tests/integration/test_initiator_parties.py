@@ -157,6 +157,16 @@ async def test_the_models_own_deadline_is_kept(federation: Federation, lab: Scri
     assert report_of(prediction, "shop").problem == "party shop did not answer in time"
 
 
+async def test_a_caller_without_a_deadline_waits_as_long_as_the_settings_say(
+    federation: Federation, lab: ScriptedParty, shop: ScriptedParty
+) -> None:
+    await federation.initiator(MODEL, deadline_s=0.5)
+    await federation.ready()
+    shop.held = asyncio.Event()
+    prediction = await federation.predict(b"u1", timeout_s=None)
+    assert prediction.status.tolist() == [AWAY]
+
+
 async def test_the_deadline_travels(federation: Federation, lab: ScriptedParty, shop: ScriptedParty) -> None:
     await federation.initiator({"m": {"parties": ["lab", "shop"], "deadline_s": 15.0}})
     await federation.ready()
@@ -277,6 +287,40 @@ async def test_a_reply_that_breaks_the_protocol_is_not_combined(
     assert prediction.status.tolist() == [REFUSED, REFUSED]
     assert np.isnan(prediction.predictions).all()
     assert report_of(prediction, "shop").problem == "party shop refused"
+
+
+@pytest.mark.parametrize("method", ["Hello", "DescribeModel"])
+async def test_a_party_that_sends_no_messages_is_named(
+    federation: Federation, lab: ScriptedParty, shop: ScriptedParty, method: str
+) -> None:
+    await shop.stop()
+    shop.garbage = method
+    await shop.start()
+    await federation.initiator(MODEL)
+    await told(federation, "party shop: Error parsing message")
+
+
+async def test_a_share_that_is_no_message_is_not_combined(
+    federation: Federation, lab: ScriptedParty, shop: ScriptedParty
+) -> None:
+    await federation.initiator(MODEL)
+    await federation.ready()
+    await shop.stop()
+    shop.garbage = "Score"
+    await shop.start()
+
+    async def is_refused() -> bool:
+        return bool((await federation.predict(b"u1")).status[0] == REFUSED)
+
+    await eventually(is_refused)
+
+
+async def test_a_description_that_breaks_the_protocol_is_refused(
+    federation: Federation, lab: ScriptedParty, shop: ScriptedParty
+) -> None:
+    shop.parts["m"] = describe("shop", params_sha256="ab")
+    await federation.initiator(MODEL)
+    await told(federation, "party shop: params_sha256 has 1 bytes")
 
 
 async def test_a_party_that_calls_itself_another_is_not_asked(
