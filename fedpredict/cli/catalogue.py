@@ -30,6 +30,8 @@ def list_all(config: InitiatorConfig = CONFIG, as_json: JsonFlag = False) -> Non
     with _opened(config) as (models, store):
         pins, offers = store.pins(), store.offers()
     rows = [_row(model_id, pins.get(model_id, ()), offers.get(model_id)) for model_id in models]
+    if not as_json:
+        rows = [{**row, "pinned": str(row["pinned"])[:12], "offered": str(row["offered"])[:12]} for row in rows]
     columns = ("model_id", "state", "pinned", "pinned_by", "pinned_at", "offered", "problem")
     Output(as_json=as_json).rows(columns, rows, empty="No models; add [models.<id>] to the initiator's settings.")
 
@@ -132,10 +134,10 @@ def _row(model_id: str, history: tuple[Pin, ...], offer: Offer | None) -> dict[s
     return {
         "model_id": model_id,
         "state": _state(pinned, offered, offer),
-        "pinned": pinned[:12],
+        "pinned": pinned,
         "pinned_by": current.pinned_by if current else "",
         "pinned_at": current.pinned_at if current else None,
-        "offered": offered[:12],
+        "offered": offered,
         "offered_at": offer.offered_at if offer else None,
         "problem": offer.problem if offer else "",
     }

@@ -14,7 +14,6 @@ from fedpredict.errors import InputError
 from fedpredict.model.ids import check_party_id
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.warehouse.open import create_database
 
 app = typer.Typer(help="Write commented settings that run as they are; nothing is overwritten.", no_args_is_help=True)
 
@@ -80,10 +79,8 @@ def initiator(
 @app.command("database")
 def database(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     """Create the database of a Hive warehouse, unless it exists."""
-    loaded = wiring.load_party(config)
-    settings = wiring.warehouse_settings(loaded)
-    create_database(settings, loaded.base, wiring.password())
-    Output(as_json=as_json).result({"database": settings.database}, f"Database {settings.database} is there.")
+    name = wiring.create_database(config)
+    Output(as_json=as_json).result({"database": name}, f"Database {name} is there.")
 
 
 def _party(directory: Path, party: str | None) -> str:
@@ -94,9 +91,7 @@ def _write(directory: Path, files: dict[str, str]) -> list[Path]:
     paths = {directory / name: text for name, text in files.items()}
     existing = [path for path in paths if path.exists()]
     if existing:
-        raise InputError(
-            f"{', '.join(map(str, existing))} is there already; nothing is overwritten: move it, or edit it"
-        )
+        raise InputError(f"already there: {', '.join(map(str, existing))}; nothing is overwritten: move it, or edit it")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, text in paths.items():

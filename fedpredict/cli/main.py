@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from fedpredict import __version__
-from fedpredict.cli import catalogue, certs, features, init, model, serve
-from fedpredict.cli.doctor import doctor
 from fedpredict.cli.exits import ExitCode, exit_code
-from fedpredict.cli.predict import list_models, predict
-from fedpredict.cli.score import score
-from fedpredict.cli.split import simulate
 from fedpredict.errors import FedPredictError
 
 DEFECT = (
     "This is a defect of fedpredict: please report it with what `fedpredict --debug ...` prints for the same command."
 )
 
-app = typer.Typer(
-    name="fedpredict",
-    help="Federated prediction: convert partial models, serve parties, ask for predictions.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-app.add_typer(init.app, name="init")
-app.add_typer(certs.app, name="certs")
-app.add_typer(features.app, name="features")
-app.add_typer(model.app, name="model")
-app.add_typer(serve.participant, name="participant")
-app.add_typer(serve.initiator, name="initiator")
-app.command("predict")(predict)
-app.command("models")(list_models)
-app.command("score")(score)
-app.command("simulate")(simulate)
-app.add_typer(catalogue.app, name="catalogue")
-app.command("doctor")(doctor)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "app"),
+    "certs": ("certs", "app"),
+    "features": ("features", "app"),
+    "model": ("model", "app"),
+    "participant": ("serve", "participant"),
+    "initiator": ("serve", "initiator"),
+    "predict": ("predict", "predict"),
+    "models": ("predict", "list_models"),
+    "catalogue": ("catalogue", "app"),
+    "score": ("score", "score"),
+    "simulate": ("split", "simulate"),
+    "doctor": ("doctor", "doctor"),
+}
+"""Noun, or verb without one -> its module in this package, and the group or function in it."""
 
 
 @dataclass
@@ -61,7 +53,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -71,6 +62,33 @@ def root(
 ) -> None:
     """Take the options that stand before every command."""
     context.obj.debug = debug
+
+
+def build_app(arguments: list[str]) -> typer.Typer:
+    """Return the program; where the first word names a command, with that command alone.
+
+    Importing all of them takes seconds, because they bring every driver; the help and shell completion need all.
+
+    Args:
+        arguments: Without the program's name.
+    """
+    app = typer.Typer(
+        name="fedpredict",
+        help="Federated prediction: convert partial models, serve parties, ask for predictions.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(root)
+    word = next((each for each in arguments if not each.startswith("-")), "")
+    for name, (module, attribute) in COMMANDS.items():
+        if word in (name, "") or word not in COMMANDS:
+            found = getattr(import_module(f"fedpredict.cli.{module}"), attribute)
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=name)
+            else:
+                app.command(name)(found)
+    return app
 
 
 def main() -> None:
@@ -84,9 +102,11 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: Without the program's name.
     """
+    # gRPC's core prints what we say better; it looks once, when it is imported
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251  set, not read
     invocation = Invocation()
     try:
-        app(arguments, prog_name="fedpredict", obj=invocation)
+        build_app(arguments)(arguments, prog_name="fedpredict", obj=invocation)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else ExitCode.OK
     except FedPredictError as error:

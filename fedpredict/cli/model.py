@@ -101,6 +101,7 @@ def _summary(version: ModelVersion) -> dict[str, object]:
         "view": f"{version.view} {version.view_version}",
         "training_run": version.training_run,
         "created_at": version.created_at,
+        "params_sha256": version.params_sha256,
         "digest": version.params_sha256[:12],
     }
 

@@ -142,7 +142,13 @@ def as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(as_text(inner) for inner in value)
     plain = jsonable(value)
-    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, dict) else str(plain)
+    text = json.dumps(plain, ensure_ascii=False) if isinstance(plain, dict) else str(plain)
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    # what comes from files and peers must not steer the terminal
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> Table:

@@ -1,4 +1,8 @@
-"""Settings -> objects: the only module that reads the environment and picks implementations."""
+"""Settings -> objects: the only module that reads the environment and picks implementations.
+
+What is slow to import (servers, databases, engines) is imported by the function that builds it, so that `predict` and
+`certs` do not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,12 @@ from typing import TypeAlias
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.errors import CertificateError, ConfigError
-from fedpredict.initiator import server as initiator_server
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import install_logging
-from fedpredict.participant import server as participant_server
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
-from fedpredict.state.sql import open_pin_store
 from fedpredict.warehouse.base import Warehouse
-from fedpredict.warehouse.open import open_warehouse
 from fedpredict.warehouse.settings import WarehouseSettings
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -99,7 +99,19 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
 
 def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     """Return the warehouse of some settings; the caller closes it."""
+    from fedpredict.warehouse.open import open_warehouse  # noqa: PLC0415
+
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
+
+
+def create_database(path: Path | None) -> str:
+    """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
+    from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
+
+    loaded = load_party(path)
+    settings = warehouse_settings(loaded)
+    create(settings, loaded.base, password())
+    return settings.database
 
 
 def warehouse_settings(loaded: LoadedParty) -> WarehouseSettings:
@@ -117,6 +129,8 @@ def password() -> str | None:
 
 def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
+    from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
+
     return open_pin_store(loaded.settings.state, loaded.base)
 
 
@@ -151,12 +165,14 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
         path: Its settings.
         ready: Told the address once it listens and has looked at its warehouse.
     """
+    from fedpredict.participant import server  # noqa: PLC0415
+
     loaded = load_participant(path)
     _install_logging(loaded)
     tls = tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(participant_server.serve(loaded.settings, warehouse, tls, ready=ready))
+        asyncio.run(server.serve(loaded.settings, warehouse, tls, ready=ready))
     finally:
         warehouse.close()
 
@@ -169,6 +185,8 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
         ready: Told the address once it listens.
         simulate: Answer without partners, marked as such.
     """
+    from fedpredict.initiator import server  # noqa: PLC0415
+
     loaded = load_initiator(path)
     _install_logging(loaded)
     settings, tls = loaded.settings, tls_files(loaded)
@@ -176,9 +194,7 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(
-                initiator_server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready)
-            )
+            asyncio.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
         finally:
             if warehouse is not None:
                 warehouse.close()
