@@ -143,7 +143,7 @@ async def test_a_slow_party_is_named_within_the_callers_deadline(
     await federation.initiator(MODEL)
     await federation.ready()
     shop.held = asyncio.Event()
-    prediction = await federation.predict(b"u1", timeout_s=1.0)
+    prediction = await federation.predict(b"u1", timeout_s=2.0)
     assert prediction.status.tolist() == [AWAY]
     assert report_of(prediction, "shop").problem == "party shop did not answer in time"
     assert report_of(prediction, "lab").problem == ""
