@@ -135,7 +135,10 @@ class Predictions:
 
     @override
     def __repr__(self) -> str:
-        told = [f"{self.n_scored} of {len(self)} scored", f"{self.values.shape[1]} outputs"]
+        told = [
+            f"{self.n_scored} of {len(self)} scored",
+            f"{self.values.shape[1]} output{'s' if self.values.shape[1] != 1 else ''}",
+        ]
         told += [f"{count} {name}" for name, count in self._failures().items()]
         told += [f"{answer.party}: {answer.problem}" for answer in self.parties if answer.problem]
         told.append(f"request {self.request_id}")
