@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -118,6 +119,7 @@ def _guarded(request: Request) -> dict[str, object]:
 
 def main() -> None:
     """Read one request from standard input, write one answer to standard output, both JSON."""
+    gc.disable()  # one file, then the process ends: collecting would only walk through the same values again
     asked = json.load(sys.stdin.buffer)
     options = asked["options"]
     if options["features"] is not None:

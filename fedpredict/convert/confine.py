@@ -23,21 +23,21 @@ def confine(memory_bytes: int, cpu_s: int) -> bool:
     isolated = _leave_network()
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
     ):
-        _lower(limit, value)
+        _lower(limit, value, value)
+    _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)  # the first ends it by a signal that says why
     return isolated
 
 
-def _lower(limit: int, value: int) -> None:
+def _lower(limit: int, soft: int, hard: int) -> None:
     """Set a limit, or keep the one that stands where it is lower already."""
-    _, hard = resource.getrlimit(limit)
-    lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(limit, (lowest, lowest))
+    _, present = resource.getrlimit(limit)
+    ceiling = hard if present == resource.RLIM_INFINITY else min(hard, present)
+    resource.setrlimit(limit, (min(soft, ceiling), ceiling))
 
 
 def _leave_network() -> bool:

@@ -42,7 +42,7 @@ def check_feature_names(names: Sequence[str]) -> tuple[str, ...]:
     if repeated:
         raise FeatureNamesError(f"feature names repeat: {shown(repeated)}", names=repeated)
     folded = _counts([name.casefold() for name in names])
-    colliding = sorted(name for name in names if folded[name.casefold()] > 1)
+    colliding = [name for name in names if folded[name.casefold()] > 1]
     if colliding:
         raise FeatureNamesError(
             f"feature names differ only in upper and lower case: {shown(colliding)}; rename one", names=colliding

@@ -49,6 +49,17 @@ class Cursor:
         self.position = start + count
         return self.data[start : self.position]
 
+    def byte(self) -> int:
+        """Return the next byte.
+
+        Raises:
+            ModelFileError: None remains.
+        """
+        if self.position >= len(self.data):
+            raise ModelFileError("the file is damaged: it ends in the middle of a pickle")
+        self.position += 1
+        return self.data[self.position - 1]
+
     def line(self, limit: int | None = MAX_NAME_BYTES) -> bytes:
         """Return the bytes up to the next newline, without it.
 
@@ -166,7 +177,7 @@ def next_operation(cursor: Cursor) -> tuple[str, object]:
         ModelFileError: The bytes end, announce more than remain, or hold no opcode.
         ValueError: A text or number does not decode; the machine turns it into a `ModelFileError`.
     """
-    code = cursor.take(1)[0]
+    code = cursor.byte()
     known = _OPCODES.get(code)
     if known is None:
         raise ModelFileError(f"the file is not a pickle or damaged: unknown opcode {code:#04x}")

@@ -49,27 +49,29 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
         NameRefusedError: A model id or party id breaks the naming rules.
     """
     request = json.dumps({"descriptor": descriptor, "options": asdict(options), "limits": asdict(limits)}).encode()
-    with tempfile.TemporaryDirectory(prefix="fedpredict-read-") as folder:
-        child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(_import_path())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(descriptor,),
-            cwd=folder,
-            env=_ENVIRONMENT,
-            start_new_session=True,
-        )
+    with tempfile.TemporaryDirectory(prefix="fedpredict-read-") as folder, _started(descriptor, folder) as child:
         try:
             output, complaint = child.communicate(request, timeout=limits.wall_s)
         except subprocess.TimeoutExpired as error:
             raise ModelFileError(f"reading the file took longer than {limits.wall_s} seconds: stopped") from error
         finally:
             child.kill()
-            child.wait()
     if child.returncode != 0:
         raise ModelFileError(_end_of(child.returncode, complaint, limits))
     return _checked(output)
+
+
+def _started(descriptor: int, folder: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(_import_path())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(descriptor,),
+        cwd=folder,
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
 
 
 def _import_path() -> list[str]:

@@ -133,15 +133,14 @@ class _Machine:
         while True:
             self._budget.spend()
             name, argument = next_operation(self._cursor)
-            if name == "STOP":
-                break
             if name in _PUSHES:
                 self._stack.append(argument)
-                continue
-            action = _ACTIONS.get(name)
-            if action is None:
+            elif name in _ACTIONS:
+                _ACTIONS[name](self, argument)
+            elif name == "STOP":
+                break
+            else:
                 raise ModelFileError(f"the pickle uses {name}, which no model file needs: refused")
-            action(self, argument)
         result = self._pop()
         if self._stack:
             raise ModelFileError("the file is damaged: values are left over at the end of the pickle")

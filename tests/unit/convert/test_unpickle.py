@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import datetime
+import datetime as dt
 import pickle
 import pickletools
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_a_call_of_a_call_has_no_name() -> None:
 
 
 def test_any_object_of_the_standard_library_is_inert() -> None:
-    node = load(pickle.dumps(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)))
+    node = load(pickle.dumps(dt.datetime(2026, 1, 1, tzinfo=dt.UTC)))
 
     assert isinstance(node, Node)
     assert node.path == "datetime.datetime"
@@ -209,7 +209,7 @@ def test_what_reaches_outside_the_file_is_refused_by_name(data: bytes, named: st
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        pytest.param(b"", "0 remain", id="nothing"),
+        pytest.param(b"", "in the middle", id="nothing"),
         pytest.param(b"\xff", "unknown opcode 0xff", id="unknown"),
         pytest.param(b".", "nothing on the stack", id="empty_stack"),
         pytest.param(b"NN.", "left over", id="left_over"),
@@ -268,7 +268,7 @@ def test_more_operations_than_the_limit_are_refused() -> None:
 
 
 def test_a_deep_nest_costs_no_more_than_its_size() -> None:
-    depth = 300_000
+    depth = 100_000
 
     value = load(b")" + b"\x85" * depth + b".")
 
@@ -276,7 +276,7 @@ def test_a_deep_nest_costs_no_more_than_its_size() -> None:
 
 
 def test_a_deep_nest_as_a_key_is_never_hashed() -> None:
-    value = load(b"})" + b"\x85" * 300_000 + b"Ns.")
+    value = load(b"})" + b"\x85" * 100_000 + b"Ns.")
 
     assert isinstance(value, Pairs)
 
