@@ -3,9 +3,9 @@
 The query holds names and bound values only; the weights are joined from the parameter table, so they never stand in
 SQL text that a server may log. It is one sqlglot tree for DuckDB, Hive and Spark, and avoids what they disagree on:
 
-- NaN equals itself and is the largest number in DuckDB and Spark; in Hive that depends on the way of execution. So NaN
-  is what is neither between the smallest and the largest finite number nor beyond them: each comparison used is false
-  for NaN either way, and none is negated.
+- NaN equals itself and is the largest number in DuckDB and Spark; in Hive that depends on the way of execution. So
+  features and scores are only asked `abs(x) <= largest` (finite) and `-abs(x) < -largest` (infinite): both are false
+  for NaN in either world, and neither is negated.
 - There is no QUALIFY, and no call of a function that an engine may lack.
 - A chain of 2,000 additions is too deep for the engines' parsers: sums are balanced trees.
 """
@@ -28,8 +28,6 @@ from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, Value, Warehouse
 
 _LARGEST = "1.7976931348623157e308"
-_INVALID = 100_000
-"""What an infinite feature counts in the sum over all features, where a missing one counts 1."""
 
 
 def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expression, dict[str, Value]]:
@@ -45,18 +43,14 @@ def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expres
         version: Which parameters.
         snapshot: Which features; of the version's view.
     """
-    scored = _scored(_ranked(version, snapshot), _parameters(version), len(version.features))
-    checked = _checked(scored)
-    is_scored = _equals("fp_status", SampleStatus.OK)
-    is_finite = _equals("fp_overflows", 0)
-    status = _case(
-        _column("fp_status"),
-        (exp.and_(is_scored, _compare(exp.GT, "fp_overflows", 0)), _number(SampleStatus.OUT_OF_RANGE)),
-    )
+    is_scored, is_finite = _equals("fp_status", SampleStatus.OK), _equals("fp_overflows", 0)
+    out_of_range = exp.and_(is_scored.copy(), _compare(exp.GT, "fp_overflows", 0))
+    status = _case(_column("fp_status"), (out_of_range, _number(SampleStatus.OUT_OF_RANGE)))
     score = _case(exp.null(), (exp.and_(is_scored, is_finite), _column("fp_raw")))
-    statement = exp.select(
-        *_columns("sample_id", "event_time"), _as(status, "status"), _column("output"), _as(score, "score")
-    ).from_(checked.subquery("fp_checked"))
+    statement = _select(
+        [*_columns("sample_id", "event_time"), _as(status, "status"), _column("output"), _as(score, "score")],
+        _checked(_ranked(_scored(_features(version, snapshot), _parameters(version), len(version.features)))),
+    )
     return statement, {**version.partition, **snapshot.partition}
 
 
@@ -97,77 +91,89 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
     return pa.table({**columns, "status": status, "scores": lists})
 
 
-def _ranked(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
-    """Return the snapshot's rows with features f0, f1, ... and fp_rank 1 on the latest row of each sample id."""
-    latest_first = exp.Order(expressions=[exp.Ordered(this=_column("event_time"), desc=True, nulls_first=False)])
-    rank = exp.Window(this=exp.RowNumber(), partition_by=[_column("sample_id")], order=latest_first)
-    ties = exp.Window(this=exp.Count(this=exp.Star()), partition_by=_columns("sample_id", "event_time"))
-    return (
-        exp.select(*_columns("sample_id", "event_time"), *_numbered(column_names(version.features).values(), "f"))
-        .select(_as(rank, "fp_rank"), _as(ties, "fp_ties"))
-        .from_(snapshot.view.schema.name)
-        .where(*_bound(snapshot.partition))
+def _features(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
+    """Return all rows of the snapshot with features f0, f1, ... in the version's order."""
+    features = _numbered(column_names(version.features).values(), "f")
+    return _select_stored(
+        [*_columns("sample_id", "event_time"), *features], snapshot.view.schema.name, snapshot.partition
     )
 
 
 def _parameters(version: ModelVersion) -> exp.Select:
-    """Return the parameter rows with weights w0, w1, ..., their sum of intercept and constant, and fp_top."""
-    offset = _sum([exp.Coalesce(this=_column("intercept"), expressions=[_double("0")]), _column("constant")])
-    return (
-        exp.select(_column("output"), *_numbered(weight_columns(version.features), "w"))
-        .select(_as(offset, "fp_offset"), _as(_double(_LARGEST), "fp_top"))
-        .from_(version.parameter_table)
-        .where(*_bound(version.partition))
-    )
-
-
-def _scored(ranked: exp.Select, parameters: exp.Select, n_features: int) -> exp.Select:
-    """Return each latest row with each output: the raw score, and what is wrong with the features."""
-    top = _column("fp_top")
-    problems = [
-        _case(_number(1), (_is_infinite(feature, top), _number(_INVALID)), (_is_finite(feature, top), _number(0)))
-        for feature in (_column(f"f{index}") for index in range(n_features))
+    """Return the parameter rows with weights w0, w1, ..., the sum of intercept and constant, and the largest number."""
+    intercept = exp.Coalesce(this=_column("intercept"), expressions=[_double("0")])
+    fixed = [
+        _column("output"),
+        _as(_sum([intercept, _column("constant")]), "fp_offset"),
+        _as(_double(_LARGEST), "fp_top"),
     ]
-    terms = [exp.Mul(this=_column(f"f{index}"), expression=_column(f"w{index}")) for index in range(n_features)]
-    return (
-        exp.select(*_columns("sample_id", "event_time", "fp_ties", "output"))
-        .select(_as(_sum(problems), "fp_problems"), _as(_sum([*terms, _column("fp_offset")]), "fp_raw"))
-        .from_(ranked.subquery("fp_ranked"))
-        .join(parameters.subquery("fp_parameters"), join_type="cross")
-        .where(_equals("fp_rank", 1))
+    return _select_stored(
+        [*fixed, *_numbered(weight_columns(version.features), "w")], version.parameter_table, version.partition
     )
 
 
-def _checked(scored: exp.Select) -> exp.Select:
-    """Return the rows with fp_status from the features, and how many of the sample's scores are not finite."""
+def _scored(features: exp.Select, parameters: exp.Select, n_features: int) -> exp.Select:
+    """Return every row with every output: fp_raw, and how many features are not finite, and how many infinite.
+
+    Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
+    arithmetic quickly, but not through a sort.
+    """
+    sizes = [exp.Abs(this=_column(f"f{index}")) for index in range(n_features)]
+    top, lowest = _column("fp_top"), exp.Neg(this=_column("fp_top"))
+    unusable = [_flag_unless(exp.LTE(this=size, expression=top.copy())) for size in sizes]
+    infinite = [_flag(exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy())) for size in sizes]
+    terms = [exp.Mul(this=_column(f"f{index}"), expression=_column(f"w{index}")) for index in range(n_features)]
+    return _select(
+        [
+            *_columns("sample_id", "event_time", "output"),
+            _as(_sum([*terms, _column("fp_offset")]), "fp_raw"),
+            _as(_sum(unusable), "fp_unusable"),
+            _as(_sum(infinite), "fp_infinite"),
+        ],
+        features,
+    ).join(parameters.subquery("fp_joined", copy=False), join_type="cross", copy=False)
+
+
+def _ranked(scored: exp.Select) -> exp.Select:
+    """Return the rows with fp_status from the features, fp_rank 1 on a sample's latest row, and the size of its tie."""
+    of_sample = ["sample_id", "output"]
+    latest_first = exp.Order(expressions=[exp.Ordered(this=_column("event_time"), desc=True, nulls_first=False)])
+    rank = exp.Window(this=exp.RowNumber(), partition_by=_columns(*of_sample), order=latest_first)
+    ties = exp.Window(this=exp.Count(this=exp.Star()), partition_by=_columns(*of_sample, "event_time"))
     status = _case(
         _number(SampleStatus.OK),
-        (_compare(exp.GT, "fp_ties", 1), _number(SampleStatus.FEATURE_INVALID)),
-        (_compare(exp.GTE, "fp_problems", _INVALID), _number(SampleStatus.FEATURE_INVALID)),
-        (_compare(exp.GT, "fp_problems", 0), _number(SampleStatus.FEATURE_MISSING)),
+        (_compare(exp.GT, "fp_infinite", 0), _number(SampleStatus.FEATURE_INVALID)),
+        (_compare(exp.GT, "fp_unusable", 0), _number(SampleStatus.FEATURE_MISSING)),
     )
-    overflow = _case(_number(1), (_is_finite(_column("fp_raw"), _double(_LARGEST)), _number(0)))
-    overflows = exp.Window(this=exp.Sum(this=overflow), partition_by=[_column("sample_id")])
-    return (
-        exp.select(*_columns("sample_id", "event_time", "output", "fp_raw"))
-        .select(_as(status, "fp_status"), _as(overflows, "fp_overflows"))
-        .from_(scored.subquery("fp_scored"))
-    )
+    kept = _columns("sample_id", "event_time", "output", "fp_raw")
+    return _select([*kept, _as(status, "fp_status"), _as(rank, "fp_rank"), _as(ties, "fp_ties")], scored)
 
 
-def _is_finite(value: exp.Expr, top: exp.Expr) -> exp.Expr:
-    return exp.and_(
-        exp.LTE(this=value.copy(), expression=top.copy()),
-        exp.LTE(this=exp.Neg(this=value.copy()), expression=top.copy()),
-    )
+def _checked(ranked: exp.Select) -> exp.Select:
+    """Return the latest rows with the status of ties, and how many of the sample's scores are not finite."""
+    status = _case(_column("fp_status"), (_compare(exp.GT, "fp_ties", 1), _number(SampleStatus.FEATURE_INVALID)))
+    overflow = _flag_unless(exp.LTE(this=exp.Abs(this=_column("fp_raw")), expression=_double(_LARGEST)))
+    overflows = exp.Window(this=exp.Sum(this=overflow), partition_by=_columns("sample_id"))
+    kept = _columns("sample_id", "event_time", "output", "fp_raw")
+    columns = [*kept, _as(status, "fp_status"), _as(overflows, "fp_overflows")]
+    return _select(columns, ranked).where(_equals("fp_rank", 1), copy=False)
 
 
-def _is_infinite(value: exp.Expr, top: exp.Expr) -> exp.Expr:
-    lowest = exp.Neg(this=top.copy())
-    return exp.or_(
-        exp.LT(this=value.copy(), expression=lowest),
-        exp.LT(this=exp.Neg(this=value.copy()), expression=lowest.copy()),
-    )
+def _select(columns: list[exp.Expr], source: exp.Select) -> exp.Select:
+    return exp.Select(expressions=columns).from_(source.subquery("fp_rows", copy=False), copy=False)
+
+
+def _select_stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Select:
+    values = [exp.EQ(this=_column(name), expression=exp.Placeholder(this=name)) for name in partition]
+    return exp.Select(expressions=columns).from_(table, copy=False).where(*values, copy=False)
+
+
+def _flag(condition: exp.Expr) -> exp.Expr:
+    return _case(_number(0), (condition, _number(1)))
+
+
+def _flag_unless(condition: exp.Expr) -> exp.Expr:
+    return _case(_number(1), (condition, _number(0)))
 
 
 def _sum(terms: Sequence[exp.Expr]) -> exp.Expr:
@@ -192,10 +198,6 @@ def _equals(column: str, number: int) -> exp.Expr:
     return _compare(exp.EQ, column, number)
 
 
-def _bound(partition: Partition) -> list[exp.Expr]:
-    return [exp.EQ(this=_column(name), expression=exp.Placeholder(this=name)) for name in partition]
-
-
 def _numbered(columns: Iterable[str], prefix: str) -> list[exp.Expr]:
     return [_as(_column(column), f"{prefix}{index}") for index, column in enumerate(columns)]
 
@@ -209,7 +211,7 @@ def _column(name: str) -> exp.Expr:
 
 
 def _as(expression: exp.Expr, name: str) -> exp.Expr:
-    return exp.alias_(expression, name, quoted=True)
+    return exp.Alias(this=expression, alias=exp.to_identifier(name, quoted=True))
 
 
 def _number(value: int) -> exp.Expr:

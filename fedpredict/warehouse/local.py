@@ -221,24 +221,20 @@ def _merged(existing: TableSchema | None, wanted: TableSchema) -> TableSchema:
 
 
 def _complete(schema: TableSchema, rows: pa.Table) -> pa.Table:
-    unknown = sorted(set(rows.column_names) - {column.name for column in schema.columns})
-    if unknown or len(set(rows.column_names)) != rows.num_columns:
-        raise WarehouseWriteError(f"rows for {schema.name} have columns that are unknown or repeated: {unknown}")
-    wrong = [
-        f"{field.name} ({field.type})"
-        for field in rows.schema
-        if field.type != schema.arrow_schema.field(field.name).type
-    ]
+    """Return the rows with all columns of the table, in its order, or refuse what does not fit."""
+    wanted = schema.arrow_schema
+    types = {field.name: field.type for field in wanted}
+    given = dict(zip(rows.column_names, rows.columns, strict=True))
+    if len(given) != rows.num_columns:
+        raise WarehouseWriteError(f"rows for {schema.name} have a column twice")
+    unknown = sorted(set(given) - set(types))
+    if unknown:
+        raise WarehouseWriteError(f"table {schema.name} has no column {', '.join(unknown)}")
+    wrong = [f"{name} ({column.type})" for name, column in given.items() if column.type != types[name]]
     if wrong:
         raise WarehouseWriteError(f"rows for {schema.name} have columns of another type: {', '.join(wrong)}")
-    present = set(rows.column_names)
-    return pa.table(
-        [
-            rows.column(column.name) if column.name in present else pa.nulls(len(rows), ARROW_TYPES[column.type])
-            for column in schema.columns
-        ],
-        schema=schema.arrow_schema,
-    )
+    columns = [given[name] if name in given else pa.nulls(len(rows), kind) for name, kind in types.items()]
+    return pa.table(columns, schema=wanted)
 
 
 def _dataset(schema: TableSchema, files: list[PartitionFile]) -> ds.Dataset:
