@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib import use
 from pyarrow import csv
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
@@ -41,7 +42,7 @@ use("Agg")
 OUT = Path("demo-output")
 PARTIES = ("hospital", "lab", "imaging")
 LIMIT = 1e-12
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def wait_until_ready(client: Client, daemons: Daemons, n_models: int) -> None:
 
 def show(task: Task, answer: Predictions, unknown: Predictions) -> float:
     """Print a few samples beside scikit-learn's numbers, and return the largest difference over all."""
-    table = Table(title=f"{task.model_id}: {task.title}")
+    table = Table(title=f"{task.model_id}: {task.title}", box=box.SIMPLE)
     table.add_column("sample id")
     for party in PARTIES:
         table.add_column(party)
@@ -231,11 +232,10 @@ def show(task: Task, answer: Predictions, unknown: Predictions) -> float:
     table.add_column("scikit-learn", justify="right")
     for row in (*range(0, len(task.ids), max(1, len(task.ids) // 4)),):
         states = dict(answer.reasons[row])
-        numbers = [" ".join(f"{number:.12f}" for number in line[row]) for line in (answer.values, task.expected)]
+        numbers = ["\n".join(f"{number:.10f}" for number in line[row]) for line in (answer.values, task.expected)]
         table.add_row(task.ids[row], *(states.get(party, SampleStatus.OK).name for party in PARTIES), *numbers)
     states = dict(unknown.reasons[0])
-    nothing = f"no number: {SampleStatus(unknown.status[0]).name}"
-    table.add_row("nobody-knows-me", *(states[party].name for party in PARTIES), nothing, "")
+    table.add_row("nobody", *(states[party].name for party in PARTIES), "no number", "")
     console.print(table)
     difference = float(np.abs(answer.values - task.expected).max())
     if not np.isnan(unknown.values).all():
@@ -353,7 +353,7 @@ def run(options: argparse.Namespace, daemons: Daemons) -> None:
         wait_until_ready(client, daemons, len(work))
         answers = [(task, client.predict(task.model_id, task.ids)) for task in work]
         console.print()
-        unknown = [client.predict(task.model_id, ["nobody-knows-me"]) for task in work]
+        unknown = [client.predict(task.model_id, ["nobody"]) for task in work]
     worst = max(show(task, answer, nobody) for (task, answer), nobody in zip(answers, unknown, strict=True))
     console.print(f"the picture is in {draw(answers)}")
     if worst > LIMIT:
