@@ -21,6 +21,7 @@ from fedpredict.convert.unpickle import Budget, Node, Pairs, unpickle
 from fedpredict.convert.values import PlainReader, described
 from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
 
+_MAX_MESSAGE = 4000
 _PICKLE_START = b"\x80"
 
 
@@ -109,7 +110,8 @@ def _guarded(request: Request) -> dict[str, object]:
     try:
         return _answer(request, isolated=isolated)
     except FedPredictError as error:
-        return {"error": type(error).__name__, "message": str(error), "names": getattr(error, "names", ())}
+        told = str(error)[:_MAX_MESSAGE]
+        return {"error": type(error).__name__, "message": told, "names": getattr(error, "names", ())}
     except MemoryError:
         told = f"reading the file takes more than {request.limits.memory_bytes} bytes of memory"
         return {"error": "ModelFileError", "message": told}

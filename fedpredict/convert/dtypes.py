@@ -12,6 +12,7 @@ from fedpredict.errors import ModelFileError
 
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|U(?P<characters>[1-9]\d{0,4})")
 _OBJECT = frozenset({"O", "O8", "O4"})
+_CLASSES = frozenset({"numpy.ndarray", "numpy.memmap"})
 _ORDERS = frozenset({"<", ">", "|", "="})
 
 
@@ -54,5 +55,5 @@ def _check_size(state: object, dtype: np.dtype[Any]) -> None:
 
 
 def is_ndarray(value: object) -> bool:
-    """Return whether `value` is the name of numpy's own array class."""
-    return isinstance(value, Name) and value.path == "numpy.ndarray"
+    """Return whether `value` is the name of numpy's own array class, or of the same for a mapped file."""
+    return isinstance(value, Name) and value.path in _CLASSES

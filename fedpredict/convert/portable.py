@@ -11,6 +11,7 @@ import numpy as np
 
 from fedpredict.convert.labels import chosen_features, label_text
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
@@ -126,7 +127,8 @@ def agreed(in_file: str | None, named: str | None, what: str) -> str:
         ModelFileError: Neither says it.
     """
     if in_file is not None and named is not None and in_file != named:
-        raise ModelConflictError(f"the file says {what} {in_file!r}, the operator {named!r}: they must be the same")
+        told = f"the file says {what} '{clipped(in_file)}', the operator '{clipped(named)}'"
+        raise ModelConflictError(f"{told}: they must be the same")
     value = in_file if in_file is not None else named
     if value is None:
         raise ModelFileError(f"the file does not say its {what}: give --{what.replace('_', '-')}")

@@ -14,7 +14,7 @@ from fedpredict.convert.sklearn_linear import Fitted, read_linear
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
@@ -77,7 +77,7 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
 
 
 def _steps(root: Estimator) -> list[Estimator]:
-    """The estimators in order; a single one is a pipeline of itself."""
+    """The estimators in order, the model last; a single one is a pipeline of itself."""
     if (root.package, root.name) != ("sklearn.pipeline", "Pipeline"):
         return [root]
     listed = root.state.get("steps")
@@ -92,8 +92,6 @@ def _steps(root: Estimator) -> list[Estimator]:
                 steps.append(read_estimator(step, root.arrays, f"step '{clipped(name)}' of the pipeline"))
             case _:
                 raise ModelFileError(f"step {number} of the pipeline is damaged")
-    if not steps:
-        raise UnsupportedModelError("the pipeline has no estimator")
     return steps
 
 

@@ -125,7 +125,9 @@ def _weights(model: Estimator) -> Floats:
     if isinstance(value, Node) and value.path.startswith("scipy.sparse"):
         raise UnsupportedModelError(f"the coefficients of {model.name} are sparse: call densify() before saving it")
     array = model.arrays.numbers(value, f"{model.name}.coef_")
-    if array.ndim not in {1, 2} or not array.size:
+    if not array.size:
+        raise ModelFileError(f"{model.name} has no coefficients: a party without features has no part of a model")
+    if array.ndim not in {1, 2}:
         raise ModelFileError(f"{model.name}.coef_ has shape {array.shape}")
     weights = np.ascontiguousarray(np.atleast_2d(array).T)
     model.check_n_features(weights.shape[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from fedpredict.convert.opcodes import Cursor, next_operation
 from fedpredict.errors import ModelFileError
@@ -256,14 +257,14 @@ class _Machine:
 
     def get(self, index: object) -> None:
         """GET, BINGET, LONG_BINGET: push what the memo holds."""
-        key = _memo_key(index)
+        key = cast("int", index)  # pickletools' table gives these opcodes a number
         if key not in self._memo:
             raise ModelFileError(f"the file is damaged: memo entry {key} is missing")
         self._stack.append(self._memo[key])
 
     def put(self, index: object) -> None:
         """PUT, BINPUT, LONG_BINPUT: remember the top of the stack."""
-        self._memo[_memo_key(index)] = self._top()
+        self._memo[cast("int", index)] = self._top()
 
     def memoize(self, _: object) -> None:
         """MEMOIZE: remember the top of the stack under the next number."""
@@ -345,12 +346,6 @@ def _items(value: object) -> list[tuple[object, object]]:
     if isinstance(value, Pairs):
         return value.items
     raise ModelFileError(f"the file is damaged: a key for a {type(value).__name__}")
-
-
-def _memo_key(index: object) -> int:
-    if not isinstance(index, int):
-        raise ModelFileError("the file is damaged: a memo entry without a number")
-    return index
 
 
 def _two_texts(pair: object) -> tuple[str, str]:

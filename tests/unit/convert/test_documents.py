@@ -1,0 +1,43 @@
+"""The examples of the documentation are real: they read, verify and add up."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fedpredict.convert.portable import from_portable, parse_json
+from fedpredict.convert.read import check_verification
+
+PAGE = (Path(__file__).parents[3] / "docs" / "portable-model.md").read_text()
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_examples_are_the_model_that_they_say() -> None:
+    imaging = from_portable(parse_json(block("json")))
+    hospital = from_portable(ast.literal_eval(block("python")))
+    data = load_breast_cancer(as_frame=True)
+    names = [*hospital.part.features, *imaging.part.features]
+    features = data.data[names].to_numpy()
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, data.target_names[data.target])
+
+    check_verification(imaging)
+    check_verification(hospital)
+    scores = hospital.part.partial_scores(features[:, :2]) + imaging.part.partial_scores(features[:, 2:])
+
+    # another machine's solver may end a little elsewhere
+    np.testing.assert_allclose(scores[:, 0], model.decision_function(features), rtol=1e-4, atol=1e-3)
+    assert scores[0, 0] == pytest.approx(6.102, abs=1e-3)
+    assert imaging.classes == tuple(model.classes_)
