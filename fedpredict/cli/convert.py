@@ -15,9 +15,9 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import ReadResult, read_model_file
-from fedpredict.errors import FeatureNamesError, InputError, ModelConflictError
+from fedpredict.errors import FeatureNamesError, InputError
 from fedpredict.model.partial import PartialModel, largest_difference
-from fedpredict.tables.models import publish_model
+from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
@@ -52,32 +52,31 @@ def convert(
 ) -> None:
     """Convert a partial model; daemons serve the new version at their next poll, older ones stay loaded."""
     output = Output(as_json=as_json)
+    names = parse_features(features)
     with wiring.opened_warehouse(config) as ours:
         if party not in (None, ours.party):
             raise InputError(f"--party says {party}, but the settings are of {ours.party}")
+        options = ReadOptions(
+            model_id=model_id,
+            training_run=training_run,
+            party=ours.party,
+            features=names,
+            holds_intercept=holds_intercept,
+        )
         with output.progress(f"reading {file.name}"):
-            options = ReadOptions(
-                model_id=model_id,
-                training_run=training_run,
-                party=ours.party,
-                features=parse_features(features),
-                holds_intercept=holds_intercept,
-            )
             result = read_model_file(file, options)
-        if result.partial.party != ours.party:
-            raise ModelConflictError(
-                f"{file}: the part of {result.partial.party}, but the settings are of {ours.party}"
-            )
         target = choose_view(ours.warehouse, view, result.partial)
         match_view(result.partial, [feature.name for feature in target.features])
         with output.progress(f"writing {result.partial.model_id}"):
             version, written = publish_model(
                 ours.warehouse, result.partial, target, result.source_sha256, _certificate(result)
             )
+    _report(output, file, result, version, written=written)
+
+
+def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:
     if not result.network_isolated:
-        output.note(
-            "note: this kernel does not allow to cut the reading process off the network; it was confined otherwise"
-        )
+        output.note("note: this kernel does not let the reading process be cut off the network; all else confines it")
     what = "is now" if written else "was converted before, unchanged; it stays"
     output.result(
         {
