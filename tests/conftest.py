@@ -1,0 +1,87 @@
+"""Real servers for the tests that are marked for one: where they are, and a database of one's own in them.
+
+`FEDPREDICT_TEST_SPARK` and `FEDPREDICT_TEST_HIVE` hold "host:port" (`scripts/services up spark` prints it). Without its
+address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it, they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from fedpredict.warehouse.hive_settings import HiveSettings
+
+SERVERS = ("spark", "hive")
+DESELECTED = pytest.StashKey[dict[str, int]]()
+
+
+def _address(server: str) -> str | None:
+    return os.environ.get(f"FEDPREDICT_TEST_{server.upper()}")
+
+
+def _is_required(server: str) -> bool:
+    return server in os.environ.get("FEDPREDICT_TEST_REQUIRE", "").split(",")
+
+
+def _absent(item: pytest.Item) -> str | None:
+    """Return the server that a test needs and that nobody promised."""
+    for server in SERVERS:
+        if item.get_closest_marker(server) and not _address(server) and not _is_required(server):
+            return server
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    absent = [(item, server) for item in items if (server := _absent(item))]
+    counts = {server: sum(1 for _, needed in absent if needed == server) for server in SERVERS}
+    config.stash[DESELECTED] = {server: count for server, count in counts.items() if count}
+    if absent:
+        config.hook.pytest_deselected(items=[item for item, _ in absent])
+        left_out = {item for item, _ in absent}
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"{server}: {_address(server) or ('REQUIRED, BUT NO ADDRESS' if _is_required(server) else 'not tested')}"
+        for server in SERVERS
+    ]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for server, count in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.write_line(
+            f"NOT RUN: {count} tests that need {server}: start it with `scripts/services up {server}` and set "
+            f"FEDPREDICT_TEST_{server.upper()} to the address it prints",
+            yellow=True,
+            bold=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def server_database() -> Iterator[Callable[[str], HiveSettings]]:
+    """Give a function that makes a new database on a server ("spark", "hive"); all are dropped at the end."""
+    from fedpredict.warehouse.hive import HiveWarehouse
+    from fedpredict.warehouse.hive_connection import HiveSession
+
+    made: list[HiveSettings] = []
+
+    def make(server: str) -> HiveSettings:
+        address = _address(server)
+        if not address:
+            pytest.fail(f"FEDPREDICT_TEST_REQUIRE names {server}, but FEDPREDICT_TEST_{server.upper()} has no address")
+        host, _, port = address.rpartition(":")
+        settings = HiveSettings(host=host, port=int(port), database=f"test_{uuid.uuid4().hex}")
+        HiveWarehouse(settings).create_database()
+        made.append(settings)
+        return settings
+
+    yield make
+    for settings in made:
+        session = HiveSession(replace(settings, staging=None), "default")
+        session.execute(f"DROP DATABASE `{settings.database}` CASCADE")
+        session.close()

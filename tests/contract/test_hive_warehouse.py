@@ -1,0 +1,261 @@
+"""What only a warehouse behind HiveServer2 does: staging, limits, connections that break, errors that tell nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
+from fedpredict.warehouse.hive import STAGE_ABOVE_VALUES, HiveWarehouse
+from fedpredict.warehouse.hive_connection import HiveSession
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Place, Wire
+
+pytestmark = pytest.mark.timeout(300)
+EXTREMES = [0.1, 1e-300, 5e-324, 1.7976931348623157e308, 0.0, -0.0, float("nan"), float("inf"), float("-inf")]
+TEXTS = ["", "ag'e", '"', "back\\slash", "100%", "年龄", "😀", "line\nbreak", ";--", "${env:HOME}", "\0"]
+N_ROWS = STAGE_ABOVE_VALUES + 1
+
+
+def new_table(*columns: Column) -> TableSchema:
+    return TableSchema(f"t_{uuid.uuid4().hex}", columns, (Column("part", ColumnType.STRING),))
+
+
+def in_session(place: Place, statement: str) -> pa.Table:
+    assert place.settings is not None
+    session = HiveSession(place.settings, place.settings.database)
+    try:
+        return session.execute(statement)
+    finally:
+        session.close()
+
+
+def assert_doubles_return(warehouse: Warehouse, values: list[float]) -> None:
+    schema = new_table(Column("n", ColumnType.INT), Column("x", ColumnType.DOUBLE))
+    many = np.resize(np.array(values), N_ROWS)
+    warehouse.ensure(schema)
+
+    warehouse.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array(range(N_ROWS), pa.int32()), "x": many}))
+
+    found = warehouse.read(schema.name, ["n", "x"], {}).sort_by("n").column("x").to_numpy()
+    assert np.array_equal(np.isnan(found), np.isnan(many))
+    assert np.array_equal(found.view(np.int64)[~np.isnan(many)], many.view(np.int64)[~np.isnan(many)])
+
+
+def test_staged_doubles_come_back_bit_equal(staged: Warehouse) -> None:
+    assert_doubles_return(staged, EXTREMES)
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(st.floats(), min_size=100, max_size=300))
+def test_staged_doubles_that_hypothesis_chooses_come_back_bit_equal(staged: Warehouse, values: list[float]) -> None:
+    assert_doubles_return(staged, values)
+
+
+def test_staged_rows_of_every_type_come_back_and_leave_nothing_behind(
+    server_place: Place, staged: Warehouse, tmp_path: Path
+) -> None:
+    schema = new_table(*(Column(f"c_{kind.value}", kind) for kind in ColumnType))
+    first = datetime(1969, 12, 31, 23, 0, 0, 1, tzinfo=UTC)
+    rows = pa.table(
+        {
+            "c_int": pa.array([at - 500 if at % 7 else None for at in range(N_ROWS)], pa.int32()),
+            "c_bigint": pa.array([2**62 - at for at in range(N_ROWS)], pa.int64()),
+            "c_double": pa.array([at / 7 if at % 5 else None for at in range(N_ROWS)], pa.float64()),
+            "c_string": pa.array([TEXTS[at % len(TEXTS)] if at % 3 else None for at in range(N_ROWS)]),
+            "c_boolean": pa.array([at % 2 == 0 for at in range(N_ROWS)]),
+            "c_timestamp": pa.array(
+                [first + timedelta(minutes=31) * at for at in range(N_ROWS)], pa.timestamp("us", "UTC")
+            ),
+        }
+    )
+    staged.ensure(schema)
+
+    staged.replace(schema.name, {"part": "a"}, rows)
+    staged.replace(schema.name, {"part": "a"}, rows)
+
+    found = staged.read(schema.name, rows.column_names, {"part": "a"}).sort_by([("c_bigint", "descending")])
+    assert found.schema == rows.schema
+    assert found.to_pylist() == rows.to_pylist()
+    assert list(tmp_path.iterdir()) == []
+    assert server_place.settings is not None
+    tables = HiveWarehouse(server_place.settings)
+    assert not [name for name in names_of_tables(server_place) if name.startswith("fp_staging_")]
+    tables.close()
+
+
+def names_of_tables(place: Place) -> list[str]:
+    found = in_session(place, "SHOW TABLES")
+    return [str(name) for name in found.column(found.num_columns // 2).to_pylist()]  # Spark: namespace, name, temporary
+
+
+def test_a_large_result_comes_whole(staged: Warehouse) -> None:
+    schema = new_table(Column("n", ColumnType.INT))
+    staged.ensure(schema)
+
+    staged.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array(range(25_000), pa.int32())}))
+
+    assert sorted(staged.read(schema.name, ["n"], {}).column("n").to_pylist()) == list(range(25_000))
+
+
+def test_too_many_values_without_staging_name_the_limit_and_the_setting(server_place: Place) -> None:
+    assert server_place.settings is not None
+    warehouse = HiveWarehouse(replace(server_place.settings, max_inline_values=10))
+    schema = new_table(Column("n", ColumnType.INT))
+    warehouse.ensure(schema)
+
+    with pytest.raises(WarehouseWriteError, match=r"max_inline_values = 10.*hive\.staging"):
+        warehouse.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array(range(11), pa.int32())}))
+
+    assert warehouse.read(schema.name, ["n"], {}).num_rows == 0
+    warehouse.close()
+
+
+def test_a_staging_location_that_cannot_be_written_is_named(server_place: Place, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert server_place.settings is not None
+    warehouse = HiveWarehouse(replace(server_place.settings, staging=str(tmp_path / "file")))
+    schema = new_table(Column("n", ColumnType.INT))
+    warehouse.ensure(schema)
+
+    with pytest.raises(WarehouseWriteError, match=r"hive\.staging"):
+        warehouse.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array(range(N_ROWS), pa.int32())}))
+
+    assert warehouse.read(schema.name, ["n"], {}).num_rows == 0
+    warehouse.close()
+
+
+def test_the_files_of_a_removed_partition_are_gone(server_place: Place) -> None:
+    warehouse = server_place.warehouse
+    schema = new_table(Column("n", ColumnType.INT))
+    warehouse.ensure(schema)
+    rows = pa.table({"n": pa.array([1], pa.int32())})
+    warehouse.replace(schema.name, {"part": "a"}, rows)
+
+    warehouse.replace(schema.name, {"part": "a"}, rows.slice(0, 0))
+
+    in_session(server_place, f"ALTER TABLE {schema.name} ADD PARTITION (part='a')")
+    assert warehouse.read(schema.name, ["n"], {}).num_rows == 0
+
+
+def test_files_that_a_crash_left_in_a_partition_do_not_survive_its_first_write(server_place: Place) -> None:
+    warehouse = server_place.warehouse
+    schema = new_table(Column("n", ColumnType.INT))
+    warehouse.ensure(schema)
+    rows = pa.table({"n": pa.array([1], pa.int32())})
+    warehouse.replace(schema.name, {"part": "a"}, rows)
+    place = (
+        in_session(server_place, f"SELECT INPUT__FILE__NAME AS f FROM {schema.name}")
+        if (server_place.kind == "hive")
+        else in_session(server_place, f"SELECT input_file_name() AS f FROM {schema.name}")
+    )
+    file = Path("/" + place.column("f")[0].as_py().removeprefix("file:").lstrip("/"))
+    left = file.parent.parent / "part=b" / f"left-{file.name}"
+    left.parent.mkdir()
+    left.write_bytes(file.read_bytes())
+
+    warehouse.replace(schema.name, {"part": "b"}, rows)
+
+    assert warehouse.read(schema.name, ["n"], {"part": "b"}).num_rows == 1
+
+
+def test_a_refused_write_does_not_repeat_the_values(server_place: Place) -> None:
+    table = f"t_{uuid.uuid4().hex}"
+    in_session(server_place, f"CREATE EXTERNAL TABLE {table} (x DOUBLE) PARTITIONED BY (part STRING) STORED AS PARQUET "
+                             "LOCATION 'file:///proc/fedpredict'")  # fmt: skip
+
+    with pytest.raises(WarehouseWriteError) as raised:
+        server_place.warehouse.replace(table, {"part": "a"}, pa.table({"x": [123456789.25]}))
+
+    assert "123456789" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_table_of_somebody_else_is_refused(server_place: Place) -> None:
+    table = f"t_{uuid.uuid4().hex}"
+    in_session(server_place, f"CREATE TABLE {table} (x DECIMAL(10, 2)) PARTITIONED BY (part STRING) STORED AS PARQUET")
+
+    with pytest.raises(WarehouseWriteError, match=table):
+        server_place.warehouse.replace(table, {"part": "a"}, pa.table({"x": [1.0]}))
+
+
+def test_a_database_that_does_not_exist_is_named(server_place: Place) -> None:
+    assert server_place.settings is not None
+    warehouse = HiveWarehouse(replace(server_place.settings, database="no_such_database"))
+
+    with pytest.raises(StatementError, match="no_such_database"):
+        warehouse.read("t", ["x"], {})
+
+
+@pytest.fixture
+def behind(server_place: Place, wire: Wire) -> Iterator[HiveWarehouse]:
+    """A warehouse whose connection goes through a wire that can be cut."""
+    assert server_place.settings is not None
+    warehouse = HiveWarehouse(replace(server_place.settings, host="127.0.0.1", port=wire.port))
+    yield warehouse
+    warehouse.close()
+
+
+def test_a_server_that_went_away_is_unavailable_until_it_is_back(
+    server_place: Place, wire: Wire, behind: HiveWarehouse
+) -> None:
+    schema = new_table(Column("n", ColumnType.INT))
+    rows = pa.table({"n": pa.array([1], pa.int32())})
+    behind.ensure(schema)
+    behind.replace(schema.name, {"part": "a"}, rows)
+
+    wire.cut()
+
+    with pytest.raises(WarehouseUnavailableError, match=str(wire.port)):
+        behind.read(schema.name, ["n"], {})
+    with pytest.raises(WarehouseUnavailableError):
+        behind.replace(schema.name, {"part": "b"}, rows)
+    with pytest.raises(WarehouseUnavailableError):
+        behind.ensure(schema)
+
+    wire.restore()
+
+    behind.replace(schema.name, {"part": "b"}, rows)
+    assert behind.read(schema.name, ["n"], {}).num_rows == 2
+
+
+def test_a_connection_that_broke_unnoticed_is_opened_anew(wire: Wire, behind: HiveWarehouse) -> None:
+    schema = new_table(Column("n", ColumnType.INT))
+    behind.ensure(schema)
+
+    wire.cut()
+    wire.restore()
+
+    behind.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array([1], pa.int32())}))
+    assert behind.read(schema.name, ["n"], {}).num_rows == 1
+
+
+def test_closing_while_the_server_is_away_is_harmless(wire: Wire, behind: HiveWarehouse) -> None:
+    behind.ensure(new_table(Column("n", ColumnType.INT)))
+
+    wire.cut()
+
+    behind.close()
+    behind.close()
+
+
+def test_a_statement_that_takes_too_long_is_cancelled(server_place: Place) -> None:
+    assert server_place.settings is not None
+    session = HiveSession(replace(server_place.settings, statement_timeout_s=1e-6), server_place.settings.database)
+    slow = "SELECT " + " + ".join(f"CAST(rand() * {at} AS DOUBLE)" for at in range(50)) + " AS x"
+
+    with pytest.raises(Exception, match="cancelled"):
+        session.execute(slow)
+    session.close()
