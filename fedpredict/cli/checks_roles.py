@@ -12,8 +12,9 @@ from fedpredict.cli.names import nearest
 from fedpredict.errors import FedPredictError, PartyError
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.participant.settings import ALL_MODELS, ParticipantSettings
+from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.check import Finding, Level, explain_handshake
+from fedpredict.security.settings import ALL_MODELS
 from fedpredict.security.tls import server_name
 from fedpredict.state.base import Offer, Pin
 

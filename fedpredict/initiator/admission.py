@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
-from fedpredict.initiator.settings import ALL_MODELS, ClientSettings
+from fedpredict.initiator.settings import ClientSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
+from fedpredict.security.settings import ALL_MODELS
 
 MODES = frozenset({Mode.NEARLINE})
 """What can be asked for today; the message carries the mode from the start."""

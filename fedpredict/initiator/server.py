@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,16 +18,17 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
-from fedpredict.initiator.service import HealthService, InitiatorService, Models
+from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
-from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import TlsFiles, peer_identity, read_tls, server_credentials
+from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
+from fedpredict.wire.health import Health
+from fedpredict.wire.server import bind, stopping
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class InitiatorServer:
         self._settings = settings
         self._store = store
         self._tls = tls
-        self._credentials = _credentials(settings, tls)
+        self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
         self._simulate = simulate
         self._stack = AsyncExitStack()
@@ -139,16 +139,16 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        health = HealthService(models, self._access, who_calls)
-        server = grpc.aio.server(options=server_options())
         service = InitiatorService(predictor, models, self._access, who_calls)
-        server.add_generic_rpc_handlers((service.handlers, health.handlers))
-        self._address = _bind(server, self._settings.listen, self._credentials)
+        health = Health(process=lambda: True, model=service.is_ready)
+        server = grpc.aio.server(options=server_options())
+        server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+        self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         stack.push_async_callback(self._drain, server, health)
 
-    async def _drain(self, server: grpc.aio.Server, health: HealthService) -> None:
-        health.serving = False
+    async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
+        health.draining = True
         await server.stop(self._settings.drain_s)
 
 
@@ -175,43 +175,13 @@ async def serve(
         ConfigError: The port is taken, or the settings do not fit.
         CertificateError: The TLS files cannot be used.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for each in signals:
-        loop.add_signal_handler(each, stop.set)
-    try:
+    with stopping() as stop:
         async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
             if ready is not None:
                 ready(server.address)
             await stop.wait()
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _credentials(settings: InitiatorSettings, tls: TlsFiles | None) -> grpc.ServerCredentials | None:
-    if settings.insecure != (tls is None):
-        raise ConfigError("insecure = true goes without certificates, and everything else with them")
-    if tls is None:
-        return None
-    credentials = server_credentials(tls)
-    expected, found = Identity(IdentityKind.PARTY, settings.party), read_tls(tls).identity
-    if found != expected:
-        raise ConfigError(f"tls.certificate is of {found}, and party is {settings.party}")
-    return credentials
-
-
-def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
-    try:
-        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"
-        ) from error
-    return f"{listen.rpartition(':')[0]}:{port}"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2
 
-from fedpredict.errors import ModelNotFoundError
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo
@@ -16,9 +14,6 @@ from fedpredict.security.identity import Identity
 from fedpredict.wire import codec
 from fedpredict.wire.handlers import Context, service, unary
 from fedpredict.wire.v1 import initiator_pb2
-
-MODEL_PREFIX = "model/"
-"""Health of `model/<id>` says whether that model can be answered in full."""
 
 WhoCalls = Callable[[Context], Identity]
 
@@ -51,9 +46,8 @@ class InitiatorService:
         self._access = access
         self._who_calls = who_calls
 
-    @property
-    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The methods, for a server."""
+    def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        """Return the service for `server.add_generic_rpc_handlers`."""
         return service(
             "fedpredict.wire.v1.InitiatorService",
             {
@@ -79,31 +73,7 @@ class InitiatorService:
         infos = [self._models.info(model_id) for model_id in known]
         return initiator_pb2.ListModelsReply(models=[codec.model_info_to_wire(info) for info in infos])
 
-
-class HealthService:
-    """Standard health. The empty name is this process alone; `model/<id>` is for callers who may ask for the model."""
-
-    def __init__(self, models: Models, access: Access, who_calls: WhoCalls) -> None:
-        self._models = models
-        self._access = access
-        self._who_calls = who_calls
-        self.serving = True
-        """Set to False when the process begins to stop."""
-
-    @property
-    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The methods, for a server; `Watch` is not offered."""
-        return service("grpc.health.v1.Health", {"Check": unary(health_pb2.HealthCheckRequest, self.check)})
-
-    async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        """Tell whether the process, or a model, can be asked; an unknown name is NOT_FOUND."""
-        ready = self.serving and (not request.service or self._ready(request.service, context))
-        status = health_pb2.HealthCheckResponse
-        return health_pb2.HealthCheckResponse(status=status.SERVING if ready else status.NOT_SERVING)
-
-    def _ready(self, name: str, context: Context) -> bool:
-        model_id = name.removeprefix(MODEL_PREFIX)
-        if model_id == name:
-            raise ModelNotFoundError(f"health of {name[:120]!r} asked for")
+    def is_ready(self, model_id: str, context: Context) -> bool:
+        """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
         self._access.check(self._who_calls(context), model_id)
         return self._models.info(model_id).ready

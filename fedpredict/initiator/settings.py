@@ -4,52 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.errors import NameRefusedError
-from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.observe.settings import LogSettings
 from fedpredict.security.identity import IdentityKind
-from fedpredict.security.settings import TlsSettings
-from fedpredict.security.tls import is_loopback
+from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 
-ALL_MODELS = "*"
-
-
-def _model_id(value: str) -> str:
-    try:
-        return check_model_id(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
-
-
-def _party_id(value: str) -> str:
-    try:
-        return check_party_id(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
-
-
-def _model_or_all(value: str) -> str:
-    return value if value == ALL_MODELS else _model_id(value)
-
-
-def _address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) <= 65535):
-        raise ValueError(f"{value!r} is not an address: write host:port")
-    return value
-
-
-ModelId: TypeAlias = Annotated[str, AfterValidator(_model_id)]
-PartyId: TypeAlias = Annotated[str, AfterValidator(_party_id)]
-Address: TypeAlias = Annotated[str, AfterValidator(_address)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]
 Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
 
 
@@ -70,12 +36,6 @@ class PinMode(StrEnum):
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LogSettings(_Settings):
-    """The `[log]` table."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class PartySettings(_Settings):
@@ -132,7 +92,7 @@ class ModelSettings(_Settings):
 class ClientSettings(_Settings):
     """`[clients.<name>]`: who may ask, by the name in the caller's certificate."""
 
-    models: tuple[Annotated[str, AfterValidator(_model_or_all)], ...]
+    models: tuple[ModelOrAll, ...]
     """Model ids, or "*" for all."""
     kind: IdentityKind = IdentityKind.CLIENT
     """The kind of the certificate: a party can have a client's name, and is not that client."""
@@ -167,12 +127,8 @@ class InitiatorSettings(_Settings):
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
-        if self.insecure:
-            for what, address in self._addresses().items():
-                if not is_loopback(address):
-                    raise ValueError(f"insecure = true is for loopback only, but {what} is {address}")
-        elif self.tls is None:
-            raise ValueError("tls: needed (or insecure = true, on loopback, for trials)")
+        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
+        check_transport(self.tls, {"listen": self.listen, **peers}, insecure=self.insecure)
         return self
 
     @model_validator(mode="after")
@@ -199,7 +155,3 @@ class InitiatorSettings(_Settings):
                     f'only party is {self.party}: parties = ["{self.party}"]'
                 )
         return self
-
-    def _addresses(self) -> dict[str, str]:
-        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
-        return {"listen": self.listen, **peers}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedpredict.errors import ModelNotFoundError
-from fedpredict.participant.settings import ALL_MODELS, CallerSettings
+from fedpredict.participant.settings import CallerSettings
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.settings import ALL_MODELS
 
 
 class CallerPolicy:

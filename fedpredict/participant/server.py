@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 from types import TracebackType
 
 import grpc
 
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
-from fedpredict.participant.health import Health
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
-from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import TlsFiles, read_tls, server_credentials
+from fedpredict.security.tls import TlsFiles, party_credentials
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
+from fedpredict.wire.handlers import Context
+from fedpredict.wire.health import Health
+from fedpredict.wire.server import bind, stopping
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ class ParticipantServer:
             CertificateError: The certificate files cannot be used.
         """
         self._settings = settings
-        self._credentials = _credentials(settings, tls)
+        self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         store = MemoryStore() if store is None else store
         self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
-        policy = CallerPolicy(settings.callers)
+        self._policy = CallerPolicy(settings.callers)
         scorer = LocalParty(settings.party, lambda: self.loader.state, store)
-        self._service = ParticipantService(scorer, policy, tls, max_samples=settings.max_samples)
-        self._health = Health(self.loader, policy, self._service.caller)
+        self._service = ParticipantService(scorer, self._policy, tls, max_samples=settings.max_samples)
+        self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)
         self._poller = Poller(self.loader.refresh, settings.poll_s)
         self._server: grpc.aio.Server | None = None
         self._address = settings.listen
@@ -77,7 +77,7 @@ class ParticipantServer:
         """
         server = grpc.aio.server(options=server_options())
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
-        self._address = _bind(server, self._settings.listen, self._credentials)
+        self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         self._server = server
         self._poller.start()
@@ -103,6 +103,13 @@ class ParticipantServer:
         """Return when the warehouse has been looked at once, whether or not it could be read."""
         await asyncio.shield(asyncio.wrap_future(self._poller.first))
 
+    def _is_ready(self, model_id: str, context: Context) -> bool:
+        self._policy.check(self._service.caller(context), model_id)
+        state = self.loader.state
+        if model_id not in state.current and model_id not in state.problems:
+            raise ModelNotFoundError(f"no model {model_id} in the warehouse")
+        return self.loader.is_ready(model_id)
+
 
 async def serve(
     settings: ParticipantSettings,
@@ -123,41 +130,11 @@ async def serve(
         ConfigError: The settings do not fit, or the port is taken.
         CertificateError: The certificate files cannot be used.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for each in signals:
-        loop.add_signal_handler(each, stopping.set)
-    try:
+    with stopping() as stop:
         async with ParticipantServer(settings, warehouse, tls) as server:
-            read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stopping.wait())
+            read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
             if ready is not None and not stopped.done():
                 ready(server.address)
             await stopped
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
-
-
-def _credentials(settings: ParticipantSettings, tls: TlsFiles | None) -> grpc.ServerCredentials | None:
-    if settings.insecure != (tls is None):
-        raise ConfigError("insecure = true goes without certificates, and everything else with them")
-    if tls is None:
-        return None
-    credentials = server_credentials(tls)
-    expected, found = Identity(IdentityKind.PARTY, settings.party), read_tls(tls).identity
-    if found != expected:
-        raise ConfigError(f"tls.certificate is of {found}, and party is {settings.party}")
-    return credentials
-
-
-def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
-    try:
-        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"
-        ) from error
-    return f"{listen.rpartition(':')[0]}:{port}"

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.errors import NameRefusedError
-from fedpredict.model.ids import check_model_id, check_party_id
-from fedpredict.security.settings import TlsSettings
-from fedpredict.security.tls import is_loopback
+from fedpredict.observe.settings import LogSettings
+from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
-
-ALL_MODELS = "*"
-
-
-def _party_id(value: str) -> str:
-    try:
-        return check_party_id(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
-
-
-def _model_or_all(value: str) -> str:
-    try:
-        return value if value == ALL_MODELS else check_model_id(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
-
-
-def _address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) <= 65535):
-        raise ValueError(f"{value!r} is not an address: write host:port")
-    return value
-
-
-PartyId: TypeAlias = Annotated[str, AfterValidator(_party_id)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LogSettings(_Settings):
-    """The `[log]` table."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
 class CallerSettings(_Settings):
     """`[callers.<party>]`: an initiator, by the party in its certificate, and what it may ask for."""
 
-    models: tuple[Annotated[str, AfterValidator(_model_or_all)], ...]
+    models: tuple[ModelOrAll, ...]
     """Model ids, or "*" for all."""
 
 
@@ -64,7 +28,7 @@ class ParticipantSettings(_Settings):
 
     party: PartyId
     """This party; its certificate says the same."""
-    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:7443"
+    listen: Address = "127.0.0.1:7443"
     """host:port; port 0 takes any free one."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
@@ -84,8 +48,5 @@ class ParticipantSettings(_Settings):
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> ParticipantSettings:
-        if self.insecure and not is_loopback(self.listen):
-            raise ValueError(f"insecure = true is for loopback only, but listen is {self.listen}")
-        if not self.insecure and self.tls is None:
-            raise ValueError("tls: needed (or insecure = true, on loopback, for trials)")
+        check_transport(self.tls, {"listen": self.listen}, insecure=self.insecure)
         return self

@@ -1,12 +1,42 @@
-"""The `[tls]` table of every settings file."""
+"""What the settings files of both daemons share: names, addresses, and the `[tls]` table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedpredict.security.tls import TlsFiles
+from fedpredict.errors import NameRefusedError
+from fedpredict.model.ids import check_model_id, check_party_id
+from fedpredict.security.tls import TlsFiles, is_loopback
+
+ALL_MODELS = "*"
+
+
+def _name(check: Callable[[str], str]) -> AfterValidator:
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except NameRefusedError as error:  # pydantic collects ValueErrors, and names the key
+            raise ValueError(str(error)) from error
+
+    return AfterValidator(validate)
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) <= 65535):
+        raise ValueError(f"{value!r} is not an address: write host:port")
+    return value
+
+
+ModelId: TypeAlias = Annotated[str, _name(check_model_id)]
+PartyId: TypeAlias = Annotated[str, _name(check_party_id)]
+ModelOrAll: TypeAlias = Annotated[str, _name(lambda value: value if value == ALL_MODELS else check_model_id(value))]
+Address: TypeAlias = Annotated[str, AfterValidator(_address)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]
 
 
 class TlsSettings(BaseModel):
@@ -24,3 +54,21 @@ class TlsSettings(BaseModel):
     def files(self, base: Path) -> TlsFiles:
         """Return the files, relative paths resolved against `base` (the folder of the settings file)."""
         return TlsFiles(base / self.ca, base / self.certificate, base / self.key)
+
+
+def check_transport(tls: TlsSettings | None, addresses: Mapping[str, str], *, insecure: bool) -> None:
+    """Check that plain text stays on this machine, and that everything else has certificates.
+
+    Args:
+        tls: The `[tls]` table.
+        addresses: The key in the settings -> the address that it holds.
+        insecure: What the settings say.
+
+    Raises:
+        ValueError: It names the key.
+    """
+    if not insecure and tls is None:
+        raise ValueError("tls: needed (or insecure = true, on loopback, for trials)")
+    for key, address in addresses.items():
+        if insecure and not is_loopback(address):
+            raise ValueError(f"insecure = true is for loopback only, but {key} is {address}")
