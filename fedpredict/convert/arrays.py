@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.convert.dtypes import element_type, is_ndarray
-from fedpredict.convert.unpickle import Node
+from fedpredict.convert.nodes import Node
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 

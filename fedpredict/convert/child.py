@@ -13,11 +13,12 @@ from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
-from fedpredict.convert.unpickle import Budget, Node, Pairs, unpickle
+from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
 from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpredict.convert.unpickle import Name, Node
+from fedpredict.convert.nodes import Name, Node
 from fedpredict.errors import ModelFileError
 
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|U(?P<characters>[1-9]\d{0,4})")

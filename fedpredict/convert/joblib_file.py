@@ -6,8 +6,9 @@ import math
 
 from fedpredict.convert.arrays import JOBLIB_WRAPPERS, wrapper_fields
 from fedpredict.convert.dtypes import element_type
+from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
-from fedpredict.convert.unpickle import Budget, Node, Pairs, unpickle
+from fedpredict.convert.unpickle import unpickle
 from fedpredict.errors import ModelFileError
 
 _OLD_WRAPPERS = frozenset({"joblib.numpy_pickle.NDArrayWrapper", "joblib.numpy_pickle.ZNDArrayWrapper"})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.labels import label_text
+from fedpredict.convert.nodes import Node
 from fedpredict.convert.sklearn_state import Estimator
-from fedpredict.convert.unpickle import Node
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats

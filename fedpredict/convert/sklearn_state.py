@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fedpredict.convert.arrays import ArrayReader
-from fedpredict.convert.unpickle import Node
+from fedpredict.convert.nodes import Node
 from fedpredict.convert.values import clipped, described, mapping
 from fedpredict.errors import FeatureNamesError, ModelFileError, UnsupportedModelError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedpredict.convert.arrays import ArrayReader
-from fedpredict.convert.unpickle import Name, Node, Pairs
+from fedpredict.convert.nodes import Name, Node, Pairs
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 
 _MAX_DEPTH = 8

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as numpy_st
 
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.nodes import Budget, Name, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
-from fedpredict.convert.unpickle import Budget, Name, Node, Pairs, unpickle
+from fedpredict.convert.unpickle import unpickle
 from fedpredict.errors import ModelFileError
 
 
@@ -231,3 +232,30 @@ def test_joblib_array_bytes_are_checked_before_reading() -> None:
 def test_old_joblib_wrappers_are_named() -> None:
     with pytest.raises(ModelFileError, match=re.escape("joblib before 0.10")):
         load(b"\x80\x02cjoblib.numpy_pickle\nNDArrayWrapper\n)\x81}b.")
+
+
+def test_bytes_of_old_protocols_are_read_as_python_wrote_them() -> None:
+    raw = np.float64(1.5).tobytes()
+    encoded = Node(Name("_codecs", "encode"), (raw.decode("latin-1"), "latin1"))
+    mutable = Node(Name("__builtin__", "bytearray"), (raw,))
+
+    for data in (raw, encoded, mutable):
+        assert ArrayReader(100).numbers(array_node(1, (1,), dtype_node(), False, data), "x").tolist() == [1.5]
+
+
+def test_an_array_of_a_mapped_file_is_an_array() -> None:
+    node = array_node(1, (1,), dtype_node(), False, EIGHT, kind=Name("numpy", "memmap"))
+
+    assert ArrayReader(100).numbers(node, "x").tolist() == [0.0]
+
+
+def test_objects_that_joblib_did_not_nest_as_an_array_are_refused() -> None:
+    fields = {"subclass": Name("numpy", "ndarray"), "shape": (1,), "order": "C", "dtype": dtype_node("O8")}
+    wrapper = Node(Name("joblib.numpy_pickle", "NumpyArrayWrapper"), (), state=Pairs(list(fields.items())), built=True)
+
+    with pytest.raises(ModelFileError, match="joblib did not write"):
+        ArrayReader(100).labels(wrapper, "x")
+    wrapper.state = Pairs(list({**fields, "subclass": Name("a", "b"), "dtype": dtype_node()}.items()))
+    wrapper.payload = EIGHT
+    with pytest.raises(ModelFileError, match="not numpy's own"):
+        ArrayReader(100).numbers(wrapper, "x")

@@ -265,7 +265,9 @@ class Weights:
     """An object where numbers should be."""
 
 
-@pytest.mark.parametrize("changes", [{"weights": Weights()}, {"metadata": {"x": Weights()}}, {"weights": b"raw"}])
+@pytest.mark.parametrize(
+    "changes", [{"weights": Weights()}, {"weights": Weights}, {"metadata": {"x": Weights()}}, {"weights": b"raw"}]
+)
 def test_an_object_in_a_pickled_dict_is_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModelError, match=r"Weights|bytes"):
         read_content(pickle.dumps(content(**changes)), ReadOptions(), Limits())

@@ -345,6 +345,7 @@ def test_a_version_that_is_not_known_is_refused(version: str | None) -> None:
         ("n_features_in_", 29),
         ("n_features_in_", True),
         ("fit_intercept", "yes"),
+        ("multi_class", 3),
     ],
 )
 def test_a_damaged_structure_is_refused(attribute: str, value: Any) -> None:
@@ -436,6 +437,14 @@ def test_names_come_from_the_file_and_the_operator_may_repeat_them() -> None:
         read_estimator(model, features=("income", "age"))
 
 
+def test_names_that_are_no_texts_are_refused() -> None:
+    model = logistic_regression()
+    model.feature_names_in_ = np.arange(30).astype(object)
+
+    with pytest.raises(FeatureNamesError, match="no texts"):
+        read_estimator(model)
+
+
 def test_a_file_without_names_needs_them() -> None:
     model = logistic_regression()
 
@@ -469,3 +478,10 @@ def test_options_are_optional_only_for_files_that_say_everything() -> None:
 
     with pytest.raises(ModelFileError, match="--model-id"):
         read_content(pickle.dumps(model), ReadOptions(), Limits())
+
+
+def test_a_state_or_a_step_of_another_type_is_refused() -> None:
+    with pytest.raises(ModelFileError, match="the state of LinearRegression is a tuple, not a dict"):
+        read_content(b"\x80\x02csklearn.linear_model._base\nLinearRegression\n)\x81NN\x86b.", options_for(2), Limits())
+    with pytest.raises(UnsupportedModelError, match="step 'scale' of the pipeline is a dict"):
+        read_content(pickle.dumps(Pipeline([("scale", {}), ("model", None)])), options_for(2), Limits())

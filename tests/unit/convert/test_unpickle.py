@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpredict.convert.nodes import Budget, Name, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
-from fedpredict.convert.unpickle import Budget, Name, Node, Pairs, unpickle
+from fedpredict.convert.unpickle import unpickle
 from fedpredict.errors import ModelFileError
 
 
