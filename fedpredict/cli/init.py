@@ -93,7 +93,8 @@ def _write(directory: Path, files: dict[str, str]) -> list[Path]:
     if existing:
         raise InputError(f"already there: {', '.join(map(str, existing))}; nothing is overwritten: move it, or edit it")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        # an empty warehouse is a fresh one; a missing folder could be a disk that is not mounted
+        (directory / "warehouse").mkdir(parents=True, exist_ok=True)
         for path, text in paths.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -14,6 +14,7 @@ from fedpredict.cli.config_file import load_settings
 from fedpredict.errors import ConfigError
 from fedpredict.initiator import settings as initiator
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.settings import LogSettings
 from fedpredict.participant import settings as participant
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.settings import TlsSettings
@@ -25,7 +26,7 @@ TABLES: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
         "tls": TlsSettings,
         "warehouse": WarehouseSettings,
         "callers.bank": participant.CallerSettings,
-        "log": participant.LogSettings,
+        "log": LogSettings,
     },
     InitiatorSettings: {
         "": InitiatorSettings,
@@ -35,7 +36,7 @@ TABLES: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
         "models.credit": initiator.ModelSettings,
         "models.credit.simulate": initiator.SimulateSettings,
         "clients.desk": initiator.ClientSettings,
-        "log": initiator.LogSettings,
+        "log": LogSettings,
     },
     ClientFileSettings: {"": ClientFileSettings, "tls": TlsSettings},
 }
