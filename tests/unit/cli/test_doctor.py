@@ -1,0 +1,195 @@
+"""The doctor names what is wrong and what to do, and exits with 9 exactly then."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpredict.cli.main import run
+from fedpredict.convert.write import write_partial
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+
+
+class Clinic:
+    """A party in a folder, and what the doctor says of it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+
+    def setup(self, *words: str) -> None:
+        assert run(list(words)) == 0
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def examine(self, file: str, code: int) -> list[dict[str, Any]]:
+        self._capsys.readouterr()
+        assert run(["doctor", "--config", str(self.folder / file), "--json"]) == code
+        found: list[dict[str, Any]] = json.loads(self._capsys.readouterr().out)
+        return found
+
+    def problems(self, file: str) -> list[tuple[str, str, str]]:
+        return [
+            (each["topic"], each["what"], each["fix"]) for each in self.examine(file, 9) if each["level"] == "problem"
+        ]
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    monkeypatch.chdir(tmp_path)
+    clinic = Clinic(tmp_path, capsys)
+    clinic.setup("init", "participant", "lab", "--listen", "127.0.0.1:0")
+    return clinic
+
+
+def load_and_convert(clinic: Clinic, party: str = "lab", config: str = "lab/participant.toml") -> None:
+    (clinic.folder / "people.csv").write_text("id,age\nu1,40\n")
+    part = LinearPart(("age",), np.array([[0.5]]), None, np.zeros(1))
+    partial = PartialModel(
+        model_id="credit",
+        training_run="run-1",
+        party=party,
+        kind=Kind.LINEAR,
+        classes=(),
+        fit_intercept=False,
+        part=part,
+    )
+    write_partial(clinic.folder / "part.json", partial)
+    clinic.setup("features", "load", "people.csv", "--view", "people", "--key", "id", "--config", config)
+    clinic.setup("model", "convert", "part.json", "--config", config)
+
+
+def test_a_party_at_work_has_no_problem(clinic: Clinic) -> None:
+    load_and_convert(clinic)
+
+    found = clinic.examine("lab/participant.toml", 0)
+
+    assert {each["level"] for each in found} == {"ok"}
+
+
+def test_a_fresh_party_is_told_the_next_steps_as_warnings(clinic: Clinic) -> None:
+    found = clinic.examine("lab/participant.toml", 0)
+
+    assert [(each["topic"], each["fix"]) for each in found if each["level"] == "warning"] == [
+        ("features", "fedpredict features load FILE ..."),
+        ("models", "fedpredict model convert FILE ..."),
+    ]
+
+
+def test_every_mistake_in_the_settings_is_a_finding(clinic: Clinic) -> None:
+    clinic.edit("lab/participant.toml", "poll_s", "pol_s")
+    clinic.edit("lab/participant.toml", 'level = "info"', 'level = "loud"')
+
+    told = [what for topic, what, _ in clinic.problems("lab/participant.toml") if topic == "settings"]
+
+    assert told[0] == "unknown key pol_s in participant.toml; did you mean poll_s?"
+    assert told[1].startswith("[log] level in participant.toml is 'loud'")
+
+
+def test_missing_certificates_are_a_problem(clinic: Clinic) -> None:
+    (clinic.folder / "lab" / "certs" / "lab.pem").unlink()
+
+    topic, what, _ = clinic.problems("lab/participant.toml")[0]
+
+    assert topic == "certificates"
+    assert "lab.pem" in what
+
+
+def test_a_certificate_of_another_party_is_a_problem(clinic: Clinic) -> None:
+    clinic.edit("lab/participant.toml", 'party = "lab"', 'party = "imaging"')
+
+    told = [what for topic, what, _ in clinic.problems("lab/participant.toml") if topic == "certificates"]
+
+    assert any("party lab" in what and "party imaging" in what for what in told)
+
+
+def test_plain_text_is_a_warning(clinic: Clinic) -> None:
+    clinic.edit("lab/participant.toml", 'party = "lab"', 'party = "lab"\ninsecure = true')
+
+    found = clinic.examine("lab/participant.toml", 0)
+
+    assert ["insecure = true" in each["what"] for each in found if each["topic"] == "certificates"] == [True]
+
+
+def test_a_warehouse_that_is_gone_is_a_problem(clinic: Clinic) -> None:
+    (clinic.folder / "lab" / "warehouse").rmdir()
+
+    topic, what, fix = clinic.problems("lab/participant.toml")[0]
+
+    assert topic == "warehouse"
+    assert "does not exist" in what
+    assert fix
+
+
+def test_damaged_parameters_are_a_problem_of_that_model(clinic: Clinic) -> None:
+    load_and_convert(clinic)
+    files = [each for each in clinic.folder.glob("lab/warehouse/fp_linear_people/**/*.parquet") if each.is_file()]
+    import pyarrow.parquet as pq
+
+    for path in files:
+        table = pq.read_table(path, partitioning=None)
+        position = table.column_names.index("w_age")
+        path.chmod(0o644)
+        pq.write_table(table.set_column(position, "w_age", [[0.75]]), path)
+
+    problems = clinic.problems("lab/participant.toml")
+
+    assert [(topic, fix) for topic, _, fix in problems] == [
+        ("models", "convert the model again, or fedpredict model rollback credit")
+    ]
+
+
+def test_a_caller_with_a_misspelt_model_is_a_warning(clinic: Clinic) -> None:
+    load_and_convert(clinic)
+    clinic.edit("lab/participant.toml", 'models = ["*"]', 'models = ["credti"]')
+
+    found = clinic.examine("lab/participant.toml", 0)
+
+    assert [(each["what"], each["fix"]) for each in found if each["topic"] == "callers"] == [
+        ("bank may ask for credti, which is not here", "did you mean credit?")
+    ]
+
+
+def test_a_port_that_another_process_has_is_a_problem(clinic: Clinic) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        clinic.edit("lab/participant.toml", "127.0.0.1:0", address)
+        told = [what for topic, what, _ in clinic.problems("lab/participant.toml") if topic == "port"]
+
+    assert told == [f"{address} cannot be bound: Address already in use"]
+
+
+def test_a_peer_that_is_away_and_a_model_without_a_pin_are_found(clinic: Clinic) -> None:
+    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    path = clinic.folder / "bank" / "initiator.toml"
+    peers = f'[parties.lab]\naddress = "{address}"\n[models.credit]\nparties = ["lab"]\n'
+    path.write_text(f"{path.read_text()}\n{peers}")
+
+    found = clinic.examine("bank/initiator.toml", 9)
+
+    by_topic = {each["topic"]: each for each in found}
+    assert "nothing listens" in by_topic["peer lab"]["what"]
+    assert by_topic["catalogue"]["what"] == "credit: no version is pinned"
+
+
+def test_people_read_lines_with_the_fix_below(clinic: Clinic, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    run(["doctor", "--config", "lab/participant.toml"])
+
+    lines = capsys.readouterr().out.splitlines()
+    position = lines.index("WARNING  models: no model is converted")
+    assert lines[position + 1].strip() == "→ fedpredict model convert FILE ..."
+    assert lines[-1].startswith("0 problems, 2 warnings,")
