@@ -224,7 +224,7 @@ def wait_until_ready(client: Client, daemons: Daemons, n_models: int) -> None:
 
 def show(task: Task, answer: Predictions, unknown: Predictions) -> float:
     """Print a few samples beside scikit-learn's numbers, and return the largest difference over all."""
-    table = Table(title=f"{task.model_id}: {task.title}", box=box.SIMPLE)
+    table = Table(title=f"{task.model_id}: {task.title}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("sample id")
     for party in PARTIES:
         table.add_column(party)
@@ -232,7 +232,7 @@ def show(task: Task, answer: Predictions, unknown: Predictions) -> float:
     table.add_column("scikit-learn", justify="right")
     for row in (*range(0, len(task.ids), max(1, len(task.ids) // 4)),):
         states = dict(answer.reasons[row])
-        numbers = ["\n".join(f"{number:.10f}" for number in line[row]) for line in (answer.values, task.expected)]
+        numbers = ["\n".join(f"{number:.8f}" for number in line[row]) for line in (answer.values, task.expected)]
         table.add_row(task.ids[row], *(states.get(party, SampleStatus.OK).name for party in PARTIES), *numbers)
     states = dict(unknown.reasons[0])
     table.add_row("nobody", *(states[party].name for party in PARTIES), "no number", "")
