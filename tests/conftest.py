@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -66,7 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def server_database() -> Iterator[Callable[[str], HiveSettings]]:
     """Give a function that makes a new database on a server ("spark", "hive"); all are dropped at the end."""
     from fedpredict.warehouse.hive import HiveWarehouse
-    from fedpredict.warehouse.hive_connection import HiveSession
+    from fedpredict.warehouse.hive_connection import Engine, HiveSession, RefusedByServerError
 
     made: list[HiveSettings] = []
 
@@ -82,6 +81,12 @@ def server_database() -> Iterator[Callable[[str], HiveSettings]]:
 
     yield make
     for settings in made:
-        session = HiveSession(replace(settings, staging=None), "default")
-        session.execute(f"DROP DATABASE `{settings.database}` CASCADE")
-        session.close()
+        session = HiveSession(settings, "default")
+        try:
+            session.execute(f"DROP DATABASE `{settings.database}` CASCADE")
+        except RefusedByServerError:
+            # deploy/hive's server lacks a library for CASCADE; what it holds is gone when it stops
+            if session.engine is not Engine.HIVE:
+                raise
+        finally:
+            session.close()

@@ -116,7 +116,7 @@ class HiveWarehouse(Warehouse):
             elif n_values > self._settings.max_inline_values:
                 raise WarehouseWriteError(
                     f"{complete.num_rows} rows of {complete.num_columns} columns are more than "
-                    f"hive.max_inline_values = {self._settings.max_inline_values}: set hive.staging"
+                    f"warehouse.max_inline_values = {self._settings.max_inline_values}: set warehouse.staging"
                 )
             else:
                 self._replace_inline(session, schema, partition, complete)
@@ -158,6 +158,8 @@ class HiveWarehouse(Warehouse):
 
     @override
     def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        if not isinstance(statement, exp.Query):
+            raise StatementError("only a query can be run")
         with self._session() as session:
             sql = _render(statement, params, session.engine)
             try:

@@ -248,15 +248,15 @@ def _why_no_session(settings: HiveSettings, transport: Any, error: BaseException
     address = settings.address
     cause = getattr(error, "inner", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate of {address} is not trusted: {cause.verify_message}; hive.tls_ca names its CA"
+        return f"the certificate of {address} is not trusted: {cause.verify_message}; warehouse.tls_ca names its CA"
     if isinstance(cause, ssl.SSLError):
-        return f"no TLS with {address}: {cause.reason or cause}; hive.tls says whether the server speaks it"
+        return f"no TLS with {address}: {cause.reason or cause}; warehouse.tls says whether the server speaks it"
     code = getattr(transport, "code", None)  # of the http transport, whose own error says nothing
     if code in (401, 403) or "Bad status: 3" in str(error):
-        return f"{address} refused the login of {settings.username}: see hive.auth, hive.username and hive.password"
+        return f"{address} refused the login of {settings.username}: see warehouse.auth, username and password"
     if code is not None and code != 200:
-        return f"{address} answered with HTTP status {code}: see hive.http_path"
-    return f"no session with {address}: {_reason(error)}; is it running, and are hive.auth, transport and tls as there?"
+        return f"{address} answered with HTTP status {code}: see warehouse.http_path"
+    return f"no session with {address}: {_reason(error)}; does it run, and do auth, transport and tls fit?"
 
 
 def _reason(error: BaseException) -> str:

@@ -62,10 +62,10 @@ class HiveSettings:
         self._check_tls()
         for name in ("connect_timeout_s", "call_timeout_s", "statement_timeout_s", "max_inline_values"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"hive.{name} is {getattr(self, name)}; it must be above zero")
+                raise ConfigError(f"warehouse.{name} is {getattr(self, name)}; it must be above zero")
         if self.staging is not None and "://" not in self.staging and not Path(self.staging).is_absolute():
             raise ConfigError(
-                f"hive.staging is {self.staging!r}; give a URI (hdfs://, s3://, file://) or an absolute path"
+                f"warehouse.staging is {self.staging!r}; give a URI (hdfs://, s3://, file://) or an absolute path"
             )
 
     @property
@@ -75,33 +75,37 @@ class HiveSettings:
 
     def _check_address(self) -> None:
         if not self.host:
-            raise ConfigError("hive.host is empty")
+            raise ConfigError("warehouse.host is empty")
         if not 0 < self.port < 65536:
-            raise ConfigError(f"hive.port is {self.port}; allowed: 1 to 65535")
+            raise ConfigError(f"warehouse.port is {self.port}; allowed: 1 to 65535")
         try:
             check_identifier(self.database)
         except NameRefusedError as error:
-            raise ConfigError(f"hive.database: {error}") from error
+            raise ConfigError(f"warehouse.database: {error}") from error
         if self.transport not in TRANSPORTS:
-            raise ConfigError(f"hive.transport is {self.transport!r}; allowed: {', '.join(TRANSPORTS)}")
+            raise ConfigError(f"warehouse.transport is {self.transport!r}; allowed: {', '.join(TRANSPORTS)}")
 
     def _check_login(self) -> None:
         if self.auth not in AUTHENTICATIONS:
-            raise ConfigError(f"hive.auth is {self.auth!r}; allowed: {', '.join(AUTHENTICATIONS)}")
-        if (self.auth in _WITH_PASSWORD) != bool(self.password and self.username):
-            raise ConfigError("hive.username and hive.password belong to hive.auth ldap and custom, which need both")
+            raise ConfigError(f"warehouse.auth is {self.auth!r}; allowed: {', '.join(AUTHENTICATIONS)}")
+        if self.auth in _WITH_PASSWORD and not (self.username and self.password):
+            raise ConfigError(f"warehouse.auth {self.auth} needs warehouse.username and a password")
+        if self.auth not in _WITH_PASSWORD and self.password is not None:
+            raise ConfigError(f"a password means nothing with warehouse.auth {self.auth}: set ldap or custom")
         if (self.auth == "kerberos") != bool(self.kerberos_service_name):
-            raise ConfigError("hive.kerberos_service_name belongs to hive.auth kerberos, which needs it")
+            raise ConfigError("warehouse.kerberos_service_name belongs to warehouse.auth kerberos, which needs it")
         if self.auth == "kerberos" and self.transport == "http":
-            raise ConfigError("hive.auth kerberos goes with hive.transport binary only")
+            raise ConfigError("warehouse.auth kerberos goes with warehouse.transport binary only")
 
     def _check_tls(self) -> None:
         if not self.tls and (self.tls_ca is not None or not self.tls_verify):
-            raise ConfigError("hive.tls_ca and hive.tls_verify mean nothing without hive.tls = true")
+            raise ConfigError("warehouse.tls_ca and warehouse.tls_verify mean nothing without warehouse.tls = true")
         if self.tls_ca is not None and not self.tls_ca.is_file():
-            raise ConfigError(f"hive.tls_ca is {self.tls_ca}, which is no file")
+            raise ConfigError(f"warehouse.tls_ca is {self.tls_ca}, which is no file")
         if not self.tls_verify and not _is_loopback(self.host):
-            raise ConfigError(f"hive.tls_verify may be off on loopback only, not for {self.host}: set hive.tls_ca")
+            raise ConfigError(
+                f"warehouse.tls_verify may be off on loopback only, not for {self.host}: set warehouse.tls_ca"
+            )
 
 
 def _is_loopback(host: str) -> bool:

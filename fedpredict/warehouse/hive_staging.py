@@ -35,7 +35,7 @@ class Staging:
             filesystem.create_dir(folder)
             pq.write_table(_without_zone(rows), f"{folder}/rows.parquet", filesystem=filesystem, store_schema=False)
         except (OSError, pa.ArrowException) as error:
-            raise WarehouseWriteError(f"hive.staging {self._location} cannot be written: {error}") from error
+            raise WarehouseWriteError(f"warehouse.staging {self._location} cannot be written: {error}") from error
         try:
             yield uri
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from fedpredict.errors import InputError, NameRefusedError, WarehouseWriteError
+from fedpredict.errors import NameRefusedError, WarehouseWriteError
 from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema
 from fedpredict.warehouse.hive_connection import Engine, RefusedByServerError
 from fedpredict.warehouse.hive_literals import literal, quoted
@@ -94,8 +94,10 @@ def rows_of_table(schema: TableSchema, rows: pa.Table) -> pa.Table:
     """Return `rows` with all columns of the table in its order, NULL where `rows` lacks one.
 
     Raises:
-        WarehouseWriteError: A column that the table has not, or of another type.
+        WarehouseWriteError: A column that the table has not, of another type, or twice.
     """
+    if len(set(rows.column_names)) != rows.num_columns:
+        raise WarehouseWriteError(f"rows for {schema.name} have a column twice: {', '.join(rows.column_names)}")
     types = {column.name: ARROW_TYPES[column.type] for column in schema.columns}
     for field in rows.schema:
         if types.get(field.name) != field.type:
@@ -125,5 +127,5 @@ def _key(value: str | int, column: Column | None = None) -> str:
     """Return the literal of a partition value: plain, because a PARTITION clause takes no casts."""
     is_text = isinstance(value, str)
     if column is not None and is_text != (column.type is ColumnType.STRING):
-        raise InputError(f"partition column {column.name} is {column.type.value}, not {type(value).__name__}")
+        raise NameRefusedError(f"{value!r} of partition column {column.name} is not of its type, {column.type.value}")
     return quoted(value) if isinstance(value, str) else f"{value:d}"

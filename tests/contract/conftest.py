@@ -130,11 +130,10 @@ class Wire:
 
     def cut(self) -> None:
         """Close the port and every connection through it."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for end in self._open:
+        for end in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
         self._open.clear()
 
     def restore(self) -> None:
