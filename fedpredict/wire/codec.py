@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedpredict.errors import NameRefusedError, ProtocolError
+from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.kinds import Kind
@@ -22,11 +22,14 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
 
 PROTOCOL_VERSION = 1
 
 _T = TypeVar("_T")
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The years 1 to 9999, which every calendar in use can show, in microseconds since 1970 UTC."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KINDS = {
     Kind.LINEAR: common_pb2.KIND_LINEAR,
@@ -62,11 +65,16 @@ def ids_from_wire(message: common_pb2.SampleIds) -> list[bytes]:
 
     Raises:
         ProtocolError: The offsets do not cut the data.
+        TooManySamplesError: More than any process takes; said before they are cut, because cutting millions takes
+            seconds of a process that answers others too.
     """
     if not message.offsets and not message.data:
         return []
     if len(message.offsets) % 4 or not message.offsets:
         raise ProtocolError("the offsets of the sample ids are not a row of uint32")
+    n_samples = len(message.offsets) // 4 - 1
+    if n_samples > MAX_SAMPLES_PER_CALL:
+        raise TooManySamplesError(f"{n_samples} sample ids in one message", limit=MAX_SAMPLES_PER_CALL)
     offsets = np.frombuffer(message.offsets, dtype="<u4").astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(message.data) or (np.diff(offsets) < 0).any():
         raise ProtocolError("the offsets of the sample ids do not cut their data")
@@ -145,7 +153,7 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
         raise ProtocolError(str(error)) from error
     return PartyReply(
         share=share,
-        oldest_event_time=message.oldest_event_time_us if message.HasField("oldest_event_time_us") else None,
+        oldest_event_time=_instant(message.oldest_event_time_us) if message.HasField("oldest_event_time_us") else None,
         elapsed_s=_seconds(message.elapsed_s),
     )
 
@@ -221,8 +229,9 @@ def prediction_from_wire(message: initiator_pb2.PredictReply, n_samples: int) ->
     """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
     status = _statuses(message.status, n_samples, SampleStatus)
     predictions = _matrix_from_wire(message.predictions, n_samples, message.predictions.columns)
-    if not np.isnan(predictions[status != SampleStatus.OK]).all():
-        raise ProtocolError("a prediction for a sample that was not scored")
+    scored = status == SampleStatus.OK
+    if not np.isnan(predictions[~scored]).all() or not np.isfinite(predictions[scored]).all():
+        raise ProtocolError("a prediction for a sample that was not scored, or none for one that was")
     return Prediction(
         request_id=message.request_id,
         manifest_sha256=message.manifest_sha256.hex(),
@@ -284,7 +293,7 @@ def _report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> Par
     return PartyReport(
         party=message.party,
         status=_statuses(message.status, n_samples, SampleStatus) if message.status else None,
-        oldest_event_time=message.oldest_event_time_us if message.HasField("oldest_event_time_us") else None,
+        oldest_event_time=_instant(message.oldest_event_time_us) if message.HasField("oldest_event_time_us") else None,
         round_trip_s=_seconds(message.round_trip_s),
         elapsed_s=_seconds(message.elapsed_s),
         problem=message.problem,
@@ -338,6 +347,12 @@ def _digest(value: bytes, what: str) -> str:
     if len(value) != 32:
         raise ProtocolError(f"{what} has {len(value)} bytes; expected 32")
     return value.hex()
+
+
+def _instant(micros: int) -> int:
+    if not _FIRST_US <= micros <= _LAST_US:
+        raise ProtocolError("an instant beyond the years 1 to 9999")
+    return micros
 
 
 def _seconds(value: float) -> float:

@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import ProtocolError
+from fedpredict.errors import ProtocolError, TooManySamplesError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
@@ -45,6 +45,15 @@ def test_offsets_that_do_not_cut_the_data_are_refused(offsets: list[int]) -> Non
 def test_half_an_offset_is_refused() -> None:
     with pytest.raises(ProtocolError, match="row of uint32"):
         codec.ids_from_wire(common_pb2.SampleIds(data=b"", offsets=b"\0\0\0\0\0"))
+
+
+def test_more_ids_than_any_process_takes_are_refused_before_they_are_cut() -> None:
+    uncut = np.ones(100_002, dtype="<u4").tobytes()  # a message that is cut first would be a ProtocolError
+    with pytest.raises(TooManySamplesError) as caught:
+        codec.ids_from_wire(common_pb2.SampleIds(data=b"", offsets=uncut))
+    assert caught.value.limit == 100_000
+    most = [b""] * 100_000
+    assert codec.ids_from_wire(codec.ids_to_wire(most)) == most
 
 
 @given(IDS)
@@ -98,6 +107,8 @@ def _number_where_not_ok(message: participant_pb2.ScoreReply) -> None:
         lambda m: setattr(m, "status", b"\1\xff"),
         lambda m: setattr(m, "elapsed_s", -1.0),
         lambda m: setattr(m, "elapsed_s", float("nan")),
+        lambda m: setattr(m, "oldest_event_time_us", 2**63 - 1),
+        lambda m: setattr(m, "oldest_event_time_us", -(2**63)),
         lambda m: m.ClearField("values"),
         lambda m: setattr(m.values, "rows", 1),
         lambda m: setattr(m.values, "columns", 0xFFFFFFFF),
@@ -176,6 +187,25 @@ def test_a_number_for_a_sample_that_was_not_scored_is_refused() -> None:
     message.predictions.values = np.array([[0.25], [0.5]]).tobytes()
     with pytest.raises(ProtocolError, match="not scored"):
         codec.prediction_from_wire(message, 2)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_scored_sample_without_a_number_is_refused(number: float) -> None:
+    message = codec.prediction_to_wire(prediction())
+    message.predictions.values = np.array([[number], [np.nan]]).tobytes()
+    with pytest.raises(ProtocolError, match="none for one that was"):
+        codec.prediction_from_wire(message, 2)
+
+
+@pytest.mark.parametrize("micros", [-62_135_596_800_000_000, 253_402_300_799_999_999])
+def test_every_instant_of_the_years_1_to_9999_travels(micros: int) -> None:
+    asked = query([b"a", b"b"])
+    message = codec.reply_to_wire(asked, reply())
+    message.oldest_event_time_us = micros
+    assert codec.reply_from_wire(message, asked, 2).oldest_event_time == micros
+    message.oldest_event_time_us += 1 if micros > 0 else -1
+    with pytest.raises(ProtocolError, match="years 1 to 9999"):
+        codec.reply_from_wire(message, asked, 2)
 
 
 def test_a_prediction_for_fewer_samples_than_asked_is_refused() -> None:
