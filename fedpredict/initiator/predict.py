@@ -13,6 +13,7 @@ import numpy as np
 from fedpredict.errors import (
     Code,
     FedPredictError,
+    ModelNotReadyError,
     PartyRefusedError,
     PartyTimeoutError,
     public_status,
@@ -174,9 +175,10 @@ class Predictor:
     async def _fall_back(
         self, task: PredictTask, model_id: str, answer: Answer, unscored: Bools, ends: float
     ) -> Answer:
-        manifest = self._catalogue.pin_of(model_id)
-        if manifest is None:
-            logger.warning("fallback.not_ready", extra={"fallback": model_id})
+        try:
+            manifest = self._catalogue.answerable(model_id)
+        except ModelNotReadyError as error:
+            logger.warning("fallback.not_ready", extra={"fallback": model_id, "reason": str(error)})
             return answer
         outcomes = await self._ask_all(task, manifest, unscored, ends)
         shares = {party: outcome.share for party, outcome in outcomes.items()}

@@ -24,6 +24,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import stated_identity
 from fedpredict.state.base import Offer, Pin, PinStore
+from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import codec
 from fedpredict.wire.v1 import initiator_pb2
 from tests.integration.federation import Certificates, Federation, ScriptedParty, describe, digest_of, eventually
@@ -273,6 +274,27 @@ async def test_settings_that_name_other_parties_than_the_pin_are_not_ready(feder
     federation.accept()
     await federation.ready()
     await answers(federation, 1.0)
+
+
+async def test_a_fallback_model_that_is_pinned_for_other_parties_answers_nothing(
+    federation: Federation, tmp_path: Path
+) -> None:
+    await federation.party("lab", LAB, ONE, describe("lab"), describe("lab", "spare"))
+    shop = await federation.party("shop", LAB, ONE, describe("shop", "spare"))
+    before = await federation.initiator({"m": {"parties": ["lab"]}, "spare": {"parties": ["lab", "shop"]}})
+    await federation.ready()
+    await federation.ready("spare")
+    await before.stop()
+    await shop.stop()
+    del federation.parties["shop"]
+    models = {
+        "m": {"parties": ["lab"], "policy": "fallback_model", "fallback_model": "spare"},
+        "spare": {"parties": ["bank"]},
+    }
+    await federation.initiator(models, warehouse=LocalWarehouse(tmp_path / "own"))
+    prediction = await federation.predict(b"u1", b"nobody")
+    assert prediction.status.tolist() == [SampleStatus.OK, SampleStatus.NOT_FOUND]
+    assert np.isnan(prediction.predictions[1]).all()
 
 
 async def test_constants_of_another_width_than_the_model_are_not_ready(federation: Federation) -> None:
