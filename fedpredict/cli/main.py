@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def run(arguments: list[str]) -> int:
     """
     # gRPC's core prints what we say better; it looks once, when it is imported
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251  set, not read
+    logging.getLogger("thrift").setLevel(logging.CRITICAL)  # Hive's driver prints too, of a server that is away
     invocation = Invocation()
     try:
         build_app(arguments)(arguments, prog_name="fedpredict", obj=invocation)

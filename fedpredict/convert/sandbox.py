@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
         NameRefusedError: A model id or party id breaks the naming rules.
     """
     request = json.dumps({"descriptor": descriptor, "options": asdict(options), "limits": asdict(limits)}).encode()
-    with tempfile.TemporaryDirectory(prefix="fedpredict-read-") as folder, _started(descriptor, folder) as child:
+    with _started(descriptor) as child:
         try:
             output, complaint = child.communicate(request, timeout=limits.wall_s)
         except subprocess.TimeoutExpired as error:
@@ -61,14 +60,14 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
     return _checked(output)
 
 
-def _started(descriptor: int, folder: str) -> subprocess.Popen[bytes]:
+def _started(descriptor: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(_import_path())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=(descriptor,),
-        cwd=folder,
+        cwd="/",  # nobody's files, and unlike a folder of its own there also where the disk is full
         env=_ENVIRONMENT,
         start_new_session=True,
     )
