@@ -16,6 +16,7 @@ from fedpredict.errors import (
     ModelNotReadyError,
     PartyRefusedError,
     PartyTimeoutError,
+    TooManySamplesError,
     public_status,
 )
 from fedpredict.initiator import policy
@@ -32,6 +33,7 @@ from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share
 from fedpredict.observe.logs import log_context
 from fedpredict.security.identity import Identity
+from fedpredict.wire.channel import max_samples_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class Predictor:
         with log_context(request_id=task.request_id, caller=caller.name, model=task.model_id):
             self._admission.check(task, caller)
             manifest = self._catalogue.answerable(task.model_id)
+            _check_width(task, manifest)
             settings = self._catalogue.settings(task.model_id)
             ends = asyncio.get_running_loop().time() + self._budget_s(settings, deadline_s)
             valid = valid_sample_ids(task.sample_ids)
@@ -183,6 +186,13 @@ class Predictor:
         outcomes = await self._ask_all(task, manifest, unscored, ends)
         shares = {party: outcome.share for party, outcome in outcomes.items()}
         return policy.fallback_model(answer, combine(manifest.kind, shares))
+
+
+def _check_width(task: PredictTask, manifest: Manifest) -> None:
+    limit = max_samples_of(manifest.n_scores)
+    if len(task.sample_ids) > limit:
+        told = f"{len(task.sample_ids)} samples of {manifest.n_scores} numbers each are more than one message holds"
+        raise TooManySamplesError(told, limit=limit)
 
 
 def _for_parties(settings: ModelSettings, ends: float) -> float:

@@ -11,6 +11,9 @@ from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.model.linear import LinearPart
 
+MAX_TRAINING_RUN = 200
+"""Characters in the name of a training run."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerificationRows:
@@ -60,8 +63,8 @@ class PartialModel:
     def __post_init__(self) -> None:
         check_model_id(self.model_id)
         check_party_id(self.party)
-        if not 1 <= len(self.training_run) <= 200 or not self.training_run.isprintable():
-            raise ValueError("a training run is named by 1 to 200 printable characters")
+        if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
+            raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
         check_widths(self.kind, self.part.n_scores, self.classes)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")

@@ -10,12 +10,24 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_SAMPLES_PER_CALL = 100_000
 """Upper bound for the `max_samples` setting: 16 MiB hold so many ids of some 100 bytes."""
 
+_ANSWER_BYTES, _STATUS_BYTES = 1024 * 1024, 64
+"""Kept free in a message for classes and reports; and per sample, for the statuses of some 60 parties."""
+
 KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
 Options: TypeAlias = list[tuple[str, int | str]]
+
+
+def max_samples_of(n_scores: int) -> int:
+    """Return how many samples of that many numbers each one message holds.
+
+    >>> max_samples_of(1), max_samples_of(300), max_samples_of(10_000_000)
+    (100000, 6383, 0)
+    """
+    return min(MAX_SAMPLES_PER_CALL, (MAX_MESSAGE_BYTES - _ANSWER_BYTES) // (8 * n_scores + _STATUS_BYTES))
 
 
 def server_options() -> Options:

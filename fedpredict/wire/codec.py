@@ -19,10 +19,11 @@ from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, max_samples_of
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
 
 PROTOCOL_VERSION = 1
@@ -176,6 +177,10 @@ def description_to_wire(request_id: str, part: PartDescription) -> participant_p
 
 def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDescription:
     """Return what a party tells of its part; raise `ProtocolError` where it breaks the protocol."""
+    if not max_samples_of(message.n_scores):
+        raise ProtocolError(f"{message.n_scores} scores a sample, which no message holds")
+    if not 1 <= len(message.training_run) <= MAX_TRAINING_RUN or not message.training_run.isprintable():
+        raise ProtocolError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
     return PartDescription(
         party=message.party,
         model_id=_model_id(message.model_id),

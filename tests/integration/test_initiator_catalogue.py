@@ -287,7 +287,7 @@ async def test_a_fallback_model_that_is_pinned_for_other_parties_answers_nothing
     await before.stop()
     await shop.stop()
     del federation.parties["shop"]
-    models = {
+    models: dict[str, Any] = {
         "m": {"parties": ["lab"], "policy": "fallback_model", "fallback_model": "spare"},
         "spare": {"parties": ["bank"]},
     }

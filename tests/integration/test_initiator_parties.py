@@ -458,3 +458,14 @@ async def test_simulated_answers_are_marked_and_ask_nobody(
     assert prediction.predictions[0] == prediction.predictions[1]
     assert (lab.asked, shop.asked) == ([], [])
     assert (await federation.models())["m"].ready
+
+
+async def test_an_answer_that_no_message_holds_is_refused_with_the_limit(federation: Federation) -> None:
+    part = describe("lab", n_scores=2_000)
+    await federation.party("lab", {b"u1": [1.0]}, np.ones((1, 2_000)), part)
+    await federation.initiator({"m": {"parties": ["lab"]}})
+    await federation.ready()
+    with pytest.raises(TooManySamplesError) as caught:
+        await federation.predict(*[b"u1"] * 1_100)
+    most = await federation.predict(*[b"u1"] * caught.value.limit)
+    assert (most.predictions == 1.0).all()

@@ -130,12 +130,33 @@ def test_a_share_of_another_width_is_refused() -> None:
         codec.reply_from_wire(codec.reply_to_wire(asked, reply()), asked, 1)
 
 
+PART = PartDescription(
+    party="lab", model_id="credit", params_sha256="cd" * 32, training_run="r", kind=Kind.ONE_VS_REST,
+    classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
+)  # fmt: skip
+
+
 def test_a_description_survives_the_wire() -> None:
-    part = PartDescription(
-        party="lab", model_id="credit", params_sha256="cd" * 32, training_run="r", kind=Kind.ONE_VS_REST,
-        classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
-    )  # fmt: skip
-    assert codec.description_from_wire(codec.description_to_wire("r-1", part)) == part
+    assert codec.description_from_wire(codec.description_to_wire("r-1", PART)) == PART
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: setattr(m, "model_id", "../etc"),
+        lambda m: setattr(m, "params_sha256", b"short"),
+        lambda m: setattr(m, "kind", 0),
+        lambda m: setattr(m, "n_scores", 0xFFFFFFFF),
+        lambda m: setattr(m, "training_run", ""),
+        lambda m: setattr(m, "training_run", "x" * 201),
+        lambda m: setattr(m, "training_run", "run\x1b[2J"),
+    ],
+)
+def test_a_damaged_description_is_refused(damage: Callable[[Message], None]) -> None:
+    message = codec.description_to_wire("r-1", PART)
+    damage(message)
+    with pytest.raises(ProtocolError):
+        codec.description_from_wire(message)
 
 
 def test_a_task_without_a_request_id_gets_one() -> None:
