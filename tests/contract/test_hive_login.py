@@ -1,11 +1,12 @@
-"""Passwords and TLS against Apache Hive's own HiveServer2: one server with a CUSTOM login, on both transports."""
+"""Passwords and TLS against Apache Hive's own HiveServer2: one server with an LDAP login, on both transports."""
 
 from __future__ import annotations
 
-import shutil
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from typing_extensions import override
 
 from fedpredict.errors import ConfigError, WarehouseUnavailableError
 from fedpredict.warehouse.hive import HiveWarehouse
@@ -25,7 +27,7 @@ from fedpredict.warehouse.hive_settings import HiveSettings
 
 pytestmark = [pytest.mark.hive, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]
-PASSWORD = "right pässword"  # noqa: S105 - what deploy/hive/FixedPassword.java lets in
+PASSWORD = "right pass%word"  # noqa: S105
 
 
 @dataclass(frozen=True)
@@ -84,47 +86,82 @@ def write_keystore(path: Path, authority: Authority) -> None:
     path.write_bytes(pkcs12.serialize_key_and_certificates(b"server", key, certificate, None, secret))
 
 
-def compile_login(folder: Path) -> None:
-    """Compile the server's login class with Janino, a compiler that is among Hive's own jars: a JRE has none."""
-    folder.mkdir()
-    source = shutil.copy(ROOT / "deploy/hive/FixedPassword.java", folder)
-    classpath = f"{ROOT / '.services/hive/lib'}/*"
-    command = ["java", "-cp", classpath, "org.codehaus.janino.Compiler", "-classpath", jar("hive-service"), str(source)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    assert (folder / "FixedPassword.class").exists()
+class Directory(socketserver.StreamRequestHandler):
+    """As much of LDAP as a login takes: a simple bind succeeds for one name and password; anything else is unread."""
+
+    @override
+    def handle(self) -> None:
+        while (message := self.element())[0] == 0x30:
+            identifier, rest = split(message[1])
+            operation, _ = split(rest)
+            if operation[0] != 0x60:  # no bind request: the client leaves
+                return
+            _, rest = split(operation[1])  # the protocol's version
+            name, rest = split(rest)
+            secret, _ = split(rest)
+            is_right = (name[1].decode(), secret[1].decode()) == ("uid=fedpredict,ou=people", PASSWORD)
+            code = 0 if is_right else 49  # success, invalid credentials
+            answer = tag(0x61, tag(0x0A, bytes([code])) + tag(0x04, b"") + tag(0x04, b""))
+            self.wfile.write(tag(0x30, tag(0x02, identifier[1]) + answer))
+
+    def element(self) -> tuple[int, bytes]:
+        """Return the next message: its tag and content; tag 0 when the client has left."""
+        head = self.rfile.read(2)
+        if len(head) < 2:
+            return 0, b""
+        length = head[1]
+        if length & 0x80:
+            length = int.from_bytes(self.rfile.read(length & 0x7F), "big")
+        return head[0], self.rfile.read(length)
 
 
-def jar(name: str) -> str:
-    return str(next((ROOT / ".services/hive/lib").glob(f"{name}-4*.jar")))
+def tag(number: int, content: bytes) -> bytes:
+    return bytes([number, len(content)]) + content
+
+
+def split(data: bytes) -> tuple[tuple[int, bytes], bytes]:
+    """Return the first element of BER data as (tag, content), and what follows it; all lengths here are short."""
+    end = 2 + data[1]
+    return (data[0], data[2:end]), data[end:]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, HiveSettings]]:
+def directory() -> Iterator[int]:
+    """The port of a directory that knows one user."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Directory) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield int(server.server_address[1])
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, directory: int) -> Iterator[dict[str, HiveSettings]]:
     """Settings for both transports of one server, with the right CA, user and password."""
     folder = tmp_path_factory.mktemp("secure")
     authority = new_authority("right-ca")
     new_authority("wrong-ca").write(folder)
     write_keystore(folder / "server.p12", authority)
-    compile_login(folder / "classes")
     http_port = free_port()
     options = {
         "hive.server2.transport.mode": "all",
         "hive.server2.thrift.http.port": str(http_port),
-        "hive.server2.authentication": "CUSTOM",
-        "hive.server2.custom.authentication.class": "FixedPassword",
+        "hive.server2.authentication": "LDAP",
+        "hive.server2.authentication.ldap.url": f"ldap://127.0.0.1:{directory}",
+        "hive.server2.authentication.ldap.userDNPattern": "uid=%s,ou=people",
         "hive.server2.use.SSL": "true",
         "hive.server2.keystore.path": str(folder / "server.p12"),
         "hive.server2.keystore.password": "changeit",
         "hive.server2.keystore.type": "PKCS12",
     }
     command = [sys.executable, str(ROOT / "scripts/services")]
-    up = [*command, "up", "hive", "--state", str(folder), "--port", "0", "--classpath", str(folder / "classes")]
+    up = [*command, "up", "hive", "--state", str(folder), "--port", "0"]
     up += [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
     started = subprocess.run(up, check=False, capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     right = HiveSettings(
         port=int(started.stdout.rpartition(":")[2]),
-        auth="custom",
+        auth="ldap",
         username="fedpredict",
         password=PASSWORD,
         tls=True,

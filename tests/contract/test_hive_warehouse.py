@@ -269,9 +269,8 @@ def test_a_statement_that_takes_too_long_is_cancelled(server_place: Place) -> No
     server_place.warehouse.replace(schema.name, {"part": "a"}, pa.table({"n": pa.array([1], pa.int32())}))
     hasty = HiveWarehouse(replace(server_place.settings, statement_timeout_s=0.5))
     # longer than the 5 s that Hive may hold back an answer about the state of a statement
-    sleep = f"SELECT COUNT(REFLECT('java.lang.Thread', 'sleep', CAST(15000 + n AS BIGINT))) AS k FROM {schema.name}"
+    slow = f"SELECT REFLECT('java.lang.Thread', 'sleep', CAST(15000 + n AS BIGINT)) AS s FROM {schema.name}"
+    statement = sqlglot.parse_one(f"SELECT COUNT(s) AS k FROM ({slow}) AS q", dialect=server_place.kind)
 
-    with pytest.raises(StatementError, match=r"cancelled after 0\.5 s"):
-        hasty.run(cast(exp.Expression, sqlglot.parse_one(sleep, dialect=server_place.kind)), {})
-
-    hasty.close()
+    with contextlib.closing(hasty), pytest.raises(StatementError, match=r"cancelled after 0\.5 s"):
+        hasty.run(cast(exp.Expression, statement), {})
