@@ -6,6 +6,7 @@ Three organisations hold one column each about the same people; every prediction
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -240,9 +241,10 @@ async def test_an_unknown_model_is_named_and_the_client_goes_on(parties: Parties
 
 @pytest.mark.parametrize(("owner", "later", "changed"), [("bank", "5", U1 - 1.0), ("lab", "2", U1 + 2.0)])
 async def test_a_warehouse_may_be_away_at_start_go_away_later_and_come_back(
-    parties: Parties, owner: str, later: str, changed: float
+    parties: Parties, owner: str, later: str, changed: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The bank's is the initiator's own part, the laboratory's a participant's."""
+    caplog.set_level(logging.WARNING, "fedpredict.scoring.loader")
     for party in WEIGHTS:
         if party != owner:
             parties.fill(party)
@@ -256,9 +258,14 @@ async def test_a_warehouse_may_be_away_at_start_go_away_later_and_come_back(
     assert (await parties.predict(["u1"])).values.tolist() == [[U1]]
 
     away = parties.federation.folder / "away"
+    caplog.clear()
     parties.folders[owner].rename(away)
-    for _ in range(3):
+
+    async def is_noticed() -> bool:
         assert (await parties.predict(["u1", "u2"])).values.tolist() == [[U1], [U2]]
+        return "warehouse.problem" in caplog.messages
+
+    await eventually(is_noticed)
     away.rename(parties.folders[owner])
     rows = parties.federation.folder / "later.csv"
     rows.write_text(f"who,{WEIGHTS[owner][0]}\nu1,{later}\n")
