@@ -14,12 +14,15 @@ from fedpredict.wire.status import TRAILER, error_from_rpc
 RECONNECT_S = 3.0
 """How long a call waits for a server that is not there, for example because it restarts, before it gives up."""
 
+_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""A server that stops cancels the calls that it did not get to."""
+
 
 def is_lost_connection(error: grpc.RpcError) -> bool:
     """Return whether a call failed because no server of ours was there, so that trying once more is worth it."""
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     trailers = {key for key, _ in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ())}
-    return error.code() is grpc.StatusCode.UNAVAILABLE and TRAILER not in trailers
+    return error.code() in _LOST and TRAILER not in trailers
 
 
 def unavailable(target: Target) -> ServerUnavailableError:

@@ -53,6 +53,7 @@ class Client:
         self._target = build_target(
             address, server_party=server_party, tls=tls, insecure=insecure, identity=identity, chunk_size=chunk_size
         )
+        self._closed = False
         if self._target.credentials is None:
             self._channel = grpc.insecure_channel(address, options=self._target.options)
         else:
@@ -99,7 +100,8 @@ class Client:
         return core.parse_models(self._answer(question, self._start(question, deadline), deadline))
 
     def close(self) -> None:
-        """Close the connection; closing twice is harmless."""
+        """Close the connection, and end calls under way in other threads; closing twice is harmless."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -137,7 +139,7 @@ class Client:
         try:
             return call.result()
         except grpc.RpcError as error:
-            if not is_lost_connection(error):
+            if self._closed or not is_lost_connection(error):
                 raise translate(error, self._target, deadline, question.model_id) from error
         self._wait_for_server(deadline)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +45,7 @@ class ScriptedInitiator:
     tls: TlsFiles | None = None
     manifests: Callable[[int], str] = lambda _call: MANIFEST
     fails: Callable[[int], Exception | None] = lambda _call: None
+    cancels: Callable[[int], bool] = lambda _call: False
     hangs: bool = False
     garbage: bool = False
     asked: list[PredictTask] = field(default_factory=list)
@@ -115,6 +116,8 @@ class ScriptedInitiator:
             await asyncio.sleep(30.0 if self.hangs else 0.01)
         finally:
             self.at_once -= 1
+        if self.cancels(call):
+            await context.abort(grpc.StatusCode.CANCELLED)
         error = self.fails(call)
         if error is not None:
             raise error
@@ -314,6 +317,29 @@ def test_a_restart_between_two_calls_is_not_noticed(initiator: ScriptedInitiator
         initiator.stop()
         initiator.start()
         assert client.predict("m", ["2"]).values.tolist() == [[2.0]]
+
+
+def test_a_call_that_a_stopping_server_cancels_is_made_again(initiator: ScriptedInitiator, connect: Connect) -> None:
+    initiator.cancels = lambda call: call == 0
+    initiator.start()
+
+    with connect(initiator.address, insecure=True) as client:
+        assert client.predict("m", ["1"]).values.tolist() == [[1.0]]
+
+    assert len(initiator.asked) == 2
+
+
+def test_closing_a_client_ends_its_calls_in_other_threads(initiator: ScriptedInitiator) -> None:
+    initiator.hangs = True
+    initiator.start()
+    client = Client(initiator.address, insecure=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.predict, "m", ["1"])
+        while not initiator.asked:
+            assert not call.done()
+        client.close()
+        assert isinstance(call.exception(ENDS_IN_S), ServerUnavailableError)
 
 
 def test_a_reply_that_does_not_parse_is_an_error(initiator: ScriptedInitiator, connect: Connect) -> None:
