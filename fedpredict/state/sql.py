@@ -61,7 +61,7 @@ def open_pin_store(url: str, base: Path = Path()) -> SqlPinStore:
         StateError: The database is unavailable, or of another version of fedpredict.
     """
     try:
-        engine = sa.create_engine(_absolute(url, base), pool_pre_ping=True)
+        engine = _create_engine(_absolute(url, base))
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(f"state: the URL cannot be used, or its driver is not installed: {error}") from error
     if engine.dialect.name == "sqlite":
@@ -173,25 +173,33 @@ class SqlPinStore(PinStore):
             raise StateError(f"the state database {self._name} cannot be used: {reason}") from error
 
     def _pin(self, row: sa.Row[Any]) -> Pin:
-        return Pin(
-            manifest=self._manifest(row.manifest),
-            pinned_by=row.pinned_by,
-            pinned_at=datetime.fromisoformat(row.pinned_at),
-        )
+        manifest = self._manifest(row.manifest)
+        if manifest.manifest_sha256 != row.manifest_sha256:
+            raise self._damaged(f"the pin of model {row.model_id} is not the manifest {row.manifest_sha256}")
+        return Pin(manifest=manifest, pinned_by=row.pinned_by, pinned_at=self._instant(row.pinned_at))
 
     def _offer(self, row: sa.Row[Any]) -> Offer:
         return Offer(
             model_id=row.model_id,
             manifest=None if row.manifest is None else self._manifest(row.manifest),
             problem=row.problem,
-            offered_at=datetime.fromisoformat(row.offered_at),
+            offered_at=self._instant(row.offered_at),
         )
 
     def _manifest(self, text: str) -> Manifest:
         try:
             return manifest_from_json(text)
         except ValueError as error:
-            raise StateError(f"the state database {self._name} holds a damaged manifest: {error}") from error
+            raise self._damaged(str(error)) from error
+
+    def _instant(self, text: str) -> datetime:
+        try:
+            return datetime.fromisoformat(text)
+        except (TypeError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> StateError:
+        return StateError(f"the state database {self._name} holds damaged rows: {why}; restore it from a backup")
 
 
 def _overtaken(model_id: str, current: sa.Row[Any] | None) -> StateError:
@@ -204,6 +212,13 @@ def _absolute(url: str, base: Path) -> URL:
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database.startswith((":", "file:")):
         return parsed
     return parsed.set(database=str(base.absolute() / parsed.database))
+
+
+def _create_engine(url: URL) -> sa.Engine:
+    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
+        # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
+        return sa.create_engine(url, poolclass=sa.NullPool)
+    return sa.create_engine(url, pool_pre_ping=True)
 
 
 def _configure_sqlite(engine: sa.Engine) -> None:

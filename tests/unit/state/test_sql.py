@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedpredict.errors import ConfigError, StateError
+from fedpredict.model.kinds import Kind
+from fedpredict.model.manifest import Manifest
 from fedpredict.state.sql import open_pin_store
 
 
@@ -37,13 +39,46 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
         open_pin_store("sqlite:///state.db", tmp_path)
 
 
-def test_a_damaged_manifest_is_an_error_of_the_state(tmp_path: Path) -> None:
+MANIFEST = Manifest(
+    model_id="credit", training_run="run-1", kind=Kind.LINEAR, classes=(), n_scores=1,
+    fit_intercept=False, intercept_party=None, digests=(("lab", "0" * 64),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE fedpredict_offers SET manifest = '{}'",
+        "UPDATE fedpredict_offers SET offered_at = 'yesterday'",
+        "UPDATE fedpredict_pins SET manifest = '{}'",
+        "UPDATE fedpredict_pins SET manifest = replace(manifest, 'run-1', 'run-2')",
+        "UPDATE fedpredict_pins SET pinned_at = 'yesterday'",
+    ],
+)
+def test_damaged_rows_are_an_error_of_the_state(tmp_path: Path, damage: str) -> None:
     store = open_pin_store("sqlite:///state.db", tmp_path)
-    store.offer("credit", None, "x")
+    store.offer("credit", MANIFEST)
+    store.pin(MANIFEST, by="ada", replaces=None)
     with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
-        connection.execute("UPDATE fedpredict_offers SET manifest = '{}'")
-    with pytest.raises(StateError, match="damaged manifest"):
+        connection.execute(damage)
+
+    def read() -> None:
+        store.pins()
         store.offers()
+
+    with pytest.raises(StateError, match=r"state\.db holds damaged rows"):
+        read()
+    store.close()
+
+
+def test_a_file_that_is_moved_away_is_missed_and_used_again_when_it_is_back(tmp_path: Path) -> None:
+    store = open_pin_store("sqlite:///state.db", tmp_path)
+    store.pin(MANIFEST, by="ada", replaces=None)
+    (tmp_path / "state.db").rename(tmp_path / "elsewhere.db")
+    with pytest.raises(StateError, match="no such table"):
+        store.pins()
+    (tmp_path / "elsewhere.db").rename(tmp_path / "state.db")
+    assert store.pins()["credit"][0].manifest == MANIFEST
     store.close()
 
 
