@@ -33,6 +33,7 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+USERNAME = "fedpredict"  # where none is set: the process's own may have no name in a container
 FETCH_ROWS = 10_000  # what HiveServer2 allows in one answer by default
 _BROKEN = (Thrift.TException, OSError, EOFError, http.client.HTTPException)
 """What the drivers raise when the connection, not the statement, is the trouble."""
@@ -88,17 +89,23 @@ class HiveSession:
         self._set_timeout(settings.connect_timeout_s * 1000)
         try:
             self._connection = pyhive.Connection(
-                thrift_transport=self._transport, username=settings.username, database=database
+                thrift_transport=self._transport, username=settings.username or USERNAME, database=database
             )
-            self._set_timeout(settings.call_timeout_s * 1000)
         except pyhive.OperationalError as error:
             status = error.args[0].status
             raise StatementError(
                 f"{settings.address} gives no session in database {database}: {_first_line(status.errorMessage)}"
             ) from error
+        except AssertionError as error:  # how PyHive says that it does not know the server's version
+            raise WarehouseUnavailableError(f"{settings.address} speaks another protocol: {error}") from error
         except _BROKEN as error:
             raise WarehouseUnavailableError(_why_no_session(settings, self._transport, error)) from error
-        self.engine = self._ask_engine()
+        self._set_timeout(settings.call_timeout_s * 1000)
+        try:
+            self.engine = self._ask_engine()
+        except (RefusedByServerError, WarehouseUnavailableError) as error:
+            self.close()
+            raise WarehouseUnavailableError(f"{settings.address} does not say what it is: {error}") from error
 
     def _ask_engine(self) -> Engine:
         name = self._get_info(ttypes.TGetInfoType.CLI_DBMS_NAME)
@@ -218,7 +225,7 @@ def _transport(settings: HiveSettings) -> tuple[Any, Callable[[float], None]]:
             host=settings.host,
             sasl_auth=mechanism,
             service=settings.kerberos_service_name,
-            username=settings.username or "fedpredict",
+            username=settings.username or USERNAME,
             password=settings.password or "none",  # SASL wants one; the server does not look at it without `auth`
         )
 
@@ -229,7 +236,7 @@ def _http_transport(settings: HiveSettings) -> Any:
     scheme, context = ("https", _tls_context(settings)) if settings.tls else ("http", None)
     url = f"{scheme}://{settings.host}:{settings.port}/{settings.http_path.strip('/')}"
     transport = THttpClient.THttpClient(url, ssl_context=context)
-    login = f"{settings.username or 'fedpredict'}:{settings.password or 'none'}".encode()
+    login = f"{settings.username or USERNAME}:{settings.password or 'none'}".encode()
     transport.setCustomHeaders({"Authorization": f"Basic {base64.b64encode(login).decode()}"})
     return transport
 

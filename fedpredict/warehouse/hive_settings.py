@@ -23,7 +23,7 @@ class HiveSettings:
         port: The port of the transport in use; servers have 10000 for binary and 10001 for http by default.
         database: The database that holds all tables of this warehouse; it must exist.
         auth: What the server's `hive.server2.authentication` says, in lower case.
-        username: Who logs in; with `none` only a name for the server's log. `None` is the name of the process's user.
+        username: Who logs in; with `none` and `nosasl` only a name for the server, `fedpredict` where it is not set.
         password: Needed with `ldap` and `custom`, refused otherwise.
         kerberos_service_name: Needed with `kerberos`: the first part of the server's principal, often `hive`.
         transport: `binary` or `http`, as `hive.server2.transport.mode`.
