@@ -7,12 +7,15 @@ SQL text that a server may log. It is one sqlglot tree for DuckDB, Hive and Spar
   features and scores are only asked `abs(x) <= largest` (finite) and `-abs(x) < -largest` (infinite): both are false
   for NaN in either world, and neither is negated.
 - There is no QUALIFY, and no call of a function that an engine may lack.
-- A chain of 2,000 additions is too deep for the engines' parsers: sums are balanced trees.
+- A chain of 2,000 additions is too deep for some engines, and in a balanced tree Spark's parser looks far ahead at
+  every parenthesis: a sum is about 45 sums of about 45 terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +52,7 @@ def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expres
     score = _case(exp.null(), (exp.and_(is_scored, is_finite), _column("fp_raw")))
     statement = _select(
         [*_columns("sample_id", "event_time"), _as(status, "status"), _column("output"), _as(score, "score")],
-        _checked(_ranked(_scored(_features(version, snapshot), _parameters(version), len(version.features)))),
+        _checked(_ranked(_scored(version, snapshot))),
     )
     return statement, {**version.partition, **snapshot.partition}
 
@@ -91,47 +94,51 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
     return pa.table({**columns, "status": status, "scores": lists})
 
 
-def _features(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
-    """Return all rows of the snapshot with features f0, f1, ... in the version's order."""
-    features = _numbered(column_names(version.features).values(), "f")
-    return _select_stored(
-        [*_columns("sample_id", "event_time"), *features], snapshot.view.schema.name, snapshot.partition
+def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
+    """Return every row with every output: fp_raw, and how many features are not finite, and how many infinite.
+
+    Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
+    arithmetic quickly, but not through a sort. Columns keep their names, because Spark's optimizer needs minutes for
+    2,000 aliases.
+    """
+    features = [_column(name, "fp_f") for name in column_names(version.features).values()]
+    weights = [_column(name, "fp_p") for name in weight_columns(version.features)]
+    top, lowest = _column("fp_top", "fp_p"), exp.Neg(this=_column("fp_top", "fp_p"))
+    terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
+    sizes = [exp.Abs(this=each.copy()) for each in features]
+    unusable = [_flag_unless(exp.LTE(this=size, expression=top.copy())) for size in sizes]
+    infinite = [_flag(exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy())) for size in sizes]
+    columns = [
+        *(_column(name, "fp_f") for name in ("sample_id", "event_time")),
+        _column("output", "fp_p"),
+        _as(_sum([*terms, _column("fp_offset", "fp_p")]), "fp_raw"),
+        _as(_sum(unusable), "fp_unusable"),
+        _as(_sum(infinite), "fp_infinite"),
+    ]
+    rows = _stored(
+        [*_columns("sample_id", "event_time"), *_columns(*(each.name for each in features))],
+        snapshot.view.schema.name,
+        snapshot.partition,
+    )
+    parameters = _parameters(version, weights)
+    return (
+        exp.Select(expressions=columns)
+        .from_(rows.subquery("fp_f", copy=False), copy=False)
+        .join(parameters.subquery("fp_p", copy=False), join_type="cross", copy=False)
     )
 
 
-def _parameters(version: ModelVersion) -> exp.Select:
-    """Return the parameter rows with weights w0, w1, ..., the sum of intercept and constant, and the largest number."""
+def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Select:
+    """Return the parameter rows: output, weights, the sum of intercept and constant, and the largest finite number."""
     intercept = exp.Coalesce(this=_column("intercept"), expressions=[_double("0")])
     fixed = [
         _column("output"),
         _as(_sum([intercept, _column("constant")]), "fp_offset"),
         _as(_double(_LARGEST), "fp_top"),
     ]
-    return _select_stored(
-        [*fixed, *_numbered(weight_columns(version.features), "w")], version.parameter_table, version.partition
+    return _stored(
+        [*fixed, *_columns(*(weight.name for weight in weights))], version.parameter_table, version.partition
     )
-
-
-def _scored(features: exp.Select, parameters: exp.Select, n_features: int) -> exp.Select:
-    """Return every row with every output: fp_raw, and how many features are not finite, and how many infinite.
-
-    Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
-    arithmetic quickly, but not through a sort.
-    """
-    sizes = [exp.Abs(this=_column(f"f{index}")) for index in range(n_features)]
-    top, lowest = _column("fp_top"), exp.Neg(this=_column("fp_top"))
-    unusable = [_flag_unless(exp.LTE(this=size, expression=top.copy())) for size in sizes]
-    infinite = [_flag(exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy())) for size in sizes]
-    terms = [exp.Mul(this=_column(f"f{index}"), expression=_column(f"w{index}")) for index in range(n_features)]
-    return _select(
-        [
-            *_columns("sample_id", "event_time", "output"),
-            _as(_sum([*terms, _column("fp_offset")]), "fp_raw"),
-            _as(_sum(unusable), "fp_unusable"),
-            _as(_sum(infinite), "fp_infinite"),
-        ],
-        features,
-    ).join(parameters.subquery("fp_joined", copy=False), join_type="cross", copy=False)
 
 
 def _ranked(scored: exp.Select) -> exp.Select:
@@ -163,7 +170,7 @@ def _select(columns: list[exp.Expr], source: exp.Select) -> exp.Select:
     return exp.Select(expressions=columns).from_(source.subquery("fp_rows", copy=False), copy=False)
 
 
-def _select_stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Select:
+def _stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Select:
     values = [exp.EQ(this=_column(name), expression=exp.Placeholder(this=name)) for name in partition]
     return exp.Select(expressions=columns).from_(table, copy=False).where(*values, copy=False)
 
@@ -177,13 +184,17 @@ def _flag_unless(condition: exp.Expr) -> exp.Expr:
 
 
 def _sum(terms: Sequence[exp.Expr]) -> exp.Expr:
-    """Return the sum as a balanced tree in parentheses; 0 for no terms."""
+    """Return the sum as a sum of short sums in parentheses; 0 for no terms."""
     if not terms:
         return _number(0)
-    if len(terms) == 1:
-        return terms[0]
-    middle = len(terms) // 2
-    return exp.Paren(this=exp.Add(this=_sum(terms[:middle]), expression=_sum(terms[middle:])))
+    size = math.isqrt(len(terms))
+    groups = [reduce(_plus, terms[start : start + size]) for start in range(0, len(terms), size)]
+    sums: list[exp.Expr] = [exp.Paren(this=group) for group in groups]
+    return exp.Paren(this=reduce(_plus, sums))
+
+
+def _plus(left: exp.Expr, right: exp.Expr) -> exp.Expr:
+    return exp.Add(this=left, expression=right)
 
 
 def _case(otherwise: exp.Expr, *branches: tuple[exp.Expr, exp.Expr]) -> exp.Case:
@@ -198,16 +209,12 @@ def _equals(column: str, number: int) -> exp.Expr:
     return _compare(exp.EQ, column, number)
 
 
-def _numbered(columns: Iterable[str], prefix: str) -> list[exp.Expr]:
-    return [_as(_column(column), f"{prefix}{index}") for index, column in enumerate(columns)]
-
-
 def _columns(*names: str) -> list[exp.Expr]:
     return [_column(name) for name in names]
 
 
-def _column(name: str) -> exp.Expr:
-    return exp.column(name, quoted=True)
+def _column(name: str, table: str | None = None) -> exp.Column:
+    return exp.column(name, table, quoted=True)
 
 
 def _as(expression: exp.Expr, name: str) -> exp.Expr:
