@@ -29,7 +29,7 @@ IdentityName = Annotated[
     str | None, typer.Option("--identity", help="With --insecure: this client's name, as the initiator lists it.")
 ]
 ClientConfig = Annotated[
-    Path | None, typer.Option("--config", help="client.toml: server, server_party and [tls] in one place.")
+    Path | None, typer.Option("--config", help="client.toml: server, server_party and the tls table in one place.")
 ]
 Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds for everything.", min=0.001)]
 
