@@ -10,6 +10,7 @@ import grpc
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo
+from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec
 from fedpredict.wire.handlers import Context, service, unary
@@ -58,8 +59,9 @@ class InitiatorService:
 
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""
-        caller = self._who_calls(context)
+        caller = self._caller(context)
         task = codec.task_from_wire(request)
+        add_log_context(request_id=task.request_id, model=task.model_id)
         prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
         return codec.prediction_to_wire(prediction)
 
@@ -67,7 +69,7 @@ class InitiatorService:
         self, request: initiator_pb2.ListModelsRequest, context: Context
     ) -> initiator_pb2.ListModelsReply:
         """Tell the models that this caller may ask for."""
-        caller = self._who_calls(context)
+        caller = self._caller(context)
         codec.check_protocol_version(request.protocol_version)
         known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
         infos = [self._models.info(model_id) for model_id in known]
@@ -75,5 +77,10 @@ class InitiatorService:
 
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
-        self._access.check(self._who_calls(context), model_id)
+        self._access.check(self._caller(context), model_id)
         return self._models.info(model_id).ready
+
+    def _caller(self, context: Context) -> Identity:
+        caller = self._who_calls(context)
+        add_log_context(caller=caller.name)
+        return caller

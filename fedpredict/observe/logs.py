@@ -57,6 +57,14 @@ def log_context(**fields: object) -> Iterator[None]:
         _context.reset(token)
 
 
+def add_log_context(**fields: object) -> None:
+    """Put `fields` on every further log line of this task, and of tasks that it starts.
+
+    For servicers: a call is a task of its own, and the line about its failure is written when their blocks have ended.
+    """
+    _context.set({**(_context.get() or {}), **fields})
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, event, logger, then the fields."""
 

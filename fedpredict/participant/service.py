@@ -12,7 +12,7 @@ from fedpredict.errors import EmptyRequestError, TooManySamplesError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.scorer import PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus
-from fedpredict.observe.logs import log_context
+from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
@@ -58,13 +58,15 @@ class ParticipantService:
         )
 
     def caller(self, context: Context) -> Identity:
-        """Return who is calling; raise `UnauthenticatedError` where nobody is named."""
-        return peer_identity(context, insecure=self._tls is None)
+        """Return who is calling, from here on in the call's log lines; raise `UnauthenticatedError` for nobody."""
+        caller = peer_identity(context, insecure=self._tls is None)
+        add_log_context(caller=caller.name)
+        return caller
 
     async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce."""
-        codec.check_protocol_version(request.protocol_version)
         self.caller(context)
+        codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
             party=self._scorer.party,
@@ -81,22 +83,24 @@ class ParticipantService:
         self, request: participant_pb2.DescribeModelRequest, context: Context
     ) -> participant_pb2.DescribeModelReply:
         """Describe the newest version of a model that the caller may ask for."""
+        caller = self.caller(context)
         codec.check_protocol_version(request.protocol_version)
-        self._policy.check(self.caller(context), check_model_id(request.model_id))
+        add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
+        self._policy.check(caller, request.model_id)
         part = await self._scorer.describe(request.model_id, deadline_s=_remaining_s(context, 0))
         return codec.description_to_wire(request.request_id, part)
 
     async def score(self, request: participant_pb2.ScoreRequest, context: Context) -> participant_pb2.ScoreReply:
         """Return this party's share for a caller who may ask for the model."""
-        query = codec.query_from_wire(request)
         caller = self.caller(context)
-        with log_context(request_id=query.request_id, caller=caller.name, model=query.model_id):
-            self._policy.check(caller, query.model_id)
-            self._check_size(query)
-            reply = await self._scorer.score(query, deadline_s=_remaining_s(context, request.remaining_ms))
-            n_scored = int((reply.share.status == SampleStatus.OK).sum())
-            extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
-            logger.info("score.done", extra=extra)
+        query = codec.query_from_wire(request)
+        add_log_context(request_id=query.request_id, model=query.model_id)
+        self._policy.check(caller, query.model_id)
+        self._check_size(query)
+        reply = await self._scorer.score(query, deadline_s=_remaining_s(context, request.remaining_ms))
+        n_scored = int((reply.share.status == SampleStatus.OK).sum())
+        extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
+        logger.info("score.done", extra=extra)
         return codec.reply_to_wire(query, reply)
 
     def _check_size(self, query: ScoreQuery) -> None:

@@ -51,6 +51,13 @@ def check_protocol_version(version: int) -> None:
         raise ProtocolError(f"protocol version {version}; this process speaks {PROTOCOL_VERSION}")
 
 
+def check_request_id(value: str) -> str:
+    """Return `value` if it is a request id; else raise `ProtocolError`."""
+    if _REQUEST_ID.fullmatch(value) is None:
+        raise ProtocolError("a request id is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-'")
+    return value
+
+
 def ids_to_wire(sample_ids: Sequence[bytes]) -> common_pb2.SampleIds:
     """Return sample ids as one block of bytes and their n + 1 offsets."""
     offsets = np.fromiter(
@@ -107,7 +114,7 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
     """Return the sub-task of a message; raise `ProtocolError` where it breaks the protocol."""
     check_protocol_version(message.protocol_version)
     return ScoreQuery(
-        request_id=_request_id(message.request_id),
+        request_id=check_request_id(message.request_id),
         model_id=_model_id(message.model_id),
         manifest_sha256=_digest(message.manifest_sha256, "manifest_sha256"),
         params_sha256=_digest(message.params_sha256, "params_sha256"),
@@ -209,7 +216,7 @@ def task_from_wire(message: initiator_pb2.PredictRequest) -> PredictTask:
     """Return the total task of a message, with a request id of ours where it has none; or raise `ProtocolError`."""
     check_protocol_version(message.protocol_version)
     return PredictTask(
-        request_id=_request_id(message.request_id) if message.request_id else new_request_id(),
+        request_id=check_request_id(message.request_id) if message.request_id else new_request_id(),
         model_id=_model_id(message.model_id),
         mode=_from_enum(_MODES, message.mode, "mode"),
         sample_ids=ids_from_wire(message.sample_ids),
@@ -333,12 +340,6 @@ def _from_enum(table: Mapping[_T, int], value: int, what: str) -> _T:
         if theirs == value:
             return ours
     raise ProtocolError(f"unknown {what}: {value}")
-
-
-def _request_id(value: str) -> str:
-    if _REQUEST_ID.fullmatch(value) is None:
-        raise ProtocolError("a request id is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-'")
-    return value
 
 
 def _model_id(value: str) -> str:

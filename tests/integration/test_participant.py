@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +52,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.observe.logs import JsonFormatter
 from fedpredict.participant.server import ParticipantServer, serve
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.local_party import INLINE_SAMPLES
@@ -697,3 +700,26 @@ async def test_the_log_holds_no_sample_id_feature_or_share(
     assert any("score.done" in line for line in lines)
     for secret in ("p17", "4711", repr(float(trained.share[17]))[:8], repr(float(trained.rows[17, 10]))[:8]):
         assert not [line for line in lines if secret in line]
+
+
+async def test_the_line_of_a_refused_call_says_whose_it_was(
+    running: Running, cancer: ModelVersion, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "fedpredict.wire.handlers")
+    written = StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(JsonFormatter())
+    monkeypatch.setattr(logging.getLogger("fedpredict.wire.handlers"), "handlers", [handler])
+    caller, query = running.caller(), query_for(cancer)
+    with pytest.raises(EmptyRequestError):
+        await caller.score(query)
+    with pytest.raises(ProtocolError):
+        await caller.call("Score", participant_pb2.ScoreRequest(), participant_pb2.ScoreReply)
+    request = participant_pb2.DescribeModelRequest(protocol_version=1, request_id="r" * 65, model_id="cancer")
+    with pytest.raises(ProtocolError):
+        await caller.call("DescribeModel", request, participant_pb2.DescribeModelReply)
+    empty, *broken = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert (empty["event"], empty["caller"], empty["model"]) == ("call.refused", "hospital", "cancer")
+    assert empty["request_id"] == query.request_id
+    assert [(line["event"], line["caller"]) for line in broken] == [("call.refused", "hospital")] * 2
+    assert not [line for line in broken if "request_id" in line or "model" in line]
