@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 STAGE_ABOVE_VALUES = 1_000
 """With a staging location, more values than this go through it: faster, and no weights in the server's query log."""
 
+CLOSE_S = 2.0
+"""How long `close` waits for a statement that another thread has under way; it may take an hour."""
+
 _SPARK_SESSION = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.timestampType": "TIMESTAMP_LTZ",
@@ -174,10 +177,17 @@ class HiveWarehouse(Warehouse):
 
     @override
     def close(self) -> None:
-        with self._lock:
+        """End the session; one in which another thread's statement is under way is left to the end of the process."""
+        if not self._lock.acquire(timeout=CLOSE_S):
+            # a server that hangs must not keep a process from ending
+            logger.warning("hive.close_abandoned", extra={"address": self._settings.address})
+            return
+        try:
             if self._open is not None:
                 self._open.close()
                 self._open = None
+        finally:
+            self._lock.release()
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[HiveSession]:
