@@ -32,6 +32,8 @@ except ImportError as error:
     raise ConfigError(f"a Hive warehouse needs its drivers ({error.name}): pip install 'fedpredict[hive]'") from error
 
 logger = logging.getLogger(__name__)
+# Thrift logs what it raises as well, with a traceback; whoever catches our error reports it once
+logging.getLogger("thrift.transport").setLevel(logging.CRITICAL)
 
 USERNAME = "fedpredict"  # where none is set: the process's own may have no name in a container
 FETCH_ROWS = 10_000  # what HiveServer2 allows in one answer by default

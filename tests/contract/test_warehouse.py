@@ -319,6 +319,7 @@ def test_a_partition_that_does_not_fit_is_refused(
     assert len(xs(warehouse, common_pairs.name)) == 8
 
 
+@pytest.mark.timeout(900)  # a metastore on Derby takes 0.1 s for each
 def test_more_than_a_thousand_partitions_are_read(place: Place) -> None:
     count = 1_001
     schema, source = new_table(Column("x", DOUBLE)), new_table(Column("x", DOUBLE))
