@@ -197,6 +197,7 @@ def test_another_version_or_snapshot_is_not_mixed_in(warehouse: Warehouse) -> No
     assert score_in_engine(warehouse, second, new).column("scores").to_pylist() == [[30.0]]
 
 
+@pytest.mark.timeout(600)  # a minute of planning and compiling on a server's side, more on a busy machine
 def test_a_view_of_2000_features_is_scored(warehouse: Warehouse) -> None:
     random = np.random.default_rng(7)
     names = [f"f{number}" for number in range(2000)]
