@@ -98,7 +98,7 @@ MODEL_FILES: dict[str, tuple[bytes, str]] = {
         "a multinomial model of 3 classes needs 3 scores a sample, not 1",
     ),
     "binary-of-three": (portable(classes=["a", "b", "c"]), "a binary model with 3 classes"),
-    "nan-weight": (portable(weights=[None, 0.5]), "weights"),
+    "nan-weight": (portable(weights=[float("nan"), 0.5]), "the JSON text holds NaN; every number of a model is finite"),
     "unknown-feature": (portable(features=["age", "incme"]), r"'incme' \(the nearest is 'income'\)"),
 }
 

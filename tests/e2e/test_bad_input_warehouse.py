@@ -195,15 +195,16 @@ class SmallDisk(Disk):
         )
         assert self.holder.stdout is not None
         assert self.holder.stdout.readline() == b"ready\n"
-        self.prefix = ["nsenter", f"--target={self.holder.pid}", "--mount", f"--wd={folder}"]
-        if os.geteuid() != 0:
-            self.prefix += ["--user", "--preserve-credentials"]
+        user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+        enter = ["nsenter", f"--target={self.holder.pid}", "--mount", *user]
+        # the folder is looked up again, because the one that a process comes with has the disk not mounted
+        self.prefix = [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(folder)]
         self.full = self.prefix
 
     @override
     def fill(self) -> None:
         done = subprocess.run(
-            [*self.prefix, "dd", "if=/dev/zero", f"of={self.folder}/lab/filler", "bs=1k"],
+            [*self.prefix, "dd", "if=/dev/zero", "of=lab/filler", "bs=1k"],
             capture_output=True,
             check=False,
         )
@@ -211,7 +212,7 @@ class SmallDisk(Disk):
 
     @override
     def free(self) -> None:
-        subprocess.run([*self.prefix, "rm", f"{self.folder}/lab/filler"], check=True)
+        subprocess.run([*self.prefix, "rm", "lab/filler"], check=True)
 
     def close(self) -> None:
         """End what holds the disk; with it goes the disk."""
