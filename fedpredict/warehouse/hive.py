@@ -85,6 +85,7 @@ class HiveWarehouse(Warehouse):
 
     @override
     def ensure(self, schema: TableSchema) -> None:
+        """Create the table, or add the columns it lacks."""
         with self._session() as session, _write_errors(f"table {schema.name} is not as needed"):
             have = _describe(session, schema.name)
             if have is None:
@@ -103,6 +104,7 @@ class HiveWarehouse(Warehouse):
 
     @override
     def replace(self, table: str, partition: Partition, rows: pa.Table) -> None:
+        """Make `rows` the whole content of one partition; zero rows remove it."""
         check_identifier(table)
         check_partition_values(partition)
         with self._session() as session, _write_errors(f"a partition of {table} is not written"):
@@ -145,6 +147,7 @@ class HiveWarehouse(Warehouse):
 
     @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        """Return columns of the rows of all partitions that match `where`."""
         check_identifier(table)
         for column in columns:
             check_identifier(column)
@@ -161,6 +164,7 @@ class HiveWarehouse(Warehouse):
 
     @override
     def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        """Execute a query in the server's engine and return its rows."""
         if not isinstance(statement, exp.Query):
             raise StatementError("only a query can be run")
         with self._session() as session:
@@ -177,6 +181,7 @@ class HiveWarehouse(Warehouse):
 
     @override
     def close(self) -> None:
+        """End the session; the next call opens another."""
         """End the session; one in which another thread's statement is under way is left to the end of the process."""
         if not self._lock.acquire(timeout=CLOSE_S):
             # a server that hangs must not keep a process from ending
