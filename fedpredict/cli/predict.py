@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
 import typer
 
 from fedpredict.cli.connect import Connection, open_client
@@ -68,7 +70,7 @@ def predict(
     if predictions.simulated:
         output.note("SIMULATED: the server makes numbers up; they mean nothing")
     if out is not None:
-        write_table(out, predictions.to_arrow())
+        write_table(out, _file_rows(predictions, out))
     _print(output, predictions, out)
 
 
@@ -142,7 +144,8 @@ def _print(output: Output, predictions: Predictions, out: Path | None) -> None:
         output.fields({**details, **shown})
         return
     if out is None:
-        columns = ("sample_id", "status", *predictions.columns, "reasons")
+        stood_in = np.isin(predictions.origin, (Origin.DEFAULT_PARTIAL, Origin.FALLBACK_MODEL)).any()
+        columns = ("sample_id", "status", *predictions.columns, *(("origin",) if stood_in else ()), "reasons")
         output.rows(columns, _text_rows(predictions), empty="")
     for party in predictions.parties:
         if party.problem:
@@ -171,10 +174,21 @@ def _text_rows(predictions: Predictions) -> list[dict[str, object]]:
             "sample_id": _text(predictions.sample_ids[row]),
             "status": SampleStatus(int(predictions.status[row])),
             **dict(zip(predictions.columns, predictions.values[row].tolist() if scored[row] else (), strict=False)),
+            "origin": Origin(int(predictions.origin[row])) if scored[row] else None,
             "reasons": [f"{party}: {status.name.lower()}" for party, status in predictions.reasons[row]],
         }
         for row in range(len(predictions))
     ]
+
+
+def _file_rows(predictions: Predictions, out: Path) -> pa.Table:
+    """Return the table to write; in a CSV file, which holds text only, ids that are not UTF-8 stand escaped."""
+    table = predictions.to_arrow()
+    if out.suffix.lower() == ".csv" and pa.types.is_binary(table.schema.field("sample_id").type):
+        table = table.set_column(
+            0, "sample_id", pa.array([_text(each) for each in predictions.sample_ids], pa.string())
+        )
+    return table
 
 
 def _text(sample_id: str | bytes) -> str:

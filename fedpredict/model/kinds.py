@@ -9,6 +9,10 @@ from enum import StrEnum
 from fedpredict.model import links
 from fedpredict.model.arrays import Floats
 
+MAX_CLASSES = 10_000
+MAX_CLASS_LABEL = 200
+"""In characters. Labels travel in every answer, so both are bounded where a model enters."""
+
 
 class Kind(StrEnum):
     """What a raw score means. The names are those of the tables, the messages and the files."""
@@ -65,13 +69,20 @@ def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
         if classes:
             raise ValueError(f"a {kind} model has no classes, but {len(classes)} are given")
         return
+    _check_classes(kind, classes)
+    expected = 1 if kind is Kind.BINARY else len(classes)
+    if n_scores != expected:
+        raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")
+
+
+def _check_classes(kind: Kind, classes: tuple[str, ...]) -> None:
+    spec = KINDS[kind]
     if not classes:
         raise ValueError(f"a {kind} model needs its classes, but none are given")
     if len(set(classes)) != len(classes):
         repeated = sorted({name for name in classes if classes.count(name) > 1})
         raise ValueError(f"repeated classes: {', '.join(repeated)}")
+    if len(classes) > MAX_CLASSES or any(len(label) > MAX_CLASS_LABEL for label in classes):
+        raise ValueError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
     if len(classes) < spec.min_classes or (spec.max_classes is not None and len(classes) > spec.max_classes):
         raise ValueError(f"a {kind} model with {len(classes)} classes")
-    expected = 1 if kind is Kind.BINARY else len(classes)
-    if n_scores != expected:
-        raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")

@@ -17,7 +17,7 @@ import numpy as np
 from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
@@ -188,6 +188,8 @@ def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDe
         raise ProtocolError(f"{message.n_scores} scores a sample, which no message holds")
     if not 1 <= len(message.training_run) <= MAX_TRAINING_RUN or not message.training_run.isprintable():
         raise ProtocolError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
+    if len(message.classes) > MAX_CLASSES or any(len(label) > MAX_CLASS_LABEL for label in message.classes):
+        raise ProtocolError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
     return PartDescription(
         party=message.party,
         model_id=_model_id(message.model_id),

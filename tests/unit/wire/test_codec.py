@@ -261,3 +261,13 @@ def test_the_enums_of_the_messages_are_the_models() -> None:
     assert {name.removeprefix("ORIGIN_"): n for name, n in initiator_pb2.Origin.items()} == {
         origin.name: origin.value for origin in Origin
     }
+
+
+@pytest.mark.parametrize("classes", [["x" * 201, "b", "c"], [str(i) for i in range(10_001)]])
+def test_a_description_with_endless_classes_is_refused(classes: list[str]) -> None:
+    message = participant_pb2.DescribeModelReply(
+        model_id="m", params_sha256=b"\0" * 32, training_run="r", kind=common_pb2.KIND_MULTINOMIAL,
+        classes=classes, n_scores=3,
+    )  # fmt: skip
+    with pytest.raises(ProtocolError, match="classes"):
+        codec.description_from_wire(message)
