@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,8 +80,8 @@ def _check_classes(kind: Kind, classes: tuple[str, ...]) -> None:
     spec = KINDS[kind]
     if not classes:
         raise ValueError(f"a {kind} model needs its classes, but none are given")
-    if len(set(classes)) != len(classes):
-        repeated = sorted({name for name in classes if classes.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
+    if repeated:
         raise ValueError(f"repeated classes: {', '.join(repeated)}")
     if len(classes) > MAX_CLASSES or any(len(label) > MAX_CLASS_LABEL for label in classes):
         raise ValueError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
