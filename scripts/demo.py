@@ -324,7 +324,9 @@ def main() -> None:
         run(options, daemons)
         console.print(f"done in {time.monotonic() - started:.0f} s")
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; everything is stopped") from None
+        daemons.stop()
+        console.print("interrupted; everything is stopped")
+        raise SystemExit(130) from None
     finally:
         daemons.stop()
 
