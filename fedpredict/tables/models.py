@@ -73,14 +73,14 @@ def publish_model(
     warehouse.ensure(MODELS)
     warehouse.ensure(linear_schema(view.name, view.columns))
     wanted = _describe(partial, view, source_sha256, certificate or {})
-    known = [each for each in list_versions(warehouse, partial.model_id) if _same_source(each, wanted)]
+    versions = list_versions(warehouse, partial.model_id)
+    known = [each for each in versions if _same_source(each, wanted)]
     salt = known[-1].salt if known else secrets.token_bytes(SALT_BYTES)
     digest = params_sha256(partial, view.name, view.version, salt)
     wanted = replace(wanted, salt=salt, params_sha256=digest)
     stored = _store_parameters(warehouse, wanted, partial)
-    current = list_versions(warehouse, partial.model_id)[-1:]
-    if current and current[0].params_sha256 == digest:
-        return current[0], stored
+    if versions and versions[-1].params_sha256 == digest:
+        return versions[-1], stored
     published = _append(warehouse, wanted)
     logger.info("model.published", extra={"model": published.model_id, "version": published.version})
     return published, True

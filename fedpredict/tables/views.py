@@ -184,7 +184,7 @@ def _parse_snapshot(row: dict[str, object]) -> Snapshot:
     try:
         features = tuple(
             ViewFeature(entry["name"], entry["column"], ColumnType(entry["type"]))
-            for entry in json.loads(str(row["features"]))
+            for entry in _list(json.loads(str(row["features"])))
         )
         event_time = None if row["event_time"] is None else str(row["event_time"])
         view = FeatureView(str(row["view"]), int(str(row["view_version"])), features, str(row["key"]), event_time)
@@ -193,3 +193,9 @@ def _parse_snapshot(row: dict[str, object]) -> Snapshot:
         raise TableCorruptError(
             f"{VIEWS.name} has a damaged row for view {row['view']} ({error}); load the features again"
         ) from error
+
+
+def _list(value: object) -> list[dict[str, str]]:
+    if not isinstance(value, list):
+        raise TypeError("the features are no list")
+    return value

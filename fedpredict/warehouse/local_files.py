@@ -156,8 +156,9 @@ class TableFolder:
         try:
             with self._writing(self.path):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                for stale in self.path.glob(f"{_TEMPORARY}*"):
-                    stale.unlink()
+                for file in self.path.iterdir():
+                    if file.name.startswith(_TEMPORARY):
+                        file.unlink()
             yield
         finally:
             os.close(descriptor)
