@@ -52,7 +52,7 @@ def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expres
     score = _case(exp.null(), (exp.and_(is_scored, is_finite), _column("fp_raw")))
     statement = _select(
         [*_columns("sample_id", "event_time"), _as(status, "status"), _column("output"), _as(score, "score")],
-        _checked(_ranked(_scored(version, snapshot))),
+        _checked(_ranked(_grouped(_scored(version, snapshot)))),
     )
     return statement, {**version.partition, **snapshot.partition}
 
@@ -141,28 +141,36 @@ def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Sel
     )
 
 
-def _ranked(scored: exp.Select) -> exp.Select:
-    """Return the rows with fp_status from the features, fp_rank 1 on a sample's latest row, and the size of its tie."""
-    of_sample = ["sample_id", "output"]
+def _grouped(scored: exp.Select) -> exp.Select:
+    """Return one row per sample, event time and output, with the size of the tie; where that is 1, sums are the values.
+
+    Grouping also keeps Hive from moving the arithmetic behind the windows that follow, and so 2,000 columns into them.
+    """
+    keys = ("sample_id", "event_time", "output")
+    sums = [_as(exp.Sum(this=_column(name)), name) for name in ("fp_raw", "fp_unusable", "fp_infinite")]
+    ties = _as(exp.Count(this=exp.Star()), "fp_ties")
+    return _select([*_columns(*keys), *sums, ties], scored).group_by(*_columns(*keys), copy=False)
+
+
+def _ranked(grouped: exp.Select) -> exp.Select:
+    """Return the rows with fp_status from the features and ties, and fp_rank 1 on a sample's latest row."""
     latest_first = exp.Order(expressions=[exp.Ordered(this=_column("event_time"), desc=True, nulls_first=False)])
-    rank = exp.Window(this=exp.RowNumber(), partition_by=_columns(*of_sample), order=latest_first)
-    ties = exp.Window(this=exp.Count(this=exp.Star()), partition_by=_columns(*of_sample, "event_time"))
+    rank = exp.Window(this=exp.RowNumber(), partition_by=_columns("sample_id", "output"), order=latest_first)
     status = _case(
         _number(SampleStatus.OK),
+        (_compare(exp.GT, "fp_ties", 1), _number(SampleStatus.FEATURE_INVALID)),
         (_compare(exp.GT, "fp_infinite", 0), _number(SampleStatus.FEATURE_INVALID)),
         (_compare(exp.GT, "fp_unusable", 0), _number(SampleStatus.FEATURE_MISSING)),
     )
     kept = _columns("sample_id", "event_time", "output", "fp_raw")
-    return _select([*kept, _as(status, "fp_status"), _as(rank, "fp_rank"), _as(ties, "fp_ties")], scored)
+    return _select([*kept, _as(status, "fp_status"), _as(rank, "fp_rank")], grouped)
 
 
 def _checked(ranked: exp.Select) -> exp.Select:
-    """Return the latest rows with the status of ties, and how many of the sample's scores are not finite."""
-    status = _case(_column("fp_status"), (_compare(exp.GT, "fp_ties", 1), _number(SampleStatus.FEATURE_INVALID)))
+    """Return the latest rows, and how many of the sample's scores are not finite."""
     overflow = _flag_unless(exp.LTE(this=exp.Abs(this=_column("fp_raw")), expression=_double(_LARGEST)))
     overflows = exp.Window(this=exp.Sum(this=overflow), partition_by=_columns("sample_id"))
-    kept = _columns("sample_id", "event_time", "output", "fp_raw")
-    columns = [*kept, _as(status, "fp_status"), _as(overflows, "fp_overflows")]
+    columns = [*_columns("sample_id", "event_time", "output", "fp_raw", "fp_status"), _as(overflows, "fp_overflows")]
     return _select(columns, ranked).where(_equals("fp_rank", 1), copy=False)
 
 
