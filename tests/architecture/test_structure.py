@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "fedpredict"
-MODULES = sorted(path for path in ROOT.rglob("*.py") if not path.stem.endswith(("_pb2", "_pb2_grpc")))
+MODULES = sorted(path for path in ROOT.rglob("*.py") if not path.stem.endswith("_pb2"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
