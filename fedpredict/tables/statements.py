@@ -95,7 +95,7 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
 
 
 def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
-    """Return every row with every output: fp_raw, and how many features are not finite, and how many infinite.
+    """Return every row with every output: fp_raw, and whether a feature is not finite, or infinite.
 
     Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
     arithmetic quickly, but not through a sort. Columns keep their names, because Spark's optimizer needs minutes for
@@ -106,14 +106,14 @@ def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
     top, lowest = _column("fp_top", "fp_p"), exp.Neg(this=_column("fp_top", "fp_p"))
     terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
     sizes = [exp.Abs(this=each.copy()) for each in features]
-    unusable = [_flag_unless(exp.LTE(this=size, expression=top.copy())) for size in sizes]
-    infinite = [_flag(exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy())) for size in sizes]
+    finite = [exp.LTE(this=size, expression=top.copy()) for size in sizes]
+    infinite = [exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy()) for size in sizes]
     columns = [
         *(_column(name, "fp_f") for name in ("sample_id", "event_time")),
         _column("output", "fp_p"),
-        _as(_sum([*terms, _column("fp_offset", "fp_p")]), "fp_raw"),
-        _as(_sum(unusable), "fp_unusable"),
-        _as(_sum(infinite), "fp_infinite"),
+        _as(_tree(exp.Add, [*terms, _column("fp_offset", "fp_p")]), "fp_raw"),
+        _as(_case(_number(1), (_tree(exp.And, finite or [exp.true()]), _number(0))), "fp_unusable"),
+        _as(_case(_number(0), (_tree(exp.Or, infinite or [exp.false()]), _number(1))), "fp_infinite"),
     ]
     rows = _stored(
         [*_columns("sample_id", "event_time"), *_columns(*(each.name for each in features))],
@@ -133,7 +133,7 @@ def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Sel
     intercept = exp.Coalesce(this=_column("intercept"), expressions=[_double("0")])
     fixed = [
         _column("output"),
-        _as(_sum([intercept, _column("constant")]), "fp_offset"),
+        _as(_tree(exp.Add, [intercept, _column("constant")]), "fp_offset"),
         _as(_double(_LARGEST), "fp_top"),
     ]
     return _stored(
@@ -183,26 +183,19 @@ def _stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Se
     return exp.Select(expressions=columns).from_(table, copy=False).where(*values, copy=False)
 
 
-def _flag(condition: exp.Expr) -> exp.Expr:
-    return _case(_number(0), (condition, _number(1)))
-
-
 def _flag_unless(condition: exp.Expr) -> exp.Expr:
     return _case(_number(1), (condition, _number(0)))
 
 
-def _sum(terms: Sequence[exp.Expr]) -> exp.Expr:
-    """Return the sum as a sum of short sums in parentheses; 0 for no terms."""
-    if not terms:
-        return _number(0)
+def _tree(operator: type[exp.Binary], terms: Sequence[exp.Expr]) -> exp.Expr:
+    """Return the terms joined by an operator, in short chains that stand in parentheses."""
     size = math.isqrt(len(terms))
-    groups = [reduce(_plus, terms[start : start + size]) for start in range(0, len(terms), size)]
-    sums: list[exp.Expr] = [exp.Paren(this=group) for group in groups]
-    return exp.Paren(this=reduce(_plus, sums))
+    chains = [_chain(operator, terms[start : start + size]) for start in range(0, len(terms), size)]
+    return _chain(operator, chains)
 
 
-def _plus(left: exp.Expr, right: exp.Expr) -> exp.Expr:
-    return exp.Add(this=left, expression=right)
+def _chain(operator: type[exp.Binary], terms: Sequence[exp.Expr]) -> exp.Expr:
+    return exp.Paren(this=reduce(lambda left, right: operator(this=left, expression=right), terms))
 
 
 def _case(otherwise: exp.Expr, *branches: tuple[exp.Expr, exp.Expr]) -> exp.Case:
