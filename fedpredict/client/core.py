@@ -15,7 +15,7 @@ from fedpredict.model.arrays import Statuses
 from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES, check_model_id
 from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction, PredictTask
 from fedpredict.model.share import Mode, SampleStatus
-from fedpredict.wire import codec
+from fedpredict.wire import codec, task_codec
 from fedpredict.wire.v1 import initiator_pb2
 
 _Reply = TypeVar("_Reply", bound=Message)
@@ -130,7 +130,7 @@ class Question:
 
 def question(task: PredictTask) -> Question:
     """Return the call that asks for one task."""
-    return Question(PREDICT, codec.task_to_wire(task).SerializeToString(), task.model_id)
+    return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id)
 
 
 def models_question() -> Question:
@@ -144,7 +144,7 @@ def parse_answer(data: bytes, task: PredictTask) -> Prediction:
     reply = _parse(initiator_pb2.PredictReply, data)
     if reply.request_id != task.request_id:
         raise ProtocolError("the server answered another request")
-    return codec.prediction_from_wire(reply, len(task.sample_ids))
+    return task_codec.prediction_from_wire(reply, len(task.sample_ids))
 
 
 def advance(on_progress: Advance | None, answers: Sequence[Prediction], prediction_plan: Plan) -> None:
@@ -155,7 +155,7 @@ def advance(on_progress: Advance | None, answers: Sequence[Prediction], predicti
 
 def parse_models(data: bytes) -> list[ModelInfo]:
     """Return the models of a reply; raise `ProtocolError` where it breaks the protocol."""
-    return [codec.model_info_from_wire(message) for message in _parse(initiator_pb2.ListModelsReply, data).models]
+    return [task_codec.model_info_from_wire(message) for message in _parse(initiator_pb2.ListModelsReply, data).models]
 
 
 def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:

@@ -12,7 +12,7 @@ from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
-from fedpredict.wire import codec
+from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, service, unary
 from fedpredict.wire.v1 import initiator_pb2
 
@@ -60,10 +60,10 @@ class InitiatorService:
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""
         caller = self._caller(context)
-        task = codec.task_from_wire(request)
+        task = task_codec.task_from_wire(request)
         add_log_context(request_id=task.request_id, model=task.model_id)
         prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
-        return codec.prediction_to_wire(prediction)
+        return task_codec.prediction_to_wire(prediction)
 
     async def list_models(
         self, request: initiator_pb2.ListModelsRequest, context: Context
@@ -73,7 +73,7 @@ class InitiatorService:
         codec.check_protocol_version(request.protocol_version)
         known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
         infos = [self._models.info(model_id) for model_id in known]
-        return initiator_pb2.ListModelsReply(models=[codec.model_info_to_wire(info) for info in infos])
+        return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(info) for info in infos])
 
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""

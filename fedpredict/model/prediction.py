@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind
 from fedpredict.model.share import Mode, SampleStatus
 
@@ -24,12 +25,21 @@ class Origin(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictTask:
-    """A total task: what a user asks an initiator for."""
+    """A total task: what a user asks an initiator for.
+
+    Attributes:
+        request_id: Names the prediction in every log.
+        model_id: The model.
+        mode: The freshness asked for.
+        sample_ids: In the order of the answer.
+        inputs: The initiator's own features of these samples, where they are not in its store; None: looked up.
+    """
 
     request_id: str
     model_id: str
     mode: Mode
     sample_ids: Sequence[bytes]
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

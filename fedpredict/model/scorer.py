@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fedpredict.model.arrays import Micros
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.share import Mode, Share
+
+NO_EVENT_TIME = -(2**63)
+"""In arrays of event times: no feature was used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,6 +27,8 @@ class ScoreQuery:
         mode: The freshness asked for.
         sample_ids: UTF-8 bytes, in the order of the answer; an invalid one gets a status.
         epoch: The activation that the caller stands in; 0 until there is activation.
+        segments: Where several requests travel as one round: the rows of each, in order; empty for one request.
+        inputs: The asking initiator's own features, for its own part alone; they never leave its process.
     """
 
     request_id: str
@@ -31,6 +38,8 @@ class ScoreQuery:
     mode: Mode
     sample_ids: Sequence[bytes]
     epoch: int = 0
+    segments: tuple[int, ...] = ()
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,11 +50,14 @@ class PartyReply:
         share: In the order of the query's sample ids.
         oldest_event_time: The oldest event time among the features used, in microseconds UTC, or None.
         elapsed_s: Seconds the party spent.
+        segment_event_times: Shape (n_segments,), the oldest event time of each segment, `NO_EVENT_TIME` where no
+            feature was used; None for a query without segments.
     """
 
     share: Share
     oldest_event_time: int | None
     elapsed_s: float
+    segment_event_times: Micros | None = None
 
 
 class PartyScorer(Protocol):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import secrets
@@ -15,16 +14,17 @@ from typing import TypeVar
 import numpy as np
 
 from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesError
-from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.arrays import Floats, Micros, Statuses
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
-from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
-from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.prediction import Origin
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, max_samples_of
-from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
+from fedpredict.wire.v1 import common_pb2, participant_pb2
 
 PROTOCOL_VERSION = 1
 
@@ -32,13 +32,13 @@ _T = TypeVar("_T")
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The years 1 to 9999, which every calendar in use can show, in microseconds since 1970 UTC."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KINDS = {
+KINDS = {
     Kind.LINEAR: common_pb2.KIND_LINEAR,
     Kind.BINARY: common_pb2.KIND_BINARY,
     Kind.MULTINOMIAL: common_pb2.KIND_MULTINOMIAL,
     Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
 }
-_MODES = {
+MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,
     Mode.NEARLINE: common_pb2.MODE_NEARLINE,
     Mode.OFFLINE: common_pb2.MODE_OFFLINE,
@@ -60,24 +60,19 @@ def check_request_id(value: str) -> str:
 
 def ids_to_wire(sample_ids: Sequence[bytes]) -> common_pb2.SampleIds:
     """Return sample ids as one block of bytes and their n + 1 offsets."""
-    offsets = np.fromiter(
-        itertools.accumulate((len(sample_id) for sample_id in sample_ids), initial=0),
-        dtype="<u4",
-        count=len(sample_ids) + 1,
-    )
-    return common_pb2.SampleIds(data=b"".join(sample_ids), offsets=offsets.tobytes())
+    packed = SampleIds.of(sample_ids)
+    return common_pb2.SampleIds(data=packed.data, offsets=packed.offsets.astype("<u4").tobytes())
 
 
-def ids_from_wire(message: common_pb2.SampleIds) -> list[bytes]:
+def ids_from_wire(message: common_pb2.SampleIds) -> SampleIds:
     """Return the sample ids; their content is not judged here.
 
     Raises:
         ProtocolError: The offsets do not cut the data.
-        TooManySamplesError: More than any process takes; said before they are cut, because cutting millions takes
-            seconds of a process that answers others too.
+        TooManySamplesError: More than any process takes.
     """
     if not message.offsets and not message.data:
-        return []
+        return SampleIds.of(())
     if len(message.offsets) % 4 or not message.offsets:
         raise ProtocolError("the offsets of the sample ids are not a row of uint32")
     n_samples = len(message.offsets) // 4 - 1
@@ -86,8 +81,7 @@ def ids_from_wire(message: common_pb2.SampleIds) -> list[bytes]:
     offsets = np.frombuffer(message.offsets, dtype="<u4").astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(message.data) or (np.diff(offsets) < 0).any():
         raise ProtocolError("the offsets of the sample ids do not cut their data")
-    data, cuts = message.data, offsets.tolist()
-    return [data[start:end] for start, end in itertools.pairwise(cuts)]
+    return SampleIds(message.data, offsets)
 
 
 def query_to_wire(query: ScoreQuery, remaining_ms: int) -> participant_pb2.ScoreRequest:
@@ -104,23 +98,26 @@ def query_to_wire(query: ScoreQuery, remaining_ms: int) -> participant_pb2.Score
         manifest_sha256=bytes.fromhex(query.manifest_sha256),
         params_sha256=bytes.fromhex(query.params_sha256),
         epoch=query.epoch,
-        mode=_MODES[query.mode],
+        mode=MODES[query.mode],
         sample_ids=ids_to_wire(query.sample_ids),
         remaining_ms=max(0, remaining_ms),
+        segments=np.array(query.segments, dtype="<u4").tobytes() if query.segments else b"",
     )
 
 
 def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
     """Return the sub-task of a message; raise `ProtocolError` where it breaks the protocol."""
     check_protocol_version(message.protocol_version)
+    sample_ids = ids_from_wire(message.sample_ids)
     return ScoreQuery(
         request_id=check_request_id(message.request_id),
-        model_id=_model_id(message.model_id),
+        model_id=model_id_from_wire(message.model_id),
         manifest_sha256=_digest(message.manifest_sha256, "manifest_sha256"),
         params_sha256=_digest(message.params_sha256, "params_sha256"),
-        mode=_from_enum(_MODES, message.mode, "mode"),
-        sample_ids=ids_from_wire(message.sample_ids),
+        mode=from_enum(MODES, message.mode, "mode"),
+        sample_ids=sample_ids,
         epoch=message.epoch,
+        segments=_segments(message.segments, len(sample_ids)) if message.segments else (),
     )
 
 
@@ -130,9 +127,12 @@ def reply_to_wire(query: ScoreQuery, reply: PartyReply) -> participant_pb2.Score
         request_id=query.request_id,
         manifest_sha256=bytes.fromhex(query.manifest_sha256),
         status=reply.share.status.tobytes(),
-        values=_matrix_to_wire(reply.share.values),
+        values=matrix_to_wire(reply.share.values),
         oldest_event_time_us=reply.oldest_event_time,
         elapsed_s=reply.elapsed_s,
+        segment_event_times_us=b""
+        if reply.segment_event_times is None
+        else reply.segment_event_times.astype("<i8").tobytes(),
     )
 
 
@@ -151,18 +151,21 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
         raise ProtocolError("the reply is to another request")
     if message.manifest_sha256 != bytes.fromhex(query.manifest_sha256):
         raise ProtocolError("the reply is of another manifest")
-    status = _statuses(message.status, len(query.sample_ids), SampleStatus)
+    status = statuses_from_wire(message.status, len(query.sample_ids), SampleStatus)
     if message.WhichOneof("share") != "values":
         raise ProtocolError("the reply holds no share of float64 values")
-    values = _matrix_from_wire(message.values, len(query.sample_ids), n_scores)
+    values = matrix_from_wire(message.values, len(query.sample_ids), n_scores)
     try:
         share = Share(values, status)
     except ValueError as error:
         raise ProtocolError(str(error)) from error
     return PartyReply(
         share=share,
-        oldest_event_time=_instant(message.oldest_event_time_us) if message.HasField("oldest_event_time_us") else None,
-        elapsed_s=_seconds(message.elapsed_s),
+        oldest_event_time=instant_from_wire(message.oldest_event_time_us)
+        if message.HasField("oldest_event_time_us")
+        else None,
+        elapsed_s=seconds_from_wire(message.elapsed_s),
+        segment_event_times=_segment_times(message.segment_event_times_us, query) if query.segments else None,
     )
 
 
@@ -174,7 +177,7 @@ def description_to_wire(request_id: str, part: PartDescription) -> participant_p
         model_id=part.model_id,
         params_sha256=bytes.fromhex(part.params_sha256),
         training_run=part.training_run,
-        kind=_KINDS[part.kind],
+        kind=KINDS[part.kind],
         classes=part.classes,
         n_scores=part.n_scores,
         holds_intercept=part.holds_intercept,
@@ -192,98 +195,14 @@ def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDe
         raise ProtocolError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
     return PartDescription(
         party=message.party,
-        model_id=_model_id(message.model_id),
+        model_id=model_id_from_wire(message.model_id),
         params_sha256=_digest(message.params_sha256, "params_sha256"),
         training_run=message.training_run,
-        kind=_from_enum(_KINDS, message.kind, "kind"),
+        kind=from_enum(KINDS, message.kind, "kind"),
         classes=tuple(message.classes),
         n_scores=message.n_scores,
         holds_intercept=message.holds_intercept,
         fit_intercept=message.fit_intercept,
-    )
-
-
-def task_to_wire(task: PredictTask) -> initiator_pb2.PredictRequest:
-    """Return a total task as a message."""
-    return initiator_pb2.PredictRequest(
-        protocol_version=PROTOCOL_VERSION,
-        request_id=task.request_id,
-        model_id=task.model_id,
-        mode=_MODES[task.mode],
-        sample_ids=ids_to_wire(task.sample_ids),
-    )
-
-
-def task_from_wire(message: initiator_pb2.PredictRequest) -> PredictTask:
-    """Return the total task of a message, with a request id of ours where it has none; or raise `ProtocolError`."""
-    check_protocol_version(message.protocol_version)
-    return PredictTask(
-        request_id=check_request_id(message.request_id) if message.request_id else new_request_id(),
-        model_id=_model_id(message.model_id),
-        mode=_from_enum(_MODES, message.mode, "mode"),
-        sample_ids=ids_from_wire(message.sample_ids),
-    )
-
-
-def prediction_to_wire(prediction: Prediction) -> initiator_pb2.PredictReply:
-    """Return an answer to a total task as a message."""
-    return initiator_pb2.PredictReply(
-        request_id=prediction.request_id,
-        manifest_sha256=bytes.fromhex(prediction.manifest_sha256),
-        status=prediction.status.tobytes(),
-        predictions=_matrix_to_wire(prediction.predictions),
-        origin=prediction.origin.tobytes(),
-        classes=prediction.classes,
-        parties=[_report_to_wire(report) for report in prediction.parties],
-        simulated=prediction.simulated,
-    )
-
-
-def prediction_from_wire(message: initiator_pb2.PredictReply, n_samples: int) -> Prediction:
-    """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
-    status = _statuses(message.status, n_samples, SampleStatus)
-    predictions = _matrix_from_wire(message.predictions, n_samples, message.predictions.columns)
-    scored = status == SampleStatus.OK
-    if not np.isnan(predictions[~scored]).all() or not np.isfinite(predictions[scored]).all():
-        raise ProtocolError("a prediction for a sample that was not scored, or none for one that was")
-    return Prediction(
-        request_id=message.request_id,
-        manifest_sha256=message.manifest_sha256.hex(),
-        predictions=predictions,
-        status=status,
-        origin=_statuses(message.origin, n_samples, Origin),
-        classes=tuple(message.classes),
-        parties=tuple(_report_from_wire(report, n_samples) for report in message.parties),
-        simulated=message.simulated,
-    )
-
-
-def model_info_to_wire(info: ModelInfo) -> initiator_pb2.Model:
-    """Return what users see of a model as a message."""
-    return initiator_pb2.Model(
-        model_id=info.model_id,
-        ready=info.ready,
-        problem=info.problem,
-        kind=_KINDS[info.kind] if info.kind else common_pb2.KIND_UNSPECIFIED,
-        classes=info.classes,
-        parties=info.parties,
-        manifest_sha256=bytes.fromhex(info.manifest_sha256),
-        n_outputs=info.n_outputs,
-    )
-
-
-def model_info_from_wire(message: initiator_pb2.Model) -> ModelInfo:
-    """Return what users see of a model; raise `ProtocolError` where the message breaks the protocol."""
-    known = message.kind != common_pb2.KIND_UNSPECIFIED
-    return ModelInfo(
-        model_id=_model_id(message.model_id),
-        ready=message.ready,
-        problem=message.problem,
-        kind=_from_enum(_KINDS, message.kind, "kind") if known else None,
-        classes=tuple(message.classes),
-        parties=tuple(message.parties),
-        manifest_sha256=message.manifest_sha256.hex(),
-        n_outputs=message.n_outputs,
     )
 
 
@@ -292,34 +211,34 @@ def new_request_id() -> str:
     return secrets.token_hex(16)
 
 
-def _report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
-    return initiator_pb2.PartyReport(
-        party=report.party,
-        status=b"" if report.status is None else report.status.tobytes(),
-        oldest_event_time_us=report.oldest_event_time,
-        round_trip_s=report.round_trip_s,
-        elapsed_s=report.elapsed_s,
-        problem=report.problem,
-    )
+def _segments(data: bytes, n_samples: int) -> tuple[int, ...]:
+    if len(data) % 4:
+        raise ProtocolError("the segments are not a row of uint32")
+    segments = tuple(np.frombuffer(data, dtype="<u4").tolist())
+    if 0 in segments or sum(segments) != n_samples:
+        raise ProtocolError(f"segments of {sum(segments)} rows, one of them perhaps empty, for {n_samples} samples")
+    return segments
 
 
-def _report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> PartyReport:
-    return PartyReport(
-        party=message.party,
-        status=_statuses(message.status, n_samples, SampleStatus) if message.status else None,
-        oldest_event_time=_instant(message.oldest_event_time_us) if message.HasField("oldest_event_time_us") else None,
-        round_trip_s=_seconds(message.round_trip_s),
-        elapsed_s=_seconds(message.elapsed_s),
-        problem=message.problem,
-    )
+def _segment_times(data: bytes, query: ScoreQuery) -> Micros:
+    if len(data) != 8 * len(query.segments):
+        raise ProtocolError(f"{len(data)} bytes of event times for {len(query.segments)} segments")
+    times = np.frombuffer(data, dtype="<i8").astype(np.int64)
+    known = times[times != NO_EVENT_TIME]
+    if len(known):
+        instant_from_wire(int(known.min()))
+        instant_from_wire(int(known.max()))
+    return times
 
 
-def _matrix_to_wire(values: Floats) -> common_pb2.Matrix:
+def matrix_to_wire(values: Floats) -> common_pb2.Matrix:
+    """Return a matrix, shape (rows, columns), as a message."""
     rows, columns = values.shape
     return common_pb2.Matrix(rows=rows, columns=columns, values=np.ascontiguousarray(values, dtype="<f8").tobytes())
 
 
-def _matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
+def matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
+    """Return the matrix of a message, which must have that shape; raise `ProtocolError`."""
     if (message.rows, message.columns) != (rows, columns) or len(message.values) != rows * columns * 8:
         raise ProtocolError(
             f"a matrix of {message.rows} × {message.columns} in {len(message.values)} bytes, not {rows} × {columns}"
@@ -327,7 +246,8 @@ def _matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Fl
     return np.frombuffer(message.values, dtype="<f8").astype(np.float64).reshape(rows, columns)
 
 
-def _statuses(data: bytes, n_samples: int, kind: type[SampleStatus] | type[Origin]) -> Statuses:
+def statuses_from_wire(data: bytes, n_samples: int, kind: type[SampleStatus] | type[Origin]) -> Statuses:
+    """Return one status or origin per sample; raise `ProtocolError` where the bytes are not that."""
     status = np.frombuffer(data, dtype=np.uint8).copy()
     if len(status) != n_samples:
         raise ProtocolError(f"{len(status)} {kind.__name__} bytes for {n_samples} samples")
@@ -337,14 +257,16 @@ def _statuses(data: bytes, n_samples: int, kind: type[SampleStatus] | type[Origi
     return status
 
 
-def _from_enum(table: Mapping[_T, int], value: int, what: str) -> _T:
+def from_enum(table: Mapping[_T, int], value: int, what: str) -> _T:
+    """Return our value for a number of the protocol; raise `ProtocolError` for an unknown one."""
     for ours, theirs in table.items():
         if theirs == value:
             return ours
     raise ProtocolError(f"unknown {what}: {value}")
 
 
-def _model_id(value: str) -> str:
+def model_id_from_wire(value: str) -> str:
+    """Return `value` if it is a model id; else raise `ProtocolError`."""
     try:
         return check_model_id(value)
     except NameRefusedError as error:
@@ -357,13 +279,15 @@ def _digest(value: bytes, what: str) -> str:
     return value.hex()
 
 
-def _instant(micros: int) -> int:
+def instant_from_wire(micros: int) -> int:
+    """Return an instant in microseconds UTC; raise `ProtocolError` beyond the years 1 to 9999."""
     if not _FIRST_US <= micros <= _LAST_US:
         raise ProtocolError("an instant beyond the years 1 to 9999")
     return micros
 
 
-def _seconds(value: float) -> float:
+def seconds_from_wire(value: float) -> float:
+    """Return a time span in seconds; raise `ProtocolError` where it is negative or not finite."""
     if not (math.isfinite(value) and value >= 0.0):
         raise ProtocolError("a time span that is negative or not finite")
     return value

@@ -33,7 +33,7 @@ from fedpredict.security.tls import TlsFiles, channel_credentials, server_creden
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
 from fedpredict.warehouse.base import Warehouse
-from fedpredict.wire import codec, handlers
+from fedpredict.wire import codec, handlers, task_codec
 from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2, participant_pb2
@@ -296,15 +296,15 @@ class Federation:
     ) -> Prediction:
         """Ask as a client does; raises the error of our tree."""
         task = PredictTask(request_id="r-1", model_id=model_id, mode=mode, sample_ids=sample_ids)
-        data = await self.call("Predict", codec.task_to_wire(task), caller, timeout_s)
-        return codec.prediction_from_wire(initiator_pb2.PredictReply.FromString(data), len(sample_ids))
+        data = await self.call("Predict", task_codec.task_to_wire(task), caller, timeout_s)
+        return task_codec.prediction_from_wire(initiator_pb2.PredictReply.FromString(data), len(sample_ids))
 
     async def models(self, caller: str = "desk") -> dict[str, ModelInfo]:
         """List the caller's models."""
         request = initiator_pb2.ListModelsRequest(protocol_version=codec.PROTOCOL_VERSION)
         data = await self.call("ListModels", request, caller, ANSWERS_IN_S)
         reply = initiator_pb2.ListModelsReply.FromString(data)
-        return {info.model_id: info for info in map(codec.model_info_from_wire, reply.models)}
+        return {info.model_id: info for info in map(task_codec.model_info_from_wire, reply.models)}
 
     async def call(
         self,

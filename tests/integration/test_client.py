@@ -29,7 +29,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.security import certs
 from fedpredict.security.tls import server_credentials
-from fedpredict.wire import codec, handlers
+from fedpredict.wire import handlers, task_codec
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.v1 import initiator_pb2
 
@@ -104,7 +104,7 @@ class ScriptedInitiator:
     async def _predict(
         self, request: initiator_pb2.PredictRequest, context: handlers.Context
     ) -> initiator_pb2.PredictReply:
-        task = codec.task_from_wire(request)
+        task = task_codec.task_from_wire(request)
         call = len(self.asked)
         self.asked.append(task)
         self.callers += [
@@ -123,7 +123,7 @@ class ScriptedInitiator:
             raise error
         values = np.array([float(each) if each.isdigit() else np.nan for each in task.sample_ids])
         status = np.where(np.isnan(values), 2, 1).astype(np.uint8)
-        return codec.prediction_to_wire(
+        return task_codec.prediction_to_wire(
             Prediction(
                 request_id=task.request_id,
                 manifest_sha256=self.manifests(call),
@@ -140,7 +140,7 @@ class ScriptedInitiator:
     async def _list_models(
         self, _request: initiator_pb2.ListModelsRequest, _context: handlers.Context
     ) -> initiator_pb2.ListModelsReply:
-        return initiator_pb2.ListModelsReply(models=[codec.model_info_to_wire(INFO)])
+        return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(INFO)])
 
 
 INFO = ModelInfo(

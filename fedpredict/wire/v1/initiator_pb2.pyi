@@ -1,4 +1,5 @@
 from fedpredict.wire.v1 import common_pb2 as _common_pb2
+from fedpredict.wire.v1 import link_pb2 as _link_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -20,18 +21,28 @@ ORIGIN_DEFAULT_PARTIAL: Origin
 ORIGIN_FALLBACK_MODEL: Origin
 
 class PredictRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "sample_ids")
+    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "sample_ids", "inputs")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
     mode: _common_pb2.Mode
     sample_ids: _common_pb2.SampleIds
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ...) -> None: ...
+    inputs: Inputs
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., inputs: _Optional[_Union[Inputs, _Mapping]] = ...) -> None: ...
+
+class Inputs(_message.Message):
+    __slots__ = ("names", "values")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    values: _common_pb2.Matrix
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ...) -> None: ...
 
 class PredictReply(_message.Message):
     __slots__ = ("request_id", "manifest_sha256", "status", "predictions", "origin", "classes", "parties", "simulated")
@@ -52,6 +63,64 @@ class PredictReply(_message.Message):
     parties: _containers.RepeatedCompositeFieldContainer[PartyReport]
     simulated: bool
     def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., predictions: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., origin: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyReport, _Mapping]]] = ..., simulated: _Optional[bool] = ...) -> None: ...
+
+class PredictCall(_message.Message):
+    __slots__ = ("id", "remaining_ms", "predict", "arrow", "cancel")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_FIELD_NUMBER: _ClassVar[int]
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    remaining_ms: int
+    predict: PredictRequest
+    arrow: ArrowRequest
+    cancel: _link_pb2.Cancel
+    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., predict: _Optional[_Union[PredictRequest, _Mapping]] = ..., arrow: _Optional[_Union[ArrowRequest, _Mapping]] = ..., cancel: _Optional[_Union[_link_pb2.Cancel, _Mapping]] = ...) -> None: ...
+
+class PredictAnswer(_message.Message):
+    __slots__ = ("id", "reply", "arrow", "failure", "drain")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    reply: PredictReply
+    arrow: ArrowReply
+    failure: _link_pb2.Failure
+    drain: _link_pb2.Drain
+    def __init__(self, id: _Optional[int] = ..., reply: _Optional[_Union[PredictReply, _Mapping]] = ..., arrow: _Optional[_Union[ArrowReply, _Mapping]] = ..., failure: _Optional[_Union[_link_pb2.Failure, _Mapping]] = ..., drain: _Optional[_Union[_link_pb2.Drain, _Mapping]] = ...) -> None: ...
+
+class ArrowRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "table")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    model_id: str
+    mode: _common_pb2.Mode
+    table: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., table: _Optional[bytes] = ...) -> None: ...
+
+class ArrowReply(_message.Message):
+    __slots__ = ("request_id", "manifest_sha256", "table", "classes", "parties", "simulated")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    manifest_sha256: bytes
+    table: bytes
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    parties: _containers.RepeatedCompositeFieldContainer[PartyReport]
+    simulated: bool
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., table: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyReport, _Mapping]]] = ..., simulated: _Optional[bool] = ...) -> None: ...
 
 class PartyReport(_message.Message):
     __slots__ = ("party", "status", "oldest_event_time_us", "round_trip_s", "elapsed_s", "problem")

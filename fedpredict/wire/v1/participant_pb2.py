@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fedpredict.wire.v1 import common_pb2 as fedpredict_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fedpredict/wire/v1/participant.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\"7\n\x0cHelloRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\xac\x01\n\nHelloReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\r\n\x05party\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\r\x12\x0f\n\x07workers\x18\x06 \x01(\r\x12\x19\n\x11\x63\x65rtificate_chain\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"V\n\x14\x44\x65scribeModelRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\"\xf1\x01\n\x12\x44\x65scribeModelReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x15\n\rparams_sha256\x18\x04 \x01(\x0c\x12\x14\n\x0ctraining_run\x18\x05 \x01(\t\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.fedpredict.wire.v1.Kind\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x10\n\x08n_scores\x18\x08 \x01(\r\x12\x17\n\x0fholds_intercept\x18\t \x01(\x08\x12\x15\n\rfit_intercept\x18\n \x01(\x08\"\xfe\x01\n\x0cScoreRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x04 \x01(\x0c\x12\x15\n\rparams_sha256\x18\x05 \x01(\x0c\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12&\n\x04mode\x18\x07 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\x31\n\nsample_ids\x18\x08 \x01(\x0b\x32\x1d.fedpredict.wire.v1.SampleIds\x12\x14\n\x0cremaining_ms\x18\t \x01(\r\"\xcf\x01\n\nScoreReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12,\n\x06values\x18\x04 \x01(\x0b\x32\x1a.fedpredict.wire.v1.MatrixH\x00\x12!\n\x14oldest_event_time_us\x18\x05 \x01(\x10H\x01\x88\x01\x01\x12\x11\n\telapsed_s\x18\x06 \x01(\x01\x42\x07\n\x05shareB\x17\n\x15_oldest_event_time_us2\x8d\x02\n\x12ParticipantService\x12I\n\x05Hello\x12 .fedpredict.wire.v1.HelloRequest\x1a\x1e.fedpredict.wire.v1.HelloReply\x12\x61\n\rDescribeModel\x12(.fedpredict.wire.v1.DescribeModelRequest\x1a&.fedpredict.wire.v1.DescribeModelReply\x12I\n\x05Score\x12 .fedpredict.wire.v1.ScoreRequest\x1a\x1e.fedpredict.wire.v1.ScoreReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fedpredict/wire/v1/participant.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\"j\n\x0cHelloRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x10\n\x08instance\x18\x03 \x01(\t\x12\x0e\n\x06worker\x18\x04 \x01(\r\x12\x0f\n\x07workers\x18\x05 \x01(\r\"\xbf\x01\n\nHelloReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\r\n\x05party\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\x12\x0e\n\x06worker\x18\x05 \x01(\r\x12\x0f\n\x07workers\x18\x06 \x01(\r\x12\x19\n\x11\x63\x65rtificate_chain\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\x12\x11\n\tlink_port\x18\t \x01(\r\"V\n\x14\x44\x65scribeModelRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\"\xf1\x01\n\x12\x44\x65scribeModelReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x15\n\rparams_sha256\x18\x04 \x01(\x0c\x12\x14\n\x0ctraining_run\x18\x05 \x01(\t\x12&\n\x04kind\x18\x06 \x01(\x0e\x32\x18.fedpredict.wire.v1.Kind\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x10\n\x08n_scores\x18\x08 \x01(\r\x12\x17\n\x0fholds_intercept\x18\t \x01(\x08\x12\x15\n\rfit_intercept\x18\n \x01(\x08\"\x90\x02\n\x0cScoreRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x04 \x01(\x0c\x12\x15\n\rparams_sha256\x18\x05 \x01(\x0c\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12&\n\x04mode\x18\x07 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\x31\n\nsample_ids\x18\x08 \x01(\x0b\x32\x1d.fedpredict.wire.v1.SampleIds\x12\x14\n\x0cremaining_ms\x18\t \x01(\r\x12\x10\n\x08segments\x18\n \x01(\x0c\"\xef\x01\n\nScoreReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12,\n\x06values\x18\x04 \x01(\x0b\x32\x1a.fedpredict.wire.v1.MatrixH\x00\x12!\n\x14oldest_event_time_us\x18\x05 \x01(\x10H\x01\x88\x01\x01\x12\x11\n\telapsed_s\x18\x06 \x01(\x01\x12\x1e\n\x16segment_event_times_us\x18\x07 \x01(\x0c\x42\x07\n\x05shareB\x17\n\x15_oldest_event_time_usb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpredict.wire.v1.particip
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLOREQUEST']._serialized_start=93
-  _globals['_HELLOREQUEST']._serialized_end=148
-  _globals['_HELLOREPLY']._serialized_start=151
-  _globals['_HELLOREPLY']._serialized_end=323
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=325
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=411
-  _globals['_DESCRIBEMODELREPLY']._serialized_start=414
-  _globals['_DESCRIBEMODELREPLY']._serialized_end=655
-  _globals['_SCOREREQUEST']._serialized_start=658
-  _globals['_SCOREREQUEST']._serialized_end=912
-  _globals['_SCOREREPLY']._serialized_start=915
-  _globals['_SCOREREPLY']._serialized_end=1122
-  _globals['_PARTICIPANTSERVICE']._serialized_start=1125
-  _globals['_PARTICIPANTSERVICE']._serialized_end=1394
+  _globals['_HELLOREQUEST']._serialized_end=199
+  _globals['_HELLOREPLY']._serialized_start=202
+  _globals['_HELLOREPLY']._serialized_end=393
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=395
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=481
+  _globals['_DESCRIBEMODELREPLY']._serialized_start=484
+  _globals['_DESCRIBEMODELREPLY']._serialized_end=725
+  _globals['_SCOREREQUEST']._serialized_start=728
+  _globals['_SCOREREQUEST']._serialized_end=1000
+  _globals['_SCOREREPLY']._serialized_start=1003
+  _globals['_SCOREREPLY']._serialized_end=1242
 # @@protoc_insertion_point(module_scope)

@@ -8,15 +8,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol_version", "nonce")
+    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     nonce: bytes
-    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    instance: str
+    worker: int
+    workers: int
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature")
+    __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature", "link_port")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +31,7 @@ class HelloReply(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    LINK_PORT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     party: str
@@ -33,7 +40,8 @@ class HelloReply(_message.Message):
     workers: int
     certificate_chain: bytes
     signature: bytes
-    def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    link_port: int
+    def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., link_port: _Optional[int] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id")
@@ -70,7 +78,7 @@ class DescribeModelReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms")
+    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +88,7 @@ class ScoreRequest(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
@@ -89,20 +98,23 @@ class ScoreRequest(_message.Message):
     mode: _common_pb2.Mode
     sample_ids: _common_pb2.SampleIds
     remaining_ms: int
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ...) -> None: ...
+    segments: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., segments: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s")
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     manifest_sha256: bytes
     status: bytes
     values: _common_pb2.Matrix
     oldest_event_time_us: int
     elapsed_s: float
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+    segment_event_times_us: bytes
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ...) -> None: ...

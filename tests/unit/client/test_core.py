@@ -14,7 +14,7 @@ from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchErr
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.model.share import Mode
-from fedpredict.wire import codec
+from fedpredict.wire import codec, task_codec
 from fedpredict.wire.v1 import initiator_pb2
 
 OK, NOT_FOUND = 1, 2
@@ -176,7 +176,7 @@ def test_an_answer_to_another_request_is_refused() -> None:
     task = PredictTask(request_id="mine", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u1"])
 
     with pytest.raises(ProtocolError, match="another request"):
-        core.parse_answer(codec.prediction_to_wire(prediction([0.1])).SerializeToString(), task)
+        core.parse_answer(task_codec.prediction_to_wire(prediction([0.1])).SerializeToString(), task)
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff", b"<html>"])
@@ -200,7 +200,7 @@ def test_a_question_holds_the_task() -> None:
     message = initiator_pb2.PredictRequest.FromString(core.question(task).message)
 
     assert (message.request_id, message.model_id, message.protocol_version) == ("r-1", "m", 1)
-    assert codec.ids_from_wire(message.sample_ids) == [b"u1", b""]
+    assert list(codec.ids_from_wire(message.sample_ids)) == [b"u1", b""]
 
 
 def test_progress_is_told_in_samples() -> None:

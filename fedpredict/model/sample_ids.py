@@ -1,0 +1,89 @@
+"""Many sample ids as one value: their bytes end to end and where each ends, so that nothing walks them one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from fedpredict.model.arrays import Bools
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleIds(Sequence[bytes]):
+    """Sample ids, packed; any bytes, so that an invalid one keeps its place.
+
+    Attributes:
+        data: The ids' bytes, one after the other.
+        offsets: Shape (n + 1,), int64, from 0 and never falling: id i is `data[offsets[i]:offsets[i + 1]]`.
+    """
+
+    data: bytes
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sample_ids: Iterable[bytes]) -> SampleIds:
+        """Return `sample_ids` packed; what is packed already is returned as it is.
+
+        >>> list(SampleIds.of([b"u1", b"", b"u22"]))
+        [b'u1', b'', b'u22']
+        """
+        if isinstance(sample_ids, SampleIds):
+            return sample_ids
+        ids = sample_ids if isinstance(sample_ids, list | tuple) else list(sample_ids)
+        offsets = np.fromiter(itertools.accumulate(map(len, ids), initial=0), dtype=np.int64, count=len(ids) + 1)
+        return cls(b"".join(ids), offsets)
+
+    @classmethod
+    def concat(cls, parts: Sequence[SampleIds]) -> SampleIds:
+        """Return the ids of all parts, in order; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = itertools.accumulate((len(part.data) for part in parts), initial=0)
+        moved = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+        return cls(b"".join(part.data for part in parts), np.concatenate([np.zeros(1, np.int64), *moved]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of bytes of each id; shape (n,)."""
+        return np.diff(self.offsets)
+
+    def cut(self, start: int, stop: int) -> SampleIds:
+        """Return ids `start` to `stop`, the latter not included."""
+        if start == 0 and stop == len(self):
+            return self
+        offsets = self.offsets[start : stop + 1]
+        return SampleIds(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def select(self, chosen: Bools) -> SampleIds:
+        """Return the ids where `chosen`, shape (n,), is true; in order."""
+        if chosen.all():
+            return self
+        return SampleIds.of([sample_id for sample_id, wanted in zip(self, chosen.tolist(), strict=True) if wanted])
+
+    @override
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> SampleIds: ...
+    @override
+    def __getitem__(self, index: int | slice) -> bytes | SampleIds:
+        """Return one id, or a range of them."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self.cut(start, max(start, stop)) if step == 1 else SampleIds.of(list(self)[index])
+        position = range(len(self))[index]
+        return self.data[self.offsets[position] : self.offsets[position + 1]]
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        data = self.data
+        return (data[start:end] for start, end in itertools.pairwise(self.offsets.tolist()))

@@ -1,0 +1,152 @@
+"""Between the messages of an initiator's users and model values; what `wire.codec` is between parties.
+
+`…_to_wire` trusts its arguments; `…_from_wire` trusts nothing and raises `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedpredict.errors import ProtocolError
+from fedpredict.model.inputs import Inputs
+from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
+from fedpredict.model.share import SampleStatus
+from fedpredict.wire.codec import (
+    KINDS,
+    MODES,
+    PROTOCOL_VERSION,
+    check_protocol_version,
+    check_request_id,
+    from_enum,
+    ids_from_wire,
+    ids_to_wire,
+    instant_from_wire,
+    matrix_from_wire,
+    matrix_to_wire,
+    model_id_from_wire,
+    new_request_id,
+    seconds_from_wire,
+    statuses_from_wire,
+)
+from fedpredict.wire.v1 import common_pb2, initiator_pb2
+
+
+def task_to_wire(task: PredictTask) -> initiator_pb2.PredictRequest:
+    """Return a total task as a message."""
+    return initiator_pb2.PredictRequest(
+        protocol_version=PROTOCOL_VERSION,
+        request_id=task.request_id,
+        model_id=task.model_id,
+        mode=MODES[task.mode],
+        sample_ids=ids_to_wire(task.sample_ids),
+        inputs=None
+        if task.inputs is None
+        else initiator_pb2.Inputs(names=task.inputs.names, values=matrix_to_wire(task.inputs.values)),
+    )
+
+
+def task_from_wire(message: initiator_pb2.PredictRequest) -> PredictTask:
+    """Return the total task of a message, with a request id of ours where it has none; or raise `ProtocolError`."""
+    check_protocol_version(message.protocol_version)
+    sample_ids = ids_from_wire(message.sample_ids)
+    return PredictTask(
+        request_id=check_request_id(message.request_id) if message.request_id else new_request_id(),
+        model_id=model_id_from_wire(message.model_id),
+        mode=from_enum(MODES, message.mode, "mode"),
+        sample_ids=sample_ids,
+        inputs=_inputs_from_wire(message.inputs, len(sample_ids)) if message.HasField("inputs") else None,
+    )
+
+
+def prediction_to_wire(prediction: Prediction) -> initiator_pb2.PredictReply:
+    """Return an answer to a total task as a message."""
+    return initiator_pb2.PredictReply(
+        request_id=prediction.request_id,
+        manifest_sha256=bytes.fromhex(prediction.manifest_sha256),
+        status=prediction.status.tobytes(),
+        predictions=matrix_to_wire(prediction.predictions),
+        origin=prediction.origin.tobytes(),
+        classes=prediction.classes,
+        parties=[_report_to_wire(report) for report in prediction.parties],
+        simulated=prediction.simulated,
+    )
+
+
+def prediction_from_wire(message: initiator_pb2.PredictReply, n_samples: int) -> Prediction:
+    """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
+    status = statuses_from_wire(message.status, n_samples, SampleStatus)
+    predictions = matrix_from_wire(message.predictions, n_samples, message.predictions.columns)
+    scored = status == SampleStatus.OK
+    if not np.isnan(predictions[~scored]).all() or not np.isfinite(predictions[scored]).all():
+        raise ProtocolError("a prediction for a sample that was not scored, or none for one that was")
+    return Prediction(
+        request_id=message.request_id,
+        manifest_sha256=message.manifest_sha256.hex(),
+        predictions=predictions,
+        status=status,
+        origin=statuses_from_wire(message.origin, n_samples, Origin),
+        classes=tuple(message.classes),
+        parties=tuple(_report_from_wire(report, n_samples) for report in message.parties),
+        simulated=message.simulated,
+    )
+
+
+def model_info_to_wire(info: ModelInfo) -> initiator_pb2.Model:
+    """Return what users see of a model as a message."""
+    return initiator_pb2.Model(
+        model_id=info.model_id,
+        ready=info.ready,
+        problem=info.problem,
+        kind=KINDS[info.kind] if info.kind else common_pb2.KIND_UNSPECIFIED,
+        classes=info.classes,
+        parties=info.parties,
+        manifest_sha256=bytes.fromhex(info.manifest_sha256),
+        n_outputs=info.n_outputs,
+    )
+
+
+def model_info_from_wire(message: initiator_pb2.Model) -> ModelInfo:
+    """Return what users see of a model; raise `ProtocolError` where the message breaks the protocol."""
+    known = message.kind != common_pb2.KIND_UNSPECIFIED
+    return ModelInfo(
+        model_id=model_id_from_wire(message.model_id),
+        ready=message.ready,
+        problem=message.problem,
+        kind=from_enum(KINDS, message.kind, "kind") if known else None,
+        classes=tuple(message.classes),
+        parties=tuple(message.parties),
+        manifest_sha256=message.manifest_sha256.hex(),
+        n_outputs=message.n_outputs,
+    )
+
+
+def _report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
+    return initiator_pb2.PartyReport(
+        party=report.party,
+        status=b"" if report.status is None else report.status.tobytes(),
+        oldest_event_time_us=report.oldest_event_time,
+        round_trip_s=report.round_trip_s,
+        elapsed_s=report.elapsed_s,
+        problem=report.problem,
+    )
+
+
+def _report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> PartyReport:
+    return PartyReport(
+        party=message.party,
+        status=statuses_from_wire(message.status, n_samples, SampleStatus) if message.status else None,
+        oldest_event_time=instant_from_wire(message.oldest_event_time_us)
+        if message.HasField("oldest_event_time_us")
+        else None,
+        round_trip_s=seconds_from_wire(message.round_trip_s),
+        elapsed_s=seconds_from_wire(message.elapsed_s),
+        problem=message.problem,
+    )
+
+
+def _inputs_from_wire(message: initiator_pb2.Inputs, n_samples: int) -> Inputs:
+    names = tuple(message.names)
+    try:
+        return Inputs(names, matrix_from_wire(message.values, n_samples, len(names)))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error

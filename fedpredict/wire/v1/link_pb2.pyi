@@ -1,0 +1,52 @@
+from fedpredict.wire.v1 import common_pb2 as _common_pb2
+from fedpredict.wire.v1 import participant_pb2 as _participant_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("id", "remaining_ms", "hello", "hello_reply", "describe", "described", "score", "scored", "failure", "cancel", "drain")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HELLO_REPLY_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBED_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    remaining_ms: int
+    hello: _participant_pb2.HelloRequest
+    hello_reply: _participant_pb2.HelloReply
+    describe: _participant_pb2.DescribeModelRequest
+    described: _participant_pb2.DescribeModelReply
+    score: _participant_pb2.ScoreRequest
+    scored: _participant_pb2.ScoreReply
+    failure: Failure
+    cancel: Cancel
+    drain: Drain
+    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., hello: _Optional[_Union[_participant_pb2.HelloRequest, _Mapping]] = ..., hello_reply: _Optional[_Union[_participant_pb2.HelloReply, _Mapping]] = ..., describe: _Optional[_Union[_participant_pb2.DescribeModelRequest, _Mapping]] = ..., described: _Optional[_Union[_participant_pb2.DescribeModelReply, _Mapping]] = ..., score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., scored: _Optional[_Union[_participant_pb2.ScoreReply, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "text", "detail")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    text: str
+    detail: _common_pb2.ErrorDetail
+    def __init__(self, code: _Optional[int] = ..., text: _Optional[str] = ..., detail: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Drain(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
