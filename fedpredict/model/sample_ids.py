@@ -84,6 +84,13 @@ class SampleIds(Sequence[bytes]):
         return self.data[self.offsets[position] : self.offsets[position + 1]]
 
     @override
+    def __eq__(self, other: object) -> bool:
+        """Return whether `other` holds the same ids in the same order, packed or not."""
+        return list(self) == list(other) if isinstance(other, SampleIds | list | tuple) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
+
+    @override
     def __iter__(self) -> Iterator[bytes]:
         data = self.data
         return (data[start:end] for start, end in itertools.pairwise(self.offsets.tolist()))
