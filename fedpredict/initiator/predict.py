@@ -24,6 +24,7 @@ from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.arrays import Bools
 from fedpredict.model.combine import combine
 from fedpredict.model.ids import valid_sample_ids
@@ -60,6 +61,22 @@ class Predicts(Protocol):
             ModelNotFoundError: No such model, or not this caller's.
             ModelNotReadyError: Nothing usable is pinned.
             EmptyRequestError, TooManySamplesError, UnsupportedModeError: The task cannot be taken.
+        """
+
+    def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
+        """Begin what `predict` does, without a task of the caller's.
+
+        Args:
+            task: What is asked for.
+            caller: Who asks.
+            deadline_s: As for `predict`.
+            done: Called once in this event loop, after `submit` has returned.
+
+        Returns:
+            What gives the prediction up.
+
+        Raises:
+            FedPredictError: What can be refused at once; `done` is not called then.
         """
 
 
@@ -110,6 +127,10 @@ class Predictor:
             classes=manifest.classes,
             parties=tuple(outcomes[party].report for party in manifest.parties),
         )
+
+    def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
+        """Begin a prediction; `done` gets the answer."""
+        return submit_coroutine(self.predict(task, caller, deadline_s=deadline_s), done)
 
     def _budget_s(self, settings: ModelSettings, deadline_s: float | None) -> float:
         own_s = settings.deadline_s or self._deadline_s

@@ -13,6 +13,7 @@ from fedpredict.errors import ModelNotFoundError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.settings import ModelSettings, SimulateSettings
+from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.arrays import Floats
 from fedpredict.model.combine import finish
 from fedpredict.model.ids import valid_sample_ids
@@ -61,6 +62,11 @@ class Simulator(Predicts):
             parties=(),
             simulated=True,
         )
+
+    @override
+    def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
+        """Begin a made-up prediction."""
+        return submit_coroutine(self.predict(task, caller, deadline_s=deadline_s), done)
 
     @property
     def model_ids(self) -> tuple[str, ...]:
