@@ -18,6 +18,7 @@ from typing import TypeAlias
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import install_logging
 from fedpredict.participant.settings import ParticipantSettings
@@ -104,6 +105,13 @@ def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
 
 
+def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
+    """Return the store that serves a party's features."""
+    from fedpredict.features.open import open_store  # noqa: PLC0415
+
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -172,7 +180,8 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     tls = tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(loaded.settings, warehouse, tls, ready=ready))
+        store = open_loaded_store(loaded)
+        asyncio.run(server.serve(loaded.settings, warehouse, tls, store=store, ready=ready))
     finally:
         warehouse.close()
 
@@ -194,7 +203,12 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
+            features = open_loaded_store(loaded)
+            asyncio.run(
+                server.serve(
+                    settings, pins, tls, warehouse=warehouse, features=features, simulate=simulate, ready=ready
+                )
+            )
         finally:
             if warehouse is not None:
                 warehouse.close()

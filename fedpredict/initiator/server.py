@@ -13,6 +13,8 @@ from typing import Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
@@ -43,6 +45,7 @@ class InitiatorServer:
         tls: TlsFiles | None,
         *,
         warehouse: Warehouse | None = None,
+        features: OnlineStore | None = None,
         simulate: bool = False,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -52,6 +55,7 @@ class InitiatorServer:
             store: Pins and offers; stays open after exit.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
+            features: Where its own features are served from; default: this process's memory.
             simulate: Answer without partners, marked as such.
 
         Raises:
@@ -63,6 +67,7 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
+        self._features = MemoryStore() if features is None else features
         self._simulate = simulate
         self._stack = AsyncExitStack()
         self._address = settings.listen
@@ -128,6 +133,7 @@ class InitiatorServer:
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
+                self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
             )
@@ -158,6 +164,7 @@ async def serve(
     tls: TlsFiles | None,
     *,
     warehouse: Warehouse | None = None,
+    features: OnlineStore | None = None,
     simulate: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -168,6 +175,7 @@ async def serve(
         store: Pins and offers; stays open.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
+        features: Where its own features are served from; default: this process's memory.
         simulate: Answer without partners.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
 
@@ -176,7 +184,9 @@ async def serve(
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
+        async with InitiatorServer(
+            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate
+        ) as server:
             if ready is not None:
                 ready(server.address)
             await stop.wait()

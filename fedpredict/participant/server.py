@@ -116,6 +116,7 @@ async def serve(
     warehouse: Warehouse,
     tls: TlsFiles | None,
     *,
+    store: OnlineStore | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -124,6 +125,7 @@ async def serve(
         settings: The participant's.
         warehouse: Where its models and features are; the caller closes it.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
+        store: Where features are served from; default: this process's memory.
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
 
     Raises:
@@ -131,7 +133,7 @@ async def serve(
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        async with ParticipantServer(settings, warehouse, tls) as server:
+        async with ParticipantServer(settings, warehouse, tls, store=store) as server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
