@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
+
+from typing_extensions import override
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
@@ -166,6 +171,24 @@ def check_existing(files: TlsFiles) -> None:
         )
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Says that there is no pandas."""
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return nothing, so that the next finder is asked, for all else."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the daemons do not use pandas", name=fullname)
+        return None
+
+
+def leave_out_pandas() -> None:
+    """Keep pandas, where it is installed, out of this process: Arrow would import it for itself, at 45 MB a process."""
+    sys.meta_path.insert(0, _WithoutPandas())
+
+
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """Serve as a participant until SIGTERM or Ctrl-C.
 
@@ -175,6 +198,7 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """
     from fedpredict.participant import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_participant(path)
     _install_logging(loaded)
     tls = tls_files(loaded)
@@ -196,6 +220,7 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     """
     from fedpredict.initiator import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_initiator(path)
     _install_logging(loaded)
     settings, tls = loaded.settings, tls_files(loaded)
