@@ -57,6 +57,10 @@ class Manifest:
         """The parties, in the fixed order."""
         return tuple(party for party, _ in self.digests)
 
+    def digest_of(self, party: str) -> str:
+        """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
+        return dict(self.digests)[party]
+
     @property
     def link(self) -> str:
         """The name of the link function."""
