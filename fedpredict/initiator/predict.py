@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from fedpredict.errors import TooManySamplesError
+from fedpredict.errors import InputsRefusedError, TooManySamplesError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.lane import Lane
@@ -119,7 +117,7 @@ class Predictor:
 
         def answered(outcome: Prediction | BaseException) -> None:
             leave()
-            _log_done(outcome)
+            _log_done(task, caller, outcome)
             done(outcome)
 
         waiting = Waiting(task, now, _for_parties(settings, now, ends), ends, answered)
@@ -164,7 +162,9 @@ class Predictor:
             own_party=self._own_party,
             fallback=partial(self._catalogue.answerable, settings.fallback_model or ""),
         )
-        return Lane(question, round_rows=min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores)))
+        return Lane(
+            question, round_rows=min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
+        )
 
 
 _LaneKey = tuple[str, Mode, tuple[str, ...] | None]
@@ -184,6 +184,20 @@ def _check_width(task: PredictTask, manifest: Manifest) -> None:
     if len(task.sample_ids) > limit:
         told = f"{len(task.sample_ids)} samples of {manifest.n_scores} numbers each are more than one message holds"
         raise TooManySamplesError(told, limit=limit)
+
+
+def _log_done(task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
+    if isinstance(outcome, BaseException) or not logger.isEnabledFor(logging.INFO):
+        return
+    extra = {
+        "request_id": task.request_id,
+        "caller": caller.name,
+        "model": task.model_id,
+        "manifest": outcome.manifest_sha256,
+        "n_samples": len(outcome.status),
+        "n_scored": int((outcome.status == SampleStatus.OK).sum()),
+    }
+    logger.info("predict.done", extra=extra)
 
 
 def _for_parties(settings: ModelSettings, now: float, ends: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -109,7 +110,7 @@ class Round:
             query = self._query(party, request_id)
             self._pending[party] = _begin(self._question.scorers[party], query, left_s)
         for party, future in list(self._pending.items()):
-            future.add_done_callback(lambda done, party=party: self._heard(party, done))
+            future.add_done_callback(partial(self._heard, party))
         self._set_timer()
 
     def someone_left(self) -> None:

@@ -101,7 +101,7 @@ class InitiatorServer:
 
     @property
     def _admission(self) -> Admission:
-        return Admission(self._access, self._settings.max_samples)
+        return Admission(self._access, self._settings.limits, max_samples=self._settings.max_samples)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -116,7 +116,13 @@ class InitiatorServer:
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
         stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
-        predictor = Predictor(catalogue, scorers, self._admission, deadline_s=self._settings.deadline_s)
+        predictor = Predictor(
+            catalogue,
+            scorers,
+            self._admission,
+            own_party=self._settings.party,
+            deadline_s=self._settings.deadline_s,
+        )
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:

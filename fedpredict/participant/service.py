@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from dataclasses import replace
 
 import grpc
 
@@ -88,7 +89,7 @@ class ParticipantService:
         add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
         self._policy.check(caller, request.model_id)
         part = await self._scorer.describe(request.model_id, deadline_s=_remaining_s(context, 0))
-        return codec.description_to_wire(request.request_id, part)
+        return codec.description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(self, request: participant_pb2.ScoreRequest, context: Context) -> participant_pb2.ScoreReply:
         """Return this party's share for a caller who may ask for the model."""

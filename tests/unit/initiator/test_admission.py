@@ -6,7 +6,7 @@ import pytest
 
 from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
 from fedpredict.initiator.admission import Access, Admission
-from fedpredict.initiator.settings import ClientSettings
+from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
@@ -50,23 +50,23 @@ def test_a_party_asks_where_its_kind_is_named() -> None:
 
 def test_a_model_of_others_looks_like_none() -> None:
     with pytest.raises(ModelNotFoundError):
-        Admission(ACCESS, 10).check(task_of(1, model_id="churn"), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, model_id="churn"), RISK)
 
 
 def test_an_empty_task_is_refused() -> None:
     with pytest.raises(EmptyRequestError):
-        Admission(ACCESS, 10).check(task_of(0), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(0), RISK)
 
 
 def test_one_id_more_than_the_limit_is_refused_with_the_limit() -> None:
-    Admission(ACCESS, 10).check(task_of(10), RISK)
+    Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(10), RISK)
     with pytest.raises(TooManySamplesError) as raised:
-        Admission(ACCESS, 10).check(task_of(11), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(11), RISK)
     assert raised.value.limit == 10
 
 
 @pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.OFFLINE])
 def test_a_mode_that_is_not_served_is_named(mode: Mode) -> None:
     with pytest.raises(UnsupportedModeError) as raised:
-        Admission(ACCESS, 10).check(task_of(1, mode), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, mode), RISK)
     assert raised.value.mode == mode.value
