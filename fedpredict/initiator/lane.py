@@ -7,6 +7,7 @@ round is slow (a party far away, or one that hangs) the next starts before it ha
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 from fedpredict.initiator.batch import Batch, Slice
@@ -41,6 +42,8 @@ class Lane:
         self._queue: deque[Waiting] = deque()
         self._rounds: set[Round] = set()
         self._newest = 0.0
+        self._hurried = math.inf
+        """When the request in the queue that is in the greatest hurry wants its round."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -52,6 +55,7 @@ class Lane:
     def add(self, waiting: Waiting) -> None:
         """Let a request travel with the next round."""
         self._queue.append(waiting)
+        self._hurried = min(self._hurried, waiting.arrived + HURRY * (waiting.asks_until - waiting.arrived))
         if not self._rounds:
             self._start_round()
         else:
@@ -66,8 +70,15 @@ class Lane:
         """Start what may start beside the rounds under way, and come back when the next may."""
         while self._queue and self._is_time():
             self._start_round()
-        if self._queue and self._timer is None and self._rounds:
-            self._timer = self._loop.call_at(self._next_start(), self._tick)
+        if self._queue:
+            self._set_timer(self._next_start())
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -90,9 +101,7 @@ class Lane:
     def _next_start(self) -> float:
         if len(self._rounds) >= MAX_ROUNDS:
             return self._loop.time() + PATIENCE_S
-        first = self._queue[0]
-        hurried = first.arrived + HURRY * (first.asks_until - first.arrived)
-        return min(self._newest + PATIENCE_S * len(self._rounds), hurried)
+        return min(self._newest + PATIENCE_S * len(self._rounds), self._hurried)
 
     def _expire(self) -> None:
         """End requests whose time ran out in the queue; a round asks nobody for them."""
@@ -135,4 +144,6 @@ class Lane:
             if waiting.n_left:
                 unfinished.append(waiting)
         self._queue.extend(unfinished)
+        if len(self._queue) == len(unfinished):
+            self._hurried = math.inf
         return slices

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
+from fedpredict.errors import (
+    EmptyRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    TooManySamplesError,
+    UnsupportedModeError,
+)
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
@@ -70,3 +76,39 @@ def test_a_mode_that_is_not_served_is_named(mode: Mode) -> None:
     with pytest.raises(UnsupportedModeError) as raised:
         Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, mode), RISK)
     assert raised.value.mode == mode.value
+
+
+def test_what_is_too_much_at_once_is_refused_with_a_hint_and_taken_again_later() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=2, max_rows=100), max_samples=100)
+    leave = admission.enter(task_of(1))
+    admission.enter(task_of(1))
+
+    with pytest.raises(OverloadedError) as raised:
+        admission.enter(task_of(1))
+    leave()
+    admission.enter(task_of(1))
+
+    assert 20 <= raised.value.retry_after_ms <= 2_000
+    assert (admission.requests, admission.rows) == (2, 2)
+
+
+def test_rows_count_as_well_as_requests_but_one_large_request_alone_is_taken() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=100, max_rows=10), max_samples=100)
+    leave = admission.enter(task_of(50))
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(1))
+    leave()
+    admission.enter(task_of(9))
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(2))
+
+
+def test_a_model_that_hangs_leaves_room_for_the_others() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=4, model_share=0.5), max_samples=100)
+    admission.enter(task_of(1, model_id="other"))()
+    admission.enter(task_of(1, model_id="hangs"))
+    admission.enter(task_of(1, model_id="hangs"))
+
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(1, model_id="hangs"))
+    admission.enter(task_of(1, model_id="other"))
