@@ -33,6 +33,7 @@ class PredictTask:
         mode: The freshness asked for.
         sample_ids: In the order of the answer.
         inputs: The initiator's own features of these samples, where they are not in its store; None: looked up.
+        traceparent: The request's span in W3C's form where it is traced; else empty. It travels beside the message.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class PredictTask:
     mode: Mode
     sample_ids: Sequence[bytes]
     inputs: Inputs | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
