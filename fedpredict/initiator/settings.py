@@ -122,6 +122,8 @@ class InitiatorSettings(_Settings):
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """How often parties are asked for what they hold, and the database for new pins."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
