@@ -20,6 +20,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import add_log_context, install_logging
 from fedpredict.participant.settings import ParticipantSettings
@@ -107,6 +108,13 @@ def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
 
 
+def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
+    """Return the store that serves a party's features."""
+    from fedpredict.features.open import open_store  # noqa: PLC0415
+
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -185,7 +193,8 @@ def _participant_worker(path: Path, ports: Mapping[str, str], worker: Worker, re
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(settings, warehouse, tls, worker=worker, ready=ready))
+        store = open_loaded_store(loaded)
+        asyncio.run(server.serve(settings, warehouse, tls, store=store, worker=worker, ready=ready))
     finally:
         warehouse.close()
 
@@ -219,8 +228,18 @@ def _initiator_worker(
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
+            features = open_loaded_store(loaded)
             asyncio.run(
-                server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, worker=worker, ready=ready)
+                server.serve(
+                    settings,
+                    pins,
+                    tls,
+                    warehouse=warehouse,
+                    features=features,
+                    simulate=simulate,
+                    worker=worker,
+                    ready=ready,
+                )
             )
         finally:
             if warehouse is not None:

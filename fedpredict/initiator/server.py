@@ -13,6 +13,8 @@ from typing import Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
@@ -44,6 +46,7 @@ class InitiatorServer:
         tls: TlsFiles | None,
         *,
         warehouse: Warehouse | None = None,
+        features: OnlineStore | None = None,
         simulate: bool = False,
         worker: Worker = ALONE,
     ) -> None:
@@ -54,6 +57,7 @@ class InitiatorServer:
             store: Pins and offers; stays open after exit.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
+            features: Where its own features are served from; default: this process's memory.
             simulate: Answer without partners, marked as such.
             worker: Which of the daemon's processes this is.
 
@@ -66,6 +70,7 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
+        self._features = MemoryStore() if features is None else features
         self._simulate = simulate
         self._worker = worker
         self._stack = AsyncExitStack()
@@ -138,6 +143,7 @@ class InitiatorServer:
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
+                self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
             )
@@ -168,6 +174,7 @@ async def serve(
     tls: TlsFiles | None,
     *,
     warehouse: Warehouse | None = None,
+    features: OnlineStore | None = None,
     simulate: bool = False,
     worker: Worker = ALONE,
     ready: Callable[[str], None] | None = None,
@@ -179,6 +186,7 @@ async def serve(
         store: Pins and offers; stays open.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
+        features: Where its own features are served from; default: this process's memory.
         simulate: Answer without partners.
         worker: Which of the daemon's processes this is.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
@@ -188,7 +196,9 @@ async def serve(
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        running = InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate, worker=worker)
+        running = InitiatorServer(
+            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, worker=worker
+        )
         async with running as server:
             if ready is not None:
                 ready(server.address)

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.features.settings import StoreSettings
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings
 from fedpredict.security.identity import IdentityKind
@@ -133,6 +134,8 @@ class InitiatorSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings | None = None
     """Where its own part is; needed exactly where a model lists this party."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where its own features stand while they are served."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)

@@ -121,6 +121,7 @@ async def serve(
     tls: TlsFiles | None,
     *,
     worker: Worker = ALONE,
+    store: OnlineStore | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -130,6 +131,7 @@ async def serve(
         warehouse: Where its models and features are; the caller closes it.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         worker: Which of the daemon's processes this is.
+        store: Where features are served from; default: this process's memory.
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
 
     Raises:
@@ -137,7 +139,7 @@ async def serve(
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        async with ParticipantServer(settings, warehouse, tls, worker=worker) as server:
+        async with ParticipantServer(settings, warehouse, tls, store=store, worker=worker) as server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
