@@ -32,6 +32,7 @@ FedPredictError
 ├── PartyError                another party (.party)
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
+│   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
 └── DeadlineExceededError     the caller's own deadline passed
@@ -215,6 +216,10 @@ class PartyTimeoutError(PartyError):
     """The party did not answer within the deadline."""
 
 
+class PartyBusyError(PartyError):
+    """So many calls to the party are under way that no further one may even wait."""
+
+
 class PartyRefusedError(PartyError):
     """The party will not answer this request."""
 
@@ -264,6 +269,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),

@@ -42,7 +42,7 @@ def unary(
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
-            _log(error)
+            log_failure(error)
             await abort(context, error)
 
     return grpc.unary_unary_rpc_method_handler(handle)
@@ -67,7 +67,8 @@ def _parse(request_type: type[Request], data: bytes) -> Request:
         raise ProtocolError(f"a {request_type.DESCRIPTOR.name} of {len(data)} bytes does not parse") from error
 
 
-def _log(error: Exception) -> None:
+def log_failure(error: BaseException) -> None:
+    """Log why a call failed, with the traceback where nobody outside may know."""
     public = public_status(error)
     if public.code is Code.INTERNAL:
         logger.error("call.failed", extra={"error": type(error).__name__}, exc_info=error)
