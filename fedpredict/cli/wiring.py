@@ -6,7 +6,6 @@ What is slow to import (servers, databases, engines) is imported by the function
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -165,6 +164,8 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
         path: Its settings.
         ready: Told the address once it listens and has looked at its warehouse.
     """
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.participant import server  # noqa: PLC0415
 
     loaded = load_participant(path)
@@ -172,7 +173,7 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     tls = tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(loaded.settings, warehouse, tls, ready=ready))
+        uvloop.run(server.serve(loaded.settings, warehouse, tls, ready=ready))
     finally:
         warehouse.close()
 
@@ -185,6 +186,8 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
         ready: Told the address once it listens.
         simulate: Answer without partners, marked as such.
     """
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.initiator import server  # noqa: PLC0415
 
     loaded = load_initiator(path)
@@ -194,7 +197,7 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
+            uvloop.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
         finally:
             if warehouse is not None:
                 warehouse.close()

@@ -7,6 +7,7 @@ socket (`wire.socket_carrier`) or a gRPC stream (`wire.stream_carrier`). Everyth
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ MAX_QUEUED_BYTES = 1024 * 1024
 """What a carrier holds unsent before it asks its end to pause."""
 CONNECT_S = 3.0
 """Longest wait for a connection: what a blocked port costs, once in a while."""
+RECHECK_S = 60.0
+"""How often a side that dials looks again for what it did not find: a better carrier, further workers."""
+SETTLED_S = 5.0
+"""A link that lasted so long is dialled again at once when it is lost."""
 HANDSHAKE_S = 10.0
 """Longest silence before a peer has said who it is."""
 CLOSE_S = 2.0
@@ -33,6 +38,8 @@ class Carrier(Protocol):
 
     name: str
     """"socket" or "grpc"."""
+    ended: asyncio.Event
+    """Set when the connection is gone."""
 
     def send(self, data: bytes) -> None:
         """Send a frame, or queue it; ignored once the carrier is closed."""
@@ -76,6 +83,24 @@ class Instance:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     worker: int = 0
     workers: int = 1
+
+
+class Backoff:
+    """Pauses between two tries: twice as long each time, up to a limit, and never in step with others."""
+
+    def __init__(self, first_s: float = 0.05, longest_s: float = 2.0) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._pause_s = first_s
+
+    def next_s(self) -> float:
+        """Return how long to wait now."""
+        pause_s, self._pause_s = self._pause_s, min(self._longest_s, 2 * self._pause_s)
+        return pause_s * random.uniform(0.5, 1.0)  # noqa: S311  peers must not march in step
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._pause_s = self._first_s
 
 
 class Deadlines:

@@ -28,8 +28,8 @@ _DRAIN = link_pb2.Frame(drain=link_pb2.Drain()).SerializeToString()
 class LinkAnswerer(LinkEnd):
     """Answers the calls of one link.
 
-    A call that `is_small` is begun at once and, where its answer needs to wait for nothing, answered in the same turn of
-    the event loop; all others get a task. With `MAX_TASKS` tasks under way, or while the peer reads too slowly, nothing
+    A call that `is_small` is begun at once and, where its answer waits for nothing, answered in the same turn of the
+    event loop; all others get a task. With `MAX_TASKS` tasks under way, or while the peer reads too slowly, nothing
     more is read. A peer that breaks the protocol loses the link.
     """
 
@@ -77,6 +77,7 @@ class LinkAnswerer(LinkEnd):
                 await self._gone.wait()
         except TimeoutError:
             self.close(f"calls were under way for longer than {drain_s} s" if self._tasks else "drained")
+        await self.carrier.ended.wait()
 
     def close(self, reason: str) -> None:
         """Close at once: calls under way end."""
@@ -181,9 +182,7 @@ async def _resumed(coroutine: Coroutine[Any, Any, link_pb2.Frame], waits_for: ob
 
 
 @types.coroutine
-def _rest(
-    coroutine: Coroutine[Any, Any, link_pb2.Frame], waits_for: object
-) -> Generator[object, Any, link_pb2.Frame]:
+def _rest(coroutine: Coroutine[Any, Any, link_pb2.Frame], waits_for: object) -> Generator[object, Any, link_pb2.Frame]:
     try:
         while True:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 from typing_extensions import override
@@ -67,12 +67,11 @@ class LinkCall(asyncio.Future[T], Generic[T]):
             self.set_exception(error)
 
 
-class Keeper:
+class Keeper(Protocol):
     """Has calls that wait: a link, or whoever waits for one."""
 
     def give_up(self, call: LinkCall[Any]) -> None:
         """Forget a call whose future was cancelled."""
-        raise NotImplementedError
 
 
 class LinkCaller(Keeper, LinkEnd):

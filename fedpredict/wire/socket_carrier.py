@@ -2,7 +2,7 @@
 
 Each side begins with a preface, the one that dialled first: "FPL1", a byte of flags, and behind a uint16 length the
 identity that the dialling side states (read only where there is no TLS). Then each frame stands behind its length,
-uint32 big-endian, whose highest bit says that the frame is compressed (zstd; only where the dialler's flags ask for it).
+uint32 big-endian, whose highest bit says that the frame is compressed (zstd; only where the dialler asked for it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from fedpredict.errors import FedPredictError, ProtocolError
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
-from fedpredict.wire.link import CLOSE_S, HANDSHAKE_S, MAX_QUEUED_BYTES, Carrier, LinkEnd
+from fedpredict.wire.link import CLOSE_S, CONNECT_S, HANDSHAKE_S, MAX_QUEUED_BYTES, Carrier, LinkEnd
 
 logger = logging.getLogger(__name__)
 
@@ -279,14 +279,20 @@ def notice_dead_peers(connection: socket.socket | None) -> None:
 
 
 async def dial_socket(
-    address: str, context: ssl.SSLContext | None, server_name: str | None, own: Preface, opened: Opened, connect_s: float
+    address: str,
+    context: ssl.SSLContext | None,
+    server_name: str,
+    *,
+    own: Preface,
+    opened: Opened,
+    connect_s: float = CONNECT_S,
 ) -> SocketCarrier:
     """Return an open link to a listener.
 
     Args:
         address: host:port.
         context: The TLS context of this side; None for plain text.
-        server_name: The DNS name that the listener's certificate must carry; None for plain text.
+        server_name: The DNS name that the listener's certificate must carry, where there is TLS.
         own: What this side begins with.
         opened: Returns what frames are delivered to.
         connect_s: Longest wait for the connection; as long again for TLS, and for the preface.
