@@ -34,6 +34,7 @@ FedPredictError
 ├── PartyError                another party (.party)
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
+│   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
 ├── OverloadedError           more work than this process takes now (.retry_after_ms)
@@ -238,6 +239,10 @@ class PartyTimeoutError(PartyError):
     """The party did not answer within the deadline."""
 
 
+class PartyBusyError(PartyError):
+    """So many calls to the party are under way that no further one may even wait."""
+
+
 class PartyRefusedError(PartyError):
     """The party will not answer this request."""
 
@@ -299,6 +304,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
     OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
