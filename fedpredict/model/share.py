@@ -92,6 +92,17 @@ def all_ok(status: Statuses) -> bool:
     return all_true(status == _OK)
 
 
+def all_ok_statuses(n_samples: int) -> Statuses:
+    """Return OK for so many samples.
+
+    >>> all_ok(all_ok_statuses(3))
+    True
+    """
+    statuses = np.empty(n_samples, dtype=np.uint8)
+    statuses.fill(_OK)
+    return statuses
+
+
 def build_share(values: Floats, status: Statuses) -> Share:
     """Return a share from raw scores: NaN where not OK, OUT_OF_RANGE where a score overflowed.
 
