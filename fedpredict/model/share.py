@@ -47,6 +47,9 @@ PRECEDENCE: tuple[SampleStatus, ...] = (
 )
 """Where parties disagree about a sample, the first of these is the sample's status."""
 
+_OK = np.uint8(SampleStatus.OK)
+"""Members of an enumeration are slow to look up and to compare with, and every share of every request does both."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
@@ -63,8 +66,12 @@ class Share:
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.status.shape != self.values.shape[:1]:
             raise ValueError(f"a share of shape {self.values.shape} with {self.status.shape} statuses")
-        scored = self.status == SampleStatus.OK
-        if not np.isfinite(self.values[scored]).all() or not np.isnan(self.values[~scored]).all():
+        scored = self.status == _OK
+        if scored.all():
+            fits = np.isfinite(self.values).all()
+        else:
+            fits = np.isfinite(self.values[scored]).all() and np.isnan(self.values[~scored]).all()
+        if not fits:
             raise ValueError("a share must be finite where its status is OK, and NaN everywhere else")
 
     @property

@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import zstandard
 from typing_extensions import override
@@ -101,8 +102,8 @@ class SocketCarrier(asyncio.Protocol, Carrier):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  loops connect streams with these
-        self._transport = transport
+        # uvloop's transports of TLS have the methods of a transport, and are none by inheritance
+        transport = self._transport = cast(asyncio.Transport, transport)
         self.peer = str(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(MAX_QUEUED_BYTES)
         notice_dead_peers(transport.get_extra_info("socket"))
