@@ -220,7 +220,7 @@ async def test_a_call_that_outlasts_the_drain_is_told_that_the_party_is_away(rig
 
 async def keep_asking(remote: RemoteParty, until: asyncio.Event) -> list[float]:
     """Ask one call after the other; return the shares. Fails with the first call that fails."""
-    shares = []
+    shares: list[float] = []
     while not until.is_set():
         reply = await remote.score(query_of(b"%d" % len(shares)), deadline_s=30.0)
         shares.append(reply.share.values.item())
