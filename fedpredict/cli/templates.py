@@ -10,6 +10,7 @@ PARTICIPANT = """\
 
 party = "{{party}}"              # this organisation; its certificate says the same
 listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7443
+link_listen = "{{link_listen}}"     # for standing links over sockets, the fast way; without it they go over gRPC
 poll_s = 5.0                 # how often the warehouse is asked for new models and features, in seconds
 drain_s = 10.0               # how long calls under way may take when the process stops
 max_samples = 10000          # most sample ids in one call
@@ -37,6 +38,11 @@ path = "warehouse"
 
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
+
+# Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
+# [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"
+# addresses = ["bank.example:7440"]        # every replica
+# link_addresses = ["bank.example:7441"]   # of each, where it takes links over sockets (its link_listen)
 
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
@@ -69,7 +75,7 @@ path = "warehouse"
 models = ["*"]               # or the ids of the models
 
 # [parties.telco]            # every other party: where its participant listens
-# address = "127.0.0.1:7443"
+# address = "127.0.0.1:7443" # or, where it dials this initiator: connect = "in"
 
 # [models.credit]            # every model: the parties that hold a part, this one included if it does
 # parties = ["{{party}}", "telco"]
