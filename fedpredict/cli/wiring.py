@@ -177,12 +177,15 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
         warehouse.close()
 
 
-def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool) -> None:
+def serve_initiator(
+    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
+) -> None:
     """Serve as an initiator until SIGTERM or Ctrl-C.
 
     Args:
         path: Its settings.
         ready: Told the address once it listens.
+        ready_http: Told the address that HTTP is spoken at, where it is.
         simulate: Answer without partners, marked as such.
     """
     from fedpredict.initiator import server  # noqa: PLC0415
@@ -194,7 +197,11 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
+            asyncio.run(
+                server.serve(
+                    settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready, ready_http=ready_http
+                )
+            )
         finally:
             if warehouse is not None:
                 warehouse.close()

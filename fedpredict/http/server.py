@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
 BACKLOG = 2048
+_LOOK_S = 0.01
 _SWEEPS = 4
 """How often the shortest of the timeouts is looked at; at least once a second."""
 
@@ -63,10 +64,9 @@ class HttpServer:
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=cast("int", drain_s),
         )
         config.load()
-        self._server = _Server(config, self._edge, tls)
+        self._server = _Server(config, self._edge, tls, drain_s)
         self._address = listen
         self._serving: asyncio.Task[None] | None = None
 
@@ -74,6 +74,11 @@ class HttpServer:
     def address(self) -> str:
         """host:port that the server listens at."""
         return self._address
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server stops."""
+        return self._edge.draining
 
     async def __aenter__(self) -> Self:
         bound = _bind(self._listen)
@@ -94,15 +99,16 @@ class HttpServer:
 class _Server(uvicorn.Server):
     """uvicorn's server with our protocol on one socket."""
 
-    def __init__(self, config: uvicorn.Config, edge: Edge, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, config: uvicorn.Config, edge: Edge, tls: ssl.SSLContext | None, drain_s: float) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
         self._edge = edge
         self._tls = tls
+        self._drain_s = drain_s
 
     @override
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # a generator, as the decorator wants
+    def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the process."""
         yield
 
@@ -118,6 +124,7 @@ class _Server(uvicorn.Server):
             sweeping.cancel()
             for connection in self._connections():
                 connection.transport.abort()
+            await self._until_no_connections()
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -136,6 +143,20 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
         self.listening.set()
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in self._connections():
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._until_no_connections()
+
+    async def _until_no_connections(self) -> None:
+        while self.server_state.connections:
+            await asyncio.sleep(_LOOK_S)
 
     async def _sweep(self) -> None:
         settings, loop = self._edge.settings, asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from fedpredict.errors import ConfigError
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
@@ -23,6 +24,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.security.https import https_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
@@ -66,18 +68,27 @@ class InitiatorServer:
         self._simulate = simulate
         self._stack = AsyncExitStack()
         self._address = settings.listen
+        self._http_address: str | None = None
 
     @property
     def address(self) -> str:
         """host:port that the server listens at."""
         return self._address
 
+    @property
+    def http_address(self) -> str | None:
+        """host:port that HTTP is spoken at; None where it is not."""
+        return self._http_address
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
+            await self._listen_http(stack, predictor, models)
             self._stack = stack.pop_all()
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
+        if self._http_address is not None:
+            logger.info("initiator.listening_http", extra={"address": self._http_address})
         if self._credentials is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
@@ -147,6 +158,20 @@ class InitiatorServer:
         await server.start()
         stack.push_async_callback(self._drain, server, health)
 
+    async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
+        settings = self._settings
+        if settings.http_listen is None:
+            return
+        edge_settings = EdgeSettings(
+            listen=settings.http_listen,
+            http=settings.http,
+            tls=https_context(self._tls) if self._tls else None,
+            max_samples=settings.max_samples,
+            drain_s=settings.drain_s,
+        )
+        server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
+        self._http_address = server.address
+
     async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
         health.draining = True
         await server.stop(self._settings.drain_s)
@@ -160,6 +185,7 @@ async def serve(
     warehouse: Warehouse | None = None,
     simulate: bool = False,
     ready: Callable[[str], None] | None = None,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -170,6 +196,7 @@ async def serve(
         warehouse: Where this initiator's own part is; stays open.
         simulate: Answer without partners.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
+        ready_http: Called once with the address that HTTP is spoken at, where it is.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -179,6 +206,8 @@ async def serve(
         async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
             if ready is not None:
                 ready(server.address)
+            if ready_http is not None and server.http_address is not None:
+                ready_http(server.http_address)
             await stop.wait()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings
 from fedpredict.security.identity import IdentityKind
@@ -103,6 +104,8 @@ class InitiatorSettings(_Settings):
 
     party: PartyId
     listen: Address = "127.0.0.1:7440"
+    http_listen: Address | None = None
+    """Where HTTP is spoken, as host:port; None: nowhere."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
@@ -123,12 +126,14 @@ class InitiatorSettings(_Settings):
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
         peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
-        check_transport(self.tls, {"listen": self.listen, **peers}, insecure=self.insecure)
+        own = {"listen": self.listen, **({"http_listen": self.http_listen} if self.http_listen else {})}
+        check_transport(self.tls, {**own, **peers}, insecure=self.insecure)
         return self
 
     @model_validator(mode="after")
