@@ -8,6 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
+│   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
@@ -22,6 +23,7 @@ FedPredictError
 │   ├── WarehouseWriteError   nothing was made visible (disk full, no permission, ...)
 │   ├── StatementError        the engine refused a statement
 │   └── TableCorruptError     rows do not give the digest they are stored under
+├── StoreError                the features' store cannot be written or read (disk full, no permission, ...)
 ├── StateError                the state database is unavailable or of another version
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
@@ -34,8 +36,10 @@ FedPredictError
 ├── PartyError                another party (.party)
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
+│   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
@@ -107,6 +111,22 @@ class UnsupportedModeError(InputError):
         self.mode = mode
 
 
+class InputsRefusedError(InputError):
+    """Features that were sent with a request are not those of the view.
+
+    Attributes:
+        feature: The name, quoted and shortened.
+        problem: What is wrong with it, in words that may leave the process.
+    """
+
+    public_fields = ("feature", "problem")
+
+    def __init__(self, message: str, *, feature: str, problem: str) -> None:
+        super().__init__(message)
+        self.feature = feature
+        self.problem = problem
+
+
 class FeatureFileError(InputError):
     """A file of features cannot be loaded as it is; nothing was written."""
 
@@ -174,6 +194,10 @@ class TableCorruptError(WarehouseError):
     """Stored rows do not give the digest that they are stored under."""
 
 
+class StoreError(FedPredictError):
+    """The features' store cannot be used; what it served, it goes on serving."""
+
+
 class StateError(FedPredictError):
     """The state database cannot be used."""
 
@@ -238,12 +262,26 @@ class PartyTimeoutError(PartyError):
     """The party did not answer within the deadline."""
 
 
+class PartyBusyError(PartyError):
+    """So many calls to the party are under way that no further one may even wait."""
+
+
 class PartyRefusedError(PartyError):
     """The party will not answer this request."""
 
 
 class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
+
+
+class OverloadedError(FedPredictError):
+    """This process has more work than it takes; the call was not begun, and may be made again after a while."""
+
+    public_fields = ("retry_after_ms",)
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = max(0, int(retry_after_ms))
 
 
 class DeadlineExceededError(FedPredictError):
@@ -267,6 +305,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
@@ -279,6 +318,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     WarehouseWriteError: INTERNAL,
     StatementError: INTERNAL,
     TableCorruptError: INTERNAL,
+    StoreError: INTERNAL,
     StateError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
@@ -291,8 +331,10 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
+    OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }
 """Every error that is raised itself (a leaf, or `InputError`), and its public face."""

@@ -41,6 +41,7 @@ class HttpServer:
         settings: HttpSettings,
         tls: ssl.SSLContext | None,
         drain_s: float,
+        shares_port: bool = False,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -52,8 +53,10 @@ class HttpServer:
             settings: The limits.
             tls: The server's side of mutual TLS; None for plain text.
             drain_s: How long requests under way may take at exit.
+            shares_port: Whether other processes listen at the same port (SO_REUSEPORT).
         """
         self._listen = listen
+        self._shares_port = shares_port
         self._edge = Edge(settings, routes, name_request)
         config = uvicorn.Config(
             cast("ASGI3Application", application),
@@ -81,7 +84,7 @@ class HttpServer:
         return self._edge.draining
 
     async def __aenter__(self) -> Self:
-        bound = _bind(self._listen)
+        bound = _bind(self._listen, shares_port=self._shares_port)
         self._address = f"{self._listen.rpartition(':')[0]}:{bound.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         await self._server.listening.wait()
@@ -171,13 +174,13 @@ class _Server(uvicorn.Server):
         return cast("list[EdgeProtocol]", list(self.server_state.connections))
 
 
-def _bind(listen: str) -> socket.socket:
+def _bind(listen: str, *, shares_port: bool) -> socket.socket:
     """Take the port; raise `ConfigError` where it is taken, or the address is not of this machine."""
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        bound = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        bound = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shares_port)
     except OSError as error:
         raise ConfigError(
             f"http_listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"

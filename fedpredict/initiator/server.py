@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -13,9 +13,12 @@ from typing import Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
+from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
-from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
@@ -25,11 +28,14 @@ from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.security.https import https_context
+from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
+from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
+from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
 
 logger = logging.getLogger(__name__)
@@ -45,7 +51,9 @@ class InitiatorServer:
         tls: TlsFiles | None,
         *,
         warehouse: Warehouse | None = None,
+        features: OnlineStore | None = None,
         simulate: bool = False,
+        me: Instance | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -54,7 +62,9 @@ class InitiatorServer:
             store: Pins and offers; stays open after exit.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
+            features: Where its own features are served from; default: this process's memory.
             simulate: Answer without partners, marked as such.
+            me: This process among the initiator's workers; default: the only one.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -65,10 +75,14 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
+        self._features = MemoryStore() if features is None else features
         self._simulate = simulate
+        self._me = me or Instance()
+        self._attach: Callable[[Context], Awaitable[None]] | None = None
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
+        self._link_address = ""
 
     @property
     def address(self) -> str:
@@ -79,6 +93,11 @@ class InitiatorServer:
     def http_address(self) -> str | None:
         """host:port that HTTP is spoken at; None where it is not."""
         return self._http_address
+
+    @property
+    def link_address(self) -> str:
+        """host:port where participants that dial us may do so over sockets; empty where none is expected."""
+        return self._link_address
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -112,7 +131,7 @@ class InitiatorServer:
 
     @property
     def _admission(self) -> Admission:
-        return Admission(self._access, self._settings.max_samples)
+        return Admission(self._access, self._settings.limits, max_samples=self._settings.max_samples)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -127,18 +146,32 @@ class InitiatorServer:
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
         stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
-        predictor = Predictor(catalogue, scorers, self._admission, deadline_s=self._settings.deadline_s)
+        predictor = Predictor(
+            catalogue,
+            scorers,
+            self._admission,
+            own_party=self._settings.party,
+            deadline_s=self._settings.deadline_s,
+        )
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls)
+        dialler = Dialler(self._settings.party, self._tls, self._me)
+        attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
-            scorers[party] = await stack.enter_async_context(dialler.dial(party, settings.address))
+            if settings.address is not None:
+                remote = dialler.dial(party, settings.address, settings.compression)
+            else:
+                remote = attached[party] = dialler.expect(party)
+            scorers[party] = await stack.enter_async_context(remote)
+        if attached:
+            await self._await_links(stack, attached)
         if self._warehouse is not None:
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
+                self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
             )
@@ -148,11 +181,21 @@ class InitiatorServer:
             raise ConfigError(f"models: nobody answers for {', '.join(sorted(missing))}")
         return scorers
 
+    async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
+        expected = {party: (remote.who, remote.pool) for party, remote in attached.items()}
+        attachments = Attachments(expected, insecure=self._settings.insecure)
+        self._attach = attachments.attach
+        if self._settings.link_listen is not None:
+            context = listening_context(self._tls) if self._tls else None
+            self._link_address = await attachments.listen(
+                self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
+            )
+
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls)
+        service = InitiatorService(predictor, models, self._access, who_calls, self._attach)
         health = Health(process=lambda: True, model=service.is_ready)
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
@@ -168,6 +211,7 @@ class InitiatorServer:
             tls=https_context(self._tls) if self._tls else None,
             max_samples=settings.max_samples,
             drain_s=settings.drain_s,
+            shares_port=self._me.shares_ports,
         )
         server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
         self._http_address = server.address
@@ -183,7 +227,9 @@ async def serve(
     tls: TlsFiles | None,
     *,
     warehouse: Warehouse | None = None,
+    features: OnlineStore | None = None,
     simulate: bool = False,
+    me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
 ) -> None:
@@ -194,7 +240,9 @@ async def serve(
         store: Pins and offers; stays open.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
+        features: Where its own features are served from; default: this process's memory.
         simulate: Answer without partners.
+        me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
         ready_http: Called once with the address that HTTP is spoken at, where it is.
 
@@ -203,7 +251,10 @@ async def serve(
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
+        running = InitiatorServer(
+            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
+        )
+        async with running as server:
             if ready is not None:
                 ready(server.address)
             if ready_http is not None and server.http_address is not None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
@@ -42,8 +43,18 @@ class _Settings(BaseModel):
 class PartySettings(_Settings):
     """`[parties.<id>]`: another organisation."""
 
-    address: Address
+    address: Address | None = None
     """Where its participant listens, as host:port."""
+    connect: Literal["in"] | None = None
+    """"in": its participant dials us, and opens no port; instead of an address."""
+    compression: Compression = Compression.NONE
+    """Of what is sent to it and comes back, where we dial."""
+
+    @model_validator(mode="after")
+    def _one_side_dials(self) -> PartySettings:
+        if (self.address is None) == (self.connect is None):
+            raise ValueError('write either address, or connect = "in" for a participant that dials us')
+        return self
 
 
 class SimulateSettings(_Settings):
@@ -99,6 +110,16 @@ class ClientSettings(_Settings):
     """The kind of the certificate: a party can have a client's name, and is not that client."""
 
 
+class LimitSettings(_Settings):
+    """`[limits]`: how much may be under way at once; what comes beyond is refused with a hint when to try again."""
+
+    max_requests: int = Field(default=512, ge=1, le=100_000)
+    max_rows: int = Field(default=200_000, ge=1, le=10_000_000)
+    """Sample ids in all requests under way."""
+    model_share: float = Field(default=0.75, gt=0.0, le=1.0)
+    """The part of both that one model may have, where there are several."""
+
+
 class InitiatorSettings(_Settings):
     """The whole file. Relative paths are relative to it."""
 
@@ -106,6 +127,8 @@ class InitiatorSettings(_Settings):
     listen: Address = "127.0.0.1:7440"
     http_listen: Address | None = None
     """Where HTTP is spoken, as host:port; None: nowhere."""
+    link_listen: Address | None = None
+    """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
@@ -114,6 +137,9 @@ class InitiatorSettings(_Settings):
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """How often parties are asked for what they hold, and the database for new pins."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
@@ -123,6 +149,8 @@ class InitiatorSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings | None = None
     """Where its own part is; needed exactly where a model lists this party."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where its own features stand while they are served."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
@@ -131,9 +159,9 @@ class InitiatorSettings(_Settings):
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
-        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
-        own = {"listen": self.listen, **({"http_listen": self.http_listen} if self.http_listen else {})}
-        check_transport(self.tls, {**own, **peers}, insecure=self.insecure)
+        peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
+        addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
+        check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ def https_context(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=material.ca_pem.decode("ascii", "ignore"))
-    context.load_cert_chain(files.certificate, files.key)
+    context.load_cert_chain(files.certificate, files.key, password="")
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -31,6 +31,7 @@ class EdgeSettings:
         tls: The server's side of mutual TLS; None for plain text, on loopback.
         max_samples: Most sample ids in one call, for the description.
         drain_s: How long requests under way may take at exit.
+        shares_port: Whether other workers listen at the same port.
     """
 
     listen: str
@@ -38,6 +39,7 @@ class EdgeSettings:
     tls: ssl.SSLContext | None
     max_samples: int
     drain_s: float
+    shares_port: bool = False
 
 
 def build_edge(
@@ -76,5 +78,6 @@ def build_edge(
         settings=settings.http,
         tls=settings.tls,
         drain_s=settings.drain_s,
+        shares_port=settings.shares_port,
     )
     return server

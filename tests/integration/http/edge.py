@@ -17,7 +17,7 @@ from fedpredict.http.settings import HttpSettings
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.predict import Predicts
-from fedpredict.initiator.settings import ClientSettings, ModelSettings
+from fedpredict.initiator.settings import ClientSettings, LimitSettings, ModelSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
@@ -217,7 +217,9 @@ async def open_edge(
 ) -> AsyncIterator[Edge]:
     """Serve model "m", made up where no predictor is given, with `limits` of `[http]`."""
     access = Access({"local": ClientSettings(models=("m",)), "other": ClientSettings(models=())})
-    simulator = Simulator({"m": ModelSettings(parties=("lab",))}, {}, Admission(access, MAX_SAMPLES))
+    simulator = Simulator(
+        {"m": ModelSettings(parties=("lab",))}, {}, Admission(access, LimitSettings(), max_samples=MAX_SAMPLES)
+    )
     settings = EdgeSettings(
         listen=listen, http=HttpSettings(**limits), tls=None, max_samples=MAX_SAMPLES, drain_s=drain_s
     )
