@@ -13,9 +13,11 @@ import msgspec
 from fedpredict import __version__
 from fedpredict.http.application import JSON
 from fedpredict.http.problem import CONTENT_TYPE
+from fedpredict.initiator.admission import MODES
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, MODEL_PATTERN
 from fedpredict.initiator.http.infer import BINARY
+from fedpredict.model.share import Mode
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -80,14 +82,18 @@ def operations() -> Iterator[Operation]:
     yield Operation("post", "/v1/predict", "Predict", bodies.PredictAnswer, _OF_PREDICTIONS, body=bodies.PredictBody)
     yield Operation("get", "/v1/models", "The models that the caller may ask for", bodies.ModelsAnswer, _ALWAYS)
     yield Operation("get", "/v1/models/{model}", "One model", bodies.ModelAnswer, _OF_MODELS)
-    yield Operation("get", "/v2", "This server (Open Inference Protocol)", bodies.ServerMetadataAnswer, _ALWAYS)
-    for prefix in ("/v1", "/v2"):
-        yield Operation("get", f"{prefix}/health/live", "Whether the process runs", bodies.HealthAnswer, _ALWAYS)
-        yield Operation("get", f"{prefix}/health/ready", "Whether it takes calls", bodies.HealthAnswer, _ALWAYS)
+    yield from _health("/v1")
+    yield Operation("get", "/v2", "This server", bodies.ServerMetadataAnswer, _ALWAYS)
+    yield from _health("/v2")
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         yield Operation("get", path, "A model's tensors", bodies.ModelMetadataAnswer, _OF_MODELS)
         yield Operation("get", f"{path}/ready", "Whether a model is ready", bodies.ModelReadyAnswer, _OF_MODELS)
         yield Operation("post", f"{path}/infer", "Infer", bodies.InferAnswer, _OF_PREDICTIONS, body=bodies.InferBody)
+
+
+def _health(prefix: str) -> Iterator[Operation]:
+    yield Operation("get", f"{prefix}/health/live", "Whether the process runs", bodies.HealthAnswer, _ALWAYS)
+    yield Operation("get", f"{prefix}/health/ready", "Whether it takes calls", bodies.HealthAnswer, _ALWAYS)
 
 
 def describe(max_samples: int) -> Schema:
@@ -103,7 +109,11 @@ def describe(max_samples: int) -> Schema:
         bodies.ProblemAnswer,
     ]
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
-    components["PredictBody"]["properties"]["sample_ids"]["maxItems"] = max_samples
+    properties = components["PredictBody"]["properties"]
+    properties["sample_ids"]["maxItems"] = max_samples
+    # what is not served yet is not described
+    properties["mode"] = {"enum": sorted(MODES), "default": Mode.NEARLINE, "description": "How fresh the features are."}
+    del components["Mode"]
     paths: dict[str, Schema] = {}
     for operation in described:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)

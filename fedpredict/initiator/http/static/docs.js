@@ -73,13 +73,24 @@ function sample(schema, schemas, name) {
   return { integer: 0, number: 0, boolean: false, string: "" }[schema.type] ?? null;
 }
 
-function answersTable(responses) {
-  const rows = Object.entries(responses).map(([status, { description, content }]) => {
-    const types = Object.entries(content || {}).map(([type, { schema }]) =>
-      schema ? make("span", `${type}: `, {}, typeNode(schema)) : make("span", type));
-    return make("tr", null, {}, make("td", status), make("td", description), make("td", null, {}, joined(types, " or ")));
-  });
-  return make("table", null, {}, ...rows);
+function answerRow([status, { description, content }]) {
+  const types = Object.entries(content || {}).map(([type, { schema }]) =>
+    schema ? make("span", `${type}: `, {}, typeNode(schema)) : make("span", type));
+  return make("tr", null, {}, make("td", status), make("td", description), make("td", null, {}, joined(types, " or ")));
+}
+
+function answersNode(responses) {
+  const all = Object.entries(responses);
+  const good = all.filter(([status]) => status.startsWith("2"));
+  const bad = all.filter(([status]) => !status.startsWith("2"));
+  const failures = make("details", null, {}, make("summary", `Failures: ${bad.map(([status]) => status).join(", ")}`),
+    make("table", null, {}, ...bad.map(answerRow)));
+  return make("div", null, {}, make("table", null, {}, ...good.map(answerRow)), failures);
+}
+
+function bodyNodes(operation, schemas) {
+  const schema = operation.requestBody.content["application/json"].schema;
+  return [make("h3", "Body: ", {}, typeNode(schema)), fieldsTable(schemaRows(schemas[nameOf(schema.$ref)]))];
 }
 
 function tryForm(path, method, operation, schemas) {
@@ -160,9 +171,8 @@ function show(description) {
       const section = make("section", null, { id: operation.operationId },
         make("h2", null, {}, badge(method), make("code", path)), make("p", operation.summary));
       if (operation.parameters.length) section.append(make("h3", "Parameters"), fieldsTable(operation.parameters));
-      if (operation.requestBody)
-        section.append(make("h3", "Body: ", {}, typeNode(operation.requestBody.content["application/json"].schema)));
-      section.append(make("h3", "Answers"), answersTable(operation.responses),
+      if (operation.requestBody) section.append(...bodyNodes(operation, components.schemas));
+      section.append(make("h3", "Answers"), answersNode(operation.responses),
         tryForm(path, method, operation, components.schemas));
       content.append(section);
     }
