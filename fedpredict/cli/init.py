@@ -20,6 +20,7 @@ app = typer.Typer(help="Write commented settings that run as they are; nothing i
 Directory = Annotated[Path, typer.Argument(help="Folder of the party; made where it is missing.")]
 PartyName = Annotated[str | None, typer.Option("--party", help="The party's id; default: the folder's name.")]
 Listen = Annotated[str, typer.Option("--listen", help="host:port to listen on.")]
+HttpListen = Annotated[str, typer.Option("--http-listen", help="host:port to speak HTTP on.")]
 CaDirectory = Annotated[
     Path | None,
     typer.Option(
@@ -58,13 +59,14 @@ def initiator(
     party: PartyName = None,
     client: Annotated[str, typer.Option("--client", help="Who may ask, such as a risk system.")] = "risk-system",
     listen: Listen = "127.0.0.1:7440",
+    http_listen: HttpListen = "127.0.0.1:7480",
     ca: CaDirectory = None,
     no_certs: NoCerts = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write initiator.toml and a client.toml for its first client, and certificates for a trial."""
     name = _party(directory, party)
-    words = {"party": name, "listen": listen, "client": check_party_id(client)}
+    words = {"party": name, "listen": listen, "http_listen": http_listen, "client": check_party_id(client)}
     written = _write(
         directory,
         {

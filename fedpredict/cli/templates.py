@@ -56,6 +56,7 @@ INITIATOR = """\
 
 party = "{{party}}"              # this organisation; its certificate says the same
 listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7440
+http_listen = "{{http_listen}}" # the same over HTTP, and its description at /docs; without this line: no HTTP
 state = "sqlite:///state.db" # the pinned versions; PostgreSQL: "postgresql+psycopg://user@host/database"
 deadline_s = 2.0             # longest wait for the parties, in seconds
 max_samples = 10000          # most sample ids in one call
@@ -66,6 +67,12 @@ drain_s = 10.0               # how long calls under way may take when the proces
 ca = "certs/ca.pem"
 certificate = "certs/{{party}}.pem"
 key = "certs/{{party}}.key"
+
+[http]                       # limits for every caller over HTTP
+max_body_bytes = 16777216    # longest body
+request_timeout_s = 10.0     # how long a request may take to arrive
+max_connections = 10000      # open at a time
+keep_alive_s = 75.0          # how long a connection may be idle
 
 [warehouse]                  # where this party's own features and parameters are, if it holds a part itself
 kind = "local"               # or "hive", with host, port, database ... (see docs/hive.md)

@@ -224,25 +224,40 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
         warehouse.close()
 
 
-def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool) -> None:
+def serve_initiator(
+    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
+) -> None:
     """Serve as an initiator until SIGTERM or Ctrl-C.
 
     Args:
         path: Its settings.
         ready: Told the address once it listens.
+        ready_http: Told the address that HTTP is spoken at, where it is.
         simulate: Answer without partners, marked as such.
     """
     settings = load_initiator(path).settings
     if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, Instance(), ready)
+        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen", "link_listen"))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+
+    def all_ready(address: str) -> None:
+        ready(address)
+        if "http_listen" in ports:
+            ready_http(ports["http_listen"])
+
     serve = partial(_initiator_worker, path, ports, simulate)
-    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
 def _initiator_worker(
-    path: Path, ports: Mapping[str, str], simulate: bool, me: Instance, ready: Callable[[str], None]
+    path: Path,
+    ports: Mapping[str, str],
+    simulate: bool,
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     import uvloop  # noqa: PLC0415
 
@@ -267,6 +282,7 @@ def _initiator_worker(
                     simulate=simulate,
                     me=me,
                     ready=ready,
+                    ready_http=ready_http,
                 )
             )
         finally:
