@@ -19,7 +19,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.observe.logs import install_logging
+from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
