@@ -19,8 +19,8 @@ from typing_extensions import override
 from fedpredict.observe.counting import Distribution, Reading, Source, Value
 from fedpredict.observe.metrics import Metric, MetricKind
 
-SLICE_LINES = 50
-"""Lines written at once: about 1 ms."""
+SLICE_LINES = 25
+"""Lines written at once, one histogram of one label set: some 0.5 ms."""
 _END = b"# EOF\n"
 
 
