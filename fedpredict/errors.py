@@ -8,6 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
+│   ├── InputsRefusedError    features sent with a request do not fit the view (.problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -34,6 +35,7 @@ FedPredictError
 │   ├── PartyTimeoutError
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
@@ -103,6 +105,16 @@ class UnsupportedModeError(InputError):
     def __init__(self, message: str, *, mode: str) -> None:
         super().__init__(message)
         self.mode = mode
+
+
+class InputsRefusedError(InputError):
+    """The initiator's own features, sent with a request, do not fit the model's view."""
+
+    public_fields = ("problem",)
+
+    def __init__(self, message: str, *, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class FeatureFileError(InputError):
@@ -223,6 +235,16 @@ class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
 
 
+class OverloadedError(FedPredictError):
+    """This process has more work than it takes; the call was not begun, and may be made again after a while."""
+
+    public_fields = ("retry_after_ms",)
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = max(0, int(retry_after_ms))
+
+
 class DeadlineExceededError(FedPredictError):
     """The caller's own deadline passed before an answer was there."""
 
@@ -244,6 +266,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the inputs cannot be used: {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,
@@ -266,6 +289,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
+    OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }
 """Every error that is raised itself (a leaf, or `InputError`), and its public face."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fedpredict.errors import STATUS, IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.settings import ModelSettings
-from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
+from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, Manifest, PartDescription, build_manifest
 from fedpredict.model.prediction import ModelInfo
 
 NOT_READY = STATUS[ModelNotReadyError].text
@@ -112,6 +112,11 @@ class Catalogue:
         if entry.pinned is None or problem is not None:
             raise ModelNotReadyError(f"model {model_id}: {problem.told if problem else NOT_READY}")
         return entry.pinned
+
+    def max_samples(self, model_id: str) -> int:
+        """Return how many sample ids every party of a model takes in one call, as far as they said."""
+        sightings = (self.sighting(model_id, party).part for party in self._entry(model_id).settings.parties)
+        return min((part.max_samples for part in sightings if part is not None), default=DEFAULT_MAX_SAMPLES)
 
     def offered(self, model_id: str) -> Offered:
         """Return what the parties' parts make together, as far as they are known."""

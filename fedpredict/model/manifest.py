@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from fedpredict.errors import IncompatiblePartsError
 from fedpredict.model.kinds import KINDS, Kind, check_widths
 
+DEFAULT_MAX_SAMPLES = 10_000
+"""Sample ids in one call that every party takes which does not say otherwise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDescription:
@@ -25,6 +28,7 @@ class PartDescription:
         n_scores: The width of the party's share.
         holds_intercept: Whether the joint model's intercept is in this part.
         fit_intercept: Whether the joint model has an intercept.
+        max_samples: Most sample ids that the party takes in one call.
     """
 
     party: str
@@ -36,6 +40,7 @@ class PartDescription:
     n_scores: int
     holds_intercept: bool
     fit_intercept: bool
+    max_samples: int = DEFAULT_MAX_SAMPLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,10 @@ class Manifest:
     def parties(self) -> tuple[str, ...]:
         """The parties, in the fixed order."""
         return tuple(party for party, _ in self.digests)
+
+    def digest_of(self, party: str) -> str:
+        """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
+        return dict(self.digests)[party]
 
     @property
     def link(self) -> str:
