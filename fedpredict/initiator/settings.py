@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.model.kinds import Kind, check_widths
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -137,6 +137,8 @@ class InitiatorSettings(_Settings):
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:

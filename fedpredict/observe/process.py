@@ -7,7 +7,8 @@ import gc
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, Self
 
@@ -24,15 +25,22 @@ THRESHOLDS = (50_000, 20, 100)
 """For the garbage collector, which has 700, 10, 10: see ADR 0015."""
 
 
-def settle_memory() -> None:
-    """Collect the garbage of starting once, and never look again at what has been loaded until now.
+@contextmanager
+def settled_memory() -> Iterator[None]:
+    """Collect the garbage of starting once, and inside the block never look again at what has been loaded before it.
 
     Modules, settings and generated messages live as long as the process; without this every full collection walks all
     of them, for tens of milliseconds.
     """
+    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()  # native libraries look for what was not freed at the end of the process, and print it
 
 
 class ProcessMetrics(Source):

@@ -32,8 +32,8 @@ class Scores:
         self._seconds: dict[Outcome, Distribution] = {}
         self._ok = open_rows(SampleStatus.OK)
 
-    def done(self, seconds: float, status: Statuses) -> None:
-        """Count a share.
+    def done(self, seconds: float, status: Statuses) -> Outcome:
+        """Count a share, and return "ok" where every row has a number, else "partial".
 
         Args:
             seconds: That it took here.
@@ -41,12 +41,15 @@ class Scores:
         """
         rows = status.tobytes()
         scored = rows.count(_OK)
-        self._count("ok" if scored == len(rows) else "partial", seconds)
         self._ok.value += scored
-        if scored != len(rows):
-            for code, times in Counter(rows).items():
-                if code != SampleStatus.OK:
-                    self._open_rows(SampleStatus(code)).value += times
+        if scored == len(rows):
+            self._count("ok", seconds)
+            return "ok"
+        self._count("partial", seconds)
+        for code, times in Counter(rows).items():
+            if code != SampleStatus.OK:
+                self._open_rows(SampleStatus(code)).value += times
+        return "partial"
 
     def failed(self, outcome: Outcome, seconds: float) -> None:
         """Count a request that got no share; `outcome_of` says the outcome of an error."""
@@ -98,8 +101,9 @@ class ParticipantMetrics(Source):
 
 class _NoScores(Scores):
     @override
-    def done(self, seconds: float, status: Statuses) -> None:
-        pass
+    def done(self, seconds: float, status: Statuses) -> Outcome:
+        rows = status.tobytes()
+        return "ok" if rows.count(_OK) == len(rows) else "partial"
 
     @override
     def failed(self, outcome: Outcome, seconds: float) -> None:
@@ -144,14 +148,15 @@ class StoreReading:
 class StoreMetrics(Source):
     """Asks a store when the page is read."""
 
-    def __init__(self, look: Callable[[], Iterable[StoreReading]]) -> None:
-        self._look = look
+    def __init__(self, look: Callable[[], Iterable[StoreReading]] = tuple) -> None:
+        self.look = look
+        """Asked when the page is read; whoever opens a store puts its own function here."""
 
     @override
     def read(self) -> Iterable[Reading]:
         """Return age, rows, bytes and time of loading of every view version."""
         now = time.time()
-        found = [((each.view, str(each.view_version)), each) for each in self._look()]
+        found = [((each.view, str(each.view_version)), each) for each in self.look()]
         yield Reading(metrics.STORE_AGE_SECONDS, [(view, max(0.0, now - each.instant)) for view, each in found])
         yield Reading(metrics.STORE_ROWS, [(view, each.rows) for view, each in found if each.rows is not None])
         yield Reading(metrics.STORE_BYTES, [(view, each.n_bytes) for view, each in found if each.n_bytes is not None])

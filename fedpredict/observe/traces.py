@@ -7,9 +7,11 @@ or a score.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import (
@@ -29,13 +31,14 @@ from fedpredict.observe.settings import TracesSettings
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanProcessor
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.trace import Span as OtelSpan
     from opentelemetry.trace import Tracer
 
 Attributes = Mapping[str, str | int | float | bool]
 
+EXPORT_S = 2.0
+"""How long a collector may take; a process that stops waits for it no longer than that, and drops what is left."""
 _FAILED = Status(StatusCode.ERROR)
 _OK_OUTCOMES = frozenset({"ok", "partial"})
 
@@ -84,18 +87,24 @@ class Traces:
         self._left = self._settings.max_per_s
         self._filled_at = time.monotonic()
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is traced at all; edges need not look for a caller's span otherwise."""
+        return self._tracer is not None
+
     def request(self, edge: str, model: str, traceparent: str = "") -> Span | None:
         """Begin the span of a request at an edge, if it is one that is traced.
 
         Args:
             edge: As the metrics name it.
-            model: The model id, known to be one of ours.
+            model: The model id.
             traceparent: What the caller sent in that header or metadata; what is no such text counts as nothing.
         """
         if self._tracer is None:
             return None
         parent = traceparent_of(traceparent) if traceparent else ""
-        if not (_is_sampled(parent) or random.random() < self._settings.sample_ratio):  # noqa: S311  no secret
+        # a caller that has decided is followed
+        if not (_is_sampled(parent) if parent else random.random() < self._settings.sample_ratio):  # noqa: S311
             return None
         return self._begin("predict", parent, SpanKind.SERVER, {"fedpredict.edge": edge, "fedpredict.model": model})
 
@@ -129,7 +138,7 @@ class Traces:
         Args:
             traceparent: As the sub-task has it.
             caller: The asking party.
-            model: The model id, known to be one of ours.
+            model: The model id.
         """
         if self._tracer is None or not traceparent or not _is_sampled(traceparent):
             return None
@@ -171,6 +180,28 @@ def combine_span(round_span: Span | None) -> Span | None:
     return None if round_span is None else round_span.child("combine", {})
 
 
+@asynccontextmanager
+async def tracing(settings: TracesSettings, role: str, party: str) -> AsyncIterator[Traces]:
+    """Trace inside an `async with` block, as the settings say; spans that wait at its end are sent, if that is quick.
+
+    Args:
+        settings: The `[traces]` table.
+        role: "initiator" or "participant".
+        party: Whose process this is.
+
+    Raises:
+        ConfigError: The extra `traces` is not installed.
+    """
+    if settings.endpoint is None:
+        yield NO_TRACES
+        return
+    provider = provider_of(_exporting_to(settings.endpoint), role, party)
+    try:
+        yield Traces(provider.get_tracer("fedpredict"), settings)
+    finally:
+        await asyncio.to_thread(provider.shutdown)
+
+
 def provider_of(processor: SpanProcessor, role: str, party: str) -> TracerProvider:
     """Return the SDK's provider; its `shutdown` sends what waits.
 
@@ -178,16 +209,11 @@ def provider_of(processor: SpanProcessor, role: str, party: str) -> TracerProvid
         processor: Where ended spans go.
         role: "initiator" or "participant".
         party: Whose process this is.
-
-    Raises:
-        ConfigError: The extra `traces` is not installed.
     """
-    try:
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  an extra
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError("traces.endpoint: needs the extra: pip install 'fedpredict[traces]'") from error
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  an extra
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased  # noqa: PLC0415
+
     resource = Resource.create({"service.name": f"fedpredict-{role}", "fedpredict.party": party})
     # `Traces` has decided before a span begins
     provider = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource, shutdown_on_exit=False)
@@ -195,22 +221,16 @@ def provider_of(processor: SpanProcessor, role: str, party: str) -> TracerProvid
     return provider
 
 
-def exporting_to(endpoint: str) -> SpanProcessor:
-    """Return what sends ended spans to an OTLP collector over HTTP, from a thread; spans that do not fit are dropped.
-
-    Args:
-        endpoint: http://host:port, or with the path that the collector wants.
-
-    Raises:
-        ConfigError: The extra `traces` is not installed.
-    """
+def _exporting_to(endpoint: str) -> SpanProcessor:
+    """Return what sends ended spans to a collector, from a thread; what does not fit is dropped."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  an extra
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError("traces.endpoint: needs the extra: pip install 'fedpredict[traces]'") from error
     has_path = "/" in endpoint.partition("://")[2]
-    return BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint if has_path else f"{endpoint}/v1/traces"))
+    url = endpoint if has_path else f"{endpoint}/v1/traces"
+    return BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=EXPORT_S))
 
 
 def _written(context: SpanContext) -> str:

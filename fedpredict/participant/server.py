@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 
 import grpc
 
-from fedpredict.errors import ModelNotFoundError
+from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.observe.measuring import measuring
+from fedpredict.observe.process import settled_memory
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, StoreMetrics
+from fedpredict.observe.traces import tracing
+from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
+from fedpredict.scoring.readings import store_readings
 from fedpredict.security.tls import TlsFiles, party_credentials
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
@@ -61,12 +69,21 @@ class ParticipantServer:
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         scorer = LocalParty(settings.party, lambda: self.loader.state, store)
-        self._service = ParticipantService(scorer, self._policy, tls, max_samples=settings.max_samples, worker=worker)
+        measured = settings.metrics.listen is not None
+        self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
+        self._stores = StoreMetrics(store_readings(self.loader, store))
+        self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
+        self._service = ParticipantService(
+            scorer, self._policy, tls, max_samples=settings.max_samples, worker=worker, watch=self._watch
+        )
         self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)
         self._poller = Poller(self.loader.refresh, settings.poll_s)
         self._worker = worker
         self._server: grpc.aio.Server | None = None
         self._address = settings.listen
+        self._observed = AsyncExitStack()
+        self.metrics_address = ""
+        """host:port of the metrics; empty where there are none."""
 
     @property
     def address(self) -> str:
@@ -79,9 +96,14 @@ class ParticipantServer:
         Raises:
             ConfigError: The port is taken, or the address is not of this machine.
         """
+        await self._observe()
         server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
-        self._address = bind(server, self._settings.listen, self._credentials)
+        try:
+            self._address = bind(server, self._settings.listen, self._credentials)
+        except ConfigError:
+            await self._observed.aclose()
+            raise
         await server.start()
         self._server = server
         self._poller.start()
@@ -101,7 +123,28 @@ class ParticipantServer:
         if self._server is not None:
             await self._server.stop(self._settings.drain_s)
         await asyncio.to_thread(self._poller.stop)
+        await self._observed.aclose()
         logger.info("participant.stopped")
+
+    async def _observe(self) -> None:
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            self._watch.traces = await stack.enter_async_context(
+                tracing(settings.traces, "participant", settings.party)
+            )
+            shown = measuring(
+                settings.metrics,
+                "participant",
+                settings.party,
+                worker=self._worker.index,
+                sources=(self._metrics, self._stores),
+                healthy=lambda: self.loader.state.read_once and not self._health.draining,
+            )
+            self.metrics_address = await stack.enter_async_context(shown)
+            self._observed = stack.pop_all()
+
+    def _knows(self, model_id: str) -> bool:
+        return model_id in self.loader.state.current or model_id in self.loader.state.problems
 
     async def wait_read(self) -> None:
         """Return when the warehouse has been looked at once, whether or not it could be read."""
@@ -109,8 +152,7 @@ class ParticipantServer:
 
     def _is_ready(self, model_id: str, context: Context) -> bool:
         self._policy.check(self._service.caller(context), model_id)
-        state = self.loader.state
-        if model_id not in state.current and model_id not in state.problems:
+        if not self._knows(model_id):
             raise ModelNotFoundError(f"no model {model_id} in the warehouse")
         return self.loader.is_ready(model_id)
 
@@ -141,6 +183,7 @@ async def serve(
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
-            if ready is not None and not stopped.done():
-                ready(server.address)
-            await stopped
+            with settled_memory():
+                if ready is not None and not stopped.done():
+                    ready(server.address)
+                await stopped

@@ -11,9 +11,10 @@ import grpc
 
 from fedpredict.errors import EmptyRequestError, TooManySamplesError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.scorer import PartyScorer, ScoreQuery
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
@@ -41,6 +42,7 @@ class ParticipantService:
         *,
         max_samples: int,
         worker: Worker = ALONE,
+        watch: ShareWatch | None = None,
     ) -> None:
         """Serve one party.
 
@@ -50,12 +52,14 @@ class ParticipantService:
             tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
             max_samples: Most sample ids in one call.
             worker: Which of the daemon's processes this is.
+            watch: Told of every share; default: nobody is.
         """
         self._scorer = scorer
         self._policy = policy
         self._tls = tls
         self._max_samples = max_samples
         self._worker = worker
+        self._watch = watch or ShareWatch()
         self._instance = secrets.token_hex(8)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
@@ -107,12 +111,12 @@ class ParticipantService:
         caller = self.caller(context)
         query = codec.query_from_wire(request)
         add_log_context(request_id=query.request_id, model=query.model_id)
-        self._policy.check(caller, query.model_id)
-        self._check_size(query)
-        reply = await self._scorer.score(query, deadline_s=_remaining_s(context, request.remaining_ms))
-        n_scored = int((reply.share.status == SampleStatus.OK).sum())
-        extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
-        logger.info("score.done", extra=extra)
+        with self._watch.share(caller.name, query) as watched:
+            self._policy.check(caller, query.model_id)
+            self._check_size(query)
+            reply = await self._scorer.score(query, deadline_s=_remaining_s(context, request.remaining_ms))
+            if watched.scored(reply):
+                _log_done(query, reply)
         return codec.reply_to_wire(query, reply)
 
     def _check_size(self, query: ScoreQuery) -> None:
@@ -123,6 +127,12 @@ class ParticipantService:
                 f"{len(query.sample_ids)} sample ids in one call; max_samples is {self._max_samples}",
                 limit=self._max_samples,
             )
+
+
+def _log_done(query: ScoreQuery, reply: PartyReply) -> None:
+    n_scored = int((reply.share.status == SampleStatus.OK).sum())
+    extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
+    logger.info("score.done", extra=extra)
 
 
 def _remaining_s(context: Context, remaining_ms: int) -> float:

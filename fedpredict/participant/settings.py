@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
@@ -47,6 +47,8 @@ class ParticipantSettings(_Settings):
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> ParticipantSettings:

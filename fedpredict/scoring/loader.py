@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -64,6 +65,8 @@ class ModelLoader:
         self._store = store
         self._keep_versions = keep_versions
         self._state = PartyState()
+        self.loaded_at: dict[tuple[str, int], float] = {}
+        """View and version -> when its snapshot was loaded, in seconds since 1970 UTC."""
         self._views: frozenset[tuple[str, int]] = frozenset()
         self._lock = threading.Lock()
 
@@ -190,6 +193,7 @@ class ModelLoader:
         rows = read_snapshot_rows(self._warehouse, snapshot, ["sample_id", "event_time", *_numeric(snapshot)])
         self._store.publish(snapshot, rows)
         view = snapshot.view
+        self.loaded_at[view.name, view.version] = time.time()
         extra = {
             "view": view.name,
             "view_version": view.version,
@@ -207,6 +211,7 @@ class ModelLoader:
         views = frozenset((model.view, model.view_version) for model in state.loaded.values())
         for view, view_version in self._views - views:
             self._store.drop(view, view_version)
+            self.loaded_at.pop((view, view_version), None)
         self._views = views
 
 
