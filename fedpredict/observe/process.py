@@ -21,7 +21,7 @@ from fedpredict.observe.queued import dropped_lines
 
 LOOK_S = 0.1
 """Seconds between two looks at the event loop's lag."""
-THRESHOLDS = (50_000, 20, 100)
+THRESHOLDS = (5_000, 10, 10)
 """For the garbage collector, which has 700, 10, 10: see ADR 0015."""
 
 

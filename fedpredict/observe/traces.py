@@ -82,15 +82,12 @@ class Traces:
             tracer: Makes the spans; None traces nothing.
             settings: Which requests.
         """
+        self.on = tracer is not None
+        """Whether anything is traced at all; edges need not look for a caller's span otherwise."""
         self._tracer = tracer
         self._settings = settings or TracesSettings()
         self._left = self._settings.max_per_s
         self._filled_at = time.monotonic()
-
-    @property
-    def on(self) -> bool:
-        """Whether anything is traced at all; edges need not look for a caller's span otherwise."""
-        return self._tracer is not None
 
     def request(self, edge: str, model: str, traceparent: str = "") -> Span | None:
         """Begin the span of a request at an edge, if it is one that is traced.

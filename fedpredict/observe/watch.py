@@ -125,7 +125,7 @@ class PredictionWatch:
             rows: Its sample ids.
             traceparent: What the caller sent as that header or metadata.
         """
-        span = self.traces.request(edge, model, traceparent)
+        span = self.traces.request(edge, model, traceparent) if self.traces.on else None
         return RequestWatch(self.serving.request(edge, model, mode), rows, span)
 
     def round(self, model: str, mode: Mode, carried: Sequence[str], rows: int) -> RoundWatch:
@@ -139,7 +139,8 @@ class PredictionWatch:
         """
         rounds = self.serving.round(model, mode)
         rounds.began(len(carried), rows)
-        return RoundWatch(self, rounds, rows, self.traces.round(model, mode.value, carried, rows=rows))
+        span = self.traces.round(model, mode.value, carried, rows=rows) if self.traces.on else None
+        return RoundWatch(self, rounds, rows, span)
 
     def party(self, party: str) -> Calls:
         """Return what counts the calls to a party and the state of its link."""
