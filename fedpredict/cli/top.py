@@ -57,26 +57,26 @@ def _once(urls: Sequence[str], every_s: float, output: Output) -> None:
         output.fields(dict(tables))
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    console.print(view(tables, f"over {every_s:g} s"))
+    console.print(view(tables, f"over {every_s:g} s", console.width))
 
 
 def _live(urls: Sequence[str], every_s: float) -> None:
     console = Console(highlight=False)
     before = look_at(urls)
-    with Live(_shown(before, before, every_s), console=console, screen=True, auto_refresh=False) as live:
+    with Live(_shown(before, before, every_s, console.width), console=console, screen=True, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(every_s)
                 now = look_at(urls)
-                live.update(_shown(before, now, every_s), refresh=True)
+                live.update(_shown(before, now, every_s, console.width), refresh=True)
                 before = now
         except KeyboardInterrupt:
             return
 
 
-def _shown(before: Sequence[Look], now: Sequence[Look], every_s: float) -> RenderableType:
+def _shown(before: Sequence[Look], now: Sequence[Look], every_s: float, width: int) -> RenderableType:
     clock = datetime.now(UTC).strftime("%H:%M:%S")
-    return view(summed(_windows(before, now)), f"{clock} UTC, every {every_s:g} s, Ctrl-C ends")
+    return view(summed(_windows(before, now)), f"{clock} UTC, every {every_s:g} s, Ctrl-C ends", width)
 
 
 def _windows(before: Sequence[Look], now: Sequence[Look]) -> list[Window]:

@@ -17,6 +17,11 @@ from fedpredict.cli.top_sum import Row
 
 Show = Callable[[object], str]
 
+_GAP, _EDGES = 2, 2
+"""Blanks between columns, and around a table."""
+_TEXT = 14
+"""Columns that a text keeps where the terminal is narrow."""
+
 
 def _plain(value: object) -> str:
     return as_text(value)
@@ -157,15 +162,16 @@ TABLES: Mapping[str, Sequence[_Column]] = {
 }
 
 
-def view(tables: Mapping[str, Sequence[Row]], note: str) -> RenderableType:
+def view(tables: Mapping[str, Sequence[Row]], note: str, width: int) -> RenderableType:
     """Return everything as one thing to print; tables without rows are left out.
 
     Args:
         tables: As `summed` returns them.
         note: A line at the end.
+        width: Of the terminal; columns at the right that do not fit are left out.
     """
     rows = {**tables, "servers": [_named(row) for row in tables["servers"]]}
-    shown = [_table(TABLES[name], rows[name]) for name in TABLES if rows[name]]
+    shown = [_table(TABLES[name], rows[name], width) for name in TABLES if rows[name]]
     return Group(*shown, Text(note, style="dim"))
 
 
@@ -176,12 +182,25 @@ def _named(row: Row) -> Row:
     return {**row, "at": urlsplit(str(row["url"])).netloc, "who": who}
 
 
-def _table(columns: Sequence[_Column], rows: Sequence[Row]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column.title, justify=column.justify, no_wrap=True, ratio=None, min_width=4 if number else 12)
+def _table(columns: Sequence[_Column], rows: Sequence[Row], width: int) -> Table:
+    """Return a table whose numbers are whole: texts are cut where it is too wide, then the last columns left out."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    widest = [
+        max(len(column.title), *(len(column.show(row.get(column.key))) for row in rows)) + _GAP for column in columns
+    ]
+    if sum(widest) > width - _EDGES:
+        widest = [
+            min(each, _TEXT + _GAP) if column.justify == "left" else each
+            for each, column in zip(widest, columns, strict=True)
+        ]
+    left = width - _EDGES
+    for column, needed in zip(columns, widest, strict=True):
+        left -= needed
+        if left < 0:
+            break
+        table.add_column(column.title, justify=column.justify, no_wrap=True, width=needed - _GAP)
     for row in rows:
-        table.add_row(*(_cell(column, row.get(column.key)) for column in columns))
+        table.add_row(*(_cell(column, row.get(column.key)) for column in columns[: len(table.columns)]))
     return table
 
 
