@@ -109,6 +109,9 @@ class Calls:
 class ServingMetrics(Source):
     """All of them, of one process."""
 
+    counts = True
+    """Whether anything is counted at all."""
+
     def __init__(self, models: Container[str]) -> None:
         """Begin with nothing.
 
@@ -217,6 +220,8 @@ class _NoCalls(Calls):
 
 
 class _NoServingMetrics(ServingMetrics):
+    counts = False
+
     def __init__(self) -> None:
         super().__init__(())
         nothing = Distribution(())

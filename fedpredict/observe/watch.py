@@ -11,6 +11,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from fedpredict.model.prediction import Prediction
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
@@ -43,6 +45,18 @@ class RequestWatch:
         self._requests.done(outcome, perf_counter() - self._began, self._rows)
         if self._span is not None:
             self._span.end(outcome)
+
+
+class _NoRequestWatch(RequestWatch):
+    def __init__(self) -> None:
+        super().__init__(NO_SERVING_METRICS.request("grpc", "", Mode.NEARLINE), 0, None)
+
+    @override
+    def answered(self, answer: Prediction | BaseException) -> None:
+        pass
+
+
+_NO_REQUEST_WATCH = _NoRequestWatch()
 
 
 class RoundWatch:
@@ -125,6 +139,8 @@ class PredictionWatch:
             rows: Its sample ids.
             traceparent: What the caller sent as that header or metadata.
         """
+        if not (self.serving.counts or self.traces.on):
+            return _NO_REQUEST_WATCH
         span = self.traces.request(edge, model, traceparent) if self.traces.on else None
         return RequestWatch(self.serving.request(edge, model, mode), rows, span)
 
