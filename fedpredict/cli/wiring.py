@@ -6,7 +6,6 @@ What is slow to import (servers, databases, engines) is imported by the function
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
@@ -28,7 +28,7 @@ from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.worker import ALONE, Worker
+from fedpredict.wire.link import Instance
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
@@ -108,6 +108,13 @@ def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
 
 
+def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
+    """Return the store that serves a party's features."""
+    from fedpredict.features.open import open_store  # noqa: PLC0415
+
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -171,22 +178,25 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """
     settings = load_participant(path).settings
     if settings.workers == 1:
-        _participant_worker(path, {}, ALONE, ready)
+        _participant_worker(path, {}, Instance(), ready)
         return
-    ports = _fixed_ports(settings, ("listen",))
+    ports = _fixed_ports(settings, ("listen", "link_listen"))
     serve = partial(_participant_worker, path, ports)
     run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
 
 
-def _participant_worker(path: Path, ports: Mapping[str, str], worker: Worker, ready: Callable[[str], None]) -> None:
+def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, ready: Callable[[str], None]) -> None:
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.participant import server  # noqa: PLC0415
 
     loaded = load_participant(path)
-    _install_logging(loaded, worker)
+    _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(settings, warehouse, tls, worker=worker, ready=ready))
+        store = open_loaded_store(loaded)
+        uvloop.run(server.serve(settings, warehouse, tls, store=store, me=me, ready=ready))
     finally:
         warehouse.close()
 
@@ -201,27 +211,39 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
     """
     settings = load_initiator(path).settings
     if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, ALONE, ready)
+        _initiator_worker(path, {}, simulate, Instance(), ready)
         return
-    ports = _fixed_ports(settings, ("listen",))
+    ports = _fixed_ports(settings, ("listen", "link_listen"))
     serve = partial(_initiator_worker, path, ports, simulate)
     run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
 
 
 def _initiator_worker(
-    path: Path, ports: Mapping[str, str], simulate: bool, worker: Worker, ready: Callable[[str], None]
+    path: Path, ports: Mapping[str, str], simulate: bool, me: Instance, ready: Callable[[str], None]
 ) -> None:
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.initiator import server  # noqa: PLC0415
 
     loaded = load_initiator(path)
-    _install_logging(loaded, worker)
+    _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     pins = open_pins(loaded)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(
-                server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, worker=worker, ready=ready)
+            features = open_loaded_store(loaded)
+            uvloop.run(
+                server.serve(
+                    settings,
+                    pins,
+                    tls,
+                    warehouse=warehouse,
+                    features=features,
+                    simulate=simulate,
+                    me=me,
+                    ready=ready,
+                )
             )
         finally:
             if warehouse is not None:
@@ -235,7 +257,7 @@ def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequen
     return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
 
 
-def _install_logging(loaded: LoadedParty, worker: Worker) -> None:
+def _install_logging(loaded: LoadedParty, me: Instance) -> None:
     install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
-    if worker.shares_ports:
-        add_log_context(worker=worker.index)
+    if me.shares_ports:
+        add_log_context(worker=me.worker)

@@ -45,6 +45,7 @@ class Lane:
         self._hurried = math.inf
         """When the request in the queue that is in the greatest hurry wants its round."""
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -55,10 +56,13 @@ class Lane:
     def add(self, waiting: Waiting) -> None:
         """Let a request travel with the next round."""
         self._queue.append(waiting)
-        self._hurried = min(self._hurried, waiting.arrived + HURRY * (waiting.asks_until - waiting.arrived))
         if not self._rounds:
             self._start_round()
-        else:
+            return
+        hurried = waiting.arrived + HURRY * (waiting.asks_until - waiting.arrived)
+        self._hurried = min(self._hurried, hurried)
+        # most requests are small and not in a hurry: the round's end or the timer that is set finds them
+        if self._timer is None or hurried < self._timer_at or waiting.n_rows >= SLICE_ROWS:
             self._go_on()
 
     def left(self) -> None:
@@ -75,10 +79,10 @@ class Lane:
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._tick)
+        self._timer, self._timer_at = self._loop.call_at(when, self._tick), when
 
     def _tick(self) -> None:
         self._timer = None

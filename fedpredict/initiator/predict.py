@@ -142,7 +142,8 @@ class Predictor:
         if task.inputs is not None and self._own_party not in manifest.parties:
             raise InputsRefusedError(
                 f"model {task.model_id} has no part at {self._own_party}",
-                problem="this initiator holds no part of the model, so that it takes no inputs",
+                feature=repr(task.inputs.names[0][:63]) if task.inputs.names else "''",
+                problem="has no place: this initiator holds no part of the model",
             )
 
     def _lane(self, task: PredictTask, manifest: Manifest, settings: ModelSettings) -> Lane:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ from fedpredict.model.combine import combine
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, Share
+from fedpredict.model.share import Mode, SampleStatus, Share, all_ok
 from fedpredict.wire.codec import new_request_id
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Round:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self.started = self._loop.time()
+        self._began = time.perf_counter()  # uvloop's own clock counts milliseconds
 
     def start(self) -> None:
         """Ask the parties; where no id is valid there is nothing to ask."""
@@ -134,7 +136,7 @@ class Round:
     def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
         if self._pending.pop(party, None) is None:
             return
-        took_s = self._loop.time() - self.started
+        took_s = time.perf_counter() - self._began
         try:
             self._sides[party] = self._answered(party, future.result(), took_s)
         except InputError as error:  # of this initiator's own part: the caller's inputs do not fit
@@ -158,7 +160,7 @@ class Round:
             shape = reply.share.values.shape
             raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
         share = self._batch.spread(reply.share)
-        return _Side(share, bool((share.status == SampleStatus.OK).all()), reply, took_s, "")
+        return _Side(share, all_ok(share.status), reply, took_s, "")
 
     def _absent(self, party: str, error: FedPredictError, took_s: float) -> _Side:
         named = [each.waiting.task.request_id for each in self._batch.slices[:_NAMED]]
@@ -224,7 +226,7 @@ class Round:
             self._hand_out(slices, sides, policy.default_partial(kind, shares, settings.defaults))
             return
         answer = policy.fail(kind, shares)
-        if settings.fallback_model is None or (answer.status == SampleStatus.OK).all():
+        if settings.fallback_model is None or all_ok(answer.status):
             self._hand_out(slices, sides, answer)
         else:
             _in_background(self._fall_back(slices, sides, answer))
@@ -261,7 +263,7 @@ class Round:
         status = None if side.all_ok else side.share.status[of.rows]
         return PartyReport(
             party=party,
-            status=None if status is None or (status == SampleStatus.OK).all() else status,
+            status=None if status is None or all_ok(status) else status,
             oldest_event_time=self._batch.oldest_event_time(side.reply, of),
             round_trip_s=side.round_trip_s,
             elapsed_s=side.reply.elapsed_s if side.reply else 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
-from fedpredict.wire.handlers import Context, service, unary
+from fedpredict.wire.handlers import Context, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
 
 WhoCalls = Callable[[Context], Identity]
@@ -41,6 +41,8 @@ class InitiatorService:
         models: Models,
         access: Access,
         who_calls: WhoCalls,
+        attach: Callable[[Context], Awaitable[None]] | None = None,
+        *,
         watch: PredictionWatch | None = None,
     ) -> None:
         """Prepare.
@@ -50,8 +52,10 @@ class InitiatorService:
             models: What can be asked for.
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+            attach: Serves a participant that dials us; None where none does.
             watch: Told of every request; default: nobody is.
         """
+        self._attach = attach
         self._predictor = predictor
         self._models = models
         self._access = access
@@ -60,13 +64,13 @@ class InitiatorService:
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return service(
-            "fedpredict.wire.v1.InitiatorService",
-            {
-                "Predict": unary(initiator_pb2.PredictRequest, self.predict),
-                "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
-            },
-        )
+        methods = {
+            "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+            "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
+        }
+        if self._attach is not None:
+            methods["Attach"] = stream(self._attach)
+        return service("fedpredict.wire.v1.InitiatorService", methods)
 
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""

@@ -42,6 +42,7 @@ class Waiting:
         done: Who waits.
         taken: Rows that are in a round, or were.
         over: The caller has its answer, or has left.
+        n_rows: The number of sample ids.
     """
 
     task: PredictTask
@@ -51,12 +52,12 @@ class Waiting:
     done: Done
     taken: int = 0
     over: bool = False
+    n_rows: int = field(init=False)
     _parts: list[Part] = field(default_factory=list)
+    _answered: int = 0
 
-    @property
-    def n_rows(self) -> int:
-        """The number of sample ids."""
-        return len(self.task.sample_ids)
+    def __post_init__(self) -> None:
+        self.n_rows = len(self.task.sample_ids)
 
     @property
     def n_left(self) -> int:
@@ -67,9 +68,11 @@ class Waiting:
         """Take rows that are answered; with the last of them the caller has the answer."""
         if self.over:
             return
-        self._parts.append(part)
-        if sum(len(each.answer.status) for each in self._parts) == self.n_rows:
-            self._tell(_prediction(self.task, manifest, self._parts))
+        self._answered += len(part.answer.status)
+        if self._answered == self.n_rows:
+            self._tell(_prediction(self.task, manifest, [*self._parts, part]))
+        else:
+            self._parts.append(part)
 
     def fail(self, error: BaseException) -> None:
         """End without an answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpredict.errors import IncompatiblePartsError
 from fedpredict.model.kinds import KINDS, Kind, check_widths
@@ -56,11 +56,15 @@ class Manifest:
     intercept_party: str | None
     digests: tuple[tuple[str, str], ...]
     """(party, params_sha256), sorted by party: also the fixed order in which shares are summed."""
+    parties: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    """The parties, in the fixed order."""
+    manifest_sha256: str = field(init=False, compare=False, repr=False)
+    """SHA-256 (hex) over the canonical JSON of the manifest."""
 
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """The parties, in the fixed order."""
-        return tuple(party for party, _ in self.digests)
+    def __post_init__(self) -> None:
+        # both are asked for by every request, and neither ever changes
+        object.__setattr__(self, "parties", tuple(party for party, _ in self.digests))
+        object.__setattr__(self, "manifest_sha256", hashlib.sha256(manifest_to_json(self).encode()).hexdigest())
 
     def digest_of(self, party: str) -> str:
         """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
@@ -70,11 +74,6 @@ class Manifest:
     def link(self) -> str:
         """The name of the link function."""
         return KINDS[self.kind].link
-
-    @property
-    def manifest_sha256(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of the manifest."""
-        return hashlib.sha256(manifest_to_json(self).encode()).hexdigest()
 
 
 def manifest_to_json(manifest: Manifest) -> str:
