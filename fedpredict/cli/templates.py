@@ -46,6 +46,13 @@ models = ["*"]               # or the ids of the models that it may ask for
 
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+# requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
+
+# [metrics]
+# listen = "127.0.0.1:9474"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators
+
+# [traces]
+# endpoint = "http://127.0.0.1:4318"   # an OpenTelemetry collector
 """
 
 INITIATOR = """\
@@ -96,6 +103,13 @@ models = ["*"]               # or the ids of the models
 
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+# requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
+
+# [metrics]
+# listen = "127.0.0.1:9464"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators
+
+# [traces]
+# endpoint = "http://127.0.0.1:4318"   # an OpenTelemetry collector
 """
 
 CLIENT = """\

@@ -26,7 +26,8 @@ from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.observe.logs import add_log_context, install_logging
+from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore

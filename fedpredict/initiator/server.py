@@ -27,6 +27,13 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.measuring import measuring
+from fedpredict.observe.process import settled_memory
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.observe.serving import NO_SERVING_METRICS, ServingMetrics
+from fedpredict.observe.traces import tracing
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
@@ -83,6 +90,12 @@ class InitiatorServer:
         self._address = settings.listen
         self._http_address: str | None = None
         self._link_address = ""
+        serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
+        self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
+        self._measured = StoreMetrics()
+        self._serves = False
+        self.metrics_address = ""
+        """host:port of the metrics; empty where there are none."""
 
     @property
     def address(self) -> str:
@@ -101,6 +114,7 @@ class InitiatorServer:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            await self._observe(stack)
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
             await self._listen_http(stack, predictor, models)
@@ -174,6 +188,7 @@ class InitiatorServer:
                 self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
+                measured=self._measured,
             )
             scorers[self._settings.party] = await stack.enter_async_context(own)
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
@@ -191,14 +206,30 @@ class InitiatorServer:
                 self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
             )
 
+    async def _observe(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        self._watch.traces = await stack.enter_async_context(tracing(settings.traces, "initiator", settings.party))
+        shown = measuring(
+            settings.metrics,
+            "initiator",
+            settings.party,
+            worker=self._me.worker,
+            sources=(self._watch.serving, self._measured),
+            healthy=lambda: self._serves,
+        )
+        self.metrics_address = await stack.enter_async_context(shown)
+
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls, self._attach)
+        service = InitiatorService(predictor, models, self._access, who_calls, self._attach, watch=self._watch)
         health = Health(process=lambda: True, model=service.is_ready)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
+        if self.metrics_address:
+            self._watch.serving.ready = lambda: {each: models.info(each).ready for each in models.model_ids}
+        self._serves = True
         stack.push_async_callback(self._drain, server, health)
 
     async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
@@ -218,6 +249,7 @@ class InitiatorServer:
 
     async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
         health.draining = True
+        self._serves = False
         await server.stop(self._settings.drain_s)
 
 
@@ -255,11 +287,12 @@ async def serve(
             settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
         )
         async with running as server:
-            if ready is not None:
-                ready(server.address)
-            if ready_http is not None and server.http_address is not None:
-                ready_http(server.http_address)
-            await stop.wait()
+            with settled_memory():
+                if ready is not None:
+                    ready(server.address)
+                if ready_http is not None and server.http_address is not None:
+                    ready_http(server.http_address)
+                await stop.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

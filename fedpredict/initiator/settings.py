@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -156,6 +156,8 @@ class InitiatorSettings(_Settings):
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
