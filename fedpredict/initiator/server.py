@@ -139,16 +139,18 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls)
+        max_calls = self._settings.max_calls_per_stream
+        service = InitiatorService(predictor, models, self._access, who_calls, max_calls=max_calls)
         health = Health(process=lambda: True, model=service.is_ready)
         server = grpc.aio.server(options=server_options())
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
-        stack.push_async_callback(self._drain, server, health)
+        stack.push_async_callback(self._drain, server, health, service)
 
-    async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
+    async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         health.draining = True
+        service.drain()
         await server.stop(self._settings.drain_s)
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import grpc
 
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, service, unary
 from fedpredict.wire.v1 import initiator_pb2
-
-WhoCalls = Callable[[Context], Identity]
 
 
 class Models(Protocol):
@@ -33,7 +31,9 @@ class Models(Protocol):
 class InitiatorService:
     """`InitiatorService` of the protocol."""
 
-    def __init__(self, predictor: Predicts, models: Models, access: Access, who_calls: WhoCalls) -> None:
+    def __init__(
+        self, predictor: Predicts, models: Models, access: Access, who_calls: WhoCalls, *, max_calls: int
+    ) -> None:
         """Prepare.
 
         Args:
@@ -41,11 +41,13 @@ class InitiatorService:
             models: What can be asked for.
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+            max_calls: Calls that one `PredictStream` may have under way.
         """
         self._predictor = predictor
         self._models = models
         self._access = access
         self._who_calls = who_calls
+        self._streams = PredictStreams(predictor, who_calls, max_calls=max_calls)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -53,6 +55,7 @@ class InitiatorService:
             "fedpredict.wire.v1.InitiatorService",
             {
                 "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+                "PredictStream": self._streams.handler(),
                 "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
             },
         )
@@ -74,6 +77,10 @@ class InitiatorService:
         known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
         infos = [self._models.info(model_id) for model_id in known]
         return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(info) for info in infos])
+
+    def drain(self) -> None:
+        """Let the standing streams end when the calls under way on them are answered; unary calls end by themselves."""
+        self._streams.drain()
 
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from fedpredict import errors
 from fedpredict.errors import Code, FedPredictError
-from fedpredict.wire.v1 import common_pb2
+from fedpredict.wire.v1 import common_pb2, link_pb2
 
 TRAILER = "fedpredict-error-bin"
 
@@ -34,6 +34,9 @@ _WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
 }
 
 
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> NoReturn:
     """End a call with what the outside may know of `error`: status, public text, and the error's name in a trailer."""
     public = errors.public_status(error)
@@ -51,6 +54,21 @@ def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
     )
 
 
+def failure_to_wire(error: BaseException) -> link_pb2.Failure:
+    """Return how a call on a stream failed: what `abort` says of `error`, as a message."""
+    public = errors.public_status(error)
+    detail = None if public.code is Code.INTERNAL else error_to_wire(error)
+    return link_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
+
+
+def failure_from_wire(message: link_pb2.Failure) -> FedPredictError:
+    """Return the error of our tree that a call on a stream failed with; its message is the public text."""
+    if message.HasField("detail"):
+        return _rebuild(message.detail, message.text)
+    code = _BY_NUMBER.get(message.code, grpc.StatusCode.UNKNOWN)
+    return _WITHOUT_TRAILER.get(code, FedPredictError)(message.text)
+
+
 def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     """Return the error of our tree that a failed call stands for; its message is the public text.
 
@@ -62,15 +80,18 @@ def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     for key, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
         if key == TRAILER:
-            return _rebuild(value, text)
+            return _rebuild(_detail(value), text)
     return _WITHOUT_TRAILER.get(code, FedPredictError)(text)
 
 
-def _rebuild(data: bytes, text: str) -> FedPredictError:
+def _detail(data: bytes) -> common_pb2.ErrorDetail:
     try:
-        detail = common_pb2.ErrorDetail.FromString(data)
+        return common_pb2.ErrorDetail.FromString(data)
     except DecodeError:
-        return FedPredictError(text)
+        return common_pb2.ErrorDetail()
+
+
+def _rebuild(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:
     known = {cls.__name__: cls for cls in errors.STATUS}
     cls = known.get(detail.error, FedPredictError)
     try:
