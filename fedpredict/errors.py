@@ -8,6 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
+│   ├── InputsRefusedError    features sent with a request do not fit the view (.problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -104,6 +105,16 @@ class UnsupportedModeError(InputError):
     def __init__(self, message: str, *, mode: str) -> None:
         super().__init__(message)
         self.mode = mode
+
+
+class InputsRefusedError(InputError):
+    """The initiator's own features, sent with a request, do not fit the model's view."""
+
+    public_fields = ("problem",)
+
+    def __init__(self, message: str, *, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class FeatureFileError(InputError):
@@ -255,6 +266,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the inputs cannot be used: {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,

@@ -29,6 +29,7 @@ from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.health import Health
 from fedpredict.wire.server import bind, stopping
+from fedpredict.wire.worker import ALONE, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class InitiatorServer:
         *,
         warehouse: Warehouse | None = None,
         simulate: bool = False,
+        worker: Worker = ALONE,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -53,6 +55,7 @@ class InitiatorServer:
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
             simulate: Answer without partners, marked as such.
+            worker: Which of the daemon's processes this is.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -64,6 +67,7 @@ class InitiatorServer:
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
         self._simulate = simulate
+        self._worker = worker
         self._stack = AsyncExitStack()
         self._address = settings.listen
 
@@ -101,7 +105,7 @@ class InitiatorServer:
 
     @property
     def _admission(self) -> Admission:
-        return Admission(self._access, self._settings.max_samples)
+        return Admission(self._access, self._settings.limits, max_samples=self._settings.max_samples)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -116,7 +120,13 @@ class InitiatorServer:
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
         stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
-        predictor = Predictor(catalogue, scorers, self._admission, deadline_s=self._settings.deadline_s)
+        predictor = Predictor(
+            catalogue,
+            scorers,
+            self._admission,
+            own_party=self._settings.party,
+            deadline_s=self._settings.deadline_s,
+        )
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -142,7 +152,7 @@ class InitiatorServer:
         max_calls = self._settings.max_calls_per_stream
         service = InitiatorService(predictor, models, self._access, who_calls, max_calls=max_calls)
         health = Health(process=lambda: True, model=service.is_ready)
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
@@ -161,6 +171,7 @@ async def serve(
     *,
     warehouse: Warehouse | None = None,
     simulate: bool = False,
+    worker: Worker = ALONE,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
@@ -171,6 +182,7 @@ async def serve(
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
         simulate: Answer without partners.
+        worker: Which of the daemon's processes this is.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
 
     Raises:
@@ -178,7 +190,8 @@ async def serve(
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
+        running = InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate, worker=worker)
+        async with running as server:
             if ready is not None:
                 ready(server.address)
             await stop.wait()

@@ -98,6 +98,16 @@ class ClientSettings(_Settings):
     """The kind of the certificate: a party can have a client's name, and is not that client."""
 
 
+class LimitSettings(_Settings):
+    """`[limits]`: how much may be under way at once; what comes beyond is refused with a hint when to try again."""
+
+    max_requests: int = Field(default=512, ge=1, le=100_000)
+    max_rows: int = Field(default=200_000, ge=1, le=10_000_000)
+    """Sample ids in all requests under way."""
+    model_share: float = Field(default=0.75, gt=0.0, le=1.0)
+    """The part of both that one model may have, where there are several."""
+
+
 class InitiatorSettings(_Settings):
     """The whole file. Relative paths are relative to it."""
 
@@ -113,6 +123,9 @@ class InitiatorSettings(_Settings):
     """Most sample ids in one call."""
     max_calls_per_stream: int = Field(default=1024, ge=1, le=65_536)
     """Calls that one `PredictStream` may have under way; beyond them it is not read until one is answered."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """How often parties are asked for what they hold, and the database for new pins."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)

@@ -29,6 +29,7 @@ class ScoreQuery:
         epoch: The activation that the caller stands in; 0 until there is activation.
         segments: Where several requests travel as one round: the rows of each, in order; empty for one request.
         inputs: The asking initiator's own features, for its own part alone; they never leave its process.
+        traceparent: The asking span in W3C's form where the prediction is traced; else empty.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class ScoreQuery:
     epoch: int = 0
     segments: tuple[int, ...] = ()
     inputs: Inputs | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

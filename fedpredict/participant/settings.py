@@ -32,6 +32,8 @@ class ParticipantSettings(_Settings):
     """host:port; port 0 takes any free one."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """Seconds between two looks at the warehouse for new models and features."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)

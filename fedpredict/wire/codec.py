@@ -15,9 +15,9 @@ import numpy as np
 
 from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.model.arrays import Floats, Micros, Statuses
-from fedpredict.model.ids import check_model_id
+from fedpredict.model.ids import check_model_id, traceparent_of
 from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind
-from fedpredict.model.manifest import PartDescription
+from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
@@ -105,6 +105,7 @@ def query_to_wire(query: ScoreQuery, remaining_ms: int) -> participant_pb2.Score
         sample_ids=ids_to_wire(query.sample_ids),
         remaining_ms=max(0, remaining_ms),
         segments=np.array(query.segments, dtype="<u4").tobytes() if query.segments else b"",
+        traceparent=query.traceparent,
     )
 
 
@@ -121,6 +122,7 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
         sample_ids=sample_ids,
         epoch=message.epoch,
         segments=_segments(message.segments, len(sample_ids)) if message.segments else (),
+        traceparent=traceparent_of(message.traceparent) if message.traceparent else "",
     )
 
 
@@ -185,6 +187,7 @@ def description_to_wire(request_id: str, part: PartDescription) -> participant_p
         n_scores=part.n_scores,
         holds_intercept=part.holds_intercept,
         fit_intercept=part.fit_intercept,
+        max_samples=part.max_samples,
     )
 
 
@@ -206,6 +209,7 @@ def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDe
         n_scores=message.n_scores,
         holds_intercept=message.holds_intercept,
         fit_intercept=message.fit_intercept,
+        max_samples=message.max_samples or DEFAULT_MAX_SAMPLES,
     )
 
 
