@@ -16,6 +16,7 @@ from fedpredict.errors import ConfigError
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
@@ -152,8 +153,9 @@ class InitiatorServer:
         max_calls = self._settings.max_calls_per_stream
         service = InitiatorService(predictor, models, self._access, who_calls, max_calls=max_calls)
         health = Health(process=lambda: True, model=service.is_ready)
+        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
         server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
-        server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+        server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         stack.push_async_callback(self._drain, server, health, service)
