@@ -20,6 +20,7 @@ from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
+from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
@@ -221,16 +222,25 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls, self._attach, watch=self._watch)
+        service = InitiatorService(
+            predictor,
+            models,
+            self._access,
+            who_calls,
+            self._attach,
+            max_calls=self._settings.max_calls_per_stream,
+            watch=self._watch,
+        )
         health = Health(process=lambda: True, model=service.is_ready)
+        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
-        server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+        server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         if self.metrics_address:
             self._watch.serving.ready = lambda: {each: models.info(each).ready for each in models.model_ids}
         self._serves = True
-        stack.push_async_callback(self._drain, server, health)
+        stack.push_async_callback(self._drain, server, health, service)
 
     async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         settings = self._settings
@@ -247,9 +257,10 @@ class InitiatorServer:
         server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
         self._http_address = server.address
 
-    async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
+    async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         health.draining = True
         self._serves = False
+        service.drain()
         await server.stop(self._settings.drain_s)
 
 

@@ -10,6 +10,7 @@ import grpc
 
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import PredictionWatch
@@ -17,8 +18,6 @@ from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
-
-WhoCalls = Callable[[Context], Identity]
 
 
 class Models(Protocol):
@@ -43,6 +42,7 @@ class InitiatorService:
         who_calls: WhoCalls,
         attach: Callable[[Context], Awaitable[None]] | None = None,
         *,
+        max_calls: int,
         watch: PredictionWatch | None = None,
     ) -> None:
         """Prepare.
@@ -53,6 +53,7 @@ class InitiatorService:
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             attach: Serves a participant that dials us; None where none does.
+            max_calls: Calls that one `PredictStream` may have under way.
             watch: Told of every request; default: nobody is.
         """
         self._attach = attach
@@ -61,11 +62,13 @@ class InitiatorService:
         self._access = access
         self._who_calls = who_calls
         self._watch = watch or PredictionWatch()
+        self._streams = PredictStreams(predictor, who_calls, max_calls=max_calls)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         methods = {
             "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+            "PredictStream": self._streams.handler(),
             "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
         }
         if self._attach is not None:
@@ -98,6 +101,10 @@ class InitiatorService:
         known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
         infos = [self._models.info(model_id) for model_id in known]
         return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(info) for info in infos])
+
+    def drain(self) -> None:
+        """Let the standing streams end when the calls under way on them are answered; unary calls end by themselves."""
+        self._streams.drain()
 
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""

@@ -137,6 +137,8 @@ class InitiatorSettings(_Settings):
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    max_calls_per_stream: int = Field(default=1024, ge=1, le=65_536)
+    """Calls that one `PredictStream` may have under way; beyond them it is not read until one is answered."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that serve the same ports."""

@@ -249,7 +249,7 @@ def _segment_times(data: bytes, query: ScoreQuery) -> Micros:
 def matrix_to_wire(values: Floats) -> common_pb2.Matrix:
     """Return a matrix, shape (rows, columns), as a message."""
     rows, columns = values.shape
-    return common_pb2.Matrix(rows=rows, columns=columns, values=np.ascontiguousarray(values, dtype="<f8").tobytes())
+    return common_pb2.Matrix(rows=rows, columns=columns, values=values.astype("<f8", copy=False).tobytes())
 
 
 def matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
