@@ -34,6 +34,7 @@ FedPredictError
 │   ├── PartyTimeoutError
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
@@ -223,6 +224,16 @@ class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
 
 
+class OverloadedError(FedPredictError):
+    """This process has more work than it takes; the call was not begun, and may be made again after a while."""
+
+    public_fields = ("retry_after_ms",)
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = max(0, int(retry_after_ms))
+
+
 class DeadlineExceededError(FedPredictError):
     """The caller's own deadline passed before an answer was there."""
 
@@ -266,6 +277,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
+    OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }
 """Every error that is raised itself (a leaf, or `InputError`), and its public face."""
