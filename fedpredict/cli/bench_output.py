@@ -20,7 +20,7 @@ from fedpredict.client.load.record import Requests, Summary
 from fedpredict.client.load.run import Progress as RunProgress
 from fedpredict.errors import InputError
 
-PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99.9_ms": 99.9}
+PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9}
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -126,8 +126,7 @@ def print_results(
             if capacity is not None
             else f"capacity: not found; even the lowest rate broke p99 at most {limit_ms:g} ms"
         )
-    for each in shown:
-        _note(output, each.summary)
+    _note(output, [each.summary for each in shown])
 
 
 def row(summary: Summary) -> dict[str, object]:
@@ -160,13 +159,18 @@ def _plain(numbers: Mapping[str, object]) -> dict[str, object]:
     return {**shown, "errors": ", ".join(f"{count} {kind}" for kind, count in errors.items())}
 
 
-def _note(output: Output, summary: Summary) -> None:
-    rate = _label(summary)
-    if summary.interrupted:
-        output.note(f"{rate}: interrupted; these are the requests that had ended by then")
-    if summary.generator_limited:
+def _note(output: Output, summaries: Sequence[Summary]) -> None:
+    for each in summaries:
+        if each.interrupted:
+            output.note(f"{_label(each)}: interrupted; these are the requests that had ended by then")
+    limited = [each for each in summaries if each.generator_limited]
+    if limited:
+        found = "; ".join(
+            f"at {_label(each)} its loop was {each.lag_p99_s * 1e3:.1f} ms late at p99 and used {each.busy:.0%} of a "
+            "processor"
+            for each in limited
+        )
         output.note(
-            f"{rate}: the GENERATOR was the bottleneck (its own loop was {summary.lag_p99_s * 1e3:.1f} ms late at p99 "
-            f"and used {100 * summary.busy:.0f} % of a processor): the server may be faster than this says. Give it a "
-            "machine of its own, or run several and lower the rate of each"
+            f"the GENERATOR itself was a bottleneck: {found}. The server may be faster than this says: give the "
+            "generator a machine with processors to spare, or run several at a lower rate each"
         )

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -229,8 +229,7 @@ class _Connection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what create_connection gives
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # what create_connection gives; uvloop's is its own class
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -64,7 +64,9 @@ class Run:
     interrupted: bool
 
 
-async def run_open(target: LoadTarget, due: Floats, *, slots: int, timeout_s: float, on_tick: Tick | None = None) -> Run:
+async def run_open(
+    target: LoadTarget, due: Floats, *, slots: int, timeout_s: float, on_tick: Tick | None = None
+) -> Run:
     """Send requests at the moments they are due, and return when all have ended; cancelling returns what there is.
 
     Args:
