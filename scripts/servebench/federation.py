@@ -242,11 +242,15 @@ class Federation:
         folder = parts / model
         folder.mkdir()
         joblib.dump(trained, folder / "joint.joblib")
-        owners = [word for party, names in self.layout.owners.items() for word in ("--party", f"{party}={','.join(names)}")]
+        owners = [
+            word for party, names in self.layout.owners.items() for word in ("--party", f"{party}={','.join(names)}")
+        ]
         first = next(iter(self.layout.owners))
         identity = ("--model-id", model, "--training-run", "bench-1")
         return [
-            self._words("model", "split", folder / "joint.joblib", *owners, "--intercept", first, *identity, "--out", folder),
+            self._words(
+                "model", "split", folder / "joint.joblib", *owners, "--intercept", first, *identity, "--out", folder
+            ),
             *(
                 self._words("model", "convert", folder / f"{party}.pkl", "--view", VIEW, *self._config(party))
                 for party in self.layout.owners

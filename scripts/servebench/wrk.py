@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 SCRIPT = """
 local counter, threads = 0, {}
-local requests, must, never = {}, "", ""
+local requests, must, never = {}, {}, {}
 bad, first_bad = 0, ""
 
 function setup(thread)
@@ -21,7 +21,8 @@ function setup(thread)
 end
 
 function init(args)
-  must, never = args[2], args[3]
+  for part in args[2]:gmatch("[^|]+") do must[#must + 1] = part end
+  for part in args[3]:gmatch("[^|]+") do never[#never + 1] = part end
   local data = io.open(args[1], "rb"):read("*a")
   local at = 1
   for line in io.lines(args[1] .. ".index") do
@@ -37,7 +38,10 @@ function request()
 end
 
 function response(status, headers, body)
-  if status ~= 200 or (must ~= "" and not body:find(must, 1, true)) or (never ~= "" and body:find(never, 1, true)) then
+  local wrong = status ~= 200
+  for _, part in ipairs(must) do wrong = wrong or not body:find(part, 1, true) end
+  for _, part in ipairs(never) do wrong = wrong or body:find(part, 1, true) end
+  if wrong then
     bad = bad + 1
     if first_bad == "" then first_bad = status .. " " .. body:sub(1, 200):gsub('[%c"\\\\]', " ") end
   end
@@ -69,9 +73,7 @@ class Measured:
     what: str = ""
 
 
-def write_requests(
-    path: Path, url: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None
-) -> Path:
+def write_requests(path: Path, url: str, bodies: Sequence[bytes], headers: Mapping[str, str] | None = None) -> Path:
     """Write whole HTTP requests, one after the other, and their lengths beside them."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -84,10 +86,22 @@ def write_requests(
 
 
 def run_wrk(url: str, requests: Path, *, connections: int, seconds: float, must: str = "", never: str = "") -> Measured:
-    """Load a server with requests in turn; an answer is bad unless it is a 200 with `must` and without `never` in it."""
+    """Load a server with requests in turn; an answer is bad unless it is a 200 with every part of `must` in it and none of
+    `never`; parts stand between bars.
+    """
     script = requests.with_suffix(".lua")
     script.write_text(SCRIPT)
-    words = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script), url]
+    words = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(script),
+        url,
+    ]
     done = subprocess.run(
         [*words, "--", str(requests), must, never], capture_output=True, text=True, check=False, timeout=seconds + 60
     )
