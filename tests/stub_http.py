@@ -1,4 +1,4 @@
-"""A server of HTTP for the load generator's tests: it answers like `POST /v1/predict`, or as it is told to misbehave."""
+"""A server of HTTP for the load generator's tests: it answers as `POST /v1/predict` does, or misbehaves as told."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from fedpredict.model.ids import check_model_id
 
 DEFAULT_RATE = 100.0
 PREDICT_PATH = "/v1/predict"
+CALLER_HEADER = "x-fedpredict-client"
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Sample ids to ask for.", show_default=False)]
 IdFile = Annotated[Path | None, typer.Option("--in", help="Sample ids in a CSV or Parquet file.")]
@@ -197,7 +198,9 @@ def _target(
     if http is not None:
         site = parse_site(http, PREDICT_PATH, tls=resolved.tls, server_party=resolved.server_party)
         bodies = questions.json_bodies(asked.model_id, asked.groups, asked.mode)
-        return OverHttp(site, bodies, questions.has_numbers, headers)
+        # without TLS the edge takes a caller's word for who it is
+        stated = {CALLER_HEADER: resolved.identity.name} if resolved.identity and site.context is None else {}
+        return OverHttp(site, bodies, questions.has_numbers, {**stated, **headers})
     if resolved.server is None:
         raise ConfigError(f"{connect.NO_SERVER}; or ask over HTTP with --http")
     target = build_target(

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +38,8 @@ N_FEATURES = 10
 STARTS_IN_S, STOPS_IN_S = 90.0, 20.0
 TRAINING_ROWS = 2_000
 
-# The edge that wrk speaks to. wrk has no client certificate, so the HTTP edge is plain text on loopback while every link
-# between parties stays mutual TLS: what is measured is the work between the organisations, and the edge's HTTP.
-HTTP_SETTINGS = 'http_listen = "127.0.0.1:{port}"\nhttp_insecure = true\n'
+# wrk has no client certificate: the HTTP edge is plain text on loopback, every link between parties mutual TLS.
+PLAIN_EDGE = "http_insecure = true\n"
 
 
 @dataclass(frozen=True)
@@ -173,14 +173,9 @@ class Federation:
             ),
         ]
         self._write_tables()
-        for party in self.layout.owners:
-            source = self.home / f"{party}.parquet"
-            commands.append(
-                self._words("features", "load", source, "--view", VIEW, "--key", "id", *self._config(party))
-            )
-        for model in self.layout.models:
-            commands += self._model_commands(model, parts)
-        batch(commands)
+        batch(commands + [self._split(model, parts) for model in self.layout.models])
+        with ThreadPoolExecutor(2) as pool:  # parties do their own side, two at a time
+            list(pool.map(lambda party: batch(self._party_commands(party, parts)), self.layout.owners))
         self._keep_settings()
 
     def start(self) -> None:
@@ -231,9 +226,16 @@ class Federation:
             columns |= {name: pa.array(rows[:, self.names.index(name)]) for name in names}
             pq.write_table(pa.table(columns), self.home / f"{party}.parquet")
 
-    def _model_commands(self, model: str, parts: Path) -> list[list[str]]:
-        seed = self.layout.models.index(model)
-        random = np.random.default_rng(seed)
+    def _party_commands(self, party: str, parts: Path) -> list[list[str]]:
+        source, config = self.home / f"{party}.parquet", self._config(party)
+        files = [parts / model / f"{party}.pkl" for model in self.layout.models]
+        return [
+            self._words("features", "load", source, "--view", VIEW, "--key", "id", *config),
+            *(self._words("model", "convert", file, "--view", VIEW, *config) for file in files),
+        ]
+
+    def _split(self, model: str, parts: Path) -> list[str]:
+        random = np.random.default_rng(self.layout.models.index(model))
         rows = self.features(np.arange(TRAINING_ROWS, dtype=np.float64))
         target = rows @ random.normal(size=rows.shape[1]) + random.normal(size=len(rows)) > 0.1
         trained = LogisticRegression(max_iter=50).fit(rows, target)
@@ -242,20 +244,10 @@ class Federation:
         folder = parts / model
         folder.mkdir()
         joblib.dump(trained, folder / "joint.joblib")
-        owners = [
-            word for party, names in self.layout.owners.items() for word in ("--party", f"{party}={','.join(names)}")
-        ]
-        first = next(iter(self.layout.owners))
-        identity = ("--model-id", model, "--training-run", "bench-1")
-        return [
-            self._words(
-                "model", "split", folder / "joint.joblib", *owners, "--intercept", first, *identity, "--out", folder
-            ),
-            *(
-                self._words("model", "convert", folder / f"{party}.pkl", "--view", VIEW, *self._config(party))
-                for party in self.layout.owners
-            ),
-        ]
+        cuts = [f"{party}={','.join(names)}" for party, names in self.layout.owners.items()]
+        owners = [word for cut in cuts for word in ("--party", cut)]
+        identity = ("--model-id", model, "--training-run", "bench-1", "--intercept", next(iter(self.layout.owners)))
+        return self._words("model", "split", folder / "joint.joblib", *owners, *identity, "--out", folder)
 
     def _keep_settings(self) -> None:
         for path in self.home.glob("*/*.toml"):
@@ -266,7 +258,8 @@ class Federation:
         for party, port in zip(self.layout.participants, ports, strict=False):
             self._rewrite(self.home / party / "participant.toml", quick | {"127.0.0.1:7443": f"127.0.0.1:{port}"})
         path = self.home / INITIATOR / "initiator.toml"
-        head = HTTP_SETTINGS.format(port=self.http_port) if self.offers_http else ""
+        edge = f'http_listen = "127.0.0.1:{self.http_port}"\n{PLAIN_EDGE if self.tls else ""}'
+        head = edge if self.offers_http else ""
         self._rewrite(path, quick | {"127.0.0.1:7440": self.address}, head)
         lines = []
         for party, port in zip(self.layout.participants, ports, strict=False):

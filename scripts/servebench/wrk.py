@@ -86,8 +86,15 @@ def write_requests(path: Path, url: str, bodies: Sequence[bytes], headers: Mappi
 
 
 def run_wrk(url: str, requests: Path, *, connections: int, seconds: float, must: str = "", never: str = "") -> Measured:
-    """Load a server with requests in turn; an answer is bad unless it is a 200 with every part of `must` in it and none of
-    `never`; parts stand between bars.
+    """Load a server with requests in turn, every answer checked.
+
+    Args:
+        url: The server's.
+        requests: From `write_requests`.
+        connections: How many, each with one request under way.
+        seconds: How long; at least 1, whole seconds.
+        must: What stands in a good answer, besides status 200; parts stand between bars.
+        never: What does not.
     """
     script = requests.with_suffix(".lua")
     script.write_text(SCRIPT)
