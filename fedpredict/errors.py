@@ -8,6 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
+│   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -21,6 +22,7 @@ FedPredictError
 │   ├── WarehouseWriteError   nothing was made visible (disk full, no permission, ...)
 │   ├── StatementError        the engine refused a statement
 │   └── TableCorruptError     rows do not give the digest they are stored under
+├── StoreError                the features' store cannot be written or read (disk full, no permission, ...)
 ├── StateError                the state database is unavailable or of another version
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
@@ -106,6 +108,22 @@ class UnsupportedModeError(InputError):
         self.mode = mode
 
 
+class InputsRefusedError(InputError):
+    """Features that were sent with a request are not those of the view.
+
+    Attributes:
+        feature: The name, quoted and shortened.
+        problem: What is wrong with it, in words that may leave the process.
+    """
+
+    public_fields = ("feature", "problem")
+
+    def __init__(self, message: str, *, feature: str, problem: str) -> None:
+        super().__init__(message)
+        self.feature = feature
+        self.problem = problem
+
+
 class FeatureFileError(InputError):
     """A file of features cannot be loaded as it is; nothing was written."""
 
@@ -160,6 +178,10 @@ class StatementError(WarehouseError):
 
 class TableCorruptError(WarehouseError):
     """Stored rows do not give the digest that they are stored under."""
+
+
+class StoreError(FedPredictError):
+    """The features' store cannot be used; what it served, it goes on serving."""
 
 
 class StateError(FedPredictError):
@@ -255,6 +277,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
+    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,
@@ -266,6 +289,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     WarehouseWriteError: INTERNAL,
     StatementError: INTERNAL,
     TableCorruptError: INTERNAL,
+    StoreError: INTERNAL,
     StateError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),

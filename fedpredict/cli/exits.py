@@ -34,6 +34,7 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.ServerUnavailableError: ExitCode.UNAVAILABLE,
     errors.DeadlineExceededError: ExitCode.UNAVAILABLE,
     errors.WarehouseError: ExitCode.STORAGE,
+    errors.StoreError: ExitCode.STORAGE,
     errors.StateError: ExitCode.STORAGE,
     errors.SecurityError: ExitCode.SECURITY,
 }

@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
+from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.observe.logs import install_logging
+from fedpredict.observe.logs import add_log_context, install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.settings import WarehouseSettings
+from fedpredict.wire.worker import ALONE, Worker
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
@@ -104,6 +108,13 @@ def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
 
 
+def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
+    """Return the store that serves a party's features."""
+    from fedpredict.features.open import open_store  # noqa: PLC0415
+
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -165,14 +176,25 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
         path: Its settings.
         ready: Told the address once it listens and has looked at its warehouse.
     """
+    settings = load_participant(path).settings
+    if settings.workers == 1:
+        _participant_worker(path, {}, ALONE, ready)
+        return
+    ports = _fixed_ports(settings, ("listen",))
+    serve = partial(_participant_worker, path, ports)
+    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+
+
+def _participant_worker(path: Path, ports: Mapping[str, str], worker: Worker, ready: Callable[[str], None]) -> None:
     from fedpredict.participant import server  # noqa: PLC0415
 
     loaded = load_participant(path)
-    _install_logging(loaded)
-    tls = tls_files(loaded)
+    _install_logging(loaded, worker)
+    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(loaded.settings, warehouse, tls, ready=ready))
+        store = open_loaded_store(loaded)
+        asyncio.run(server.serve(settings, warehouse, tls, store=store, worker=worker, ready=ready))
     finally:
         warehouse.close()
 
@@ -185,16 +207,40 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
         ready: Told the address once it listens.
         simulate: Answer without partners, marked as such.
     """
+    settings = load_initiator(path).settings
+    if settings.workers == 1:
+        _initiator_worker(path, {}, simulate, ALONE, ready)
+        return
+    ports = _fixed_ports(settings, ("listen",))
+    serve = partial(_initiator_worker, path, ports, simulate)
+    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+
+
+def _initiator_worker(
+    path: Path, ports: Mapping[str, str], simulate: bool, worker: Worker, ready: Callable[[str], None]
+) -> None:
     from fedpredict.initiator import server  # noqa: PLC0415
 
     loaded = load_initiator(path)
-    _install_logging(loaded)
-    settings, tls = loaded.settings, tls_files(loaded)
+    _install_logging(loaded, worker)
+    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     pins = open_pins(loaded)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, ready=ready))
+            features = open_loaded_store(loaded)
+            asyncio.run(
+                server.serve(
+                    settings,
+                    pins,
+                    tls,
+                    warehouse=warehouse,
+                    features=features,
+                    simulate=simulate,
+                    worker=worker,
+                    ready=ready,
+                )
+            )
         finally:
             if warehouse is not None:
                 warehouse.close()
@@ -202,5 +248,12 @@ def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool)
         pins.close()
 
 
-def _install_logging(loaded: LoadedParty) -> None:
+def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:
+    """Return the addresses that all workers bind, by setting; port 0 means one free port for all of them."""
+    return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
+
+
+def _install_logging(loaded: LoadedParty, worker: Worker) -> None:
     install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
+    if worker.shares_ports:
+        add_log_context(worker=worker.index)

@@ -13,6 +13,8 @@ from typing import Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler
@@ -29,6 +31,7 @@ from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.health import Health
 from fedpredict.wire.server import bind, stopping
+from fedpredict.wire.worker import ALONE, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,9 @@ class InitiatorServer:
         tls: TlsFiles | None,
         *,
         warehouse: Warehouse | None = None,
+        features: OnlineStore | None = None,
         simulate: bool = False,
+        worker: Worker = ALONE,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -52,7 +57,9 @@ class InitiatorServer:
             store: Pins and offers; stays open after exit.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
+            features: Where its own features are served from; default: this process's memory.
             simulate: Answer without partners, marked as such.
+            worker: Which of the daemon's processes this is.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -63,7 +70,9 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
+        self._features = MemoryStore() if features is None else features
         self._simulate = simulate
+        self._worker = worker
         self._stack = AsyncExitStack()
         self._address = settings.listen
 
@@ -101,7 +110,7 @@ class InitiatorServer:
 
     @property
     def _admission(self) -> Admission:
-        return Admission(self._access, self._settings.max_samples)
+        return Admission(self._access, self._settings.limits, max_samples=self._settings.max_samples)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -116,7 +125,13 @@ class InitiatorServer:
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
         stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
-        predictor = Predictor(catalogue, scorers, self._admission, deadline_s=self._settings.deadline_s)
+        predictor = Predictor(
+            catalogue,
+            scorers,
+            self._admission,
+            own_party=self._settings.party,
+            deadline_s=self._settings.deadline_s,
+        )
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -128,6 +143,7 @@ class InitiatorServer:
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
+                self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
             )
@@ -141,7 +157,7 @@ class InitiatorServer:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
         service = InitiatorService(predictor, models, self._access, who_calls)
         health = Health(process=lambda: True, model=service.is_ready)
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
@@ -158,7 +174,9 @@ async def serve(
     tls: TlsFiles | None,
     *,
     warehouse: Warehouse | None = None,
+    features: OnlineStore | None = None,
     simulate: bool = False,
+    worker: Worker = ALONE,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
@@ -168,7 +186,9 @@ async def serve(
         store: Pins and offers; stays open.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
+        features: Where its own features are served from; default: this process's memory.
         simulate: Answer without partners.
+        worker: Which of the daemon's processes this is.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
 
     Raises:
@@ -176,7 +196,10 @@ async def serve(
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        async with InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate) as server:
+        running = InitiatorServer(
+            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, worker=worker
+        )
+        async with running as server:
             if ready is not None:
                 ready(server.address)
             await stop.wait()

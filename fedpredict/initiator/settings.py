@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.features.settings import StoreSettings
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings
 from fedpredict.security.identity import IdentityKind
@@ -98,6 +99,16 @@ class ClientSettings(_Settings):
     """The kind of the certificate: a party can have a client's name, and is not that client."""
 
 
+class LimitSettings(_Settings):
+    """`[limits]`: how much may be under way at once; what comes beyond is refused with a hint when to try again."""
+
+    max_requests: int = Field(default=512, ge=1, le=100_000)
+    max_rows: int = Field(default=200_000, ge=1, le=10_000_000)
+    """Sample ids in all requests under way."""
+    model_share: float = Field(default=0.75, gt=0.0, le=1.0)
+    """The part of both that one model may have, where there are several."""
+
+
 class InitiatorSettings(_Settings):
     """The whole file. Relative paths are relative to it."""
 
@@ -111,6 +122,9 @@ class InitiatorSettings(_Settings):
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """How often parties are asked for what they hold, and the database for new pins."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
@@ -120,6 +134,8 @@ class InitiatorSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings | None = None
     """Where its own part is; needed exactly where a model lists this party."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where its own features stand while they are served."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.arrays import Floats, Statuses, all_finite
 from fedpredict.model.kinds import KINDS, Kind
-from fedpredict.model.share import PRECEDENCE, SampleStatus, Share
+from fedpredict.model.share import PRECEDENCE, SampleStatus, Share, all_ok
 
 _RANK = np.full(max(SampleStatus) + 1, 0, dtype=np.uint8)
 for _rank, _status in enumerate(PRECEDENCE):
     _RANK[_status] = _rank
+_BY_RANK = np.array(PRECEDENCE, dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +38,10 @@ def combine_status(statuses: Sequence[Statuses]) -> Statuses:
     Args:
         statuses: One array of shape (n_samples,) per party; at least one.
     """
+    if all(map(all_ok, statuses)):
+        return np.array(statuses[0], dtype=np.uint8)
     ranks = np.min([_RANK[status] for status in statuses], axis=0)
-    return np.asarray(np.array(PRECEDENCE, dtype=np.uint8)[ranks], dtype=np.uint8)
+    return np.asarray(_BY_RANK[ranks], dtype=np.uint8)
 
 
 def combine(kind: Kind, shares: Mapping[str, Share]) -> Combined:
@@ -59,11 +62,11 @@ def combine(kind: Kind, shares: Mapping[str, Share]) -> Combined:
     shapes = {share.values.shape for share in ordered}
     if len(shapes) > 1:
         raise ValueError(f"shares of different shapes: {sorted(shapes)}")
-    total = np.zeros_like(ordered[0].values)
     # a sum that overflows is no accident here: `finish` says OUT_OF_RANGE
     with np.errstate(over="ignore", invalid="ignore"):
-        for share in ordered:
-            total = total + share.values
+        total = ordered[0].values + 0.0  # a copy, in which -0.0 is 0.0 as in every sum
+        for share in ordered[1:]:
+            total += share.values
     return finish(kind, total, combine_status([share.status for share in ordered]))
 
 
@@ -71,8 +74,21 @@ def finish(kind: Kind, raw: Floats, status: Statuses) -> Combined:
     """Return the prediction for summed raw scores: the inverse link where OK, NaN elsewhere.
 
     A sum that overflows gets OUT_OF_RANGE, as a share that overflows does.
+
+    Args:
+        kind: The kind of the model.
+        raw: Shape (n_samples, n_scores); not copied where all of it is finite and OK.
+        status: Shape (n_samples,); copied.
     """
     status = np.array(status, dtype=np.uint8)
+    if all_ok(status) and all_finite(raw):
+        predictions = KINDS[kind].inverse_link(raw)
+        return Combined(raw, predictions.copy() if predictions is raw else predictions, status)
+    return _finish_some(kind, raw, status)
+
+
+def _finish_some(kind: Kind, raw: Floats, status: Statuses) -> Combined:
+    """Return predictions where some sample has no number; `status` is changed."""
     status[(status == SampleStatus.OK) & ~np.isfinite(raw).all(axis=1)] = SampleStatus.OUT_OF_RANGE
     scored = status == SampleStatus.OK
     raw = np.where(scored[:, None], raw, np.nan)

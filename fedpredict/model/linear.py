@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class LinearPart:
     weights: Floats
     intercept: Floats | None
     constant: Floats
+    offset: Floats = field(init=False)
+    """What is added to every sample: the constant, and the intercept where this party holds it; shape (n_scores,)."""
 
     def __post_init__(self) -> None:
         if self.weights.ndim != 2 or self.weights.shape[0] != len(self.features):
@@ -40,16 +42,14 @@ class LinearPart:
         ):
             if numbers is not None and not np.isfinite(numbers).all():
                 raise ValueError(f"a {name} is NaN or infinite")
+        with np.errstate(over="ignore"):  # samples get OUT_OF_RANGE then
+            offset = self.constant if self.intercept is None else self.intercept + self.constant
+        object.__setattr__(self, "offset", offset)
 
     @property
     def n_scores(self) -> int:
         """The number of partial scores per sample."""
         return int(self.weights.shape[1])
-
-    @property
-    def offset(self) -> Floats:
-        """What is added to every sample: the constant, and the intercept where this party holds it; (n_scores,)."""
-        return self.constant if self.intercept is None else self.intercept + self.constant
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return this party's share of the raw score.
@@ -70,4 +70,6 @@ class LinearPart:
         """
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} weights")
-        return np.asarray(features @ self.weights + self.offset, dtype=np.float64)
+        scores: Floats = features @ self.weights
+        scores += self.offset
+        return scores

@@ -107,3 +107,35 @@ class ModelInfo:
     parties: tuple[str, ...]
     manifest_sha256: str
     n_outputs: int
+
+
+def join_reports(reports: Sequence[PartyReport], sizes: Sequence[int]) -> PartyReport:
+    """Return one party's report on consecutive rows from its reports on runs of them.
+
+    Args:
+        reports: In the order of the rows.
+        sizes: The rows of each.
+
+    Returns:
+        The oldest event time of all, the longest times, and every problem that occurred.
+    """
+    event_times = [report.oldest_event_time for report in reports if report.oldest_event_time is not None]
+    return PartyReport(
+        party=reports[0].party,
+        status=_joined_statuses(reports, sizes),
+        oldest_event_time=min(event_times, default=None),
+        round_trip_s=max(report.round_trip_s for report in reports),
+        elapsed_s=max(report.elapsed_s for report in reports),
+        problem="; ".join(dict.fromkeys(report.problem for report in reports if report.problem)),
+    )
+
+
+def _joined_statuses(reports: Sequence[PartyReport], sizes: Sequence[int]) -> Statuses | None:
+    if all(report.status is None for report in reports):
+        return None
+    return np.concatenate(
+        [
+            np.full(size, SampleStatus.OK, dtype=np.uint8) if report.status is None else report.status
+            for report, size in zip(reports, sizes, strict=True)
+        ]
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from fedpredict.model.arrays import Bools
+from fedpredict.model.arrays import Bools, all_true
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,22 +36,26 @@ class SampleIds(Sequence[bytes]):
         if isinstance(sample_ids, SampleIds):
             return sample_ids
         ids = sample_ids if isinstance(sample_ids, list | tuple) else list(sample_ids)
-        offsets = np.fromiter(itertools.accumulate(map(len, ids), initial=0), dtype=np.int64, count=len(ids) + 1)
-        return cls(b"".join(ids), offsets)
+        if len(ids) == 1:
+            return cls(bytes(ids[0]), np.array((0, len(ids[0])), dtype=np.int64))
+        return cls(b"".join(ids), _offsets(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))))
 
     @classmethod
     def concat(cls, parts: Sequence[SampleIds]) -> SampleIds:
         """Return the ids of all parts, in order; at least one part."""
         if len(parts) == 1:
             return parts[0]
-        starts = itertools.accumulate((len(part.data) for part in parts), initial=0)
-        moved = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
-        return cls(b"".join(part.data for part in parts), np.concatenate([np.zeros(1, np.int64), *moved]))
+        data = [part.data for part in parts]
+        ends = [part.offsets[1:] for part in parts]
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *ends])
+        starts = list(itertools.accumulate(map(len, data[:-1]), initial=0))
+        offsets[1:] += np.repeat(np.array(starts, dtype=np.int64), list(map(len, ends)))
+        return cls(b"".join(data), offsets)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """The number of bytes of each id; shape (n,)."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def cut(self, start: int, stop: int) -> SampleIds:
         """Return ids `start` to `stop`, the latter not included."""
@@ -62,9 +66,13 @@ class SampleIds(Sequence[bytes]):
 
     def select(self, chosen: Bools) -> SampleIds:
         """Return the ids where `chosen`, shape (n,), is true; in order."""
-        if chosen.all():
+        if len(chosen) != len(self):
+            raise ValueError(f"{len(chosen)} choices for {len(self)} sample ids")
+        if all_true(chosen):
             return self
-        return SampleIds.of([sample_id for sample_id, wanted in zip(self, chosen.tolist(), strict=True) if wanted])
+        lengths = self.lengths
+        data = np.frombuffer(self.data, dtype=np.uint8)[np.repeat(chosen, lengths)].tobytes()
+        return SampleIds(data, _offsets(lengths[chosen]))
 
     @override
     def __len__(self) -> int:
@@ -94,3 +102,9 @@ class SampleIds(Sequence[bytes]):
     def __iter__(self) -> Iterator[bytes]:
         data = self.data
         return (data[start:end] for start, end in itertools.pairwise(self.offsets.tolist()))
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

@@ -7,7 +7,7 @@ from enum import IntEnum, StrEnum
 
 import numpy as np
 
-from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.arrays import Floats, Statuses, all_finite, all_true
 
 
 class Mode(StrEnum):
@@ -32,6 +32,8 @@ class SampleStatus(IntEnum):
     PARTY_UNAVAILABLE = 8
     REFUSED = 9
 
+
+_OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
 
 PRECEDENCE: tuple[SampleStatus, ...] = (
     SampleStatus.UNSPECIFIED,
@@ -63,9 +65,12 @@ class Share:
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.status.shape != self.values.shape[:1]:
             raise ValueError(f"a share of shape {self.values.shape} with {self.status.shape} statuses")
-        scored = self.status == SampleStatus.OK
-        if not np.isfinite(self.values[scored]).all() or not np.isnan(self.values[~scored]).all():
+        if not (all_finite(self.values) if all_ok(self.status) else self._has_numbers_where_ok()):
             raise ValueError("a share must be finite where its status is OK, and NaN everywhere else")
+
+    def _has_numbers_where_ok(self) -> bool:
+        scored = self.status == _OK
+        return all_finite(self.values[scored]) and all_true(np.isnan(self.values[~scored]))
 
     @property
     def n_samples(self) -> int:
@@ -78,6 +83,15 @@ class Share:
         return int(self.values.shape[1])
 
 
+def all_ok(status: Statuses) -> bool:
+    """Return whether every sample is OK.
+
+    >>> all_ok(np.array([1, 1], np.uint8)), all_ok(np.array([1, 2], np.uint8))
+    (True, False)
+    """
+    return all_true(status == _OK)
+
+
 def build_share(values: Floats, status: Statuses) -> Share:
     """Return a share from raw scores: NaN where not OK, OUT_OF_RANGE where a score overflowed.
 
@@ -87,7 +101,8 @@ def build_share(values: Floats, status: Statuses) -> Share:
     """
     values = np.array(values, dtype=np.float64)
     status = np.array(status, dtype=np.uint8)
-    overflow = (status == SampleStatus.OK) & ~np.isfinite(values).all(axis=1)
-    status[overflow] = SampleStatus.OUT_OF_RANGE
-    values[status != SampleStatus.OK] = np.nan
+    if not (all_ok(status) and all_finite(values)):
+        overflow = (status == _OK) & ~np.isfinite(values).all(axis=1)
+        status[overflow] = SampleStatus.OUT_OF_RANGE
+        values[status != _OK] = np.nan
     return Share(values, status)

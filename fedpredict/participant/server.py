@@ -24,6 +24,7 @@ from fedpredict.wire.channel import server_options
 from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
 from fedpredict.wire.server import bind, stopping
+from fedpredict.wire.worker import ALONE, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class ParticipantServer:
         tls: TlsFiles | None,
         *,
         store: OnlineStore | None = None,
+        worker: Worker = ALONE,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
 
@@ -46,6 +48,7 @@ class ParticipantServer:
             warehouse: Where its models and features are; the caller closes it.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             store: Where features are served from; default: this process's memory.
+            worker: Which of the daemon's processes this is.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -58,9 +61,10 @@ class ParticipantServer:
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         scorer = LocalParty(settings.party, lambda: self.loader.state, store)
-        self._service = ParticipantService(scorer, self._policy, tls, max_samples=settings.max_samples)
+        self._service = ParticipantService(scorer, self._policy, tls, max_samples=settings.max_samples, worker=worker)
         self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)
         self._poller = Poller(self.loader.refresh, settings.poll_s)
+        self._worker = worker
         self._server: grpc.aio.Server | None = None
         self._address = settings.listen
 
@@ -75,7 +79,7 @@ class ParticipantServer:
         Raises:
             ConfigError: The port is taken, or the address is not of this machine.
         """
-        server = grpc.aio.server(options=server_options())
+        server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
         server.add_generic_rpc_handlers((self._service.handlers(), self._health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
@@ -116,6 +120,8 @@ async def serve(
     warehouse: Warehouse,
     tls: TlsFiles | None,
     *,
+    worker: Worker = ALONE,
+    store: OnlineStore | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -124,6 +130,8 @@ async def serve(
         settings: The participant's.
         warehouse: Where its models and features are; the caller closes it.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
+        worker: Which of the daemon's processes this is.
+        store: Where features are served from; default: this process's memory.
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
 
     Raises:
@@ -131,7 +139,7 @@ async def serve(
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        async with ParticipantServer(settings, warehouse, tls) as server:
+        async with ParticipantServer(settings, warehouse, tls, store=store, worker=worker) as server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from dataclasses import replace
 
 import grpc
 
@@ -20,6 +21,7 @@ from fedpredict.security.tls import TlsFiles, peer_identity, read_tls
 from fedpredict.wire import codec
 from fedpredict.wire.handlers import Context, service, unary
 from fedpredict.wire.v1 import participant_pb2
+from fedpredict.wire.worker import ALONE, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,15 @@ MAX_DEADLINE_S = 60.0
 class ParticipantService:
     """Answers initiators that the policy lists, with what `scorer` computes."""
 
-    def __init__(self, scorer: PartyScorer, policy: CallerPolicy, tls: TlsFiles | None, *, max_samples: int) -> None:
+    def __init__(
+        self,
+        scorer: PartyScorer,
+        policy: CallerPolicy,
+        tls: TlsFiles | None,
+        *,
+        max_samples: int,
+        worker: Worker = ALONE,
+    ) -> None:
         """Serve one party.
 
         Args:
@@ -39,11 +49,13 @@ class ParticipantService:
             policy: Who may ask for what.
             tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
             max_samples: Most sample ids in one call.
+            worker: Which of the daemon's processes this is.
         """
         self._scorer = scorer
         self._policy = policy
         self._tls = tls
         self._max_samples = max_samples
+        self._worker = worker
         self._instance = secrets.token_hex(8)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
@@ -71,8 +83,8 @@ class ParticipantService:
             protocol_version=codec.PROTOCOL_VERSION,
             party=self._scorer.party,
             instance=self._instance,
-            worker=0,
-            workers=1,
+            worker=self._worker.index,
+            workers=self._worker.count,
         )
         if self._tls is not None:
             reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
@@ -88,7 +100,7 @@ class ParticipantService:
         add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
         self._policy.check(caller, request.model_id)
         part = await self._scorer.describe(request.model_id, deadline_s=_remaining_s(context, 0))
-        return codec.description_to_wire(request.request_id, part)
+        return codec.description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(self, request: participant_pb2.ScoreRequest, context: Context) -> participant_pb2.ScoreReply:
         """Return this party's share for a caller who may ask for the model."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.features.settings import StoreSettings
 from fedpredict.observe.settings import LogSettings
 from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -32,6 +33,8 @@ class ParticipantSettings(_Settings):
     """host:port; port 0 takes any free one."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """Seconds between two looks at the warehouse for new models and features."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
@@ -42,6 +45,7 @@ class ParticipantSettings(_Settings):
     """Versions of a model that stay loaded, the newest included."""
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings
+    store: StoreSettings = Field(default_factory=StoreSettings)
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -64,7 +64,6 @@ class ModelLoader:
         self._store = store
         self._keep_versions = keep_versions
         self._state = PartyState()
-        self._views: frozenset[tuple[str, int]] = frozenset()
         self._lock = threading.Lock()
 
     @property
@@ -187,14 +186,14 @@ class ModelLoader:
         return ""
 
     def _publish(self, snapshot: Snapshot) -> None:
-        rows = read_snapshot_rows(self._warehouse, snapshot, ["sample_id", "event_time", *_numeric(snapshot)])
-        self._store.publish(snapshot, rows)
+        columns = ["sample_id", "event_time", *_numeric(snapshot)]
+        self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
         view = snapshot.view
         extra = {
             "view": view.name,
             "view_version": view.version,
             "snapshot": snapshot.snapshot,
-            "n_rows": rows.num_rows,
+            "n_rows": snapshot.n_rows,
         }
         logger.info("snapshot.loaded", extra=extra)
 
@@ -204,10 +203,12 @@ class ModelLoader:
         return f"view {model.view} has no numeric column {', '.join(missing)}" if missing else ""
 
     def _drop_unused(self, state: PartyState) -> None:
-        views = frozenset((model.view, model.view_version) for model in state.loaded.values())
-        for view, view_version in self._views - views:
+        # with the warehouse away, nobody knows what a file of an earlier run is good for
+        if state.warehouse_problem:
+            return
+        views = {(model.view, model.view_version) for model in state.loaded.values()}
+        for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
-        self._views = views
 
 
 def _numeric(snapshot: Snapshot) -> list[str]:

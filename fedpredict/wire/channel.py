@@ -30,14 +30,14 @@ def max_samples_of(n_scores: int) -> int:
     return min(MAX_SAMPLES_PER_CALL, (MAX_MESSAGE_BYTES - _ANSWER_BYTES) // (8 * n_scores + _STATUS_BYTES))
 
 
-def server_options() -> Options:
+def server_options(*, shares_port: bool = False) -> Options:
     """Return a server's gRPC options.
 
-    `so_reuseport` is off: a second server on a port must be an error, not a silent half of the traffic. Pings of idle
-    clients are allowed at the rate that `channel_options` sends them.
+    `so_reuseport` is off unless this is one of several workers: a second server on a port must be an error, not a
+    silent half of the traffic. Pings of idle clients are allowed at the rate that `channel_options` sends them.
     """
     return [
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),

@@ -17,7 +17,7 @@ from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesErr
 from fedpredict.model.arrays import Floats, Micros, Statuses
 from fedpredict.model.ids import check_model_id, traceparent_of
 from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind
-from fedpredict.model.manifest import PartDescription
+from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
@@ -184,6 +184,7 @@ def description_to_wire(request_id: str, part: PartDescription) -> participant_p
         n_scores=part.n_scores,
         holds_intercept=part.holds_intercept,
         fit_intercept=part.fit_intercept,
+        max_samples=part.max_samples,
     )
 
 
@@ -205,6 +206,7 @@ def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDe
         n_scores=message.n_scores,
         holds_intercept=message.holds_intercept,
         fit_intercept=message.fit_intercept,
+        max_samples=message.max_samples or DEFAULT_MAX_SAMPLES,
     )
 
 

@@ -14,6 +14,7 @@ EXPECTED = {
     "InputError": 4,
     "ConversionError": 4,
     "WarehouseError": 7,
+    "StoreError": 7,
     "StateError": 7,
     "SecurityError": 8,
     "ModelNotFoundError": 5,
