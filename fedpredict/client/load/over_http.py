@@ -118,7 +118,7 @@ class OverHttp(LoadTarget):
         if not reply.status:
             hint = "is it running?" if self._site.context is None else "is it running, and do its certificates fit?"
             raise ServerUnavailableError(f"{self._place}: {reply.problem}; {hint}")
-        self._idle.append(connection)
+        self._keep(connection)
         return Answer(self._kind(reply), reply.body[:MAX_TEXT].decode("utf-8", "replace"), str(reply.status))
 
     @override
@@ -127,7 +127,7 @@ class OverHttp(LoadTarget):
 
         def ended(reply: _Reply) -> None:
             del self._busy[number]
-            self._idle.append(connection)
+            self._keep(connection)
             done(number, self._kind(reply))
 
         connection.send(self._request(number), ended)
@@ -137,7 +137,6 @@ class OverHttp(LoadTarget):
         connection = self._busy.pop(number, None)
         if connection is not None:
             connection.drop()
-            self._idle.append(connection)
 
     @override
     async def close(self) -> None:
@@ -152,8 +151,15 @@ class OverHttp(LoadTarget):
         return f"the server at {self._site.host}:{self._site.port}"
 
     def _take(self) -> _Connection:
-        # the one used last: where few are needed, few are open
-        return self._idle.pop() if self._idle else _Connection(self._site)
+        while self._idle:
+            connection = self._idle.pop()  # the one used last: where few are needed, few are open
+            if connection.is_open:
+                return connection
+        return _Connection(self._site)
+
+    def _keep(self, connection: _Connection) -> None:
+        if connection.is_open:
+            self._idle.append(connection)
 
     def _request(self, number: int) -> bytes:
         body = self._bodies[number % len(self._bodies)]
@@ -182,7 +188,7 @@ _Replied: TypeAlias = Callable[[_Reply], object]
 
 
 class _Connection(asyncio.Protocol):
-    """A connection that is made when it is first needed, and again after it was lost."""
+    """A connection, made when the first request is sent; once lost, it is of no further use."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -191,10 +197,15 @@ class _Connection(asyncio.Protocol):
         self._connecting: asyncio.Task[None] | None = None
         self._parser, self._reply = httptools.HttpResponseParser(self), _Reply()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether another request can be sent on it."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def send(self, request: bytes, replied: _Replied) -> None:
         """Send a request; one at a time. `replied` is called once, later."""
         self._replied = replied
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             self._connecting = asyncio.ensure_future(self._connect_and_send(request))
         else:
             self._transport.write(request)
@@ -210,8 +221,6 @@ class _Connection(asyncio.Protocol):
 
     async def _connect_and_send(self, request: bytes) -> None:
         site, loop = self._site, asyncio.get_running_loop()
-        self._parser, self._reply = httptools.HttpResponseParser(self), _Reply()
-        self._transport = None
         try:
             await asyncio.wait_for(
                 loop.create_connection(
