@@ -271,6 +271,7 @@ class Federation:
 
     def _rewrite(self, path: Path, words: dict[str, str], head: str = "") -> None:
         text = path.with_suffix(".written").read_text()
+        text = re.sub(r"(?m)^http_listen = .*\n", "", text)
         for old, new in words.items():
             text = text.replace(old, new)
         if not self.tls:
