@@ -10,6 +10,7 @@ from statistics import median
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from servebench.wrk import Measured
 
@@ -111,7 +112,7 @@ class Printer:
                 "mutual" if line.tls else "off",
                 *numbers,
                 "" if line.non_ok is None else str(line.non_ok),
-                line.problem or more,
+                Text(line.problem or more),  # what a server said is no markup
             )
         Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(table)
 
