@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,6 +98,7 @@ class Round:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self.started = self._loop.time()
+        self._began = time.perf_counter()  # uvloop's own clock counts milliseconds
 
     def start(self) -> None:
         """Ask the parties; where no id is valid there is nothing to ask."""
@@ -134,7 +136,7 @@ class Round:
     def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
         if self._pending.pop(party, None) is None:
             return
-        took_s = self._loop.time() - self.started
+        took_s = time.perf_counter() - self._began
         try:
             self._sides[party] = self._answered(party, future.result(), took_s)
         except InputError as error:  # of this initiator's own part: the caller's inputs do not fit

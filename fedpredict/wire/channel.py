@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
+
+import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either end takes. An answer of 10,000 samples and 100 outputs has 8 MB."""
@@ -17,6 +20,34 @@ KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
+
+COMPRESSION_METADATA = "fedpredict-compression"
+"""The metadata key by which a caller asks for compressed answers."""
+
+
+class Compression(StrEnum):
+    """How messages to and from a peer are compressed; for networks where bytes are dearer than processors."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    DEFLATE = "deflate"
+
+    @property
+    def of_grpc(self) -> grpc.Compression:
+        """The name that gRPC has for it."""
+        return _OF_GRPC[self]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a caller sends, so that answers are compressed alike."""
+        return () if self is Compression.NONE else ((COMPRESSION_METADATA, self.value),)
+
+
+_OF_GRPC = {
+    Compression.NONE: grpc.Compression.NoCompression,
+    Compression.GZIP: grpc.Compression.Gzip,
+    Compression.DEFLATE: grpc.Compression.Deflate,
+}
 
 Options: TypeAlias = list[tuple[str, int | str]]
 
