@@ -80,3 +80,9 @@ def told(error: FedPredictError, target: Target, deadline: Deadline, model_id: s
     if type(error) is ModelNotFoundError:
         return ModelNotFoundError(f"no model {model_id!r} for this caller at {target.address}")
     return error
+
+
+def translate(error: grpc.RpcError, target: Target, deadline: Deadline, model_id: str = "") -> FedPredictError:
+    """Return the error of our tree for a call that is not made again; the message names the server or the model."""
+    meaning = from_rpc(error)
+    return told(meaning, target, deadline, model_id) if isinstance(meaning, FedPredictError) else unavailable(target)

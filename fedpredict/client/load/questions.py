@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedpredict.client.core import encode_ids
+from fedpredict.client.ids import encode_ids
 from fedpredict.errors import EmptyRequestError, InputError
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.share import Mode
