@@ -33,11 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "score"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),
-<<<<<<< HEAD
     "bench": ("bench", "bench"),
-=======
     "top": ("top", "top"),
->>>>>>> main
 }
 """Noun, or verb without one -> its module in this package, and the group or function in it."""
 
