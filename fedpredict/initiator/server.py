@@ -123,6 +123,8 @@ class InitiatorServer:
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
         if self._http_address is not None:
             logger.info("initiator.listening_http", extra={"address": self._http_address})
+        if self._settings.http_insecure:
+            logger.warning("initiator.http_insecure", extra={"meaning": "HTTP callers state who they are"})
         if self._credentials is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
@@ -249,7 +251,7 @@ class InitiatorServer:
         edge_settings = EdgeSettings(
             listen=settings.http_listen,
             http=settings.http,
-            tls=https_context(self._tls) if self._tls else None,
+            tls=https_context(self._tls) if self._tls and not settings.http_insecure else None,
             max_samples=settings.max_samples,
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,

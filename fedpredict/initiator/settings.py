@@ -14,6 +14,7 @@ from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.tls import is_loopback
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -127,6 +128,8 @@ class InitiatorSettings(_Settings):
     listen: Address = "127.0.0.1:7440"
     http_listen: Address | None = None
     """Where HTTP is spoken, as host:port; None: nowhere."""
+    http_insecure: bool = False
+    """HTTP in plain text, on loopback only, behind a proxy of this machine; links to parties keep their TLS."""
     link_listen: Address | None = None
     """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
@@ -166,6 +169,12 @@ class InitiatorSettings(_Settings):
         peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
         addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
         check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _plain_http_stays_here(self) -> InitiatorSettings:
+        if self.http_insecure and (self.http_listen is None or not is_loopback(self.http_listen)):
+            raise ValueError(f"http_insecure = true is for loopback only, but http_listen is {self.http_listen}")
         return self
 
     @model_validator(mode="after")

@@ -272,6 +272,8 @@ class Federation:
     def _rewrite(self, path: Path, words: dict[str, str], head: str = "") -> None:
         text = path.with_suffix(".written").read_text()
         text = re.sub(r"(?m)^http_listen = .*\n", "", text)
+        # whatever else listens does so at a port of its own: many parties of this file are on one machine
+        text = re.sub(r'(?m)^(\w+_listen = "127\.0\.0\.1):\d+"', lambda found: f'{found[1]}:{free_ports(1)[0]}"', text)
         for old, new in words.items():
             text = text.replace(old, new)
         if not self.tls:
@@ -311,7 +313,7 @@ class Federation:
                 raise SystemExit(f"{name} ended with {process.returncode}\n{self._logs()}")
 
     def _logs(self) -> str:
-        return "".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.home.glob("*.log")))
+        return "".join(f"--- {log.name}\n{log.read_text()[-1000:]}" for log in sorted(self.home.glob("*.log")))
 
 
 class HttpRefusedError(Exception):
