@@ -36,6 +36,10 @@ path = "warehouse"
 # tls_ca = "certs/hive-ca.pem"
 # staging = "hdfs://namenode/tmp/fedpredict"     # needed for large loads
 
+[store]                      # where features stand while they are served
+kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
+path = "store"
+
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
 
@@ -84,6 +88,10 @@ keep_alive_s = 75.0          # how long a connection may be idle
 [warehouse]                  # where this party's own features and parameters are, if it holds a part itself
 kind = "local"               # or "hive", with host, port, database ... (see docs/hive.md)
 path = "warehouse"
+
+[store]                      # where features stand while they are served
+kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
+path = "store"
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models
