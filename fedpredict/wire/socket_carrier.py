@@ -31,6 +31,8 @@ COMPRESS = 1
 COMPRESS_FROM = 512
 """Frames of fewer bytes are sent as they are."""
 MAX_IDENTITY = 256
+READ_BYTES = 64 * 1024
+"""Most bytes taken from a connection at once."""
 
 _COMPRESSED = 1 << 31
 _LENGTH = struct.Struct(">I")
@@ -58,8 +60,12 @@ class Preface:
         return _PREFACE.pack(MAGIC, COMPRESS if self.compress else 0, len(identity)) + identity
 
 
-class SocketCarrier(asyncio.Protocol, Carrier):
-    """One connection. What it delivers to is known when the peer's preface is there."""
+class SocketCarrier(asyncio.BufferedProtocol, Carrier):
+    """One connection. What it delivers to is known when the peer's preface is there.
+
+    It brings its own buffer: without one, uvloop allocates 256 KiB for every reading of TLS, which costs more than the
+    cryptography (measured: 63 µs there and back, 25 with it).
+    """
 
     name = "socket"
 
@@ -85,6 +91,7 @@ class SocketCarrier(asyncio.Protocol, Carrier):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._read_into = memoryview(bytearray(READ_BYTES))
         self._buffer = bytearray()
         self._needed = 0
         self._out: list[bytes] = []
@@ -135,7 +142,14 @@ class SocketCarrier(asyncio.Protocol, Carrier):
             self._end.resume_sending()
 
     @override
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._read_into
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take(bytes(self._read_into[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._needed:
@@ -248,7 +262,7 @@ class SocketCarrier(asyncio.Protocol, Carrier):
 
     def _resume(self) -> None:
         if self._buffer:
-            self.data_received(b"")
+            self._take(b"")
 
     def _refuse(self, reason: str) -> None:
         logger.warning("link.refused", extra={"peer": self.peer, "reason": reason})
