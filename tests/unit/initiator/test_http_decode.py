@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import FieldError
+from fedpredict.errors import FieldError, TooManySamplesError
 from fedpredict.initiator.http.decode import pack_ids, read_inputs, read_task
 from fedpredict.model.share import Mode
+
+MAX_SAMPLES = 1000
 
 
 @dataclass
@@ -59,7 +61,7 @@ def test_a_whole_body_is_a_task() -> None:
         "request_id": "r-9",
     }
 
-    asked = read_task(Body(json.dumps(body).encode(), {b"x-fedpredict-deadline-ms": "2000"}), "r-1")
+    asked = read_task(Body(json.dumps(body).encode(), {b"x-fedpredict-deadline-ms": "2000"}), "r-1", MAX_SAMPLES)
 
     assert (asked.task.request_id, asked.task.model_id, asked.task.mode) == ("r-9", "credit", Mode.OFFLINE)
     assert list(asked.task.sample_ids) == [b"u1", "é".encode()]
@@ -70,7 +72,7 @@ def test_a_whole_body_is_a_task() -> None:
 
 
 def test_a_short_body_is_a_task_with_what_is_usual() -> None:
-    asked = read_task(Body(b'{"model":"m","sample_ids":["u1"]}'), "r-1")
+    asked = read_task(Body(b'{"model":"m","sample_ids":["u1"]}'), "r-1", MAX_SAMPLES)
 
     assert (asked.task.request_id, asked.task.mode, asked.task.inputs) == ("r-1", Mode.NEARLINE, None)
     assert asked.deadline_s is None
@@ -79,4 +81,16 @@ def test_a_short_body_is_a_task_with_what_is_usual() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_task_or_a_field_error(data: bytes) -> None:
     with pytest.raises(FieldError):
-        read_task(Body(data), "r-1")
+        read_task(Body(data), "r-1", MAX_SAMPLES)
+
+
+@pytest.mark.parametrize("sample_id", ["u", "", ",", '"', "\\", '\\"'])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_far_too_many_ids_are_refused_before_they_are_decoded(sample_id: str, separators: tuple[str, str]) -> None:
+    def body(n_samples: int) -> Body:
+        return Body(json.dumps({"model": "m", "sample_ids": [sample_id] * n_samples}, separators=separators).encode())
+
+    assert len(read_task(body(100_900), "r-1", MAX_SAMPLES).task.sample_ids) == 100_900
+    if sample_id not in {'"', "\\", '\\"'}:  # an escaped quote may hide one: those are counted when they are decoded
+        with pytest.raises(TooManySamplesError):
+            read_task(body(300_000), "r-1", MAX_SAMPLES)
