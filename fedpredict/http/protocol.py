@@ -286,7 +286,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._begin(self._turn)
         self._advancing = False
         if self._turn is not None or self._waiting:
-            self._limit_reading()
+            if self._waiting or self.flow.read_paused:
+                self._limit_reading()
         else:
             self.flow.resume_reading()
             if self._incoming is not None:

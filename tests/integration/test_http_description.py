@@ -24,7 +24,7 @@ color = false
 mode = "all"
 deterministic = true
 database = "none"
-max-examples = 30
+max-examples = 20
 [phases.stateful]
 enabled = false
 # tensors and columns have to fit each other, which JSON Schema cannot say

@@ -51,17 +51,13 @@ class PredictBody(Struct, forbid_unknown_fields=True):
             "value per sample id, null where it is missing. No other party sees them."
         ),
     ] = None
-    timeout_ms: Annotated[int, Meta(description="How long the caller waits.", ge=1, le=MAX_TIMEOUT_MS)] | None = None
-    request_id: (
-        Annotated[
-            str,
-            Meta(
-                description="Names the prediction in every log; default: header x-request-id, or a new one.",
-                extra_json_schema={"pattern": REQUEST_ID_PATTERN},
-            ),
-        ]
-        | None
-    ) = None
+    timeout_ms: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)] | None, Meta(description="How long the caller waits.")
+    ] = None
+    request_id: Annotated[
+        Annotated[str, Meta(extra_json_schema={"pattern": REQUEST_ID_PATTERN})] | None,
+        Meta(description="Names the prediction in every log; default: header x-request-id, or a new one."),
+    ] = None
 
 
 class ReasonAnswer(Struct):

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from fedpredict.errors import FieldError, NameRefusedError, ProtocolError
+from fedpredict.errors import FieldError, NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.http.application import JSON, ProblemError
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, PredictBody
@@ -23,6 +23,8 @@ from fedpredict.wire.codec import check_request_id, new_request_id
 DEADLINE_HEADER = b"x-fedpredict-deadline-ms"
 MAX_NAME_SHOWN = 100
 _NAME_TOO_LONG = MAX_NAME_SHOWN + 80
+
+_LARGE_BODY, _MANY_NAMES = 512 * 1024, 100_000
 
 T = TypeVar("T")
 _predict_decoder = msgspec.json.Decoder(PredictBody)
@@ -51,19 +53,22 @@ class Asked:
     deadline_s: float | None
 
 
-def read_task(request: Incoming, request_id: str) -> Asked:
+def read_task(request: Incoming, request_id: str, max_samples: int) -> Asked:
     """Return the task that a body of /v1/predict holds.
 
     Args:
         request: The request.
         request_id: Its id where the body names none.
+        max_samples: Most sample ids in one call; far more are refused before they are decoded.
 
     Raises:
         FieldError: The body breaks its schema; it names the place.
+        TooManySamplesError: Far more ids than that.
         NameRefusedError: The model's id breaks the naming rules.
         ProblemError: The body is no JSON by its headers.
     """
-    check_media(request, JSON, optional=False)
+    _check_media(request)
+    _check_number(request.body, max_samples)
     body = decode(_predict_decoder, request.body)
     sample_ids = pack_ids(body.sample_ids)
     task = PredictTask(
@@ -99,16 +104,16 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | bytearray | memoryvie
         raise _body_error(place.removesuffix("`") or "$", _told(told)) from error
 
 
-def check_media(request: Incoming, expected: str, *, optional: bool) -> None:
-    """Raise `ProblemError` unless a body is `expected`, uncompressed.
+def _check_media(request: Incoming) -> None:
+    """Raise `ProblemError` unless a body is JSON by its headers, uncompressed.
 
     A browser's form cannot send application/json to another site without asking first; so no web page can make its
     reader's browser ask for predictions.
     """
     given = request.header(b"content-type")
-    wrong = not optional if given is None else given.partition(";")[0].strip().lower() != expected
-    if wrong or request.header(b"content-encoding") not in (None, "identity"):
-        raise ProblemError(media_refused(expected))
+    is_json = given == JSON or (given or "").partition(";")[0].strip().lower() == JSON
+    if not is_json or request.header(b"content-encoding") not in (None, "identity"):
+        raise ProblemError(media_refused(JSON))
 
 
 def deadline_of(request: Incoming, stated_s: float | None) -> float | None:
@@ -148,6 +153,19 @@ def read_inputs(columns: Mapping[str, Sequence[float | None]], n_samples: int) -
     except struct.error:
         values = np.array(list(columns.values()), dtype=np.float64)
     return Inputs(tuple(columns), values.reshape(len(columns), n_samples).T)
+
+
+def _check_number(data: bytes | bytearray, max_samples: int) -> None:
+    """Refuse a body of far too many ids without making an object of each: the loop would stand still meanwhile."""
+    if len(data) < _LARGE_BODY:
+        return
+    allowed = max_samples + _MANY_NAMES
+    n_quotes = data.count(b'"')
+    if n_quotes <= 2 * allowed:
+        return
+    n_strings = (n_quotes - data.count(b'\\"')) // 2
+    if n_strings > allowed:
+        raise TooManySamplesError(f"a body of some {n_strings} strings", limit=max_samples)
 
 
 def _model_id(value: str) -> str:

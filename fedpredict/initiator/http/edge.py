@@ -60,7 +60,7 @@ def build_edge(
         return server is None or server.draining
 
     catalogued = Catalogued(models, access, http_identity)
-    predict = PredictEndpoint(predictor, http_identity, trace)
+    predict = PredictEndpoint(predictor, http_identity, trace, settings.max_samples)
     infer = InferEndpoint(predictor, catalogued, http_identity, trace)
     routes = [
         predict_route(predict),

@@ -33,8 +33,9 @@ def no_trace(_traceparent: str | None) -> AbstractContextManager[object]:
 class PredictEndpoint:
     """Total tasks as JSON."""
 
-    def __init__(self, predictor: Predicts, identify: Identify, trace: Trace) -> None:
+    def __init__(self, predictor: Predicts, identify: Identify, trace: Trace, max_samples: int) -> None:
         self._predictor = predictor
+        self._max_samples = max_samples
         self._identify = identify
         self._trace = trace
 
@@ -43,7 +44,7 @@ class PredictEndpoint:
         request_id = name_request(exchange.header(b"x-request-id"))
         try:
             caller = self._identify(exchange.peer_uris, exchange.header(CALLER_HEADER))
-            asked = read_task(exchange, request_id)
+            asked = read_task(exchange, request_id, self._max_samples)
             with self._trace(exchange.header(TRACE_HEADER)):
                 return self._predictor.submit(
                     asked.task, caller, deadline_s=asked.deadline_s, done=_answering(exchange, asked.task)
@@ -55,7 +56,7 @@ class PredictEndpoint:
     async def answer(self, request: Request) -> Answer:
         """Answer a request that came through ASGI."""
         caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
-        asked = read_task(request, request.request_id)
+        asked = read_task(request, request.request_id, self._max_samples)
         with self._trace(request.header(TRACE_HEADER)):
             prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
         body = encode(prediction_body(prediction, asked.task.model_id))
