@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
+
+from typing_extensions import override
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
@@ -169,6 +174,24 @@ def check_existing(files: TlsFiles) -> None:
         )
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Says that there is no pandas."""
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return nothing, so that the next finder is asked, for all else."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the daemons do not use pandas", name=fullname)
+        return None
+
+
+def leave_out_pandas() -> None:
+    """Keep pandas, where it is installed, out of this process: Arrow would import it for itself, at 45 MB a process."""
+    sys.meta_path.insert(0, _WithoutPandas())
+
+
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """Serve as a participant until SIGTERM or Ctrl-C.
 
@@ -190,6 +213,7 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
 
     from fedpredict.participant import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_participant(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
@@ -201,30 +225,46 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
         warehouse.close()
 
 
-def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool) -> None:
+def serve_initiator(
+    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
+) -> None:
     """Serve as an initiator until SIGTERM or Ctrl-C.
 
     Args:
         path: Its settings.
         ready: Told the address once it listens.
+        ready_http: Told the address that HTTP is spoken at, where it is.
         simulate: Answer without partners, marked as such.
     """
     settings = load_initiator(path).settings
     if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, Instance(), ready)
+        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen", "link_listen"))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+
+    def all_ready(address: str) -> None:
+        ready(address)
+        if "http_listen" in ports:
+            ready_http(ports["http_listen"])
+
     serve = partial(_initiator_worker, path, ports, simulate)
-    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
 def _initiator_worker(
-    path: Path, ports: Mapping[str, str], simulate: bool, me: Instance, ready: Callable[[str], None]
+    path: Path,
+    ports: Mapping[str, str],
+    simulate: bool,
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     import uvloop  # noqa: PLC0415
 
     from fedpredict.initiator import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_initiator(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
@@ -243,6 +283,7 @@ def _initiator_worker(
                     simulate=simulate,
                     me=me,
                     ready=ready,
+                    ready_http=ready_http,
                 )
             )
         finally:

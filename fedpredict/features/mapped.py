@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import ENOTDIR
 from pathlib import Path
 from uuid import uuid4
 
@@ -195,10 +196,12 @@ def _temporary(view: str, version: int) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        for parent in reversed([folder, *folder.parents]):
-            with suppress(FileExistsError):
+    for parent in reversed([folder, *folder.parents]):
+        if not parent.exists():
+            with suppress(FileExistsError):  # another process was faster
                 parent.mkdir(mode=0o700)
+    if not folder.is_dir():
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), str(folder))
     if folder.stat().st_mode & _OTHERS_MAY:
         raise StoreError(f"others may look into {folder}, which holds features: chmod 700 {folder}")
 

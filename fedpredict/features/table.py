@@ -21,7 +21,7 @@ from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables.views import Snapshot
 
-FEW = 32
+FEW = 16
 """So many ids are found one by one, in plain Python, faster than by passes of numpy over all of them."""
 
 _HALF = np.uint64(32)

@@ -14,8 +14,8 @@ from fedpredict.errors import Code, FedPredictError, public_status
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:fedpredict:error:"
-RETRY_AFTER_S = 1.0
-"""What a refusal for want of resources says where the error has no `retry_after_s` of its own."""
+RETRY_AFTER_MS = 1000
+"""What a refusal for want of resources says where the error has no `retry_after_ms` of its own."""
 
 HTTP_STATUS: dict[Code, HTTPStatus] = {
     Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -87,8 +87,8 @@ def problem_of(error: BaseException) -> Problem:
 def _headers(error: FedPredictError, code: Code) -> dict[str, str]:
     if code is not Code.RESOURCE_EXHAUSTED:
         return {}
-    wait_s = float(getattr(error, "retry_after_s", RETRY_AFTER_S))
-    return {"retry-after": str(max(1, math.ceil(wait_s)))}
+    wait_ms = int(getattr(error, "retry_after_ms", RETRY_AFTER_MS))
+    return {"retry-after": str(max(1, math.ceil(wait_ms / 1000)))}
 
 
 def _refusal(name: str, status: HTTPStatus, detail: str) -> Problem:

@@ -233,11 +233,10 @@ class EdgeProtocol(HttpToolsProtocol):
                 raise RefusedError(problems.REPEATED_HEADER)
         if self.parser.should_upgrade():
             raise RefusedError(problems.UPGRADE)
-        if exchange.version == "1.1":
-            if b"host" not in fields:
-                raise RefusedError(problems.NO_HOST)
-        elif b"transfer-encoding" in fields:
-            raise RefusedError(problems.OLD_CHUNKS)
+        if exchange.version != "1.1":
+            _check_old(exchange)
+        elif b"host" not in fields:
+            raise RefusedError(problems.NO_HOST)
         length = fields.get(b"content-length")
         if length is not None and int(length) > self._edge.settings.max_body_bytes:
             raise RefusedError(problems.body_too_large(self._edge.settings.max_body_bytes))
@@ -364,3 +363,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._waiting.append(exchange)
         self._advance()
+
+
+def _check_old(exchange: Exchange) -> None:
+    if exchange.version != "1.0":
+        raise RefusedError(problems.MALFORMED)
+    if b"transfer-encoding" in exchange.fields:
+        raise RefusedError(problems.OLD_CHUNKS)

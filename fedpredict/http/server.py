@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
 BACKLOG = 2048
+_LOOK_S = 0.01
 _SWEEPS = 4
 """How often the shortest of the timeouts is looked at; at least once a second."""
 
@@ -40,6 +41,7 @@ class HttpServer:
         settings: HttpSettings,
         tls: ssl.SSLContext | None,
         drain_s: float,
+        shares_port: bool = False,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -51,8 +53,10 @@ class HttpServer:
             settings: The limits.
             tls: The server's side of mutual TLS; None for plain text.
             drain_s: How long requests under way may take at exit.
+            shares_port: Whether other processes listen at the same port (SO_REUSEPORT).
         """
         self._listen = listen
+        self._shares_port = shares_port
         self._edge = Edge(settings, routes, name_request)
         config = uvicorn.Config(
             cast("ASGI3Application", application),
@@ -63,10 +67,9 @@ class HttpServer:
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=cast("int", drain_s),
         )
         config.load()
-        self._server = _Server(config, self._edge, tls)
+        self._server = _Server(config, self._edge, tls, drain_s)
         self._address = listen
         self._serving: asyncio.Task[None] | None = None
 
@@ -75,8 +78,13 @@ class HttpServer:
         """host:port that the server listens at."""
         return self._address
 
+    @property
+    def draining(self) -> bool:
+        """Whether the server stops."""
+        return self._edge.draining
+
     async def __aenter__(self) -> Self:
-        bound = _bind(self._listen)
+        bound = _bind(self._listen, shares_port=self._shares_port)
         self._address = f"{self._listen.rpartition(':')[0]}:{bound.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         await self._server.listening.wait()
@@ -94,15 +102,16 @@ class HttpServer:
 class _Server(uvicorn.Server):
     """uvicorn's server with our protocol on one socket."""
 
-    def __init__(self, config: uvicorn.Config, edge: Edge, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, config: uvicorn.Config, edge: Edge, tls: ssl.SSLContext | None, drain_s: float) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
         self._edge = edge
         self._tls = tls
+        self._drain_s = drain_s
 
     @override
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # a generator, as the decorator wants
+    def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the process."""
         yield
 
@@ -118,6 +127,7 @@ class _Server(uvicorn.Server):
             sweeping.cancel()
             for connection in self._connections():
                 connection.transport.abort()
+            await self._until_no_connections()
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -137,6 +147,20 @@ class _Server(uvicorn.Server):
         self.started = True
         self.listening.set()
 
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in self._connections():
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._until_no_connections()
+
+    async def _until_no_connections(self) -> None:
+        while self.server_state.connections:
+            await asyncio.sleep(_LOOK_S)
+
     async def _sweep(self) -> None:
         settings, loop = self._edge.settings, asyncio.get_running_loop()
         pause_s = min(1.0, settings.request_timeout_s / _SWEEPS, settings.keep_alive_s / _SWEEPS)
@@ -150,13 +174,13 @@ class _Server(uvicorn.Server):
         return cast("list[EdgeProtocol]", list(self.server_state.connections))
 
 
-def _bind(listen: str) -> socket.socket:
+def _bind(listen: str, *, shares_port: bool) -> socket.socket:
     """Take the port; raise `ConfigError` where it is taken, or the address is not of this machine."""
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
-        bound = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        bound = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shares_port)
     except OSError as error:
         raise ConfigError(
             f"http_listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"

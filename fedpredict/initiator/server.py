@@ -19,6 +19,7 @@ from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
+from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
@@ -33,6 +34,7 @@ from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
+from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
@@ -86,6 +88,7 @@ class InitiatorServer:
         self._attach: Callable[[Context], Awaitable[None]] | None = None
         self._stack = AsyncExitStack()
         self._address = settings.listen
+        self._http_address: str | None = None
         self._link_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
@@ -100,6 +103,11 @@ class InitiatorServer:
         return self._address
 
     @property
+    def http_address(self) -> str | None:
+        """host:port that HTTP is spoken at; None where it is not."""
+        return self._http_address
+
+    @property
     def link_address(self) -> str:
         """host:port where participants that dial us may do so over sockets; empty where none is expected."""
         return self._link_address
@@ -109,8 +117,11 @@ class InitiatorServer:
             await self._observe(stack)
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
+            await self._listen_http(stack, predictor, models)
             self._stack = stack.pop_all()
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
+        if self._http_address is not None:
+            logger.info("initiator.listening_http", extra={"address": self._http_address})
         if self._credentials is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
@@ -223,6 +234,21 @@ class InitiatorServer:
         self._serves = True
         stack.push_async_callback(self._drain, server, health)
 
+    async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
+        settings = self._settings
+        if settings.http_listen is None:
+            return
+        edge_settings = EdgeSettings(
+            listen=settings.http_listen,
+            http=settings.http,
+            tls=https_context(self._tls) if self._tls else None,
+            max_samples=settings.max_samples,
+            drain_s=settings.drain_s,
+            shares_port=self._me.shares_ports,
+        )
+        server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
+        self._http_address = server.address
+
     async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
         health.draining = True
         self._serves = False
@@ -239,6 +265,7 @@ async def serve(
     simulate: bool = False,
     me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -251,6 +278,7 @@ async def serve(
         simulate: Answer without partners.
         me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
+        ready_http: Called once with the address that HTTP is spoken at, where it is.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -264,6 +292,8 @@ async def serve(
             with settled_memory():
                 if ready is not None:
                     ready(server.address)
+                if ready_http is not None and server.http_address is not None:
+                    ready_http(server.http_address)
                 await stop.wait()
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.features.settings import StoreSettings
+from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
@@ -124,6 +125,8 @@ class InitiatorSettings(_Settings):
 
     party: PartyId
     listen: Address = "127.0.0.1:7440"
+    http_listen: Address | None = None
+    """Where HTTP is spoken, as host:port; None: nowhere."""
     link_listen: Address | None = None
     """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
@@ -151,6 +154,7 @@ class InitiatorSettings(_Settings):
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     traces: TracesSettings = Field(default_factory=TracesSettings)
@@ -158,7 +162,7 @@ class InitiatorSettings(_Settings):
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
         peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
-        addresses = {"listen": self.listen, "link_listen": self.link_listen, **peers}
+        addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
         check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
         return self
 

@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import zstandard
 from typing_extensions import override
@@ -88,6 +89,7 @@ class SocketCarrier(asyncio.Protocol, Carrier):
         self._needed = 0
         self._out: list[bytes] = []
         self._paused = False
+        self._receiving = False
         self._reason = ""
         self._compressor: zstandard.ZstdCompressor | None = None
         self._decompressor = zstandard.ZstdDecompressor()
@@ -101,8 +103,8 @@ class SocketCarrier(asyncio.Protocol, Carrier):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  loops connect streams with these
-        self._transport = transport
+        # uvloop's transports of TLS have the methods of a transport, and are none by inheritance
+        transport = self._transport = cast(asyncio.Transport, transport)
         self.peer = str(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(MAX_QUEUED_BYTES)
         notice_dead_peers(transport.get_extra_info("socket"))
@@ -141,11 +143,17 @@ class SocketCarrier(asyncio.Protocol, Carrier):
             data = bytes(self._buffer)
             self._buffer.clear()
         self._needed = 0
+        # answers to what came together leave together: one TLS record, one system call
+        self._receiving = True
         try:
             rest = data if self._end is not None else self._open(data)
             self._deliver(rest)
         except FedPredictError as error:
             self._refuse(str(error))
+        finally:
+            self._receiving = False
+            if self._out:
+                self._flush()
 
     @override
     def send(self, data: bytes) -> None:
@@ -155,10 +163,9 @@ class SocketCarrier(asyncio.Protocol, Carrier):
         if self._compressor is not None and length >= COMPRESS_FROM:
             data = self._compressor.compress(data)
             length = len(data) | _COMPRESSED
-        if not self._out:
-            # frames of one turn of the loop leave together: one system call, one TLS record
-            self._loop.call_soon(self._flush)
         self._out += (_LENGTH.pack(length), data)
+        if not self._receiving:
+            self._flush()
 
     @override
     def pause_reading(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from fedpredict.model.kinds import Kind
 from fedpredict.model.prediction import Origin
@@ -15,15 +14,19 @@ MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 REQUEST_ID_PATTERN = "^[A-Za-z0-9._-]{1,64}$"
 MAX_TIMEOUT_MS = 600_000
 
-StatusName = StrEnum("StatusName", {status.name: status.name for status in SampleStatus if status})
-StatusName.__doc__ = "What became of one sample."
-OriginName = StrEnum("OriginName", {origin.name: origin.name for origin in Origin})
-OriginName.__doc__ = "Where a sample's numbers come from; UNSPECIFIED where it has none."
-
-STATUS_NAMES = ["", *StatusName]
+STATUS_NAMES = [status.name for status in SampleStatus]
 """By the number of a `SampleStatus`."""
-ORIGIN_NAMES = list(OriginName)
+ORIGIN_NAMES = [origin.name for origin in Origin]
 """By the number of an `Origin`."""
+
+StatusName = Annotated[str, Meta(description="What became of a sample.", extra_json_schema={"enum": STATUS_NAMES[1:]})]
+OriginName = Annotated[
+    str,
+    Meta(
+        description="Where a sample's numbers come from; UNSPECIFIED where it has none.",
+        extra_json_schema={"enum": ORIGIN_NAMES},
+    ),
+]
 
 
 class PredictBody(Struct, forbid_unknown_fields=True):
@@ -147,7 +150,9 @@ class InferInput(Struct, forbid_unknown_fields=True):
     shape: Annotated[list[int], Meta(extra_json_schema={"examples": [[2]]})]
     datatype: Annotated[str, Meta(extra_json_schema={"examples": ["BYTES"]})]
     parameters: Parameters | None = None
-    data: Annotated[Any, Meta(description="Its cells, flat or nested.", extra_json_schema={"type": "array"})] = None
+    data: Annotated[
+        Raw | UnsetType, Meta(description="Its cells, flat or nested.", extra_json_schema={"type": "array"})
+    ] = UNSET
 
 
 class InferOutputAsked(Struct, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from fedpredict.errors import FieldError, ProtocolError
+from fedpredict.errors import FieldError, NameRefusedError, ProtocolError
 from fedpredict.http.application import JSON, ProblemError
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, PredictBody
@@ -68,7 +68,7 @@ def read_task(request: Incoming, request_id: str) -> Asked:
     sample_ids = pack_ids(body.sample_ids)
     task = PredictTask(
         request_id=request_id if body.request_id is None else _request_id(body.request_id),
-        model_id=check_model_id(body.model),
+        model_id=_model_id(body.model),
         mode=body.mode,
         sample_ids=sample_ids,
         inputs=read_inputs(body.inputs, len(sample_ids)) if body.inputs else None,
@@ -150,6 +150,13 @@ def read_inputs(columns: Mapping[str, Sequence[float | None]], n_samples: int) -
     return Inputs(tuple(columns), values.reshape(len(columns), n_samples).T)
 
 
+def _model_id(value: str) -> str:
+    try:
+        return check_model_id(value)
+    except NameRefusedError:
+        raise NameRefusedError("the model's id in a body breaks the naming rules") from None
+
+
 def _request_id(value: str) -> str:
     try:
         return check_request_id(value)
@@ -165,4 +172,5 @@ def _told(told: str) -> str:
 
 
 def _body_error(place: str, problem: str) -> FieldError:
-    return FieldError(f"body at {place}: {problem}", place=place, problem=problem)
+    # what the caller is told can hold names of its own, which are not for our log
+    return FieldError("a body that breaks its schema", place=place, problem=problem)

@@ -14,7 +14,6 @@ from fedpredict.initiator.http.bodies import (
     PartyAnswer,
     PredictAnswer,
     ReasonAnswer,
-    StatusName,
 )
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction
@@ -38,7 +37,7 @@ def prediction_body(prediction: Prediction, model_id: str) -> PredictAnswer:
         manifest_sha256=prediction.manifest_sha256,
         classes=list(prediction.classes),
         predictions=_numbers(prediction, status),
-        status=[STATUS_NAMES[code] for code in status],  # type: ignore[misc]  # only 0, no status, has no name
+        status=[STATUS_NAMES[code] for code in status],
         origin=[ORIGIN_NAMES[code] for code in prediction.origin.tolist()],
         reasons=[reason for report in prediction.parties if report.status is not None for reason in _reasons(report)],
         parties=[_party_body(report) for report in prediction.parties],
@@ -71,7 +70,7 @@ def _reasons(report: PartyReport) -> list[ReasonAnswer]:
     status: Statuses = np.zeros(0, np.uint8) if report.status is None else report.status
     where = np.flatnonzero(status != SampleStatus.OK)
     return [
-        ReasonAnswer(sample, report.party, StatusName(STATUS_NAMES[code]))
+        ReasonAnswer(sample, report.party, STATUS_NAMES[code])
         for sample, code in zip(where.tolist(), status[where].tolist(), strict=True)
     ]
 

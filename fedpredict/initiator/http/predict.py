@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import TypeAlias
 
-from fedpredict.http.application import JSON, REQUEST_ID, Answer, Request, log_refusal, problem_for
+from fedpredict.http.application import JSON, REQUEST_ID, Answer, Request, Route, log_refusal, problem_for
 from fedpredict.http.exchange import Exchange
 from fedpredict.initiator.http.decode import name_request, read_task
 from fedpredict.initiator.http.encode import encode, prediction_body
@@ -60,6 +60,11 @@ class PredictEndpoint:
             prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
         body = encode(prediction_body(prediction, asked.task.model_id))
         return Answer(body, headers={REQUEST_ID: asked.task.request_id})
+
+
+def predict_route(endpoint: PredictEndpoint) -> Route:
+    """Return the operation, as the application and the description have it."""
+    return Route("POST", "/v1/predict", endpoint.answer)
 
 
 def _answering(exchange: Exchange, task: PredictTask) -> Callable[[Prediction | BaseException], None]:
