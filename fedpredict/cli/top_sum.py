@@ -119,14 +119,17 @@ def _parties(windows: Sequence[Window]) -> list[Row]:
     rows: dict[str, Row] = {}
     for window in windows:
         again = {labels["party"]: value for labels, value in window.values(metrics.PARTY_RECONNECTS.name)}
-        for labels, workers in window.values(metrics.PARTY_WORKERS.name):
+        links: dict[str, dict[str, int]] = {}
+        for labels, number in window.values(metrics.PARTY_LINKS.name):
+            links.setdefault(labels["party"], {})[labels["carrier"]] = int(number)
+        for labels, connected in window.values(metrics.PARTY_CONNECTED.name):
             party = labels["party"]
-            row = rows.setdefault(party, {"party": party, "state": "connected", "carrier": "", "workers": 0})
+            row = rows.setdefault(party, {"party": party, "state": "connected", "carrier": "", "links": 0})
             # of several initiators the one that sees the party worst is shown
-            if not workers:
+            if not connected:
                 row["state"] = "away"
-            row["carrier"] = labels["carrier"] if labels["carrier"] != "none" else row["carrier"]
-            row["workers"] = max(int(str(row["workers"])), int(workers))
+            row["carrier"] = ", ".join(sorted(links.get(party, ()))) or row["carrier"]
+            row["links"] = int(str(row["links"])) + sum(links.get(party, {}).values())
             row["reconnects"] = int(str(row.get("reconnects", 0))) + int(again.get(party, 0))
     names = sorted({party for (party,) in calls} | rows.keys())
     return [{**rows.get(name, {"party": name}), **calls.get((name,), _Calls()).shown} for name in names]

@@ -147,7 +147,7 @@ TABLES: Mapping[str, Sequence[_Column]] = {
         _text("party"),
         _text("state", bad=lambda value: value == "away"),
         _text("carrier"),
-        _Column("workers", "workers", count),
+        _Column("links", "links", count),
         *(_PER_S, _P50, _P99, _FAILED),
         _Column("reconnects", "reconnects", count),
     ),

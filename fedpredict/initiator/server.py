@@ -32,7 +32,7 @@ from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
 from fedpredict.observe.request_log import RequestLog
 from fedpredict.observe.scoring import StoreMetrics
-from fedpredict.observe.serving import NO_SERVING_METRICS, ServingMetrics
+from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import https_context
@@ -182,6 +182,7 @@ class InitiatorServer:
             else:
                 remote = attached[party] = dialler.expect(party)
             scorers[party] = await stack.enter_async_context(remote)
+            self._watch.party(party).link = remote
         if attached:
             await self._await_links(stack, attached)
         if self._warehouse is not None:
@@ -194,6 +195,7 @@ class InitiatorServer:
                 measured=self._measured,
             )
             scorers[self._settings.party] = await stack.enter_async_context(own)
+            self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:
             raise ConfigError(f"models: nobody answers for {', '.join(sorted(missing))}")

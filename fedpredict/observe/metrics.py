@@ -16,7 +16,6 @@ UNKNOWN: Final = "unknown"
 """Stands for every model and caller that is not in the settings or the warehouse."""
 
 Edge: TypeAlias = Literal["http", "grpc", "stream", "oip_http", "oip_grpc"]
-Carrier: TypeAlias = Literal["none", "grpc", "stream", "link", "attached", "local"]
 Outcome: TypeAlias = Literal[
     "ok",
     "partial",
@@ -100,11 +99,7 @@ QUEUE_ROWS = _gauge("queue_rows", (), "Rows of the requests that wait for a roun
 PARTY_SECONDS = _histogram("party_seconds", ("party", "outcome"), "Seconds that a party's share took, as asked here.")
 PARTY_ELAPSED_SECONDS = _histogram("party_elapsed_seconds", ("party",), "Seconds that the party says it spent.")
 PARTY_CONNECTED = _gauge("party_connected", ("party",), "1 while the party can be asked, else 0.")
-PARTY_WORKERS = _gauge(
-    "party_workers",
-    ("party", "carrier"),
-    "Worker processes of the party that are connected, by what carries calls.",
-)
+PARTY_LINKS = _gauge("party_links", ("party", "carrier"), "Connections to the party, by what carries the calls.")
 PARTY_RECONNECTS = _counter("party_reconnects", ("party",), "Connections to the party that were made again.")
 SCORE_SECONDS = _histogram("score_seconds", ("caller", "model", "outcome"), "Seconds that a share took here.")
 SCORE_ROWS = _counter("score_rows", ("caller", "model", "status"), "Rows of shares, by the status of the row.")
@@ -124,7 +119,7 @@ BUILD_INFO = _gauge(
 INITIATOR: Final = (
     *(REQUEST_SECONDS, REQUEST_ROWS, OPEN_CONNECTIONS, MODEL_READY, ROUND_SECONDS, ROUND_ROWS, ROUND_REQUESTS),
     *(ROUNDS_IN_FLIGHT, QUEUE_REQUESTS, QUEUE_ROWS, PARTY_SECONDS, PARTY_ELAPSED_SECONDS, PARTY_CONNECTED),
-    *(PARTY_WORKERS, PARTY_RECONNECTS),
+    *(PARTY_LINKS, PARTY_RECONNECTS),
 )
 PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 from typing_extensions import override
 
 from fedpredict.model.share import Mode
 from fedpredict.observe import metrics
 from fedpredict.observe.counting import Distribution, Reading, Source, Tally, distributions, one, tallies
-from fedpredict.observe.metrics import UNKNOWN, CallOutcome, Carrier, Edge, Outcome
+from fedpredict.observe.metrics import UNKNOWN, CallOutcome, Edge, Outcome
 
 Queue = Callable[[], tuple[int, int]]
 """Returns how many requests wait for a round, and their rows."""
@@ -67,18 +69,36 @@ class Rounds:
         self._seconds.observe(seconds)
 
 
-class Calls:
-    """Calls to one party, and the state of what carries them."""
+class Link(Protocol):
+    """What carries calls to a party, as it is now."""
 
-    __slots__ = ("_elapsed", "_open", "_seconds", "carrier", "reconnects", "workers")
+    @property
+    def carriers(self) -> Mapping[str, int]:
+        """How many connections take calls, by a word of ours for what carries them; empty while the party is away."""
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made again after they had been lost."""
+
+
+class InProcess(Link):
+    """The link to the part that this process holds itself."""
+
+    carriers: Mapping[str, int] = MappingProxyType({"local": 1})
+    reconnects = 0
+
+
+class Calls:
+    """Calls to one party, and what carries them."""
+
+    __slots__ = ("_elapsed", "_open", "_seconds", "link")
 
     def __init__(self, open_seconds: Callable[[CallOutcome], Distribution], elapsed: Distribution) -> None:
         self._open = open_seconds
         self._elapsed = elapsed
         self._seconds: dict[CallOutcome, Distribution] = {}
-        self.carrier: Carrier = "none"
-        self.workers = 0
-        self.reconnects = 0
+        self.link: Link | None = None
+        """Asked when the page is read; whoever opens the link puts it here."""
 
     def done(self, outcome: CallOutcome, seconds: float, elapsed_s: float | None = None) -> None:
         """Count one call.
@@ -95,15 +115,6 @@ class Calls:
         latency.total += seconds
         if elapsed_s is not None:
             self._elapsed.observe(elapsed_s)
-
-    def linked(self, carrier: Carrier, workers: int) -> None:
-        """Say what carries the calls from now on, and to how many workers of the party; 0 where it is away."""
-        self.carrier = carrier
-        self.workers = workers
-
-    def reconnected(self) -> None:
-        """Count a connection that was made again after it had been lost."""
-        self.reconnects += 1
 
 
 class ServingMetrics(Source):
@@ -184,10 +195,13 @@ class ServingMetrics(Source):
         yield one(metrics.QUEUE_ROWS, rows)
         yield self._party_seconds.reading()
         yield self._party_elapsed.reading()
-        parties = tuple(self._parties.items())
-        yield Reading(metrics.PARTY_CONNECTED, [((name,), float(each.workers > 0)) for name, each in parties])
-        yield Reading(metrics.PARTY_WORKERS, [((name, each.carrier), each.workers) for name, each in parties])
-        yield Reading(metrics.PARTY_RECONNECTS, [((name,), each.reconnects) for name, each in parties])
+        links = [(party, calls.link, calls.link.carriers) for party, calls in self._parties.items() if calls.link]
+        yield Reading(metrics.PARTY_CONNECTED, [((party,), float(bool(carriers))) for party, _, carriers in links])
+        yield Reading(
+            metrics.PARTY_LINKS,
+            [((party, carrier), count) for party, _, carriers in links for carrier, count in carriers.items()],
+        )
+        yield Reading(metrics.PARTY_RECONNECTS, [((party,), link.reconnects) for party, link, _ in links])
 
     def _request_opener(self, edge: Edge, model: str, mode: Mode) -> Callable[[Outcome], tuple[Distribution, Tally]]:
         def open_tally(outcome: Outcome) -> tuple[Distribution, Tally]:
@@ -227,7 +241,6 @@ class _NoServingMetrics(ServingMetrics):
         nothing = Distribution(())
         self._none = _NoRequests(lambda _: (nothing, Tally()))
         self._no_rounds = _NoRounds(nothing, nothing, nothing)
-        self._no_calls = _NoCalls(lambda _: nothing, nothing)
 
     @override
     def request(self, edge: Edge, model: str, mode: Mode) -> Requests:
@@ -239,7 +252,8 @@ class _NoServingMetrics(ServingMetrics):
 
     @override
     def party(self, party: str) -> Calls:
-        return self._no_calls
+        # each asker has its own: a link that is put there must not outlive it
+        return _NoCalls(lambda _: Distribution(()), Distribution(()))
 
 
 NO_SERVING_METRICS: ServingMetrics = _NoServingMetrics()

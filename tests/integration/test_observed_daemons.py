@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -222,6 +222,45 @@ async def initiator(tmp_path: Path) -> AsyncIterator[InitiatorServer]:
         store = open_pin_store("sqlite:///state.db", tmp_path)
         stack.callback(store.close)
         yield await stack.enter_async_context(InitiatorServer(settings, store, None, simulate=True))
+
+
+async def test_an_initiator_shows_whether_a_party_is_there_and_that_it_came_back(
+    participant: Participant, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        lab = await stack.enter_async_context(participant.server())
+        settings = InitiatorSettings.model_validate(
+            {
+                "party": "bank",
+                "listen": "127.0.0.1:0",
+                "insecure": True,
+                "metrics": {"listen": "127.0.0.1:0"},
+                "parties": {"lab": {"address": lab.address}},
+            }
+        )
+        store = open_pin_store("sqlite:///state.db", tmp_path)
+        stack.callback(store.close)
+        bank = await stack.enter_async_context(InitiatorServer(settings, store, None))
+
+        async def shows(connected: float, reconnects: float) -> bool:
+            samples = await metrics(bank.metrics_address)
+            return (
+                value(samples, "fedpredict_party_connected", party="lab") == connected
+                and value(samples, "fedpredict_party_reconnects_total", party="lab") == reconnects
+            )
+
+        await eventually(lambda: shows(1.0, 0.0))
+        await lab.__aexit__(None, None, None)
+        await eventually(lambda: shows(0.0, 0.0))
+        await stack.enter_async_context(participant.server(listen=lab.address))
+        await eventually(lambda: shows(1.0, 1.0))
+
+
+async def eventually(what: Callable[[], Awaitable[bool]]) -> None:
+    """Return as soon as `what` is true; fail after 20 s."""
+    async with asyncio.timeout(20.0):
+        while not await what():
+            await asyncio.sleep(0.02)
 
 
 async def asked(address: str, model_id: str, sample_ids: Sequence[bytes], caller: str = "desk") -> None:

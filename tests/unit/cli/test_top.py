@@ -6,8 +6,9 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ from fedpredict.observe.serving import ServingMetrics
 from fedpredict.observe.settings import MetricsSettings
 
 AWAY = "127.0.0.1:9"
+
+
+@dataclass
+class Linked:
+    """A link in a state of the test's."""
+
+    carriers: Mapping[str, int]
+    reconnects: int
 
 
 class Ports:
@@ -92,8 +101,8 @@ def test_what_happened_between_two_looks_is_shown(
     serving.ready = lambda: {"credit": True, "idle": False}
     serving.queue = lambda: (4, 40)
     serving.connections("http", lambda: 7)
-    serving.party("lab").linked("stream", 2)
-    serving.party("shop").linked("none", 0)
+    serving.party("lab").link = Linked({"socket": 2}, 1)
+    serving.party("shop").link = Linked({}, 5)
     participant = ParticipantMetrics({"bank"}, lambda model: True)
     store = StoreMetrics(lambda: [StoreReading(view="people", view_version=2, instant=0.0, rows=10, n_bytes=640)])
     requests = serving.request("http", "credit", Mode.NEARLINE)
@@ -124,7 +133,7 @@ def test_what_happened_between_two_looks_is_shown(
     assert (credit["requests_a_round"], credit["rows_a_round"], credit["rounds_per_s"]) == (10.0, 20.0, 1.0)
     assert (idle["model"], idle["ready"], idle["per_s"], idle["p50_ms"]) == ("idle", False, 0.0, None)
     parties = {each["party"]: each for each in tables["parties"]}
-    assert (parties["lab"]["state"], parties["lab"]["carrier"], parties["lab"]["workers"]) == ("connected", "stream", 2)
+    assert (parties["lab"]["state"], parties["lab"]["carrier"], parties["lab"]["links"]) == ("connected", "socket", 2)
     assert (parties["shop"]["state"], parties["shop"]["failed_per_s"]) == ("away", 1.0)
     (share,) = tables["shares"]
     assert (share["caller"], share["rows_per_s"], share["scored"]) == ("bank", 4.0, 0.75)

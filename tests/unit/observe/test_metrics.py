@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -28,9 +29,17 @@ from fedpredict.observe.scoring import (
     StoreMetrics,
     StoreReading,
 )
-from fedpredict.observe.serving import NO_SERVING_METRICS, ServingMetrics
+from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 
 NEARLINE = Mode.NEARLINE
+
+
+@dataclass
+class Linked:
+    """A link in a state of the test's."""
+
+    carriers: Mapping[str, int]
+    reconnects: int
 
 
 def page(*sources: Source, accept: str = "") -> str:
@@ -137,23 +146,26 @@ def test_a_party_shows_its_calls_and_its_link() -> None:
     lab = serving.party("lab")
     lab.done("ok", 0.002, 0.0005)
     lab.done("timeout", 1.0)
-    lab.linked("stream", 2)
-    lab.reconnected()
-    shop = serving.party("shop")
-    shop.linked("link", 1)
-    shop.linked("none", 0)
+    lab.link = Linked({"socket": 2, "grpc": 1}, 3)
+    serving.party("shop").link = Linked({}, 0)
+    serving.party("bank").link = InProcess()
     text = page(serving)
     assert of(text, "fedpredict_party_seconds_count") == {
         '{outcome="ok",party="lab"}': 1.0,
         '{outcome="timeout",party="lab"}': 1.0,
     }
     assert of(text, "fedpredict_party_elapsed_seconds_sum")['{party="lab"}'] == 0.0005
-    assert of(text, "fedpredict_party_connected") == {'{party="lab"}': 1.0, '{party="shop"}': 0.0}
-    assert of(text, "fedpredict_party_workers") == {
-        '{carrier="stream",party="lab"}': 2.0,
-        '{carrier="none",party="shop"}': 0.0,
+    assert of(text, "fedpredict_party_connected") == {
+        '{party="lab"}': 1.0,
+        '{party="shop"}': 0.0,
+        '{party="bank"}': 1.0,
     }
-    assert of(text, "fedpredict_party_reconnects_total") == {'{party="lab"}': 1.0, '{party="shop"}': 0.0}
+    assert of(text, "fedpredict_party_links") == {
+        '{carrier="socket",party="lab"}': 2.0,
+        '{carrier="grpc",party="lab"}': 1.0,
+        '{carrier="local",party="bank"}': 1.0,
+    }
+    assert of(text, "fedpredict_party_reconnects_total")['{party="lab"}'] == 3.0
 
 
 def test_edges_and_models_are_asked_when_the_page_is_read() -> None:
