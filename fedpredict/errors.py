@@ -10,6 +10,7 @@ FedPredictError
 │   ├── UnsupportedModeError  this process does not serve that mode
 │   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
+│   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
 │   ├── ModelFileError        unreadable, damaged, too large or hostile
@@ -29,13 +30,16 @@ FedPredictError
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
+├── UnscoredError             an answer that cannot hold what has no score (.rows)
 ├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
 ├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
 ├── PartyError                another party (.party)
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
+│   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
@@ -127,6 +131,17 @@ class FeatureFileError(InputError):
     """A file of features cannot be loaded as it is; nothing was written."""
 
 
+class FieldError(InputError):
+    """One field of a request cannot be used; neither `place` nor `problem` holds a value of the request."""
+
+    public_fields = ("place", "problem")
+
+    def __init__(self, message: str, *, place: str, problem: str) -> None:
+        super().__init__(message)
+        self.place = place
+        self.problem = problem
+
+
 class ProtocolError(InputError):
     """A message that does not parse, lacks a field, or speaks another protocol version."""
 
@@ -207,6 +222,16 @@ class ModelNotReadyError(FedPredictError):
     """The model is known but cannot be answered at the moment."""
 
 
+class UnscoredError(FedPredictError):
+    """Some samples have no score, and the answer's format has no way to say so."""
+
+    public_fields = ("rows",)
+
+    def __init__(self, message: str, *, rows: str) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 class ManifestMismatchError(FedPredictError):
     """The version asked for is not the one that was agreed, or no longer loaded."""
 
@@ -237,12 +262,26 @@ class PartyTimeoutError(PartyError):
     """The party did not answer within the deadline."""
 
 
+class PartyBusyError(PartyError):
+    """So many calls to the party are under way that no further one may even wait."""
+
+
 class PartyRefusedError(PartyError):
     """The party will not answer this request."""
 
 
 class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
+
+
+class OverloadedError(FedPredictError):
+    """This process has more work than it takes; the call was not begun, and may be made again after a while."""
+
+    public_fields = ("retry_after_ms",)
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = max(0, int(retry_after_ms))
 
 
 class DeadlineExceededError(FedPredictError):
@@ -268,6 +307,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
     InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
+    FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,
     UnsupportedModelError: INTERNAL,
@@ -284,12 +324,17 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
+    UnscoredError: PublicStatus(
+        Code.FAILED_PRECONDITION, "rows without a score: {rows}; parameter allow_partial = true gives null for them"
+    ),
     ManifestMismatchError: PublicStatus(Code.FAILED_PRECONDITION, "not the version that is served"),
     IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
+    OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }
 """Every error that is raised itself (a leaf, or `InputError`), and its public face."""

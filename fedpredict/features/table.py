@@ -84,6 +84,12 @@ class FeatureTable:
         """The number of ids."""
         return self._n_rows
 
+    @property
+    def n_bytes(self) -> int:
+        """The bytes that its arrays take, in memory or mapped."""
+        arrays = self._arrays
+        return sum(int(getattr(arrays, name).nbytes) for name in arrays.__slots__)
+
     def lookup(self, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
         """Return features of samples, as `OnlineStore.lookup` says."""
         chosen = self._positions(tuple(columns))

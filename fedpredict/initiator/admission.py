@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
 
-from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
-from fedpredict.initiator.settings import ClientSettings
+from fedpredict.errors import (
+    EmptyRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    TooManySamplesError,
+    UnsupportedModeError,
+)
+from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
@@ -14,6 +21,7 @@ from fedpredict.security.settings import ALL_MODELS
 
 MODES = frozenset({Mode.NEARLINE})
 """What can be asked for today; the message carries the mode from the start."""
+MIN_RETRY_MS, MAX_RETRY_MS = 20, 2_000
 
 
 class Access:
@@ -37,24 +45,105 @@ class Access:
             )
 
 
-@dataclass(frozen=True, slots=True)
 class Admission:
-    """What a task must be before anybody works on it.
+    """What a task must be before anybody works on it, and how many may be worked on at once.
 
-    Attributes:
-        access: Who may ask for what.
-        max_samples: Most sample ids in one task.
+    What is beyond the limits is refused at once, because work that waits in a queue only makes everybody's answer late.
     """
 
-    access: Access
-    max_samples: int
+    def __init__(self, access: Access, limits: LimitSettings, *, max_samples: int) -> None:
+        """Prepare.
+
+        Args:
+            access: Who may ask for what.
+            limits: How much may be under way.
+            max_samples: Most sample ids in one task.
+        """
+        self._access = access
+        self._limits = limits
+        self._max_samples = max_samples
+        self._load = _Load()
+        self._by_model: dict[str, _Load] = {}
+
+    @property
+    def requests(self) -> int:
+        """How many requests are under way."""
+        return self._load.requests
+
+    @property
+    def rows(self) -> int:
+        """How many rows are under way."""
+        return self._load.rows
 
     def check(self, task: PredictTask, caller: Identity) -> None:
         """Raise where a task cannot be taken."""
-        self.access.check(caller, task.model_id)
+        self._access.check(caller, task.model_id)
         if not task.sample_ids:
             raise EmptyRequestError("a total task without sample ids")
-        if len(task.sample_ids) > self.max_samples:
-            raise TooManySamplesError(f"{len(task.sample_ids)} sample ids from {caller}", limit=self.max_samples)
+        if len(task.sample_ids) > self._max_samples:
+            raise TooManySamplesError(f"{len(task.sample_ids)} sample ids from {caller}", limit=self._max_samples)
         if task.mode not in MODES:
             raise UnsupportedModeError(f"mode {task.mode} asked for by {caller}", mode=task.mode)
+
+    def enter(self, task: PredictTask) -> Callable[[], None]:
+        """Count a task as under way, and return what ends that; the caller calls it once.
+
+        One model may have `model_share` of everything that is under way, so that a model whose party hangs leaves room
+        for the others. A task is always taken where nothing else is under way.
+
+        Raises:
+            OverloadedError: Too much is under way; it says when to try again.
+        """
+        n_rows = len(task.sample_ids)
+        of_model = self._by_model.get(task.model_id)
+        if of_model is None:
+            of_model = self._by_model[task.model_id] = _Load()
+        limits, alone = self._limits, len(self._by_model) == 1
+        share = 1.0 if alone else limits.model_share
+        for load, part in ((self._load, 1.0), (of_model, share)):
+            if load.would_exceed(n_rows, limits.max_requests * part, limits.max_rows * part):
+                hint_ms = load.retry_after_ms()
+                told = f"{load.requests} requests of {load.rows} rows are under way"
+                raise OverloadedError(told, retry_after_ms=hint_ms)
+        self._load.add(n_rows)
+        of_model.add(n_rows)
+        return partial(_leave, self._load, of_model, n_rows)
+
+
+class _Load:
+    """What is under way, and how fast it gets done."""
+
+    __slots__ = ("_ended", "_gap_s", "requests", "rows")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.rows = 0
+        self._ended = monotonic()
+        self._gap_s = 0.001
+
+    def would_exceed(self, n_rows: int, max_requests: float, max_rows: float) -> bool:
+        """Return whether one task more is too much."""
+        return self.requests > 0 and (self.requests >= max_requests or self.rows + n_rows > max_rows)
+
+    def add(self, n_rows: int) -> None:
+        """Count a task."""
+        self.requests += 1
+        self.rows += n_rows
+
+    def remove(self, n_rows: int) -> None:
+        """Count a task as ended."""
+        self.requests -= 1
+        self.rows -= n_rows
+        now = monotonic()
+        # a moving mean of the time between two ends: what the queue is worked off at
+        self._gap_s += (min(now - self._ended, 1.0) - self._gap_s) / 64.0
+        self._ended = now
+
+    def retry_after_ms(self) -> int:
+        """Return in how many milliseconds half of what is under way will have ended."""
+        return int(min(MAX_RETRY_MS, max(MIN_RETRY_MS, 500.0 * self._gap_s * self.requests)))
+
+
+def _leave(load: _Load, of_model: _Load, n_rows: int) -> None:
+    load.remove(n_rows)
+    of_model.remove(n_rows)

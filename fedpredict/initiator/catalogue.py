@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fedpredict.errors import STATUS, IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.settings import ModelSettings
-from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
+from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, Manifest, PartDescription, build_manifest
 from fedpredict.model.prediction import ModelInfo
 
 NOT_READY = STATUS[ModelNotReadyError].text
@@ -60,6 +60,8 @@ class Catalogue:
 
     def __init__(self, models: Mapping[str, ModelSettings]) -> None:
         self._entries = {model_id: _Entry(settings) for model_id, settings in models.items()}
+        self._usable: dict[str, Manifest] = {}
+        """Pins that were found usable, until the pins change: every request asks."""
 
     @property
     def model_ids(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ class Catalogue:
         changed = tuple(m for m in self.model_ids if self._entries[m].pinned != pins.get(m))
         for model_id in changed:
             self._entries[model_id].pinned = pins.get(model_id)
+        self._usable.clear()
         return changed
 
     def record(self, model_id: str, party: str, sighting: Sighting) -> None:
@@ -107,11 +110,19 @@ class Catalogue:
             ModelNotFoundError: Not a configured model.
             ModelNotReadyError: Nothing usable is pinned.
         """
-        entry = self._entry(model_id)
-        problem = self._pin_problem(model_id)
-        if entry.pinned is None or problem is not None:
+        usable = self._usable.get(model_id)
+        if usable is not None:
+            return usable
+        pinned, problem = self._entry(model_id).pinned, self._pin_problem(model_id)
+        if pinned is None or problem is not None:
             raise ModelNotReadyError(f"model {model_id}: {problem.told if problem else NOT_READY}")
-        return entry.pinned
+        self._usable[model_id] = pinned
+        return pinned
+
+    def max_samples(self, model_id: str) -> int:
+        """Return how many sample ids every party of a model takes in one call, as far as they said."""
+        sightings = (self.sighting(model_id, party).part for party in self._entry(model_id).settings.parties)
+        return min((part.max_samples for part in sightings if part is not None), default=DEFAULT_MAX_SAMPLES)
 
     def offered(self, model_id: str) -> Offered:
         """Return what the parties' parts make together, as far as they are known."""

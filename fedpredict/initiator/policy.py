@@ -11,8 +11,9 @@ from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combine import Combined, combine
 from fedpredict.model.kinds import Kind
 from fedpredict.model.prediction import Origin
-from fedpredict.model.share import SampleStatus, Share
+from fedpredict.model.share import SampleStatus, Share, all_ok
 
+_MODEL = int(Origin.MODEL)
 _NEVER_STANDS_IN = (SampleStatus.OK, SampleStatus.ID_INVALID)
 
 
@@ -38,7 +39,10 @@ def fail(kind: Kind, shares: Mapping[str, Share]) -> Answer:
         kind: Of the pinned manifest.
         shares: By party, every party of the manifest; all of one shape.
     """
-    return _answer(combine(kind, shares), np.zeros(_n_samples(shares), dtype=np.bool_))
+    combined = combine(kind, shares)
+    if all_ok(combined.status):
+        return Answer(combined.predictions, combined.status, np.full(len(combined.status), _MODEL, dtype=np.uint8))
+    return _answer(combined, np.zeros(_n_samples(shares), dtype=np.bool_))
 
 
 def default_partial(kind: Kind, shares: Mapping[str, Share], defaults: Mapping[str, Sequence[float]]) -> Answer:

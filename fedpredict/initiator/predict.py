@@ -1,38 +1,25 @@
-"""The use case: a total task becomes one sub-task per party, and their shares one prediction."""
+"""The use case: a total task becomes rows of rounds, and the parties' shares one prediction."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from fedpredict.errors import (
-    Code,
-    FedPredictError,
-    ModelNotReadyError,
-    PartyRefusedError,
-    PartyTimeoutError,
-    TooManySamplesError,
-    public_status,
-)
-from fedpredict.initiator import policy
+from fedpredict.errors import InputsRefusedError, TooManySamplesError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.catalogue import Catalogue
-from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.lane import Lane
+from fedpredict.initiator.round import Question
 from fedpredict.initiator.settings import ModelSettings, PolicyName
-from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
-from fedpredict.model.arrays import Bools
-from fedpredict.model.combine import combine
-from fedpredict.model.ids import valid_sample_ids
+from fedpredict.initiator.submit import Done, GiveUp
+from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.manifest import Manifest
-from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import SampleStatus, Share
-from fedpredict.observe.logs import log_context
+from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.model.scorer import PartyScorer
+from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.security.identity import Identity
 from fedpredict.wire.channel import max_samples_of
 
@@ -43,7 +30,6 @@ WAY_BACK = 0.1
 MAX_WAY_BACK_S = 0.1
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
-_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class Predicts(Protocol):
@@ -80,57 +66,71 @@ class Predicts(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Outcome:
-    share: Share
-    report: PartyReport
-
-
 class Predictor:
     """Answers with the parties' shares."""
 
     def __init__(
-        self, catalogue: Catalogue, scorers: Mapping[str, PartyScorer], admission: Admission, *, deadline_s: float
+        self,
+        catalogue: Catalogue,
+        scorers: Mapping[str, PartyScorer],
+        admission: Admission,
+        *,
+        own_party: str,
+        deadline_s: float,
     ) -> None:
         """Prepare.
 
         Args:
             catalogue: Which manifest is pinned for which model.
             scorers: By party id, every party of every model.
-            admission: What a task must be.
+            admission: What a task must be, and how many there may be at once.
+            own_party: This initiator's.
             deadline_s: Longest wait for the parties, where neither the model's settings nor the caller are stricter.
         """
         self._catalogue = catalogue
         self._scorers = scorers
         self._admission = admission
+        self._own_party = own_party
         self._deadline_s = deadline_s
+        self._lanes: dict[_LaneKey, Lane] = {}
 
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
         """Return the answer: shares of the pinned manifest and nothing else, combined by the model's policy."""
-        with log_context(request_id=task.request_id, caller=caller.name, model=task.model_id):
-            self._admission.check(task, caller)
-            manifest = self._catalogue.answerable(task.model_id)
-            _check_width(task, manifest)
-            settings = self._catalogue.settings(task.model_id)
-            ends = asyncio.get_running_loop().time() + self._budget_s(settings, deadline_s)
-            valid = valid_sample_ids(task.sample_ids)
-            outcomes = await self._ask_all(task, manifest, valid, _for_parties(settings, ends))
-            shares = {party: outcome.share for party, outcome in outcomes.items()}
-            answer = await self._apply_policy(task, settings, manifest, shares, ends)
-            _log_done(manifest, answer)
-        return Prediction(
-            request_id=task.request_id,
-            manifest_sha256=manifest.manifest_sha256,
-            predictions=answer.predictions,
-            status=answer.status,
-            origin=answer.origin,
-            classes=manifest.classes,
-            parties=tuple(outcomes[party].report for party in manifest.parties),
-        )
+        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        give_up = self.submit(task, caller, deadline_s=deadline_s, done=partial(_settle, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            give_up()
+            raise
 
     def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
         """Begin a prediction; `done` gets the answer."""
-        return submit_coroutine(self.predict(task, caller, deadline_s=deadline_s), done)
+        self._admission.check(task, caller)
+        manifest = self._catalogue.answerable(task.model_id)
+        _check_width(task, manifest)
+        self._check_inputs(task, manifest)
+        settings = self._catalogue.settings(task.model_id)
+        now = asyncio.get_running_loop().time()
+        ends = now + self._budget_s(settings, deadline_s)
+        leave = self._admission.enter(task)
+
+        def answered(outcome: Prediction | BaseException) -> None:
+            leave()
+            _log_done(task, caller, outcome)
+            done(outcome)
+
+        waiting = Waiting(task, now, _for_parties(settings, now, ends), ends, answered)
+        lane = self._lane(task, manifest, settings)
+        lane.add(waiting)
+
+        def give_up() -> None:
+            if not waiting.over:
+                waiting.over = True
+                leave()
+                lane.left()
+
+        return give_up
 
     def _budget_s(self, settings: ModelSettings, deadline_s: float | None) -> float:
         own_s = settings.deadline_s or self._deadline_s
@@ -138,75 +138,46 @@ class Predictor:
             return own_s
         return min(own_s, deadline_s - min(WAY_BACK * deadline_s, MAX_WAY_BACK_S))
 
-    async def _ask_all(self, task: PredictTask, manifest: Manifest, valid: Bools, ends: float) -> dict[str, _Outcome]:
-        """Ask every party at once; leaving early (the caller left) cancels all of them."""
-        async with asyncio.TaskGroup() as tasks:
-            asked = {
-                party: tasks.create_task(self._ask(task, manifest, party, valid, ends)) for party in manifest.parties
-            }
-        return {party: outcome.result() for party, outcome in asked.items()}
+    def _check_inputs(self, task: PredictTask, manifest: Manifest) -> None:
+        if task.inputs is not None and self._own_party not in manifest.parties:
+            raise InputsRefusedError(
+                f"model {task.model_id} has no part at {self._own_party}",
+                feature=repr(task.inputs.names[0][:63]) if task.inputs.names else "''",
+                problem="has no place: this initiator holds no part of the model",
+            )
 
-    async def _ask(self, task: PredictTask, manifest: Manifest, party: str, valid: Bools, ends: float) -> _Outcome:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        sample_ids = [sample_id for sample_id, good in zip(task.sample_ids, valid, strict=True) if good]
-        try:
-            reply = await self._reply(task, manifest, party, sample_ids, ends) if sample_ids else None
-        except FedPredictError as error:
-            logger.warning("party.failed", extra={"party": party, "reason": str(error)})
-            share = policy.absent_share(valid, manifest.n_scores, _status_of(error))
-            return _Outcome(share, _report(party, share, None, loop.time() - began, public_status(error).text))
-        if reply is None:
-            share = policy.absent_share(valid, manifest.n_scores, SampleStatus.ID_INVALID)
-        else:
-            share = policy.spread_share(reply.share, valid)
-        return _Outcome(share, _report(party, share, reply, loop.time() - began, ""))
+    def _lane(self, task: PredictTask, manifest: Manifest, settings: ModelSettings) -> Lane:
+        key = (manifest.manifest_sha256, task.mode, task.inputs.names if task.inputs else None)
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._lanes = {each: lane for each, lane in self._lanes.items() if not lane.is_idle}
+            lane = self._lanes[key] = self._new_lane(task, manifest, settings)
+        return lane
 
-    async def _reply(
-        self, task: PredictTask, manifest: Manifest, party: str, sample_ids: Sequence[bytes], ends: float
-    ) -> PartyReply:
-        query = ScoreQuery(
-            request_id=task.request_id,
-            model_id=manifest.model_id,
-            manifest_sha256=manifest.manifest_sha256,
-            params_sha256=dict(manifest.digests)[party],
+    def _new_lane(self, task: PredictTask, manifest: Manifest, settings: ModelSettings) -> Lane:
+        question = Question(
+            manifest=manifest,
+            settings=settings,
             mode=task.mode,
-            sample_ids=sample_ids,
+            scorers=self._scorers,
+            own_party=self._own_party,
+            fallback=partial(self._catalogue.answerable, settings.fallback_model or ""),
         )
-        remaining_s = ends - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(remaining_s):
-                reply = await self._scorers[party].score(query, deadline_s=remaining_s)
-        except TimeoutError as error:
-            raise PartyTimeoutError(f"party {party} did not answer in {remaining_s:.3f} s", party=party) from error
-        expected = (len(sample_ids), manifest.n_scores)
-        if reply.share.values.shape != expected:
-            shape = reply.share.values.shape
-            raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
-        return reply
+        return Lane(
+            question, round_rows=min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
+        )
 
-    async def _apply_policy(
-        self, task: PredictTask, settings: ModelSettings, manifest: Manifest, shares: Mapping[str, Share], ends: float
-    ) -> Answer:
-        if settings.policy is PolicyName.DEFAULT_PARTIAL:
-            return policy.default_partial(manifest.kind, shares, settings.defaults)
-        answer = policy.fail(manifest.kind, shares)
-        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
-        if settings.fallback_model is None or not unscored.any():
-            return answer
-        return await self._fall_back(task, settings.fallback_model, answer, unscored, ends)
 
-    async def _fall_back(
-        self, task: PredictTask, model_id: str, answer: Answer, unscored: Bools, ends: float
-    ) -> Answer:
-        try:
-            manifest = self._catalogue.answerable(model_id)
-        except ModelNotReadyError as error:
-            logger.warning("fallback.not_ready", extra={"fallback": model_id, "reason": str(error)})
-            return answer
-        outcomes = await self._ask_all(task, manifest, unscored, ends)
-        shares = {party: outcome.share for party, outcome in outcomes.items()}
-        return policy.fallback_model(answer, combine(manifest.kind, shares))
+_LaneKey = tuple[str, Mode, tuple[str, ...] | None]
+
+
+def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, BaseException):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
 
 
 def _check_width(task: PredictTask, manifest: Manifest) -> None:
@@ -216,31 +187,19 @@ def _check_width(task: PredictTask, manifest: Manifest) -> None:
         raise TooManySamplesError(told, limit=limit)
 
 
-def _for_parties(settings: ModelSettings, ends: float) -> float:
-    if settings.policy is not PolicyName.FALLBACK_MODEL:
-        return ends
-    now = asyncio.get_running_loop().time()
-    return now + (ends - now) * FOR_PARTIES
+def _log_done(task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
+    if isinstance(outcome, BaseException) or not logger.isEnabledFor(logging.INFO):
+        return
+    extra = {
+        "request_id": task.request_id,
+        "caller": caller.name,
+        "model": task.model_id,
+        "manifest": outcome.manifest_sha256,
+        "n_samples": len(outcome.status),
+        "n_scored": int((outcome.status == SampleStatus.OK).sum()),
+    }
+    logger.info("predict.done", extra=extra)
 
 
-def _status_of(error: FedPredictError) -> SampleStatus:
-    return SampleStatus.PARTY_UNAVAILABLE if public_status(error).code in _AWAY else SampleStatus.REFUSED
-
-
-def _report(party: str, share: Share, reply: PartyReply | None, round_trip_s: float, problem: str) -> PartyReport:
-    return PartyReport(
-        party=party,
-        status=None if (share.status == SampleStatus.OK).all() else share.status,
-        oldest_event_time=reply.oldest_event_time if reply else None,
-        round_trip_s=round_trip_s,
-        elapsed_s=reply.elapsed_s if reply else 0.0,
-        problem=problem,
-    )
-
-
-def _log_done(manifest: Manifest, answer: Answer) -> None:
-    scored = int((answer.status == SampleStatus.OK).sum())
-    logger.info(
-        "predict.done",
-        extra={"manifest": manifest.manifest_sha256, "n_samples": len(answer.status), "n_scored": scored},
-    )
+def _for_parties(settings: ModelSettings, now: float, ends: float) -> float:
+    return now + (ends - now) * FOR_PARTIES if settings.policy is PolicyName.FALLBACK_MODEL else ends

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.features.settings import StoreSettings
+from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.tls import is_loopback
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
@@ -42,8 +44,18 @@ class _Settings(BaseModel):
 class PartySettings(_Settings):
     """`[parties.<id>]`: another organisation."""
 
-    address: Address
+    address: Address | None = None
     """Where its participant listens, as host:port."""
+    connect: Literal["in"] | None = None
+    """"in": its participant dials us, and opens no port; instead of an address."""
+    compression: Compression = Compression.NONE
+    """Of what is sent to it and comes back, where we dial."""
+
+    @model_validator(mode="after")
+    def _one_side_dials(self) -> PartySettings:
+        if (self.address is None) == (self.connect is None):
+            raise ValueError('write either address, or connect = "in" for a participant that dials us')
+        return self
 
 
 class SimulateSettings(_Settings):
@@ -99,11 +111,27 @@ class ClientSettings(_Settings):
     """The kind of the certificate: a party can have a client's name, and is not that client."""
 
 
+class LimitSettings(_Settings):
+    """`[limits]`: how much may be under way at once; what comes beyond is refused with a hint when to try again."""
+
+    max_requests: int = Field(default=512, ge=1, le=100_000)
+    max_rows: int = Field(default=200_000, ge=1, le=10_000_000)
+    """Sample ids in all requests under way."""
+    model_share: float = Field(default=0.75, gt=0.0, le=1.0)
+    """The part of both that one model may have, where there are several."""
+
+
 class InitiatorSettings(_Settings):
     """The whole file. Relative paths are relative to it."""
 
     party: PartyId
     listen: Address = "127.0.0.1:7440"
+    http_listen: Address | None = None
+    """Where HTTP is spoken, as host:port; None: nowhere."""
+    http_insecure: bool = False
+    """HTTP in plain text, on loopback only, behind a proxy of this machine; links to parties keep their TLS."""
+    link_listen: Address | None = None
+    """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
@@ -112,6 +140,11 @@ class InitiatorSettings(_Settings):
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    max_calls_per_stream: int = Field(default=1024, ge=1, le=65_536)
+    """Calls that one `PredictStream` may have under way; beyond them it is not read until one is answered."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the same ports."""
     poll_s: Seconds = 5.0
     """How often parties are asked for what they hold, and the database for new pins."""
     drain_s: float = Field(default=10.0, ge=0.0, le=600.0)
@@ -126,12 +159,22 @@ class InitiatorSettings(_Settings):
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
-        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
-        check_transport(self.tls, {"listen": self.listen, **peers}, insecure=self.insecure)
+        peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
+        addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
+        check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _plain_http_stays_here(self) -> InitiatorSettings:
+        if self.http_insecure and (self.http_listen is None or not is_loopback(self.http_listen)):
+            raise ValueError(f"http_insecure = true is for loopback only, but http_listen is {self.http_listen}")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PARTY_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def check_model_id(value: str) -> str:
@@ -58,6 +59,25 @@ def check_view_name(value: str) -> str:
 def check_digest(value: str) -> str:
     """Return `value` if it is a SHA-256 in lower-case hex; else raise `NameRefusedError`."""
     return _check(_DIGEST, value, "digest", "64 lower-case hexadecimal digits")
+
+
+def check_address(value: str) -> str:
+    """Return `value` if it is an address to listen at or to dial, host:port; else raise `NameRefusedError`."""
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) <= 65535):
+        raise NameRefusedError(f"{value!r} is not an address: write host:port")
+    return value
+
+
+def traceparent_of(value: str) -> str:
+    """Return `value` if it is a W3C traceparent, else nothing: a broken one must not fail what it accompanies.
+
+    >>> traceparent_of("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    >>> traceparent_of("00-0AF7-b7ad-01"), traceparent_of("00-" + "0" * 32 + "-b7ad6b7169203331-01")
+    ('', '')
+    """
+    return value if _TRACEPARENT.fullmatch(value) else ""
 
 
 def _check(pattern: re.Pattern[str], value: str, what: str, rule: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpredict.errors import IncompatiblePartsError
 from fedpredict.model.kinds import KINDS, Kind, check_widths
+
+DEFAULT_MAX_SAMPLES = 10_000
+"""Sample ids in one call that every party takes which does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class PartDescription:
         n_scores: The width of the party's share.
         holds_intercept: Whether the joint model's intercept is in this part.
         fit_intercept: Whether the joint model has an intercept.
+        max_samples: Most sample ids that the party takes in one call.
     """
 
     party: str
@@ -36,6 +40,7 @@ class PartDescription:
     n_scores: int
     holds_intercept: bool
     fit_intercept: bool
+    max_samples: int = DEFAULT_MAX_SAMPLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +56,24 @@ class Manifest:
     intercept_party: str | None
     digests: tuple[tuple[str, str], ...]
     """(party, params_sha256), sorted by party: also the fixed order in which shares are summed."""
+    parties: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    """The parties, in the fixed order."""
+    manifest_sha256: str = field(init=False, compare=False, repr=False)
+    """SHA-256 (hex) over the canonical JSON of the manifest."""
 
-    @property
-    def parties(self) -> tuple[str, ...]:
-        """The parties, in the fixed order."""
-        return tuple(party for party, _ in self.digests)
+    def __post_init__(self) -> None:
+        # both are asked for by every request, and neither ever changes
+        object.__setattr__(self, "parties", tuple(party for party, _ in self.digests))
+        object.__setattr__(self, "manifest_sha256", hashlib.sha256(manifest_to_json(self).encode()).hexdigest())
+
+    def digest_of(self, party: str) -> str:
+        """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
+        return dict(self.digests)[party]
 
     @property
     def link(self) -> str:
         """The name of the link function."""
         return KINDS[self.kind].link
-
-    @property
-    def manifest_sha256(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of the manifest."""
-        return hashlib.sha256(manifest_to_json(self).encode()).hexdigest()
 
 
 def manifest_to_json(manifest: Manifest) -> str:

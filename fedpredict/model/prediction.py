@@ -33,6 +33,7 @@ class PredictTask:
         mode: The freshness asked for.
         sample_ids: In the order of the answer.
         inputs: The initiator's own features of these samples, where they are not in its store; None: looked up.
+        traceparent: The request's span in W3C's form where it is traced; else empty. It travels beside the message.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class PredictTask:
     mode: Mode
     sample_ids: Sequence[bytes]
     inputs: Inputs | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,3 +107,35 @@ class ModelInfo:
     parties: tuple[str, ...]
     manifest_sha256: str
     n_outputs: int
+
+
+def join_reports(reports: Sequence[PartyReport], sizes: Sequence[int]) -> PartyReport:
+    """Return one party's report on consecutive rows from its reports on runs of them.
+
+    Args:
+        reports: In the order of the rows.
+        sizes: The rows of each.
+
+    Returns:
+        The oldest event time of all, the longest times, and every problem that occurred.
+    """
+    event_times = [report.oldest_event_time for report in reports if report.oldest_event_time is not None]
+    return PartyReport(
+        party=reports[0].party,
+        status=_joined_statuses(reports, sizes),
+        oldest_event_time=min(event_times, default=None),
+        round_trip_s=max(report.round_trip_s for report in reports),
+        elapsed_s=max(report.elapsed_s for report in reports),
+        problem="; ".join(dict.fromkeys(report.problem for report in reports if report.problem)),
+    )
+
+
+def _joined_statuses(reports: Sequence[PartyReport], sizes: Sequence[int]) -> Statuses | None:
+    if all(report.status is None for report in reports):
+        return None
+    return np.concatenate(
+        [
+            np.full(size, SampleStatus.OK, dtype=np.uint8) if report.status is None else report.status
+            for report, size in zip(reports, sizes, strict=True)
+        ]
+    )

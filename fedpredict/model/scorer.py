@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ class ScoreQuery:
         epoch: The activation that the caller stands in; 0 until there is activation.
         segments: Where several requests travel as one round: the rows of each, in order; empty for one request.
         inputs: The asking initiator's own features, for its own part alone; they never leave its process.
+        traceparent: The asking span in W3C's form where the prediction is traced; else empty.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class ScoreQuery:
     epoch: int = 0
     segments: tuple[int, ...] = ()
     inputs: Inputs | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,8 +77,8 @@ class PartyScorer(Protocol):
             PartyError: The party is away, slow, or refuses.
         """
 
-    async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
-        """Return the party's share, within `deadline_s` seconds.
+    def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
+        """Return the party's share, within `deadline_s` seconds; a future where nothing else has to run for it.
 
         Raises:
             PartyError: The party is away, slow, or refuses.

@@ -49,6 +49,9 @@ PRECEDENCE: tuple[SampleStatus, ...] = (
 )
 """Where parties disagree about a sample, the first of these is the sample's status."""
 
+_OK = np.uint8(SampleStatus.OK)
+"""Members of an enumeration are slow to look up and to compare with, and every share of every request does both."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:

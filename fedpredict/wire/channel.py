@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
+
+import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either end takes. An answer of 10,000 samples and 100 outputs has 8 MB."""
@@ -18,6 +21,34 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
+COMPRESSION_METADATA = "fedpredict-compression"
+"""The metadata key by which a caller asks for compressed answers."""
+
+
+class Compression(StrEnum):
+    """How messages to and from a peer are compressed; for networks where bytes are dearer than processors."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    DEFLATE = "deflate"
+
+    @property
+    def of_grpc(self) -> grpc.Compression:
+        """The name that gRPC has for it."""
+        return _OF_GRPC[self]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a caller sends, so that answers are compressed alike."""
+        return () if self is Compression.NONE else ((COMPRESSION_METADATA, self.value),)
+
+
+_OF_GRPC = {
+    Compression.NONE: grpc.Compression.NoCompression,
+    Compression.GZIP: grpc.Compression.Gzip,
+    Compression.DEFLATE: grpc.Compression.Deflate,
+}
+
 Options: TypeAlias = list[tuple[str, int | str]]
 
 
@@ -30,14 +61,14 @@ def max_samples_of(n_scores: int) -> int:
     return min(MAX_SAMPLES_PER_CALL, (MAX_MESSAGE_BYTES - _ANSWER_BYTES) // (8 * n_scores + _STATUS_BYTES))
 
 
-def server_options() -> Options:
+def server_options(*, shares_port: bool = False) -> Options:
     """Return a server's gRPC options.
 
-    `so_reuseport` is off: a second server on a port must be an error, not a silent half of the traffic. Pings of idle
-    clients are allowed at the rate that `channel_options` sends them.
+    `so_reuseport` is off unless this is one of several workers: a second server on a port must be an error, not a
+    silent half of the traffic. Pings of idle clients are allowed at the rate that `channel_options` sends them.
     """
     return [
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),

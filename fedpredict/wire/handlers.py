@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from fedpredict.errors import Code, ProtocolError, public_status
+from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,40 @@ def unary(
 
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return (await method(_parse(request_type, data), context)).SerializeToString()
+            return (await method(parse(request_type, data), context)).SerializeToString()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
-            _log(error)
+            log_failure(error)
             await abort(context, error)
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def stream(method: Callable[[Context], Awaitable[None]]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Return a handler for a stream both ways, of messages as bytes; what `method` raises becomes a public status.
+
+    Args:
+        method: Reads from and writes to the call's context, and returns when the stream is to end.
+    """
+
+    async def handle(_: object, context: Context) -> None:
+        try:
+            await method(context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
+            log_failure(error)
+            await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def compress_like_caller(context: Context) -> None:
+    """Compress the answers to a call as its caller asked for in the metadata."""
+    for key, value in context.invocation_metadata() or ():
+        if key == COMPRESSION_METADATA and value in set(Compression):
+            context.set_compression(Compression(str(value)).of_grpc)
 
 
 def service(
@@ -60,16 +87,23 @@ def service(
     return grpc.method_handlers_generic_handler(full_name, dict(methods))
 
 
-def _parse(request_type: type[Request], data: bytes) -> Request:
+def parse(request_type: type[Request], data: bytes) -> Request:
+    """Return the message in `data`; raise `ProtocolError` where it does not parse."""
     try:
         return request_type.FromString(data)
     except DecodeError as error:
         raise ProtocolError(f"a {request_type.DESCRIPTOR.name} of {len(data)} bytes does not parse") from error
 
 
-def _log(error: Exception) -> None:
+def log_failure(error: BaseException, **fields: object) -> None:
+    """Log a call that failed: what is ours as refused, anything unexpected with its traceback.
+
+    Args:
+        error: What it failed with.
+        fields: Of the call, where no log context holds them.
+    """
     public = public_status(error)
     if public.code is Code.INTERNAL:
-        logger.error("call.failed", extra={"error": type(error).__name__}, exc_info=error)
+        logger.error("call.failed", extra={"error": type(error).__name__, **fields}, exc_info=error)
     else:
-        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error)})
+        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **fields})

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from fedpredict import errors
 from fedpredict.errors import Code, FedPredictError
-from fedpredict.wire.v1 import common_pb2
+from fedpredict.wire.v1 import common_pb2, link_pb2
 
 TRAILER = "fedpredict-error-bin"
 
@@ -32,6 +32,10 @@ _WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
     grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
     grpc.StatusCode.UNIMPLEMENTED: errors.ProtocolError,
 }
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+TOO_LARGE = link_pb2.Failure(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="the answer is larger than a message may be"
+)
 
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> NoReturn:
@@ -51,6 +55,26 @@ def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
     )
 
 
+def failure_to_wire(error: BaseException) -> link_pb2.Failure:
+    """Return, for a link, what `abort` says of an error on a call of its own."""
+    public = errors.public_status(error)
+    detail = None if public.code is Code.INTERNAL else error_to_wire(error)
+    return link_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
+
+
+def code_of_failure(failure: link_pb2.Failure) -> grpc.StatusCode:
+    """Return the status of a failure; UNKNOWN for a number that is none."""
+    return _BY_NUMBER.get(failure.code, grpc.StatusCode.UNKNOWN)
+
+
+def error_from_failure(failure: link_pb2.Failure) -> FedPredictError:
+    """Return the error of our tree that a failure on a link stands for; its message is the public text."""
+    code = code_of_failure(failure)
+    if failure.HasField("detail"):
+        return _build(failure.detail, failure.text)
+    return _WITHOUT_TRAILER.get(code, FedPredictError)(failure.text)
+
+
 def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     """Return the error of our tree that a failed call stands for; its message is the public text.
 
@@ -62,15 +86,18 @@ def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     for key, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
         if key == TRAILER:
-            return _rebuild(value, text)
+            return _build(_detail(value), text)
     return _WITHOUT_TRAILER.get(code, FedPredictError)(text)
 
 
-def _rebuild(data: bytes, text: str) -> FedPredictError:
+def _detail(data: bytes) -> common_pb2.ErrorDetail:
     try:
-        detail = common_pb2.ErrorDetail.FromString(data)
+        return common_pb2.ErrorDetail.FromString(data)
     except DecodeError:
-        return FedPredictError(text)
+        return common_pb2.ErrorDetail()
+
+
+def _build(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:
     known = {cls.__name__: cls for cls in errors.STATUS}
     cls = known.get(detail.error, FedPredictError)
     try:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from fedpredict.errors import EmptyRequestError, ModelNotFoundError, TooManySamplesError, UnsupportedModeError
+from fedpredict.errors import (
+    EmptyRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    TooManySamplesError,
+    UnsupportedModeError,
+)
 from fedpredict.initiator.admission import Access, Admission
-from fedpredict.initiator.settings import ClientSettings
+from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
@@ -50,23 +56,59 @@ def test_a_party_asks_where_its_kind_is_named() -> None:
 
 def test_a_model_of_others_looks_like_none() -> None:
     with pytest.raises(ModelNotFoundError):
-        Admission(ACCESS, 10).check(task_of(1, model_id="churn"), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, model_id="churn"), RISK)
 
 
 def test_an_empty_task_is_refused() -> None:
     with pytest.raises(EmptyRequestError):
-        Admission(ACCESS, 10).check(task_of(0), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(0), RISK)
 
 
 def test_one_id_more_than_the_limit_is_refused_with_the_limit() -> None:
-    Admission(ACCESS, 10).check(task_of(10), RISK)
+    Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(10), RISK)
     with pytest.raises(TooManySamplesError) as raised:
-        Admission(ACCESS, 10).check(task_of(11), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(11), RISK)
     assert raised.value.limit == 10
 
 
 @pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.OFFLINE])
 def test_a_mode_that_is_not_served_is_named(mode: Mode) -> None:
     with pytest.raises(UnsupportedModeError) as raised:
-        Admission(ACCESS, 10).check(task_of(1, mode), RISK)
+        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, mode), RISK)
     assert raised.value.mode == mode.value
+
+
+def test_what_is_too_much_at_once_is_refused_with_a_hint_and_taken_again_later() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=2, max_rows=100), max_samples=100)
+    leave = admission.enter(task_of(1))
+    admission.enter(task_of(1))
+
+    with pytest.raises(OverloadedError) as raised:
+        admission.enter(task_of(1))
+    leave()
+    admission.enter(task_of(1))
+
+    assert 20 <= raised.value.retry_after_ms <= 2_000
+    assert (admission.requests, admission.rows) == (2, 2)
+
+
+def test_rows_count_as_well_as_requests_but_one_large_request_alone_is_taken() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=100, max_rows=10), max_samples=100)
+    leave = admission.enter(task_of(50))
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(1))
+    leave()
+    admission.enter(task_of(9))
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(2))
+
+
+def test_a_model_that_hangs_leaves_room_for_the_others() -> None:
+    admission = Admission(ACCESS, LimitSettings(max_requests=4, model_share=0.5), max_samples=100)
+    admission.enter(task_of(1, model_id="other"))()
+    admission.enter(task_of(1, model_id="hangs"))
+    admission.enter(task_of(1, model_id="hangs"))
+
+    with pytest.raises(OverloadedError):
+        admission.enter(task_of(1, model_id="hangs"))
+    admission.enter(task_of(1, model_id="other"))

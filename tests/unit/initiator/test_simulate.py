@@ -7,7 +7,7 @@ import pytest
 
 from fedpredict.errors import EmptyRequestError, ModelNotFoundError
 from fedpredict.initiator.admission import Access, Admission
-from fedpredict.initiator.settings import ClientSettings, ModelSettings, SimulateSettings
+from fedpredict.initiator.settings import ClientSettings, LimitSettings, ModelSettings, SimulateSettings
 from fedpredict.initiator.simulate import Simulator, simulated_scores
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import Manifest
@@ -31,7 +31,7 @@ MODELS = {
     "wine": ModelSettings(parties=("lab",)),
     "price": ModelSettings(parties=("lab",), simulate=SimulateSettings(kind=Kind.LINEAR, classes=(), n_scores=2)),
 }
-ADMISSION = Admission(Access({"desk": ClientSettings(models=("*",))}), 100)
+ADMISSION = Admission(Access({"desk": ClientSettings(models=("*",))}), LimitSettings(), max_samples=100)
 
 
 async def answer(model_id: str, sample_ids: list[bytes]) -> Prediction:

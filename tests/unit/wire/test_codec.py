@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,22 @@ def test_a_sub_task_survives_the_wire(ids: list[bytes]) -> None:
     back = codec.query_from_wire(codec.query_to_wire(query(ids), 200))
     asked = query(ids)
     assert [getattr(back, name) for name in asked.__slots__] == [getattr(asked, name) for name in asked.__slots__]
+
+
+def test_a_span_travels_with_a_sub_task() -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    back = codec.query_from_wire(codec.query_to_wire(replace(query([b"u"]), traceparent=parent), 200))
+    assert back.traceparent == parent
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["x", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "00-" + "A" * 32 + "-b7ad6b7169203331-01", "0" * 10_000],
+)
+def test_a_broken_span_counts_as_none_and_the_sub_task_is_taken(broken: str) -> None:
+    message = codec.query_to_wire(query([b"u"]), 200)
+    message.traceparent = broken
+    assert codec.query_from_wire(message).traceparent == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,305 @@
+"""One asking of all parties: the rows of one or more requests for one manifest, out to every party and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+from fedpredict.errors import (
+    Code,
+    FedPredictError,
+    InputError,
+    PartyRefusedError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+    public_status,
+)
+from fedpredict.initiator import policy
+from fedpredict.initiator.batch import Batch, Slice
+from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.waiting import Part
+from fedpredict.model.combine import combine
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.prediction import PartyReport
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, Share, all_ok
+from fedpredict.wire.codec import new_request_id
+
+logger = logging.getLogger(__name__)
+
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+_NEAR_S = 0.0005
+"""Deadlines this near are the same to one timer."""
+_NAMED = 10
+"""Requests of a round that a log line about it names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """What all requests of a round have in common.
+
+    Attributes:
+        manifest: The version that answers.
+        settings: The model's.
+        mode: The freshness asked for.
+        scorers: By party, every party of the manifest, and of the fallback model.
+        own_party: This initiator's, the only one that ever sees inputs.
+        fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
+    """
+
+    manifest: Manifest
+    settings: ModelSettings
+    mode: Mode
+    scorers: Mapping[str, PartyScorer]
+    own_party: str
+    fallback: Callable[[], Manifest]
+
+
+@dataclass(slots=True, eq=False)
+class _Side:
+    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead."""
+
+    share: Share
+    all_ok: bool
+    reply: PartyReply | None
+    round_trip_s: float
+    problem: str
+
+
+class Round:
+    """Asks every party at once, and gives each request its rows as soon as all parties answered or its time is over.
+
+    A request's deadline is its own: one that cannot wait any longer is answered with what is there, while the others
+    wait on. When nobody waits any more, the parties are told so.
+    """
+
+    def __init__(self, question: Question, batch: Batch, ended: Callable[[Round], None]) -> None:
+        """Prepare; nothing is asked before `start`.
+
+        Args:
+            question: What the requests have in common.
+            batch: Their rows.
+            ended: Called once, when the round is over.
+        """
+        self._question = question
+        self._batch = batch
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._sides: dict[str, _Side] = {}
+        self._pending: dict[str, asyncio.Future[PartyReply]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        self.started = self._loop.time()
+        self._began = time.perf_counter()  # uvloop's own clock counts milliseconds
+
+    def start(self) -> None:
+        """Ask the parties; where no id is valid there is nothing to ask."""
+        if not self._batch.segments:
+            self._loop.call_soon(self._finish)
+            return
+        slices = self._batch.slices
+        left_s = max(each.waiting.asks_until for each in slices) - self.started
+        request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
+        for party in self._question.manifest.parties:
+            query = self._query(party, request_id)
+            self._pending[party] = _begin(self._question.scorers[party], query, left_s)
+        for party, future in list(self._pending.items()):
+            future.add_done_callback(partial(self._heard, party))
+        self._set_timer()
+
+    def someone_left(self) -> None:
+        """Look whether anybody still waits; where nobody does, tell the parties so and end."""
+        if all(each.waiting.over for each in self._batch.slices):
+            self._end()
+
+    def _query(self, party: str, request_id: str) -> ScoreQuery:
+        manifest, batch = self._question.manifest, self._batch
+        return ScoreQuery(
+            request_id=request_id,
+            model_id=manifest.model_id,
+            manifest_sha256=manifest.manifest_sha256,
+            params_sha256=manifest.digest_of(party),
+            mode=self._question.mode,
+            sample_ids=batch.asked,
+            segments=batch.segments if len(batch.segments) > 1 else (),
+            inputs=batch.inputs() if party == self._question.own_party else None,
+        )
+
+    def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
+        if self._pending.pop(party, None) is None:
+            return
+        took_s = time.perf_counter() - self._began
+        try:
+            self._sides[party] = self._answered(party, future.result(), took_s)
+        except InputError as error:  # of this initiator's own part: the caller's inputs do not fit
+            self._fail(error)
+            return
+        except FedPredictError as error:
+            self._sides[party] = self._absent(party, error, took_s)
+        except asyncio.CancelledError:
+            gone = PartyUnavailableError(f"the call to party {party} was given up", party=party)
+            self._sides[party] = self._absent(party, gone, took_s)
+        except Exception as error:  # a defect: the callers are told, and the round must not stay open
+            logger.exception("round.failed", extra={"party": party})
+            self._fail(error)
+            return
+        if not self._pending:
+            self._finish()
+
+    def _answered(self, party: str, reply: PartyReply, took_s: float) -> _Side:
+        expected = (len(self._batch.asked), self._question.manifest.n_scores)
+        if reply.share.values.shape != expected:
+            shape = reply.share.values.shape
+            raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
+        share = self._batch.spread(reply.share)
+        return _Side(share, all_ok(share.status), reply, took_s, "")
+
+    def _absent(self, party: str, error: FedPredictError, took_s: float) -> _Side:
+        named = [each.waiting.task.request_id for each in self._batch.slices[:_NAMED]]
+        logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
+        public = public_status(error)
+        status = SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED
+        return _Side(self._no_share(status), False, None, took_s, public.text)
+
+    def _late(self, party: str, took_s: float) -> _Side:
+        error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
+        return self._absent(party, error, took_s)
+
+    def _no_share(self, status: SampleStatus) -> Share:
+        return policy.absent_share(self._batch.valid, self._question.manifest.n_scores, status)
+
+    def _set_timer(self) -> None:
+        until = [each.waiting.asks_until for each in self._batch.slices if not each.waiting.over]
+        if until and not self._over:
+            self._timer = self._loop.call_at(min(until), self._time_over)
+
+    def _time_over(self) -> None:
+        """Answer the requests that cannot wait any longer with what is there."""
+        self._timer = None
+        now = self._loop.time()
+        expired = [each for each in self._live() if each.waiting.asks_until <= now + _NEAR_S]
+        if expired:
+            late = {party: self._late(party, now - self.started) for party in self._pending}
+            self._deliver(expired, {**self._sides, **late})
+        if all(each.waiting.asks_until <= now + _NEAR_S for each in self._live()):
+            self._end()
+        else:
+            self._set_timer()
+
+    def _live(self) -> list[Slice]:
+        return [each for each in self._batch.slices if not each.waiting.over]
+
+    def _finish(self) -> None:
+        unasked = _Side(self._no_share(SampleStatus.ID_INVALID), False, None, 0.0, "") if not self._sides else None
+        sides = dict.fromkeys(self._question.manifest.parties, unasked) if unasked else self._sides
+        self._deliver(self._live(), sides)
+        self._end()
+
+    def _fail(self, error: BaseException) -> None:
+        for each in self._batch.slices:
+            each.waiting.fail(error)
+        self._end()
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            future.cancel()
+        self._ended(self)
+
+    def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
+        settings, kind = self._question.settings, self._question.manifest.kind
+        shares = {party: side.share for party, side in sides.items()}
+        if settings.policy is PolicyName.DEFAULT_PARTIAL:
+            self._hand_out(slices, sides, policy.default_partial(kind, shares, settings.defaults))
+            return
+        answer = policy.fail(kind, shares)
+        if settings.fallback_model is None or all_ok(answer.status):
+            self._hand_out(slices, sides, answer)
+        else:
+            _in_background(self._fall_back(slices, sides, answer))
+
+    async def _fall_back(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
+        """Hand out the answer with the fallback model's numbers where it has none."""
+        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
+        try:
+            if unscored.any():
+                manifest = self._question.fallback()
+                left_s = max(each.waiting.ends for each in slices) - self._loop.time()
+                ids, request_id = self._batch.ids.select(unscored), slices[0].waiting.task.request_id
+                query = fallback_query(manifest, self._question, request_id, ids)
+                reply = await _begin(self._question.scorers[self._question.own_party], query, left_s)
+                own = policy.spread_share(reply.share, unscored)
+                answer = policy.fallback_model(answer, combine(manifest.kind, {self._question.own_party: own}))
+        except FedPredictError as error:
+            logger.warning("fallback.failed", extra={"reason": str(error)})
+        except Exception as error:  # a defect: the callers are told
+            logger.exception("round.failed")
+            for each in slices:
+                each.waiting.fail(error)
+        self._hand_out(slices, sides, answer)
+
+    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
+        manifest, alone = self._question.manifest, len(self._batch.slices) == 1
+        for each in slices:
+            rows = each.rows
+            own = answer if alone else Answer(answer.predictions[rows], answer.status[rows], answer.origin[rows])
+            reports = tuple([self._report(party, sides[party], each) for party in manifest.parties])
+            each.waiting.take(Part(each.start, own, reports), manifest)
+
+    def _report(self, party: str, side: _Side, of: Slice) -> PartyReport:
+        status = None if side.all_ok else side.share.status[of.rows]
+        return PartyReport(
+            party=party,
+            status=None if status is None or all_ok(status) else status,
+            oldest_event_time=self._batch.oldest_event_time(side.reply, of),
+            round_trip_s=side.round_trip_s,
+            elapsed_s=side.reply.elapsed_s if side.reply else 0.0,
+            problem=side.problem,
+        )
+
+
+def fallback_query(manifest: Manifest, question: Question, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:
+    """Return what the initiator's own part of the fallback model is asked for rows without a number."""
+    return ScoreQuery(
+        request_id=request_id,
+        model_id=manifest.model_id,
+        manifest_sha256=manifest.manifest_sha256,
+        params_sha256=manifest.digest_of(question.own_party),
+        mode=question.mode,
+        sample_ids=ids,
+    )
+
+
+_background: set[asyncio.Task[None]] = set()
+"""The loop itself keeps weak references to tasks only."""
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+
+
+def _begin(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:
+    try:
+        awaitable: Awaitable[PartyReply] = scorer.score(query, deadline_s=deadline_s)
+    except FedPredictError as error:
+        failed: asyncio.Future[PartyReply] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+    if isinstance(awaitable, asyncio.Future):
+        return awaitable
+    return asyncio.ensure_future(cast("Coroutine[Any, Any, PartyReply]", awaitable))

@@ -1,0 +1,365 @@
+"""Rounds of requests: who travels with whom, whose deadline is whose, and that company changes no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from fedpredict.errors import ModelNotReadyError, PartyRefusedError
+from fedpredict.initiator import lane as lanes
+from fedpredict.initiator.lane import Lane
+from fedpredict.initiator.round import Question
+from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.waiting import Waiting
+from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.inputs import Inputs
+from fedpredict.model.kinds import Kind
+from fedpredict.model.manifest import Manifest, PartDescription
+from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, build_share
+
+TABLE: dict[str, dict[bytes, float]] = {
+    "bank": {b"u%d" % i: float(i) for i in range(20)},
+    "shop": {b"u%d" % i: i / 8.0 for i in range(0, 20, 2)},
+}
+LONG_S = 30.0
+
+
+@dataclass
+class TableParty(PartyScorer):
+    """A party that adds nothing to its table, and answers when it is let."""
+
+    name: str
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[ScoreQuery] = field(default_factory=list)
+    given_up: int = 0
+
+    @property
+    @override
+    def party(self) -> str:
+        """The party's id."""
+        return self.name
+
+    @override
+    async def describe(self, model_id: str, *, deadline_s: float) -> PartDescription:
+        """Say nothing: rounds do not ask."""
+        raise ModelNotReadyError(model_id)
+
+    @override
+    async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
+        """Answer from the table, once open."""
+        self.asked.append(query)
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        table = TABLE[self.name]
+        found = [sample_id in table for sample_id in query.sample_ids]
+        values = np.array([[table.get(sample_id, np.nan)] for sample_id in query.sample_ids])
+        status = np.where(found, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
+        times = [int(value) if known else NO_EVENT_TIME for value, known in zip(values[:, 0], found, strict=True)]
+        return PartyReply(
+            share=build_share(values, status),
+            oldest_event_time=_oldest(times),
+            elapsed_s=0.0,
+            segment_event_times=_by_segment(times, query.segments) if query.segments else None,
+        )
+
+
+def _oldest(times: Sequence[int]) -> int | None:
+    return min((each for each in times if each != NO_EVENT_TIME), default=None)
+
+
+def _by_segment(times: list[int], segments: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    oldest, start = [], 0
+    for size in segments:
+        of_segment = _oldest(times[start : start + size])
+        oldest.append(NO_EVENT_TIME if of_segment is None else of_segment)
+        start += size
+    assert start == len(times)
+    return np.array(oldest, dtype=np.int64)
+
+
+class Desk:
+    """A lane over two parties, and what its callers got."""
+
+    def __init__(self, *, is_open: bool = False, round_rows: int = 100_000, policy: Mapping[str, object] | None = None):
+        self.bank, self.shop = TableParty("bank"), TableParty("shop")
+        if is_open:
+            self.bank.open.set()
+            self.shop.open.set()
+        question = Question(
+            manifest=Manifest(
+                model_id="m",
+                training_run="run-1",
+                kind=Kind.LINEAR,
+                classes=(),
+                n_scores=1,
+                fit_intercept=False,
+                intercept_party=None,
+                digests=(("bank", "a" * 64), ("shop", "b" * 64)),
+            ),
+            settings=ModelSettings.model_validate({"parties": ["bank", "shop"], **(policy or {})}),
+            mode=Mode.NEARLINE,
+            scorers={"bank": self.bank, "shop": self.shop},
+            own_party="bank",
+            fallback=lambda: pytest.fail("no fallback here"),
+        )
+        self.lane = Lane(question, round_rows=round_rows)
+        self.answers: dict[str, Prediction | BaseException] = {}
+
+    def ask(self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None) -> Waiting:
+        now = asyncio.get_running_loop().time()
+        task = PredictTask(request_id=name, model_id="m", mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
+        waiting = Waiting(task, now, now + wait_s, now + wait_s, lambda outcome: self.answers.update({name: outcome}))
+        self.lane.add(waiting)
+        return waiting
+
+    async def answer(self, name: str) -> Prediction:
+        async with asyncio.timeout(20):
+            while name not in self.answers:
+                await asyncio.sleep(0.001)
+        found = self.answers[name]
+        assert isinstance(found, Prediction), found
+        return found
+
+    async def idle(self) -> None:
+        async with asyncio.timeout(20):
+            while not self.lane.is_idle:
+                await asyncio.sleep(0.001)
+
+    async def asked(self, n_rounds: int) -> None:
+        async with asyncio.timeout(20):
+            while min(len(self.bank.asked), len(self.shop.asked)) < n_rounds:
+                await asyncio.sleep(0.001)
+
+
+async def test_requests_that_arrive_during_a_round_travel_together_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    for number in range(5):
+        desk.ask(f"r{number}", b"u%d" % number)
+    await desk.asked(1)
+
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+    assert [list(query.sample_ids) for query in desk.shop.asked] == [[b"u0"], [b"u0", b"u1", b"u2", b"u3", b"u4"]]
+    assert desk.shop.asked[0].request_id == "first"
+    assert desk.shop.asked[1].segments == (1, 1, 1, 1, 1)
+    assert (await desk.answer("r4")).predictions.tolist() == [[4.5]]
+    assert np.isnan((await desk.answer("r3")).predictions).all()
+
+
+async def test_every_caller_gets_the_event_time_of_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    desk.ask("a", b"u9", b"u7")
+    desk.ask("invalid", b"")
+    desk.ask("unknown", b"nobody")
+    desk.ask("b", b"u12", b"", b"u14")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+    oldest = {name: (await desk.answer(name)).parties[0].oldest_event_time for name in desk.answers}
+
+    assert oldest == {"first": 0, "a": 7, "invalid": None, "unknown": None, "b": 12}
+
+
+async def test_a_large_request_is_cut_and_does_not_hold_up_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(lanes, "PIPELINED", 1)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    desk.ask("large", *[b"u2"] * 5000)
+    desk.ask("small", b"u4")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    large, small = await desk.answer("large"), await desk.answer("small")
+
+    assert [len(query.sample_ids) for query in desk.shop.asked] == [1, 2049, 2048, 904]
+    assert large.predictions.tolist() == [[2.25]] * 5000
+    assert small.predictions.tolist() == [[4.5]]
+
+
+async def test_a_round_holds_no_more_rows_than_a_party_takes() -> None:
+    desk = Desk(is_open=True, round_rows=7)
+    desk.ask("first", b"u0")
+    for number in range(10):
+        desk.ask(f"r{number}", b"u2", b"u4")
+    await desk.idle()
+
+    assert max(len(query.sample_ids) for query in desk.shop.asked) <= 7
+    answers = [await desk.answer(f"r{number}") for number in range(10)]
+    assert [answer.predictions.tolist() for answer in answers] == [[[2.25], [4.5]]] * 10
+
+
+async def test_a_caller_in_a_hurry_is_answered_without_the_slow_party_while_the_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.bank.open.set()
+    desk.ask("first", b"u0")
+    desk.ask("patient", b"u2")
+    desk.ask("hurried", b"u4", wait_s=0.2)
+
+    hurried = await desk.answer("hurried")
+
+    assert "patient" not in desk.answers
+    assert hurried.status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
+    assert [report.problem for report in hurried.parties] == ["", "party shop did not answer in time"]
+    desk.shop.open.set()
+    assert (await desk.answer("patient")).predictions.tolist() == [[2.25]]
+
+
+async def test_a_round_ends_only_when_all_its_callers_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", 0.001)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    one, other = desk.ask("one", b"u2"), desk.ask("other", b"u4")
+    await desk.asked(2)
+
+    one.over = True
+    desk.lane.left()
+    await asyncio.sleep(0)
+    assert desk.shop.given_up == 0
+    other.over = True
+    desk.lane.left()
+    await asyncio.sleep(0.01)
+
+    assert (desk.bank.given_up, desk.shop.given_up) == (1, 1)
+    assert desk.answers == {}
+
+
+async def test_rounds_start_beside_one_that_hangs() -> None:
+    desk = Desk()
+    desk.ask("first", b"u0")
+    desk.ask("second", b"u2")
+    await desk.asked(2)
+    desk.ask("third", b"u4")
+    await desk.asked(3)
+
+    desk.bank.open.set()
+    desk.shop.open.set()
+
+    assert [(await desk.answer(name)).predictions.tolist() for name in ("first", "second", "third")] == [
+        [[0.0]],
+        [[2.25]],
+        [[4.5]],
+    ]
+
+
+async def test_a_request_whose_time_runs_out_in_the_queue_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MAX_ROUNDS", 1)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    desk.ask("late", b"u2", wait_s=0.05)
+
+    late = await desk.answer("late")
+
+    assert late.status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
+    assert "first" not in desk.answers
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+
+async def test_a_caller_that_breaks_takes_nobody_elses_answer(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.ask("first", b"u0")
+    now = asyncio.get_running_loop().time()
+
+    def broken(_outcome: object) -> None:
+        raise RuntimeError("an edge that breaks")
+
+    task = PredictTask(request_id="broken", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u2"])
+    desk.lane.add(Waiting(task, now, now + LONG_S, now + LONG_S, broken))
+    desk.ask("after", b"u4")
+    desk.bank.open.set()
+    desk.shop.open.set()
+
+    assert (await desk.answer("after")).predictions.tolist() == [[4.5]]
+    assert "predict.undelivered" in caplog.text
+
+
+async def test_inputs_reach_the_own_part_alone() -> None:
+    desk = Desk(is_open=True)
+    desk.ask("first", b"u0", inputs=Inputs(("age",), np.array([[1.0]])))
+    desk.ask("second", b"", b"u2", inputs=Inputs(("age",), np.array([[2.0], [3.0]])))
+    desk.ask("third", b"u4", inputs=Inputs(("age",), np.array([[4.0]])))
+    await desk.idle()
+
+    assert [query.inputs for query in desk.shop.asked] == [None] * len(desk.shop.asked)
+    given = [query.inputs for query in desk.bank.asked]
+    assert [each and each.values.ravel().tolist() for each in given] == [[1.0], [3.0, 4.0]]
+
+
+async def test_a_party_that_refuses_a_round_is_named_to_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_query: ScoreQuery, *, deadline_s: float) -> PartyReply:
+        raise PartyRefusedError("not listed", party="shop")
+
+    desk = Desk(is_open=True)
+    monkeypatch.setattr(desk.shop, "score", refuse)
+    desk.ask("first", b"u0")
+    desk.ask("second", b"u2")
+    await desk.idle()
+
+    for name in ("first", "second"):
+        answer = await desk.answer(name)
+        assert answer.status.tolist() == [SampleStatus.REFUSED]
+        assert answer.parties[1].problem == "party shop refused"
+
+
+IDS = st.lists(
+    st.one_of(
+        st.integers(0, 24).map(lambda number: b"u%d" % number), st.sampled_from([b"", b"\xff", b"a\nb", b"x" * 257])
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(IDS, min_size=1, max_size=12), st.integers(1, 9), st.sampled_from(list(PolicyName)[:2]))
+def test_company_changes_no_answer(requests: list[list[bytes]], round_rows: int, policy: PolicyName) -> None:
+    constant = {"policy": policy, "defaults": {"shop": [0.5]}} if policy is PolicyName.DEFAULT_PARTIAL else {}
+
+    async def ask_all() -> dict[str, Prediction | BaseException]:
+        desk = Desk(is_open=True, round_rows=round_rows, policy=constant)
+        for number, ids in enumerate(requests):
+            desk.ask(str(number), *ids)
+        await desk.idle()
+        return desk.answers
+
+    answers = asyncio.run(ask_all())
+
+    assert len(answers) == len(requests)
+    for number, ids in enumerate(requests):
+        answer = answers[str(number)]
+        assert isinstance(answer, Prediction)
+        expected = [_expected(sample_id, constant) for sample_id in ids]
+        assert [None if np.isnan(row[0]) else row[0] for row in answer.predictions.tolist()] == expected
+        assert (answer.status == SampleStatus.OK).tolist() == [each is not None for each in expected]
+
+
+def _expected(sample_id: bytes, constant: Mapping[str, object]) -> float | None:
+    bank, shop = TABLE["bank"].get(sample_id), TABLE["shop"].get(sample_id)
+    if not valid_sample_ids([sample_id])[0] or (bank is None and shop is None):
+        return None
+    if shop is None and constant:
+        shop = 0.5
+    return None if bank is None or shop is None else bank + shop
