@@ -25,6 +25,7 @@ from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
+from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.measuring import measuring
@@ -166,7 +167,10 @@ class InitiatorServer:
             self._admission,
             own_party=self._settings.party,
             deadline_s=self._settings.deadline_s,
+            watch=self._watch,
         )
+        if self.metrics_address:
+            self._watch.serving.queue = predictor.waiting
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -223,7 +227,8 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls, self._attach, watch=self._watch)
+        seen = watched(predictor, "grpc", self._watch)
+        service = InitiatorService(seen, models, self._access, who_calls, self._attach)
         health = Health(process=lambda: True, model=service.is_ready)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
@@ -246,7 +251,9 @@ class InitiatorServer:
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
-        server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
+        server = await stack.enter_async_context(
+            build_edge(edge_settings, predictor, models, self._access, self._watch)
+        )
         self._http_address = server.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
