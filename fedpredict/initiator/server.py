@@ -23,9 +23,11 @@ from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
+from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.measuring import measuring
@@ -169,7 +171,10 @@ class InitiatorServer:
             self._admission,
             own_party=self._settings.party,
             deadline_s=self._settings.deadline_s,
+            watch=self._watch,
         )
+        if self.metrics_address:
+            self._watch.serving.queue = predictor.waiting
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -226,17 +231,14 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(
-            predictor,
-            models,
-            self._access,
-            who_calls,
-            self._attach,
-            max_calls=self._settings.max_calls_per_stream,
-            watch=self._watch,
+        streams = PredictStreams(
+            watched(predictor, "stream", self._watch), who_calls, max_calls=self._settings.max_calls_per_stream
         )
+        seen = watched(predictor, "grpc", self._watch)
+        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=self._attach)
         health = Health(process=lambda: True, model=service.is_ready)
-        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
+        seen = watched(predictor, "oip_grpc", self._watch)
+        inference = InferenceService(seen, models, self._access, who_calls, ready=lambda: not health.draining)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
@@ -258,7 +260,9 @@ class InitiatorServer:
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
-        server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
+        server = await stack.enter_async_context(
+            build_edge(edge_settings, predictor, models, self._access, self._watch)
+        )
         self._http_address = server.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:

@@ -21,6 +21,7 @@ from fedpredict.errors import (
     ServerUnavailableError,
 )
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
@@ -102,7 +103,8 @@ class Edge:
 
     def __init__(self, certificates: Certificates, predictor: ScriptedPredictor, max_calls: int) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, max_calls=max_calls)
+        streams = PredictStreams(predictor, peer_identity, max_calls=max_calls)
+        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, streams)
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers((self.service.handlers(),))
