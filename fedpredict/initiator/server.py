@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -29,7 +29,6 @@ from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
-from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
@@ -71,7 +70,7 @@ class InitiatorServer:
         self._warehouse = warehouse
         self._simulate = simulate
         self._me = me or Instance()
-        self._attach: Callable[[Context], Awaitable[None]] | None = None
+        self._attachments: Attachments | None = None
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._link_address = ""
@@ -161,24 +160,31 @@ class InitiatorServer:
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
         expected = {party: (remote.who, remote.pool) for party, remote in attached.items()}
         attachments = Attachments(expected, insecure=self._settings.insecure)
-        self._attach = attachments.attach
+        self._attachments = attachments
         if self._settings.link_listen is not None:
             context = listening_context(self._tls) if self._tls else None
             self._link_address = await attachments.listen(self._settings.link_listen, context, stack)
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls, self._attach)
+        attach = self._attachments.attach if self._attachments else None
+        service = InitiatorService(predictor, models, self._access, who_calls, attach)
         health = Health(process=lambda: True, model=service.is_ready)
         server = grpc.aio.server(options=server_options())
         server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
-        stack.push_async_callback(self._drain, server, health)
+        stack.push_async_callback(self._drain, server, health, service)
 
-    async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
+    async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         health.draining = True
-        await server.stop(self._settings.drain_s)
+        stopping = asyncio.ensure_future(server.stop(self._settings.drain_s))
+        if self._attachments is not None:
+            idle = asyncio.ensure_future(service.idle.wait())
+            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            self._attachments.close()
+        await stopping
 
 
 async def serve(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import grpc
@@ -50,6 +52,10 @@ class InitiatorService:
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             attach: Serves a participant that dials us; None where none does.
         """
+        self.idle = asyncio.Event()
+        """Set while no prediction is under way."""
+        self.idle.set()
+        self._under_way = 0
         self._attach = attach
         self._predictor = predictor
         self._models = models
@@ -71,7 +77,8 @@ class InitiatorService:
         caller = self._caller(context)
         task = task_codec.task_from_wire(request)
         add_log_context(request_id=task.request_id, model=task.model_id)
-        prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
+        with self._counted():
+            prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
         return task_codec.prediction_to_wire(prediction)
 
     async def list_models(
@@ -88,6 +95,17 @@ class InitiatorService:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
         self._access.check(self._caller(context), model_id)
         return self._models.info(model_id).ready
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._under_way += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self.idle.set()
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)
