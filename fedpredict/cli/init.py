@@ -46,8 +46,8 @@ def participant(
 ) -> None:
     """Write participant.toml, and certificates for a trial."""
     name = _party(directory, party)
-    text = templates.fill(templates.PARTICIPANT, party=name, listen=listen, initiator=check_party_id(initiator))
-    written = _write(directory, {"participant.toml": text})
+    words = {"party": name, "listen": listen, "link_listen": _next_port(listen), "initiator": check_party_id(initiator)}
+    written = _write(directory, {"participant.toml": templates.fill(templates.PARTICIPANT, **words)})
     identities = [Identity(IdentityKind.PARTY, name)]
     _finish(directory, written, identities, ca, no_certs=no_certs, as_json=as_json, next_verb="participant serve")
 
@@ -83,6 +83,14 @@ def database(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     """Create the database of a Hive warehouse, unless it exists."""
     name = wiring.create_database(config)
     Output(as_json=as_json).result({"database": name}, f"Database {name} is there.")
+
+
+def _next_port(listen: str) -> str:
+    """Return host:port with the port after that of `listen`; port 0, any free one, stays."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal():
+        raise InputError(f"--listen {listen} is not an address: write host:port")
+    return f"{host}:{int(port) + 1 if 0 < int(port) < 65535 else 0}"
 
 
 def _party(directory: Path, party: str | None) -> str:

@@ -17,7 +17,7 @@ from fedpredict.cli.files import check_out, read_ids, write_table
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import ModelOption, OutFile, PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.client.core import encode_ids
+from fedpredict.client.ids import encode_ids
 from fedpredict.errors import ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.ids import valid_sample_ids

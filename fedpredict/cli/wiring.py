@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
+
+from typing_extensions import override
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
@@ -21,7 +26,8 @@ from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.observe.logs import add_log_context, install_logging
+from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
@@ -168,6 +174,24 @@ def check_existing(files: TlsFiles) -> None:
         )
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Says that there is no pandas."""
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return nothing, so that the next finder is asked, for all else."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the daemons do not use pandas", name=fullname)
+        return None
+
+
+def leave_out_pandas() -> None:
+    """Keep pandas, where it is installed, out of this process: Arrow would import it for itself, at 45 MB a process."""
+    sys.meta_path.insert(0, _WithoutPandas())
+
+
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """Serve as a participant until SIGTERM or Ctrl-C.
 
@@ -189,6 +213,7 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
 
     from fedpredict.participant import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_participant(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
@@ -239,6 +264,7 @@ def _initiator_worker(
 
     from fedpredict.initiator import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_initiator(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)

@@ -1,6 +1,7 @@
 """The Python client: ask an initiator for predictions, get numpy, Arrow or pandas."""
 
 from fedpredict.client.aio import AsyncClient
+from fedpredict.client.circuit import Circuit, CircuitState
 from fedpredict.client.predictions import PartyAnswer, Predictions
 from fedpredict.client.sync import Client
 from fedpredict.model.prediction import ModelInfo, Origin
@@ -10,6 +11,8 @@ from fedpredict.security.tls import TlsFiles
 
 __all__ = [
     "AsyncClient",
+    "Circuit",
+    "CircuitState",
     "Client",
     "Identity",
     "IdentityKind",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from time import monotonic
 
 import grpc
@@ -25,6 +27,7 @@ class Target:
         options: Of the channel.
         metadata: Of every call.
         chunk_size: The most sample ids in one call.
+        key: Equal for targets that may share a connection: the same server, the same caller.
     """
 
     address: str
@@ -32,6 +35,7 @@ class Target:
     options: Options = field(repr=False)
     metadata: tuple[tuple[str, str], ...]
     chunk_size: int
+    key: Hashable = field(repr=False)
 
 
 def build_target(
@@ -62,7 +66,10 @@ def build_target(
             "that runs the initiator, which its certificate must name); insecure=True works on loopback only"
         )
     options = channel_options(server_name(check_party_id(server_party)))
-    return Target(address, channel_credentials(tls), options, (), chunk_size)
+    credentials = channel_credentials(tls)
+    # what the files hold, not where they are: a renewed certificate is another caller's connection
+    content = tuple(sha256(path.read_bytes()).digest() for path in (tls.ca, tls.certificate, tls.key))
+    return Target(address, credentials, options, (), chunk_size, (address, server_party, content))
 
 
 def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None, chunk_size: int) -> Target:
@@ -71,7 +78,7 @@ def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None,
     if not is_loopback(address):
         raise ConfigError(f"insecure=True is for loopback only, and {address} is not; use TLS")
     stated = identity if identity is not None else Identity(IdentityKind.CLIENT, "local")
-    return Target(address, None, channel_options(), stated_identity(stated), chunk_size)
+    return Target(address, None, channel_options(), stated_identity(stated), chunk_size, (address, stated))
 
 
 class Deadline:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from fedpredict.client.failures import from_failure
+from fedpredict.client.ids import GivenIds, SampleIdsLike, take_ids
+from fedpredict.client.own_inputs import InputsLike, take_inputs
 from fedpredict.client.predictions import Predictions
-from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, ProtocolError
-from fedpredict.model.arrays import Statuses
-from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES, check_model_id
-from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction, PredictTask
-from fedpredict.model.share import Mode, SampleStatus
-from fedpredict.wire import codec, task_codec
+from fedpredict.errors import EmptyRequestError, ManifestMismatchError, ProtocolError
+from fedpredict.model.ids import check_model_id
+from fedpredict.model.inputs import Inputs
+from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
+from fedpredict.model.share import Mode
+from fedpredict.wire import arrow_codec, codec, task_codec
 from fedpredict.wire.v1 import initiator_pb2
 
 _Reply = TypeVar("_Reply", bound=Message)
 
 _SERVICE = initiator_pb2.DESCRIPTOR.services_by_name["InitiatorService"].full_name
 PREDICT = f"/{_SERVICE}/Predict"
+PREDICT_STREAM = f"/{_SERVICE}/PredictStream"
 LIST_MODELS = f"/{_SERVICE}/ListModels"
 CHUNK_SIZE = 10_000
 TIMEOUT_S = 30.0
@@ -32,91 +36,58 @@ Advance: TypeAlias = Callable[[int, int], None]
 """Told (samples answered, samples in all)."""
 
 
-class IdColumn(Protocol):
-    """A pandas Series or Index, a numpy array, or anything else that gives its values as a list."""
-
-    def tolist(self) -> list[object]:
-        """Return the values as Python objects."""
-
-
-SampleIdsLike: TypeAlias = "Sequence[str] | Sequence[bytes] | Iterable[str | bytes] | IdColumn"
-"""list, tuple, numpy array, pandas Series, pyarrow array or any other iterable of text or bytes."""
-
-
-def list_ids(sample_ids: SampleIdsLike) -> list[str | bytes]:
-    """Return the sample ids as a list, each as it was given.
-
-    Raises:
-        InputError: A single string or a table instead of several ids, or an element that is neither text nor bytes;
-            with its position.
-
-    >>> list_ids(np.array(["u1", "u2"]))
-    ['u1', 'u2']
-    """
-    if isinstance(sample_ids, str | bytes):
-        raise InputError("sample_ids is one string; pass a list of sample ids, even for one: [sample_id]")
-    if hasattr(sample_ids, "columns"):
-        raise InputError(f"sample_ids is {_a(type(sample_ids).__name__)}; pass the one column that holds the ids")
-    return [_check(position, value) for position, value in enumerate(_elements(sample_ids))]
-
-
-def encode_ids(sample_ids: Sequence[str | bytes]) -> list[bytes]:
-    r"""Return sample ids as the bytes that travel: text in UTF-8, bytes as they are.
-
-    Nothing is trimmed or normalised, and an id that breaks the rules is not refused here: the answer has a status for
-    it. A lone surrogate is not text, so it travels as bytes that are not UTF-8; of an id that is too long, as much
-    travels as makes it too long.
-
-    >>> encode_ids(["u1", b"u2", "\ud800"])
-    [b'u1', b'u2', b'\xed\xa0\x80']
-    """
-    encoded = (value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value for value in sample_ids)
-    return [value[: MAX_SAMPLE_ID_BYTES + 1] for value in encoded]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One prediction as the calls that it takes.
 
     Attributes:
         request_id: Of the whole.
-        sample_ids: As given.
+        given: The sample ids.
         tasks: One per call, in order; several are told apart by a number behind the request id, from 0.
     """
 
     request_id: str
-    sample_ids: list[str | bytes]
+    given: GivenIds
     tasks: tuple[PredictTask, ...]
 
 
-def plan(model_id: str, sample_ids: SampleIdsLike, mode: Mode, chunk_size: int) -> Plan:
+def plan(
+    model_id: str, sample_ids: SampleIdsLike, mode: Mode, chunk_size: int, inputs: InputsLike | None = None
+) -> Plan:
     """Return the calls that a prediction takes: chunks of at most `chunk_size` ids, in order.
 
     Raises:
         NameRefusedError: The model id breaks the rules.
-        InputError: As `list_ids`.
+        InputError: As `take_ids` and `take_inputs`.
         EmptyRequestError: There are no ids.
 
-    >>> [task.sample_ids for task in plan("m", ["u1", "u2", "u3"], Mode.NEARLINE, 2).tasks]
+    >>> [list(task.sample_ids) for task in plan("m", ["u1", "u2", "u3"], Mode.NEARLINE, 2).tasks]
     [[b'u1', b'u2'], [b'u3']]
     """
     check_model_id(model_id)
-    ids = list_ids(sample_ids)
-    if not ids:
+    given = take_ids(sample_ids)
+    if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
-    encoded, request_id = encode_ids(ids), codec.new_request_id()
-    chunks = [encoded[start : start + chunk_size] for start in range(0, len(encoded), chunk_size)]
-    names = [request_id] if len(chunks) == 1 else [f"{request_id}.{number}" for number in range(len(chunks))]
+    own = None if inputs is None else take_inputs(inputs, len(given))
+    request_id = codec.new_request_id()
+    starts = range(0, len(given), chunk_size)
+    names = [request_id] if len(starts) == 1 else [f"{request_id}.{number}" for number in range(len(starts))]
     tasks = (
-        PredictTask(request_id=name, model_id=model_id, mode=mode, sample_ids=chunk)
-        for name, chunk in zip(names, chunks, strict=True)
+        PredictTask(
+            request_id=name,
+            model_id=model_id,
+            mode=mode,
+            sample_ids=given.packed[start : start + chunk_size],
+            inputs=own and Inputs(own.names, own.values[start : start + chunk_size]),
+        )
+        for name, start in zip(names, starts, strict=True)
     )
-    return Plan(request_id=request_id, sample_ids=ids, tasks=tuple(tasks))
+    return Plan(request_id=request_id, given=given, tasks=tuple(tasks))
 
 
 def finish(prediction_plan: Plan, answers: Sequence[Prediction]) -> Predictions:
     """Return the result of a prediction from the answers to its tasks, in their order."""
-    return Predictions(prediction_plan.sample_ids, join(prediction_plan.request_id, answers))
+    return Predictions(prediction_plan.given, join(prediction_plan.request_id, answers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +104,43 @@ def question(task: PredictTask) -> Question:
     return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id)
 
 
+def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table: bool) -> bytes:
+    """Return the message that asks for one task on a `PredictStream`.
+
+    Args:
+        call_id: Names the call on its stream.
+        task: What is asked for.
+        remaining_s: How long the caller still waits.
+        as_table: As Arrow columns.
+    """
+    call = initiator_pb2.PredictCall(id=call_id, remaining_ms=max(1, int(remaining_s * 1000)))
+    if as_table:
+        call.arrow.CopyFrom(arrow_codec.task_to_arrow(task))
+    else:
+        call.predict.CopyFrom(task_codec.task_to_wire(task))
+    return call.SerializeToString()
+
+
+def parse_stream_answer(answer: initiator_pb2.PredictAnswer, task: PredictTask) -> Prediction:
+    """Return the answer to one task from a `PredictStream`.
+
+    Raises:
+        LostConnectionError: The stream did not take the call.
+        FedPredictError: What the call failed with, or `ProtocolError` where this is no answer to it.
+    """
+    body = answer.WhichOneof("body")
+    if body == "failure":
+        raise from_failure(answer.failure)
+    if body not in ("reply", "arrow"):
+        raise ProtocolError("an answer without content")
+    n_samples = len(task.sample_ids)
+    if body == "arrow":
+        prediction = arrow_codec.prediction_from_arrow(answer.arrow, n_samples)
+    else:
+        prediction = task_codec.prediction_from_wire(answer.reply, n_samples)
+    return _checked(prediction, task)
+
+
 def models_question() -> Question:
     """Return the call that asks for the models."""
     message = initiator_pb2.ListModelsRequest(protocol_version=codec.PROTOCOL_VERSION)
@@ -142,15 +150,13 @@ def models_question() -> Question:
 def parse_answer(data: bytes, task: PredictTask) -> Prediction:
     """Return the answer to one task; raise `ProtocolError` where it is not one."""
     reply = _parse(initiator_pb2.PredictReply, data)
-    if reply.request_id != task.request_id:
-        raise ProtocolError("the server answered another request")
-    return task_codec.prediction_from_wire(reply, len(task.sample_ids))
+    return _checked(task_codec.prediction_from_wire(reply, len(task.sample_ids)), task)
 
 
 def advance(on_progress: Advance | None, answers: Sequence[Prediction], prediction_plan: Plan) -> None:
     """Tell whoever wants to know how many samples are answered."""
     if on_progress is not None:
-        on_progress(sum(len(answer.status) for answer in answers), len(prediction_plan.sample_ids))
+        on_progress(sum(len(answer.status) for answer in answers), len(prediction_plan.given))
 
 
 def parse_models(data: bytes) -> list[ModelInfo]:
@@ -176,7 +182,7 @@ def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
             )
     sizes = [len(prediction.status) for prediction in predictions]
     reports = [
-        _join_reports([prediction.parties[i] for prediction in predictions], sizes) for i in range(len(first.parties))
+        join_reports([prediction.parties[i] for prediction in predictions], sizes) for i in range(len(first.parties))
     ]
     return replace(
         first,
@@ -195,25 +201,10 @@ def _parse(reply_type: type[_Reply], data: bytes) -> _Reply:
         raise ProtocolError("the server's reply does not parse; is it an initiator?") from error
 
 
-def _elements(sample_ids: SampleIdsLike) -> Iterable[object]:
-    for method in ("to_pylist", "tolist"):
-        convert = getattr(sample_ids, method, None)
-        if convert is not None:
-            return cast("list[object]", convert())
-    return cast("Iterable[object]", sample_ids)
-
-
-def _check(position: int, value: object) -> str | bytes:
-    if isinstance(value, str | bytes):
-        return value
-    raise InputError(
-        f"sample_ids[{position}] is {_a(type(value).__name__)}; ids are text, compared byte by byte, and fedpredict "
-        "does not guess how a number was written (1, 01, 1.0): convert it to str as the parties' tables have it"
-    )
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+def _checked(prediction: Prediction, task: PredictTask) -> Prediction:
+    if prediction.request_id != task.request_id:
+        raise ProtocolError("the server answered another request")
+    return prediction
 
 
 def _version(prediction: Prediction) -> tuple[object, ...]:
@@ -223,27 +214,4 @@ def _version(prediction: Prediction) -> tuple[object, ...]:
         prediction.predictions.shape[1],
         tuple(report.party for report in prediction.parties),
         prediction.simulated,
-    )
-
-
-def _join_reports(reports: Sequence[PartyReport], sizes: Sequence[int]) -> PartyReport:
-    event_times = [report.oldest_event_time for report in reports if report.oldest_event_time is not None]
-    return PartyReport(
-        party=reports[0].party,
-        status=_join_statuses(reports, sizes),
-        oldest_event_time=min(event_times, default=None),
-        round_trip_s=max(report.round_trip_s for report in reports),
-        elapsed_s=max(report.elapsed_s for report in reports),
-        problem="; ".join(dict.fromkeys(report.problem for report in reports if report.problem)),
-    )
-
-
-def _join_statuses(reports: Sequence[PartyReport], sizes: Sequence[int]) -> Statuses | None:
-    if all(report.status is None for report in reports):
-        return None
-    return np.concatenate(
-        [
-            np.full(size, SampleStatus.OK, dtype=np.uint8) if report.status is None else report.status
-            for report, size in zip(reports, sizes, strict=True)
-        ]
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
+from fedpredict.client.ids import GivenIds, take_ids
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.prediction import Origin, PartyReport, Prediction
 from fedpredict.model.share import SampleStatus
@@ -50,7 +51,6 @@ class Predictions:
     A sample that could not be scored has a status other than OK and NaN (null in Arrow and pandas) for its numbers.
 
     Attributes:
-        sample_ids: As given.
         values: Shape (n_samples, n_outputs): probabilities for a classifier (one column for a binary model: that of
             `classes[1]`), numbers for a regression; NaN where the status is not OK.
         status: Shape (n_samples,), values of `SampleStatus`.
@@ -62,8 +62,8 @@ class Predictions:
         simulated: Made up by a server without partners; the numbers mean nothing.
     """
 
-    def __init__(self, sample_ids: Sequence[str | bytes], prediction: Prediction) -> None:
-        self.sample_ids = list(sample_ids)
+    def __init__(self, sample_ids: GivenIds | Sequence[str | bytes], prediction: Prediction) -> None:
+        self._given = sample_ids if isinstance(sample_ids, GivenIds) else take_ids(list(sample_ids))
         self.values: Floats = prediction.predictions
         self.status: Statuses = prediction.status
         self.origin: Statuses = prediction.origin
@@ -75,9 +75,14 @@ class Predictions:
         self._reports = prediction.parties
 
     @cached_property
+    def sample_ids(self) -> list[str | bytes]:
+        """The sample ids as given, text or bytes; made a list when first asked for."""
+        return self._given.as_given()
+
+    @cached_property
     def reasons(self) -> list[tuple[Reason, ...]]:
         """Per sample the parties that were not OK, with the status each gave; built when first asked for."""
-        reasons: list[list[Reason]] = [[] for _ in self.sample_ids]
+        reasons: list[list[Reason]] = [[] for _ in range(len(self))]
         for report in self._reports:
             if report.status is not None:
                 for i in np.flatnonzero(report.status != SampleStatus.OK).tolist():
@@ -110,7 +115,7 @@ class Predictions:
         Statuses and origins are their names in lower case. Sample ids are text; where one is not UTF-8, all are binary.
         """
         scored = self.status == SampleStatus.OK
-        columns: dict[str, pa.Array] = {"sample_id": _ids_to_arrow(self.sample_ids)}
+        columns: dict[str, pa.Array] = {"sample_id": self._given.to_arrow()}
         for name, values in zip(self.columns, self.values.T, strict=True):
             columns[name] = pa.array(np.ascontiguousarray(values), type=pa.float64(), mask=~scored)
         columns["status"] = pa.array([SampleStatus(int(code)).name.lower() for code in self.status], type=pa.string())
@@ -131,7 +136,7 @@ class Predictions:
         return frame
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return len(self._given)
 
     @override
     def __repr__(self) -> str:
@@ -158,11 +163,3 @@ def _party_answer(report: PartyReport) -> PartyAnswer:
         elapsed_s=report.elapsed_s,
         problem=report.problem,
     )
-
-
-def _ids_to_arrow(sample_ids: Sequence[str | bytes]) -> pa.Array:
-    try:
-        return pa.array([each if isinstance(each, str) else each.decode() for each in sample_ids], type=pa.string())
-    except UnicodeError:
-        encoded = [each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in sample_ids]
-        return pa.array(encoded, type=pa.binary())

@@ -80,8 +80,12 @@ def prepare(snapshot: Snapshot, rows: pa.Table, some_seeds: Iterable[int] | None
     places = None if all_true(usable) else np.flatnonzero(usable)
     if places is not None:
         sample_ids, event_time = sample_ids.select(usable), event_time[places]
-    latest = latest_rows(sample_ids, event_time, seeds() if some_seeds is None else some_seeds)
     columns = _numeric_columns(snapshot, rows)
+    # column by column, so that what was read and what becomes of it do not both stand in memory as a whole
+    given = {column: rows.column(column) for column in columns}
+    del rows
+    numbers = {column: _numbers(given.pop(column)) for column in columns}
+    latest = latest_rows(sample_ids, event_time, seeds() if some_seeds is None else some_seeds)
     return TableParts(
         snapshot=snapshot,
         columns=columns,
@@ -92,7 +96,7 @@ def prepare(snapshot: Snapshot, rows: pa.Table, some_seeds: Iterable[int] | None
         event_time=event_time[latest.rows],
         ambiguous=latest.ambiguous.astype(np.uint8),
         rows=latest.rows if places is None else places[latest.rows],
-        numbers={column: _numbers(rows.column(column)) for column in columns},
+        numbers=numbers,
     )
 
 

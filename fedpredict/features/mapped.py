@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import ENOTDIR
 from pathlib import Path
 from uuid import uuid4
 
@@ -99,6 +100,11 @@ class MappedStore(OnlineStore):
         """Return the snapshot that this process has mapped."""
         table = self._tables.get((view, view_version))
         return None if table is None else table.snapshot
+
+    def n_bytes(self, view: str, view_version: int) -> int:
+        """Return how many bytes a view version takes; 0 where it is not served."""
+        table = self._tables.get((view, view_version))
+        return 0 if table is None else table.n_bytes
 
     @override
     def drop(self, view: str, view_version: int) -> None:
@@ -190,10 +196,12 @@ def _temporary(view: str, version: int) -> str:
 
 
 def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        for parent in reversed([folder, *folder.parents]):
-            with suppress(FileExistsError):
+    for parent in reversed([folder, *folder.parents]):
+        if not parent.exists():
+            with suppress(FileExistsError):  # another process was faster
                 parent.mkdir(mode=0o700)
+    if not folder.is_dir():
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), str(folder))
     if folder.stat().st_mode & _OTHERS_MAY:
         raise StoreError(f"others may look into {folder}, which holds features: chmod 700 {folder}")
 

@@ -52,6 +52,11 @@ class MemoryStore(OnlineStore):
         table = self._tables.get((view, view_version))
         return None if table is None else table.snapshot
 
+    def n_bytes(self, view: str, view_version: int) -> int:
+        """Return how many bytes a view version takes; 0 where it is not served."""
+        table = self._tables.get((view, view_version))
+        return 0 if table is None else table.n_bytes
+
     @override
     def drop(self, view: str, view_version: int) -> None:
         """Forget a view version."""

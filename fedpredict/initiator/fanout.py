@@ -117,6 +117,18 @@ class RemoteParty(PartyScorer):
         """The party's id."""
         return self.who.party
 
+    @property
+    def carriers(self) -> dict[str, int]:
+        """How many connections take calls now, by what carries them; empty while the party is away."""
+        if self.pool.carriers or self._unary is None or not self._unary.is_met:
+            return self.pool.carriers
+        return {"unary": 1}
+
+    @property
+    def reconnects(self) -> int:
+        """How many links took the place of one that was lost."""
+        return self.pool.reconnects
+
     async def __aenter__(self) -> Self:
         if self._linker is not None:
             self._linking = asyncio.create_task(self._linker.run())

@@ -45,6 +45,9 @@ class LinkPool(Keeper):
         self._deadlines = Deadlines(self._expire)
         self._bridged_until = 0.0
         self._because = "it has not been linked yet"
+        self._n_lost = 0
+        self.reconnects = 0
+        """How many links took the place of one that was lost."""
         self._probes: set[asyncio.Task[None]] = set()
 
     @property
@@ -82,6 +85,9 @@ class LinkPool(Keeper):
                 self._probe(older)
         self._links[link] = instance
         self._usable.append(link)
+        if self._n_lost:
+            self._n_lost -= 1
+            self.reconnects += 1
         if self._bridged_until:
             self._bridged_until = self._loop.time() + BRIDGE_S
         extra = {"party": self._party, "carrier": link.carrier.name, "worker": instance.worker, "n": len(self._usable)}
@@ -95,6 +101,7 @@ class LinkPool(Keeper):
         """Learn that a link drains or is closed."""
         if link in self._usable:
             self._usable.remove(link)
+            self._n_lost += 1
             self._because = link.closed_because or "it takes no further calls"
             extra = {"party": self._party, "carrier": link.carrier.name, "reason": self._because}
             logger.info("party.unlinked", extra=extra)

@@ -20,6 +20,7 @@ from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
+from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.service import InitiatorService, Models
@@ -27,6 +28,13 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.measuring import measuring
+from fedpredict.observe.process import settled_memory
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
+from fedpredict.observe.traces import tracing
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
@@ -83,6 +91,12 @@ class InitiatorServer:
         self._address = settings.listen
         self._http_address: str | None = None
         self._link_address = ""
+        serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
+        self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
+        self._measured = StoreMetrics()
+        self._serves = False
+        self.metrics_address = ""
+        """host:port of the metrics; empty where there are none."""
 
     @property
     def address(self) -> str:
@@ -101,6 +115,7 @@ class InitiatorServer:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            await self._observe(stack)
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
             await self._listen_http(stack, predictor, models)
@@ -108,6 +123,8 @@ class InitiatorServer:
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
         if self._http_address is not None:
             logger.info("initiator.listening_http", extra={"address": self._http_address})
+        if self._settings.http_insecure:
+            logger.warning("initiator.http_insecure", extra={"meaning": "HTTP callers state who they are"})
         if self._credentials is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
@@ -165,6 +182,7 @@ class InitiatorServer:
             else:
                 remote = attached[party] = dialler.expect(party)
             scorers[party] = await stack.enter_async_context(remote)
+            self._watch.party(party).link = remote
         if attached:
             await self._await_links(stack, attached)
         if self._warehouse is not None:
@@ -174,8 +192,10 @@ class InitiatorServer:
                 self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
+                measured=self._measured,
             )
             scorers[self._settings.party] = await stack.enter_async_context(own)
+            self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:
             raise ConfigError(f"models: nobody answers for {', '.join(sorted(missing))}")
@@ -191,15 +211,40 @@ class InitiatorServer:
                 self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
             )
 
+    async def _observe(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        self._watch.traces = await stack.enter_async_context(tracing(settings.traces, "initiator", settings.party))
+        shown = measuring(
+            settings.metrics,
+            "initiator",
+            settings.party,
+            worker=self._me.worker,
+            sources=(self._watch.serving, self._measured),
+            healthy=lambda: self._serves,
+        )
+        self.metrics_address = await stack.enter_async_context(shown)
+
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(predictor, models, self._access, who_calls, self._attach)
+        service = InitiatorService(
+            predictor,
+            models,
+            self._access,
+            who_calls,
+            self._attach,
+            max_calls=self._settings.max_calls_per_stream,
+            watch=self._watch,
+        )
         health = Health(process=lambda: True, model=service.is_ready)
+        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
-        server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+        server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
-        stack.push_async_callback(self._drain, server, health)
+        if self.metrics_address:
+            self._watch.serving.ready = lambda: {each: models.info(each).ready for each in models.model_ids}
+        self._serves = True
+        stack.push_async_callback(self._drain, server, health, service)
 
     async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         settings = self._settings
@@ -208,7 +253,7 @@ class InitiatorServer:
         edge_settings = EdgeSettings(
             listen=settings.http_listen,
             http=settings.http,
-            tls=https_context(self._tls) if self._tls else None,
+            tls=https_context(self._tls) if self._tls and not settings.http_insecure else None,
             max_samples=settings.max_samples,
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
@@ -216,8 +261,10 @@ class InitiatorServer:
         server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
         self._http_address = server.address
 
-    async def _drain(self, server: grpc.aio.Server, health: Health) -> None:
+    async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         health.draining = True
+        self._serves = False
+        service.drain()
         await server.stop(self._settings.drain_s)
 
 
@@ -255,11 +302,12 @@ async def serve(
             settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
         )
         async with running as server:
-            if ready is not None:
-                ready(server.address)
-            if ready_http is not None and server.http_address is not None:
-                ready_http(server.http_address)
-            await stop.wait()
+            with settled_memory():
+                if ready is not None:
+                    ready(server.address)
+                if ready_http is not None and server.http_address is not None:
+                    ready_http(server.http_address)
+                await stop.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 import grpc
 
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
-
-WhoCalls = Callable[[Context], Identity]
 
 
 class Models(Protocol):
@@ -40,6 +41,9 @@ class InitiatorService:
         access: Access,
         who_calls: WhoCalls,
         attach: Callable[[Context], Awaitable[None]] | None = None,
+        *,
+        max_calls: int,
+        watch: PredictionWatch | None = None,
     ) -> None:
         """Prepare.
 
@@ -49,17 +53,22 @@ class InitiatorService:
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             attach: Serves a participant that dials us; None where none does.
+            max_calls: Calls that one `PredictStream` may have under way.
+            watch: Told of every request; default: nobody is.
         """
         self._attach = attach
         self._predictor = predictor
         self._models = models
         self._access = access
         self._who_calls = who_calls
+        self._watch = watch or PredictionWatch()
+        self._streams = PredictStreams(predictor, who_calls, max_calls=max_calls)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         methods = {
             "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+            "PredictStream": self._streams.handler(),
             "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
         }
         if self._attach is not None:
@@ -71,7 +80,16 @@ class InitiatorService:
         caller = self._caller(context)
         task = task_codec.task_from_wire(request)
         add_log_context(request_id=task.request_id, model=task.model_id)
-        prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
+        sent = _traceparent(context) if self._watch.traces.on else ""
+        watched = self._watch.request("grpc", task.model_id, task.mode, len(task.sample_ids), sent)
+        if watched.traceparent:
+            task = replace(task, traceparent=watched.traceparent)
+        try:
+            prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
+        except BaseException as error:
+            watched.answered(error)
+            raise
+        watched.answered(prediction)
         return task_codec.prediction_to_wire(prediction)
 
     async def list_models(
@@ -84,6 +102,10 @@ class InitiatorService:
         infos = [self._models.info(model_id) for model_id in known]
         return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(info) for info in infos])
 
+    def drain(self) -> None:
+        """Let the standing streams end when the calls under way on them are answered; unary calls end by themselves."""
+        self._streams.drain()
+
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
         self._access.check(self._caller(context), model_id)
@@ -93,3 +115,11 @@ class InitiatorService:
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
         return caller
+
+
+def _traceparent(context: Context) -> str:
+    """Return what the caller sent as W3C's metadata of that name; empty where it sent none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return ""

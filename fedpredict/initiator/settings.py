@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.tls import is_loopback
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -127,6 +128,8 @@ class InitiatorSettings(_Settings):
     listen: Address = "127.0.0.1:7440"
     http_listen: Address | None = None
     """Where HTTP is spoken, as host:port; None: nowhere."""
+    http_insecure: bool = False
+    """HTTP in plain text, on loopback only, behind a proxy of this machine; links to parties keep their TLS."""
     link_listen: Address | None = None
     """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
@@ -137,6 +140,8 @@ class InitiatorSettings(_Settings):
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    max_calls_per_stream: int = Field(default=1024, ge=1, le=65_536)
+    """Calls that one `PredictStream` may have under way; beyond them it is not read until one is answered."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that serve the same ports."""
@@ -156,12 +161,20 @@ class InitiatorSettings(_Settings):
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
         peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
         addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
         check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _plain_http_stays_here(self) -> InitiatorSettings:
+        if self.http_insecure and (self.http_listen is None or not is_loopback(self.http_listen)):
+            raise ValueError(f"http_insecure = true is for loopback only, but http_listen is {self.http_listen}")
         return self
 
     @model_validator(mode="after")

@@ -46,6 +46,11 @@ class UnaryParty:
         self._greeted = False
         self._instance = ""
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the party has proved who it is, and is still connected."""
+        return self._greeted and self._channel.get_state() is grpc.ChannelConnectivity.READY
+
     async def close(self) -> None:
         """Close the channel; calls under way end."""
         await self._channel.close(None)

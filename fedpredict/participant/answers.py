@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from fedpredict.errors import EmptyRequestError, TooManySamplesError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.scorer import PartyScorer, ScoreQuery
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
@@ -29,7 +30,14 @@ class Answers:
     """Answers callers that the policy lists, with what `scorer` computes."""
 
     def __init__(
-        self, scorer: PartyScorer, policy: CallerPolicy, tls: TlsFiles | None, me: Instance, *, max_samples: int
+        self,
+        scorer: PartyScorer,
+        policy: CallerPolicy,
+        tls: TlsFiles | None,
+        me: Instance,
+        *,
+        max_samples: int,
+        watch: ShareWatch | None = None,
     ) -> None:
         """Serve one party.
 
@@ -39,6 +47,7 @@ class Answers:
             tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
             me: This process.
             max_samples: Most sample ids in one call.
+            watch: Told of every share; default: nobody is.
         """
         self.link_port = 0
         """The port that hellos tell, of links over sockets; 0 for none."""
@@ -47,6 +56,7 @@ class Answers:
         self._tls = tls
         self._me = me
         self._max_samples = max_samples
+        self._watch = watch or ShareWatch()
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce."""
@@ -81,13 +91,12 @@ class Answers:
         """Return this party's share for a caller who may ask for the model."""
         query = codec.query_from_wire(request)
         add_log_context(request_id=query.request_id, model=query.model_id)
-        self._policy.check(caller, query.model_id)
-        self._check_size(query)
-        reply = await self._scorer.score(query, deadline_s=deadline_s)
-        if logger.isEnabledFor(logging.INFO):
-            n_scored = int((reply.share.status == SampleStatus.OK).sum())
-            extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
-            logger.info("score.done", extra=extra)
+        with self._watch.share(caller.name, query) as watched:
+            self._policy.check(caller, query.model_id)
+            self._check_size(query)
+            reply = await self._scorer.score(query, deadline_s=deadline_s)
+            if watched.scored(reply):
+                _log_done(query, reply)
         return codec.reply_to_wire(query, reply)
 
     def _check_size(self, query: ScoreQuery) -> None:
@@ -98,3 +107,9 @@ class Answers:
                 f"{len(query.sample_ids)} sample ids in one call; max_samples is {self._max_samples}",
                 limit=self._max_samples,
             )
+
+
+def _log_done(query: ScoreQuery, reply: PartyReply) -> None:
+    n_scored = int((reply.share.status == SampleStatus.OK).sum())
+    extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
+    logger.info("score.done", extra=extra)

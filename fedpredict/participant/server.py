@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 
 import grpc
@@ -12,6 +13,12 @@ import grpc
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.observe.measuring import measuring
+from fedpredict.observe.process import settled_memory
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, StoreMetrics
+from fedpredict.observe.traces import tracing
+from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.links import LinkServer
@@ -21,6 +28,7 @@ from fedpredict.participant.settings import Connect, ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
+from fedpredict.scoring.readings import store_readings
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials
 from fedpredict.warehouse.base import Warehouse
@@ -67,7 +75,13 @@ class ParticipantServer:
         scorer = LocalParty(settings.party, lambda: self.loader.state, store)
         self._tls = tls
         self._me = me or Instance()
-        self._answers = Answers(scorer, self._policy, tls, self._me, max_samples=settings.max_samples)
+        measured = settings.metrics.listen is not None
+        self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
+        self._stores = StoreMetrics(store_readings(self.loader, store))
+        self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
+        self._answers = Answers(
+            scorer, self._policy, tls, self._me, max_samples=settings.max_samples, watch=self._watch
+        )
         self._links = LinkServer(self._answers)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
@@ -76,6 +90,9 @@ class ParticipantServer:
         self._server: grpc.aio.Server | None = None
         self._address = settings.listen
         self._link_address = ""
+        self._observed = AsyncExitStack()
+        self.metrics_address = ""
+        """host:port of the metrics; empty where there are none."""
 
     @property
     def address(self) -> str:
@@ -98,19 +115,13 @@ class ParticipantServer:
         Raises:
             ConfigError: The port is taken, or the address is not of this machine.
         """
-        await self._listen_links()
-        handlers = [self._health.handlers()]
-        if self._settings.connect is Connect.IN:
-            handlers.append(self._service.handlers())
-        server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
-        server.add_generic_rpc_handlers(tuple(handlers))
+        await self._observe()
         try:
-            self._address = bind(server, self._settings.listen, self._credentials)
+            await self._listen()
         except ConfigError:
             await self._links.drain(0.0)
+            await self._observed.aclose()
             raise
-        await server.start()
-        self._server = server
         self._poller.start()
         self._attacher.start()
         extra = {"party": self._settings.party, "address": self._address, "links": self._link_address or "grpc"}
@@ -134,7 +145,36 @@ class ParticipantServer:
         await stopping_links
         await self._attacher.wait_closed()
         await asyncio.to_thread(self._poller.stop)
+        await self._observed.aclose()
         logger.info("participant.stopped")
+
+    async def _observe(self) -> None:
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            self._watch.traces = await stack.enter_async_context(
+                tracing(settings.traces, "participant", settings.party)
+            )
+            shown = measuring(
+                settings.metrics,
+                "participant",
+                settings.party,
+                worker=self._me.worker,
+                sources=(self._metrics, self._stores),
+                healthy=lambda: self.loader.state.read_once and not self._health.draining,
+            )
+            self.metrics_address = await stack.enter_async_context(shown)
+            self._observed = stack.pop_all()
+
+    async def _listen(self) -> None:
+        await self._listen_links()
+        handlers = [self._health.handlers()]
+        if self._settings.connect is Connect.IN:
+            handlers.append(self._service.handlers())
+        server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
+        server.add_generic_rpc_handlers(tuple(handlers))
+        self._address = bind(server, self._settings.listen, self._credentials)
+        await server.start()
+        self._server = server
 
     async def _listen_links(self) -> None:
         listen = self._settings.link_listen
@@ -147,10 +187,12 @@ class ParticipantServer:
         """Return when the warehouse has been looked at once, whether or not it could be read."""
         await asyncio.shield(asyncio.wrap_future(self._poller.first))
 
+    def _knows(self, model_id: str) -> bool:
+        return model_id in self.loader.state.current or model_id in self.loader.state.problems
+
     def _is_ready(self, model_id: str, context: Context) -> bool:
         self._policy.check(self._service.caller(context), model_id)
-        state = self.loader.state
-        if model_id not in state.current and model_id not in state.problems:
+        if not self._knows(model_id):
             raise ModelNotFoundError(f"no model {model_id} in the warehouse")
         return self.loader.is_ready(model_id)
 
@@ -183,6 +225,7 @@ async def serve(
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
-            if ready is not None and not stopped.done():
-                ready(server.address)
-            await stopped
+            with settled_memory():
+                if ready is not None and not stopped.done():
+                    ready(server.address)
+                await stopped

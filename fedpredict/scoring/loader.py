@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -63,6 +64,8 @@ class ModelLoader:
         self._party = party
         self._store = store
         self._keep_versions = keep_versions
+        self.loaded_at: dict[tuple[str, int], float] = {}
+        """View and version -> when its snapshot was loaded, in seconds since 1970 UTC."""
         self._state = PartyState()
         self._lock = threading.Lock()
 
@@ -189,6 +192,7 @@ class ModelLoader:
         columns = ["sample_id", "event_time", *_numeric(snapshot)]
         self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
         view = snapshot.view
+        self.loaded_at[view.name, view.version] = time.time()
         extra = {
             "view": view.name,
             "view_version": view.version,
@@ -209,6 +213,7 @@ class ModelLoader:
         views = {(model.view, model.view_version) for model in state.loaded.values()}
         for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
+            self.loaded_at.pop((view, view_version), None)
 
 
 def _numeric(snapshot: Snapshot) -> list[str]:

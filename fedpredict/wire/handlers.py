@@ -39,7 +39,7 @@ def unary(
 
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return (await method(_parse(request_type, data), context)).SerializeToString()
+            return (await method(parse(request_type, data), context)).SerializeToString()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
@@ -87,17 +87,23 @@ def service(
     return grpc.method_handlers_generic_handler(full_name, dict(methods))
 
 
-def _parse(request_type: type[Request], data: bytes) -> Request:
+def parse(request_type: type[Request], data: bytes) -> Request:
+    """Return the message in `data`; raise `ProtocolError` where it does not parse."""
     try:
         return request_type.FromString(data)
     except DecodeError as error:
         raise ProtocolError(f"a {request_type.DESCRIPTOR.name} of {len(data)} bytes does not parse") from error
 
 
-def log_failure(error: BaseException) -> None:
-    """Log why a call failed, with the traceback where nobody outside may know."""
+def log_failure(error: BaseException, **fields: object) -> None:
+    """Log a call that failed: what is ours as refused, anything unexpected with its traceback.
+
+    Args:
+        error: What it failed with.
+        fields: Of the call, where no log context holds them.
+    """
     public = public_status(error)
     if public.code is Code.INTERNAL:
-        logger.error("call.failed", extra={"error": type(error).__name__}, exc_info=error)
+        logger.error("call.failed", extra={"error": type(error).__name__, **fields}, exc_info=error)
     else:
-        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error)})
+        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **fields})

@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import zstandard
 from typing_extensions import override
@@ -30,6 +31,8 @@ COMPRESS = 1
 COMPRESS_FROM = 512
 """Frames of fewer bytes are sent as they are."""
 MAX_IDENTITY = 256
+READ_BYTES = 64 * 1024
+"""Most bytes taken from a connection at once."""
 
 _COMPRESSED = 1 << 31
 _LENGTH = struct.Struct(">I")
@@ -57,8 +60,12 @@ class Preface:
         return _PREFACE.pack(MAGIC, COMPRESS if self.compress else 0, len(identity)) + identity
 
 
-class SocketCarrier(asyncio.Protocol, Carrier):
-    """One connection. What it delivers to is known when the peer's preface is there."""
+class SocketCarrier(asyncio.BufferedProtocol, Carrier):
+    """One connection. What it delivers to is known when the peer's preface is there.
+
+    It brings its own buffer: without one, uvloop allocates 256 KiB for every reading of TLS, which costs more than the
+    cryptography (measured: 63 µs there and back, 25 with it).
+    """
 
     name = "socket"
 
@@ -84,10 +91,12 @@ class SocketCarrier(asyncio.Protocol, Carrier):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._read_into = memoryview(bytearray(READ_BYTES))
         self._buffer = bytearray()
         self._needed = 0
         self._out: list[bytes] = []
         self._paused = False
+        self._receiving = False
         self._reason = ""
         self._compressor: zstandard.ZstdCompressor | None = None
         self._decompressor = zstandard.ZstdDecompressor()
@@ -101,8 +110,8 @@ class SocketCarrier(asyncio.Protocol, Carrier):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  loops connect streams with these
-        self._transport = transport
+        # uvloop's transports of TLS have the methods of a transport, and are none by inheritance
+        transport = self._transport = cast(asyncio.Transport, transport)
         self.peer = str(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(MAX_QUEUED_BYTES)
         notice_dead_peers(transport.get_extra_info("socket"))
@@ -133,7 +142,14 @@ class SocketCarrier(asyncio.Protocol, Carrier):
             self._end.resume_sending()
 
     @override
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._read_into
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take(bytes(self._read_into[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._needed:
@@ -141,11 +157,17 @@ class SocketCarrier(asyncio.Protocol, Carrier):
             data = bytes(self._buffer)
             self._buffer.clear()
         self._needed = 0
+        # answers to what came together leave together: one TLS record, one system call
+        self._receiving = True
         try:
             rest = data if self._end is not None else self._open(data)
             self._deliver(rest)
         except FedPredictError as error:
             self._refuse(str(error))
+        finally:
+            self._receiving = False
+            if self._out:
+                self._flush()
 
     @override
     def send(self, data: bytes) -> None:
@@ -155,10 +177,9 @@ class SocketCarrier(asyncio.Protocol, Carrier):
         if self._compressor is not None and length >= COMPRESS_FROM:
             data = self._compressor.compress(data)
             length = len(data) | _COMPRESSED
-        if not self._out:
-            # frames of one turn of the loop leave together: one system call, one TLS record
-            self._loop.call_soon(self._flush)
         self._out += (_LENGTH.pack(length), data)
+        if not self._receiving:
+            self._flush()
 
     @override
     def pause_reading(self) -> None:
@@ -241,7 +262,7 @@ class SocketCarrier(asyncio.Protocol, Carrier):
 
     def _resume(self) -> None:
         if self._buffer:
-            self.data_received(b"")
+            self._take(b"")
 
     def _refuse(self, reason: str) -> None:
         logger.warning("link.refused", extra={"peer": self.peer, "reason": reason})

@@ -32,7 +32,7 @@ _WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
     grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
     grpc.StatusCode.UNIMPLEMENTED: errors.ProtocolError,
 }
-_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 TOO_LARGE = link_pb2.Failure(
     code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="the answer is larger than a message may be"
 )
@@ -86,16 +86,15 @@ def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     for key, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
         if key == TRAILER:
-            return _rebuild(value, text)
+            return _build(_detail(value), text)
     return _WITHOUT_TRAILER.get(code, FedPredictError)(text)
 
 
-def _rebuild(data: bytes, text: str) -> FedPredictError:
+def _detail(data: bytes) -> common_pb2.ErrorDetail:
     try:
-        detail = common_pb2.ErrorDetail.FromString(data)
+        return common_pb2.ErrorDetail.FromString(data)
     except DecodeError:
-        return FedPredictError(text)
-    return _build(detail, text)
+        return common_pb2.ErrorDetail()
 
 
 def _build(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:

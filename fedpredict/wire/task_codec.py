@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedpredict.errors import ProtocolError
+from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.share import SampleStatus
@@ -67,7 +68,7 @@ def prediction_to_wire(prediction: Prediction) -> initiator_pb2.PredictReply:
         predictions=matrix_to_wire(prediction.predictions),
         origin=prediction.origin.tobytes(),
         classes=prediction.classes,
-        parties=[_report_to_wire(report) for report in prediction.parties],
+        parties=[report_to_wire(report) for report in prediction.parties],
         simulated=prediction.simulated,
     )
 
@@ -76,9 +77,7 @@ def prediction_from_wire(message: initiator_pb2.PredictReply, n_samples: int) ->
     """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
     status = statuses_from_wire(message.status, n_samples, SampleStatus)
     predictions = matrix_from_wire(message.predictions, n_samples, message.predictions.columns)
-    scored = status == SampleStatus.OK
-    if not np.isnan(predictions[~scored]).all() or not np.isfinite(predictions[scored]).all():
-        raise ProtocolError("a prediction for a sample that was not scored, or none for one that was")
+    check_numbers(predictions, status == SampleStatus.OK)
     return Prediction(
         request_id=message.request_id,
         manifest_sha256=message.manifest_sha256.hex(),
@@ -86,9 +85,15 @@ def prediction_from_wire(message: initiator_pb2.PredictReply, n_samples: int) ->
         status=status,
         origin=statuses_from_wire(message.origin, n_samples, Origin),
         classes=tuple(message.classes),
-        parties=tuple(_report_from_wire(report, n_samples) for report in message.parties),
+        parties=tuple(report_from_wire(report, n_samples) for report in message.parties),
         simulated=message.simulated,
     )
+
+
+def check_numbers(predictions: Floats, scored: Bools) -> None:
+    """Raise `ProtocolError` unless exactly the samples that are `scored` have numbers."""
+    if not np.isnan(predictions[~scored]).all() or not np.isfinite(predictions[scored]).all():
+        raise ProtocolError("a prediction for a sample that was not scored, or none for one that was")
 
 
 def model_info_to_wire(info: ModelInfo) -> initiator_pb2.Model:
@@ -120,7 +125,8 @@ def model_info_from_wire(message: initiator_pb2.Model) -> ModelInfo:
     )
 
 
-def _report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
+def report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
+    """Return one party's side of a prediction as a message."""
     return initiator_pb2.PartyReport(
         party=report.party,
         status=b"" if report.status is None else report.status.tobytes(),
@@ -131,7 +137,8 @@ def _report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
     )
 
 
-def _report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> PartyReport:
+def report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> PartyReport:
+    """Return one party's side of a prediction of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
     return PartyReport(
         party=message.party,
         status=statuses_from_wire(message.status, n_samples, SampleStatus) if message.status else None,

@@ -82,6 +82,7 @@ def test_a_reader_gets_from_an_own_model_to_predictions(tmp_path: Path) -> None:
         tmp_path / "telco" / "participant.toml",
     ):
         text = path.read_text().replace("127.0.0.1:7440", f"127.0.0.1:{initiator}")
+        text = text.replace("127.0.0.1:7444", "127.0.0.1:0")
         text = text.replace("127.0.0.1:7480", f"127.0.0.1:{http}")
         path.write_text(text.replace("127.0.0.1:7443", f"127.0.0.1:{participant}"))
     shell(block("convert"), tmp_path)

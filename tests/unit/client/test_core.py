@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 
 from fedpredict.client import core
-from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, NameRefusedError, ProtocolError
+from fedpredict.errors import EmptyRequestError, ManifestMismatchError, NameRefusedError, ProtocolError
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.model.share import Mode
@@ -38,58 +36,6 @@ def prediction(values: list[float], *, manifest: str = "ab" * 32, parties: tuple
         classes=("no", "yes"),
         parties=parties or (report(),),
     )
-
-
-@pytest.mark.parametrize(
-    "sample_ids",
-    [
-        ["u1", "u2"],
-        ("u1", "u2"),
-        np.array(["u1", "u2"]),
-        pd.Series(["u1", "u2"]),
-        pd.Index(["u1", "u2"]),
-        pa.array(["u1", "u2"]),
-        pa.chunked_array([["u1"], ["u2"]]),
-        (each for each in ("u1", "u2")),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_ids_come_from_every_usual_container(sample_ids: core.SampleIdsLike) -> None:
-    assert core.list_ids(sample_ids) == ["u1", "u2"]
-
-
-@pytest.mark.parametrize("sample_ids", [np.array([b"u1", b"u2"]), pa.array([b"u1", b"u2"]), [b"u1", b"u2"]])
-def test_ids_may_be_bytes(sample_ids: core.SampleIdsLike) -> None:
-    assert core.list_ids(sample_ids) == [b"u1", b"u2"]
-
-
-@pytest.mark.parametrize(
-    ("sample_ids", "told"),
-    [
-        (["u1", 2], r"sample_ids\[1\] is an int; ids are text"),
-        (np.array([7]), r"sample_ids\[0\] is an int"),
-        (pd.Series(["u1", None]), r"sample_ids\[1\] is a (NoneType|float)"),
-        ([["u1"]], r"sample_ids\[0\] is a list"),
-        ("u1", "one string"),
-        (b"u1", "one string"),
-        (pd.DataFrame({"id": ["u1"]}), "the one column that holds the ids"),
-    ],
-)
-def test_what_is_no_text_is_refused_with_its_position(sample_ids: core.SampleIdsLike, told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        core.list_ids(sample_ids)
-
-
-def test_ids_travel_byte_by_byte() -> None:
-    assert core.encode_ids([" u1 ", "é", "e\u0301", b"\xff"]) == [b" u1 ", b"\xc3\xa9", b"e\xcc\x81", b"\xff"]
-
-
-def test_a_lone_surrogate_travels_as_bytes_that_are_not_utf8() -> None:
-    assert core.encode_ids(["a\udcff"]) == [b"a\xed\xb3\xbf"]
-
-
-def test_of_an_id_that_is_too_long_as_much_travels_as_makes_it_too_long() -> None:
-    assert core.encode_ids(["x" * 256, "x" * 10_000]) == [b"x" * 256, b"x" * 257]
 
 
 def test_a_list_within_the_chunk_size_is_one_task_under_the_request_id() -> None:

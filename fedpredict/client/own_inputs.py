@@ -1,0 +1,75 @@
+"""The initiator's own features as callers have them: a table, or columns by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedpredict.errors import InputError
+from fedpredict.model.inputs import Inputs
+
+InputsLike: TypeAlias = "Mapping[str, Any] | pa.Table | Any"
+"""Column name -> numbers (list, numpy array, Series, pyarrow array), or a pandas, Polars or PyArrow table."""
+
+
+def take_inputs(inputs: InputsLike, n_samples: int) -> Inputs:
+    """Return features of `n_samples` samples as one matrix; a missing value (None, NULL, NaN) is NaN.
+
+    Raises:
+        InputError: Not columns by name, not numbers, or not one for each sample; it names the column.
+
+    >>> take_inputs({"age": [41, None]}, 2).values.tolist()
+    [[41.0], [nan]]
+    """
+    columns = _columns(inputs)
+    if not columns:
+        raise InputError("inputs has no column; leave it out where the initiator looks the features up")
+    # columns one after the other: they come as columns, and travel as columns or are laid out anew once
+    values = np.empty((n_samples, len(columns)), order="F")
+    for number, (name, column) in enumerate(columns.items()):
+        values[:, number] = _numbers(name, column, n_samples)
+    return Inputs(tuple(columns), values)
+
+
+def _columns(inputs: InputsLike) -> dict[str, Any]:
+    if not isinstance(inputs, Mapping):
+        if not hasattr(inputs, "columns"):
+            raise InputError(f"inputs is a {type(inputs).__name__}; pass columns by name, or a table")
+        table = _table(inputs)
+        if len(set(table.schema.names)) != table.num_columns:
+            raise InputError("inputs has two columns of one name")
+        inputs = dict(zip(table.schema.names, table.columns, strict=True))
+    for name in inputs:
+        if not isinstance(name, str):
+            raise InputError(f"inputs has a column {name!r}; features are named by text")
+    return dict(inputs)
+
+
+def _table(frame: Any) -> pa.Table | pa.RecordBatch:
+    if isinstance(frame, pa.Table | pa.RecordBatch):
+        return frame
+    try:
+        # what stands beside the columns of a pandas frame is no feature
+        return pa.table(frame.reset_index(drop=True) if hasattr(frame, "reset_index") else frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"inputs is a table that cannot be read: {error}") from error
+
+
+def _numbers(name: str, values: Any, n_samples: int) -> Any:
+    try:
+        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"inputs[{name!r}] is no column of numbers") from error
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        column = pc.cast(column, pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise InputError(f"inputs[{name!r}] holds {kind}; features are numbers")
+    if len(column) != n_samples:
+        raise InputError(f"inputs[{name!r}] has {len(column)} values for {n_samples} sample ids")
+    numbers = pc.cast(column, pa.float64(), safe=False)
+    return (numbers if isinstance(numbers, pa.ChunkedArray) else pa.chunked_array([numbers])).to_numpy()

@@ -1,0 +1,236 @@
+"""Connections that clients of one process share: equal target, same event loop, one connection.
+
+What belongs to a server and not to a client is here: its channel, its streams, its circuit, and the budget of calls
+that are made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import grpc
+
+from fedpredict.client import core
+from fedpredict.client.circuit import Breaker
+from fedpredict.client.connection import Deadline, Target
+from fedpredict.client.failures import (
+    RECONNECT_S,
+    LostConnectionError,
+    NoStreamError,
+    circuit_open,
+    from_rpc,
+    told,
+    unavailable,
+)
+from fedpredict.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_s, is_worth_retrying
+from fedpredict.client.standing import StandingStreams
+from fedpredict.errors import DeadlineExceededError, FedPredictError, ServerUnavailableError
+from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
+
+T = TypeVar("T")
+
+TABLE_ROWS = 500
+"""Larger requests travel as tables on a stream; smaller ones cost less as a call of their own."""
+CALLS_FOR_STREAM = 4
+"""From so many calls under way a small one joins a stream: there a call costs a third of one of its own."""
+
+
+class PooledConnection:
+    """A connection to one server, for one event loop."""
+
+    def __init__(self, target: Target) -> None:
+        """Prepare; gRPC connects at the first call, in the event loop that runs now."""
+        self.breaker = Breaker()
+        self.users = 0
+        self.loop = asyncio.get_running_loop()
+        self._target = target
+        self._budget = RetryBudget()
+        self._channel = (
+            grpc.aio.insecure_channel(target.address, options=target.options)
+            if target.credentials is None
+            else grpc.aio.secure_channel(target.address, target.credentials, options=target.options)
+        )
+        self._rows = StandingStreams(self._channel, target, as_tables=False)
+        self._tables = StandingStreams(self._channel, target, as_tables=True)
+        self._has_streams = True
+        self._under_way = 0
+
+    async def predict(self, task: PredictTask, deadline: Deadline, hedge_after_s: float | None) -> Prediction:
+        """Return the answer to one task.
+
+        Args:
+            task: What is asked for.
+            deadline: Of the user's whole call.
+            hedge_after_s: After so long without an answer it is asked once more; None: never.
+
+        Raises:
+            FedPredictError: There is no answer.
+        """
+        ask = partial(self._ask, task, deadline)
+        attempt = ask if hedge_after_s is None else partial(self._hedge, ask, hedge_after_s)
+        return await self._guard(attempt, deadline, task.model_id)
+
+    async def models(self, deadline: Deadline) -> list[ModelInfo]:
+        """Return the models that this caller may ask for."""
+
+        async def ask() -> list[ModelInfo]:
+            return core.parse_models(await self._unary(core.models_question(), deadline))
+
+        return await self._guard(ask, deadline)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are lost."""
+        await self._rows.close()
+        await self._tables.close()
+        await self._channel.close(None)
+
+    async def _guard(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, model_id: str = "") -> T:
+        """Make a call through the circuit, which hears what became of it."""
+        wait_s = self.breaker.wait_s()
+        if wait_s:
+            raise circuit_open(self._target, self.breaker.failures, wait_s)
+        self._under_way += 1
+        try:
+            answer = await self._retry(attempt, deadline)
+        except (ServerUnavailableError, DeadlineExceededError) as error:
+            self.breaker.failed()
+            raise told(error, self._target, deadline, model_id) from error
+        except FedPredictError as error:
+            self.breaker.succeeded()
+            raise told(error, self._target, deadline, model_id) from error
+        except BaseException:
+            self.breaker.left()
+            raise
+        finally:
+            self._under_way -= 1
+        self.breaker.succeeded()
+        return answer
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+        """Make a call, and make it again while that is worth it, allowed and in time."""
+        self._budget.count_call()
+        for number in range(1, MAX_ATTEMPTS):
+            try:
+                return await attempt()
+            except Exception as error:
+                if not is_worth_retrying(error):
+                    raise
+                await self._wait(error, number, deadline)
+        try:
+            return await attempt()
+        except LostConnectionError as error:
+            raise unavailable(self._target) from error
+
+    async def _wait(self, error: Exception, number: int, deadline: Deadline) -> None:
+        """Return when a call may be made again; raise what the last one failed with where it may not."""
+        delay_s = backoff_s(error, number, random.random)
+        is_lost = isinstance(error, LostConnectionError)
+        if delay_s >= deadline.remaining_s() or not self._budget.take():
+            raise unavailable(self._target) if is_lost else error
+        await asyncio.sleep(delay_s)
+        if is_lost:
+            try:
+                async with asyncio.timeout(min(RECONNECT_S, deadline.remaining_s())):
+                    await self._channel.channel_ready()
+            except TimeoutError:
+                raise unavailable(self._target) from error
+
+    async def _hedge(self, ask: Callable[[], Awaitable[Prediction]], after_s: float) -> Prediction:
+        """Ask, and after a while ask once more: the first answer wins, and the other call is cancelled."""
+        calls = {asyncio.ensure_future(ask())}
+        try:
+            done, _ = await asyncio.wait(calls, timeout=after_s)
+            if not done and self._budget.take():
+                calls.add(asyncio.ensure_future(ask()))
+            return await _first_answer(calls)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _ask(self, task: PredictTask, deadline: Deadline) -> Prediction:
+        """Make one call for a task, on the way that costs least."""
+        is_large = len(task.sample_ids) > TABLE_ROWS
+        if self._has_streams and (is_large or self._under_way >= CALLS_FOR_STREAM):
+            try:
+                return await (self._tables if is_large else self._rows).predict(task, deadline)
+            except NoStreamError:
+                self._has_streams = False
+        return core.parse_answer(await self._unary(core.question(task), deadline), task)
+
+    async def _unary(self, question: core.Question, deadline: Deadline) -> bytes:
+        method = self._channel.unary_unary(question.method, None, None)
+        try:
+            reply: bytes = await method(
+                question.message, timeout=deadline.remaining_s(), metadata=self._target.metadata
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        return reply
+
+
+async def _first_answer(calls: set[asyncio.Task[Prediction]]) -> Prediction:
+    """Return the first answer, be it an error; a call that may be worth making again is none while another runs."""
+    pending = calls
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for call in done:
+            error = call.exception()
+            if error is None or not is_worth_retrying(error) or not pending:
+                return call.result()
+
+
+class Pool:
+    """The connections of a process, each closed with its last user."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: dict[tuple[object, asyncio.AbstractEventLoop], PooledConnection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def acquire(self, target: Target) -> PooledConnection:
+        """Return the connection to `target` in the running event loop; to be released once."""
+        key = (target.key, asyncio.get_running_loop())
+        with self._lock:
+            # what an event loop left behind cannot be closed any more
+            for dead in [each for each in self._connections if each[1].is_closed()]:
+                del self._connections[dead]
+            connection = self._connections.get(key)
+            if connection is None:
+                connection = self._connections[key] = PooledConnection(target)
+            connection.users += 1
+        return connection
+
+    async def release(self, connection: PooledConnection) -> None:
+        """Give a connection back, in its event loop."""
+        if self._is_last(connection):
+            await connection.close()
+
+    def abandon(self, connection: PooledConnection) -> None:
+        """Give back the connection of a client that was dropped unclosed; for finalizers, which may run anywhere."""
+        if not connection.loop.is_closed():
+            connection.loop.call_soon_threadsafe(self._release_soon, connection)
+
+    def _release_soon(self, connection: PooledConnection) -> None:
+        closing = asyncio.ensure_future(self.release(connection))
+        # an event loop keeps no task alive
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _is_last(self, connection: PooledConnection) -> bool:
+        with self._lock:
+            connection.users -= 1
+            if connection.users:
+                return False
+            for key in [key for key, each in self._connections.items() if each is connection]:
+                del self._connections[key]
+            return True
+
+
+POOL = Pool()
+"""The connections of this process."""

@@ -1,0 +1,95 @@
+"""Arrow columns of sample ids as packed ids, and back, without a loop over rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedpredict.errors import ProtocolError
+from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
+from fedpredict.model.sample_ids import SampleIds
+
+_LISTED = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+_VIEWS = (pa.types.is_string_view, pa.types.is_binary_view)
+_BYTES = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.string_view(): pa.binary_view(),
+}
+
+
+def holds_ids(kind: pa.DataType) -> bool:
+    """Return whether a column of that type can hold sample ids: text or bytes, also large, view and dictionary."""
+    if pa.types.is_dictionary(kind):
+        return holds_ids(kind.value_type) and not pa.types.is_dictionary(kind.value_type)
+    return any(fits(kind) for fits in (*_LISTED, *_VIEWS))
+
+
+def ids_to_array(sample_ids: SampleIds) -> pa.Array:
+    """Return packed ids as a binary column; nothing but the offsets is copied."""
+    offsets = pa.py_buffer(sample_ids.offsets.astype(np.int32))
+    return pa.Array.from_buffers(pa.binary(), len(sample_ids), [None, offsets, pa.py_buffer(sample_ids.data)], 0)
+
+
+def ids_from_array(column: pa.Array, max_bytes: int) -> SampleIds:
+    """Return a column of ids, packed; a NULL is an empty id, of one that is too long as much as makes it too long.
+
+    Args:
+        column: Of a type that `holds_ids` takes; its buffers are not trusted.
+        max_bytes: The most bytes that all ids together may have; a few bytes of a dictionary or a view can stand for
+            gigabytes.
+
+    Raises:
+        ProtocolError: They have more.
+        pa.ArrowInvalid: The buffers are not those of a column.
+    """
+    if not len(column):
+        return SampleIds.of(())
+    if pa.types.is_dictionary(column.type):
+        column = _decoded(column, max_bytes)
+    # as bytes: whether an id is UTF-8 is judged later, one by one
+    column = column.view(_BYTES.get(column.type, column.type))
+    column.validate(full=True)
+    if pa.types.is_binary_view(column.type):
+        _check_bytes(_view_lengths(column), max_bytes)
+        column = column.cast(pa.large_binary())
+    if column.null_count:
+        column = pc.fill_null(column, b"")
+    packed = _packed(column)
+    if packed.lengths.max() > MAX_SAMPLE_ID_BYTES + 1:
+        packed = _packed(pc.binary_slice(column, 0, MAX_SAMPLE_ID_BYTES + 1))
+    return packed
+
+
+def _packed(column: pa.Array) -> SampleIds:
+    """Return a column of binary or large binary, which is valid and has no NULL."""
+    width = np.dtype("<i4" if pa.types.is_binary(column.type) else "<i8")
+    _, offsets, data = column.buffers()
+    start = column.offset
+    ends = np.frombuffer(offsets, dtype=width)[start : start + len(column) + 1].astype(np.int64)
+    first, last = int(ends[0]), int(ends[-1])
+    return SampleIds(b"" if first == last else data.slice(first, last - first).to_pybytes(), ends - first)
+
+
+def _decoded(column: pa.DictionaryArray, max_bytes: int) -> pa.Array:
+    entries = ids_from_array(column.dictionary, max_bytes) if len(column.dictionary) else SampleIds.of([b""])
+    chosen = column.indices
+    chosen.validate(full=True)
+    positions = pc.fill_null(chosen, 0).to_numpy(zero_copy_only=False)
+    if positions.min() < 0 or positions.max() >= len(entries):
+        raise ProtocolError("a dictionary of sample ids is shorter than its indices say")
+    _check_bytes(entries.lengths[positions], max_bytes)
+    return pc.take(ids_to_array(entries), chosen, boundscheck=False)
+
+
+def _view_lengths(column: pa.Array) -> NDArray[np.int64]:
+    """Return the lengths of a column of views: the first of the four numbers of each."""
+    views = np.frombuffer(column.buffers()[1], dtype="<i4").reshape(-1, 4)
+    return views[column.offset : column.offset + len(column), 0].astype(np.int64)
+
+
+def _check_bytes(lengths: NDArray[np.int64], max_bytes: int) -> None:
+    if int(lengths.sum()) > max_bytes:
+        raise ProtocolError(f"sample ids of {int(lengths.sum())} bytes in one table; the limit is {max_bytes}")

@@ -1,0 +1,65 @@
+"""The initiator's own features from every usual container."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from fedpredict.client.own_inputs import take_inputs
+from fedpredict.errors import InputError
+
+COLUMNS = {"age": [41.0, 23.0], "income": [1.5, None]}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        COLUMNS,
+        {"age": np.array([41, 23]), "income": np.array([1.5, np.nan], dtype=np.float32)},
+        {"age": pd.Series([41, 23]), "income": pl.Series([1.5, None])},
+        {"age": pa.array([41, 23], pa.uint8()), "income": pa.chunked_array([[1.5], [None]], pa.float64())},
+        pd.DataFrame(COLUMNS, index=["u1", "u2"]),
+        pl.DataFrame(COLUMNS),
+        pa.table(COLUMNS),
+        pa.RecordBatch.from_pydict(COLUMNS),
+    ],
+    ids=["lists", "numpy", "series", "arrow", "DataFrame", "polars", "Table", "RecordBatch"],
+)
+def test_features_come_from_every_usual_container(inputs: Any) -> None:
+    taken = take_inputs(inputs, 2)
+
+    assert taken.names == ("age", "income")
+    np.testing.assert_array_equal(taken.values, [[41.0, 1.5], [23.0, np.nan]])
+
+
+def test_truth_values_and_nothing_at_all_are_numbers() -> None:
+    np.testing.assert_array_equal(
+        take_inputs({"flag": [True, False], "unknown": [None, None]}, 2).values, [[1.0, np.nan], [0.0, np.nan]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"age": [1.0]}, r"inputs\['age'\] has 1 values for 2 sample ids"),
+        ({"age": ["1.5", "2"]}, r"inputs\['age'\] holds string"),
+        ({"age": [1.0, "x"]}, r"inputs\['age'\] is no column of numbers"),
+        ({"age": [Decimal(1), Decimal(2)]}, r"inputs\['age'\] holds decimal"),
+        ({"age": 3.0}, r"inputs\['age'\] is no column of numbers"),
+        ({3: [1.0, 2.0]}, r"a column 3; features are named by text"),
+        ({}, "inputs has no column"),
+        ([1.0, 2.0], "inputs is a list"),
+        (pd.DataFrame([[1.0, 2.0]] * 2, columns=["a", "a"]), "cannot be read: Duplicate column names"),
+        (pa.table([[1.0, 2.0]] * 2, names=["a", "a"]), "two columns of one name"),
+        (pd.DataFrame({"a": [1.0, object()]}), "cannot be read"),
+    ],
+)
+def test_what_is_no_feature_is_refused_by_name(inputs: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        take_inputs(inputs, 2)
