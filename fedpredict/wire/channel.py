@@ -18,6 +18,9 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
+STREAM_METADATA = ("fedpredict-stream", "1")
+"""Initial metadata of a `PredictStream` that the server takes: a caller writes nothing before it has seen them."""
+
 Options: TypeAlias = list[tuple[str, int | str]]
 
 
