@@ -44,6 +44,12 @@ MODES = {
     Mode.OFFLINE: common_pb2.MODE_OFFLINE,
 }
 
+_CODES: dict[type[SampleStatus] | type[Origin], tuple[int, int]] = {
+    SampleStatus: (1, int(max(SampleStatus))),
+    Origin: (0, int(max(Origin))),
+}
+"""The lowest and the highest byte that may travel: a status of 0 is none."""
+
 
 def check_protocol_version(version: int) -> None:
     """Raise `ProtocolError` unless a message speaks this version."""
@@ -246,11 +252,17 @@ def matrix_to_wire(values: Floats) -> common_pb2.Matrix:
 
 def matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
     """Return the matrix of a message, which must have that shape; raise `ProtocolError`."""
-    if (message.rows, message.columns) != (rows, columns) or len(message.values) != rows * columns * 8:
+    return matrix_view_from_wire(message, rows, columns).astype(np.float64)
+
+
+def matrix_view_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
+    """Return what `matrix_from_wire` does, read-only and not copied once more: for large matrices that stay as sent."""
+    values = message.values
+    if (message.rows, message.columns) != (rows, columns) or len(values) != rows * columns * 8:
         raise ProtocolError(
-            f"a matrix of {message.rows} × {message.columns} in {len(message.values)} bytes, not {rows} × {columns}"
+            f"a matrix of {message.rows} × {message.columns} in {len(values)} bytes, not {rows} × {columns}"
         )
-    return np.frombuffer(message.values, dtype="<f8").astype(np.float64).reshape(rows, columns)
+    return np.frombuffer(values, dtype="<f8").astype(np.float64, copy=False).reshape(rows, columns)
 
 
 def statuses_from_wire(data: bytes, n_samples: int, kind: type[SampleStatus] | type[Origin]) -> Statuses:
@@ -258,8 +270,8 @@ def statuses_from_wire(data: bytes, n_samples: int, kind: type[SampleStatus] | t
     status = np.frombuffer(data, dtype=np.uint8).copy()
     if len(status) != n_samples:
         raise ProtocolError(f"{len(status)} {kind.__name__} bytes for {n_samples} samples")
-    lowest = 1 if kind is SampleStatus else 0
-    if n_samples and (status.min() < lowest or status.max() > max(kind)):
+    lowest, highest = _CODES[kind]
+    if n_samples and (status.min() < lowest or status.max() > highest):
         raise ProtocolError(f"an unknown {kind.__name__}")
     return status
 

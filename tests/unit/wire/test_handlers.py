@@ -37,7 +37,16 @@ async def call() -> AsyncIterator[Callable[[Hello, bytes], Awaitable[bytes]]]:
 
 
 def sample_error(cls: type[FedPredictError]) -> FedPredictError:
-    data: dict[str, object] = {"limit": 7, "mode": "offline", "party": "lab", "retry_after_ms": 250, "problem": "p"}
+    data: dict[str, object] = {
+        "limit": 7,
+        "mode": "offline",
+        "party": "lab",
+        "place": "$.a",
+        "problem": "none",
+        "rows": "1 (STALE)",
+        "retry_after_ms": 250,
+    }
+    data["feature"] = "f"
     extra = {"parties": ("a",)} if cls is errors.IncompatiblePartsError else {}
     return cls("private text", **{name: data[name] for name in cls.public_fields}, **extra)
 
