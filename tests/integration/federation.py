@@ -162,7 +162,7 @@ class ScriptedParty:
         self.asked.append(request)
         self.remaining_s.append(context.time_remaining())
         await self._wait()
-        reply = codec.reply_to_wire(query, self._answer(query.sample_ids))
+        reply = codec.reply_to_wire(query, self._answer(query.sample_ids, len(query.segments)))
         if self.edit is not None:
             self.edit(reply)
         return reply
@@ -176,13 +176,18 @@ class ScriptedParty:
             self.left.set()
             raise
 
-    def _answer(self, sample_ids: Sequence[bytes]) -> PartyReply:
+    def _answer(self, sample_ids: Sequence[bytes], n_segments: int) -> PartyReply:
         known = [sample_id in self.table for sample_id in sample_ids]
         nothing = [np.nan] * len(self.weights)
         rows = np.array([self.table.get(sample_id, nothing) for sample_id in sample_ids])
         status = np.where(known, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
         oldest = 1_700_000_000_000_000 if any(known) else None
-        return PartyReply(share=build_share(rows @ self.weights, status), oldest_event_time=oldest, elapsed_s=0.25)
+        return PartyReply(
+            share=build_share(rows @ self.weights, status),
+            oldest_event_time=oldest,
+            elapsed_s=0.25,
+            segment_event_times=np.full(n_segments, 1_700_000_000_000_000) if n_segments else None,
+        )
 
 
 class Certificates:
