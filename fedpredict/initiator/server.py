@@ -258,7 +258,8 @@ class InitiatorServer:
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
-        server = await stack.enter_async_context(build_edge(edge_settings, predictor, models, self._access))
+        edge = build_edge(edge_settings, predictor, models, self._access, self._watch)
+        server = await stack.enter_async_context(edge)
         self._http_address = server.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
