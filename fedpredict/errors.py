@@ -8,7 +8,7 @@ FedPredictError
 │   ├── EmptyRequestError     a request without sample ids
 │   ├── TooManySamplesError   more sample ids than the limit (.limit)
 │   ├── UnsupportedModeError  this process does not serve that mode
-│   ├── InputsRefusedError    features sent with a request do not fit the view (.problem)
+│   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
@@ -23,6 +23,7 @@ FedPredictError
 │   ├── WarehouseWriteError   nothing was made visible (disk full, no permission, ...)
 │   ├── StatementError        the engine refused a statement
 │   └── TableCorruptError     rows do not give the digest they are stored under
+├── StoreError                the features' store cannot be written or read (disk full, no permission, ...)
 ├── StateError                the state database is unavailable or of another version
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
@@ -35,6 +36,7 @@ FedPredictError
 ├── PartyError                another party (.party)
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
+│   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
 ├── OverloadedError           more work than this process takes now (.retry_after_ms)
@@ -110,12 +112,18 @@ class UnsupportedModeError(InputError):
 
 
 class InputsRefusedError(InputError):
-    """The initiator's own features, sent with a request, do not fit the model's view."""
+    """Features that were sent with a request are not those of the view.
 
-    public_fields = ("problem",)
+    Attributes:
+        feature: The name, quoted and shortened.
+        problem: What is wrong with it, in words that may leave the process.
+    """
 
-    def __init__(self, message: str, *, problem: str) -> None:
+    public_fields = ("feature", "problem")
+
+    def __init__(self, message: str, *, feature: str, problem: str) -> None:
         super().__init__(message)
+        self.feature = feature
         self.problem = problem
 
 
@@ -186,6 +194,10 @@ class TableCorruptError(WarehouseError):
     """Stored rows do not give the digest that they are stored under."""
 
 
+class StoreError(FedPredictError):
+    """The features' store cannot be used; what it served, it goes on serving."""
+
+
 class StateError(FedPredictError):
     """The state database cannot be used."""
 
@@ -250,6 +262,10 @@ class PartyTimeoutError(PartyError):
     """The party did not answer within the deadline."""
 
 
+class PartyBusyError(PartyError):
+    """So many calls to the party are under way that no further one may even wait."""
+
+
 class PartyRefusedError(PartyError):
     """The party will not answer this request."""
 
@@ -289,7 +305,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
     TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
-    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the inputs cannot be used: {problem}"),
+    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
@@ -302,6 +318,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     WarehouseWriteError: INTERNAL,
     StatementError: INTERNAL,
     TableCorruptError: INTERNAL,
+    StoreError: INTERNAL,
     StateError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
@@ -314,6 +331,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
+    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
     OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),

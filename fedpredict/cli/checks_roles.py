@@ -55,6 +55,10 @@ def check_peers(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
     settings = loaded.settings
     files = settings.tls.files(loaded.base) if settings.tls and not settings.insecure else None
     for party, peer in settings.parties.items():
+        if peer.address is None:
+            fix = f"{party}'s own `fedpredict doctor` and log say whether it reaches this initiator"
+            yield f"peer {party}", Finding(Level.OK, "dials us: nothing can be asked from here", fix)
+            continue
         if files is not None:
             handshake = explain_handshake(peer.address, files, server_name(party), TIMEOUT_S)
             yield f"peer {party}", handshake

@@ -14,6 +14,7 @@ from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
 from fedpredict.errors import ConfigError
 
 DEFAULT_FILE = Path("client.toml")
+NO_SERVER = "which server? name it with --server host:port, or in client.toml (--config)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +44,47 @@ def open_client(config: Path | None, connection: Connection) -> Iterator[tuple[C
         ConfigError: No server is named, or the options do not fit together.
         CertificateError: A file is missing or cannot be used.
     """
+    resolved = resolve(config, connection)
+    if resolved.server is None:
+        raise ConfigError(NO_SERVER)
+    with Client(
+        resolved.server,
+        server_party=resolved.server_party,
+        tls=resolved.tls,
+        insecure=resolved.insecure,
+        identity=resolved.identity,
+    ) as client:
+        yield client, resolved.timeout_s
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a command's calls go, and as whom: its options over its file."""
+
+    server: str | None
+    server_party: str | None
+    tls: TlsFiles | None
+    insecure: bool
+    identity: Identity | None
+    timeout_s: float
+
+
+def resolve(config: Path | None, connection: Connection) -> Resolved:
+    """Return what a `client.toml` and the options together say; arguments and errors are those of `open_client`."""
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     loaded = wiring.load_client(config)
     settings = loaded.settings
-    server = connection.server or settings.server
-    if server is None:
-        raise ConfigError("which server? name it with --server host:port, or in client.toml (--config)")
     tls = _tls(loaded, connection)
     identity = connection.identity or settings.identity
-    with Client(
-        server,
-        server_party=connection.server_party or settings.server_party,
-        tls=tls,
-        insecure=tls is None and (connection.insecure or settings.insecure),
-        identity=Identity(IdentityKind.CLIENT, identity) if identity else None,
-    ) as client:
-        yield client, connection.timeout_s or settings.timeout_s
+    return Resolved(
+        connection.server or settings.server,
+        connection.server_party or settings.server_party,
+        tls,
+        tls is None and (connection.insecure or settings.insecure),
+        Identity(IdentityKind.CLIENT, identity) if identity else None,
+        connection.timeout_s or settings.timeout_s,
+    )
 
 
 def _tls(loaded: Loaded[ClientFileSettings], connection: Connection) -> TlsFiles | None:

@@ -31,9 +31,12 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.ModelNotReadyError: ExitCode.NOT_FOUND,
     errors.ManifestMismatchError: ExitCode.NOT_FOUND,
     errors.PartyError: ExitCode.UNAVAILABLE,
+    errors.UnscoredError: ExitCode.UNAVAILABLE,
+    errors.OverloadedError: ExitCode.UNAVAILABLE,
     errors.ServerUnavailableError: ExitCode.UNAVAILABLE,
     errors.DeadlineExceededError: ExitCode.UNAVAILABLE,
     errors.WarehouseError: ExitCode.STORAGE,
+    errors.StoreError: ExitCode.STORAGE,
     errors.StateError: ExitCode.STORAGE,
     errors.SecurityError: ExitCode.SECURITY,
 }

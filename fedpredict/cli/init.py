@@ -20,6 +20,7 @@ app = typer.Typer(help="Write commented settings that run as they are; nothing i
 Directory = Annotated[Path, typer.Argument(help="Folder of the party; made where it is missing.")]
 PartyName = Annotated[str | None, typer.Option("--party", help="The party's id; default: the folder's name.")]
 Listen = Annotated[str, typer.Option("--listen", help="host:port to listen on.")]
+HttpListen = Annotated[str, typer.Option("--http-listen", help="host:port to speak HTTP on.")]
 CaDirectory = Annotated[
     Path | None,
     typer.Option(
@@ -45,8 +46,8 @@ def participant(
 ) -> None:
     """Write participant.toml, and certificates for a trial."""
     name = _party(directory, party)
-    text = templates.fill(templates.PARTICIPANT, party=name, listen=listen, initiator=check_party_id(initiator))
-    written = _write(directory, {"participant.toml": text})
+    words = {"party": name, "listen": listen, "link_listen": _next_port(listen), "initiator": check_party_id(initiator)}
+    written = _write(directory, {"participant.toml": templates.fill(templates.PARTICIPANT, **words)})
     identities = [Identity(IdentityKind.PARTY, name)]
     _finish(directory, written, identities, ca, no_certs=no_certs, as_json=as_json, next_verb="participant serve")
 
@@ -58,13 +59,14 @@ def initiator(
     party: PartyName = None,
     client: Annotated[str, typer.Option("--client", help="Who may ask, such as a risk system.")] = "risk-system",
     listen: Listen = "127.0.0.1:7440",
+    http_listen: HttpListen = "127.0.0.1:7480",
     ca: CaDirectory = None,
     no_certs: NoCerts = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write initiator.toml and a client.toml for its first client, and certificates for a trial."""
     name = _party(directory, party)
-    words = {"party": name, "listen": listen, "client": check_party_id(client)}
+    words = {"party": name, "listen": listen, "http_listen": http_listen, "client": check_party_id(client)}
     written = _write(
         directory,
         {
@@ -81,6 +83,14 @@ def database(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     """Create the database of a Hive warehouse, unless it exists."""
     name = wiring.create_database(config)
     Output(as_json=as_json).result({"database": name}, f"Database {name} is there.")
+
+
+def _next_port(listen: str) -> str:
+    """Return host:port with the port after that of `listen`; port 0, any free one, stays."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal():
+        raise InputError(f"--listen {listen} is not an address: write host:port")
+    return f"{host}:{int(port) + 1 if 0 < int(port) < 65535 else 0}"
 
 
 def _party(directory: Path, party: str | None) -> str:

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "score"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),
+    "bench": ("bench", "bench"),
+    "top": ("top", "top"),
 }
 """Noun, or verb without one -> its module in this package, and the group or function in it."""
 

@@ -59,7 +59,7 @@ def predict(
     """Ask for predictions; every sample gets a number or a status, in the order given."""
     output = Output(as_json=as_json)
     check_out(out)
-    ids = _sample_ids(sample_ids, file, id_column)
+    ids = sample_ids_of(sample_ids, file, id_column)
     connection = Connection(server, server_party, tls_dir, ca, cert, key, insecure, identity, timeout_s)
     with open_client(config, connection) as (client, timeout):
         try:
@@ -109,7 +109,8 @@ def list_models(
     Output(as_json=as_json).rows(columns, rows, empty="No models for this caller.")
 
 
-def _sample_ids(given: list[str] | None, file: Path | None, column: str | None) -> list[str | bytes]:
+def sample_ids_of(given: list[str] | None, file: Path | None, column: str | None) -> list[str | bytes]:
+    """Return the ids of the command line, or of a file; raise `InputError` unless it is one of the two."""
     if bool(given) == (file is not None):
         raise InputError("name sample ids, or a file of them with --in: one of the two")
     if file is not None:

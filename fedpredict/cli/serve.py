@@ -38,8 +38,12 @@ def serve_initiator(
     ] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
-    wiring.serve_initiator(config, _say_ready, simulate=simulate)
+    wiring.serve_initiator(config, _say_ready, _say_http, simulate=simulate)
 
 
 def _say_ready(address: str) -> None:
     typer.echo(f"listening on {address}")
+
+
+def _say_http(address: str) -> None:
+    typer.echo(f"HTTP on {address}, described at /docs")

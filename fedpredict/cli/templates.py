@@ -10,6 +10,7 @@ PARTICIPANT = """\
 
 party = "{{party}}"              # this organisation; its certificate says the same
 listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7443
+link_listen = "{{link_listen}}"     # for standing links over sockets, the fast way; without it they go over gRPC
 poll_s = 5.0                 # how often the warehouse is asked for new models and features, in seconds
 drain_s = 10.0               # how long calls under way may take when the process stops
 max_samples = 10000          # most sample ids in one call
@@ -35,11 +36,27 @@ path = "warehouse"
 # tls_ca = "certs/hive-ca.pem"
 # staging = "hdfs://namenode/tmp/fedpredict"     # needed for large loads
 
+[store]                      # where features stand while they are served
+kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
+path = "store"
+
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
 
+# Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
+# [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"
+# addresses = ["bank.example:7440"]        # every replica
+# link_addresses = ["bank.example:7441"]   # of each, where it takes links over sockets (its link_listen)
+
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+# requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
+
+# [metrics]
+# listen = "127.0.0.1:9474"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators
+
+# [traces]
+# endpoint = "http://127.0.0.1:4318"   # an OpenTelemetry collector
 """
 
 INITIATOR = """\
@@ -50,6 +67,7 @@ INITIATOR = """\
 
 party = "{{party}}"              # this organisation; its certificate says the same
 listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7440
+http_listen = "{{http_listen}}" # the same over HTTP, and its description at /docs; without this line: no HTTP
 state = "sqlite:///state.db" # the pinned versions; PostgreSQL: "postgresql+psycopg://user@host/database"
 deadline_s = 2.0             # longest wait for the parties, in seconds
 max_samples = 10000          # most sample ids in one call
@@ -61,15 +79,25 @@ ca = "certs/ca.pem"
 certificate = "certs/{{party}}.pem"
 key = "certs/{{party}}.key"
 
+[http]                       # limits for every caller over HTTP
+max_body_bytes = 16777216    # longest body
+request_timeout_s = 10.0     # how long a request may take to arrive
+max_connections = 10000      # open at a time
+keep_alive_s = 75.0          # how long a connection may be idle
+
 [warehouse]                  # where this party's own features and parameters are, if it holds a part itself
 kind = "local"               # or "hive", with host, port, database ... (see docs/hive.md)
 path = "warehouse"
+
+[store]                      # where features stand while they are served
+kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
+path = "store"
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models
 
 # [parties.telco]            # every other party: where its participant listens
-# address = "127.0.0.1:7443"
+# address = "127.0.0.1:7443" # or, where it dials this initiator: connect = "in"
 
 # [models.credit]            # every model: the parties that hold a part, this one included if it does
 # parties = ["{{party}}", "telco"]
@@ -83,6 +111,13 @@ models = ["*"]               # or the ids of the models
 
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
+# requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
+
+# [metrics]
+# listen = "127.0.0.1:9464"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators
+
+# [traces]
+# endpoint = "http://127.0.0.1:4318"   # an OpenTelemetry collector
 """
 
 CLIENT = """\

@@ -6,28 +6,34 @@ What is slow to import (servers, databases, engines) is imported by the function
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
+
+from typing_extensions import override
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.observe.logs import add_log_context, install_logging
+from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.worker import ALONE, Worker
+from fedpredict.wire.link import Instance
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
@@ -107,6 +113,13 @@ def open_loaded_warehouse(loaded: LoadedParty) -> Warehouse:
     return open_warehouse(warehouse_settings(loaded), loaded.base, password())
 
 
+def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
+    """Return the store that serves a party's features."""
+    from fedpredict.features.open import open_store  # noqa: PLC0415
+
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -161,6 +174,24 @@ def check_existing(files: TlsFiles) -> None:
         )
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Says that there is no pandas."""
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return nothing, so that the next finder is asked, for all else."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the daemons do not use pandas", name=fullname)
+        return None
+
+
+def leave_out_pandas() -> None:
+    """Keep pandas, where it is installed, out of this process: Arrow would import it for itself, at 45 MB a process."""
+    sys.meta_path.insert(0, _WithoutPandas())
+
+
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """Serve as a participant until SIGTERM or Ctrl-C.
 
@@ -170,57 +201,90 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
     """
     settings = load_participant(path).settings
     if settings.workers == 1:
-        _participant_worker(path, {}, ALONE, ready)
+        _participant_worker(path, {}, Instance(), ready)
         return
-    ports = _fixed_ports(settings, ("listen",))
+    ports = _fixed_ports(settings, ("listen", "link_listen"))
     serve = partial(_participant_worker, path, ports)
     run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
 
 
-def _participant_worker(path: Path, ports: Mapping[str, str], worker: Worker, ready: Callable[[str], None]) -> None:
+def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, ready: Callable[[str], None]) -> None:
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.participant import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_participant(path)
-    _install_logging(loaded, worker)
+    _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        asyncio.run(server.serve(settings, warehouse, tls, worker=worker, ready=ready))
+        store = open_loaded_store(loaded)
+        uvloop.run(server.serve(settings, warehouse, tls, store=store, me=me, ready=ready))
     finally:
         warehouse.close()
 
 
-def serve_initiator(path: Path, ready: Callable[[str], None], *, simulate: bool) -> None:
+def serve_initiator(
+    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
+) -> None:
     """Serve as an initiator until SIGTERM or Ctrl-C.
 
     Args:
         path: Its settings.
         ready: Told the address once it listens.
+        ready_http: Told the address that HTTP is spoken at, where it is.
         simulate: Answer without partners, marked as such.
     """
     settings = load_initiator(path).settings
     if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, ALONE, ready)
+        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen",))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+
+    def all_ready(address: str) -> None:
+        ready(address)
+        if "http_listen" in ports:
+            ready_http(ports["http_listen"])
+
     serve = partial(_initiator_worker, path, ports, simulate)
-    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
 def _initiator_worker(
-    path: Path, ports: Mapping[str, str], simulate: bool, worker: Worker, ready: Callable[[str], None]
+    path: Path,
+    ports: Mapping[str, str],
+    simulate: bool,
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
+    import uvloop  # noqa: PLC0415
+
     from fedpredict.initiator import server  # noqa: PLC0415
 
+    leave_out_pandas()
     loaded = load_initiator(path)
-    _install_logging(loaded, worker)
+    _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     pins = open_pins(loaded)
     try:
         warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
         try:
-            asyncio.run(
-                server.serve(settings, pins, tls, warehouse=warehouse, simulate=simulate, worker=worker, ready=ready)
+            features = open_loaded_store(loaded)
+            uvloop.run(
+                server.serve(
+                    settings,
+                    pins,
+                    tls,
+                    warehouse=warehouse,
+                    features=features,
+                    simulate=simulate,
+                    me=me,
+                    ready=ready,
+                    ready_http=ready_http,
+                )
             )
         finally:
             if warehouse is not None:
@@ -234,7 +298,7 @@ def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequen
     return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
 
 
-def _install_logging(loaded: LoadedParty, worker: Worker) -> None:
+def _install_logging(loaded: LoadedParty, me: Instance) -> None:
     install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
-    if worker.shares_ports:
-        add_log_context(worker=worker.index)
+    if me.shares_ports:
+        add_log_context(worker=me.worker)

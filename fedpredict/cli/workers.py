@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from fedpredict.errors import ConfigError
-from fedpredict.wire.worker import Worker
+from fedpredict.wire.link import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ HEALTHY_S = 60.0
 STOP_MARGIN_S = 5.0
 """How long beyond its drain a worker may take to end before it is killed."""
 
-Serve = Callable[[Worker, Callable[[str], None]], None]
+Serve = Callable[[Instance, Callable[[str], None]], None]
 """Serves as one worker until SIGTERM; tells its address when it is ready. Must be importable: it is called in a new
 process."""
 
@@ -78,7 +78,7 @@ def free_port(listen: str) -> str:
 class _Slot:
     """A worker's place: the process in it, and when the next may start after it."""
 
-    worker: Worker
+    worker: int
     process: SpawnProcess | None = None
     told: Connection | None = None
     is_ready: bool = False
@@ -96,7 +96,7 @@ class _Workers:
     stopping: bool = False
 
     def run(self, ready: Callable[[str], None]) -> None:
-        self.slots = [_Slot(Worker(index, self.count)) for index in range(self.count)]
+        self.slots = [_Slot(index) for index in range(self.count)]
         wake, woken = _spawn.Pipe(duplex=False)
 
         def stop() -> None:
@@ -129,7 +129,7 @@ class _Workers:
     def _start(self, slot: _Slot) -> None:
         slot.told, tell = _spawn.Pipe(duplex=False)
         slot.process = _spawn.Process(
-            target=_work, args=(self.serve, slot.worker, tell), name=f"fedpredict-worker-{slot.worker.index}"
+            target=_work, args=(self.serve, slot.worker, self.count, tell), name=f"fedpredict-worker-{slot.worker}"
         )
         slot.process.start()
         tell.close()
@@ -157,11 +157,11 @@ class _Workers:
             return
         process.join()
         if not announced and not slot.is_ready:
-            raise ConfigError(f"worker {slot.worker.index} ended with code {process.exitcode} before it was ready")
+            raise ConfigError(f"worker {slot.worker} ended with code {process.exitcode} before it was ready")
         slot.failures = 1 if time.monotonic() - slot.started > HEALTHY_S else slot.failures + 1
         pause_s = min(MAX_RESTART_S, RESTART_S * 2.0 ** (slot.failures - 1))
         slot.process, slot.told, slot.starts_at = None, None, time.monotonic() + pause_s
-        extra = {"worker": slot.worker.index, "exit_code": process.exitcode, "restart_in_s": pause_s}
+        extra = {"worker": slot.worker, "exit_code": process.exitcode, "restart_in_s": pause_s}
         logger.error("worker.died", extra=extra)
 
     def _stop(self) -> None:
@@ -177,11 +177,11 @@ class _Workers:
                 process.join()
 
 
-def _work(serve: Serve, worker: Worker, tell: Connection) -> None:
+def _work(serve: Serve, worker: int, workers: int, tell: Connection) -> None:
     """Serve in a new process; end when the supervisor is gone, whatever became of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor says when to stop
     threading.Thread(target=_end_with_parent, name="fedpredict-parent", daemon=True).start()
-    serve(worker, tell.send)
+    serve(Instance(worker=worker, workers=workers), tell.send)
 
 
 def _end_with_parent() -> None:

@@ -15,7 +15,7 @@ from fedpredict.errors import (
     ProtocolError,
     ServerUnavailableError,
 )
-from fedpredict.wire.status import TRAILER, error_from_rpc, failure_from_wire
+from fedpredict.wire.status import TRAILER, error_from_failure, error_from_rpc
 from fedpredict.wire.v1 import link_pb2
 
 RECONNECT_S = 3.0
@@ -69,7 +69,7 @@ def from_stream(error: grpc.RpcError) -> Exception:
 
 def from_failure(message: link_pb2.Failure) -> Exception:
     """Return what the failure of a call on a stream means; a stream that drains did not take it."""
-    error = failure_from_wire(message)
+    error = error_from_failure(message)
     return LostConnectionError(str(error)) if type(error) is ServerUnavailableError else error
 
 
@@ -80,3 +80,9 @@ def told(error: FedPredictError, target: Target, deadline: Deadline, model_id: s
     if type(error) is ModelNotFoundError:
         return ModelNotFoundError(f"no model {model_id!r} for this caller at {target.address}")
     return error
+
+
+def translate(error: grpc.RpcError, target: Target, deadline: Deadline, model_id: str = "") -> FedPredictError:
+    """Return the error of our tree for a call that is not made again; the message names the server or the model."""
+    meaning = from_rpc(error)
+    return told(meaning, target, deadline, model_id) if isinstance(meaning, FedPredictError) else unavailable(target)

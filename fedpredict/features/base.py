@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class FeatureRows:
 
     Attributes:
         values: Shape (n_samples, n_columns); NaN where the sample is not found or the feature is NULL. NaN and
-            infinities of the snapshot are as they are there.
+            infinities of the snapshot are as they are there. Not to be written to: it may be the snapshot itself.
         found: Shape (n_samples,): whether the snapshot has the sample id.
         ambiguous: Shape (n_samples,): whether the sample's latest event time has more than one row.
         event_time: Shape (n_samples,): of the row used; 0 where not found.
@@ -36,6 +36,10 @@ class OnlineStore(Protocol):
     A reader sees one whole snapshot or another, never a mixture.
     """
 
+    @property
+    def held(self) -> frozenset[tuple[str, int]]:
+        """The view versions that the store holds: those served, and those that an earlier process left behind."""
+
     def publish(self, snapshot: Snapshot, rows: pa.Table) -> None:
         """Replace what is served of the snapshot's view version, at once.
 
@@ -46,6 +50,20 @@ class OnlineStore(Protocol):
 
         Raises:
             TableCorruptError: A row has no sample id or no event time; what was served stays.
+            StoreError: The store cannot be written; what was served stays.
+        """
+
+    def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
+        """Serve a snapshot: as another process left it, else with the rows that `read` returns.
+
+        Of several processes that share a store and ask at the same time, one reads and the others wait for it.
+
+        Args:
+            snapshot: What to serve of its view version.
+            read: Returns the rows, as for `publish`; not called where the store holds the snapshot.
+
+        Raises:
+            TableCorruptError, StoreError: As `publish` says; what was served stays.
         """
 
     def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
@@ -55,7 +73,7 @@ class OnlineStore(Protocol):
             view: The feature view.
             view_version: Its version.
             columns: Column names, in the order of the answer.
-            sample_ids: Any bytes; what is no sample id is not found.
+            sample_ids: Any bytes; what is no sample id is not found, also where the snapshot has such a row.
 
         Raises:
             ModelNotReadyError: No snapshot of that view version is served, or it has no such numeric column.
@@ -65,4 +83,4 @@ class OnlineStore(Protocol):
         """Return the snapshot that is served of a view version, or None."""
 
     def drop(self, view: str, view_version: int) -> None:
-        """Stop serving a view version and free its memory; dropping what is not served is harmless."""
+        """Stop serving a view version and free what it takes; dropping what is not held is harmless."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from fedpredict.errors import FeatureFileError
 from fedpredict.features.files import FileColumns, read_columns
-from fedpredict.features.rows import latest_rows, to_micros
+from fedpredict.features.rows import latest_rows, seeds, to_micros, to_packed
 from fedpredict.features.values import to_event_time, to_feature, to_sample_ids
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
@@ -185,14 +185,14 @@ def _event_time(file: FileColumns, name: str | None, now: datetime) -> pa.Chunke
 
 
 def _count_ids(rows: pa.Table, event_time: str | None) -> int:
-    latest = latest_rows(rows.column("sample_id"), to_micros(rows.column("event_time")))
+    latest = latest_rows(to_packed(rows.column("sample_id")), to_micros(rows.column("event_time")), seeds())
     if len(latest.repeats):
         fix = "name the event-time column" if event_time is None else "keep one of them"
         raise FeatureFileError(
             f"{len(latest.repeats)} rows have the sample id and event time of another row, the first is data row "
             f"{latest.repeats[0] + 1}: {fix}"
         )
-    return len(latest.sample_ids)
+    return len(latest.rows)
 
 
 def _snapshot_name(now: datetime, newest: Snapshot | None) -> str:

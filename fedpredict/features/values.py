@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedpredict.errors import FeatureFileError
+from fedpredict.features.rows import to_packed
 from fedpredict.model.arrays import Bools
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.warehouse.base import ARROW_TYPES, ColumnType
@@ -38,7 +39,7 @@ def to_sample_ids(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
             f"key column {name!r} has type {column.type}; sample ids are text or whole numbers: cast it in the file"
         )
     _refuse(column.is_null(), f"key column {name!r} is NULL")
-    invalid = ~valid_sample_ids(column.cast(pa.large_binary()).to_pylist())
+    invalid = ~valid_sample_ids(to_packed(column))
     _refuse(invalid, f"key column {name!r} is no sample id (1 to 256 bytes of UTF-8 without control characters)")
     return column.cast(pa.string())
 

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from typing_extensions import override
 
-from fedpredict.errors import (
-    CertificateError,
-    FedPredictError,
-    ManifestMismatchError,
-    ModelNotFoundError,
-    PartyError,
-    PartyRefusedError,
-    PartyTimeoutError,
-    PartyUnavailableError,
-    ProtocolError,
-)
+from fedpredict.errors import FedPredictError, ModelNotFoundError, PartyUnavailableError
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.linking import Linker
+from fedpredict.initiator.links import LinkPool
+from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
 from fedpredict.wire import codec
-from fedpredict.wire.channel import channel_options
-from fedpredict.wire.status import error_from_rpc
-from fedpredict.wire.v1 import participant_pb2
+from fedpredict.wire.channel import Compression, channel_options
+from fedpredict.wire.link import Instance
+from fedpredict.wire.link_caller import LinkCall
+from fedpredict.wire.socket_carrier import Preface
+from fedpredict.wire.v1 import link_pb2, participant_pb2
 
-logger = logging.getLogger(__name__)
-
-_SERVICE = "/fedpredict.wire.v1.ParticipantService/"
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
-_BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
-
-_Reply = TypeVar("_Reply", bound=Message)
+AGAIN_S = 0.1
+"""The pause before a party that has just come back, and is not ready yet, is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,63 +40,98 @@ class Dialler:
     Attributes:
         party: This initiator's own party.
         tls: Its certificate and the CA; None for plain text, on loopback.
+        me: This process.
     """
 
     party: str
     tls: TlsFiles | None
+    me: Instance = field(default_factory=Instance)
 
-    def dial(self, party: str, address: str) -> RemoteParty:
-        """Return another party, with a channel of its own; nothing is sent yet.
+    def dial(self, party: str, address: str, compression: Compression = Compression.NONE) -> RemoteParty:
+        """Return another party that listens; nothing is sent yet.
 
         Raises:
             CertificateError: This initiator's own TLS files cannot be used.
         """
-        if self.tls is None:
-            channel = grpc.aio.insecure_channel(address, options=channel_options())
-            stated = stated_identity(Identity(IdentityKind.PARTY, self.party))
-            return RemoteParty(party, channel, ca_pem=None, metadata=stated)
-        options = channel_options(server_name(party))
-        channel = grpc.aio.secure_channel(address, channel_credentials(self.tls), options=options)
-        return RemoteParty(party, channel, ca_pem=read_tls(self.tls).ca_pem, metadata=())
+        who = self._acquaintance(party)
+        metadata = (*self._stated(), *compression.metadata)
+
+        def channel() -> grpc.aio.Channel:
+            if self.tls is None:
+                return grpc.aio.insecure_channel(address, channel_options(), compression.of_grpc)
+            options = channel_options(server_name(party))
+            return grpc.aio.secure_channel(address, channel_credentials(self.tls), options, compression.of_grpc)
+
+        unary, pool = UnaryParty(who, channel(), metadata=metadata), LinkPool(who)
+        stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
+        linker = Linker(
+            who,
+            pool,
+            unary,
+            host=address.rpartition(":")[0],
+            context=dialling_context(self.tls) if self.tls else None,
+            preface=Preface(stated, compress=compression is not Compression.NONE),
+            dial_channel=channel,
+            metadata=metadata,
+        )
+        return RemoteParty(who, pool, unary, linker)
+
+    def expect(self, party: str) -> RemoteParty:
+        """Return another party that will dial us.
+
+        Raises:
+            CertificateError: This initiator's own TLS files cannot be used.
+        """
+        who = self._acquaintance(party)
+        return RemoteParty(who, LinkPool(who), None, None)
+
+    def _acquaintance(self, party: str) -> Acquaintance:
+        return Acquaintance(party, read_tls(self.tls).ca_pem if self.tls else None, self.me)
+
+    def _stated(self) -> tuple[tuple[str, str], ...]:
+        return () if self.tls else stated_identity(Identity(IdentityKind.PARTY, self.party))
 
 
 class RemoteParty(PartyScorer):
-    """A participant across a channel.
+    """A participant across standing links, or, where it offers none, across calls of gRPC's own."""
 
-    The first call on a connection is preceded by a hello: the party must speak this protocol, be the party meant, and
-    sign a nonce with its certificate's key. The channel connects again by itself; a hello follows then too.
-    """
-
-    def __init__(
-        self,
-        party: str,
-        channel: grpc.aio.Channel,
-        *,
-        ca_pem: bytes | None,
-        metadata: tuple[tuple[str, str], ...],
-    ) -> None:
-        """Wrap a channel, which this object closes.
+    def __init__(self, who: Acquaintance, pool: LinkPool, unary: UnaryParty | None, linker: Linker | None) -> None:
+        """Put a party together; entering it begins to dial.
 
         Args:
-            party: The party that must answer.
-            channel: Where it is.
-            ca_pem: The authorities that its hello is held to; None where there is no TLS.
-            metadata: Sent with every call.
+            who: The party that answers.
+            pool: Its links; this object closes them.
+            unary: The other way to it, closed by this object; None for a party that dials us.
+            linker: Fills the pool; None for a party that dials us.
         """
-        self._party = party
-        self._channel = channel
-        self._ca_pem = ca_pem
-        self._metadata = metadata
-        self._greeted = False
-        self._instance = ""
+        self.who = who
+        self.pool = pool
+        self._unary = unary
+        self._linker = linker
+        self._linking: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     @property
     @override
     def party(self) -> str:
         """The party's id."""
-        return self._party
+        return self.who.party
+
+    @property
+    def carriers(self) -> dict[str, int]:
+        """How many connections take calls now, by what carries them; empty while the party is away."""
+        if self.pool.carriers or self._unary is None or not self._unary.is_met:
+            return self.pool.carriers
+        return {"unary": 1}
+
+    @property
+    def reconnects(self) -> int:
+        """How many links took the place of one that was lost."""
+        return self.pool.reconnects
 
     async def __aenter__(self) -> Self:
+        if self._linker is not None:
+            self._linking = asyncio.create_task(self._linker.run())
         return self
 
     async def __aexit__(
@@ -115,8 +140,15 @@ class RemoteParty(PartyScorer):
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; calls under way end."""
-        await self._channel.close(None)
+        """Close every connection; calls under way end."""
+        if self._linking is not None:
+            self._linking.cancel()
+            await asyncio.wait({self._linking})
+        await self.pool.close()
+        if self._linker is not None:
+            await self._linker.close()
+        if self._unary is not None:
+            await self._unary.close()
 
     async def hello(self, *, deadline_s: float) -> None:
         """Ask who answers, and prove it.
@@ -125,88 +157,50 @@ class RemoteParty(PartyScorer):
             PartyRefusedError: Another party, another protocol, or no proof.
             PartyError: The party is away, slow, or refuses.
         """
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        request = participant_pb2.HelloRequest(protocol_version=codec.PROTOCOL_VERSION, nonce=nonce)
-        reply = await self._call("Hello", request, participant_pb2.HelloReply, deadline_s)
-        try:
-            self._check_hello(reply, nonce)
-        except (ProtocolError, CertificateError) as error:
-            raise self._refused(error) from error
-        self._greeted = True
-        if reply.instance != self._instance:
-            logger.info("party.met", extra={"party": self._party, "restarted": bool(self._instance)})
-            self._instance = reply.instance
+        if self._unary is None:
+            raise PartyUnavailableError(f"party {self.party} dials us: nothing can be asked first", party=self.party)
+        await self._unary.hello(deadline_s=deadline_s)
 
     @override
     async def describe(self, model_id: str, *, deadline_s: float) -> PartDescription:
         """Return what the party says of its part, once it is known to be about that model and party."""
-        await self._greet(deadline_s)
-        request = participant_pb2.DescribeModelRequest(
-            protocol_version=codec.PROTOCOL_VERSION, request_id=codec.new_request_id(), model_id=model_id
-        )
-        reply = await self._call("DescribeModel", request, participant_pb2.DescribeModelReply, deadline_s)
-        try:
-            part = codec.description_from_wire(reply)
-        except ProtocolError as error:
-            raise self._refused(error) from error
-        if (reply.request_id, part.party, part.model_id) != (request.request_id, self._party, model_id):
-            raise self._refused("it describes another model or party, or answers another request")
-        return part
+        if self._unary is not None and not self.pool.takes_calls:
+            return await self._unary.describe(model_id, deadline_s)
+        request = self.who.describe(model_id)
+        frame = link_pb2.Frame(describe=request)
+        call = LinkCall(frame, self._loop.time() + deadline_s, self._described, self.pool.lost)
+        self.pool.start(call)
+        return self.who.description(request, await call)
 
     @override
-    async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
-        """Return the party's share; the deadline travels with the call."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + deadline_s
-        await self._greet(deadline_s)
-        remaining_s = ends - loop.time()
-        request = codec.query_to_wire(query, int(remaining_s * 1000))
+    def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
+        """Return the party's share, as a future where there is a link; the deadline travels with the call."""
+        if self._unary is not None and not self.pool.takes_calls:
+            return self._unary.score(query, deadline_s)
+        frame = link_pb2.Frame(score=codec.query_to_wire(query, 0))
+        call = LinkCall(frame, self._loop.time() + deadline_s, partial(self._scored, query), self.pool.lost)
+        self.pool.start(call)
+        return call
+
+    def _described(self, call: LinkCall[participant_pb2.DescribeModelReply], frame: link_pb2.Frame) -> None:
+        if frame.HasField("failure"):
+            self._failed(call, self.who.failed(frame.failure))
+        else:
+            call.set_result(frame.described)
+
+    def _scored(self, query: ScoreQuery, call: LinkCall[PartyReply], frame: link_pb2.Frame) -> None:
+        if frame.HasField("failure"):
+            error = self.who.failed(frame.failure)
+            self._failed(call, self.who.refused(error) if isinstance(error, ModelNotFoundError) else error)
+            return
         try:
-            reply = await self._call("Score", request, participant_pb2.ScoreReply, remaining_s)
-            return codec.reply_from_wire(reply, query, reply.values.columns)
-        except (ModelNotFoundError, ProtocolError) as error:
-            raise self._refused(error) from error
+            call.set_result(self.who.share(query, frame.scored))
+        except FedPredictError as error:
+            call.fail(error)
 
-    def _check_hello(self, reply: participant_pb2.HelloReply, nonce: bytes) -> None:
-        codec.check_protocol_version(reply.protocol_version)
-        if reply.party != self._party:
-            raise ProtocolError(f"party {reply.party[:63]!r} answers")
-        if self._ca_pem is not None:
-            verify_hello(self._ca_pem, self._party, nonce, reply.certificate_chain, reply.signature)
-
-    async def _greet(self, deadline_s: float) -> None:
-        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
-            self._greeted = False
-        if not self._greeted:
-            await self.hello(deadline_s=deadline_s)
-
-    async def _call(self, method: str, request: Message, reply_type: type[_Reply], deadline_s: float) -> _Reply:
-        if deadline_s <= 0.0:
-            raise PartyTimeoutError(f"party {self._party}: no time left to ask", party=self._party)
-        # The reply is parsed here: gRPC's own deserialiser turns one that does not parse into None.
-        call = self._channel.unary_unary(_SERVICE + method, None, None)
-        try:
-            data = await call(request.SerializeToString(), timeout=deadline_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from error
-        try:
-            return reply_type.FromString(data)
-        except DecodeError as error:
-            raise self._refused(error) from error
-
-    def _translate(self, failed: grpc.aio.AioRpcError) -> FedPredictError:
-        error = error_from_rpc(failed)
-        told = f"party {self._party}: {failed.code().name}: {str(failed.details())[:500]}"
-        if failed.code() in _AWAY:
-            self._greeted = False
-            return PartyUnavailableError(told, party=self._party)
-        if isinstance(error, ManifestMismatchError | ModelNotFoundError):
-            return type(error)(told)
-        if failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return PartyTimeoutError(told, party=self._party)
-        if failed.code() in _BROKEN:
-            return PartyUnavailableError(told, party=self._party)
-        return PartyRefusedError(told, party=self._party)
-
-    def _refused(self, error: object) -> PartyError:
-        return PartyRefusedError(f"party {self._party}: {error}", party=self._party)
+    def _failed(self, call: LinkCall[Any], error: FedPredictError) -> None:
+        comes_back = isinstance(error, PartyUnavailableError) and self.pool.unsettled
+        if comes_back and call.ends - self._loop.time() > AGAIN_S:
+            self.pool.start_later(call, AGAIN_S)
+        else:
+            call.fail(error)

@@ -301,7 +301,8 @@ def _texts(name: str, cells: Sequence[Any]) -> SampleIds:
 
 def _wrong(name: str, problem: str) -> FieldError:
     place = f"tensor {name[:100]!r}"
-    return FieldError(f"{place}: {problem}", place=place, problem=problem)
+    # the name is the caller's: it is told, and not logged
+    return FieldError("a tensor that does not fit", place=place, problem=problem)
 
 
 def _bad_parameter(name: str, expected: str) -> FieldError:

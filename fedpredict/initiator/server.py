@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -13,24 +13,40 @@ from typing import Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
+from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
-from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.fanout import Dialler, RemoteParty
+from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
+from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.measuring import measuring
+from fedpredict.observe.process import settled_memory
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
+from fedpredict.observe.traces import tracing
+from fedpredict.observe.watch import PredictionWatch
+from fedpredict.security.https import https_context
+from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
+from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
+from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
-from fedpredict.wire.worker import ALONE, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +61,9 @@ class InitiatorServer:
         tls: TlsFiles | None,
         *,
         warehouse: Warehouse | None = None,
+        features: OnlineStore | None = None,
         simulate: bool = False,
-        worker: Worker = ALONE,
+        me: Instance | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -55,8 +72,9 @@ class InitiatorServer:
             store: Pins and offers; stays open after exit.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
+            features: Where its own features are served from; default: this process's memory.
             simulate: Answer without partners, marked as such.
-            worker: Which of the daemon's processes this is.
+            me: This process among the initiator's workers; default: the only one.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -67,22 +85,48 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
+        self._features = MemoryStore() if features is None else features
         self._simulate = simulate
-        self._worker = worker
+        self._me = me or Instance()
+        self._attach: Callable[[Context], Awaitable[None]] | None = None
         self._stack = AsyncExitStack()
         self._address = settings.listen
+        self._http_address: str | None = None
+        self._link_address = ""
+        serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
+        self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
+        self._measured = StoreMetrics()
+        self._serves = False
+        self.metrics_address = ""
+        """host:port of the metrics; empty where there are none."""
 
     @property
     def address(self) -> str:
         """host:port that the server listens at."""
         return self._address
 
+    @property
+    def http_address(self) -> str | None:
+        """host:port that HTTP is spoken at; None where it is not."""
+        return self._http_address
+
+    @property
+    def link_address(self) -> str:
+        """host:port where participants that dial us may do so over sockets; empty where none is expected."""
+        return self._link_address
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            await self._observe(stack)
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
+            await self._listen_http(stack, predictor, models)
             self._stack = stack.pop_all()
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
+        if self._http_address is not None:
+            logger.info("initiator.listening_http", extra={"address": self._http_address})
+        if self._settings.http_insecure:
+            logger.warning("initiator.http_insecure", extra={"meaning": "HTTP callers state who they are"})
         if self._credentials is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
@@ -127,41 +171,103 @@ class InitiatorServer:
             self._admission,
             own_party=self._settings.party,
             deadline_s=self._settings.deadline_s,
+            watch=self._watch,
         )
+        if self.metrics_address:
+            self._watch.serving.queue = predictor.waiting
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls)
+        dialler = Dialler(self._settings.party, self._tls, self._me)
+        attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
-            scorers[party] = await stack.enter_async_context(dialler.dial(party, settings.address))
+            if settings.address is not None:
+                remote = dialler.dial(party, settings.address, settings.compression)
+            else:
+                remote = attached[party] = dialler.expect(party)
+            scorers[party] = await stack.enter_async_context(remote)
+            self._watch.party(party).link = remote
+        if attached:
+            await self._await_links(stack, attached)
         if self._warehouse is not None:
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
+                self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
+                measured=self._measured,
             )
             scorers[self._settings.party] = await stack.enter_async_context(own)
+            self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:
             raise ConfigError(f"models: nobody answers for {', '.join(sorted(missing))}")
         return scorers
 
+    async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
+        expected = {party: (remote.who, remote.pool) for party, remote in attached.items()}
+        attachments = Attachments(expected, insecure=self._settings.insecure)
+        self._attach = attachments.attach
+        if self._settings.link_listen is not None:
+            context = listening_context(self._tls) if self._tls else None
+            self._link_address = await attachments.listen(
+                self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
+            )
+
+    async def _observe(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        self._watch.traces = await stack.enter_async_context(tracing(settings.traces, "initiator", settings.party))
+        shown = measuring(
+            settings.metrics,
+            "initiator",
+            settings.party,
+            worker=self._me.worker,
+            sources=(self._watch.serving, self._measured),
+            healthy=lambda: self._serves,
+        )
+        self.metrics_address = await stack.enter_async_context(shown)
+
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        max_calls = self._settings.max_calls_per_stream
-        service = InitiatorService(predictor, models, self._access, who_calls, max_calls=max_calls)
+        streams = PredictStreams(
+            watched(predictor, "stream", self._watch), who_calls, max_calls=self._settings.max_calls_per_stream
+        )
+        seen = watched(predictor, "grpc", self._watch)
+        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=self._attach)
         health = Health(process=lambda: True, model=service.is_ready)
-        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
-        server = grpc.aio.server(options=server_options(shares_port=self._worker.shares_ports))
+        seen = watched(predictor, "oip_grpc", self._watch)
+        inference = InferenceService(seen, models, self._access, who_calls, ready=lambda: not health.draining)
+        server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
+        if self.metrics_address:
+            self._watch.serving.ready = lambda: {each: models.info(each).ready for each in models.model_ids}
+        self._serves = True
         stack.push_async_callback(self._drain, server, health, service)
+
+    async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
+        settings = self._settings
+        if settings.http_listen is None:
+            return
+        edge_settings = EdgeSettings(
+            listen=settings.http_listen,
+            http=settings.http,
+            tls=https_context(self._tls) if self._tls and not settings.http_insecure else None,
+            max_samples=settings.max_samples,
+            drain_s=settings.drain_s,
+            shares_port=self._me.shares_ports,
+        )
+        server = await stack.enter_async_context(
+            build_edge(edge_settings, predictor, models, self._access, self._watch)
+        )
+        self._http_address = server.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         health.draining = True
+        self._serves = False
         service.drain()
         await server.stop(self._settings.drain_s)
 
@@ -172,9 +278,11 @@ async def serve(
     tls: TlsFiles | None,
     *,
     warehouse: Warehouse | None = None,
+    features: OnlineStore | None = None,
     simulate: bool = False,
-    worker: Worker = ALONE,
+    me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -183,20 +291,27 @@ async def serve(
         store: Pins and offers; stays open.
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
+        features: Where its own features are served from; default: this process's memory.
         simulate: Answer without partners.
-        worker: Which of the daemon's processes this is.
+        me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
+        ready_http: Called once with the address that HTTP is spoken at, where it is.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
         CertificateError: The TLS files cannot be used.
     """
     with stopping() as stop:
-        running = InitiatorServer(settings, store, tls, warehouse=warehouse, simulate=simulate, worker=worker)
+        running = InitiatorServer(
+            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
+        )
         async with running as server:
-            if ready is not None:
-                ready(server.address)
-            await stop.wait()
+            with settled_memory():
+                if ready is not None:
+                    ready(server.address)
+                if ready_http is not None and server.http_address is not None:
+                    ready_http(server.http_address)
+                await stop.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

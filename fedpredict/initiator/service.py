@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 import grpc
@@ -13,7 +15,7 @@ from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
-from fedpredict.wire.handlers import Context, service, unary
+from fedpredict.wire.handlers import Context, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
 
 
@@ -32,7 +34,14 @@ class InitiatorService:
     """`InitiatorService` of the protocol."""
 
     def __init__(
-        self, predictor: Predicts, models: Models, access: Access, who_calls: WhoCalls, *, max_calls: int
+        self,
+        predictor: Predicts,
+        models: Models,
+        access: Access,
+        who_calls: WhoCalls,
+        streams: PredictStreams,
+        *,
+        attach: Callable[[Context], Awaitable[None]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -41,30 +50,35 @@ class InitiatorService:
             models: What can be asked for.
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
-            max_calls: Calls that one `PredictStream` may have under way.
+            streams: Answers calls on standing streams.
+            attach: Serves a participant that dials us; None where none does.
         """
+        self._attach = attach
+        self._streams = streams
         self._predictor = predictor
         self._models = models
         self._access = access
         self._who_calls = who_calls
-        self._streams = PredictStreams(predictor, who_calls, max_calls=max_calls)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return service(
-            "fedpredict.wire.v1.InitiatorService",
-            {
-                "Predict": unary(initiator_pb2.PredictRequest, self.predict),
-                "PredictStream": self._streams.handler(),
-                "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
-            },
-        )
+        methods = {
+            "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+            "PredictStream": self._streams.handler(),
+            "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
+        }
+        if self._attach is not None:
+            methods["Attach"] = stream(self._attach)
+        return service("fedpredict.wire.v1.InitiatorService", methods)
 
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""
         caller = self._caller(context)
         task = task_codec.task_from_wire(request)
         add_log_context(request_id=task.request_id, model=task.model_id)
+        sent = traceparent_sent(context)
+        if sent:
+            task = replace(task, traceparent=sent)
         prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
         return task_codec.prediction_to_wire(prediction)
 
@@ -91,3 +105,11 @@ class InitiatorService:
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
         return caller
+
+
+def traceparent_sent(context: Context) -> str:
+    """Return what the caller sent as W3C's metadata of that name; empty where it sent none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return ""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedpredict.features.settings import StoreSettings
+from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_widths
-from fedpredict.observe.settings import LogSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.tls import is_loopback
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
@@ -41,8 +44,18 @@ class _Settings(BaseModel):
 class PartySettings(_Settings):
     """`[parties.<id>]`: another organisation."""
 
-    address: Address
+    address: Address | None = None
     """Where its participant listens, as host:port."""
+    connect: Literal["in"] | None = None
+    """"in": its participant dials us, and opens no port; instead of an address."""
+    compression: Compression = Compression.NONE
+    """Of what is sent to it and comes back, where we dial."""
+
+    @model_validator(mode="after")
+    def _one_side_dials(self) -> PartySettings:
+        if (self.address is None) == (self.connect is None):
+            raise ValueError('write either address, or connect = "in" for a participant that dials us')
+        return self
 
 
 class SimulateSettings(_Settings):
@@ -113,6 +126,12 @@ class InitiatorSettings(_Settings):
 
     party: PartyId
     listen: Address = "127.0.0.1:7440"
+    http_listen: Address | None = None
+    """Where HTTP is spoken, as host:port; None: nowhere."""
+    http_insecure: bool = False
+    """HTTP in plain text, on loopback only, behind a proxy of this machine; links to parties keep their TLS."""
+    link_listen: Address | None = None
+    """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
@@ -135,15 +154,27 @@ class InitiatorSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings | None = None
     """Where its own part is; needed exactly where a model lists this party."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where its own features stand while they are served."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
-        peers = {f"parties.{party}.address": settings.address for party, settings in self.parties.items()}
-        check_transport(self.tls, {"listen": self.listen, **peers}, insecure=self.insecure)
+        peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
+        addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
+        check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _plain_http_stays_here(self) -> InitiatorSettings:
+        if self.http_insecure and (self.http_listen is None or not is_loopback(self.http_listen)):
+            raise ValueError(f"http_insecure = true is for loopback only, but http_listen is {self.http_listen}")
         return self
 
     @model_validator(mode="after")

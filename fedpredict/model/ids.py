@@ -61,6 +61,14 @@ def check_digest(value: str) -> str:
     return _check(_DIGEST, value, "digest", "64 lower-case hexadecimal digits")
 
 
+def check_address(value: str) -> str:
+    """Return `value` if it is an address to listen at or to dial, host:port; else raise `NameRefusedError`."""
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) <= 65535):
+        raise NameRefusedError(f"{value!r} is not an address: write host:port")
+    return value
+
+
 def traceparent_of(value: str) -> str:
     """Return `value` if it is a W3C traceparent, else nothing: a broken one must not fail what it accompanies.
 

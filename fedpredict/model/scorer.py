@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,8 +77,8 @@ class PartyScorer(Protocol):
             PartyError: The party is away, slow, or refuses.
         """
 
-    async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
-        """Return the party's share, within `deadline_s` seconds.
+    def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
+        """Return the party's share, within `deadline_s` seconds; a future where nothing else has to run for it.
 
         Raises:
             PartyError: The party is away, slow, or refuses.

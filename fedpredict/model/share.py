@@ -49,6 +49,9 @@ PRECEDENCE: tuple[SampleStatus, ...] = (
 )
 """Where parties disagree about a sample, the first of these is the sample's status."""
 
+_OK = np.uint8(SampleStatus.OK)
+"""Members of an enumeration are slow to look up and to compare with, and every share of every request does both."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
@@ -90,6 +93,17 @@ def all_ok(status: Statuses) -> bool:
     (True, False)
     """
     return all_true(status == _OK)
+
+
+def all_ok_statuses(n_samples: int) -> Statuses:
+    """Return OK for so many samples.
+
+    >>> all_ok(all_ok_statuses(3))
+    True
+    """
+    statuses = np.empty(n_samples, dtype=np.uint8)
+    statuses.fill(_OK)
+    return statuses
 
 
 def build_share(values: Floats, status: Statuses) -> Share:

@@ -1,1 +1,1 @@
-"""Logs."""
+"""Logs, metrics and traces."""

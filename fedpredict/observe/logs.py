@@ -17,8 +17,6 @@ from pathlib import PurePath
 
 from typing_extensions import override
 
-from fedpredict.errors import ConfigError
-
 WITHHELD = "[withheld]"
 PRIVATE_FIELDS = frozenset(
     f"{name}{plural}"
@@ -43,7 +41,8 @@ LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_NOT_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CONTEXT = "_log_context"
+_NOT_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _CONTEXT}
 _context: ContextVar[Mapping[str, object] | None] = ContextVar("fedpredict_log_context", default=None)
 
 
@@ -63,6 +62,12 @@ def add_log_context(**fields: object) -> None:
     For servicers: a call is a task of its own, and the line about its failure is written when their blocks have ended.
     """
     _context.set({**(_context.get() or {}), **fields})
+
+
+def with_context(record: logging.LogRecord) -> logging.LogRecord:
+    """Return `record` with the fields of this task kept in it, for a formatter that runs elsewhere."""
+    vars(record)[_CONTEXT] = _context.get()
+    return record
 
 
 class JsonFormatter(logging.Formatter):
@@ -98,37 +103,14 @@ def line_of(record: logging.LogRecord) -> dict[str, object]:
         "logger": record.name,
     }
     extra = {name: value for name, value in vars(record).items() if name not in _NOT_FIELDS}
-    for name, value in {**(_context.get() or {}), **extra}.items():
+    context = vars(record).get(_CONTEXT) or _context.get() or {}
+    for name, value in {**context, **extra}.items():
         line[f"field_{name}" if name in line else name] = _shown(name, value)
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
         line["error"] = f"{type(error).__name__}: {error}"
         line["traceback"] = logging.Formatter().formatException(record.exc_info)
     return line
-
-
-def install_logging(level: str, *, json: bool) -> None:
-    """Write the log to standard error; called once, by the command line. A second call replaces the first.
-
-    Args:
-        level: "debug", "info", "warning" or "error", for fedpredict's own lines; libraries are heard from "warning".
-        json: JSON lines, for machines; otherwise text.
-
-    Raises:
-        ConfigError: No such level.
-    """
-    if level not in LEVELS:
-        raise ConfigError(f"log.level is {level!r}; allowed: {', '.join(LEVELS)}")
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if json else TextFormatter())
-    root = logging.getLogger()
-    for installed in [each for each in root.handlers if isinstance(each.formatter, JsonFormatter | TextFormatter)]:
-        root.removeHandler(installed)
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logging.getLogger("fedpredict").setLevel(LEVELS[level])
-    # The servicers log every failure themselves, with the request it belongs to.
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def _shown(name: str, value: object) -> object:

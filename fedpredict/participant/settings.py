@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.observe.settings import LogSettings
+from fedpredict.features.settings import StoreSettings
+from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
 
 class _Settings(BaseModel):
@@ -23,6 +25,29 @@ class CallerSettings(_Settings):
     """Model ids, or "*" for all."""
 
 
+class Connect(StrEnum):
+    """Who dials: initiators (in), or this participant (out), which then opens no port for scoring."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class InitiatorPeerSettings(_Settings):
+    """`[initiators.<party>]`: an initiator that this participant dials; it may ask what `[callers]` says."""
+
+    addresses: tuple[Address, ...] = Field(min_length=1)
+    """host:port of each replica, where it listens for gRPC."""
+    link_addresses: tuple[Address, ...] = ()
+    """Of each in the same order, where it takes links over sockets; empty: gRPC alone."""
+    compression: Compression = Compression.NONE
+
+    @model_validator(mode="after")
+    def _addresses_pair(self) -> InitiatorPeerSettings:
+        if self.link_addresses and len(self.link_addresses) != len(self.addresses):
+            raise ValueError("link_addresses: write one for each of addresses, in the same order, or none")
+        return self
+
+
 class ParticipantSettings(_Settings):
     """The whole file. Relative paths are relative to it."""
 
@@ -30,6 +55,11 @@ class ParticipantSettings(_Settings):
     """This party; its certificate says the same."""
     listen: Address = "127.0.0.1:7443"
     """host:port; port 0 takes any free one."""
+    link_listen: Address | None = None
+    """host:port for standing links over sockets, the fast way; None: over gRPC alone."""
+    connect: Connect = Connect.IN
+    initiators: Mapping[PartyId, InitiatorPeerSettings] = Field(default_factory=dict)
+    """Needed by `connect = "out"`, and used by nothing else."""
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     workers: int = Field(default=1, ge=1, le=64)
@@ -44,11 +74,28 @@ class ParticipantSettings(_Settings):
     """Versions of a model that stay loaded, the newest included."""
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings
+    store: StoreSettings = Field(default_factory=StoreSettings)
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> ParticipantSettings:
-        check_transport(self.tls, {"listen": self.listen}, insecure=self.insecure)
+        addresses = {"listen": self.listen}
+        if self.link_listen is not None:
+            addresses["link_listen"] = self.link_listen
+        for party, peer in self.initiators.items():
+            for address in (*peer.addresses, *peer.link_addresses):
+                addresses[f"initiators.{party}"] = address
+        check_transport(self.tls, addresses, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _one_side_dials(self) -> ParticipantSettings:
+        if bool(self.initiators) != (self.connect is Connect.OUT):
+            raise ValueError('initiators: needed by connect = "out", and used by nothing else')
+        if self.connect is Connect.OUT and self.link_listen is not None:
+            raise ValueError('link_listen: connect = "out" opens no port for links')
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -63,8 +64,9 @@ class ModelLoader:
         self._party = party
         self._store = store
         self._keep_versions = keep_versions
+        self.loaded_at: dict[tuple[str, int], float] = {}
+        """View and version -> when its snapshot was loaded, in seconds since 1970 UTC."""
         self._state = PartyState()
-        self._views: frozenset[tuple[str, int]] = frozenset()
         self._lock = threading.Lock()
 
     @property
@@ -187,14 +189,15 @@ class ModelLoader:
         return ""
 
     def _publish(self, snapshot: Snapshot) -> None:
-        rows = read_snapshot_rows(self._warehouse, snapshot, ["sample_id", "event_time", *_numeric(snapshot)])
-        self._store.publish(snapshot, rows)
+        columns = ["sample_id", "event_time", *_numeric(snapshot)]
+        self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
         view = snapshot.view
+        self.loaded_at[view.name, view.version] = time.time()
         extra = {
             "view": view.name,
             "view_version": view.version,
             "snapshot": snapshot.snapshot,
-            "n_rows": rows.num_rows,
+            "n_rows": snapshot.n_rows,
         }
         logger.info("snapshot.loaded", extra=extra)
 
@@ -204,10 +207,13 @@ class ModelLoader:
         return f"view {model.view} has no numeric column {', '.join(missing)}" if missing else ""
 
     def _drop_unused(self, state: PartyState) -> None:
-        views = frozenset((model.view, model.view_version) for model in state.loaded.values())
-        for view, view_version in self._views - views:
+        # with the warehouse away, nobody knows what a file of an earlier run is good for
+        if state.warehouse_problem:
+            return
+        views = {(model.view, model.view_version) for model in state.loaded.values()}
+        for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
-        self._views = views
+            self.loaded_at.pop((view, view_version), None)
 
 
 def _numeric(snapshot: Snapshot) -> list[str]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from typing_extensions import override
 
-from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
-from fedpredict.features.base import OnlineStore
+from fedpredict.errors import ModelNotReadyError, PartyTimeoutError, UnsupportedModeError
+from fedpredict.features.base import FeatureRows, OnlineStore
+from fedpredict.model.arrays import Micros, Statuses, all_finite, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.manifest import PartDescription
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, all_ok_statuses, build_share
+from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 
-INLINE_SAMPLES = 500
+INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 
 
@@ -61,6 +65,7 @@ class LocalParty(PartyScorer):
             ModelNotFoundError: The warehouse has no such model.
             ManifestMismatchError: The digest asked for is not loaded.
             ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features.
+            InputsRefusedError: The query's inputs are not features of the model's view.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
         if query.mode is not Mode.NEARLINE:
@@ -76,21 +81,70 @@ class LocalParty(PartyScorer):
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
-        rows = self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
-        infinite = np.isinf(rows.values).any(axis=1)
-        # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
-        status = np.full(len(query.sample_ids), SampleStatus.OK, dtype=np.uint8)
-        status[np.isnan(rows.values).any(axis=1)] = SampleStatus.FEATURE_MISSING
-        status[infinite | rows.ambiguous] = SampleStatus.FEATURE_INVALID
-        status[~rows.found] = SampleStatus.NOT_FOUND
-        status[~valid_sample_ids(query.sample_ids)] = SampleStatus.ID_INVALID
-        usable = status == SampleStatus.OK
-        values = np.full((len(status), model.part.n_scores), np.nan)
+        rows = self._rows(model, query)
+        status = _statuses(rows, query.sample_ids)
         # an overflow is no accident here: the share says OUT_OF_RANGE
         with np.errstate(over="ignore", invalid="ignore"):
-            values[usable] = model.part.partial_scores(rows.values[usable])
+            if status is None:
+                values, event_time = model.part.partial_scores(rows.values), rows.event_time
+                status = all_ok_statuses(len(values))
+            else:
+                usable = status == SampleStatus.OK
+                values = np.full((len(status), model.part.n_scores), np.nan)
+                values[usable] = model.part.partial_scores(rows.values[usable])
+                event_time = np.where(usable, rows.event_time, NEVER)
+        oldest, of_segments = _oldest(event_time, query.segments)
         return PartyReply(
             share=build_share(values, status),
-            oldest_event_time=int(rows.event_time[usable].min()) if usable.any() else None,
+            oldest_event_time=oldest,
             elapsed_s=time.perf_counter() - start,
+            segment_event_times=of_segments,
         )
+
+    def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
+        if query.inputs is None:
+            return self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
+        snapshot = self._store.snapshot_of(model.view, model.view_version)
+        if snapshot is None:
+            raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
+        return rows_of_inputs(query.inputs, snapshot.view, model.part.features, query.sample_ids)
+
+
+def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
+    """Return a status per sample, as far as it is known before scoring; None where all are OK, as mostly they are.
+
+    What is found is a sample id: see `OnlineStore.lookup`.
+    """
+    if all_finite(rows.values) and all_true(rows.found) and not any_true(rows.ambiguous):
+        return None
+    # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
+    status = np.full(len(sample_ids), SampleStatus.OK, dtype=np.uint8)
+    status[np.isnan(rows.values).any(axis=1)] = SampleStatus.FEATURE_MISSING
+    status[np.isinf(rows.values).any(axis=1) | rows.ambiguous] = SampleStatus.FEATURE_INVALID
+    absent = ~rows.found
+    status[absent] = _statuses_of_absent(SampleIds.of(sample_ids).select(absent))
+    return status
+
+
+def _statuses_of_absent(sample_ids: SampleIds) -> Statuses:
+    not_found, invalid = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
+    return np.where(valid_sample_ids(sample_ids), not_found, invalid)
+
+
+def _oldest(event_time: Micros, segments: tuple[int, ...]) -> tuple[int | None, Micros | None]:
+    """Return the oldest event time of all samples, and of each segment; `NEVER` is none.
+
+    Args:
+        event_time: Shape (n_samples,).
+        segments: As in the query.
+    """
+    if not len(event_time):
+        return None, None
+    if not segments:
+        oldest = int(event_time[0] if len(event_time) == 1 else np.minimum.reduce(event_time))
+        return (None if oldest == NEVER else oldest), None
+    starts = list(itertools.accumulate(segments[:-1], initial=0))
+    of_segments = np.minimum.reduceat(event_time, starts)
+    oldest = int(of_segments.min())
+    of_segments[of_segments == NEVER] = NO_EVENT_TIME
+    return (None if oldest == NEVER else oldest), of_segments

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedpredict.errors import NameRefusedError
-from fedpredict.model.ids import check_model_id, check_party_id
+from fedpredict.model.ids import check_address, check_model_id, check_party_id
 from fedpredict.security.tls import TlsFiles, is_loopback
 
 ALL_MODELS = "*"
@@ -25,17 +25,10 @@ def _name(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) <= 65535):
-        raise ValueError(f"{value!r} is not an address: write host:port")
-    return value
-
-
 ModelId: TypeAlias = Annotated[str, _name(check_model_id)]
 PartyId: TypeAlias = Annotated[str, _name(check_party_id)]
 ModelOrAll: TypeAlias = Annotated[str, _name(lambda value: value if value == ALL_MODELS else check_model_id(value))]
-Address: TypeAlias = Annotated[str, AfterValidator(_address)]
+Address: TypeAlias = Annotated[str, _name(check_address)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,8 +88,8 @@ def read_tls(files: TlsFiles, now: datetime | None = None) -> TlsMaterial:
     return TlsMaterial(ca_pem, chain_pem, key_pem, chain, authorities, private_key, identity)
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials for a server that talks only to callers with a certificate of its CA.
+def read_server_tls(files: TlsFiles) -> TlsMaterial:
+    """Return what `read_tls` does, for a server.
 
     Raises:
         CertificateError: As `read_tls`, or the certificate is a client's.
@@ -104,6 +104,16 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         source=str(files.certificate),
         server_name=server_name(material.identity.name),
     )
+    return material
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Return credentials for a server that talks only to callers with a certificate of its CA.
+
+    Raises:
+        CertificateError: As `read_tls`, or the certificate is a client's.
+    """
+    material = read_server_tls(files)
     return grpc.ssl_server_credentials(
         [(material.key_pem, material.chain_pem)], root_certificates=material.ca_pem, require_client_auth=True
     )
@@ -169,7 +179,7 @@ def peer_identity(context: Context, *, insecure: bool = False) -> Identity:
     Raises:
         UnauthenticatedError: The caller has no identity, or more than one.
     """
-    return _single_identity(_stated_uris(context) if insecure else _certificate_uris(context))
+    return single_identity(_stated_uris(context) if insecure else _certificate_uris(context))
 
 
 def is_loopback(address: str) -> bool:
@@ -196,7 +206,8 @@ def _stated_uris(context: Context) -> list[str]:
     return [str(value) for key, value in context.invocation_metadata() or () if key == IDENTITY_METADATA]
 
 
-def _single_identity(names: list[str]) -> Identity:
+def single_identity(names: Sequence[str]) -> Identity:
+    """Return the one identity among a caller's names; raise `UnauthenticatedError` where there is none, or two."""
     uris = [name for name in names if name.startswith(SCHEME)]
     if len(uris) != 1:
         raise UnauthenticatedError(f"the caller has {len(uris)} identities; exactly one {SCHEME}... URI is needed")

@@ -1,6 +1,6 @@
-"""The embedded warehouse: Parquet files in Hive's layout, queried by DuckDB in memory, for several processes at once.
+"""The embedded warehouse: Parquet files in Hive's layout, queried by DuckDB in memory.
 
-The files are read by Arrow and handed to DuckDB, which itself may touch no file and no network.
+Several processes use it at once.
 """
 
 from __future__ import annotations
@@ -8,16 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from operator import and_
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
-import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.fs
 import pyarrow.parquet as pq
 from sqlglot import exp
 from typing_extensions import override
@@ -27,14 +22,13 @@ from fedpredict.warehouse.base import ARROW_TYPES, Column, Partition, TableSchem
 from fedpredict.warehouse.local_files import PartitionFile, TableFolder, unreadable
 from fedpredict.warehouse.local_statement import equalities, placeholders, referenced_tables
 
+if TYPE_CHECKING:
+    from fedpredict.warehouse.local_engine import LocalEngine
+
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_FORMAT = ds.ParquetFileFormat(
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-)
-_DISK = pyarrow.fs.LocalFileSystem()
 _LISTINGS = 20
 """How often a read starts again because a partition was removed between listing and opening its file."""
 
@@ -49,7 +43,7 @@ class LocalWarehouse(Warehouse):
             root: The folder of the warehouse.
         """
         self._root = root.absolute()
-        self._engine: duckdb.DuckDBPyConnection | None = None
+        self._engine: LocalEngine | None = None
         self._opening = threading.Lock()
 
     @override
@@ -118,7 +112,7 @@ class LocalWarehouse(Warehouse):
         schemas = [schema for _, schema, _ in sources]
         return self._listing_again(
             lambda: [folder.files(schema, where) for folder, schema, where in sources],
-            lambda listed: self._query(sql, bound, list(map(_dataset, schemas, listed))),
+            lambda listed: self._query(sql, bound, schemas, listed),
         )
 
     @override
@@ -143,50 +137,24 @@ class LocalWarehouse(Warehouse):
         raise StatementError(f"warehouse {self._root} changes faster than it can be read; repeat")
 
     def _scan(self, schema: TableSchema, files: list[PartitionFile], columns: list[str]) -> pa.Table:
-        try:
-            return _dataset(schema, files).to_table(columns=columns)
-        except pa.ArrowInvalid as error:
-            raise TableCorruptError(
-                f"table {schema.name} has a damaged file ({error}); restore it, or load or convert again"
-            ) from error
-        except OSError as error:
-            if error.errno is None:  # Arrow's own finding, such as a wrong checksum
-                raise TableCorruptError(
-                    f"table {schema.name} in {self._root} has a damaged file ({error}); restore it, or load or convert"
-                    " again"
-                ) from error
-            raise
+        types = {column.name: ARROW_TYPES[column.type] for column in _all_columns(schema)}
+        wanted = pa.schema([(name, types[name]) for name in columns])
+        return pa.concat_tables([wanted.empty_table(), *(_read_checked(schema, file, wanted) for file in files)])
 
-    def _query(self, sql: str, params: dict[str, Value], sources: list[ds.Dataset]) -> pa.Table:
-        try:
-            with self._connection().cursor() as cursor:
-                for number, source in enumerate(sources):
-                    cursor.register(_scan_name(number), source)
-                result = cursor.sql(sql, params=params).to_arrow_table()
-        except duckdb.Error as error:
-            raise StatementError(f"the embedded engine refused a statement: {error}") from error
-        return _plain(result)
+    def _query(
+        self, sql: str, params: dict[str, Value], schemas: list[TableSchema], listed: list[list[PartitionFile]]
+    ) -> pa.Table:
+        sources = {_scan_name(number): each for number, each in enumerate(zip(schemas, listed, strict=True))}
+        return self._opened().query(sql, params, sources)
 
-    def _connection(self) -> duckdb.DuckDBPyConnection:
+    def _opened(self) -> LocalEngine:
+        # who only reads and writes needs no engine: importing it costs as much memory as all else together
+        from fedpredict.warehouse.local_engine import LocalEngine  # noqa: PLC0415
+
         with self._opening:
             if self._engine is None:
-                self._engine = _open_engine(self._root / f".spill-{uuid4().hex}")
+                self._engine = LocalEngine(self._root / f".spill-{uuid4().hex}")
             return self._engine
-
-
-def _open_engine(spill: Path) -> duckdb.DuckDBPyConnection:
-    engine = duckdb.connect(
-        ":memory:",
-        config={
-            "enable_external_access": "false",
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "python_enable_replacements": "false",
-            "temp_directory": str(spill),
-        },
-    )
-    engine.execute("SET GLOBAL TimeZone = 'UTC'")
-    return engine
 
 
 def _scan_name(number: int) -> str:
@@ -237,31 +205,32 @@ def _complete(schema: TableSchema, rows: pa.Table) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
-def _dataset(schema: TableSchema, files: list[PartitionFile]) -> ds.Dataset:
-    types = pa.schema([(column.name, ARROW_TYPES[column.type]) for column in _all_columns(schema)])
-    keys = [types.field(column.name) for column in schema.partitioned_by]
-    fragments = [
-        _FORMAT.make_fragment(
-            str(file.path),
-            _DISK,
-            partition_expression=reduce(
-                and_,
-                (
-                    ds.field(key.name) == pa.scalar(value, key.type)
-                    for key, value in zip(keys, file.values, strict=True)
-                ),
-            )
-            if keys
-            else None,
-        )
-        for file in files
-    ]
-    return ds.FileSystemDataset(fragments, types, _FORMAT, _DISK)
+def _read_checked(schema: TableSchema, file: PartitionFile, wanted: pa.Schema) -> pa.Table:
+    try:
+        return _read_file(schema, file, wanted)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        # Arrow's own finding, such as a wrong checksum
+        raise TableCorruptError(
+            f"table {schema.name} has a damaged file, {file.path} ({error}); restore it, or load or convert again"
+        ) from error
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    fields = [
-        field.with_type(pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(field.type) and field.type.tz else field
-        for field in table.schema
+def _read_file(schema: TableSchema, file: PartitionFile, wanted: pa.Schema) -> pa.Table:
+    """Return columns of a file's rows, and of its partition; what the file does not have yet is NULL."""
+    values = dict(zip((column.name for column in schema.partitioned_by), file.values, strict=True))
+    # in one thread: what the others would keep of the memory is more than what they save in time, and serving goes on
+    with pq.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+        present = set(parquet.schema_arrow.names) - set(values)
+        rows = parquet.read(columns=[name for name in wanted.names if name in present], use_threads=False)
+        n_rows = parquet.metadata.num_rows
+    columns = [
+        pa.chunked_array([pa.repeat(pa.scalar(values[field.name], field.type), n_rows)])
+        if field.name in values
+        else rows.column(field.name).cast(field.type)
+        if field.name in present
+        else pa.chunked_array([pa.nulls(n_rows, field.type)])
+        for field in wanted
     ]
-    return table.cast(pa.schema(fields))
+    return pa.table(columns, schema=wanted)

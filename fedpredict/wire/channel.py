@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
+
+import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message either end takes. An answer of 10,000 samples and 100 outputs has 8 MB."""
@@ -20,6 +23,34 @@ MAX_RECONNECT_MS = 2_000
 
 STREAM_METADATA = ("fedpredict-stream", "1")
 """Initial metadata of a `PredictStream` that the server takes: a caller writes nothing before it has seen them."""
+
+COMPRESSION_METADATA = "fedpredict-compression"
+"""The metadata key by which a caller asks for compressed answers."""
+
+
+class Compression(StrEnum):
+    """How messages to and from a peer are compressed; for networks where bytes are dearer than processors."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    DEFLATE = "deflate"
+
+    @property
+    def of_grpc(self) -> grpc.Compression:
+        """The name that gRPC has for it."""
+        return _OF_GRPC[self]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a caller sends, so that answers are compressed alike."""
+        return () if self is Compression.NONE else ((COMPRESSION_METADATA, self.value),)
+
+
+_OF_GRPC = {
+    Compression.NONE: grpc.Compression.NoCompression,
+    Compression.GZIP: grpc.Compression.Gzip,
+    Compression.DEFLATE: grpc.Compression.Deflate,
+}
 
 Options: TypeAlias = list[tuple[str, int | str]]
 

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from fedpredict.errors import Code, ProtocolError, public_status
+from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,32 @@ def unary(
             await abort(context, error)
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def stream(method: Callable[[Context], Awaitable[None]]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Return a handler for a stream both ways, of messages as bytes; what `method` raises becomes a public status.
+
+    Args:
+        method: Reads from and writes to the call's context, and returns when the stream is to end.
+    """
+
+    async def handle(_: object, context: Context) -> None:
+        try:
+            await method(context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
+            log_failure(error)
+            await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def compress_like_caller(context: Context) -> None:
+    """Compress the answers to a call as its caller asked for in the metadata."""
+    for key, value in context.invocation_metadata() or ():
+        if key == COMPRESSION_METADATA and value in set(Compression):
+            context.set_compression(Compression(str(value)).of_grpc)
 
 
 def service(

@@ -32,9 +32,10 @@ _WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
     grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
     grpc.StatusCode.UNIMPLEMENTED: errors.ProtocolError,
 }
-
-
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+TOO_LARGE = link_pb2.Failure(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="the answer is larger than a message may be"
+)
 
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> NoReturn:
@@ -55,18 +56,23 @@ def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
 
 
 def failure_to_wire(error: BaseException) -> link_pb2.Failure:
-    """Return how a call on a stream failed: what `abort` says of `error`, as a message."""
+    """Return, for a link, what `abort` says of an error on a call of its own."""
     public = errors.public_status(error)
     detail = None if public.code is Code.INTERNAL else error_to_wire(error)
     return link_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
 
 
-def failure_from_wire(message: link_pb2.Failure) -> FedPredictError:
-    """Return the error of our tree that a call on a stream failed with; its message is the public text."""
-    if message.HasField("detail"):
-        return _rebuild(message.detail, message.text)
-    code = _BY_NUMBER.get(message.code, grpc.StatusCode.UNKNOWN)
-    return _WITHOUT_TRAILER.get(code, FedPredictError)(message.text)
+def code_of_failure(failure: link_pb2.Failure) -> grpc.StatusCode:
+    """Return the status of a failure; UNKNOWN for a number that is none."""
+    return _BY_NUMBER.get(failure.code, grpc.StatusCode.UNKNOWN)
+
+
+def error_from_failure(failure: link_pb2.Failure) -> FedPredictError:
+    """Return the error of our tree that a failure on a link stands for; its message is the public text."""
+    code = code_of_failure(failure)
+    if failure.HasField("detail"):
+        return _build(failure.detail, failure.text)
+    return _WITHOUT_TRAILER.get(code, FedPredictError)(failure.text)
 
 
 def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
@@ -80,7 +86,7 @@ def error_from_rpc(error: grpc.RpcError) -> FedPredictError:
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     for key, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
         if key == TRAILER:
-            return _rebuild(_detail(value), text)
+            return _build(_detail(value), text)
     return _WITHOUT_TRAILER.get(code, FedPredictError)(text)
 
 
@@ -91,7 +97,7 @@ def _detail(data: bytes) -> common_pb2.ErrorDetail:
         return common_pb2.ErrorDetail()
 
 
-def _rebuild(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:
+def _build(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:
     known = {cls.__name__: cls for cls in errors.STATUS}
     cls = known.get(detail.error, FedPredictError)
     try:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.hive_settings import HiveSettings
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these suites on the loop that the daemons run on; the others run on the standard one."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedpredict.errors import ModelNotReadyError, TableCorruptError
 from fedpredict.features.base import OnlineStore
+from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature
 from fedpredict.warehouse.base import ColumnType
 
-STORES = [pytest.param(MemoryStore, id="memory")]
+STORES = [
+    pytest.param(lambda folder: MemoryStore(), id="memory"),
+    pytest.param(lambda folder: MappedStore(folder / "store"), id="mapped"),
+]
+
+IDS = ["a", "b", "c", "a" * 8, "a" * 9, "a" * 16, "年" * 85, "a" * 256]
 
 FEATURES = (
     ViewFeature("Age", "age", ColumnType.DOUBLE),
@@ -27,8 +35,8 @@ FEATURES = (
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> OnlineStore:
-    made: OnlineStore = request.param()
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> OnlineStore:
+    made: OnlineStore = request.param(tmp_path)
     return made
 
 
@@ -163,19 +171,68 @@ def test_readers_see_one_snapshot_or_the_other(store: OnlineStore) -> None:
     assert all(each in ({1.0}, {2.0}) for each in seen)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.floats(allow_nan=False)), max_size=12))
-def test_it_agrees_with_looking_through_all_rows(rows: list[tuple[str, int, float]]) -> None:
-    for parameter in STORES:
-        store: OnlineStore = parameter.values[0]()  # type: ignore[operator]
-        store.publish(snapshot_named(), rows_of(*((each, time, age, 0.0) for each, time, age in rows)))
-        found = store.lookup("people", 1, ["age"], [b"a", b"b", b"c"])
-        for place, sample_id in enumerate("abc"):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, 3), st.floats(allow_nan=False)), max_size=40))
+def test_it_agrees_with_looking_through_all_rows(store: OnlineStore, rows: list[tuple[str, int, float]]) -> None:
+    store.publish(snapshot_named(), rows_of(*((each, time, age, 0.0) for each, time, age in rows)))
+    for asked in (IDS, IDS * 20):  # a few and many are looked up in different ways
+        found = store.lookup("people", 1, ["age"], [each.encode() for each in asked])
+        for place, sample_id in enumerate(asked):
             own = [(time, age) for each, time, age in rows if each == sample_id]
             latest = [age for time, age in own if time == max(time for time, _ in own)]
             assert found.found[place] == bool(own)
             assert found.ambiguous[place] == (len(latest) > 1)
+            assert found.event_time[place] == max((time for time, _ in own), default=0)
             if len(latest) == 1:
                 assert found.values[place, 0] == latest[0]
+            elif not own:
+                assert np.isnan(found.values[place, 0])
+
+
+@pytest.mark.parametrize("n_others", [0, 100], ids=["a few", "many"])
+def test_what_is_no_sample_id_is_not_found_even_where_a_row_has_it(store: OnlineStore, n_others: int) -> None:
+    odd = ["", "a\nb", "x" * 257]
+    store.publish(snapshot_named(), rows_of(*((each, 1, 1.0, 1.0) for each in odd), ("good", 2, 2.0, 2.0)))
+    asked = [*(each.encode() for each in odd), b"x" * 100_000, *[b"good"] * n_others, b"good"]
+    found = store.lookup("people", 1, ["age"], asked)
+    assert found.found.tolist() == [False] * 4 + [True] * (n_others + 1)
+    np.testing.assert_array_equal(found.values[:, 0], [np.nan] * 4 + [2.0] * (n_others + 1))
+
+
+def test_columns_come_in_the_order_asked_for_a_few_and_for_many(store: OnlineStore) -> None:
+    store.publish(snapshot_named(), rows_of(*((f"u{i}", i, float(i), -float(i)) for i in range(100))))
+    for n_ids in (1, 5, 100):
+        ids = [f"u{i}".encode() for i in range(n_ids)]
+        expected = np.arange(n_ids, dtype=float)
+        for columns, signs in ((["age", "income"], [1, -1]), (["income", "age"], [-1, 1]), (["income"], [-1])):
+            values = store.lookup("people", 1, columns, SampleIds.of(ids)).values
+            np.testing.assert_array_equal(values, expected[:, None] * signs)
+
+
+def test_a_snapshot_is_read_where_the_store_does_not_hold_it(store: OnlineStore) -> None:
+    store.serve(snapshot_named(), lambda: rows_of(("a", 1, 1.0, 1.0)))
+    assert store.snapshot_of("people", 1) == snapshot_named()
+    assert store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 1.0
+
+
+def test_a_snapshot_that_cannot_be_read_leaves_the_one_before(store: OnlineStore) -> None:
+    store.publish(snapshot_named(), rows_of(("a", 1, 1.0, 1.0)))
+
+    def read() -> pa.Table:
+        raise TableCorruptError("no rows")
+
+    with pytest.raises(TableCorruptError, match="no rows"):
+        store.serve(snapshot_named("20260102T000000.000000Z"), read)
+    assert store.snapshot_of("people", 1) == snapshot_named()
+
+
+def test_it_tells_which_view_versions_it_holds(store: OnlineStore) -> None:
+    assert store.held == frozenset()
+    for version in (1, 2):
+        store.publish(snapshot_named(version=version), rows_of(("a", 1, 1.0, 1.0)))
+    assert store.held == {("people", 1), ("people", 2)}
+    store.drop("people", 1)
+    assert store.held == {("people", 2)}
 
 
 def test_an_event_time_is_microseconds_since_1970(store: OnlineStore) -> None:

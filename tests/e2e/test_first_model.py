@@ -68,7 +68,7 @@ def federation(shared_workshop: Workshop) -> Federation:
         (shop.folder / f"{party}.columns").write_text("\n".join(columns))
 
     shop.run("certs", "ca", "ca")
-    shop.run("init", "initiator", "hospital", "--listen", "127.0.0.1:0")
+    shop.run("init", "initiator", "hospital", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     for party in PARTIES[1:]:
         shop.run("init", "participant", party, "--initiator", "hospital", "--listen", "127.0.0.1:0")
     shop.run(
@@ -205,7 +205,7 @@ def test_no_log_holds_a_sample_id_or_a_score(federation: Federation) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_daemon_with_zero(number: int, workshop: Workshop) -> None:
     workshop.run("init", "participant", "lab", "--listen", "127.0.0.1:0")
-    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     participant = workshop.start("lab", "participant", "serve", "--config", "lab/participant.toml")
     initiator = workshop.start("bank", "initiator", "serve", "--config", "bank/initiator.toml")
 
@@ -221,7 +221,7 @@ def test_what_init_writes_runs_as_it_is(workshop: Workshop) -> None:
 
 
 def test_a_simulating_initiator_answers_without_partners_and_says_so(workshop: Workshop) -> None:
-    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     path = workshop.folder / "bank" / "initiator.toml"
     peers = '[parties.lab]\naddress = "127.0.0.1:1"\n[models.credit]\nparties = ["bank", "lab"]\n'
     path.write_text(f"{path.read_text()}\n{peers}")

@@ -1,4 +1,4 @@
-"""The README's own commands, typed as they stand there; only the two ports are changed to free ones."""
+"""The README's own commands, typed as they stand there; only the ports are changed to free ones."""
 
 import contextlib
 import os
@@ -71,7 +71,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def test_a_reader_gets_from_an_own_model_to_predictions(tmp_path: Path) -> None:
-    initiator, participant = free_ports(2)
+    initiator, participant, http = free_ports(3)
     train = block("train").split("mkdir trial && cd trial\n")[1]  # what is before it made this very environment
     expected = [float(word) for word in NUMBERS.findall(shell(train, tmp_path))]
     assert len(expected) == 2
@@ -82,6 +82,8 @@ def test_a_reader_gets_from_an_own_model_to_predictions(tmp_path: Path) -> None:
         tmp_path / "telco" / "participant.toml",
     ):
         text = path.read_text().replace("127.0.0.1:7440", f"127.0.0.1:{initiator}")
+        text = text.replace("127.0.0.1:7444", "127.0.0.1:0")
+        text = text.replace("127.0.0.1:7480", f"127.0.0.1:{http}")
         path.write_text(text.replace("127.0.0.1:7443", f"127.0.0.1:{participant}"))
     shell(block("convert"), tmp_path)
     with served(block("serve"), tmp_path):

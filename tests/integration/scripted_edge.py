@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from fedpredict.errors import ModelNotFoundError
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
@@ -138,7 +139,8 @@ class EdgeServer:
 
     async def _start(self) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        service = InitiatorService(self.predictor, NoModels(), access, self._who_calls, max_calls=256)
+        streams = PredictStreams(self.predictor, self._who_calls, max_calls=256)
+        service = InitiatorService(self.predictor, NoModels(), access, self._who_calls, streams)
         server = grpc.aio.server(options=server_options(), interceptors=(_Interceptor(self),))
         server.add_generic_rpc_handlers((service.handlers(),))
         port = server.add_secure_port(self.address, server_credentials(self._tls))

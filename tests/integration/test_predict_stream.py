@@ -20,6 +20,7 @@ from fedpredict.errors import (
     ServerUnavailableError,
 )
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.model.inputs import Inputs
@@ -30,7 +31,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import channel_credentials, peer_identity, server_credentials, server_name
 from fedpredict.wire import arrow_codec, task_codec
 from fedpredict.wire.channel import channel_options, server_options
-from fedpredict.wire.status import failure_from_wire
+from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 from tests.integration.federation import ANSWERS_IN_S, Certificates, Federation
 from tests.integration.scripted_edge import NoModels, ScriptedPredictor
@@ -43,7 +44,8 @@ class Edge:
 
     def __init__(self, certificates: Certificates, predictor: ScriptedPredictor, max_calls: int) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, max_calls=max_calls)
+        streams = PredictStreams(predictor, peer_identity, max_calls=max_calls)
+        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, streams)
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers((self.service.handlers(),))
@@ -180,7 +182,7 @@ async def test_a_call_whose_time_is_over_is_given_up_and_told(edge: Edge, predic
     await stream.write(call(1, task(b"hold", request_id="slow"), remaining_ms=20))
     answer = await read(stream)
 
-    assert isinstance(failure_from_wire(answer.failure), DeadlineExceededError)
+    assert isinstance(error_from_failure(answer.failure), DeadlineExceededError)
     await until(lambda: predictor.given_up == ["slow"])
 
 
@@ -224,13 +226,13 @@ async def test_an_error_is_its_own_calls_and_says_what_a_unary_call_says(
     await stream.write(call(4, task(b"4")))
 
     assert (await read(stream)).HasField("reply")
-    away = failure_from_wire(failures["away"])
+    away = error_from_failure(failures["away"])
     assert isinstance(away, PartyUnavailableError)
     assert (away.party, str(away)) == ("lab", "party lab is unavailable")
     assert failures["away"].code == grpc.StatusCode.UNAVAILABLE.value[0]
     assert (failures["broken"].code, failures["broken"].text) == (13, "internal error")
     assert not failures["broken"].HasField("detail")
-    assert isinstance(failure_from_wire(failures["refused"]), ModelNotFoundError)
+    assert isinstance(error_from_failure(failures["refused"]), ModelNotFoundError)
 
 
 async def test_a_bad_request_in_a_good_call_fails_that_call_alone(edge: Edge) -> None:
@@ -241,7 +243,7 @@ async def test_a_bad_request_in_a_good_call_fails_that_call_alone(edge: Edge) ->
     refused = await read(stream)
     await stream.write(call(2, task(b"2")))
 
-    assert isinstance(failure_from_wire(refused.failure), ProtocolError)
+    assert isinstance(error_from_failure(refused.failure), ProtocolError)
     assert (await read(stream)).id == 2
 
 
@@ -302,7 +304,7 @@ async def test_a_server_that_stops_answers_what_is_under_way_and_takes_no_more(
     answered = await read(stream)
 
     assert told.WhichOneof("body") == "drain"
-    assert (refused.id, type(failure_from_wire(refused.failure))) == (2, ServerUnavailableError)
+    assert (refused.id, type(error_from_failure(refused.failure))) == (2, ServerUnavailableError)
     assert (answered.id, answered.WhichOneof("body")) == (1, "reply")
     assert await ended(stream)
     await stopping
@@ -355,7 +357,7 @@ async def test_a_table_that_cannot_be_read_fails_its_call_alone(edge: Edge) -> N
     refused = await read(stream)
     await stream.write(arrow_call(2, task(b"2")))
 
-    assert isinstance(failure_from_wire(refused.failure), ProtocolError)
+    assert isinstance(error_from_failure(refused.failure), ProtocolError)
     assert (await read(stream)).HasField("arrow")
 
 
@@ -376,5 +378,5 @@ async def test_a_stream_of_a_caller_that_is_not_listed_sees_no_model(tmp_path: P
             answer = await read(stream)
 
     assert failures[0] == failures[1]
-    assert isinstance(failure_from_wire(failures[0]), ModelNotFoundError)
+    assert isinstance(error_from_failure(failures[0]), ModelNotFoundError)
     assert task_codec.prediction_from_wire(answer.reply, 1).predictions.tolist() == [[2.0]]

@@ -170,7 +170,7 @@ def test_a_port_that_another_process_has_is_a_problem(clinic: Clinic) -> None:
 
 
 def test_a_peer_that_is_away_and_a_model_without_a_pin_are_found(clinic: Clinic) -> None:
-    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -56,9 +56,9 @@ def test_what_is_written_is_the_default_or_says_otherwise(
     differing = {
         name: value
         for name, value in written.items()
-        if not isinstance(value, dict) and value != fields[name].default and name != "party"
+        if not isinstance(value, dict) and value != fields[name].default and name not in {"party", "http_listen"}
     }
-    assert differing == {}
+    assert differing == ({"link_listen": "127.0.0.1:7444"} if role == "participant" else {})
 
 
 @pytest.mark.parametrize("role", ["participant", "initiator"])
@@ -107,3 +107,16 @@ def test_a_local_warehouse_needs_no_database(tmp_path: Path, capsys: pytest.Capt
 
     assert run(["init", "database", "--config", str(tmp_path / "lab" / "participant.toml")]) == 3
     assert "needs no database" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("listen", "link_listen"), [("127.0.0.1:9000", "127.0.0.1:9001"), ("127.0.0.1:0", "127.0.0.1:0")]
+)
+def test_links_are_taken_at_the_port_after_the_first(listen: str, link_listen: str, tmp_path: Path) -> None:
+    run(["init", "participant", str(tmp_path / "lab"), "--no-certs", "--listen", listen])
+    assert wiring.load_participant(tmp_path / "lab" / "participant.toml").settings.link_listen == link_listen
+
+
+def test_a_listen_that_is_no_address_writes_nothing(tmp_path: Path) -> None:
+    assert run(["init", "participant", str(tmp_path / "lab"), "--no-certs", "--listen", "here"]) == 4
+    assert not (tmp_path / "lab" / "participant.toml").exists()

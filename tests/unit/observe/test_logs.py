@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from fedpredict.errors import ConfigError
 from fedpredict.model.share import Mode
-from fedpredict.observe.logs import WITHHELD, JsonFormatter, TextFormatter, install_logging, log_context
+from fedpredict.observe.logs import WITHHELD, JsonFormatter, TextFormatter, log_context
 
 logger = logging.getLogger("fedpredict.test")
 
@@ -45,16 +45,6 @@ def lines(request: pytest.FixtureRequest) -> Iterator[Lines]:
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
-
-
-@pytest.fixture
-def untouched_logging() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", "fedpredict", "grpc")]
-    before = [(each, each.level, list(each.handlers)) for each in loggers]
-    yield
-    for each, level, handlers in before:
-        each.setLevel(level)
-        each.handlers[:] = handlers
 
 
 def fail(message: str) -> None:
@@ -191,24 +181,3 @@ def test_text_puts_a_traceback_on_lines_of_its_own(lines: Lines) -> None:
     first, *rest = lines.lines[0].splitlines()
     assert first.endswith('start.failed error="ConfigError: wrong"')
     assert rest[0] == "Traceback (most recent call last):"
-
-
-@pytest.mark.usefixtures("untouched_logging")
-def test_logging_is_installed_once_and_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    install_logging("debug", json=False)
-    install_logging("info", json=True)
-    logger.debug("hidden")
-    logger.info("shown")
-    logging.getLogger("somelibrary").info("hidden too")
-    logging.getLogger("somelibrary").warning("library")
-    logging.getLogger("grpc._server").error("repeated by the servicer")
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert [json.loads(line)["event"] for line in output.err.splitlines()] == ["shown", "library"]
-
-
-@pytest.mark.usefixtures("untouched_logging")
-def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'loud'; allowed: debug, info, warning, error"):
-        install_logging("loud", json=True)
-    assert not any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)

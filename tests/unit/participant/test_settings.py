@@ -12,6 +12,8 @@ WITH_TLS = (
     'party = "lab"\nlisten = "0.0.0.0:7443"\n[tls]\nca = "ca.pem"\ncertificate = "lab.pem"\nkey = "lab.key"\n'
     '[warehouse]\nkind = "local"\npath = "tables"\n[callers.hospital]\nmodels = ["credit"]\n'
 )
+OUT = 'connect = "out"\n'
+INITIATOR = '[initiators.hospital]\naddresses = ["127.0.0.1:7440"]\n'
 
 
 def parsed(text: str) -> ParticipantSettings:
@@ -23,8 +25,17 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert settings.listen == "127.0.0.1:7443"
     assert (settings.poll_s, settings.drain_s, settings.max_samples, settings.keep_versions) == (5.0, 10.0, 10_000, 3)
     assert settings.callers == {}
+    assert (settings.link_listen, settings.connect, settings.initiators) == (None, "in", {})
     assert settings.log.level == "info"
     assert not ParticipantSettings.model_fields["insecure"].default
+
+
+def test_a_participant_can_dial_several_replicas() -> None:
+    text = WITH_TLS.replace("[tls]", OUT + "[tls]") + (
+        '[initiators.hospital]\naddresses = ["a:1", "b:1"]\nlink_addresses = ["a:2", "b:2"]\ncompression = "gzip"\n'
+    )
+    peer = parsed(text).initiators["hospital"]
+    assert (peer.addresses, peer.link_addresses, peer.compression) == (("a:1", "b:1"), ("a:2", "b:2"), "gzip")
 
 
 def test_a_whole_file_is_read() -> None:
@@ -50,6 +61,17 @@ def test_a_whole_file_is_read() -> None:
         (SMALLEST + "[callers.hospital]\nmodel = []\n", "model"),
         (SMALLEST + '[log]\nlevel = "loud"\n', "level"),
         ('party = "lab"\ninsecure = true\n', "warehouse"),
+        (SMALLEST.replace("insecure", 'link_listen = "0.0.0.0:1"\ninsecure'), "link_listen is 0.0.0.0:1"),
+        (SMALLEST.replace("insecure", 'connect = "out"\ninsecure'), "initiators"),
+        (SMALLEST.replace("insecure", 'connect = "both"\ninsecure'), "connect"),
+        (SMALLEST + INITIATOR, "initiators: needed by connect"),
+        (SMALLEST.replace("insecure", OUT + 'link_listen = "127.0.0.1:1"\ninsecure') + INITIATOR, "opens no port"),
+        (SMALLEST.replace("insecure", OUT + "insecure") + INITIATOR.replace("127.0.0.1", "b.example"), "loopback"),
+        (
+            SMALLEST.replace("insecure", OUT + "insecure") + INITIATOR + 'link_addresses = ["h:1", "h:2"]\n',
+            "same order",
+        ),
+        (SMALLEST.replace("insecure", OUT + "insecure") + INITIATOR + 'compression = "lz4"\n', "compression"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(text: str, named: str) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.features.base import OnlineStore
+from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -35,10 +37,10 @@ FIRST, SECOND = "20260101T000000.000000Z", "20260102T000000.000000Z"
 class World:
     """A warehouse on the disk, and a loader that reads it."""
 
-    def __init__(self, folder: Path, keep_versions: int = 3) -> None:
+    def __init__(self, folder: Path, keep_versions: int = 3, *, is_mapped: bool = False) -> None:
         self.folder = folder
         self.warehouse = LocalWarehouse(folder)
-        self.store = MemoryStore()
+        self.store: OnlineStore = MappedStore(folder.with_name("store")) if is_mapped else MemoryStore()
         self.loader = ModelLoader(self.warehouse, "lab", self.store, keep_versions=keep_versions)
 
     def convert(
@@ -328,3 +330,46 @@ def test_a_problem_is_logged_when_it_comes_changes_or_goes(
         "warehouse.recovered",
         "model.recovered",
     ]
+
+
+def test_a_second_process_serves_the_files_of_the_first(tmp_path: Path) -> None:
+    first = World(tmp_path / "warehouse", is_mapped=True)
+    first.load(FIRST, 30.0)
+    first.convert("credit", 2.0)
+    first.loader.refresh()
+    for file in (first.folder / "fp_features_people").rglob("*.parquet"):
+        file.write_bytes(b"whoever reads this has not looked at the files of the store")
+
+    second = World(tmp_path / "warehouse", is_mapped=True)
+
+    assert not second.loader.refresh().problems
+    assert second.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 30.0
+
+
+def test_files_of_views_that_nothing_reads_any_more_are_removed_once_the_warehouse_was_read(tmp_path: Path) -> None:
+    first = World(tmp_path / "warehouse", is_mapped=True)
+    first.load(FIRST, 30.0)
+    first.convert("credit", 2.0)
+    first.loader.refresh()
+    first.folder.rename(tmp_path / "away")
+    second = World(tmp_path / "warehouse", is_mapped=True)
+
+    assert second.loader.refresh().warehouse_problem
+    assert second.store.held == {("people", 1)}
+
+    (tmp_path / "away").rename(first.folder)
+    delete_model(first.warehouse, "credit")
+    third = World(tmp_path / "warehouse", is_mapped=True)
+    third.loader.refresh()
+    assert third.store.held == frozenset()
+    assert list((tmp_path / "store").glob("*.arrow")) == []
+
+
+def test_a_store_that_cannot_be_written_is_the_problem_of_its_models(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    world = World(tmp_path / "warehouse", is_mapped=True)
+    world.load(FIRST, 30.0)
+    world.convert("credit", 2.0)
+    assert "cannot be used" in world.loader.refresh().problems["credit"]
+    (tmp_path / "store").unlink()
+    assert not world.loader.refresh().problems

@@ -7,21 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typing_extensions import override
 
 from fedpredict.errors import (
+    Code,
+    InputsRefusedError,
     ManifestMismatchError,
     ModelNotFoundError,
     ModelNotReadyError,
     PartyTimeoutError,
     UnsupportedModeError,
+    public_status,
 )
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.memory import MemoryStore
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
-from fedpredict.model.scorer import ScoreQuery
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import NO_EVENT_TIME, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.scoring.local_party import INLINE_SAMPLES, LocalParty
 from fedpredict.scoring.state import LoadedModel, PartyState
@@ -65,7 +72,10 @@ def loaded_model(weights: np.ndarray = WEIGHTS, digest: str = DIGEST) -> LoadedM
 
 def filled_store(rows: Sequence[tuple[str, int, float | None, float | None]] = ROWS) -> MemoryStore:
     """Rows of (sample id, event time, b, a)."""
-    features = tuple(ViewFeature(name, name.lower(), ColumnType.DOUBLE) for name in ("A", "B", "C"))
+    features = (
+        *(ViewFeature(name, name.lower(), ColumnType.DOUBLE) for name in ("A", "B", "C")),
+        ViewFeature("city", "city", ColumnType.STRING),
+    )
     ids, times, b, a = zip(*rows, strict=True)
     table = pa.table(
         {
@@ -93,10 +103,28 @@ def party_with(state: PartyState, store: MemoryStore | None = None) -> LocalPart
     return LocalParty("lab", lambda: state, store or filled_store())
 
 
-def query_for(*ids: bytes, digest: str = DIGEST, mode: Mode = Mode.NEARLINE, model_id: str = "credit") -> ScoreQuery:
+def query_for(
+    *ids: bytes,
+    digest: str = DIGEST,
+    mode: Mode = Mode.NEARLINE,
+    model_id: str = "credit",
+    segments: tuple[int, ...] = (),
+    inputs: Inputs | None = None,
+) -> ScoreQuery:
     return ScoreQuery(
-        request_id="r", model_id=model_id, manifest_sha256="cd" * 32, params_sha256=digest, mode=mode, sample_ids=ids
+        request_id="r",
+        model_id=model_id,
+        manifest_sha256="cd" * 32,
+        params_sha256=digest,
+        mode=mode,
+        sample_ids=SampleIds.of(ids),
+        segments=segments,
+        inputs=inputs,
     )
+
+
+def own(names: Sequence[str], *rows: Sequence[float]) -> Inputs:
+    return Inputs(tuple(names), np.array(rows, dtype=np.float64).reshape(len(rows), len(names)))
 
 
 @pytest.mark.parametrize(
@@ -231,3 +259,108 @@ async def test_a_model_without_a_snapshot_is_not_ready_but_can_be_described() ->
     assert (await party.describe("credit", deadline_s=1)).n_scores == 2
     with pytest.raises(ModelNotReadyError):
         await party.score(query_for(b"ok"), deadline_s=1)
+
+
+CASES = [
+    ((b"ok",), (1,), [50]),
+    ((b"ok", b"older"), (1, 1), [50, 20]),
+    ((b"ok", b"older", b"quotes\"'; --"), (2, 1), [20, 60]),
+    ((b"null", b"ok", b"nobody", b"", b"older", b"ok"), (1, 2, 1, 2), [NO_EVENT_TIME, 50, NO_EVENT_TIME, 20]),
+    ((b"nobody", b""), (2,), [NO_EVENT_TIME]),
+]
+
+
+@pytest.mark.parametrize(("ids", "segments", "expected"), CASES)
+async def test_every_segment_gets_the_oldest_event_time_of_its_own_features(
+    ids: tuple[bytes, ...], segments: tuple[int, ...], expected: list[int]
+) -> None:
+    reply = await party_with(state_of(loaded_model())).score(query_for(*ids, segments=segments), deadline_s=1)
+    assert reply.segment_event_times is not None
+    assert reply.segment_event_times.tolist() == expected
+    used = [each for each in expected if each != NO_EVENT_TIME]
+    assert reply.oldest_event_time == (min(used) if used else None)
+
+
+@given(st.lists(st.lists(st.sampled_from([row[0].encode() for row in ROWS]), min_size=1), min_size=1, max_size=20))
+async def test_a_round_of_requests_gives_what_each_of_them_gives(requests: list[list[bytes]]) -> None:
+    party = party_with(state_of(loaded_model()))
+    ids = [each for request in requests for each in request]
+    reply = await party.score(query_for(*ids, segments=tuple(map(len, requests))), deadline_s=60)
+    alone = [await party.score(query_for(*request), deadline_s=60) for request in requests]
+    assert reply.segment_event_times is not None
+    times = [None if each == NO_EVENT_TIME else each for each in reply.segment_event_times.tolist()]
+    assert times == [each.oldest_event_time for each in alone]
+    assert reply.share.status.tolist() == [each for one in alone for each in one.share.status.tolist()]
+    np.testing.assert_allclose(
+        reply.share.values, np.concatenate([one.share.values for one in alone]), rtol=0, atol=1e-12 * 120
+    )
+
+
+async def test_a_query_without_segments_gets_no_times_of_segments() -> None:
+    reply = await party_with(state_of(loaded_model())).score(query_for(b"ok"), deadline_s=1)
+    assert reply.segment_event_times is None
+
+
+@pytest.mark.parametrize("names", [("B", "A"), ("A", "B"), ("C", "A", "B")])
+async def test_features_sent_along_are_scored_by_name_without_the_store(names: tuple[str, ...]) -> None:
+    values = {"A": [2.0, -1.0, 0.5], "B": [1.0, 3.0, 0.0], "C": [NAN, INF, 7.0]}
+    inputs = own(names, *zip(*(values[name] for name in names), strict=True))
+    party = party_with(state_of(loaded_model()))
+    reply = await party.score(query_for(b"new", b"older", b"new", inputs=inputs, segments=(2, 1)), deadline_s=1)
+    expected = np.array([[1.0, 2.0], [3.0, -1.0], [0.0, 0.5]]) @ WEIGHTS + OFFSET
+    np.testing.assert_allclose(reply.share.values, expected, rtol=1e-15)
+    assert reply.share.status.tolist() == [SampleStatus.OK] * 3
+    assert reply.oldest_event_time is None
+    assert reply.segment_event_times is not None
+    assert reply.segment_event_times.tolist() == [NO_EVENT_TIME] * 2
+
+
+async def test_features_sent_along_get_the_statuses_that_stored_ones_get() -> None:
+    ids = (b"a", b"b", b"c", b"d", b"", b"e\n", b"f")
+    inputs = own(("B", "A"), (1, 1), (NAN, 1), (1, INF), (INF, NAN), (1, 1), (NAN, 1), (1e308, 1e308))
+    share = (await party_with(state_of(loaded_model())).score(query_for(*ids, inputs=inputs), deadline_s=1)).share
+    assert share.status.tolist() == [
+        SampleStatus.OK,
+        SampleStatus.FEATURE_MISSING,
+        SampleStatus.FEATURE_INVALID,
+        SampleStatus.FEATURE_INVALID,
+        SampleStatus.ID_INVALID,
+        SampleStatus.ID_INVALID,
+        SampleStatus.OUT_OF_RANGE,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("B", "A", "Aa"), "inputs: feature 'Aa' is not one of the view; the nearest is 'A'"),
+        (("B", "A", "cty"), "inputs: feature 'cty' is not one of the view; the nearest is 'city'"),
+        (("b", "A"), "inputs: feature 'b' is not one of the view"),
+        (("B",), "inputs: feature 'A' is needed by the model and was not sent"),
+        ((), "inputs: feature 'A' is needed by the model and was not sent"),
+        (("B", "A", "city"), "inputs: feature 'city' is text; inputs are numbers"),
+        (("B", "A", "x" * 500), f"inputs: feature '{'x' * 80}\\u2026' is not one of the view"),
+        (("B", "A", "\n\u202e"), "inputs: feature '\\n\\u202e' is not one of the view"),
+    ],
+)
+async def test_features_that_are_not_the_views_are_refused_by_name(names: tuple[str, ...], told: str) -> None:
+    inputs = own(names, [1.0] * len(names))
+    with pytest.raises(InputsRefusedError) as raised:
+        await party_with(state_of(loaded_model())).score(query_for(b"ok", inputs=inputs), deadline_s=1)
+    public = public_status(raised.value)
+    assert public.code is Code.INVALID_ARGUMENT
+    assert public.text.startswith(told)
+    assert len(public.text) < 250
+
+
+async def test_features_sent_along_need_the_view_to_be_loaded() -> None:
+    party = party_with(state_of(loaded_model()), MemoryStore())
+    with pytest.raises(ModelNotReadyError):
+        await party.score(query_for(b"new", inputs=own(("B", "A"), (1, 1))), deadline_s=1)
+
+
+async def test_rows_of_inputs_for_another_number_of_ids_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="1 rows of inputs for 2"):
+        await party_with(state_of(loaded_model())).score(
+            query_for(b"a", b"b", inputs=own(("B", "A"), (1, 1))), deadline_s=1
+        )

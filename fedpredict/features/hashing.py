@@ -1,0 +1,136 @@
+"""A 64-bit hash of sample ids: for many at once in numpy, and the same for one in plain Python.
+
+The id's bytes, padded with zeros to 64-bit words, are multiplied with secret odd numbers and summed with the length,
+and the sum is mixed. The seed is drawn for each table, so that nobody can choose ids that fall into one bucket. Equal
+hashes prove nothing: whoever looks up compares the bytes as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpredict.model.arrays import Bools
+from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
+from fedpredict.model.sample_ids import SampleIds
+
+_BITS = (1 << 64) - 1
+_HALF = np.uint64(32)
+_WORD = 8
+_N_WORDS = MAX_SAMPLE_ID_BYTES // _WORD
+_PAIRS = 65_536
+"""So many are compared at a time, to bound the memory."""
+
+Hashes = NDArray[np.uint64]
+Words = NDArray[np.uint64]
+
+_MASKS = np.array([(1 << (8 * n)) - 1 for n in range(_WORD + 1)], dtype=np.uint64)
+"""Keeps the first n bytes of a little-endian word."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HashedIds:
+    """Ids, hashed.
+
+    Attributes:
+        hashes: Shape (n,).
+        lengths: Shape (n,), in bytes.
+        words: The ids' 64-bit words, each of shape (n,): all first words, all second words ..., zero beyond the end;
+            so many as `MAX_SAMPLE_ID_BYTES` holds.
+    """
+
+    hashes: Hashes
+    lengths: NDArray[np.int64]
+    words: tuple[Words, ...]
+
+
+class IdHash:
+    """The hash function of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        """Derive the numbers of the function.
+
+        Args:
+            seed: 0 to 2^64 - 1.
+        """
+        self._length_key, self._mix_key, *keys = _odd_numbers(seed, _N_WORDS + 2)
+        self._keys = tuple(keys)
+
+    def one(self, sample_id: bytes) -> int:
+        """Return the hash of an id; of a longer one than `MAX_SAMPLE_ID_BYTES`, of its beginning and its length.
+
+        >>> IdHash(1).one(b"u1") == int(IdHash(1).many(SampleIds.of([b"u1"])).hashes[0])
+        True
+        """
+        mixed = len(sample_id) * self._length_key
+        rest = int.from_bytes(sample_id, "little")
+        for key in self._keys:
+            mixed += (rest & _BITS) * key
+            rest >>= 64
+            if not rest:
+                break
+        mixed &= _BITS
+        return ((mixed ^ (mixed >> 32)) * self._mix_key) & _BITS
+
+    def many(self, sample_ids: SampleIds) -> HashedIds:
+        """Return what `one` does for each of at least one id."""
+        data = np.frombuffer(sample_ids.data + b"\0" * _WORD, dtype=np.uint8)
+        lengths = sample_ids.lengths
+        words = id_words(data, sample_ids.offsets[:-1], lengths, min(int(lengths.max()), MAX_SAMPLE_ID_BYTES))
+        hashes = lengths.astype(np.uint64)
+        hashes *= np.uint64(self._length_key)
+        for word, key in zip(words, self._keys, strict=False):
+            hashes += word * np.uint64(key)
+        hashes ^= hashes >> _HALF
+        hashes *= np.uint64(self._mix_key)
+        return HashedIds(hashes, lengths, words)
+
+
+def id_words(
+    data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64], longest: int
+) -> tuple[Words, ...]:
+    """Return the 64-bit words of ids, zero beyond the end of an id.
+
+    Args:
+        data: The bytes that hold the ids, contiguous, with at least 8 more behind the last id.
+        starts: Shape (n,): where in `data` an id begins.
+        lengths: Shape (n,).
+        longest: How many bytes of an id are wanted at most.
+    """
+    last = len(data) - _WORD
+    # a word may begin at any byte: overlapping words, one byte apart, read only where asked
+    every_word: Words = np.ndarray((last + 1,), dtype="<u8", buffer=data, strides=(1,))
+    words = [every_word[starts] & _MASKS.take(lengths, mode="clip")] if longest else []
+    for begin in range(_WORD, longest, _WORD):
+        at = np.minimum(starts + begin, last)
+        words.append(every_word[at] & _MASKS.take(lengths - begin, mode="clip"))
+    return tuple(words)
+
+
+def _odd_numbers(seed: int, count: int) -> list[int]:
+    """Return odd 64-bit numbers by SplitMix64 (Steele, Lea and Flood, 2014)."""
+    numbers = []
+    for _ in range(count):
+        seed = (seed + 0x9E3779B97F4A7C15) & _BITS
+        mixed = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _BITS
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _BITS
+        numbers.append((mixed ^ (mixed >> 31)) | 1)
+    return numbers
+
+
+def same_ids(sample_ids: SampleIds, left: NDArray[np.int64], right: NDArray[np.int64]) -> Bools:
+    """Return pair by pair whether two of the ids, given by their positions, are the same bytes."""
+    data = np.frombuffer(sample_ids.data + b"\0" * _WORD, dtype=np.uint8)
+    lengths = sample_ids.lengths
+    same: Bools = lengths[left] == lengths[right]
+    for begin in range(0, len(left), _PAIRS):
+        some = slice(begin, begin + _PAIRS)
+        longest = int(lengths[left[some]].max())
+        of_left, of_right = (
+            id_words(data, sample_ids.offsets[side[some]], lengths[side[some]], longest) for side in (left, right)
+        )
+        for one, other in zip(of_left, of_right, strict=True):
+            same[some] &= one == other
+    return same

@@ -1,0 +1,123 @@
+"""One request and its answer, as the fast path sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Protocol, TypeAlias
+
+from fedpredict.http.problem import CONTENT_TYPE, Problem
+
+STATUS_LINES = {status: f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+GiveUp: TypeAlias = Callable[[], None]
+"""Ends what was begun; harmless when that has ended."""
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    @property
+    def peer_uris(self) -> tuple[str, ...] | None:
+        """The URIs among the names of the peer's certificate; None without TLS."""
+
+    def finish(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Write an answer, unless the caller has left; it is this exchange's turn.
+
+        Args:
+            exchange: The exchange.
+            head: Status line and headers, without what the connection itself adds.
+            body: The body.
+        """
+
+
+class Exchange:
+    """A request that has arrived; `answer` is called once, at once or later, in this event loop."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "answered",
+        "expects_continue",
+        "fields",
+        "give_up",
+        "headers",
+        "keep_alive",
+        "method",
+        "refusal",
+        "size",
+        "url",
+        "version",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: bytes,
+        url: bytes,
+        version: str,
+        *,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+    ) -> None:
+        self._connection = connection
+        self._body: bytes | bytearray = b""
+        self.method = method
+        self.url = url
+        self.version = version
+        self.headers = headers
+        self.fields = fields
+        self.size = 0
+        self.keep_alive = False
+        self.expects_continue = False
+        self.refusal: Problem | None = None
+        self.give_up: GiveUp | None = None
+        self.answered = False
+
+    @property
+    def peer_uris(self) -> tuple[str, ...] | None:
+        """The URIs among the names of the caller's certificate; None without TLS."""
+        return self._connection.peer_uris
+
+    @property
+    def body(self) -> bytes | bytearray:
+        """The whole body."""
+        return self._body
+
+    def add(self, data: bytes) -> None:
+        """Take over the next piece of the body."""
+        if not self.size:
+            self._body = data
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+            self._body += data
+        else:
+            self._body += data
+        self.size += len(data)
+
+    def header(self, name: bytes) -> str | None:
+        """Return a header by its name in lower case; None where it is missing."""
+        value = self.fields.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def answer(
+        self,
+        status: HTTPStatus,
+        content_type: str,
+        body: bytes,
+        request_id: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Answer; nothing happens where the caller has left."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
+        head = f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n{lines}"
+        self._connection.finish(self, STATUS_LINES[status] + head.encode("latin-1"), body)
+
+    def refuse(self, problem: Problem, request_id: str) -> None:
+        """Answer with a problem."""
+        body = problem.to_json(request_id, self.url.decode("latin-1"))
+        self.answer(problem.status, CONTENT_TYPE, body, request_id, problem.headers)
+
+
+FastRoute: TypeAlias = Callable[[Exchange], GiveUp | None]
+"""Begins to answer an exchange; returns what gives it up when the caller leaves, None where it is answered already."""

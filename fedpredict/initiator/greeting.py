@@ -1,0 +1,156 @@
+"""How an initiator meets a participant and reads its answers: the same on calls of gRPC's own and on standing links."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+
+import grpc
+
+from fedpredict.errors import (
+    CertificateError,
+    FedPredictError,
+    ManifestMismatchError,
+    ModelNotFoundError,
+    PartyBusyError,
+    PartyError,
+    PartyRefusedError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+    ProtocolError,
+)
+from fedpredict.model.manifest import PartDescription
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.security.hello import NONCE_BYTES, verify_hello
+from fedpredict.wire import codec
+from fedpredict.wire.link import Instance
+from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.status import code_of_failure, error_from_failure
+from fedpredict.wire.v1 import link_pb2, participant_pb2
+
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+_BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
+MAX_WORKERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaintance:
+    """What this initiator says of itself, and what a party must prove.
+
+    Attributes:
+        party: The party that must answer.
+        ca_pem: The authorities that its hello is held to; None where there is no TLS.
+        me: This process.
+    """
+
+    party: str
+    ca_pem: bytes | None
+    me: Instance = field(default_factory=Instance)
+
+    def hello(self) -> participant_pb2.HelloRequest:
+        """Return a hello with a fresh nonce."""
+        return participant_pb2.HelloRequest(
+            protocol_version=codec.PROTOCOL_VERSION,
+            nonce=secrets.token_bytes(NONCE_BYTES),
+            instance=self.me.name,
+            worker=self.me.worker,
+            workers=self.me.workers,
+        )
+
+    def check(self, request: participant_pb2.HelloRequest, reply: participant_pb2.HelloReply) -> Instance:
+        """Return the process that answered; raise `PartyRefusedError` for another party or protocol, or no proof."""
+        try:
+            codec.check_protocol_version(reply.protocol_version)
+            _check_who(reply, self.party)
+            if self.ca_pem is not None:
+                verify_hello(self.ca_pem, self.party, request.nonce, reply.certificate_chain, reply.signature)
+        except (ProtocolError, CertificateError) as error:
+            raise self.refused(error) from error
+        return Instance(reply.instance[:64], reply.worker, max(1, reply.workers))
+
+    async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
+        """Say hello on a link and return the process that answered.
+
+        Raises:
+            PartyRefusedError: Another party, another protocol, or no proof.
+            PartyError: The party is away, slow, or refuses.
+        """
+        request = self.hello()
+
+        def answered(call: LinkCall[participant_pb2.HelloReply], frame: link_pb2.Frame) -> None:
+            if frame.HasField("failure"):
+                call.fail(self.failed(frame.failure))
+            else:
+                call.set_result(frame.hello_reply)
+
+        def lost(call: LinkCall[participant_pb2.HelloReply], reason: str) -> None:
+            fail_lost(call, reason, self.party)
+
+        ends = asyncio.get_running_loop().time() + deadline_s
+        call = LinkCall(link_pb2.Frame(hello=request), ends, answered, lost)
+        link.start(call)
+        return self.check(request, await call)
+
+    def describe(self, model_id: str) -> participant_pb2.DescribeModelRequest:
+        """Return the question what a party's part of a model is."""
+        return participant_pb2.DescribeModelRequest(
+            protocol_version=codec.PROTOCOL_VERSION, request_id=codec.new_request_id(), model_id=model_id
+        )
+
+    def description(
+        self, request: participant_pb2.DescribeModelRequest, reply: participant_pb2.DescribeModelReply
+    ) -> PartDescription:
+        """Return what the party says of its part, once it is known to be about that model and party."""
+        try:
+            part = codec.description_from_wire(reply)
+        except ProtocolError as error:
+            raise self.refused(error) from error
+        if (reply.request_id, part.party, part.model_id) != (request.request_id, self.party, request.model_id):
+            raise self.refused("it describes another model or party, or answers another request")
+        return part
+
+    def share(self, query: ScoreQuery, reply: participant_pb2.ScoreReply) -> PartyReply:
+        """Return the party's share, checked against what was asked."""
+        try:
+            return codec.reply_from_wire(reply, query, reply.values.columns)
+        except ProtocolError as error:
+            raise self.refused(error) from error
+
+    def failed(self, failure: link_pb2.Failure) -> FedPredictError:
+        """Return what a failure on a link means here."""
+        return self.translate(code_of_failure(failure), failure.text, error_from_failure(failure))
+
+    def translate(self, code: grpc.StatusCode, text: str, error: FedPredictError) -> FedPredictError:
+        """Return what the failure of a call to the party means here.
+
+        Args:
+            code: The status.
+            text: The text beside it.
+            error: The error of our tree that it stands for.
+        """
+        told = f"party {self.party}: {code.name}: {text[:500]}"
+        if code in _AWAY:
+            return PartyUnavailableError(told, party=self.party)
+        if isinstance(error, ManifestMismatchError | ModelNotFoundError):
+            return type(error)(told)
+        if code in _BROKEN:
+            return PartyUnavailableError(told, party=self.party)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return PartyTimeoutError(told, party=self.party)
+        return PartyRefusedError(told, party=self.party)
+
+    def refused(self, error: object) -> PartyError:
+        """Return the error for an answer that cannot be used."""
+        return PartyRefusedError(f"party {self.party}: {error}", party=self.party)
+
+    def busy(self, n_calls: int) -> PartyError:
+        """Return the error for a call that may not even wait."""
+        return PartyBusyError(f"party {self.party}: {n_calls} calls wait for a link", party=self.party)
+
+
+def _check_who(reply: participant_pb2.HelloReply, party: str) -> None:
+    if reply.party != party:
+        raise ProtocolError(f"party {reply.party[:63]!r} answers")
+    if not reply.worker < max(1, reply.workers) <= MAX_WORKERS:
+        raise ProtocolError(f"worker {reply.worker} of {reply.workers} answers")

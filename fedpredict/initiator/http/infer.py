@@ -1,0 +1,242 @@
+"""The Open Inference Protocol v2 over HTTP: JSON, and tensors as bytes after it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+from fedpredict.errors import FieldError, ModelNotReadyError
+from fedpredict.http.application import JSON, Answer, Endpoint, ProblemError, Request, Route
+from fedpredict.http.problem import media_refused
+from fedpredict.initiator import open_inference as oip
+from fedpredict.initiator.http import bodies
+from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
+from fedpredict.initiator.http.decode import deadline_of, decode, name_request
+from fedpredict.initiator.http.encode import encode
+from fedpredict.initiator.http.models import Catalogued
+from fedpredict.initiator.http.predict import CALLER_HEADER, TRACE_HEADER, Identify
+from fedpredict.initiator.predict import Predicts
+from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
+from fedpredict.model.sample_ids import SampleIds
+
+BINARY = "application/octet-stream"
+LENGTH_HEADER = "inference-header-content-length"
+EXTENSIONS = ["binary_tensor_data"]
+BINARY_SIZE, BINARY_DATA, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+T = TypeVar("T")
+_NOT_SERVED = ("classification", "shared_memory_region")
+_decoder = msgspec.json.Decoder(InferBody)
+_CELLS: dict[str, msgspec.json.Decoder[Any]] = {
+    "BYTES": msgspec.json.Decoder(list[str]),
+    "FP64": msgspec.json.Decoder(list[float | None]),
+    "FP32": msgspec.json.Decoder(list[float | None]),
+    "INT64": msgspec.json.Decoder(list[int]),
+    "INT32": msgspec.json.Decoder(list[int]),
+    "BOOL": msgspec.json.Decoder(list[bool]),
+}
+_NESTED: dict[str, msgspec.json.Decoder[Any]] = {
+    "BYTES": msgspec.json.Decoder(list[list[str]]),
+    "FP64": msgspec.json.Decoder(list[list[float | None]]),
+    "FP32": msgspec.json.Decoder(list[list[float | None]]),
+    "INT64": msgspec.json.Decoder(list[list[int]]),
+    "INT32": msgspec.json.Decoder(list[list[int]]),
+    "BOOL": msgspec.json.Decoder(list[list[bool]]),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """A request cut in two: its JSON, and the bytes after it."""
+
+    body: InferBody
+    binary: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An output to send, and whether as bytes."""
+
+    name: str
+    binary: bool
+
+
+class InferEndpoint:
+    """Inferences."""
+
+    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify) -> None:
+        self._predictor = predictor
+        self._catalogued = catalogued
+        self._identify = identify
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer an inference."""
+        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        info = self._catalogued.info(request)
+        oip.check_version(info, request.path_params.get("version", ""))
+        parts = _split(request)
+        parameters = parts.body.parameters or {}
+        options, wanted = oip.parse_options(parameters), _wanted(parts.body, parameters)
+        features = oip.features_of(_tensors(parts))
+        task = PredictTask(
+            request_id=name_request(request.header(b"x-request-id") or parts.body.id),
+            model_id=info.model_id,
+            mode=options.mode,
+            sample_ids=features.sample_ids,
+            inputs=features.inputs,
+            traceparent=request.header(TRACE_HEADER) or "",
+        )
+        prediction = await self._predictor.predict(task, caller, deadline_s=deadline_of(request, options.deadline_s))
+        if not options.allow_partial and any(each.name == oip.PREDICTION and not each.binary for each in wanted):
+            oip.check_all_scored(prediction)
+        return _answer(info, parts.body.id, prediction, wanted)
+
+
+def open_inference_routes(catalogued: Catalogued, infer: Endpoint) -> list[Route]:
+    """Return the protocol's paths, apart from health."""
+
+    async def server(_request: Request) -> Answer:
+        metadata = oip.server_metadata()
+        return Answer(encode(bodies.ServerMetadataAnswer(metadata.name, metadata.version, EXTENSIONS)))
+
+    async def model(request: Request) -> Answer:
+        return Answer(encode(_metadata_body(oip.model_metadata(_versioned(catalogued, request)))))
+
+    async def ready(request: Request) -> Answer:
+        info = _versioned(catalogued, request)
+        if not info.ready:
+            raise ModelNotReadyError(f"model {info.model_id}: {info.problem}")
+        return Answer(encode(bodies.ModelReadyAnswer(info.model_id, ready=True)))
+
+    routes = [Route("GET", "/v2", server)]
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [
+            Route("GET", path, model),
+            Route("GET", f"{path}/ready", ready),
+            Route("POST", f"{path}/infer", infer),
+        ]
+    return routes
+
+
+def _versioned(catalogued: Catalogued, request: Request) -> ModelInfo:
+    info = catalogued.info(request)
+    oip.check_version(info, request.path_params.get("version", ""))
+    return info
+
+
+def _metadata_body(metadata: oip.ModelMetadata) -> bodies.ModelMetadataAnswer:
+    def tensors(described: tuple[oip.TensorMetadata, ...]) -> list[bodies.TensorAnswer]:
+        return [bodies.TensorAnswer(each.name, each.datatype, list(each.shape)) for each in described]
+
+    return bodies.ModelMetadataAnswer(
+        name=metadata.name,
+        versions=list(metadata.versions),
+        platform=metadata.platform,
+        inputs=tensors(metadata.inputs),
+        outputs=tensors(metadata.outputs),
+    )
+
+
+def _split(request: Request) -> _Parts:
+    if request.header(b"content-encoding") not in (None, "identity"):
+        raise ProblemError(media_refused(f"{JSON} or {BINARY}"))
+    view, length = memoryview(request.body), request.headers.get(LENGTH_HEADER)
+    if length is None:
+        return _Parts(decode(_decoder, view), view[:0])
+    if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(view)):
+        place = f"header {LENGTH_HEADER}"
+        raise FieldError(f"{place} does not fit", place=place, problem="not the length of the JSON in the body")
+    return _Parts(decode(_decoder, view[: int(length)]), view[int(length) :])
+
+
+def _tensors(parts: _Parts) -> list[oip.Tensor]:
+    tensors, at = [], 0
+    for tensor in parts.body.inputs:
+        size = (tensor.parameters or {}).get(BINARY_SIZE)
+        if size is None:
+            tensors.append(_json_tensor(tensor))
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(parts.binary) - at:
+            raise _wrong(tensor, "binary_data_size is not the number of its bytes after the JSON")
+        tensors.append(oip.parse_raw(tensor.name, tensor.datatype, tensor.shape, parts.binary[at : at + size]))
+        at += size
+    if at != len(parts.binary):
+        raise FieldError("bytes of no tensor", place="body", problem="more bytes after the JSON than the tensors have")
+    return tensors
+
+
+def _json_tensor(tensor: InferInput) -> oip.Tensor:
+    if tensor.datatype not in _CELLS:
+        return oip.parse_cells(tensor.name, tensor.datatype, tensor.shape, ())
+    data = b"null" if tensor.data is UNSET else bytes(tensor.data)
+    if data[1:].lstrip()[:1] == b"[":
+        cells = list(itertools.chain.from_iterable(_cells(tensor, _NESTED[tensor.datatype], data)))
+    else:
+        cells = _cells(tensor, _CELLS[tensor.datatype], data)
+    return oip.parse_cells(tensor.name, tensor.datatype, tensor.shape, cells)
+
+
+def _cells(tensor: InferInput, decoder: msgspec.json.Decoder[list[T]], data: bytes) -> list[T]:
+    try:
+        return decode(decoder, data)
+    except FieldError as error:
+        raise _wrong(tensor, f"data: {error.problem}") from error
+
+
+def _wanted(body: InferBody, parameters: Parameters) -> list[_Wanted]:
+    asked = body.outputs or []
+    all_binary = parameters.get(ALL_BINARY, False) is True
+    names = oip.check_outputs([output.name for output in asked])
+    if not asked:
+        return [_Wanted(name, all_binary) for name in names]
+    wanted = []
+    for output in asked:
+        said = output.parameters or {}
+        strange = next((name for name in _NOT_SERVED if name in said), None)
+        if strange is not None:
+            raise FieldError(f"output parameter {strange}", place=f"parameter {strange}", problem="not served")
+        wanted.append(_Wanted(output.name, said.get(BINARY_DATA, all_binary) is True))
+    return wanted
+
+
+def _answer(info: ModelInfo, request_name: str | None, prediction: Prediction, wanted: list[_Wanted]) -> Answer:
+    tensors = oip.output_tensors(prediction, [each.name for each in wanted])
+    raws = [tensor.to_raw() if each.binary else None for tensor, each in zip(tensors, wanted, strict=True)]
+    body = encode(
+        InferAnswer(
+            model_name=info.model_id,
+            model_version=prediction.manifest_sha256[: oip.SHORT_VERSION],
+            id=request_name,
+            outputs=[_output(tensor, raw) for tensor, raw in zip(tensors, raws, strict=True)],
+            parameters={
+                "request_id": prediction.request_id,
+                "manifest_sha256": prediction.manifest_sha256,
+                "simulated": prediction.simulated,
+            },
+        )
+    )
+    headers = {"x-request-id": prediction.request_id}
+    binary = [raw for raw in raws if raw is not None]
+    if not binary:
+        return Answer(body, headers=headers)
+    headers[LENGTH_HEADER] = str(len(body))
+    return Answer(b"".join([body, *binary]), BINARY, headers=headers)
+
+
+def _output(tensor: oip.Tensor, raw: bytes | None) -> InferOutput:
+    output = InferOutput(tensor.name, tensor.datatype, list(tensor.shape))
+    if raw is not None:
+        output.parameters = {BINARY_SIZE: len(raw)}
+    elif isinstance(tensor.cells, SampleIds):
+        output.data = [cell.decode() for cell in tensor.cells]
+    else:
+        output.data = [None if math.isnan(cell) else cell for cell in tensor.cells.tolist()]
+    return output
+
+
+def _wrong(tensor: InferInput, problem: str) -> FieldError:
+    return FieldError("a tensor that does not fit", place=f"tensor {tensor.name[:100]!r}", problem=problem)

@@ -1,0 +1,84 @@
+"""`POST /v1/predict`: without ASGI and without a task of its own, and the same through ASGI for odd spellings of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TypeAlias
+
+from fedpredict.http.application import JSON, REQUEST_ID, Answer, Request, Route, log_refusal, problem_for
+from fedpredict.http.exchange import Exchange
+from fedpredict.initiator.http.decode import name_request, read_task
+from fedpredict.initiator.http.encode import encode, prediction_body
+from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.submit import GiveUp
+from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.observe.logs import log_context
+from fedpredict.security.identity import Identity
+
+Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
+"""URIs of the caller's certificate (None without TLS), and who it states to be -> the caller, or an error."""
+
+CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
+
+
+def traced(task: PredictTask, traceparent: str | None) -> PredictTask:
+    """Return a task with what its caller sent in that header."""
+    return replace(task, traceparent=traceparent) if traceparent else task
+
+
+class PredictEndpoint:
+    """Total tasks as JSON."""
+
+    def __init__(self, predictor: Predicts, identify: Identify, max_samples: int) -> None:
+        self._predictor = predictor
+        self._max_samples = max_samples
+        self._identify = identify
+
+    def begin(self, exchange: Exchange) -> GiveUp | None:
+        """Begin to answer a request on the fast path; return what gives it up."""
+        request_id = name_request(exchange.header(b"x-request-id"))
+        try:
+            caller = self._identify(exchange.peer_uris, exchange.header(CALLER_HEADER))
+            asked = read_task(exchange, request_id, self._max_samples)
+            task = traced(asked.task, exchange.header(TRACE_HEADER))
+            return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=_answering(exchange, task))
+        except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
+            _refuse(exchange, request_id, error)
+            return None
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer a request that came through ASGI."""
+        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        asked = read_task(request, request.request_id, self._max_samples)
+        task = traced(asked.task, request.header(TRACE_HEADER))
+        prediction = await self._predictor.predict(task, caller, deadline_s=asked.deadline_s)
+        body = encode(prediction_body(prediction, asked.task.model_id))
+        return Answer(body, headers={REQUEST_ID: asked.task.request_id})
+
+
+def predict_route(endpoint: PredictEndpoint) -> Route:
+    """Return the operation, as the application and the description have it."""
+    return Route("POST", "/v1/predict", endpoint.answer)
+
+
+def _answering(exchange: Exchange, task: PredictTask) -> Callable[[Prediction | BaseException], None]:
+    def done(ended: Prediction | BaseException) -> None:
+        if isinstance(ended, BaseException):
+            _refuse(exchange, task.request_id, ended)
+            return
+        try:
+            body = encode(prediction_body(ended, task.model_id))
+        except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
+            _refuse(exchange, task.request_id, error)
+        else:
+            exchange.answer(HTTPStatus.OK, JSON, body, task.request_id)
+
+    return done
+
+
+def _refuse(exchange: Exchange, request_id: str, error: BaseException) -> None:
+    with log_context(request_id=request_id):
+        log_refusal(error)
+    exchange.refuse(problem_for(error), request_id)

@@ -1,0 +1,202 @@
+"""Dialling a party: over a socket where it offers one, else a gRPC stream, else not; again and again, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+import grpc
+
+from fedpredict.errors import FedPredictError
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.links import LinkPool
+from fedpredict.initiator.unary import UnaryParty
+from fedpredict.security.tls import server_name
+from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SETTLED_S, Backoff, LinkEnd
+from fedpredict.wire.link_caller import LinkCaller
+from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
+from fedpredict.wire.stream_carrier import StreamCarrier
+
+logger = logging.getLogger(__name__)
+
+_STREAM = "/fedpredict.wire.v1.ParticipantService/ScoreStream"
+_CAPABILITY = "score_stream"
+
+DialChannel: TypeAlias = Callable[[], grpc.aio.Channel]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Linker:
+    """Keeps a pool filled with links to every worker of a party that listens."""
+
+    def __init__(
+        self,
+        who: Acquaintance,
+        pool: LinkPool,
+        unary: UnaryParty,
+        *,
+        host: str,
+        context: ssl.SSLContext | None,
+        preface: Preface,
+        dial_channel: DialChannel,
+        metadata: Metadata,
+    ) -> None:
+        """Prepare; nothing is dialled before `run`.
+
+        Args:
+            who: The party that must answer.
+            pool: What is filled.
+            unary: Tells what the party offers.
+            host: Where its sockets are; the port is in its hello.
+            context: This side's TLS for sockets; None for plain text.
+            preface: What sockets begin with.
+            dial_channel: Returns a new channel, with a connection of its own.
+            metadata: Sent with every stream.
+        """
+        self._who = who
+        self._pool = pool
+        self._unary = unary
+        self._host = host
+        self._context = context
+        self._preface = preface
+        self._dial_channel = dial_channel
+        self._metadata = metadata
+        self._port = 0
+        self._streams = False
+        self._workers = 1
+        self._no_socket_until = 0.0
+        self._told = ""
+        self._carrying: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Keep the pool filled; returns only by being cancelled."""
+        backoff, loop = Backoff(), asyncio.get_running_loop()
+        while True:
+            self._pool.changed.clear()
+            try:
+                self._say(await self._link())
+            except (FedPredictError, OSError) as error:
+                logger.debug("party.not_linked", extra={"party": self._who.party, "reason": str(error)})
+                await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:  # the edge of a background task: it must go on, and say what happened
+                logger.exception("link.failed")
+                await asyncio.sleep(backoff.next_s())
+                continue
+            began = loop.time()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_S):
+                    await self._pool.changed.wait()
+            if loop.time() - began >= SETTLED_S:
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next_s())
+
+    async def close(self) -> None:
+        """Return when the connections of streams are gone; the pool closes their links."""
+        await asyncio.gather(*self._carrying)
+
+    async def _link(self) -> str:
+        """Dial what is missing, over the best carrier there is; return its name.
+
+        Raises:
+            FedPredictError, OSError: The party is away, or is not the one meant.
+        """
+        if await self._link_sockets():
+            return "socket"
+        if not self._streams:
+            return "unary"
+        await self._fill("grpc", self._dial_stream)
+        return "grpc"
+
+    async def _link_sockets(self) -> bool:
+        """Return whether there are links over sockets now, dialled where they were missing."""
+        loop = asyncio.get_running_loop()
+        # first where the port is thought to be, then where the party says that it is
+        for asks in (not self._port, True):
+            if asks:
+                hello = await self._unary.hello(deadline_s=HANDSHAKE_S)
+                self._port, self._streams = hello.link_port, _CAPABILITY in hello.capabilities
+            if not self._port or loop.time() < self._no_socket_until:
+                return False
+            try:
+                await self._fill("socket", self._dial_socket)
+            except (FedPredictError, OSError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                logger.info("party.no_socket", extra={"party": self._who.party, "port": self._port, "reason": reason})
+                if isinstance(error, TimeoutError):
+                    break
+            else:
+                return True
+        self._no_socket_until = loop.time() + RECHECK_S
+        return False
+
+    async def _fill(self, carrier: str, dial: Callable[[], Awaitable[LinkCaller]]) -> None:
+        """Dial until every worker was met; go on with those met where chance hides one."""
+        tries = 0
+        while len(self._pool.workers(carrier)) < self._workers and tries < 2 * self._workers + 4:
+            tries += 1
+            try:
+                await self._add(await dial())
+            except (FedPredictError, OSError):
+                if not self._pool.workers(carrier):
+                    raise
+                break
+        self._pool.retire_other_carriers(carrier)
+
+    async def _add(self, link: LinkCaller) -> None:
+        try:
+            instance = await self._who.greet(link, HANDSHAKE_S)
+        except BaseException as error:
+            link.close(f"no hello: {error}")
+            raise
+        self._workers = instance.workers
+        if instance.worker in self._pool.workers(link.carrier.name):
+            link.close("this worker is linked already")
+        else:
+            self._pool.add(link, instance)
+
+    async def _dial_socket(self) -> LinkCaller:
+        opened: list[LinkCaller] = []
+
+        def open_end(carrier: SocketCarrier) -> LinkEnd:
+            opened.append(LinkCaller(self._who.party, carrier, changed=self._pool.link_changed))
+            return opened[0]
+
+        await dial_socket(
+            f"{self._host}:{self._port}",
+            self._context,
+            server_name(self._who.party),
+            own=self._preface,
+            opened=open_end,
+        )
+        return opened[0]
+
+    async def _dial_stream(self) -> LinkCaller:
+        channel = self._dial_channel()
+        # the stubs know calls with an iterator of requests only
+        call = channel.stream_stream(_STREAM, None, None)(metadata=self._metadata)  # type: ignore[call-arg]
+        carrier = StreamCarrier(call, self._host)
+        link = LinkCaller(self._who.party, carrier, changed=self._pool.link_changed)
+
+        async def carry() -> None:
+            try:
+                await carrier.run(link)
+            finally:
+                call.cancel()
+                await channel.close(None)
+
+        task = asyncio.create_task(carry())
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+        return link
+
+    def _say(self, carrier: str) -> None:
+        # the pool tells of links; without any there is one line as well
+        if carrier == "unary" != self._told:
+            logger.info("party.linked", extra={"party": self._who.party, "carrier": carrier})
+        self._told = carrier

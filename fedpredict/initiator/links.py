@@ -1,0 +1,200 @@
+"""The standing links to one party: which link takes a call, and what becomes of a call whose link is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+from typing_extensions import override
+
+from fedpredict.errors import PartyTimeoutError, PartyUnavailableError
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.wire.link import MAX_CALLS, Deadlines, Instance
+from fedpredict.wire.link_caller import Keeper, LinkCall, LinkCaller, fail_lost
+
+logger = logging.getLogger(__name__)
+
+BRIDGE_S = 10.0
+"""How long calls wait for a party that was linked and is gone: so long a restart may take without failing one."""
+MAX_TRIES = 2
+"""Scoring is idempotent: a call whose link is lost is sent once more."""
+PROBE_S = 2.0
+"""How long an older link may take to show that it is alive."""
+
+
+class LinkPool(Keeper):
+    """The links to one party; one per process of the party, each used least where most is under way."""
+
+    def __init__(self, who: Acquaintance) -> None:
+        """Prepare, without a link.
+
+        Args:
+            who: The party that answers.
+        """
+        self.changed = asyncio.Event()
+        """Set when a link is lost or drains; for whoever dials."""
+        self._who = who
+        self._party = who.party
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[LinkCaller, Instance] = {}
+        self._usable: list[LinkCaller] = []
+        self._turn = 0
+        self._waiting: list[LinkCall[Any]] = []
+        self._deadlines = Deadlines(self._expire)
+        self._bridged_until = 0.0
+        self._because = "it has not been linked yet"
+        self._n_lost = 0
+        self.reconnects = 0
+        """How many links took the place of one that was lost."""
+        self._probes: set[asyncio.Task[None]] = set()
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a call begun now would be sent, or would wait for a link that is expected back."""
+        return bool(self._usable) or self._loop.time() < self._bridged_until
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the party was lost a moment ago, so that it may not be ready yet."""
+        return self._loop.time() < self._bridged_until
+
+    @property
+    def carriers(self) -> dict[str, int]:
+        """How many usable links there are, by carrier."""
+        names = [link.carrier.name for link in self._usable]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    def workers(self, carrier: str) -> set[int]:
+        """Return the party's workers to which there is a usable link over a carrier."""
+        return {self._links[link].worker for link in self._usable if link.carrier.name == carrier}
+
+    def add(self, link: LinkCaller, instance: Instance) -> None:
+        """Take a link that was greeted; an older one to the same process is replaced.
+
+        A link to another process that calls itself the same worker may be what a dead one left behind: it is asked
+        whether it is alive.
+        """
+        if not link.usable:
+            return
+        for older, known in tuple(self._links.items()):
+            if older.usable and known.name == instance.name:
+                older.retire()
+            elif older.usable and known.worker == instance.worker:
+                self._probe(older)
+        self._links[link] = instance
+        self._usable.append(link)
+        if self._n_lost:
+            self._n_lost -= 1
+            self.reconnects += 1
+        if self._bridged_until:
+            self._bridged_until = self._loop.time() + BRIDGE_S
+        extra = {"party": self._party, "carrier": link.carrier.name, "worker": instance.worker, "n": len(self._usable)}
+        logger.info("party.linked", extra=extra)
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call.keeper = None
+            self.start(call)
+
+    def link_changed(self, link: LinkCaller) -> None:
+        """Learn that a link drains or is closed."""
+        if link in self._usable:
+            self._usable.remove(link)
+            self._n_lost += 1
+            self._because = link.closed_because or "it takes no further calls"
+            extra = {"party": self._party, "carrier": link.carrier.name, "reason": self._because}
+            logger.info("party.unlinked", extra=extra)
+            if not self._usable:
+                self._bridged_until = self._loop.time() + BRIDGE_S
+            self.changed.set()
+        if link.closed_because:
+            self._links.pop(link, None)
+
+    def retire_other_carriers(self, carrier: str) -> None:
+        """Use links over `carrier` alone from here on."""
+        for link in tuple(self._usable):
+            if link.carrier.name != carrier:
+                link.retire()
+
+    def start(self, call: LinkCall[Any]) -> None:
+        """Send a call over the link with the least under way, or let it wait for one that is expected."""
+        if call.done():
+            return
+        usable = self._usable
+        if usable:
+            link = usable[0] if len(usable) == 1 else self._least_loaded(usable)
+            link.start(call)
+        elif not self.unsettled:
+            call.fail(PartyUnavailableError(f"party {self._party}: no link: {self._because}", party=self._party))
+        elif len(self._waiting) >= MAX_CALLS:
+            call.fail(self._who.busy(len(self._waiting)))
+        else:
+            self._waiting.append(call)
+            call.keeper = self
+            self._deadlines.cover(min(call.ends, self._bridged_until))
+
+    def start_later(self, call: LinkCall[Any], pause_s: float) -> None:
+        """Send a call again after a pause."""
+        self._loop.call_later(pause_s, self.start, call)
+
+    def lost(self, call: LinkCall[Any], reason: str) -> None:
+        """Send a call again whose link was lost, unless that happened to it before."""
+        if call.tries < MAX_TRIES:
+            self.start(call)
+        else:
+            fail_lost(call, reason, self._party)
+
+    @override
+    def give_up(self, call: LinkCall[Any]) -> None:
+        """Forget a call that waits for a link."""
+        call.keeper = None
+        with suppress(ValueError):
+            self._waiting.remove(call)
+
+    async def close(self) -> None:
+        """Close every link; calls under way end as `PartyUnavailableError`."""
+        self._bridged_until = 0.0
+        self._usable, self._because = [], "this process stops"
+        for probe in self._probes:
+            probe.cancel()
+        links, waiting = tuple(self._links), self._waiting
+        self._waiting = []
+        self._deadlines.stop()
+        for link in links:
+            link.close(self._because)
+        for call in waiting:
+            fail_lost(call, self._because, self._party)
+        await asyncio.gather(*(link.carrier.ended.wait() for link in links))
+
+    def _least_loaded(self, usable: list[LinkCaller]) -> LinkCaller:
+        self._turn = (self._turn + 1) % len(usable)
+        least = usable[self._turn]
+        for link in usable:
+            if link.load < least.load:
+                least = link
+        return least
+
+    def _probe(self, link: LinkCaller) -> None:
+        async def probe() -> None:
+            try:
+                await self._who.greet(link, PROBE_S)
+            except (PartyUnavailableError, PartyTimeoutError):
+                link.close("a newer link of this worker came, and this one does not answer")
+
+        task = asyncio.create_task(probe())
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    def _expire(self, now: float) -> float | None:
+        over = now >= self._bridged_until
+        ended = [call for call in self._waiting if over or call.ends <= now]
+        self._waiting = [call for call in self._waiting if not over and call.ends > now]
+        for call in ended:
+            call.keeper = None
+            if call.ends <= now:
+                told = f"party {self._party} was not linked in time: {self._because}"
+                call.fail(PartyTimeoutError(told, party=self._party))
+            else:
+                fail_lost(call, self._because, self._party)
+        return min((min(call.ends, self._bridged_until) for call in self._waiting), default=None)

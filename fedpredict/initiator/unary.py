@@ -1,0 +1,114 @@
+"""A participant across a gRPC channel, one call of gRPC's own at a time: for peers that offer nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from fedpredict.errors import ModelNotFoundError, PartyTimeoutError
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.model.manifest import PartDescription
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.wire import codec
+from fedpredict.wire.status import error_from_rpc
+from fedpredict.wire.v1 import participant_pb2
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "/fedpredict.wire.v1.ParticipantService/"
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+
+class UnaryParty:
+    """Calls over a channel.
+
+    The first call on a connection is preceded by a hello: the party must speak this protocol, be the party meant, and
+    sign a nonce with its certificate's key. The channel connects again by itself; a hello follows then too.
+    """
+
+    def __init__(self, who: Acquaintance, channel: grpc.aio.Channel, *, metadata: tuple[tuple[str, str], ...]) -> None:
+        """Wrap a channel, which this object closes.
+
+        Args:
+            who: The party that must answer.
+            channel: Where it is.
+            metadata: Sent with every call.
+        """
+        self._who = who
+        self._party = who.party
+        self._channel = channel
+        self._metadata = metadata
+        self._greeted = False
+        self._instance = ""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the party has proved who it is, and is still connected."""
+        return self._greeted and self._channel.get_state() is grpc.ChannelConnectivity.READY
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end."""
+        await self._channel.close(None)
+
+    async def hello(self, *, deadline_s: float) -> participant_pb2.HelloReply:
+        """Ask who answers, and prove it; return the proven answer.
+
+        Raises:
+            PartyRefusedError: Another party, another protocol, or no proof.
+            PartyError: The party is away, slow, or refuses.
+        """
+        request = self._who.hello()
+        reply = await self._call("Hello", request, participant_pb2.HelloReply, deadline_s)
+        self._who.check(request, reply)
+        self._greeted = True
+        if reply.instance != self._instance:
+            logger.info("party.met", extra={"party": self._party, "restarted": bool(self._instance)})
+            self._instance = reply.instance
+        return reply
+
+    async def describe(self, model_id: str, deadline_s: float) -> PartDescription:
+        """Return what the party says of its part."""
+        await self._greet(deadline_s)
+        request = self._who.describe(model_id)
+        reply = await self._call("DescribeModel", request, participant_pb2.DescribeModelReply, deadline_s)
+        return self._who.description(request, reply)
+
+    async def score(self, query: ScoreQuery, deadline_s: float) -> PartyReply:
+        """Return the party's share; the deadline travels with the call."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + deadline_s
+        await self._greet(deadline_s)
+        remaining_s = ends - loop.time()
+        request = codec.query_to_wire(query, int(remaining_s * 1000))
+        try:
+            reply = await self._call("Score", request, participant_pb2.ScoreReply, remaining_s)
+        except ModelNotFoundError as error:
+            raise self._who.refused(error) from error
+        return self._who.share(query, reply)
+
+    async def _greet(self, deadline_s: float) -> None:
+        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+            self._greeted = False
+        if not self._greeted:
+            await self.hello(deadline_s=deadline_s)
+
+    async def _call(self, method: str, request: Message, reply_type: type[_Reply], deadline_s: float) -> _Reply:
+        if deadline_s <= 0.0:
+            raise PartyTimeoutError(f"party {self._party}: no time left to ask", party=self._party)
+        # The reply is parsed here: gRPC's own deserialiser turns one that does not parse into None.
+        call = self._channel.unary_unary(_SERVICE + method, None, None)
+        try:
+            data = await call(request.SerializeToString(), timeout=deadline_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+                self._greeted = False
+            raise self._who.translate(error.code(), str(error.details()), error_from_rpc(error)) from error
+        try:
+            return reply_type.FromString(data)
+        except DecodeError as error:
+            raise self._who.refused(error) from error

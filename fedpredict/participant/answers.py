@@ -1,0 +1,115 @@
+"""What a participant answers, whichever way a call came: on a call of gRPC's own, or on a standing link."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from fedpredict.errors import EmptyRequestError, TooManySamplesError
+from fedpredict.model.ids import check_model_id
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import SampleStatus
+from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.watch import ShareWatch
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.security.hello import sign_hello
+from fedpredict.security.identity import Identity
+from fedpredict.security.tls import TlsFiles, read_tls
+from fedpredict.wire import codec
+from fedpredict.wire.link import Instance
+from fedpredict.wire.v1 import participant_pb2
+
+logger = logging.getLogger(__name__)
+
+SCORE_STREAM = "score_stream"
+"""The capability: `ScoreStream` is served."""
+
+
+class Answers:
+    """Answers callers that the policy lists, with what `scorer` computes."""
+
+    def __init__(
+        self,
+        scorer: PartyScorer,
+        policy: CallerPolicy,
+        tls: TlsFiles | None,
+        me: Instance,
+        *,
+        max_samples: int,
+        watch: ShareWatch | None = None,
+    ) -> None:
+        """Serve one party.
+
+        Args:
+            scorer: This party.
+            policy: Who may ask for what.
+            tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
+            me: This process.
+            max_samples: Most sample ids in one call.
+            watch: Told of every share; default: nobody is.
+        """
+        self.link_port = 0
+        """The port that hellos tell, of links over sockets; 0 for none."""
+        self._scorer = scorer
+        self._policy = policy
+        self._tls = tls
+        self._me = me
+        self._max_samples = max_samples
+        self._watch = watch or ShareWatch()
+
+    async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
+        """Say who answers here, and prove it by signing the caller's nonce."""
+        codec.check_protocol_version(request.protocol_version)
+        reply = participant_pb2.HelloReply(
+            protocol_version=codec.PROTOCOL_VERSION,
+            capabilities=[SCORE_STREAM],
+            party=self._scorer.party,
+            instance=self._me.name,
+            worker=self._me.worker,
+            workers=self._me.workers,
+            link_port=self.link_port,
+        )
+        if self._tls is not None:
+            reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
+            reply.certificate_chain = (await asyncio.to_thread(read_tls, self._tls)).chain_pem
+        return reply
+
+    async def describe_model(
+        self, request: participant_pb2.DescribeModelRequest, caller: Identity, deadline_s: float
+    ) -> participant_pb2.DescribeModelReply:
+        """Describe the newest version of a model that the caller may ask for."""
+        codec.check_protocol_version(request.protocol_version)
+        add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
+        self._policy.check(caller, request.model_id)
+        part = await self._scorer.describe(request.model_id, deadline_s=deadline_s)
+        return codec.description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+
+    async def score(
+        self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float
+    ) -> participant_pb2.ScoreReply:
+        """Return this party's share for a caller who may ask for the model."""
+        query = codec.query_from_wire(request)
+        add_log_context(request_id=query.request_id, model=query.model_id)
+        with self._watch.share(caller.name, query) as watched:
+            self._policy.check(caller, query.model_id)
+            self._check_size(query)
+            reply = await self._scorer.score(query, deadline_s=deadline_s)
+            if watched.scored(reply):
+                _log_done(query, reply)
+        return codec.reply_to_wire(query, reply)
+
+    def _check_size(self, query: ScoreQuery) -> None:
+        if not query.sample_ids:
+            raise EmptyRequestError("a request for a share names no sample id")
+        if len(query.sample_ids) > self._max_samples:
+            raise TooManySamplesError(
+                f"{len(query.sample_ids)} sample ids in one call; max_samples is {self._max_samples}",
+                limit=self._max_samples,
+            )
+
+
+def _log_done(query: ScoreQuery, reply: PartyReply) -> None:
+    n_scored = int((reply.share.status == SampleStatus.OK).sum())
+    extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
+    logger.info("score.done", extra=extra)

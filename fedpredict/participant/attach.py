@@ -1,0 +1,230 @@
+"""Links that this participant dials, where no port may be opened inwards (ADR 0012); whoever dials, it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import grpc
+
+from fedpredict.errors import FedPredictError, PartyUnavailableError
+from fedpredict.participant.links import LinkServer
+from fedpredict.participant.settings import InitiatorPeerSettings
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.sockets import dialling_context
+from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
+from fedpredict.wire.channel import Compression, channel_options
+from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SETTLED_S, Backoff
+from fedpredict.wire.link_answerer import LinkAnswerer
+from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
+from fedpredict.wire.stream_carrier import StreamCarrier
+from fedpredict.wire.v1 import participant_pb2
+
+logger = logging.getLogger(__name__)
+
+_ATTACH = "/fedpredict.wire.v1.InitiatorService/Attach"
+
+
+class Attacher:
+    """Keeps this participant linked to every worker of every initiator that its settings list."""
+
+    def __init__(
+        self, party: str, initiators: Mapping[str, InitiatorPeerSettings], links: LinkServer, tls: TlsFiles | None
+    ) -> None:
+        """Prepare; nothing is dialled before `start`.
+
+        Args:
+            party: This participant's party.
+            initiators: By the party that each must prove to be.
+            links: Answers on the links.
+            tls: This participant's certificate and key; None for plain text.
+        """
+        self._me = Identity(IdentityKind.PARTY, party)
+        self._initiators = initiators
+        self._links = links
+        self._tls = tls
+        self._tasks: list[asyncio.Task[None]] = []
+        self._places: list[_Place] = []
+
+    def start(self) -> None:
+        """Begin to dial, for ever."""
+        for party, peer in self._initiators.items():
+            sockets = peer.link_addresses or (None,) * len(peer.addresses)
+            for address, link_address in zip(peer.addresses, sockets, strict=True):
+                place = _Place(self._me, party, address, link_address, peer.compression, self._links, self._tls)
+                self._places.append(place)
+                self._tasks.append(asyncio.create_task(place.run()))
+
+    async def stop(self) -> None:
+        """Dial no more; open links stay open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_closed(self) -> None:
+        """Return when the links' connections are gone; `LinkServer.drain` closes the links."""
+        await asyncio.gather(*(task for place in self._places for task in place.carrying))
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One address of one initiator, behind which one process listens, or several workers do."""
+
+    me: Identity
+    party: str
+    address: str
+    link_address: str | None
+    compression: Compression
+    links: LinkServer
+    tls: TlsFiles | None
+    workers: int = 1
+    linked: dict[int, LinkAnswerer] = field(default_factory=dict)
+    """By the initiator's worker."""
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    told: str = ""
+    carrying: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Keep linked until cancelled."""
+        backoff, loop = Backoff(), asyncio.get_running_loop()
+        while True:
+            self.lost.clear()
+            try:
+                await self._attach_all()
+            except (FedPredictError, OSError) as error:
+                self._say(f"{type(error).__name__}: {error}")
+                await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:  # the edge of a background task: it must go on, and say what happened
+                logger.exception("attach.failed")
+                await asyncio.sleep(backoff.next_s())
+                continue
+            self._say("")
+            began = loop.time()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_S):
+                    await self.lost.wait()
+            if loop.time() - began >= SETTLED_S:
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next_s())
+
+    async def _attach_all(self) -> None:
+        """Dial until every worker of the initiator was met; go on with those met where chance hides one."""
+        tries = 0
+        while len(self.linked) < self.workers and tries < 2 * self.workers + 4:
+            tries += 1
+            try:
+                await self._attach()
+            except (FedPredictError, OSError):
+                if not self.linked:
+                    raise
+                return
+
+    async def _attach(self) -> None:
+        if self.link_address is not None:
+            try:
+                await self._attach_socket(self.link_address)
+            except (FedPredictError, OSError) as error:
+                extra = {"party": self.party, "address": self.link_address, "reason": str(error)}
+                logger.info("attach.no_socket", extra=extra)
+            else:
+                return
+        await self._attach_stream()
+
+    async def _attach_socket(self, address: str) -> None:
+        meeting = _Meeting(self)
+
+        def opened(carrier: SocketCarrier) -> LinkAnswerer:
+            return meeting.answerer(carrier, address)
+
+        context = dialling_context(self.tls) if self.tls else None
+        own = Preface("" if self.tls else self.me.uri, compress=self.compression is not Compression.NONE)
+        await dial_socket(address, context, server_name(self.party), own=own, opened=opened)
+        await meeting.greeted()
+
+    async def _attach_stream(self) -> None:
+        channel, metadata = self._channel()
+        metadata = (*metadata, *self.compression.metadata)
+        # the stubs know calls with an iterator of requests only
+        call = channel.stream_stream(_ATTACH, None, None)(metadata=metadata)  # type: ignore[call-arg]
+        carrier, meeting = StreamCarrier(call, self.address), _Meeting(self)
+
+        async def carry() -> None:
+            try:
+                await carrier.run(meeting.answerer(carrier, self.address))
+            finally:
+                call.cancel()
+                await channel.close(None)
+
+        task = asyncio.create_task(carry())
+        self.carrying.add(task)
+        task.add_done_callback(self.carrying.discard)
+        await meeting.greeted()
+
+    def _channel(self) -> tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]:
+        """Return a channel of its own, and so a connection of its own, which may reach another worker."""
+        compression = self.compression.of_grpc
+        if self.tls is None:
+            options = channel_options()
+            return grpc.aio.insecure_channel(self.address, options, compression), stated_identity(self.me)
+        options = channel_options(server_name(self.party))
+        return grpc.aio.secure_channel(self.address, channel_credentials(self.tls), options, compression), ()
+
+    def _say(self, problem: str) -> None:
+        if problem and problem != self.told:
+            extra = {"party": self.party, "address": self.address, "reason": problem}
+            logger.warning("initiator.away", extra=extra)
+        self.told = problem
+
+
+class _Meeting:
+    """One link, until the initiator's hello says which worker it leads to."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._met: asyncio.Future[participant_pb2.HelloRequest] = asyncio.get_running_loop().create_future()
+        self._link: LinkAnswerer | None = None
+
+    def answerer(self, carrier: SocketCarrier | StreamCarrier, peer: str) -> LinkAnswerer:
+        """Return the link's end, which listens for the hello."""
+        caller = Identity(IdentityKind.PARTY, self._place.party)
+        self._link = self._place.links.answerer(carrier, caller, peer, greeted=self._greet, closed=self._close)
+        return self._link
+
+    async def greeted(self) -> None:
+        """Return when the initiator said hello.
+
+        Raises:
+            PartyUnavailableError: It closed the link, or was silent.
+        """
+        place = self._place
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                hello = await self._met
+        except TimeoutError as error:
+            if self._link is not None:
+                self._link.close(f"no hello within {HANDSHAKE_S:.0f} s")
+            raise PartyUnavailableError(f"party {place.party}: no hello", party=place.party) from error
+        place.workers = min(max(1, hello.workers), 256)
+        carrier = self._link.carrier.name if self._link else ""
+        extra = {"party": place.party, "address": place.address, "carrier": carrier, "worker": hello.worker}
+        logger.info("participant.attached", extra=extra)
+
+    def _greet(self, hello: participant_pb2.HelloRequest) -> None:
+        # a later hello on the same link only asks whether we are still there
+        if not self._met.done() and self._link is not None:
+            self._place.linked[hello.worker] = self._link
+            self._met.set_result(hello)
+
+    def _close(self, link: LinkAnswerer, reason: str) -> None:
+        place = self._place
+        if not self._met.done():
+            self._met.set_exception(PartyUnavailableError(f"party {place.party}: {reason}", party=place.party))
+            self._met.exception()  # the waiter may have left
+        for worker in [each for each, held in place.linked.items() if held is link]:
+            del place.linked[worker]
+            place.lost.set()

@@ -1,0 +1,127 @@
+"""A participant's standing links: accepted on sockets and streams, or dialled; answered, and drained together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+
+from fedpredict.errors import ConfigError
+from fedpredict.observe.logs import log_context
+from fedpredict.participant.answers import Answers
+from fedpredict.scoring.local_party import INLINE_SAMPLES
+from fedpredict.security.identity import Identity
+from fedpredict.security.sockets import socket_identity
+from fedpredict.wire.handlers import Context
+from fedpredict.wire.link import Carrier, LinkEnd
+from fedpredict.wire.link_answerer import LinkAnswerer
+from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
+from fedpredict.wire.stream_carrier import StreamCarrier
+from fedpredict.wire.v1 import link_pb2, participant_pb2
+
+logger = logging.getLogger(__name__)
+
+MAX_DEADLINE_S = 60.0
+"""For callers who state no deadline."""
+
+Greeted = Callable[[participant_pb2.HelloRequest], None]
+Closed = Callable[[LinkAnswerer, str], None]
+
+
+class LinkServer:
+    """The links of one participant."""
+
+    def __init__(self, answers: Answers) -> None:
+        """Prepare; nothing listens.
+
+        Args:
+            answers: What calls are answered with.
+        """
+        self._answers = answers
+        self._links: set[LinkAnswerer] = set()
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def n_links(self) -> int:
+        """The number of open links."""
+        return len(self._links)
+
+    async def listen(self, listen: str, context: ssl.SSLContext | None, *, reuse_port: bool = False) -> str:
+        """Take links over sockets; return host:port with the real number.
+
+        Args:
+            listen: host:port.
+            context: The TLS context; None for plain text, where callers state who they are.
+            reuse_port: Whether several workers listen at one port.
+
+        Raises:
+            ConfigError: The port is taken, or the address is not of this machine.
+        """
+
+        def opened(carrier: SocketCarrier) -> LinkEnd:
+            caller = socket_identity(carrier.peer_certificate, carrier.stated, insecure=context is None)
+            return self.answerer(carrier, caller, carrier.peer)
+
+        try:
+            self._listener, address = await listen_sockets(listen, context, opened, reuse_port=reuse_port)
+        except OSError as error:
+            raise ConfigError(f"link_listen: {listen} cannot be bound: {error.strerror or error}") from error
+        return address
+
+    async def serve_stream(self, context: Context, caller: Identity) -> None:
+        """Serve a link over a gRPC stream that `caller` opened, until it ends."""
+        carrier = StreamCarrier(context, str(context.peer()))
+        await carrier.run(self.answerer(carrier, caller, carrier.peer))
+
+    def answerer(
+        self,
+        carrier: Carrier,
+        caller: Identity,
+        peer: str,
+        *,
+        greeted: Greeted | None = None,
+        closed: Closed | None = None,
+    ) -> LinkAnswerer:
+        """Return the answering end of a new link.
+
+        Args:
+            carrier: Carries the frames.
+            caller: Who asks on it.
+            peer: Its address, for the log.
+            greeted: Called with each hello, before it is answered.
+            closed: Called when the link is gone.
+        """
+
+        async def answer(frame: link_pb2.Frame) -> link_pb2.Frame:
+            remaining_s = min(MAX_DEADLINE_S, frame.remaining_ms / 1000.0 if frame.remaining_ms else MAX_DEADLINE_S)
+            if frame.HasField("score"):
+                return link_pb2.Frame(scored=await self._answers.score(frame.score, caller, remaining_s))
+            if frame.HasField("describe"):
+                return link_pb2.Frame(described=await self._answers.describe_model(frame.describe, caller, remaining_s))
+            if greeted is not None:
+                greeted(frame.hello)
+            return link_pb2.Frame(hello_reply=await self._answers.hello(frame.hello))
+
+        def forget(link: LinkAnswerer, reason: str) -> None:
+            self._links.discard(link)
+            with log_context(caller=caller.name):
+                logger.info("link.closed", extra={"carrier": carrier.name, "peer": peer, "reason": reason})
+            if closed is not None:
+                closed(link, reason)
+
+        with log_context(caller=caller.name):
+            link = LinkAnswerer(carrier, answer, is_small=_is_small, closed=forget)
+            logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
+        self._links.add(link)
+        return link
+
+    async def drain(self, drain_s: float) -> None:
+        """Take no new links or calls, answer those under way, and return when all links are closed."""
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.gather(*(link.drain(drain_s) for link in tuple(self._links)))
+
+
+def _is_small(frame: link_pb2.Frame) -> bool:
+    return frame.HasField("score") and len(frame.score.sample_ids.offsets) <= 4 * (INLINE_SAMPLES + 1)

@@ -1,0 +1,111 @@
+"""The engine of the embedded warehouse: DuckDB in memory. Apart, because serving models needs neither it nor datasets.
+
+The files are read by Arrow and handed to DuckDB, which itself may touch no file and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import and_
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+
+from fedpredict.errors import StatementError
+from fedpredict.warehouse.base import ARROW_TYPES, TableSchema, Value
+from fedpredict.warehouse.local_files import PartitionFile
+
+_FORMAT = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+_DISK = pyarrow.fs.LocalFileSystem()
+
+
+class LocalEngine:
+    """An open engine."""
+
+    def __init__(self, spill: Path) -> None:
+        """Open it.
+
+        Args:
+            spill: A folder that it makes where memory runs out.
+        """
+        self._connection = _open_engine(spill)
+
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Value],
+        sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
+    ) -> pa.Table:
+        """Return the rows of a query.
+
+        Args:
+            sql: In DuckDB's dialect.
+            params: Values to bind.
+            sources: What the query calls a table -> its layout and files.
+
+        Raises:
+            StatementError: The engine refused.
+        """
+        try:
+            with self._connection.cursor() as cursor:
+                for name, (schema, files) in sources.items():
+                    cursor.register(name, _dataset(schema, files))
+                result = cursor.sql(sql, params=dict(params)).to_arrow_table()
+        except duckdb.Error as error:
+            raise StatementError(f"the embedded engine refused a statement: {error}") from error
+        return _plain(result)
+
+    def close(self) -> None:
+        """Let go of its memory."""
+        self._connection.close()
+
+
+def _open_engine(spill: Path) -> duckdb.DuckDBPyConnection:
+    engine = duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+            "temp_directory": str(spill),
+        },
+    )
+    engine.execute("SET GLOBAL TimeZone = 'UTC'")
+    return engine
+
+
+def _dataset(schema: TableSchema, files: Sequence[PartitionFile]) -> ds.Dataset:
+    types = pa.schema([(column.name, ARROW_TYPES[column.type]) for column in (*schema.columns, *schema.partitioned_by)])
+    keys = [types.field(column.name) for column in schema.partitioned_by]
+    fragments = [
+        _FORMAT.make_fragment(
+            str(file.path),
+            _DISK,
+            partition_expression=reduce(
+                and_,
+                (
+                    ds.field(key.name) == pa.scalar(value, key.type)
+                    for key, value in zip(keys, file.values, strict=True)
+                ),
+            )
+            if keys
+            else None,
+        )
+        for file in files
+    ]
+    return ds.FileSystemDataset(fragments, types, _FORMAT, _DISK)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    fields = [
+        field.with_type(pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(field.type) and field.type.tz else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields))

@@ -1,0 +1,144 @@
+"""Standing links: one connection that carries many calls at once, whoever dialled it (ADR 0011).
+
+The initiator's end is a `LinkCaller`, the participant's a `LinkAnswerer`. Both speak `Frame`s over a `Carrier`: a TLS
+socket (`wire.socket_carrier`) or a gRPC stream (`wire.stream_carrier`). Everything here runs in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MAX_CALLS = 1024
+"""Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
+MAX_BYTES = 64 * 1024 * 1024
+"""Most bytes of calls under way on one link; a further call waits, unless it is alone."""
+MAX_TASKS = 256
+"""Most calls that a participant computes at once per link; then it stops reading, until half of them are done."""
+MAX_QUEUED_BYTES = 1024 * 1024
+"""What a carrier holds unsent before it asks its end to pause."""
+CONNECT_S = 3.0
+"""Longest wait for a connection: what a blocked port costs, once in a while."""
+RECHECK_S = 60.0
+"""How often a side that dials looks again for what it did not find: a better carrier, further workers."""
+SETTLED_S = 5.0
+"""A link that lasted so long is dialled again at once when it is lost."""
+HANDSHAKE_S = 10.0
+"""Longest silence before a peer has said who it is."""
+CLOSE_S = 2.0
+"""How long a closed carrier may take to send what it holds."""
+
+
+class Carrier(Protocol):
+    """Carries frames, whole and in order, between the two ends of a link."""
+
+    name: str
+    """"socket" or "grpc"."""
+    ended: asyncio.Event
+    """Set when the connection is gone."""
+
+    def send(self, data: bytes) -> None:
+        """Send a frame, or queue it; ignored once the carrier is closed."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more frames until `resume_reading`: the peer will have to wait."""
+
+    def resume_reading(self) -> None:
+        """Deliver frames again."""
+
+    def close(self, reason: str) -> None:
+        """Send what is queued, then close; the end hears `closed`. A second call changes nothing."""
+
+
+class LinkEnd(Protocol):
+    """What a carrier delivers to."""
+
+    def received(self, data: bytes) -> None:
+        """Take a frame as it came."""
+
+    def pause_sending(self) -> None:
+        """Send nothing that can wait: the peer is slower than we are."""
+
+    def resume_sending(self) -> None:
+        """Send again."""
+
+    def closed(self, reason: str) -> None:
+        """Learn, once, that nothing comes any more and nothing is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A process, as its hellos tell it.
+
+    Attributes:
+        name: Random per start, in hex.
+        worker: It is worker `worker`, from 0, ...
+        workers: ... of so many.
+    """
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    worker: int = 0
+    workers: int = 1
+
+    @property
+    def shares_ports(self) -> bool:
+        """Whether other processes listen at the same ports."""
+        return self.workers > 1
+
+
+class Backoff:
+    """Pauses between two tries: twice as long each time, up to a limit, and never in step with others."""
+
+    def __init__(self, first_s: float = 0.05, longest_s: float = 2.0) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._pause_s = first_s
+
+    def next_s(self) -> float:
+        """Return how long to wait now."""
+        pause_s, self._pause_s = self._pause_s, min(self._longest_s, 2 * self._pause_s)
+        return pause_s * random.uniform(0.5, 1.0)  # noqa: S311  peers must not march in step
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._pause_s = self._first_s
+
+
+class Deadlines:
+    """One timer for any number of deadlines: it fires at the earliest, and whoever keeps them says which is next."""
+
+    def __init__(self, expire: Callable[[float], float | None]) -> None:
+        """Prepare.
+
+        Args:
+            expire: Called with the loop's time: ends what is due, and returns the earliest deadline left, or None.
+        """
+        self._expire = expire
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = float("inf")
+
+    def cover(self, ends: float) -> None:
+        """See to a deadline (loop time). Cheap where an earlier one is covered already, as under steady load."""
+        if ends < self._at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._at = ends
+            self._timer = self._loop.call_at(ends, self._fire)
+
+    def stop(self) -> None:
+        """Fire no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._at = None, float("inf")
+
+    def _fire(self) -> None:
+        self._timer, self._at = None, float("inf")
+        # a timer may fire a clock tick early: what it fires for is due
+        following = self._expire(self._loop.time() + 0.001)
+        if following is not None:
+            self.cover(following)

@@ -1,0 +1,370 @@
+"""An initiator and a participant linked in one of the ways there are, for the contract suite of party links.
+
+The participant's scorer does as the test says; everything between it and `RemoteParty` is real: TLS, sockets, gRPC.
+Between the two stands a balancer, which can cut connections and lead each new one to the next worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+from typing_extensions import override
+
+from fedpredict.initiator.attach import Attachments
+from fedpredict.initiator.fanout import Dialler, RemoteParty
+from fedpredict.model.kinds import Kind
+from fedpredict.model.manifest import PartDescription
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.participant.answers import Answers
+from fedpredict.participant.attach import Attacher
+from fedpredict.participant.links import LinkServer
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.service import ParticipantService
+from fedpredict.participant.settings import CallerSettings, InitiatorPeerSettings
+from fedpredict.security import certs
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.sockets import listening_context
+from fedpredict.security.tls import TlsFiles, server_credentials
+from fedpredict.wire.channel import Compression, server_options
+from fedpredict.wire.handlers import service, stream
+from fedpredict.wire.link import Instance
+
+DIGEST = "ab" * 32
+DEADLINE_S = 20.0
+
+
+async def eventually(what: Callable[[], bool]) -> None:
+    """Return as soon as `what` is true; fail after half a minute."""
+    async with asyncio.timeout(30.0):
+        while not what():
+            await asyncio.sleep(0.01)
+
+
+class Certificates:
+    """One authority, a stranger, and certificates made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ca = certs.create_ca(folder / "ca", "test CA")
+        self._issued: dict[str, TlsFiles] = {}
+        other = certs.create_ca(folder / "other", "another CA")
+        stranger = certs.issue(other, Identity(IdentityKind.PARTY, "bank"), folder / "stranger")
+        self.stranger = stranger
+        """A bank, says another authority."""
+
+    def of(self, party: str) -> TlsFiles:
+        if party not in self._issued:
+            self._issued[party] = certs.issue(self._ca, Identity(IdentityKind.PARTY, party), self._folder / party)
+        return self._issued[party]
+
+
+@dataclass
+class ScriptedScorer(PartyScorer):
+    """A party that does as it is told: the share of sample id "12" is 12.0; other ids are unknown.
+
+    Attributes:
+        name: Who it is.
+        raises: What every call ends in.
+        held: While set, a Score waits for it.
+        begun: How many Scores began.
+        left: Set when a Score that waits is cancelled.
+    """
+
+    name: str = "lab"
+    raises: BaseException | None = None
+    held: asyncio.Event | None = None
+    begun: int = 0
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    deadlines_s: list[float] = field(default_factory=list)
+
+    @property
+    @override
+    def party(self) -> str:
+        return self.name
+
+    @override
+    async def describe(self, model_id: str, *, deadline_s: float) -> PartDescription:
+        if self.raises is not None:
+            raise self.raises
+        return PartDescription(
+            party=self.name,
+            model_id=model_id,
+            params_sha256=DIGEST,
+            training_run="run-1",
+            kind=Kind.LINEAR,
+            classes=(),
+            n_scores=1,
+            holds_intercept=False,
+            fit_intercept=False,
+        )
+
+    @override
+    async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
+        self.begun += 1
+        self.deadlines_s.append(deadline_s)
+        if self.held is not None:
+            await self._wait(self.held)
+        if self.raises is not None:
+            raise self.raises
+        return answer_to(query)
+
+    async def _wait(self, held: asyncio.Event) -> None:
+        try:
+            await held.wait()
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+
+def answer_to(query: ScoreQuery) -> PartyReply:
+    """Return what a scripted party answers."""
+    known = [sample_id.isdigit() for sample_id in query.sample_ids]
+    values = np.array([[float(each) if each.isdigit() else np.nan] for each in query.sample_ids])
+    status = np.where(known, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
+    return PartyReply(share=build_share(values, status), oldest_event_time=None, elapsed_s=0.25)
+
+
+def query_of(*sample_ids: bytes, model_id: str = "m") -> ScoreQuery:
+    return ScoreQuery(
+        request_id="r-1",
+        model_id=model_id,
+        manifest_sha256="5c" * 32,
+        params_sha256=DIGEST,
+        mode=Mode.NEARLINE,
+        sample_ids=sample_ids,
+    )
+
+
+class Balancer:
+    """A port that leads each connection to the next of its targets."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.address = ""
+        self._next = 0
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        """End every connection without a word to either side."""
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._open.add(writer)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self._open.discard(writer)
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.targets:
+            return
+        target = self.targets[self._next % len(self.targets)]
+        self._next += 1
+        host, _, port = target.rpartition(":")
+        with contextlib.suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            self._open.add(far_writer)
+            try:
+                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+            finally:
+                self._open.discard(far_writer)
+                far_writer.transport.abort()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes until either side is gone, and end both."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to link an initiator and a participant."""
+
+    carrier: str
+    dials: str
+    """Who dials: "initiator" or "participant"."""
+    compression: Compression = Compression.NONE
+    insecure: bool = False
+
+
+class Worker:
+    """One process of the participant, in this one."""
+
+    def __init__(self, rig: Rig, scorer: PartyScorer, me: Instance) -> None:
+        self.rig = rig
+        tls = rig.tls("lab")
+        policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
+        self.answers = Answers(scorer, policy, tls, me, max_samples=100_000)
+        self.links = LinkServer(self.answers)
+        self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
+        self.server = grpc.aio.server(options=server_options())
+        self.address = ""
+        self.link_address = ""
+
+    async def start(self, address: str = "127.0.0.1:0", link_address: str = "127.0.0.1:0") -> None:
+        if self.rig.way.dials == "participant":
+            self.attacher.start()
+            return
+        tls = self.rig.tls("lab")
+        if self.rig.way.carrier == "socket":
+            self.link_address = await self.links.listen(link_address, listening_context(tls) if tls else None)
+        self.server.add_generic_rpc_handlers(
+            (ParticipantService(self.answers, self.links, insecure=tls is None).handlers(),)
+        )
+        self.address = f"127.0.0.1:{bind(self.server, address, tls)}"
+        await self.server.start()
+
+    async def stop(self, drain_s: float = 5.0) -> None:
+        """Drain, as a participant does that is told to stop."""
+        await self.attacher.stop()
+        draining = asyncio.create_task(self.links.drain(drain_s))
+        await self.server.stop(drain_s)
+        await draining
+        await self.attacher.wait_closed()
+
+
+def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
+    return (
+        server.add_insecure_port(address) if tls is None else server.add_secure_port(address, server_credentials(tls))
+    )
+
+
+class Rig:
+    """A participant "lab" with one or more workers, an initiator "bank", and what links them."""
+
+    def __init__(self, way: Way, certificates: Certificates) -> None:
+        self.way = way
+        self.certificates = certificates
+        self.stack = AsyncExitStack()
+        self.balancer, self.link_balancer = Balancer(), Balancer()
+        """What lies before the side that listens; where participants dial, before the initiator `bank`."""
+        self.places = {"bank": (self.balancer, self.link_balancer)}
+        self.workers: list[Worker] = []
+        self.peers: dict[str, InitiatorPeerSettings] = {}
+
+    def tls(self, party: str) -> TlsFiles | None:
+        return None if self.way.insecure else self.certificates.of(party)
+
+    async def __aenter__(self) -> Rig:
+        await self._place("bank")
+        return self
+
+    async def _place(self, party: str) -> None:
+        for balancer in self.places[party]:
+            await balancer.start()
+            self.stack.push_async_callback(balancer.stop)
+        if self.way.dials == "participant":
+            grpc_place, socket_place = self.places[party]
+            sockets = (socket_place.address,) if self.way.carrier == "socket" else ()
+            self.peers[party] = InitiatorPeerSettings(
+                addresses=(grpc_place.address,), link_addresses=sockets, compression=self.way.compression
+            )
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+
+    async def participant(self, *scorers: PartyScorer, number: int = 0, n_workers: int = 0) -> list[Worker]:
+        """Start workers, one per scorer."""
+        started = []
+        for place, scorer in enumerate(scorers):
+            me = Instance(worker=number + place, workers=n_workers or len(scorers))
+            worker = Worker(self, scorer, me)
+            await worker.start()
+            started.append(worker)
+            self.workers.append(worker)
+            self.stack.push_async_callback(worker.stop, 0.0)
+        self.point()
+        return started
+
+    def point(self) -> None:
+        """Lead new connections to the workers that are there, where the initiator dials."""
+        if self.way.dials == "initiator":
+            self.balancer.targets = [worker.address for worker in self.workers]
+            self.link_balancer.targets = [worker.link_address for worker in self.workers if worker.link_address]
+            for worker in self.workers:
+                port = self.link_balancer.address.rpartition(":")[2]
+                worker.answers.link_port = int(port) if worker.link_address else 0
+
+    async def initiator(self, party: str = "bank", me: Instance | None = None) -> RemoteParty:
+        """Start an initiator's view of the participant; not linked yet."""
+        dialler = Dialler(party, self.tls(party), me or Instance())
+        if self.way.dials == "initiator":
+            return await self.stack.enter_async_context(
+                dialler.dial("lab", self.balancer.address, self.way.compression)
+            )
+        if party not in self.places:
+            self.places[party] = (Balancer(), Balancer())
+            await self._place(party)
+        remote = await self.stack.enter_async_context(dialler.expect("lab"))
+        await self._listen(party, remote)
+        return remote
+
+    async def _listen(self, party: str, remote: RemoteParty) -> None:
+        attachments = Attachments({"lab": (remote.who, remote.pool)}, insecure=self.way.insecure)
+        tls = self.tls(party)
+        context: ssl.SSLContext | None = listening_context(tls) if tls else None
+        if self.way.carrier == "socket":
+            self.places[party][1].targets.append(await attachments.listen("127.0.0.1:0", context, self.stack))
+        server = grpc.aio.server(options=server_options())
+        methods = {"Attach": stream(attachments.attach)}
+        server.add_generic_rpc_handlers((service("fedpredict.wire.v1.InitiatorService", methods),))
+        self.places[party][0].targets.append(f"127.0.0.1:{bind(server, '127.0.0.1:0', tls)}")
+        await server.start()
+        self.stack.push_async_callback(server.stop, None)
+
+    async def linked(self, *scorers: PartyScorer) -> RemoteParty:
+        """Start both sides; return the initiator's view, linked to every worker."""
+        if self.way.dials == "initiator":
+            await self.participant(*scorers)
+            remote = await self.initiator()
+        else:
+            remote = await self.initiator()
+            await self.participant(*scorers)
+        await self.wait_linked(remote, len(scorers))
+        return remote
+
+    async def wait_linked(self, remote: RemoteParty, n_links: int = 1) -> None:
+        await eventually(lambda: remote.pool.carriers == {self.way.carrier: n_links})
+
+    async def restart(self, worker: Worker, scorer: PartyScorer) -> Worker:
+        """Stop a worker as a deployment does, and start another in its place."""
+        await worker.stop()
+        self.workers.remove(worker)
+        (started,) = await self.participant(scorer)
+        return started
+
+
+async def gather_outcomes(calls: Sequence[Awaitable[PartyReply]]) -> list[PartyReply | BaseException]:
+    """Return what became of every call."""
+    return await asyncio.gather(*calls, return_exceptions=True)

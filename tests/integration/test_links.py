@@ -1,0 +1,397 @@
+"""Standing links of real servers: who may dial whom, what breaks them, and what remains when they cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fedpredict.errors import ConfigError, PartyRefusedError
+from fedpredict.initiator.fanout import Dialler, RemoteParty
+from fedpredict.initiator.server import InitiatorServer
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.model.scorer import ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.participant.server import ParticipantServer
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security import certs
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.sockets import dialling_context
+from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
+from fedpredict.state.sql import open_pin_store
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.names import column_names
+from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
+from fedpredict.warehouse.base import ColumnType
+from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire import task_codec
+from fedpredict.wire.channel import MAX_MESSAGE_BYTES, channel_options
+from fedpredict.wire.socket_carrier import MAGIC, Preface
+from fedpredict.wire.v1 import initiator_pb2, link_pb2
+from tests.integration.federation import Certificates, eventually
+
+WEIGHTS = {"lab": 2.0, "shop": -1.0}
+SHARE = {"u1": {"lab": 2.0, "shop": -10.0}, "u2": {"lab": 4.0, "shop": -20.0}}
+PREFACE = Preface().to_bytes()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> TlsFiles:
+    """A bank, says an authority that nobody trusts; it trusts the right one."""
+    folder = tmp_path_factory.mktemp("stranger")
+    issued = certs.issue(certs.create_ca(folder, "other"), Identity(IdentityKind.PARTY, "bank"), folder)
+    return TlsFiles(certificates.of("bank").ca, issued.certificate, issued.key)
+
+
+class World:
+    """Participants with tables of their own, and initiators, as daemons have them."""
+
+    def __init__(self, folder: Path, certificates: Certificates) -> None:
+        self.folder = folder
+        self.certificates = certificates
+        self.stack = AsyncExitStack()
+
+    async def participant(self, party: str = "lab", **changes: object) -> ParticipantServer:
+        tls = self.certificates.of(party)
+        content: dict[str, object] = {
+            "party": party,
+            "listen": "127.0.0.1:0",
+            "poll_s": 0.05,
+            "drain_s": 5.0,
+            "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
+            "warehouse": {"path": "elsewhere"},
+            "callers": {"bank": {"models": ["*"]}},
+            **changes,
+        }
+        server = ParticipantServer(ParticipantSettings.model_validate(content), self.warehouse(party), tls)
+        await self.stack.enter_async_context(server)
+        await server.wait_read()
+        return server
+
+    def warehouse(self, party: str) -> LocalWarehouse:
+        """Return the party's tables: one feature, x, and its part of model "m"."""
+        folder = self.folder / party
+        warehouse = LocalWarehouse(folder)
+        if folder.exists():
+            return warehouse
+        columns = column_names(("x",))
+        view = FeatureView("v", 1, (ViewFeature("x", columns["x"], ColumnType.DOUBLE),), "id", "t")
+        x = [SHARE[sample_id][party] / WEIGHTS[party] for sample_id in SHARE]
+        instants = pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * len(x), pa.timestamp("us", tz="UTC"))
+        table = pa.table({"sample_id": pa.array(list(SHARE)), "event_time": instants, columns["x"]: pa.array(x)})
+        publish_snapshot(warehouse, view, "20260131T083000.000000Z", table)
+        part = LinearPart(("x",), np.array([[WEIGHTS[party]]]), None, np.zeros(1))
+        partial = PartialModel("m", "run-1", party, Kind.LINEAR, (), False, part)
+        publish_model(warehouse, partial, view, hashlib.sha256(party.encode()).hexdigest())
+        return warehouse
+
+    async def initiator(self, parties: dict[str, dict[str, object]], **changes: object) -> InitiatorServer:
+        tls = self.certificates.of("bank")
+        content: dict[str, object] = {
+            "party": "bank",
+            "listen": "127.0.0.1:0",
+            "deadline_s": 20.0,
+            "poll_s": 0.05,
+            "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
+            "parties": parties,
+            "models": {"m": {"parties": sorted(parties)}},
+            "clients": {"desk": {"models": ["*"]}},
+            **changes,
+        }
+        store = open_pin_store("sqlite:///state.db", self.folder)
+        self.stack.callback(store.close)
+        server = InitiatorServer(InitiatorSettings.model_validate(content), store, tls)
+        return await self.stack.enter_async_context(server)
+
+    async def remote(self, address: str, tls: TlsFiles | None = None) -> RemoteParty:
+        """Return an initiator's view of the laboratory."""
+        dialler = Dialler("bank", tls or self.certificates.of("bank"))
+        return await self.stack.enter_async_context(dialler.dial("lab", address))
+
+    async def predict(self, server: InitiatorServer) -> Prediction:
+        """Ask for both samples, as a client."""
+        credentials = channel_credentials(self.certificates.of("desk", IdentityKind.CLIENT))
+        options = channel_options(server_name("bank"))
+        task = PredictTask(request_id="r-1", model_id="m", mode=Mode.NEARLINE, sample_ids=(b"u1", b"u2"))
+        async with grpc.aio.secure_channel(server.address, credentials, options=options) as channel:
+            call = channel.unary_unary("/fedpredict.wire.v1.InitiatorService/Predict", None, None)
+            data = await call(task_codec.task_to_wire(task).SerializeToString(), timeout=20.0)
+        return task_codec.prediction_from_wire(initiator_pb2.PredictReply.FromString(data), 2)
+
+    async def predicted(self, server: InitiatorServer) -> list[float]:
+        """Return the predictions once the model is ready."""
+        found: list[Prediction] = []
+
+        async def scored() -> bool:
+            try:
+                found.append(await self.predict(server))
+            except grpc.aio.AioRpcError:
+                return False
+            return bool((found[-1].status == SampleStatus.OK).all())
+
+        await eventually(scored)
+        numbers: list[float] = found[-1].predictions[:, 0].tolist()
+        return numbers
+
+
+@pytest.fixture
+async def world(tmp_path: Path, certificates: Certificates) -> AsyncIterator[World]:
+    world = World(tmp_path, certificates)
+    async with world.stack:
+        yield world
+
+
+async def holds(remote: RemoteParty, carriers: dict[str, int]) -> None:
+    async def so() -> bool:
+        return remote.pool.carriers == carriers
+
+    await eventually(so)
+
+
+async def test_daemons_link_whoever_dials(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    bank = await world.initiator(
+        {"lab": {"address": lab.address}, "shop": {"connect": "in"}}, link_listen="127.0.0.1:0"
+    )
+    places = {"addresses": [bank.address], "link_addresses": [bank.link_address]}
+    shop = await world.participant("shop", connect="out", initiators={"bank": places})
+
+    assert await world.predicted(bank) == [-8.0, -16.0]
+
+    async def linked() -> bool:
+        return (lab.n_links, shop.n_links) == (1, 1)
+
+    await eventually(linked)
+
+
+async def test_over_grpc_alone_a_participant_can_dial_as_well(world: World) -> None:
+    bank = await world.initiator({"shop": {"connect": "in"}})
+    await world.participant("shop", connect="out", initiators={"bank": {"addresses": [bank.address]}})
+    assert await world.predicted(bank) == [-10.0, -20.0]
+
+
+async def test_a_participant_that_dials_opens_no_port_for_scoring(world: World) -> None:
+    bank = await world.initiator({"lab": {"connect": "in"}})
+    lab = await world.participant(connect="out", initiators={"bank": {"addresses": [bank.address]}})
+    remote = await world.remote(lab.address)
+    with pytest.raises(PartyRefusedError, match="UNIMPLEMENTED"):
+        await remote.hello(deadline_s=5.0)
+
+
+async def test_a_party_that_is_not_expected_may_not_attach(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fedpredict")
+    bank = await world.initiator({"lab": {"connect": "in"}}, link_listen="127.0.0.1:0")
+    places = {"addresses": [bank.address], "link_addresses": [bank.link_address]}
+    await world.participant("shop", connect="out", initiators={"bank": places})
+
+    async def refused() -> bool:
+        reasons = [str(getattr(record, "reason", "")) for record in caplog.records]
+        return sum("party shop attaches, but is not under [parties]" in reason for reason in reasons) >= 2
+
+    await eventually(refused)
+    assert "participant.attached" not in caplog.messages
+    assert "party.linked" not in caplog.messages
+
+
+async def test_the_newest_link_of_a_party_is_used_and_the_old_one_closed(world: World) -> None:
+    bank = await world.initiator({"shop": {"connect": "in"}}, link_listen="127.0.0.1:0")
+    places = {"addresses": [bank.address], "link_addresses": [bank.link_address]}
+    context = dialling_context(world.certificates.of("shop"))
+    host, _, port = bank.link_address.rpartition(":")
+    # what a machine that lost its network leaves behind: a link on which nobody answers
+    dead_reader, dead = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("bank"))
+    dead.write(PREFACE)
+    shop = await world.participant("shop", connect="out", initiators={"bank": places})
+
+    assert await world.predicted(bank) == [-10.0, -20.0]
+
+    assert shop.n_links == 1
+    dead.close()
+    await dead_reader.read()
+
+
+async def test_a_blocked_port_leaves_the_stream(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    lab._answers.link_port = free_port()
+    remote = await world.remote(lab.address)
+    await holds(remote, {"grpc": 1})
+
+
+async def test_a_better_carrier_is_taken_when_it_can_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpredict.initiator.linking.RECHECK_S", 0.2)
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    port, lab._answers.link_port = lab._answers.link_port, free_port()
+    remote = await world.remote(lab.address)
+    await holds(remote, {"grpc": 1})
+
+    lab._answers.link_port = port
+
+    await holds(remote, {"socket": 1})
+
+
+async def test_a_taken_link_port_is_an_error_that_names_it(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    with pytest.raises(ConfigError, match=f"link_listen: {lab.link_address} cannot be bound"):
+        await world.participant("shop", link_listen=lab.link_address)
+    with pytest.raises(ConfigError, match=f"link_listen: {lab.link_address} cannot be bound"):
+        await world.initiator({"shop": {"connect": "in"}}, link_listen=lab.link_address)
+
+
+async def test_a_stranger_gets_no_link(world: World, stranger: TlsFiles) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(stranger.ca)
+    context.load_cert_chain(stranger.certificate, stranger.key)
+    assert await said_to(lab, PREFACE, context) == b""
+    assert lab.n_links == 0
+
+
+async def test_a_caller_without_a_certificate_gets_no_link(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(world.certificates.of("bank").ca)
+    assert await said_to(lab, PREFACE, context) == b""
+    assert lab.n_links == 0
+
+
+async def test_a_listener_of_another_party_is_not_believed(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    host, _, port = lab.link_address.rpartition(":")
+    context = dialling_context(world.certificates.of("bank"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("shop"))
+
+
+async def test_older_tls_is_refused(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    context = dialling_context(world.certificates.of("bank"))
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert await said_to(lab, PREFACE, context) == b""
+
+
+GARBAGE = {
+    "no preface": b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n",
+    "an identity too long": struct.pack(">4sBH", MAGIC, 0, 60_000),
+    "a frame too long": PREFACE + struct.pack(">I", MAX_MESSAGE_BYTES + 1),
+    "bytes that are no frame": PREFACE + struct.pack(">I", 3) + b"\xff\xff\xff",
+    "a compressed frame that was not agreed": PREFACE + struct.pack(">I", (1 << 31) | 3) + b"abc",
+    "a compressed frame that is none": Preface(compress=True).to_bytes() + struct.pack(">I", (1 << 31) | 3) + b"abc",
+    "a frame that no caller sends": PREFACE + struct.pack(">I", 2) + link_pb2.Frame(id=1).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_ends_the_link_with_a_line_in_the_log_and_others_are_served(
+    world: World, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    caplog.set_level("INFO", "fedpredict")
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    remote = await world.remote(lab.address)
+    await holds(remote, {"socket": 1})
+
+    answered = await said_to(lab, data, dialling_context(world.certificates.of("bank")))
+
+    assert answered in {b"", Preface().to_bytes(), Preface(compress=True).to_bytes()}
+    assert {"link.refused", "link.closed"} & set(caplog.messages)
+    assert (await remote.score(await query(remote), deadline_s=5.0)).share.values.tolist() == [[2.0]]
+    assert lab.n_links == 1
+
+
+async def test_garbage_on_a_stream_ends_it_and_others_are_served(world: World) -> None:
+    lab = await world.participant()
+    remote = await world.remote(lab.address)
+    await holds(remote, {"grpc": 1})
+    credentials = channel_credentials(world.certificates.of("bank"))
+    async with grpc.aio.secure_channel(
+        lab.address, credentials, options=channel_options(server_name("lab"))
+    ) as channel:
+        call = channel.stream_stream("/fedpredict.wire.v1.ParticipantService/ScoreStream", None, None)()  # type: ignore[call-arg]
+        await call.write(b"\xff\xff\xff")
+        assert not isinstance(await call.read(), bytes)
+    assert (await remote.score(await query(remote), deadline_s=5.0)).share.values.tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize("data", [b"", MAGIC[:2], PREFACE[:6]], ids=["nothing", "half a word", "half a preface"])
+async def test_a_peer_that_falls_silent_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    monkeypatch.setattr("fedpredict.wire.socket_carrier.HANDSHAKE_S", 0.3)
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    assert await said_to(lab, data, dialling_context(world.certificates.of("bank"))) == b""
+    assert lab.n_links == 0
+
+
+async def test_a_frame_in_many_pieces_is_a_frame(world: World) -> None:
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    hello = link_pb2.Frame(id=7)
+    hello.hello.protocol_version = 1
+    hello.hello.nonce = bytes(32)
+    data = hello.SerializeToString()
+    host, _, port = lab.link_address.rpartition(":")
+    context = dialling_context(world.certificates.of("bank"))
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("lab"))
+    for byte in PREFACE + struct.pack(">I", len(data)) + data:
+        writer.write(bytes([byte]))
+        await writer.drain()
+
+    async with asyncio.timeout(20.0):
+        assert await reader.readexactly(len(PREFACE)) == PREFACE
+        (length,) = struct.unpack(">I", await reader.readexactly(4))
+        reply = link_pb2.Frame.FromString(await reader.readexactly(length))
+
+    assert (reply.id, reply.hello_reply.party) == (7, "lab")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def said_to(lab: ParticipantServer, data: bytes, context: ssl.SSLContext) -> bytes:
+    """Say something to the link port; return what is answered before it closes."""
+    host, _, port = lab.link_address.rpartition(":")
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("lab"))
+        writer.write(data)
+        async with asyncio.timeout(20.0):
+            answered = await reader.read()
+    except (ssl.SSLError, ConnectionError):
+        return b""
+    writer.close()
+    return answered
+
+
+async def query(remote: RemoteParty) -> ScoreQuery:
+    part = await remote.describe("m", deadline_s=5.0)
+    return ScoreQuery(
+        request_id="r-1",
+        model_id="m",
+        manifest_sha256="5c" * 32,
+        params_sha256=part.params_sha256,
+        mode=Mode.NEARLINE,
+        sample_ids=(b"u1",),
+    )
+
+
+def free_port() -> int:
+    """Return a port at which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

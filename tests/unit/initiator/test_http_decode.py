@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpredict.errors import FieldError, TooManySamplesError
+from fedpredict.initiator.http.decode import pack_ids, read_inputs, read_task
+from fedpredict.model.share import Mode
+
+MAX_SAMPLES = 1000
+
+
+@dataclass
+class Body:
+    """A request, as decoding sees it."""
+
+    body: bytes
+    headers: dict[bytes, str] = field(default_factory=dict)
+    peer_uris: tuple[str, ...] | None = None
+
+    def header(self, name: bytes) -> str | None:
+        return self.headers.get(name, "application/json; charset=utf-8" if name == b"content-type" else None)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=6))
+def test_ids_are_packed_as_their_utf_8(ids: list[str]) -> None:
+    assert list(pack_ids(ids)) == [each.encode() for each in ids]
+
+
+@given(st.integers(0, 4).flatmap(lambda n: st.dictionaries(st.text(max_size=3), columns(n), min_size=1, max_size=4)))
+def test_inputs_become_one_column_a_feature_and_null_is_missing(given_columns: dict[str, list[float | None]]) -> None:
+    n_samples = len(next(iter(given_columns.values())))
+
+    inputs = read_inputs(given_columns, n_samples)
+
+    assert inputs.names == tuple(given_columns)
+    assert inputs.values.shape == (n_samples, len(given_columns))
+    for at, column in enumerate(given_columns.values()):
+        expected = [math.nan if value is None else value for value in column]
+        assert np.array_equal(inputs.values[:, at], np.array(expected, dtype=np.float64), equal_nan=True)
+
+
+def columns(n_samples: int) -> st.SearchStrategy[list[float | None]]:
+    value = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+    return st.lists(value, min_size=n_samples, max_size=n_samples)
+
+
+def test_a_whole_body_is_a_task() -> None:
+    body = {
+        "model": "credit",
+        "sample_ids": ["u1", "é"],
+        "mode": "offline",
+        "inputs": {"age": [41, None]},
+        "timeout_ms": 1500,
+        "request_id": "r-9",
+    }
+
+    asked = read_task(Body(json.dumps(body).encode(), {b"x-fedpredict-deadline-ms": "2000"}), "r-1", MAX_SAMPLES)
+
+    assert (asked.task.request_id, asked.task.model_id, asked.task.mode) == ("r-9", "credit", Mode.OFFLINE)
+    assert list(asked.task.sample_ids) == [b"u1", "é".encode()]
+    assert asked.task.inputs is not None
+    assert asked.task.inputs.values[0, 0] == 41.0
+    assert np.isnan(asked.task.inputs.values[1, 0])
+    assert asked.deadline_s == 1.5
+
+
+def test_a_short_body_is_a_task_with_what_is_usual() -> None:
+    asked = read_task(Body(b'{"model":"m","sample_ids":["u1"]}'), "r-1", MAX_SAMPLES)
+
+    assert (asked.task.request_id, asked.task.mode, asked.task.inputs) == ("r-1", Mode.NEARLINE, None)
+    assert asked.deadline_s is None
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_task_or_a_field_error(data: bytes) -> None:
+    with pytest.raises(FieldError):
+        read_task(Body(data), "r-1", MAX_SAMPLES)
+
+
+@pytest.mark.parametrize("sample_id", ["u", "", ",", '"', "\\", '\\"'])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_far_too_many_ids_are_refused_before_they_are_decoded(sample_id: str, separators: tuple[str, str]) -> None:
+    def body(n_samples: int) -> Body:
+        return Body(json.dumps({"model": "m", "sample_ids": [sample_id] * n_samples}, separators=separators).encode())
+
+    assert len(read_task(body(100_900), "r-1", MAX_SAMPLES).task.sample_ids) == 100_900
+    if sample_id not in {'"', "\\", '\\"'}:  # an escaped quote may hide one: those are counted when they are decoded
+        with pytest.raises(TooManySamplesError):
+            read_task(body(300_000), "r-1", MAX_SAMPLES)
