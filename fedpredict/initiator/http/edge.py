@@ -13,9 +13,11 @@ from fedpredict.initiator.http.decode import name_request
 from fedpredict.initiator.http.infer import InferEndpoint, open_inference_routes
 from fedpredict.initiator.http.models import Catalogued, health_routes, model_routes
 from fedpredict.initiator.http.page import page_routes
-from fedpredict.initiator.http.predict import PredictEndpoint, Trace, no_trace, predict_route
+from fedpredict.initiator.http.predict import PredictEndpoint, predict_route
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
+from fedpredict.initiator.watched import watched
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import http_identity
 
 PREDICT_PATH = b"/v1/predict"
@@ -43,7 +45,11 @@ class EdgeSettings:
 
 
 def build_edge(
-    settings: EdgeSettings, predictor: Predicts, models: Models, access: Access, trace: Trace = no_trace
+    settings: EdgeSettings,
+    predictor: Predicts,
+    models: Models,
+    access: Access,
+    watch: PredictionWatch | None = None,
 ) -> HttpServer:
     """Return the server, to be entered.
 
@@ -52,16 +58,17 @@ def build_edge(
         predictor: The use case.
         models: What can be asked for.
         access: Who may.
-        trace: Header `traceparent` -> a block in which a prediction is begun.
+        watch: Told of every task; default: nobody is.
     """
     server: HttpServer | None = None
 
     def draining() -> bool:
         return server is None or server.draining
 
+    watch = watch or PredictionWatch()
     catalogued = Catalogued(models, access, http_identity)
-    predict = PredictEndpoint(predictor, http_identity, trace, settings.max_samples)
-    infer = InferEndpoint(predictor, catalogued, http_identity, trace)
+    predict = PredictEndpoint(watched(predictor, "http", watch), http_identity, settings.max_samples)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),

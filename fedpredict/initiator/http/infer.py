@@ -19,7 +19,7 @@ from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput,
 from fedpredict.initiator.http.decode import deadline_of, decode, name_request
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import CALLER_HEADER, TRACE_HEADER, Identify, Trace
+from fedpredict.initiator.http.predict import CALLER_HEADER, TRACE_HEADER, Identify
 from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
@@ -68,11 +68,10 @@ class _Wanted:
 class InferEndpoint:
     """Inferences."""
 
-    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, trace: Trace) -> None:
+    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify) -> None:
         self._predictor = predictor
         self._catalogued = catalogued
         self._identify = identify
-        self._trace = trace
 
     async def answer(self, request: Request) -> Answer:
         """Answer an inference."""
@@ -89,11 +88,9 @@ class InferEndpoint:
             mode=options.mode,
             sample_ids=features.sample_ids,
             inputs=features.inputs,
+            traceparent=request.header(TRACE_HEADER) or "",
         )
-        with self._trace(request.header(TRACE_HEADER)):
-            prediction = await self._predictor.predict(
-                task, caller, deadline_s=deadline_of(request, options.deadline_s)
-            )
+        prediction = await self._predictor.predict(task, caller, deadline_s=deadline_of(request, options.deadline_s))
         if not options.allow_partial and any(each.name == oip.PREDICTION and not each.binary for each in wanted):
             oip.check_all_scored(prediction)
         return _answer(info, parts.body.id, prediction, wanted)

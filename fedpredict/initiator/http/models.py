@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedpredict.errors import ModelNotReadyError
+from fedpredict.errors import ServerUnavailableError
 from fedpredict.http.application import Answer, Request, Route
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.http.bodies import HealthAnswer, ModelsAnswer
@@ -61,7 +61,7 @@ def health_routes(prefix: str, draining: Callable[[], bool]) -> list[Route]:
 
     async def ready(_request: Request) -> Answer:
         if draining():
-            raise ModelNotReadyError("the process stops")
+            raise ServerUnavailableError("the process stops")
         return Answer(encode(HealthAnswer("ready")))
 
     return [Route("GET", f"{prefix}/health/live", live), Route("GET", f"{prefix}/health/ready", ready)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -19,25 +19,22 @@ from fedpredict.security.identity import Identity
 
 Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
 """URIs of the caller's certificate (None without TLS), and who it states to be -> the caller, or an error."""
-Trace: TypeAlias = Callable[[str | None], AbstractContextManager[object]]
-"""Header `traceparent` -> a block in which the prediction is begun."""
 
 CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
 
 
-def no_trace(_traceparent: str | None) -> AbstractContextManager[object]:
-    """Trace nothing."""
-    return nullcontext()
+def traced(task: PredictTask, traceparent: str | None) -> PredictTask:
+    """Return a task with what its caller sent in that header."""
+    return replace(task, traceparent=traceparent) if traceparent else task
 
 
 class PredictEndpoint:
     """Total tasks as JSON."""
 
-    def __init__(self, predictor: Predicts, identify: Identify, trace: Trace, max_samples: int) -> None:
+    def __init__(self, predictor: Predicts, identify: Identify, max_samples: int) -> None:
         self._predictor = predictor
         self._max_samples = max_samples
         self._identify = identify
-        self._trace = trace
 
     def begin(self, exchange: Exchange) -> GiveUp | None:
         """Begin to answer a request on the fast path; return what gives it up."""
@@ -45,10 +42,8 @@ class PredictEndpoint:
         try:
             caller = self._identify(exchange.peer_uris, exchange.header(CALLER_HEADER))
             asked = read_task(exchange, request_id, self._max_samples)
-            with self._trace(exchange.header(TRACE_HEADER)):
-                return self._predictor.submit(
-                    asked.task, caller, deadline_s=asked.deadline_s, done=_answering(exchange, asked.task)
-                )
+            task = traced(asked.task, exchange.header(TRACE_HEADER))
+            return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=_answering(exchange, task))
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
             _refuse(exchange, request_id, error)
             return None
@@ -57,8 +52,8 @@ class PredictEndpoint:
         """Answer a request that came through ASGI."""
         caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
         asked = read_task(request, request.request_id, self._max_samples)
-        with self._trace(request.header(TRACE_HEADER)):
-            prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
+        task = traced(asked.task, request.header(TRACE_HEADER))
+        prediction = await self._predictor.predict(task, caller, deadline_s=asked.deadline_s)
         body = encode(prediction_body(prediction, asked.task.model_id))
         return Answer(body, headers={REQUEST_ID: asked.task.request_id})
 

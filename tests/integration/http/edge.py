@@ -22,7 +22,9 @@ from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.share import SampleStatus
+from fedpredict.security.https import https_context
 from fedpredict.security.identity import Identity
+from fedpredict.security.tls import TlsFiles
 from tests.integration.federation import ANSWERS_IN_S, eventually
 
 MAX_SAMPLES = 1000
@@ -213,7 +215,13 @@ class Edge:
 
 @asynccontextmanager
 async def open_edge(
-    predictor: Predicts | None = None, *, listen: str = "127.0.0.1:0", drain_s: float = 5.0, **limits: Any
+    predictor: Predicts | None = None,
+    *,
+    listen: str = "127.0.0.1:0",
+    tls: TlsFiles | None = None,
+    drain_s: float = 5.0,
+    shares_port: bool = False,
+    **limits: Any,
 ) -> AsyncIterator[Edge]:
     """Serve model "m", made up where no predictor is given, with `limits` of `[http]`."""
     access = Access({"local": ClientSettings(models=("m",)), "other": ClientSettings(models=())})
@@ -221,7 +229,12 @@ async def open_edge(
         {"m": ModelSettings(parties=("lab",))}, {}, Admission(access, LimitSettings(), max_samples=MAX_SAMPLES)
     )
     settings = EdgeSettings(
-        listen=listen, http=HttpSettings(**limits), tls=None, max_samples=MAX_SAMPLES, drain_s=drain_s
+        listen=listen,
+        http=HttpSettings(**limits),
+        tls=https_context(tls) if tls else None,
+        max_samples=MAX_SAMPLES,
+        drain_s=drain_s,
+        shares_port=shares_port,
     )
     async with build_edge(settings, predictor or simulator, simulator, access) as server:
         yield Edge(server)
