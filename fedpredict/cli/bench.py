@@ -30,6 +30,7 @@ from fedpredict.client.load.record import Summary, summarise
 from fedpredict.client.load.run import run_open
 from fedpredict.client.load.target import LoadTarget
 from fedpredict.errors import ConfigError
+from fedpredict.model.arrays import Floats
 from fedpredict.model.ids import check_model_id
 
 DEFAULT_RATE = 100.0
@@ -92,35 +93,21 @@ def bench(
     output = Output(as_json=as_json)
     check_files(plot, hdr)
     histogram.check_library()
-    steps = [] if find else _rates(rate, rates)
-    if find and rates is not None:
-        raise typer.BadParameter("--find-capacity chooses its own rates; --rate is its first", param_hint="--rates")
     check_model_id(model_id)
-    groups = questions.groups(sample_ids_of(sample_ids, file, id_column), rows, seed)
-    asked = Asked(model_id, groups, mode, timeout_s)
+    rates_asked = _rates(rate, rates, find=find)
+    asked = Asked(
+        model_id,
+        questions.groups(sample_ids_of(sample_ids, file, id_column), rows, seed),
+        mode,
+        timeout_s,
+        allow_unscored,
+    )
     load = Load(arrival, duration_s, warm_up_s, connections, timeout_s, seed)
-    for each in steps:
-        due_times(arrival, each, duration_s + warm_up_s, seed)  # what is too much is told before anything is sent
-    further = _headers(headers)
+    load.check(rates_asked)
     over = "http" if http else "stream" if stream else "grpc"
     connection = connect.Connection(server, None, None, None, None, None, insecure, identity, timeout_s)
-    resolved = connect.resolve(config, connection)
-
-    async def measure() -> tuple[list[Shown], float | None]:
-        target = _target(over, http, resolved, asked, further)
-        try:
-            await check_answers(target, model_id, allow_unscored=allow_unscored)
-            with Watch() as watch:
-                session = Session(load, target, watch)
-                if find:
-                    found = await find_capacity(session.step, Limit(limit_ms), rate or DEFAULT_RATE)
-                    return session.shown, found
-                await session.steps(steps)
-                return session.shown, None
-        finally:
-            await target.close()
-
-    shown, capacity = _run(measure())
+    place = Place(over, http, connect.resolve(config, connection), _headers(headers))
+    shown, capacity = _run(_measure(place, asked, load, rates_asked, Limit(limit_ms) if find else None))
     save_files(shown, plot, hdr, title=f"{model_id} over {over}, {rows} sample(s) a request")
     facts = {"model": model_id, "over": over, "rows": rows, "connections": connections, "arrival": arrival}
     print_results(output, facts, shown, capacity, find=find, limit_ms=limit_ms)
@@ -135,6 +122,17 @@ class Asked:
     groups: list[list[str | bytes]]
     mode: Mode
     timeout_s: float
+    allow_unscored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests go: "http", "grpc" or "stream"; a URL for the first."""
+
+    over: str
+    http: str | None
+    resolved: connect.Resolved
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +145,15 @@ class Load:
     connections: int
     timeout_s: float
     seed: int
+
+    def due(self, rate: float) -> Floats:
+        """Return when requests are due at a rate, warm-up included; raise `InputError` where that is too much."""
+        return due_times(self.arrival, rate, self.warm_up_s + self.duration_s, self.seed)
+
+    def check(self, rates: list[float]) -> None:
+        """Raise `InputError` where some rate is too much, before anything is sent."""
+        for rate in rates:
+            self.due(rate)
 
 
 class Session:
@@ -169,7 +176,7 @@ class Session:
     async def step(self, rate: float) -> Summary:
         """Measure at one rate."""
         load = self._load
-        due = due_times(load.arrival, rate, load.warm_up_s + load.duration_s, load.seed)
+        due = load.due(rate)
         self._watch.begin(rate, load.warm_up_s + load.duration_s)
         began = datetime.now(UTC)
         run = await run_open(
@@ -184,6 +191,23 @@ class Session:
         return summary
 
 
+async def _measure(
+    place: Place, asked: Asked, load: Load, rates: list[float], limit: Limit | None
+) -> tuple[list[Shown], float | None]:
+    target = _target(place, asked)
+    try:
+        await check_answers(target, asked.model_id, allow_unscored=asked.allow_unscored)
+        with Watch() as watch:
+            session = Session(load, target, watch)
+            if limit is not None:
+                found = await find_capacity(session.step, limit, rates[0])
+                return session.shown, found
+            await session.steps(rates)
+            return session.shown, None
+    finally:
+        await target.close()
+
+
 def _run(measuring: Any) -> tuple[list[Shown], float | None]:
     import uvloop  # noqa: PLC0415  Ctrl-C before anything is measured should be quick
 
@@ -192,15 +216,14 @@ def _run(measuring: Any) -> tuple[list[Shown], float | None]:
         return result
 
 
-def _target(
-    over: str, http: str | None, resolved: connect.Resolved, asked: Asked, headers: Mapping[str, str]
-) -> LoadTarget:
+def _target(place: Place, asked: Asked) -> LoadTarget:
+    http, resolved = place.http, place.resolved
     if http is not None:
         site = parse_site(http, PREDICT_PATH, tls=resolved.tls, server_party=resolved.server_party)
         bodies = questions.json_bodies(asked.model_id, asked.groups, asked.mode)
         # without TLS the edge takes a caller's word for who it is
         stated = {CALLER_HEADER: resolved.identity.name} if resolved.identity and site.context is None else {}
-        return OverHttp(site, bodies, questions.has_numbers, {**stated, **headers})
+        return OverHttp(site, bodies, questions.has_numbers, {**stated, **place.headers})
     if resolved.server is None:
         raise ConfigError(f"{connect.NO_SERVER}; or ask over HTTP with --http")
     target = build_target(
@@ -212,12 +235,14 @@ def _target(
         chunk_size=CHUNK_SIZE,
     )
     messages = questions.tasks(asked.model_id, asked.groups, asked.mode)
-    if over == "stream":
+    if place.over == "stream":
         return OverStream(target, questions.stream_calls(messages, asked.timeout_s), model_id=asked.model_id)
     return OverGrpc(target, messages, model_id=asked.model_id, timeout_s=asked.timeout_s)
 
 
-def _rates(rate: float | None, rates: str | None) -> list[float]:
+def _rates(rate: float | None, rates: str | None, *, find: bool) -> list[float]:
+    if find and rates is not None:
+        raise typer.BadParameter("--find-capacity chooses its own rates; --rate is its first", param_hint="--rates")
     if rate is not None and rates is not None:
         raise typer.BadParameter("give --rate or --rates, not both", param_hint="--rates")
     if rates is None:
