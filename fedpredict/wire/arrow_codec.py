@@ -40,6 +40,9 @@ MAX_BATCHES = 1_000
 """Most record batches in one table: a batch costs microseconds, however few rows it has."""
 MAX_COLUMNS = 10_000
 
+# a message is small: handing its columns to threads costs more than they do
+_READING = pa.ipc.IpcReadOptions(use_threads=False)
+_WRITING = pa.ipc.IpcWriteOptions(use_threads=False)
 _ANSWER_COLUMNS = ("status", "origin")
 
 
@@ -137,7 +140,7 @@ def _reading() -> Iterator[None]:
 def _read_batches(data: bytes, check_schema: Callable[[pa.Schema], None]) -> list[pa.RecordBatch]:
     """Return the batches of an IPC stream; what is in them is not checked yet."""
     _check_messages(data)
-    with pa.ipc.open_stream(data) as reader:
+    with pa.ipc.open_stream(data, options=_READING) as reader:
         check_schema(reader.schema)
         batches = list(reader)
     n_rows = sum(batch.num_rows for batch in batches)
@@ -255,6 +258,6 @@ def _codes(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Ori
 def _stream_of(batch: pa.RecordBatch) -> bytes:
     """Return an IPC stream of one batch: schema, batch, and the end that readers of other languages wait for."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
+    with pa.ipc.new_stream(sink, batch.schema, options=_WRITING) as writer:
         writer.write_batch(batch)
     return bytes(sink.getvalue())
