@@ -18,56 +18,30 @@ T = TypeVar("T")
 
 
 class Background:
-    """An event loop in a thread: started for its first user, stopped after its last."""
+    """An event loop in a thread.
+
+    It starts with the first client and runs until the process ends: grpc.aio may still have something to tell a loop
+    after the last of its channels has closed, and a closed loop there disturbs every other loop of the process.
+    """
 
     def __init__(self) -> None:
-        # a finalizer may run in the middle of any of this, in the same thread
-        self._lock = threading.RLock()
-        self._users = 0
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._process = os.getpid()
 
-    def acquire(self) -> None:
-        """Keep the loop running, until `release` or `drop`."""
+    def start(self) -> None:
+        """Start the loop, unless it runs."""
         with self._lock:
-            if self._process != os.getpid():
+            if self._loop is None or self._process != os.getpid():
                 # a forked process has the parent's objects and none of its threads
-                self._process, self._users, self._loop = os.getpid(), 0, None
-            self._users += 1
-            if self._loop is None:
-                self._loop = uvloop.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_run_loop, args=(self._loop,), name="fedpredict-client", daemon=True
-                )
-                self._thread.start()
-
-    def release(self) -> None:
-        """Give the loop up; after its last user it has stopped when this returns."""
-        thread = self._thread
-        if self.drop() and thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def drop(self) -> bool:
-        """Give the loop up without waiting, as a finalizer must; return whether that was its last user."""
-        with self._lock:
-            if self._process != os.getpid() or not self._users:
-                return False
-            self._users -= 1
-            if self._users:
-                return False
-            self._stop()
-            return True
+                self._process, self._loop = os.getpid(), uvloop.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="fedpredict-client", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the loop, whoever uses it: the process ends."""
-        thread = self._thread
-        with self._lock:
-            if self._process != os.getpid() or self._loop is None:
-                return
-            self._stop()
-        if thread is not None:
-            thread.join()
+        """Stop the loop: the process ends."""
+        loop = self._loop
+        if loop is not None and self._process == os.getpid():
+            loop.call_soon_threadsafe(loop.stop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the loop and wait for it; whoever is interrupted while waiting ends it.
@@ -103,21 +77,6 @@ class Background:
             work.close()
             raise ConfigError("this client was made before the process was forked; make one in each process")
         return self._loop
-
-    def _stop(self) -> None:
-        loop, self._loop, self._users = self._loop, None, 0
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.run_forever()
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()
 
 
 BACKGROUND = Background()

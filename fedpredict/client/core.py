@@ -115,9 +115,9 @@ def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table
     """
     call = initiator_pb2.PredictCall(id=call_id, remaining_ms=max(1, int(remaining_s * 1000)))
     if as_table:
-        call.arrow.CopyFrom(arrow_codec.task_to_arrow(task))
+        arrow_codec.task_to_arrow(task, call.arrow)
     else:
-        call.predict.CopyFrom(task_codec.task_to_wire(task))
+        task_codec.task_to_wire(task, call.predict)
     return call.SerializeToString()
 
 

@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError
 
 from fedpredict.client import core
 from fedpredict.client.connection import Deadline, Target
-from fedpredict.client.failures import from_stream
+from fedpredict.client.failures import LostConnectionError, from_stream
 from fedpredict.errors import DeadlineExceededError
 from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.wire.channel import STREAM_METADATA
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 
 _LAST_ID = 2**32 - 1
@@ -62,6 +63,7 @@ class _Stream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         self.takes_calls = True
+        self._broke = False
         self._call = call
         self._waiting: dict[int, asyncio.Future[initiator_pb2.PredictAnswer]] = {}
         self._unsent: deque[tuple[int, bytes]] = deque()
@@ -103,8 +105,11 @@ class _Stream:
         self._to_write.set()
 
     async def _write(self) -> None:
-        # one write at a time, as grpc.aio wants it; what goes wrong here, the reader is told
+        # one write at a time, as grpc.aio wants it, and none before the server has shown that it takes the stream: a
+        # write that fails hides the status that the server gave
         try:
+            if STREAM_METADATA not in tuple(await self._call.initial_metadata()):
+                return
             while self.takes_calls or self._unsent:
                 self._to_write.clear()
                 while self._unsent:
@@ -113,6 +118,7 @@ class _Stream:
                         await self._call.write(message)
                 await self._to_write.wait()
         except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+            self._broke = True
             self._call.cancel()
 
     async def _read(self) -> None:
@@ -129,6 +135,7 @@ class _Stream:
 
     async def _lose(self) -> None:
         """Tell every call that waits why there will be no answer."""
+        broke = self._broke
         self._writer.cancel()
         error = grpc.aio.AioRpcError(
             await self._call.code(),
@@ -140,7 +147,7 @@ class _Stream:
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if not answer.done():
-                answer.set_exception(from_stream(error))
+                answer.set_exception(LostConnectionError("the stream broke") if broke else from_stream(error))
 
     def _take(self, answer: initiator_pb2.PredictAnswer) -> None:
         if answer.HasField("drain"):

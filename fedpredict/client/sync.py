@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -60,8 +59,7 @@ class Client:
         )
         self._chunk_size = chunk_size
         self._session = Session(target, hedge_after_s=hedge_after_s)
-        BACKGROUND.acquire()
-        self._dropped = weakref.finalize(self, BACKGROUND.drop)
+        BACKGROUND.start()
 
     @property
     def circuit(self) -> Circuit:
@@ -115,11 +113,7 @@ class Client:
 
     def close(self) -> None:
         """End calls under way in other threads, and let the connection go; closing twice is harmless."""
-        if self._dropped.detach() is not None:
-            try:
-                BACKGROUND.run(self._session.close())
-            finally:
-                BACKGROUND.release()
+        BACKGROUND.run(self._session.close())
 
     def __enter__(self) -> Self:
         return self

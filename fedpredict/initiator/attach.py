@@ -35,6 +35,7 @@ class Attachments:
         """
         self._parties = parties
         self._insecure = insecure
+        self._links: set[LinkCaller] = set()
         self._greeting: set[asyncio.Task[None]] = set()
 
     async def listen(
@@ -75,12 +76,24 @@ class Attachments:
         compress_like_caller(context)
         await carrier.run(link)
 
+    def close(self) -> None:
+        """Close the links that were dialled to us: streams would outlast a server that drains."""
+        for link in tuple(self._links):
+            link.close("this initiator stops")
+
     def _begin(self, identity: Identity, carrier: Carrier, peer: str) -> LinkCaller:
         known = self._parties.get(identity.name) if identity.kind is IdentityKind.PARTY else None
         if known is None:
             raise UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
         who, pool = known
-        link = LinkCaller(who.party, carrier, changed=pool.link_changed)
+
+        def changed(link: LinkCaller) -> None:
+            if link.closed_because:
+                self._links.discard(link)
+            pool.link_changed(link)
+
+        link = LinkCaller(who.party, carrier, changed=changed)
+        self._links.add(link)
         task = asyncio.create_task(self._greet(who, pool, link, peer))
         self._greeting.add(task)
         task.add_done_callback(self._greeting.discard)

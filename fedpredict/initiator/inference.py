@@ -15,7 +15,7 @@ from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import WhoCalls
-from fedpredict.initiator.service import Models
+from fedpredict.initiator.service import Models, traceparent_sent
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
@@ -118,6 +118,7 @@ class InferenceService:
             mode=options.mode,
             sample_ids=features.sample_ids,
             inputs=features.inputs,
+            traceparent=traceparent_sent(context),
         )
         add_log_context(request_id=task.request_id, model=task.model_id)
         limits = [limit for limit in (context.time_remaining(), options.deadline_s) if limit is not None]

@@ -53,6 +53,10 @@ class Lane:
         """Whether nothing waits and nothing is under way."""
         return not self._queue and not self._rounds
 
+    def waiting(self) -> tuple[int, int]:
+        """Return how many requests are in the queue, and their rows that are in no round yet."""
+        return len(self._queue), sum(each.n_left for each in self._queue)
+
     def add(self, waiting: Waiting) -> None:
         """Let a request travel with the next round."""
         self._queue.append(waiting)

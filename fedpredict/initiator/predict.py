@@ -20,6 +20,7 @@ from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.observe.watch import PredictionWatch, outcome_of_prediction
 from fedpredict.security.identity import Identity
 from fedpredict.wire.channel import max_samples_of
 
@@ -77,6 +78,7 @@ class Predictor:
         *,
         own_party: str,
         deadline_s: float,
+        watch: PredictionWatch | None = None,
     ) -> None:
         """Prepare.
 
@@ -86,12 +88,14 @@ class Predictor:
             admission: What a task must be, and how many there may be at once.
             own_party: This initiator's.
             deadline_s: Longest wait for the parties, where neither the model's settings nor the caller are stricter.
+            watch: Told of every round; default: nobody is.
         """
         self._catalogue = catalogue
         self._scorers = scorers
         self._admission = admission
         self._own_party = own_party
         self._deadline_s = deadline_s
+        self._watch = watch or PredictionWatch()
         self._lanes: dict[_LaneKey, Lane] = {}
 
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
@@ -117,7 +121,8 @@ class Predictor:
 
         def answered(outcome: Prediction | BaseException) -> None:
             leave()
-            _log_done(task, caller, outcome)
+            if not isinstance(outcome, BaseException) and self._watch.log.wants(outcome_of_prediction(outcome)):
+                _log_done(task, caller, outcome)
             done(outcome)
 
         waiting = Waiting(task, now, _for_parties(settings, now, ends), ends, answered)
@@ -131,6 +136,11 @@ class Predictor:
                 lane.left()
 
         return give_up
+
+    def waiting(self) -> tuple[int, int]:
+        """Return how many requests wait for a round, and their rows."""
+        queues = [lane.waiting() for lane in self._lanes.values()]
+        return sum(requests for requests, _ in queues), sum(rows for _, rows in queues)
 
     def _budget_s(self, settings: ModelSettings, deadline_s: float | None) -> float:
         own_s = settings.deadline_s or self._deadline_s
@@ -161,6 +171,7 @@ class Predictor:
             mode=task.mode,
             scorers=self._scorers,
             own_party=self._own_party,
+            watch=self._watch,
             fallback=partial(self._catalogue.answerable, settings.fallback_model or ""),
         )
         return Lane(
@@ -187,9 +198,7 @@ def _check_width(task: PredictTask, manifest: Manifest) -> None:
         raise TooManySamplesError(told, limit=limit)
 
 
-def _log_done(task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
-    if isinstance(outcome, BaseException) or not logger.isEnabledFor(logging.INFO):
-        return
+def _log_done(task: PredictTask, caller: Identity, outcome: Prediction) -> None:
     extra = {
         "request_id": task.request_id,
         "caller": caller.name,

@@ -22,7 +22,7 @@ from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import arrow_codec, task_codec
-from fedpredict.wire.channel import MAX_MESSAGE_BYTES
+from fedpredict.wire.channel import MAX_MESSAGE_BYTES, STREAM_METADATA
 from fedpredict.wire.handlers import Context, log_failure, parse
 from fedpredict.wire.status import abort, failure_to_wire
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
@@ -68,6 +68,8 @@ class PredictStreams:
         try:
             caller = self._who_calls(context)
             add_log_context(caller=caller.name)
+            # tells the caller, before it sends anything, that there is such a method and that it may use it
+            await context.send_initial_metadata((STREAM_METADATA,))
             stream = _Stream(self._predictor, caller, context, self._max_calls)
             self._open.add(stream)
             if self._draining:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -31,6 +31,8 @@ from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok
+from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.wire.codec import new_request_id
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Question:
         scorers: By party, every party of the manifest, and of the fallback model.
         own_party: This initiator's, the only one that ever sees inputs.
         fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
+        watch: Told of every round.
     """
 
     manifest: Manifest
@@ -61,6 +64,7 @@ class Question:
     scorers: Mapping[str, PartyScorer]
     own_party: str
     fallback: Callable[[], Manifest]
+    watch: PredictionWatch = field(default_factory=PredictionWatch)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +102,12 @@ class Round:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self.started = self._loop.time()
+        self._watched = question.watch.round(
+            question.manifest.model_id,
+            question.mode,
+            [each.waiting.task.traceparent for each in batch.slices],
+            len(batch.asked),
+        )
         self._began = time.perf_counter()  # uvloop's own clock counts milliseconds
 
     def start(self) -> None:
@@ -118,7 +128,7 @@ class Round:
     def someone_left(self) -> None:
         """Look whether anybody still waits; where nobody does, tell the parties so and end."""
         if all(each.waiting.over for each in self._batch.slices):
-            self._end()
+            self._end("cancelled")
 
     def _query(self, party: str, request_id: str) -> ScoreQuery:
         manifest, batch = self._question.manifest, self._batch
@@ -131,6 +141,7 @@ class Round:
             sample_ids=batch.asked,
             segments=batch.segments if len(batch.segments) > 1 else (),
             inputs=batch.inputs() if party == self._question.own_party else None,
+            traceparent=self._watched.ask(party),
         )
 
     def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
@@ -138,13 +149,17 @@ class Round:
             return
         took_s = time.perf_counter() - self._began
         try:
-            self._sides[party] = self._answered(party, future.result(), took_s)
+            reply = future.result()
+            self._sides[party] = self._answered(party, reply, took_s)
+            self._watched.heard(party, "ok", took_s, reply.elapsed_s)
         except InputError as error:  # of this initiator's own part: the caller's inputs do not fit
             self._fail(error)
             return
         except FedPredictError as error:
+            self._watched.heard(party, call_outcome_of(error), took_s)
             self._sides[party] = self._absent(party, error, took_s)
         except asyncio.CancelledError:
+            self._watched.heard(party, "unavailable", took_s)
             gone = PartyUnavailableError(f"the call to party {party} was given up", party=party)
             self._sides[party] = self._absent(party, gone, took_s)
         except Exception as error:  # a defect: the callers are told, and the round must not stay open
@@ -190,6 +205,8 @@ class Round:
             late = {party: self._late(party, now - self.started) for party in self._pending}
             self._deliver(expired, {**self._sides, **late})
         if all(each.waiting.asks_until <= now + _NEAR_S for each in self._live()):
+            for party in self._pending:
+                self._watched.heard(party, "timeout", time.perf_counter() - self._began)
             self._end()
         else:
             self._set_timer()
@@ -206,9 +223,9 @@ class Round:
     def _fail(self, error: BaseException) -> None:
         for each in self._batch.slices:
             each.waiting.fail(error)
-        self._end()
+        self._end(outcome_of(error))
 
-    def _end(self) -> None:
+    def _end(self, outcome: Outcome = "ok") -> None:
         if self._over:
             return
         self._over = True
@@ -217,15 +234,19 @@ class Round:
         pending, self._pending = self._pending, {}
         for future in pending.values():
             future.cancel()
+        self._watched.ended(outcome)
         self._ended(self)
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
         settings, kind = self._question.settings, self._question.manifest.kind
         shares = {party: side.share for party, side in sides.items()}
+        combining = self._watched.combining()
         if settings.policy is PolicyName.DEFAULT_PARTIAL:
-            self._hand_out(slices, sides, policy.default_partial(kind, shares, settings.defaults))
-            return
-        answer = policy.fail(kind, shares)
+            answer = policy.default_partial(kind, shares, settings.defaults)
+        else:
+            answer = policy.fail(kind, shares)
+        if combining is not None:
+            combining.end("ok")
         if settings.fallback_model is None or all_ok(answer.status):
             self._hand_out(slices, sides, answer)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -23,9 +23,11 @@ from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
+from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.measuring import measuring
@@ -41,12 +43,14 @@ from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
-from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
 
 logger = logging.getLogger(__name__)
+
+DRAIN_LOOK_S = 0.02
+"""How often a process that stops looks whether predictions are still under way."""
 
 
 class InitiatorServer:
@@ -86,7 +90,8 @@ class InitiatorServer:
         self._features = MemoryStore() if features is None else features
         self._simulate = simulate
         self._me = me or Instance()
-        self._attach: Callable[[Context], Awaitable[None]] | None = None
+        self._attachments: Attachments | None = None
+        self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
@@ -146,10 +151,6 @@ class InitiatorServer:
     def _access(self) -> Access:
         return Access(self._settings.clients)
 
-    @property
-    def _admission(self) -> Admission:
-        return Admission(self._access, self._settings.limits, max_samples=self._settings.max_samples)
-
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
         histories = await asyncio.to_thread(self._store.pins)
@@ -169,7 +170,10 @@ class InitiatorServer:
             self._admission,
             own_party=self._settings.party,
             deadline_s=self._settings.deadline_s,
+            watch=self._watch,
         )
+        if self.metrics_address:
+            self._watch.serving.queue = predictor.waiting
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -204,7 +208,7 @@ class InitiatorServer:
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
         expected = {party: (remote.who, remote.pool) for party, remote in attached.items()}
         attachments = Attachments(expected, insecure=self._settings.insecure)
-        self._attach = attachments.attach
+        self._attachments = attachments
         if self._settings.link_listen is not None:
             context = listening_context(self._tls) if self._tls else None
             self._link_address = await attachments.listen(
@@ -226,17 +230,15 @@ class InitiatorServer:
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
-        service = InitiatorService(
-            predictor,
-            models,
-            self._access,
-            who_calls,
-            self._attach,
-            max_calls=self._settings.max_calls_per_stream,
-            watch=self._watch,
+        attach = self._attachments.attach if self._attachments else None
+        streams = PredictStreams(
+            watched(predictor, "stream", self._watch), who_calls, max_calls=self._settings.max_calls_per_stream
         )
+        seen = watched(predictor, "grpc", self._watch)
+        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=attach)
         health = Health(process=lambda: True, model=service.is_ready)
-        inference = InferenceService(predictor, models, self._access, who_calls, ready=lambda: not health.draining)
+        seen = watched(predictor, "oip_grpc", self._watch)
+        inference = InferenceService(seen, models, self._access, who_calls, ready=lambda: not health.draining)
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)
@@ -258,15 +260,22 @@ class InitiatorServer:
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
-        edge = build_edge(edge_settings, predictor, models, self._access, self._watch)
-        server = await stack.enter_async_context(edge)
+        server = await stack.enter_async_context(
+            build_edge(edge_settings, predictor, models, self._access, self._watch)
+        )
         self._http_address = server.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
+        """End what users have under way, then the links that participants dialled, which are calls as well."""
         health.draining = True
         self._serves = False
         service.drain()
-        await server.stop(self._settings.drain_s)
+        stopping = asyncio.ensure_future(server.stop(self._settings.drain_s))
+        while self._admission.requests and not stopping.done():
+            await asyncio.sleep(DRAIN_LOOK_S)
+        if self._attachments is not None:
+            self._attachments.close()
+        await stopping
 
 
 async def serve(

@@ -13,7 +13,6 @@ from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
-from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, service, stream, unary
@@ -40,10 +39,9 @@ class InitiatorService:
         models: Models,
         access: Access,
         who_calls: WhoCalls,
-        attach: Callable[[Context], Awaitable[None]] | None = None,
+        streams: PredictStreams,
         *,
-        max_calls: int,
-        watch: PredictionWatch | None = None,
+        attach: Callable[[Context], Awaitable[None]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -52,17 +50,15 @@ class InitiatorService:
             models: What can be asked for.
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+            streams: Answers calls on standing streams.
             attach: Serves a participant that dials us; None where none does.
-            max_calls: Calls that one `PredictStream` may have under way.
-            watch: Told of every request; default: nobody is.
         """
         self._attach = attach
+        self._streams = streams
         self._predictor = predictor
         self._models = models
         self._access = access
         self._who_calls = who_calls
-        self._watch = watch or PredictionWatch()
-        self._streams = PredictStreams(predictor, who_calls, max_calls=max_calls)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -80,16 +76,10 @@ class InitiatorService:
         caller = self._caller(context)
         task = task_codec.task_from_wire(request)
         add_log_context(request_id=task.request_id, model=task.model_id)
-        sent = _traceparent(context) if self._watch.traces.on else ""
-        watched = self._watch.request("grpc", task.model_id, task.mode, len(task.sample_ids), sent)
-        if watched.traceparent:
-            task = replace(task, traceparent=watched.traceparent)
-        try:
-            prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
-        except BaseException as error:
-            watched.answered(error)
-            raise
-        watched.answered(prediction)
+        sent = traceparent_sent(context)
+        if sent:
+            task = replace(task, traceparent=sent)
+        prediction = await self._predictor.predict(task, caller, deadline_s=context.time_remaining())
         return task_codec.prediction_to_wire(prediction)
 
     async def list_models(
@@ -117,7 +107,7 @@ class InitiatorService:
         return caller
 
 
-def _traceparent(context: Context) -> str:
+def traceparent_sent(context: Context) -> str:
     """Return what the caller sent as W3C's metadata of that name; empty where it sent none."""
     for key, value in context.invocation_metadata() or ():
         if key == "traceparent" and isinstance(value, str):

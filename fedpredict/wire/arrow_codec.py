@@ -43,19 +43,24 @@ MAX_COLUMNS = 10_000
 _ANSWER_COLUMNS = ("status", "origin")
 
 
-def task_to_arrow(task: PredictTask) -> initiator_pb2.ArrowRequest:
-    """Return a total task as a message with a table."""
+def task_to_arrow(task: PredictTask, message: initiator_pb2.ArrowRequest | None = None) -> initiator_pb2.ArrowRequest:
+    """Return a total task as a message with a table.
+
+    Args:
+        task: The task.
+        message: What to fill, where the message is a part of another: a part that is assigned is copied.
+    """
     columns: dict[str, pa.Array] = {SAMPLE_ID: ids_to_array(SampleIds.of(task.sample_ids))}
     if task.inputs is not None:
         for name, values in zip(task.inputs.names, np.asfortranarray(task.inputs.values).T, strict=True):
             columns[name] = pa.array(values)
-    return initiator_pb2.ArrowRequest(
-        protocol_version=PROTOCOL_VERSION,
-        request_id=task.request_id,
-        model_id=task.model_id,
-        mode=MODES[task.mode],
-        table=_stream_of(pa.RecordBatch.from_pydict(columns)),
-    )
+    message = initiator_pb2.ArrowRequest() if message is None else message
+    message.protocol_version = PROTOCOL_VERSION
+    message.request_id = task.request_id
+    message.model_id = task.model_id
+    message.mode = MODES[task.mode]
+    message.table = _stream_of(pa.RecordBatch.from_pydict(columns))
+    return message
 
 
 def task_from_arrow(message: initiator_pb2.ArrowRequest) -> PredictTask:
@@ -98,22 +103,21 @@ def prediction_to_arrow(prediction: Prediction) -> initiator_pb2.ArrowReply:
 def prediction_from_arrow(message: initiator_pb2.ArrowReply, n_samples: int) -> Prediction:
     """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
     with _reading():
-        batches = _read_batches(message.table, _check_answer_schema)
-        for batch in batches:
-            batch.validate(full=True)
-        table = pa.Table.from_batches(batches) if batches else None
-    if table is None or table.num_rows != n_samples:
-        raise ProtocolError(f"an answer of {0 if table is None else table.num_rows} rows for {n_samples} samples")
-    status = _codes(table, "status", SampleStatus)
-    columns = [column for column in table.schema.names if column not in _ANSWER_COLUMNS]
-    predictions = np.column_stack([_floats(table.column(name)) for name in columns])
+        batch = _read_one(message.table, _check_answer_schema)
+    if batch.num_rows != n_samples:
+        raise ProtocolError(f"an answer of {batch.num_rows} rows for {n_samples} samples")
+    status = _codes(batch, "status", SampleStatus)
+    outputs = [column for column in batch.schema.names if column not in _ANSWER_COLUMNS]
+    predictions = np.empty((n_samples, len(outputs)))
+    for number, name in enumerate(outputs):
+        predictions[:, number] = batch.column(name).to_numpy(zero_copy_only=False)
     check_numbers(predictions, status == SampleStatus.OK)
     return Prediction(
         request_id=message.request_id,
         manifest_sha256=message.manifest_sha256.hex(),
         predictions=predictions,
         status=status,
-        origin=_codes(table, "origin", Origin),
+        origin=_codes(batch, "origin", Origin),
         classes=tuple(message.classes),
         parties=tuple(report_from_wire(report, n_samples) for report in message.parties),
         simulated=message.simulated,
@@ -140,6 +144,16 @@ def _read_batches(data: bytes, check_schema: Callable[[pa.Schema], None]) -> lis
     if n_rows > MAX_SAMPLES_PER_CALL:
         raise TooManySamplesError(f"{n_rows} rows in one table", limit=MAX_SAMPLES_PER_CALL)
     return batches
+
+
+def _read_one(data: bytes, check_schema: Callable[[pa.Schema], None]) -> pa.RecordBatch:
+    """Return all batches of an IPC stream as one, its buffers checked."""
+    batches = _read_batches(data, check_schema)
+    if not batches:
+        raise ProtocolError("a table without a batch")
+    for batch in batches:
+        batch.validate(full=True)
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _check_messages(data: bytes) -> None:
@@ -231,12 +245,8 @@ def _check_answer_schema(schema: pa.Schema) -> None:
         raise ProtocolError("an answer without its columns, or with columns of other types")
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(column.to_numpy(), dtype=np.float64)
-
-
-def _codes(table: pa.Table, name: str, kind: type[SampleStatus] | type[Origin]) -> Statuses:
-    column = table.column(name)
+def _codes(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Origin]) -> Statuses:
+    column = batch.column(name)
     if column.null_count:
         raise ProtocolError(f"a {kind.__name__} that is NULL")
     return statuses_from_wire(column.to_numpy().tobytes(), len(column), kind)

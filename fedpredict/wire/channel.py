@@ -49,6 +49,9 @@ _OF_GRPC = {
     Compression.DEFLATE: grpc.Compression.Deflate,
 }
 
+STREAM_METADATA = ("fedpredict-stream", "1")
+"""Initial metadata of a `PredictStream` that the server takes: a caller writes nothing before it has seen them."""
+
 Options: TypeAlias = list[tuple[str, int | str]]
 
 

@@ -254,11 +254,17 @@ def matrix_to_wire(values: Floats) -> common_pb2.Matrix:
 
 def matrix_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
     """Return the matrix of a message, which must have that shape; raise `ProtocolError`."""
-    if (message.rows, message.columns) != (rows, columns) or len(message.values) != rows * columns * 8:
+    return matrix_view_from_wire(message, rows, columns).astype(np.float64)
+
+
+def matrix_view_from_wire(message: common_pb2.Matrix, rows: int, columns: int) -> Floats:
+    """Return what `matrix_from_wire` does, read-only and not copied once more: for large matrices that stay as sent."""
+    values = message.values
+    if (message.rows, message.columns) != (rows, columns) or len(values) != rows * columns * 8:
         raise ProtocolError(
-            f"a matrix of {message.rows} × {message.columns} in {len(message.values)} bytes, not {rows} × {columns}"
+            f"a matrix of {message.rows} × {message.columns} in {len(values)} bytes, not {rows} × {columns}"
         )
-    return np.frombuffer(message.values, dtype="<f8").astype(np.float64).reshape(rows, columns)
+    return np.frombuffer(values, dtype="<f8").astype(np.float64, copy=False).reshape(rows, columns)
 
 
 def statuses_from_wire(data: bytes, n_samples: int, kind: type[SampleStatus] | type[Origin]) -> Statuses:

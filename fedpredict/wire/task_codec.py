@@ -11,6 +11,7 @@ from fedpredict.errors import ProtocolError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.codec import (
     KINDS,
@@ -20,10 +21,10 @@ from fedpredict.wire.codec import (
     check_request_id,
     from_enum,
     ids_from_wire,
-    ids_to_wire,
     instant_from_wire,
     matrix_from_wire,
     matrix_to_wire,
+    matrix_view_from_wire,
     model_id_from_wire,
     new_request_id,
     seconds_from_wire,
@@ -32,18 +33,29 @@ from fedpredict.wire.codec import (
 from fedpredict.wire.v1 import common_pb2, initiator_pb2
 
 
-def task_to_wire(task: PredictTask) -> initiator_pb2.PredictRequest:
-    """Return a total task as a message."""
-    return initiator_pb2.PredictRequest(
-        protocol_version=PROTOCOL_VERSION,
-        request_id=task.request_id,
-        model_id=task.model_id,
-        mode=MODES[task.mode],
-        sample_ids=ids_to_wire(task.sample_ids),
-        inputs=None
-        if task.inputs is None
-        else initiator_pb2.Inputs(names=task.inputs.names, values=matrix_to_wire(task.inputs.values)),
-    )
+def task_to_wire(
+    task: PredictTask, message: initiator_pb2.PredictRequest | None = None
+) -> initiator_pb2.PredictRequest:
+    """Return a total task as a message.
+
+    Args:
+        task: The task.
+        message: What to fill, where the message is a part of another: a part that is assigned is copied.
+    """
+    message = initiator_pb2.PredictRequest() if message is None else message
+    message.protocol_version = PROTOCOL_VERSION
+    message.request_id = task.request_id
+    message.model_id = task.model_id
+    message.mode = MODES[task.mode]
+    ids = SampleIds.of(task.sample_ids)
+    message.sample_ids.data = ids.data
+    message.sample_ids.offsets = ids.offsets.astype("<u4").tobytes()
+    if task.inputs is not None:
+        message.inputs.names.extend(task.inputs.names)
+        matrix = message.inputs.values
+        matrix.rows, matrix.columns = task.inputs.values.shape
+        matrix.values = task.inputs.values.astype("<f8", copy=False).tobytes()
+    return message
 
 
 def task_from_wire(message: initiator_pb2.PredictRequest) -> PredictTask:
@@ -154,6 +166,6 @@ def report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> Part
 def _inputs_from_wire(message: initiator_pb2.Inputs, n_samples: int) -> Inputs:
     names = tuple(message.names)
     try:
-        return Inputs(names, matrix_from_wire(message.values, n_samples, len(names)))
+        return Inputs(names, matrix_view_from_wire(message.values, n_samples, len(names)))
     except ValueError as error:
         raise ProtocolError(str(error)) from error

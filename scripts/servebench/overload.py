@@ -21,7 +21,7 @@ from servebench.result import Line
 
 SLOTS = 4_096
 TIMEOUT_S = 5.0
-AT_CAPACITY, OVER, AFTER = 0.9, 2.0, 0.5
+AT_CAPACITY, OVER, AFTER, AFTER_S = 0.9, 2.0, 0.5, 3.0
 N_QUESTIONS = 2_000
 ROWS = 100
 """A request: so many that the server has work to do, and the generator beside it little."""
@@ -43,13 +43,15 @@ def overload(bench: Bench) -> Iterator[Line]:
     site = parse_site(federation.url, PREDICT)
     bodies = [json_body(ids_of(each)) for each in rows_of(ROWS, TWO.n_ids, N_QUESTIONS)]
 
-    async def measure() -> tuple[float, _Phase, _Phase, _Phase]:
+    async def measure() -> tuple[float, _Phase, _Phase]:
         target = OverHttp(site, bodies, questions.has_numbers, CALLER)
         try:
             await run_closed(target, slots=256, seconds=0.5)
             capacity = _capacity(await run_closed(target, slots=256, seconds=bench.seconds), bench.seconds)
-            phases = [await _phase(target, capacity * part, bench.seconds) for part in (AT_CAPACITY, OVER, AFTER)]
-            return capacity, phases[0], phases[1], phases[2]
+            at_capacity = await _phase(target, [(AT_CAPACITY * capacity, bench.seconds)])
+            # one run: what the overload left behind is there when the rate falls
+            over = await _phase(target, [(OVER * capacity, bench.seconds), (AFTER * capacity, AFTER_S)])
+            return capacity, at_capacity, over
         finally:
             await target.close()
 
@@ -64,15 +66,19 @@ def _capacity(run: Run, seconds: float) -> float:
     return summary.per_s
 
 
-async def _phase(target: OverHttp, rate: float, seconds: float) -> _Phase:
-    due = due_times(Arrival.POISSON, min(rate, MAX_RATE), seconds, seed=1)
-    run = await run_open(target, due, slots=SLOTS, timeout_s=TIMEOUT_S)
-    summary = summarise(run.record, asked_per_s=rate, since_s=0.0, until_s=seconds, busy=run.busy)
+async def _phase(target: OverHttp, rates: list[tuple[float, float]]) -> _Phase:
+    """Send requests at one rate after the other; the summary is that of the first."""
+    parts, start = [], 0.0
+    for rate, seconds in rates:
+        parts.append(start + due_times(Arrival.POISSON, min(rate, MAX_RATE), seconds, seed=1))
+        start += seconds
+    run = await run_open(target, np.concatenate(parts), slots=SLOTS, timeout_s=TIMEOUT_S)
+    summary = summarise(run.record, asked_per_s=rates[0][0], since_s=0.0, until_s=rates[0][1], busy=run.busy)
     return _Phase(summary, run.record.table())
 
 
-def _line(bench: Bench, capacity: float, at: _Phase, over: _Phase, after: _Phase) -> Line:
-    requests = over.requests
+def _line(bench: Bench, capacity: float, at: _Phase, over: _Phase) -> Line:
+    requests, after = _part(over.requests, 0.0, bench.seconds), _part(over.requests, bench.seconds, np.inf)
     accepted = requests.took_s[of_kind(requests, lambda kind: kind == OK)]
     refused = requests.took_s[of_kind(requests, lambda kind: kind.startswith(REFUSED))]
     unhinted = int(of_kind(requests, lambda kind: kind.startswith(REFUSED) and WITHOUT_HINT in kind).sum())
@@ -84,15 +90,20 @@ def _line(bench: Bench, capacity: float, at: _Phase, over: _Phase, after: _Phase
         "refused_without_hint": unhinted,
         "refusal_p99_ms": _percentile_ms(refused, 99.0),
         "p99_to_capacity": None if p99_over is None or not p99_at else p99_over / p99_at,
-        "recovery_s": _recovery_s(after.requests, 2.0 * p99_at / 1e3),
+        "recovery_s": _recovery_s(after, 2.0 * p99_at / 1e3),
         "generator_limited": over.summary.generator_limited,
     }
     other = len(requests.took_s) - len(accepted) - len(refused)
     if other:
-        more["errors"] = ", ".join(f"{n} {kind}" for kind, n in over.summary.errors.items())
+        more["errors"] = ", ".join(f"{n} {kind}" for kind, n in requests.counts().items() if kind != OK)
     return Line(
         "overload", SLOTS, ROWS, bench.tls, over.summary.per_s, _percentile_ms(accepted, 50.0), p99_over, other, more
     )
+
+
+def _part(requests: Requests, since_s: float, until_s: float) -> Requests:
+    kept = (requests.due_s >= since_s) & (requests.due_s < until_s)
+    return Requests(requests.due_s[kept] - since_s, requests.took_s[kept], requests.kind[kept], requests.kinds)
 
 
 def _recovery_s(requests: Requests, limit_s: float) -> float:

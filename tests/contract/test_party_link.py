@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,22 +125,22 @@ async def test_answers_overtake_each_other(rig: Rig, scorer: ScriptedScorer) -> 
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (ManifestMismatchError("x"), ManifestMismatchError),
-        (ModelNotFoundError("x"), PartyRefusedError),
-        (TooManySamplesError("x", limit=3), PartyRefusedError),
-        (ProtocolError("x"), PartyRefusedError),
-        (UnauthenticatedError("x"), PartyRefusedError),
-        (ModelNotReadyError("x"), PartyUnavailableError),
-        (PartyTimeoutError("x", party="lab"), PartyTimeoutError),
-        (ZeroDivisionError("secret"), PartyUnavailableError),
+        (partial(ManifestMismatchError, "x"), ManifestMismatchError),
+        (partial(ModelNotFoundError, "x"), PartyRefusedError),
+        (partial(TooManySamplesError, "x", limit=3), PartyRefusedError),
+        (partial(ProtocolError, "x"), PartyRefusedError),
+        (partial(UnauthenticatedError, "x"), PartyRefusedError),
+        (partial(ModelNotReadyError, "x"), PartyUnavailableError),
+        (partial(PartyTimeoutError, "x", party="lab"), PartyTimeoutError),
+        (partial(ZeroDivisionError, "secret"), PartyUnavailableError),
     ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
+    ids=lambda value: value.__name__ if isinstance(value, type) else value.func.__name__,
 )
 async def test_an_error_comes_back_by_name_and_in_public_words(
-    rig: Rig, scorer: ScriptedScorer, raised: BaseException, expected: type[FedPredictError]
+    rig: Rig, scorer: ScriptedScorer, raised: Callable[[], BaseException], expected: type[FedPredictError]
 ) -> None:
     remote = await rig.linked(scorer)
-    scorer.raises = raised
+    scorer.raises = raised()
 
     for sample_ids in ((b"1",), MANY):
         with pytest.raises(expected) as caught:

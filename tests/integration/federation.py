@@ -7,6 +7,7 @@ through the same codec, scores a table of the test, and can be told to misbehave
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
-from fedpredict.model.scorer import PartyReply
+from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.security import certs
 from fedpredict.security.hello import sign_hello
@@ -40,6 +41,7 @@ from fedpredict.wire.v1 import initiator_pb2, participant_pb2
 
 ANSWERS_IN_S = 20.0
 POLL_S = 0.05
+OLDEST = 1_700_000_000_000_000
 
 
 async def eventually(what: Callable[[], Awaitable[bool]]) -> None:
@@ -162,7 +164,7 @@ class ScriptedParty:
         self.asked.append(request)
         self.remaining_s.append(context.time_remaining())
         await self._wait()
-        reply = codec.reply_to_wire(query, self._answer(query.sample_ids))
+        reply = codec.reply_to_wire(query, self._answer(query))
         if self.edit is not None:
             self.edit(reply)
         return reply
@@ -176,13 +178,20 @@ class ScriptedParty:
             self.left.set()
             raise
 
-    def _answer(self, sample_ids: Sequence[bytes]) -> PartyReply:
+    def _answer(self, query: ScoreQuery) -> PartyReply:
+        sample_ids = query.sample_ids
         known = [sample_id in self.table for sample_id in sample_ids]
         nothing = [np.nan] * len(self.weights)
         rows = np.array([self.table.get(sample_id, nothing) for sample_id in sample_ids])
         status = np.where(known, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
-        oldest = 1_700_000_000_000_000 if any(known) else None
-        return PartyReply(share=build_share(rows @ self.weights, status), oldest_event_time=oldest, elapsed_s=0.25)
+        ends = list(itertools.accumulate(query.segments, initial=0))
+        by_segment = [OLDEST if any(known[start:end]) else NO_EVENT_TIME for start, end in itertools.pairwise(ends)]
+        return PartyReply(
+            share=build_share(rows @ self.weights, status),
+            oldest_event_time=OLDEST if any(known) else None,
+            elapsed_s=0.25,
+            segment_event_times=np.array(by_segment, dtype=np.int64) if query.segments else None,
+        )
 
 
 class Certificates:

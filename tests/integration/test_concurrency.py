@@ -34,7 +34,8 @@ async def test_many_calls_at_once_are_each_answered_and_cancelled_ones_leave_not
         federation.address, server_party="bank", tls=federation.certificates.of("desk", IdentityKind.CLIENT)
     )
     async with client:
-        await client.predict("m", IDS)
+        # several at once, so that the client's standing stream is open before anything is counted
+        await asyncio.gather(*(client.predict("m", IDS) for _ in range(20)))
         at_rest = len(asyncio.all_tasks())
 
         async def ask(call: int) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from fedpredict.errors import (
     ServerUnavailableError,
 )
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService
 from fedpredict.initiator.settings import ClientSettings
-from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.inputs import Inputs
-from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction, PredictTask
+from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
@@ -35,66 +34,9 @@ from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 from tests.integration.federation import ANSWERS_IN_S, Certificates, Federation
+from tests.integration.scripted_edge import NoModels, ScriptedPredictor
 
 STREAM = "/fedpredict.wire.v1.InitiatorService/PredictStream"
-
-
-@dataclass
-class ScriptedPredictor:
-    """Sample "7" is predicted 7.0, and what is no number is not found; "hold" waits until it is let go."""
-
-    held: asyncio.Event = field(default_factory=asyncio.Event)
-    raises: Mapping[str, Exception] = field(default_factory=dict)
-    tasks: list[PredictTask] = field(default_factory=list)
-    callers: list[Identity] = field(default_factory=list)
-    deadlines_s: list[float | None] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
-    at_work: int = 0
-
-    async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
-        self.tasks.append(task)
-        self.callers.append(caller)
-        self.deadlines_s.append(deadline_s)
-        self.at_work += 1
-        try:
-            if b"hold" in list(task.sample_ids):
-                await self.held.wait()
-        except asyncio.CancelledError:
-            self.given_up.append(task.request_id)
-            raise
-        finally:
-            self.at_work -= 1
-        if task.model_id in self.raises:
-            raise self.raises[task.model_id]
-        return answer_to(task)
-
-    def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
-        if task.model_id == "refused":
-            raise ModelNotFoundError("at once")
-        return submit_coroutine(self.predict(task, caller, deadline_s=deadline_s), done)
-
-
-def answer_to(task: PredictTask) -> Prediction:
-    values = np.array([float(each) if each.isdigit() else np.nan for each in task.sample_ids])
-    status = np.where(np.isnan(values), 2, 1).astype(np.uint8)
-    return Prediction(
-        request_id=task.request_id,
-        manifest_sha256="ab" * 32,
-        predictions=values[:, None],
-        status=status,
-        origin=(status == 1).astype(np.uint8),
-        classes=("no", "yes"),
-        parties=(PartyReport(party="lab", status=status, oldest_event_time=3, round_trip_s=0.5, elapsed_s=0.25),),
-    )
-
-
-class NoModels:
-    """A catalogue of nothing."""
-
-    model_ids: tuple[str, ...] = ()
-
-    def info(self, model_id: str) -> ModelInfo:
-        raise ModelNotFoundError(model_id)
 
 
 class Edge:
@@ -102,7 +44,8 @@ class Edge:
 
     def __init__(self, certificates: Certificates, predictor: ScriptedPredictor, max_calls: int) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, max_calls=max_calls)
+        streams = PredictStreams(predictor, peer_identity, max_calls=max_calls)
+        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, streams)
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers((self.service.handlers(),))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Exported
 from typing_extensions import override
 
 from fedpredict.initiator.fanout import Dialler
+from fedpredict.initiator.server import InitiatorServer
+from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
@@ -31,6 +35,7 @@ from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.state.sql import open_pin_store
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
 from fedpredict.warehouse.base import ColumnType
@@ -209,3 +214,81 @@ async def predicted(tmp_path: Path, endpoint: str) -> None:
         settings = TracesSettings(endpoint=endpoint, sample_ratio=1.0)
         traces = await stack.enter_async_context(tracing(settings, "initiator", "bank"))
         await predict(PredictionWatch(traces=traces), parties)
+
+
+async def asked_over_http(address: str, traceparent: str) -> int:
+    """Ask for a prediction as a risk system does; return the status."""
+
+    def ask() -> int:
+        connection = http.client.HTTPConnection(address, timeout=20)
+        try:
+            body = json.dumps({"model": MODEL, "sample_ids": ["secret-u1", "secret-u2"]})
+            headers = {"content-type": "application/json", "traceparent": traceparent, "x-fedpredict-client": "desk"}
+            connection.request("POST", "/v1/predict", body, headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_a_prediction_over_http_is_one_trace_from_the_edge_to_every_party(
+    tmp_path: Path, collector: Collector
+) -> None:
+    trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    async with AsyncExitStack() as stack:
+        parties = {name: await started(stack, name, tmp_path / name, collector.endpoint) for name in ("lab", "shop")}
+        settings = InitiatorSettings.model_validate(
+            {
+                "party": "bank",
+                "listen": "127.0.0.1:0",
+                "http_listen": "127.0.0.1:0",
+                "insecure": True,
+                "poll_s": 0.05,
+                "deadline_s": 20.0,
+                "parties": {name: {"address": party.address} for name, party in parties.items()},
+                "models": {MODEL: {"parties": sorted(parties)}},
+                "clients": {"desk": {"models": ["*"]}},
+                "traces": {"endpoint": collector.endpoint, "sample_ratio": 0.0},
+                "metrics": {"listen": "127.0.0.1:0"},
+            }
+        )
+        store = open_pin_store("sqlite:///state.db", tmp_path)
+        stack.callback(store.close)
+        server = await stack.enter_async_context(InitiatorServer(settings, store, None))
+        assert server.http_address is not None
+        async with asyncio.timeout(20.0):
+            while await asked_over_http(server.http_address, f"00-{'1' * 32}-{'2' * 16}-00") != 200:
+                await asyncio.sleep(0.02)
+        assert await asked_over_http(server.http_address, f"00-{trace}-{caller}-01") == 200
+        page = await asyncio.to_thread(_page, server.metrics_address)
+    assert {span.trace_id.hex() for _, span in collector.spans} == {trace}
+    of_id = {span.span_id: (party, span.name) for party, span in collector.spans}
+    assert sorted((party, span.name, of_id.get(span.parent_span_id)) for party, span in collector.spans) == [
+        ("bank", "combine", ("bank", "round")),
+        ("bank", "party", ("bank", "round")),
+        ("bank", "party", ("bank", "round")),
+        ("bank", "predict", None),
+        ("bank", "round", ("bank", "predict")),
+        ("lab", "score", ("bank", "party")),
+        ("shop", "score", ("bank", "party")),
+    ]
+    (root,) = [span for _, span in collector.spans if span.name == "predict"]
+    assert root.parent_span_id.hex() == caller
+    for counted in (
+        'fedpredict_request_seconds_count{edge="http",mode="nearline",model="credit",outcome="ok"} 2.0',
+        'fedpredict_round_rows_sum{mode="nearline",model="credit"} 4.0',
+        'fedpredict_party_seconds_count{outcome="ok",party="lab"} 2.0',
+        'fedpredict_rounds_in_flight{mode="nearline",model="credit"} 0.0',
+        "fedpredict_queue_requests 0.0",
+    ):
+        assert counted in page.splitlines()
+
+
+def _page(address: str) -> str:
+    connection = http.client.HTTPConnection(address, timeout=20)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()

@@ -16,6 +16,7 @@ from fedpredict.initiator.http.page import page_routes
 from fedpredict.initiator.http.predict import PredictEndpoint, predict_route
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
+from fedpredict.initiator.watched import watched
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import http_identity
 
@@ -57,17 +58,17 @@ def build_edge(
         predictor: The use case.
         models: What can be asked for.
         access: Who may.
-        watch: Told of every prediction asked for; default: nobody is.
+        watch: Told of every task; default: nobody is.
     """
     server: HttpServer | None = None
-    watch = watch or PredictionWatch()
 
     def draining() -> bool:
         return server is None or server.draining
 
+    watch = watch or PredictionWatch()
     catalogued = Catalogued(models, access, http_identity)
-    predict = PredictEndpoint(predictor, http_identity, watch, settings.max_samples)
-    infer = InferEndpoint(predictor, catalogued, http_identity, watch)
+    predict = PredictEndpoint(watched(predictor, "http", watch), http_identity, watch.log, settings.max_samples)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),

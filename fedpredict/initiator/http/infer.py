@@ -19,18 +19,10 @@ from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput,
 from fedpredict.initiator.http.decode import deadline_of, decode, name_request
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import (
-    CALLER_HEADER,
-    TRACE_HEADER,
-    Identify,
-    predict_watched,
-    traced,
-    watch_request,
-)
+from fedpredict.initiator.http.predict import CALLER_HEADER, TRACE_HEADER, Identify
 from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.observe.watch import PredictionWatch
 
 BINARY = "application/octet-stream"
 LENGTH_HEADER = "inference-header-content-length"
@@ -76,11 +68,10 @@ class _Wanted:
 class InferEndpoint:
     """Inferences."""
 
-    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, watch: PredictionWatch) -> None:
+    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify) -> None:
         self._predictor = predictor
         self._catalogued = catalogued
         self._identify = identify
-        self._watch = watch
 
     async def answer(self, request: Request) -> Answer:
         """Answer an inference."""
@@ -97,10 +88,9 @@ class InferEndpoint:
             mode=options.mode,
             sample_ids=features.sample_ids,
             inputs=features.inputs,
+            traceparent=request.header(TRACE_HEADER) or "",
         )
-        watched = watch_request(self._watch, "oip_http", task, request.header(TRACE_HEADER))
-        deadline_s = deadline_of(request, options.deadline_s)
-        prediction = await predict_watched(self._predictor, traced(task, watched), caller, deadline_s, watched=watched)
+        prediction = await self._predictor.predict(task, caller, deadline_s=deadline_of(request, options.deadline_s))
         if not options.allow_partial and any(each.name == oip.PREDICTION and not each.binary for each in wanted):
             oip.check_all_scored(prediction)
         return _answer(info, parts.body.id, prediction, wanted)

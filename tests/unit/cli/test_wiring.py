@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fedpredict.cli import wiring
 from fedpredict.errors import ConfigError
+from fedpredict.features.mapped import MappedStore
+from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.warehouse.open import hive_settings
@@ -121,3 +125,34 @@ def test_hive_gets_what_is_set_and_its_own_defaults_for_the_rest(tmp_path: Path)
     )
     assert hive.tls_ca == tmp_path / "ca.pem"
     assert (hive.database, hive.auth, hive.password) == ("default", "none", None)
+
+
+def test_a_daemon_that_reads_its_warehouse_loads_no_engine_and_no_pandas(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from fedpredict.cli import wiring
+wiring.leave_out_pandas()
+from pathlib import Path
+import pyarrow as pa
+import fedpredict.participant.server
+from fedpredict.tables.schemas import MODELS
+from fedpredict.warehouse.local import LocalWarehouse
+warehouse = LocalWarehouse(Path({str(tmp_path / "w")!r}))
+warehouse.ensure(MODELS)
+assert warehouse.read(MODELS.name, ["model_id"], {{}}).num_rows == 0
+assert pa.array([1.5]).to_numpy().tolist() == [1.5]
+print(sorted({{"pandas", "duckdb", "pyarrow.dataset"}} & set(sys.modules)))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    assert found.stdout == "[]\n"
+
+
+def test_features_are_served_from_a_folder_beside_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "participant.toml"
+    path.write_text(BASE + WAREHOUSE + "[store]\npath = 'features'\n")
+
+    assert isinstance(wiring.open_loaded_store(wiring.load_participant(path)), MappedStore)
+    path.write_text(BASE + WAREHOUSE + "[store]\nkind = 'memory'\n")
+    assert isinstance(wiring.open_loaded_store(wiring.load_participant(path)), MemoryStore)

@@ -162,3 +162,22 @@ def test_settings_do_not_change(content: dict[str, Any]) -> None:
     settings = InitiatorSettings.model_validate(content)
     with pytest.raises(ValidationError, match="frozen"):
         setattr(settings, "insecure", True)  # noqa: B010  mypy knows that it must not
+
+
+@pytest.mark.parametrize("http_listen", ["0.0.0.0:7480", "bank.example:7480", None])
+def test_plain_http_stays_on_loopback(http_listen: str | None) -> None:
+    content = tomllib.loads(WHOLE) | {"http_insecure": True, "http_listen": http_listen}
+
+    with pytest.raises(
+        ValidationError, match=f"http_insecure = true is for loopback only, but http_listen is {http_listen}"
+    ):
+        InitiatorSettings.model_validate(content)
+
+
+def test_plain_http_on_loopback_goes_with_tls_everywhere_else() -> None:
+    content = tomllib.loads(WHOLE) | {"http_insecure": True, "http_listen": "127.0.0.1:7480"}
+
+    settings = InitiatorSettings.model_validate(content)
+
+    assert (settings.http_insecure, settings.insecure) == (True, False)
+    assert settings.tls is not None
