@@ -61,7 +61,6 @@ def build_edge(
         watch: Told of every task; default: nobody is.
     """
     server: HttpServer | None = None
-    watch = watch or PredictionWatch()
 
     def draining() -> bool:
         return server is None or server.draining

@@ -33,7 +33,11 @@ async def test_the_bodys_request_id_goes_before_the_headers() -> None:
     async with open_edge() as edge:
         reply = await edge.ask(post({**PREDICT, "request_id": "from-body"}, "X-Request-Id: from-header"))
 
+        refused = await edge.ask(post({**PREDICT, "sample_ids": [], "request_id": "from-body"}))
+
         assert reply.headers["x-request-id"] == reply.json["request_id"] == "from-body"
+        assert refused.problem == (400, "empty_request")
+        assert refused.headers["x-request-id"] == "from-body"
 
 
 async def test_a_connection_is_kept_and_used_again() -> None:
