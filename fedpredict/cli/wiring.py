@@ -16,7 +16,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from typing_extensions import override
 
@@ -24,16 +24,18 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
-from fedpredict.features.base import OnlineStore
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
-from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.link import Instance
+
+if TYPE_CHECKING:
+    from fedpredict.features.base import OnlineStore
+    from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
@@ -270,9 +272,9 @@ def _initiator_worker(
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     pins = open_pins(loaded)
     try:
-        warehouse = open_loaded_warehouse(loaded) if settings.warehouse and not simulate else None
+        warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
         try:
-            features = open_loaded_store(loaded)
+            features = open_loaded_store(loaded) if warehouse is not None else None
             uvloop.run(
                 server.serve(
                     settings,

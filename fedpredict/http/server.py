@@ -83,6 +83,11 @@ class HttpServer:
         """Whether the server stops."""
         return self._edge.draining
 
+    @property
+    def n_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._server.server_state.connections)
+
     async def __aenter__(self) -> Self:
         bound = _bind(self._listen, shares_port=self._shares_port)
         self._address = f"{self._listen.rpartition(':')[0]}:{bound.getsockname()[1]}"

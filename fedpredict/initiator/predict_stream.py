@@ -11,7 +11,9 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from types import ModuleType
 
 import grpc
 
@@ -21,7 +23,7 @@ from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
-from fedpredict.wire import arrow_codec, task_codec
+from fedpredict.wire import task_codec
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, STREAM_METADATA
 from fedpredict.wire.handlers import Context, log_failure, parse
 from fedpredict.wire.status import abort, failure_to_wire
@@ -173,7 +175,7 @@ class _Stream:
         if self._draining:
             raise ServerUnavailableError("a call on a stream that is draining")
         is_arrow = message.WhichOneof("body") == "arrow"
-        task = arrow_codec.task_from_arrow(message.arrow) if is_arrow else task_codec.task_from_wire(message.predict)
+        task = _arrow().task_from_arrow(message.arrow) if is_arrow else task_codec.task_from_wire(message.predict)
         remaining_s = message.remaining_ms / 1000 if message.remaining_ms else None
         done = partial(self._finish, message.id, is_arrow)
         give_up = self._predictor.submit(task, self._caller, deadline_s=remaining_s, done=done)
@@ -222,5 +224,11 @@ class _Stream:
 
 def _answer_of(call_id: int, is_arrow: bool, prediction: Prediction) -> initiator_pb2.PredictAnswer:
     if is_arrow:
-        return initiator_pb2.PredictAnswer(id=call_id, arrow=arrow_codec.prediction_to_arrow(prediction))
+        return initiator_pb2.PredictAnswer(id=call_id, arrow=_arrow().prediction_to_arrow(prediction))
     return initiator_pb2.PredictAnswer(id=call_id, reply=task_codec.prediction_to_wire(prediction))
+
+
+@cache
+def _arrow() -> ModuleType:
+    """Return the codec of Arrow tables, imported with the first of them: a process without any saves 44 MB."""
+    return import_module("fedpredict.wire.arrow_codec")

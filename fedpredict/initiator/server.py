@@ -8,20 +8,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
 from fedpredict.errors import ConfigError
-from fedpredict.features.base import OnlineStore
-from fedpredict.features.memory import MemoryStore
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
-from fedpredict.initiator.own import open_own_part
 from fedpredict.initiator.predict import Predictor, Predicts
 from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
@@ -41,11 +38,14 @@ from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
-from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
+
+if TYPE_CHECKING:
+    from fedpredict.features.base import OnlineStore
+    from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class InitiatorServer:
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
-        self._features = MemoryStore() if features is None else features
+        self._features = features
         self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
@@ -190,10 +190,14 @@ class InitiatorServer:
         if attached:
             await self._await_links(stack, attached)
         if self._warehouse is not None:
+            # an initiator that holds no part needs neither Arrow nor tables, which are half of its memory
+            from fedpredict.features.memory import MemoryStore  # noqa: PLC0415
+            from fedpredict.initiator.own import open_own_part  # noqa: PLC0415
+
             own = open_own_part(
                 self._warehouse,
                 self._settings.party,
-                self._features,
+                MemoryStore() if self._features is None else self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
                 measured=self._measured,

@@ -164,6 +164,11 @@ class InitiatorSettings(_Settings):
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     traces: TracesSettings = Field(default_factory=TracesSettings)
 
+    @property
+    def holds_a_part(self) -> bool:
+        """Whether some model has a part at this party."""
+        return any(self.party in model.parties for model in self.models.values())
+
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
         peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}

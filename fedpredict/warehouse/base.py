@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pyarrow as pa
-from sqlglot import exp
 
 from fedpredict.errors import NameRefusedError
+
+if TYPE_CHECKING:  # a parser of SQL is large, and who only reads and writes tables needs none
+    from sqlglot import exp
 
 Partition: TypeAlias = Mapping[str, str | int]
 """Partition column -> value. Text values are 1 to 200 of `[A-Za-z0-9._-]`, starting with a letter or digit."""

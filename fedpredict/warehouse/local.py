@@ -14,16 +14,17 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlglot import exp
 from typing_extensions import override
 
 from fedpredict.errors import StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.warehouse.base import ARROW_TYPES, Column, Partition, TableSchema, Value, Warehouse
 from fedpredict.warehouse.local_files import PartitionFile, TableFolder, unreadable
-from fedpredict.warehouse.local_statement import equalities, placeholders, referenced_tables
 
 if TYPE_CHECKING:
+    from sqlglot import exp
+
     from fedpredict.warehouse.local_engine import LocalEngine
+    from fedpredict.warehouse.local_statement import Query
 
 logger = logging.getLogger(__name__)
 
@@ -92,27 +93,14 @@ class LocalWarehouse(Warehouse):
     @override
     def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
         """Execute a query in DuckDB; only the partitions that its conditions name are listed."""
-        if not isinstance(statement, exp.Query):
-            raise StatementError("only a query can be run")
-        missing = sorted(placeholders(statement) - set(params))
-        if missing:
-            raise StatementError(f"no value for {', '.join(missing)}")
-        tree = statement.copy()
-        sources: list[tuple[TableFolder, TableSchema, Partition]] = []
-        for number, reference in enumerate(referenced_tables(tree)):
-            folder = TableFolder(self._root, reference.name)
-            schema = folder.schema()
-            if schema is None:
-                raise StatementError(f"warehouse {self._root} has no table {reference.name}")
-            sources.append((folder, schema, equalities(reference, schema, params)))
-            reference.set("alias", exp.TableAlias(this=exp.to_identifier(reference.alias_or_name, quoted=True)))
-            reference.set("this", exp.to_identifier(_scan_name(number), quoted=True))
-        sql = tree.sql(dialect="duckdb", identify=True)
-        bound = {name: params[name] for name in placeholders(statement)}
-        schemas = [schema for _, schema, _ in sources]
+        # who only reads and writes needs no parser: importing it costs 16 MB
+        from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
+
+        query = prepare(statement, params, self._schema_of)
+        folders = [TableFolder(self._root, scan.table) for scan in query.scans]
         return self._listing_again(
-            lambda: [folder.files(schema, where) for folder, schema, where in sources],
-            lambda listed: self._query(sql, bound, schemas, listed),
+            lambda: [folder.files(scan.schema, scan.where) for folder, scan in zip(folders, query.scans, strict=True)],
+            lambda listed: self._query(query, listed),
         )
 
     @override
@@ -141,11 +129,15 @@ class LocalWarehouse(Warehouse):
         wanted = pa.schema([(name, types[name]) for name in columns])
         return pa.concat_tables([wanted.empty_table(), *(_read_checked(schema, file, wanted) for file in files)])
 
-    def _query(
-        self, sql: str, params: dict[str, Value], schemas: list[TableSchema], listed: list[list[PartitionFile]]
-    ) -> pa.Table:
-        sources = {_scan_name(number): each for number, each in enumerate(zip(schemas, listed, strict=True))}
-        return self._opened().query(sql, params, sources)
+    def _schema_of(self, table: str) -> TableSchema:
+        schema = TableFolder(self._root, table).schema()
+        if schema is None:
+            raise StatementError(f"warehouse {self._root} has no table {table}")
+        return schema
+
+    def _query(self, query: Query, listed: list[list[PartitionFile]]) -> pa.Table:
+        sources = {scan.name: (scan.schema, files) for scan, files in zip(query.scans, listed, strict=True)}
+        return self._opened().query(query.sql, query.params, sources)
 
     def _opened(self) -> LocalEngine:
         # who only reads and writes needs no engine: importing it costs as much memory as all else together
@@ -155,10 +147,6 @@ class LocalWarehouse(Warehouse):
             if self._engine is None:
                 self._engine = LocalEngine(self._root / f".spill-{uuid4().hex}")
             return self._engine
-
-
-def _scan_name(number: int) -> str:
-    return f"__fp_scan_{number}"
 
 
 def _all_columns(schema: TableSchema) -> tuple[Column, ...]:

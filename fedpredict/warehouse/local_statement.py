@@ -2,12 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from sqlglot import exp
 
-from fedpredict.errors import NameRefusedError
+from fedpredict.errors import NameRefusedError, StatementError
 from fedpredict.warehouse.base import ColumnType, Partition, TableSchema, Value, check_partition_values
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One reference to a table: `name` in the query's text, the table, its layout, and which partitions can matter."""
+
+    name: str
+    table: str
+    schema: TableSchema
+    where: Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query in DuckDB's dialect, the values to bind, and what it scans."""
+
+    sql: str
+    params: dict[str, Value]
+    scans: tuple[Scan, ...]
+
+
+def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: Callable[[str], TableSchema]) -> Query:
+    """Return a statement as DuckDB takes it, each reference to a table under a name of its own.
+
+    Args:
+        statement: A query.
+        params: Values for its placeholders.
+        schema_of: Table -> its layout; raises where there is none.
+
+    Raises:
+        StatementError: It is no query, or a value is missing.
+    """
+    if not isinstance(statement, exp.Query):
+        raise StatementError("only a query can be run")
+    needed = placeholders(statement)
+    missing = sorted(needed - set(params))
+    if missing:
+        raise StatementError(f"no value for {', '.join(missing)}")
+    tree = statement.copy()
+    scans: list[Scan] = []
+    for number, reference in enumerate(referenced_tables(tree)):
+        schema = schema_of(reference.name)
+        scan = Scan(f"__fp_scan_{number}", reference.name, schema, equalities(reference, schema, params))
+        scans.append(scan)
+        reference.set("alias", exp.TableAlias(this=exp.to_identifier(reference.alias_or_name, quoted=True)))
+        reference.set("this", exp.to_identifier(scan.name, quoted=True))
+    return Query(tree.sql(dialect="duckdb", identify=True), {name: params[name] for name in needed}, tuple(scans))
 
 
 def placeholders(statement: exp.Expression) -> set[str]:

@@ -21,6 +21,9 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
+STREAM_METADATA = ("fedpredict-stream", "1")
+"""Initial metadata of a `PredictStream` that the server takes: a caller writes nothing before it has seen them."""
+
 COMPRESSION_METADATA = "fedpredict-compression"
 """The metadata key by which a caller asks for compressed answers."""
 
@@ -48,9 +51,6 @@ _OF_GRPC = {
     Compression.GZIP: grpc.Compression.Gzip,
     Compression.DEFLATE: grpc.Compression.Deflate,
 }
-
-STREAM_METADATA = ("fedpredict-stream", "1")
-"""Initial metadata of a `PredictStream` that the server takes: a caller writes nothing before it has seen them."""
 
 Options: TypeAlias = list[tuple[str, int | str]]
 

@@ -61,13 +61,15 @@ def build_edge(
         watch: Told of every task; default: nobody is.
     """
     server: HttpServer | None = None
+    watch = watch or PredictionWatch()
 
     def draining() -> bool:
         return server is None or server.draining
 
-    watch = watch or PredictionWatch()
     catalogued = Catalogued(models, access, http_identity)
-    predict = PredictEndpoint(watched(predictor, "http", watch), http_identity, settings.max_samples)
+    predict = PredictEndpoint(
+        watched(predictor, "http", watch), http_identity, watch.log, max_samples=settings.max_samples
+    )
     infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity)
     routes = [
         predict_route(predict),
@@ -87,4 +89,5 @@ def build_edge(
         drain_s=settings.drain_s,
         shares_port=settings.shares_port,
     )
+    watch.serving.connections("http", lambda: server.n_connections)
     return server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -15,6 +16,8 @@ from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import log_context
+from fedpredict.observe.metrics import outcome_of
+from fedpredict.observe.request_log import RequestLog
 from fedpredict.security.identity import Identity
 
 Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
@@ -31,10 +34,11 @@ def traced(task: PredictTask, traceparent: str | None) -> PredictTask:
 class PredictEndpoint:
     """Total tasks as JSON."""
 
-    def __init__(self, predictor: Predicts, identify: Identify, max_samples: int) -> None:
+    def __init__(self, predictor: Predicts, identify: Identify, log: RequestLog, *, max_samples: int) -> None:
         self._predictor = predictor
-        self._max_samples = max_samples
         self._identify = identify
+        self._log = log
+        self._max_samples = max_samples
 
     def begin(self, exchange: Exchange) -> GiveUp | None:
         """Begin to answer a request on the fast path; return what gives it up."""
@@ -42,10 +46,12 @@ class PredictEndpoint:
         try:
             caller = self._identify(exchange.peer_uris, exchange.header(CALLER_HEADER))
             asked = read_task(exchange, request_id, self._max_samples)
+            request_id = asked.task.request_id
             task = traced(asked.task, exchange.header(TRACE_HEADER))
-            return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=_answering(exchange, task))
+            done = partial(self._answer, exchange, task)
+            return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            _refuse(exchange, request_id, error)
+            self._refuse(exchange, request_id, error)
             return None
 
     async def answer(self, request: Request) -> Answer:
@@ -57,28 +63,24 @@ class PredictEndpoint:
         body = encode(prediction_body(prediction, asked.task.model_id))
         return Answer(body, headers={REQUEST_ID: asked.task.request_id})
 
-
-def predict_route(endpoint: PredictEndpoint) -> Route:
-    """Return the operation, as the application and the description have it."""
-    return Route("POST", "/v1/predict", endpoint.answer)
-
-
-def _answering(exchange: Exchange, task: PredictTask) -> Callable[[Prediction | BaseException], None]:
-    def done(ended: Prediction | BaseException) -> None:
+    def _answer(self, exchange: Exchange, task: PredictTask, ended: Prediction | BaseException) -> None:
         if isinstance(ended, BaseException):
-            _refuse(exchange, task.request_id, ended)
+            self._refuse(exchange, task.request_id, ended)
             return
         try:
             body = encode(prediction_body(ended, task.model_id))
         except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
-            _refuse(exchange, task.request_id, error)
+            self._refuse(exchange, task.request_id, error)
         else:
             exchange.answer(HTTPStatus.OK, JSON, body, task.request_id)
 
-    return done
+    def _refuse(self, exchange: Exchange, request_id: str, error: BaseException) -> None:
+        if self._log.wants(outcome_of(error)):
+            with log_context(request_id=request_id):
+                log_refusal(error)
+        exchange.refuse(problem_for(error), request_id)
 
 
-def _refuse(exchange: Exchange, request_id: str, error: BaseException) -> None:
-    with log_context(request_id=request_id):
-        log_refusal(error)
-    exchange.refuse(problem_for(error), request_id)
+def predict_route(endpoint: PredictEndpoint) -> Route:
+    """Return the operation, as the application and the description have it."""
+    return Route("POST", "/v1/predict", endpoint.answer)

@@ -22,6 +22,7 @@ from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.share import SampleStatus
+from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import https_context
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles
@@ -141,7 +142,6 @@ class HeldPredictor(Predicts):
     given_up: list[str] = field(default_factory=list)
     held: bool = True
     n_outputs: int = 1
-    traces: list[str | None] = field(default_factory=list)
     deadlines: list[float | None] = field(default_factory=list)
     _done: dict[str, Done] = field(default_factory=dict)
 
@@ -221,6 +221,7 @@ async def open_edge(
     tls: TlsFiles | None = None,
     drain_s: float = 5.0,
     shares_port: bool = False,
+    watch: PredictionWatch | None = None,
     **limits: Any,
 ) -> AsyncIterator[Edge]:
     """Serve model "m", made up where no predictor is given, with `limits` of `[http]`."""
@@ -236,7 +237,7 @@ async def open_edge(
         drain_s=drain_s,
         shares_port=shares_port,
     )
-    async with build_edge(settings, predictor or simulator, simulator, access) as server:
+    async with build_edge(settings, predictor or simulator, simulator, access, watch) as server:
         yield Edge(server)
 
 
