@@ -13,6 +13,7 @@ from fedpredict.client.load.record import Requests, Summary
 from fedpredict.errors import ConfigError, InputError
 
 NINES = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+SHORTEST_S = 0.2
 MAX_MARKS = 60
 """Of the line over time, so that a long run stays a line."""
 
@@ -79,7 +80,7 @@ def _draw_percentiles(axis: Any, run: Drawn) -> None:
 
 def _draw_over_time(axis: Any, run: Drawn, *, alone: bool) -> None:
     counted = run.requests.waited()
-    step = max(1.0, np.ceil(run.summary.seconds / MAX_MARKS))
+    step = max(SHORTEST_S, run.summary.seconds / MAX_MARKS)
     interval = (counted.due_s // step).astype(np.int64)
     numbers = np.unique(interval)
     when = (numbers + 0.5) * step
@@ -100,6 +101,7 @@ def _finish(by_percentile: Any, over_time: Any) -> None:
     over_time.set(xlabel="s from the start of measuring, by when a request was due", ylabel="ms", yscale="log")
     for axis in (by_percentile, over_time):
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
         axis.grid(visible=True, which="major", alpha=0.4)
         if axis.get_lines():
             axis.legend()
