@@ -65,6 +65,7 @@ def build_edge(
     def draining() -> bool:
         return server is None or server.draining
 
+    watch = watch or PredictionWatch()
     catalogued = Catalogued(models, access, http_identity)
     predict = PredictEndpoint(
         watched(predictor, "http", watch), http_identity, watch.log, max_samples=settings.max_samples
