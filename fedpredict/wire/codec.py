@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
@@ -29,6 +30,7 @@ from fedpredict.wire.v1 import common_pb2, participant_pb2
 PROTOCOL_VERSION = 1
 
 _T = TypeVar("_T")
+_PROCESS, _count = secrets.token_hex(8), itertools.count()
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The years 1 to 9999, which every calendar in use can show, in microseconds since 1970 UTC."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -222,8 +224,8 @@ def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDe
 
 
 def new_request_id() -> str:
-    """Return a fresh request id: 128 random bits in hex."""
-    return secrets.token_hex(16)
+    """Return a fresh request id: 64 random bits of this process, and a count."""
+    return f"{_PROCESS}{next(_count):016x}"
 
 
 def _segments(data: bytes, n_samples: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -86,5 +87,6 @@ def _party_body(report: PartyReport) -> PartyAnswer:
     )
 
 
+@lru_cache(maxsize=1024)  # of a snapshot loaded at once, all rows have one
 def _iso(micros: int) -> str:
     return (_EPOCH + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
