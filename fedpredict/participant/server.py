@@ -97,16 +97,16 @@ class ParticipantServer:
         Raises:
             ConfigError: The port is taken, or the address is not of this machine.
         """
-        await self._listen_links()
         handlers = [self._health.handlers()]
         if self._settings.connect is Connect.IN:
             handlers.append(self._service.handlers())
         server = grpc.aio.server(options=server_options())
         server.add_generic_rpc_handlers(tuple(handlers))
+        self._address = bind(server, self._settings.listen, self._credentials)
         try:
-            self._address = bind(server, self._settings.listen, self._credentials)
+            await self._listen_links()
         except ConfigError:
-            await self._links.drain(0.0)
+            await server.stop(None)
             raise
         await server.start()
         self._server = server
