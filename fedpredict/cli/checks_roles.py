@@ -33,6 +33,19 @@ def check_callers(settings: ParticipantSettings, models: frozenset[str]) -> Iter
             yield "callers", Finding(Level.OK, f"{caller} may ask for {', '.join(allowed.models) or 'nothing'}")
 
 
+def check_initiators(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:
+    """Yield whether a participant that dials may be asked by those whom it dials, and reaches each of them."""
+    settings = loaded.settings
+    files = settings.tls.files(loaded.base) if settings.tls and not settings.insecure else None
+    for party, peer in settings.initiators.items():
+        if party not in settings.callers:
+            fix = f'add [callers.{party}] with models = ["*"]'
+            yield f"initiator {party}", Finding(Level.WARNING, f"{party} is dialled, but may ask for nothing", fix)
+        if files is not None:
+            for address in peer.addresses:
+                yield f"initiator {party}", explain_handshake(address, files, server_name(party), TIMEOUT_S)
+
+
 def check_catalogue(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
     """Yield whether every model of an initiator has a pin, and whether its parties offer another version."""
     try:

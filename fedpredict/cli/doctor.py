@@ -10,7 +10,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_tls, check_warehouse
-from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_peers
+from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
 from fedpredict.cli.options import PartyConfig
@@ -59,5 +59,6 @@ def examine(config: Path | None) -> Iterator[Checked]:
         yield from check_peers(Loaded(loaded.path, settings))
     else:
         yield from check_callers(settings, frozenset(models))
+        yield from check_initiators(Loaded(loaded.path, settings))
     yield from check_listen(loaded)
     yield from check_clock(now)

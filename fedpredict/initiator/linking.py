@@ -16,7 +16,7 @@ from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.security.tls import server_name
-from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SETTLED_S, Backoff, LinkEnd
+from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SCORE_STREAM, SETTLED_S, Backoff, LinkEnd
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -24,7 +24,6 @@ from fedpredict.wire.stream_carrier import StreamCarrier
 logger = logging.getLogger(__name__)
 
 _STREAM = "/fedpredict.wire.v1.ParticipantService/ScoreStream"
-_CAPABILITY = "score_stream"
 
 DialChannel: TypeAlias = Callable[[], grpc.aio.Channel]
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -120,14 +119,16 @@ class Linker:
         for asks in (not self._port, True):
             if asks:
                 hello = await self._unary.hello(deadline_s=HANDSHAKE_S)
-                self._port, self._streams = hello.link_port, _CAPABILITY in hello.capabilities
+                self._port, self._streams = hello.link_port, SCORE_STREAM in hello.capabilities
             if not self._port or loop.time() < self._no_socket_until:
                 return False
             try:
                 await self._fill("socket", self._dial_socket)
             except (FedPredictError, OSError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                logger.info("party.no_socket", extra={"party": self._who.party, "port": self._port, "reason": reason})
+                if asks:  # else it may only be away, or elsewhere
+                    reason = f"{type(error).__name__}: {error}"
+                    extra = {"party": self._who.party, "port": self._port, "reason": reason}
+                    logger.info("party.no_socket", extra=extra)
                 if isinstance(error, TimeoutError):
                     break
             else:

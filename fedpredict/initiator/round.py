@@ -37,7 +37,7 @@ from fedpredict.wire.codec import new_request_id
 
 logger = logging.getLogger(__name__)
 
-_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
 _NEAR_S = 0.0005
 """Deadlines this near are the same to one timer."""
 _NAMED = 10

@@ -17,13 +17,10 @@ from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
-from fedpredict.wire.link import Instance
+from fedpredict.wire.link import SCORE_STREAM, Instance
 from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
-
-SCORE_STREAM = "score_stream"
-"""The capability: `ScoreStream` is served."""
 
 
 class Answers:

@@ -166,13 +166,17 @@ class ParticipantServer:
             self._observed = stack.pop_all()
 
     async def _listen(self) -> None:
-        await self._listen_links()
         handlers = [self._health.handlers()]
         if self._settings.connect is Connect.IN:
             handlers.append(self._service.handlers())
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers(tuple(handlers))
         self._address = bind(server, self._settings.listen, self._credentials)
+        try:
+            await self._listen_links()
+        except ConfigError:
+            await server.stop(None)
+            raise
         await server.start()
         self._server = server
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+SCORE_STREAM = "score_stream"
+"""The capability in a hello: `ScoreStream` is served."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024

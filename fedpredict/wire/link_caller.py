@@ -136,9 +136,11 @@ class LinkCaller(Keeper, LinkEnd):
         """Tell the party that nobody waits for a call any more."""
         call.keeper = None
         self.load -= 1
-        if self._calls.pop(call.call_id, None) is None:
+        # a call that waits here may have had its id on a link that was lost
+        if self._calls.get(call.call_id) is not call:
             self._waiting.remove(call)
             return
+        del self._calls[call.call_id]
         self._bytes -= call.size
         self._given_up[call.call_id] = None
         if len(self._given_up) > _GIVEN_UP:

@@ -99,7 +99,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
         self._receiving = False
         self._reason = ""
         self._compressor: zstandard.ZstdCompressor | None = None
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._decompressor: zstandard.ZstdDecompressor | None = None
 
     @property
     def peer_certificate(self) -> bytes | None:
@@ -220,7 +220,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
             return b""
         self.stated = data[_PREFACE.size : _PREFACE.size + length].decode("utf-8", "replace")
         if flags & COMPRESS:
-            self._compressor = zstandard.ZstdCompressor(level=1)
+            self._compressor, self._decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
         self._stop_timer()
         self._end = self._opened(self)
         if self._own is None and self._transport is not None:
@@ -246,7 +246,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
             self._buffer += data[start:]
 
     def _inflate(self, frame: bytes) -> bytes:
-        if self._compressor is None:
+        if self._decompressor is None:
             raise ProtocolError("a compressed frame, which was not agreed")
         try:
             parameters = zstandard.get_frame_parameters(frame)

@@ -193,3 +193,27 @@ def test_people_read_lines_with_the_fix_below(clinic: Clinic, capsys: pytest.Cap
     position = lines.index("WARNING  models: no model is converted")
     assert lines[position + 1].strip() == "→ fedpredict model convert FILE ..."
     assert lines[-1].startswith("0 problems, 2 warnings,")
+
+
+def test_a_participant_that_dials_is_told_whom_it_does_not_reach_and_who_may_not_ask(clinic: Clinic) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        clinic.edit("lab/participant.toml", 'link_listen = "127.0.0.1:0"', 'connect = "out"')
+        path = clinic.folder / "lab" / "participant.toml"
+        path.write_text(f'{path.read_text()}\n[initiators.shop]\naddresses = ["127.0.0.1:{port}"]\n')
+        found = [each for each in clinic.examine("lab/participant.toml", 9) if each["topic"] == "initiator shop"]
+
+    assert [each["level"] for each in found] == ["warning", "problem"]
+    assert "shop is dialled, but may ask for nothing" in found[0]["what"]
+    assert f"127.0.0.1:{port}" in found[1]["what"]
+
+
+def test_a_party_that_dials_an_initiator_is_not_looked_for(clinic: Clinic) -> None:
+    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    path = clinic.folder / "bank" / "initiator.toml"
+    path.write_text(f'{path.read_text()}\n[parties.lab]\nconnect = "in"\n')
+
+    found = [each for each in clinic.examine("bank/initiator.toml", 0) if each["topic"] == "peer lab"]
+
+    assert [(each["level"], each["what"]) for each in found] == [("ok", "dials us: nothing can be asked from here")]

@@ -162,6 +162,23 @@ async def test_a_waiting_call_that_is_cancelled_is_never_sent(linked: Linked) ->
     assert linked.link.load == 3
 
 
+async def test_giving_up_a_call_that_came_from_another_link_leaves_the_others_alone(linked: Linked) -> None:
+    lost = score_call()
+    Linked().link.start(lost)
+    calls = [score_call() for _ in range(4)]
+    for call in (*calls, lost):
+        linked.link.start(call)
+    ids = sent_ids(linked)
+    assert lost.call_id in ids
+
+    lost.cancel()
+
+    for call_id in ids:
+        linked.link.received(scored(call_id))
+    assert [call.result().id for call in calls] == ids
+    assert (linked.link.load, linked.link.usable) == (0, True)
+
+
 BROKEN = {
     "bytes that are no frame": b"\xff\xff\xff",
     "an answer to a call never made": scored(77),
