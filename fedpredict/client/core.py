@@ -174,6 +174,8 @@ def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
             rows would not be comparable.
     """
     first = predictions[0]
+    if len(predictions) == 1:
+        return first
     for other in predictions[1:]:
         if _version(other) != _version(first):
             raise ManifestMismatchError(

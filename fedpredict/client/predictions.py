@@ -58,7 +58,6 @@ class Predictions:
         classes: Class labels, two for a binary model; empty for a regression.
         request_id: Names the prediction in every party's log.
         manifest: The SHA-256 of the version that answered, in hex; empty when simulated.
-        parties: One answer per party.
         simulated: Made up by a server without partners; the numbers mean nothing.
     """
 
@@ -70,7 +69,6 @@ class Predictions:
         self.classes = prediction.classes
         self.request_id = prediction.request_id
         self.manifest = prediction.manifest_sha256
-        self.parties = tuple(_party_answer(report) for report in prediction.parties)
         self.simulated = prediction.simulated
         self._reports = prediction.parties
 
@@ -78,6 +76,11 @@ class Predictions:
     def sample_ids(self) -> list[str | bytes]:
         """The sample ids as given, text or bytes; made a list when first asked for."""
         return self._given.as_given()
+
+    @cached_property
+    def parties(self) -> tuple[PartyAnswer, ...]:
+        """One answer per party."""
+        return tuple(_party_answer(report) for report in self._reports)
 
     @cached_property
     def reasons(self) -> list[tuple[Reason, ...]]:
