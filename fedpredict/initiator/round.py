@@ -216,8 +216,15 @@ class Round:
     def _finish(self) -> None:
         unasked = _Side(self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "") if not self._sides else None
         sides = dict.fromkeys(self._question.manifest.parties, unasked) if unasked else self._sides
-        self._deliver(self._live(), sides)
-        self._end()
+        # the next round is under way, and parties compute, while these answers are handed out
+        self._make_way()
+        try:
+            self._deliver(self._live(), sides)
+        except Exception as error:  # a defect: the callers are told
+            logger.exception("round.failed")
+            for each in self._live():
+                each.waiting.fail(error)
+        self._watched.ended("ok")
 
     def _fail(self, error: BaseException) -> None:
         for each in self._batch.slices:
@@ -225,15 +232,18 @@ class Round:
         self._end(outcome_of(error))
 
     def _end(self, outcome: Outcome = "ok") -> None:
-        if self._over:
-            return
+        if not self._over:
+            self._make_way()
+            self._watched.ended(outcome)
+
+    def _make_way(self) -> None:
+        """Ask nobody any more, and let the lane go on; exactly once."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
         pending, self._pending = self._pending, {}
         for future in pending.values():
             future.cancel()
-        self._watched.ended(outcome)
         self._ended(self)
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
