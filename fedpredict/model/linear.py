@@ -63,8 +63,8 @@ class LinearPart:
 
         Args:
             features: Shape (n_samples, n_features), this party's columns in the order of `self.features`, as they
-                stand in the feature table (unscaled). NaN and infinities go through, and an overflow becomes one without
-                a warning; the caller gives a status.
+                stand in the feature table (unscaled). NaN and infinities go through, and an overflow becomes one,
+                without a warning; the caller gives a status.
 
         Returns:
             Shape (n_samples, n_scores), before the link, in the order of `features`.
