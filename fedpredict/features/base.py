@@ -12,7 +12,8 @@ from fedpredict.model.arrays import Bools, Floats, Micros
 from fedpredict.tables.views import Snapshot
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# not frozen, though nobody changes one: a frozen dataclass takes three times as long to make
+@dataclass(slots=True, eq=False)
 class FeatureRows:
     """The features of some samples, in the order asked.
 
@@ -22,12 +23,14 @@ class FeatureRows:
         found: Shape (n_samples,): whether the snapshot has the sample id.
         ambiguous: Shape (n_samples,): whether the sample's latest event time has more than one row.
         event_time: Shape (n_samples,): of the row used; 0 where not found.
+        is_clear: True where all are found and none is ambiguous; False says nothing.
     """
 
     values: Floats
     found: Bools
     ambiguous: Bools
     event_time: Micros
+    is_clear: bool = False
 
 
 class OnlineStore(Protocol):

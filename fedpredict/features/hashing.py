@@ -57,6 +57,7 @@ class IdHash:
         """
         self._length_key, self._mix_key, *keys = _odd_numbers(seed, _N_WORDS + 2)
         self._keys = tuple(keys)
+        self._first_key, *self._further_keys = keys
 
     def one(self, sample_id: bytes) -> int:
         """Return the hash of an id; of a longer one than `MAX_SAMPLE_ID_BYTES`, of its beginning and its length.
@@ -64,13 +65,14 @@ class IdHash:
         >>> IdHash(1).one(b"u1") == int(IdHash(1).many(SampleIds.of([b"u1"])).hashes[0])
         True
         """
-        mixed = len(sample_id) * self._length_key
         rest = int.from_bytes(sample_id, "little")
-        for key in self._keys:
-            mixed += (rest & _BITS) * key
-            rest >>= 64
-            if not rest:
-                break
+        mixed = len(sample_id) * self._length_key + (rest & _BITS) * self._first_key
+        if rest > _BITS:
+            for key in self._further_keys:
+                rest >>= 64
+                if not rest:
+                    break
+                mixed += (rest & _BITS) * key
         mixed &= _BITS
         return ((mixed ^ (mixed >> 32)) * self._mix_key) & _BITS
 

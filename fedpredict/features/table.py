@@ -21,7 +21,7 @@ from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables.views import Snapshot
 
-FEW = 16
+FEW = 32
 """So many ids are found one by one, in plain Python, faster than by passes of numpy over all of them."""
 
 _HALF = np.uint64(32)
@@ -93,12 +93,15 @@ class FeatureTable:
     def lookup(self, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
         """Return features of samples, as `OnlineStore.lookup` says."""
         chosen = self._positions(tuple(columns))
-        if len(sample_ids) > FEW and self._n_rows:
+        n_samples = len(sample_ids)
+        if n_samples == 1:
+            row = self._find_one(sample_ids.data if isinstance(sample_ids, SampleIds) else sample_ids[0])
+            if row >= 0:
+                return self._row(row, chosen)
+            return self._rows(np.array((row,), dtype=np.int64), np.zeros(1, dtype=np.bool_), chosen)
+        if n_samples > FEW and self._n_rows:
             return self._rows(*self._find(SampleIds.of(sample_ids)), chosen)
-        rows = [self._find_one(sample_id) for sample_id in sample_ids]
-        if len(rows) == 1 and rows[0] >= 0:
-            return self._row(rows[0], chosen)
-        places = np.array(rows, dtype=np.int64)
+        places = np.array([self._find_one(sample_id) for sample_id in sample_ids], dtype=np.int64)
         return self._rows(places, places >= 0, chosen)
 
     def _positions(self, columns: tuple[str, ...]) -> NDArray[np.intp] | None:
@@ -162,7 +165,8 @@ class FeatureTable:
         if chosen is not None:
             values = values.take(chosen, axis=1)
         is_clear = not (self._has_ambiguous and arrays.ambiguous[row])
-        return FeatureRows(values, _FOUND, _CLEAR if is_clear else _FOUND, arrays.event_time[row : row + 1])
+        event_time = arrays.event_time[row : row + 1]
+        return FeatureRows(values, _FOUND, _CLEAR if is_clear else _FOUND, event_time, is_clear)
 
     def _rows(self, rows: NDArray[np.int64], found: Bools, chosen: NDArray[np.intp] | None) -> FeatureRows:
         arrays, n_samples = self._arrays, len(rows)
@@ -180,12 +184,13 @@ class FeatureTable:
         event_time = arrays.event_time.take(rows, mode="clip")
         if self._has_ambiguous:
             ambiguous = arrays.ambiguous.take(rows, mode="clip") != 0
-        if not all_true(found):
+        all_found = all_true(found)
+        if not all_found:
             absent = ~found
             values[absent] = np.nan
             event_time[absent] = 0
             ambiguous[absent] = False
-        return FeatureRows(values, found, ambiguous, event_time)
+        return FeatureRows(values, found, ambiguous, event_time, all_found and not self._has_ambiguous)
 
 
 def bucket_starts(hashes: Hashes) -> NDArray[np.int32]:

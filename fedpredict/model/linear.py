@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fedpredict.model.arrays import Floats
+
+_QUIET = Context()
+_QUIET.run(np.seterr, over="ignore", invalid="ignore")
+"""Where numpy does not warn of overflows; `np.errstate` does the same, and takes two microseconds each time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +31,7 @@ class LinearPart:
     constant: Floats
     offset: Floats = field(init=False)
     """What is added to every sample: the constant, and the intercept where this party holds it; shape (n_scores,)."""
+    _first_offset: float = field(init=False)
 
     def __post_init__(self) -> None:
         if self.weights.ndim != 2 or self.weights.shape[0] != len(self.features):
@@ -45,6 +51,7 @@ class LinearPart:
         with np.errstate(over="ignore"):  # samples get OUT_OF_RANGE then
             offset = self.constant if self.intercept is None else self.intercept + self.constant
         object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "_first_offset", float(offset[0]) if len(offset) else 0.0)
 
     @property
     def n_scores(self) -> int:
@@ -56,7 +63,8 @@ class LinearPart:
 
         Args:
             features: Shape (n_samples, n_features), this party's columns in the order of `self.features`, as they
-                stand in the feature table (unscaled). NaN and infinities go through; the caller gives a status.
+                stand in the feature table (unscaled). NaN and infinities go through, and an overflow becomes one,
+                without a warning; the caller gives a status.
 
         Returns:
             Shape (n_samples, n_scores), before the link, in the order of `features`.
@@ -70,6 +78,12 @@ class LinearPart:
         """
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} weights")
-        scores: Floats = features @ self.weights
-        scores += self.offset
+        return _QUIET.copy().run(self._partial_scores, features)
+
+    def _partial_scores(self, features: Floats) -> Floats:
+        scores: Floats = features.dot(self.weights)  # as `features @ self.weights`, in half the time for one row
+        if scores.size == 1:  # plain Python adds two numbers five times as fast
+            scores[0, 0] = scores.item() + self._first_offset
+        else:
+            scores += self.offset
         return scores

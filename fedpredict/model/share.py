@@ -33,6 +33,7 @@ class SampleStatus(IntEnum):
     REFUSED = 9
 
 
+_OK_BYTE = bytes((SampleStatus.OK,))
 _OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
 _OK_BYTE = int(_OK)
 
@@ -108,9 +109,7 @@ def all_ok_statuses(n_samples: int) -> Statuses:
     >>> all_ok(all_ok_statuses(3))
     True
     """
-    statuses = np.empty(n_samples, dtype=np.uint8)
-    statuses.fill(_OK)
-    return statuses
+    return np.frombuffer(_OK_BYTE * n_samples, dtype=np.uint8).copy()
 
 
 def build_share(values: Floats, status: Statuses) -> Share:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from types import TracebackType
-from typing import Self
 
 from typing_extensions import override
 
@@ -187,7 +185,7 @@ class ShareWatch:
         self._log = log or RequestLog(LogSettings())
 
     def share(self, caller: str, query: ScoreQuery) -> WatchedShare:
-        """Return a block to answer a sub-task in; an error that leaves it is counted.
+        """Say that a sub-task is answered from now on; the result is to be told how it ended.
 
         Args:
             caller: The party that asks.
@@ -209,9 +207,6 @@ class WatchedShare:
         self._log = log
         self._span = span
 
-    def __enter__(self) -> Self:
-        return self
-
     def scored(self, reply: PartyReply) -> bool:
         """Count the share; return whether it gets a line in the log."""
         outcome = self._scores.done(perf_counter() - self._began, reply.share.status)
@@ -219,11 +214,8 @@ class WatchedShare:
             self._span.end(outcome, **{"fedpredict.rows": len(reply.share.status)})
         return self._log.wants(outcome)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
+    def failed(self, error: BaseException) -> None:
+        """Count the error instead; `CancelledError` where the caller waits no more."""
         outcome = outcome_of(error)
         self._scores.failed(outcome, perf_counter() - self._began)
         if self._span is not None:

@@ -86,27 +86,44 @@ class Answers:
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float
     ) -> participant_pb2.ScoreReply:
         """Return this party's share for a caller who may ask for the model."""
+        reply = participant_pb2.ScoreReply()
+        await self.fill_score(request, caller, deadline_s, reply)
+        return reply
+
+    async def fill_score(
+        self,
+        request: participant_pb2.ScoreRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.ScoreReply,
+    ) -> None:
+        """Do what `score` does, and write the answer into an empty message, such as the body of a frame."""
         query = codec.query_from_wire(request)
-        add_log_context(request_id=query.request_id, model=query.model_id)
-        with self._watch.share(caller.name, query) as watched:
+        watched = self._watch.share(caller.name, query)
+        try:
             self._policy.check(caller, query.model_id)
-            self._check_size(query)
+            self._check_size(len(query.sample_ids))
             reply = await self._scorer.score(query, deadline_s=deadline_s)
             if watched.scored(reply):
                 _log_done(query, reply)
-        return codec.reply_to_wire(query, reply)
+        except BaseException as error:
+            # only now: most calls leave no line in the log that would need it
+            add_log_context(request_id=query.request_id, model=query.model_id)
+            watched.failed(error)
+            raise
+        codec.fill_reply(into, query, reply)
 
-    def _check_size(self, query: ScoreQuery) -> None:
-        if not query.sample_ids:
+    def _check_size(self, n_samples: int) -> None:
+        if not n_samples:
             raise EmptyRequestError("a request for a share names no sample id")
-        if len(query.sample_ids) > self._max_samples:
+        if n_samples > self._max_samples:
             raise TooManySamplesError(
-                f"{len(query.sample_ids)} sample ids in one call; max_samples is {self._max_samples}",
-                limit=self._max_samples,
+                f"{n_samples} sample ids in one call; max_samples is {self._max_samples}", limit=self._max_samples
             )
 
 
 def _log_done(query: ScoreQuery, reply: PartyReply) -> None:
+    add_log_context(request_id=query.request_id, model=query.model_id)
     n_scored = int((reply.share.status == SampleStatus.OK).sum())
     extra = {"n_samples": len(query.sample_ids), "n_scored": n_scored, "elapsed_s": round(reply.elapsed_s, 6)}
     logger.info("score.done", extra=extra)

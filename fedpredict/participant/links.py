@@ -94,9 +94,12 @@ class LinkServer:
         """
 
         async def answer(frame: link_pb2.Frame) -> link_pb2.Frame:
-            remaining_s = min(MAX_DEADLINE_S, frame.remaining_ms / 1000.0 if frame.remaining_ms else MAX_DEADLINE_S)
+            remaining_ms = frame.remaining_ms
+            remaining_s = min(MAX_DEADLINE_S, remaining_ms / 1000.0) if remaining_ms else MAX_DEADLINE_S
             if frame.HasField("score"):
-                return link_pb2.Frame(scored=await self._answers.score(frame.score, caller, remaining_s))
+                scored = link_pb2.Frame()
+                await self._answers.fill_score(frame.score, caller, remaining_s, scored.scored)
+                return scored
             if frame.HasField("describe"):
                 return link_pb2.Frame(described=await self._answers.describe_model(frame.describe, caller, remaining_s))
             if greeted is not None:

@@ -9,18 +9,21 @@ from fedpredict.participant.settings import CallerSettings
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.settings import ALL_MODELS
 
+_PARTY = IdentityKind.PARTY  # members of an enumeration are slow to look up
+_NONE: frozenset[str] = frozenset()
+
 
 class CallerPolicy:
     """The `[callers]` of the settings."""
 
     def __init__(self, callers: Mapping[str, CallerSettings]) -> None:
-        self._callers = callers
+        self._models = {name: frozenset(each.models) for name, each in callers.items()}
 
     def may_ask(self, caller: Identity, model_id: str) -> bool:
         """Return whether `caller`, a party, may know that the model exists, and ask for shares of it."""
         # a client of some initiator can have a party's name; it is not that party
-        listed = self._callers.get(caller.name) if caller.kind is IdentityKind.PARTY else None
-        return listed is not None and (ALL_MODELS in listed.models or model_id in listed.models)
+        models = self._models.get(caller.name, _NONE) if caller.kind is _PARTY else _NONE
+        return ALL_MODELS in models or model_id in models
 
     def check(self, caller: Identity, model_id: str) -> None:
         """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""

@@ -12,15 +12,16 @@ from typing_extensions import override
 
 from fedpredict.errors import ModelNotReadyError, PartyTimeoutError, UnsupportedModeError
 from fedpredict.features.base import FeatureRows, OnlineStore
-from fedpredict.model.arrays import Micros, Statuses, all_finite, all_true, any_true
+from fedpredict.model.arrays import Floats, Micros, Statuses, all_finite, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, all_ok_statuses, build_share
+from fedpredict.model.share import Mode, SampleStatus, Share, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 
+_NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 
@@ -68,7 +69,7 @@ class LocalParty(PartyScorer):
             InputsRefusedError: The query's inputs are not features of the model's view.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
-        if query.mode is not Mode.NEARLINE:
+        if query.mode is not _NEARLINE:
             raise UnsupportedModeError(f"mode {query.mode} asked, nearline is served", mode=query.mode.value)
         model = self._state().version(query.model_id, query.params_sha256)
         if len(query.sample_ids) <= INLINE_SAMPLES:
@@ -83,19 +84,17 @@ class LocalParty(PartyScorer):
         start = time.perf_counter()
         rows = self._rows(model, query)
         status = _statuses(rows, query.sample_ids)
-        # an overflow is no accident here: the share says OUT_OF_RANGE
-        with np.errstate(over="ignore", invalid="ignore"):
-            if status is None:
-                values, event_time = model.part.partial_scores(rows.values), rows.event_time
-                status = all_ok_statuses(len(values))
-            else:
-                usable = status == SampleStatus.OK
-                values = np.full((len(status), model.part.n_scores), np.nan)
-                values[usable] = model.part.partial_scores(rows.values[usable])
-                event_time = np.where(usable, rows.event_time, NEVER)
+        if status is None:
+            share, event_time = _share_of_all(model.part.partial_scores(rows.values)), rows.event_time
+        else:
+            usable = status == SampleStatus.OK
+            values = np.full((len(status), model.part.n_scores), np.nan)
+            values[usable] = model.part.partial_scores(rows.values[usable])
+            event_time = np.where(usable, rows.event_time, NEVER)
+            share = build_share(values, status)
         oldest, of_segments = _oldest(event_time, query.segments)
         return PartyReply(
-            share=build_share(values, status),
+            share=share,
             oldest_event_time=oldest,
             elapsed_s=time.perf_counter() - start,
             segment_event_times=of_segments,
@@ -115,7 +114,8 @@ def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None
 
     What is found is a sample id: see `OnlineStore.lookup`.
     """
-    if all_finite(rows.values) and all_true(rows.found) and not any_true(rows.ambiguous):
+    is_clear = rows.is_clear or (all_true(rows.found) and not any_true(rows.ambiguous))
+    if is_clear and all_finite(rows.values):
         return None
     # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
     status = np.full(len(sample_ids), SampleStatus.OK, dtype=np.uint8)
@@ -124,6 +124,15 @@ def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None
     absent = ~rows.found
     status[absent] = _statuses_of_absent(SampleIds.of(sample_ids).select(absent))
     return status
+
+
+def _share_of_all(scores: Floats) -> Share:
+    """Return the share of scores of which each belongs to a usable sample; OUT_OF_RANGE where one overflowed."""
+    status = all_ok_statuses(len(scores))
+    try:
+        return Share(scores, status)  # it looks for itself whether all are finite: asking first would be twice
+    except ValueError:
+        return build_share(scores, status)
 
 
 def _statuses_of_absent(sample_ids: SampleIds) -> Statuses:
@@ -141,10 +150,13 @@ def _oldest(event_time: Micros, segments: tuple[int, ...]) -> tuple[int | None, 
     if not len(event_time):
         return None, None
     if not segments:
-        oldest = int(event_time[0] if len(event_time) == 1 else np.minimum.reduce(event_time))
+        oldest: int = event_time.item(0) if len(event_time) == 1 else int(np.minimum.reduce(event_time))
         return (None if oldest == NEVER else oldest), None
-    starts = list(itertools.accumulate(segments[:-1], initial=0))
-    of_segments = np.minimum.reduceat(event_time, starts)
-    oldest = int(of_segments.min())
-    of_segments[of_segments == NEVER] = NO_EVENT_TIME
+    if len(segments) == len(event_time):  # each is one row
+        of_segments = event_time
+    else:
+        of_segments = np.minimum.reduceat(event_time, list(itertools.accumulate(segments[:-1], initial=0)))
+    oldest = int(np.minimum.reduce(of_segments))
+    if int(np.maximum.reduce(of_segments)) == NEVER:
+        of_segments = np.where(of_segments == NEVER, NO_EVENT_TIME, of_segments)
     return (None if oldest == NEVER else oldest), of_segments
