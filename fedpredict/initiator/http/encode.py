@@ -16,12 +16,14 @@ from fedpredict.initiator.http.bodies import (
     PredictAnswer,
     ReasonAnswer,
 )
-from fedpredict.model.arrays import Statuses
+from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction
 from fedpredict.model.share import SampleStatus
 
 _EPOCH = date(1970, 1, 1)
 _OK, _MODEL = bytes([SampleStatus.OK]), bytes([Origin.MODEL])
+_MINUTES = [f"{hour:02}:{minute:02}:" for hour in range(24) for minute in range(60)]
+_SECONDS = [f"{second:02}" for second in range(60)]
 _encoder = msgspec.json.Encoder()
 
 
@@ -37,6 +39,8 @@ def prediction_json(prediction: Prediction, model_id: str) -> bytes:
     from bytes that are the same from answer to answer, which takes a third of the time.
     """
     n_samples = len(prediction.status)
+    if not (n_samples and prediction.parties):
+        return encode(prediction_body(prediction, model_id))
     if prediction.status.tobytes() != _OK * n_samples or prediction.origin.tobytes() != _MODEL * n_samples:
         return encode(prediction_body(prediction, model_id))
     spans: list[float] = []
@@ -53,7 +57,7 @@ def prediction_json(prediction: Prediction, model_id: str) -> bytes:
     return b'{"request_id":%b%b%b%b%b],"simulated":%b}' % (
         _encoder.encode(prediction.request_id),
         _answer_begins(model_id, prediction.manifest_sha256, prediction.classes),
-        _encoder.encode(prediction.predictions.tolist()),
+        _rows(prediction.predictions),
         _all_ok(n_samples),
         b",".join(parties),
         b"true" if prediction.simulated else b"false",
@@ -118,6 +122,13 @@ def _party_body(report: PartyReport) -> PartyAnswer:
     )
 
 
+def _rows(predictions: Floats) -> bytes:
+    if predictions.shape[1] != 1:
+        return _encoder.encode(predictions.tolist())
+    # one list of numbers instead of a list for each
+    return b"[%b]" % _encoder.encode(predictions.ravel().tolist()).replace(b",", b"],[")
+
+
 @lru_cache(maxsize=1024)
 def _answer_begins(model_id: str, manifest_sha256: str, classes: tuple[str, ...]) -> bytes:
     return b',"model":%b,"manifest_sha256":%b,"classes":%b,"predictions":' % (
@@ -150,15 +161,15 @@ def iso_time(micros: int) -> str:
     >>> iso_time(1_790_000_000_000_000), iso_time(-1)
     ('2026-09-21T14:13:20Z', '1969-12-31T23:59:59.999999Z')
     """
-    seconds, fraction = divmod(micros, 1_000_000)
-    days, second = divmod(seconds, 86_400)
-    minute, second = divmod(second, 60)
-    hour, minute = divmod(minute, 60)
-    if fraction:
-        return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}.{fraction:06}Z"
-    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}Z"
+    second = micros // 1_000_000
+    day = second // 86_400
+    second -= day * 86_400
+    minute = second // 60
+    fraction = micros % 1_000_000
+    shown = f".{fraction:06}" if fraction else ""
+    return f"{_date(day)}T{_MINUTES[minute]}{_SECONDS[second - minute * 60]}{shown}Z"
 
 
 @lru_cache(maxsize=4096)
-def _day(days: int) -> str:
+def _date(days: int) -> str:
     return (_EPOCH + timedelta(days=days)).isoformat()
