@@ -23,7 +23,7 @@ class Origin(IntEnum):
     FALLBACK_MODEL = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen: to make a frozen one takes four times as long
 class PredictTask:
     """A total task: what a user asks an initiator for.
 
