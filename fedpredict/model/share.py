@@ -34,8 +34,6 @@ class SampleStatus(IntEnum):
 
 
 _OK_BYTE = bytes((SampleStatus.OK,))
-_OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
-_OK_BYTE = int(_OK)
 
 PRECEDENCE: tuple[SampleStatus, ...] = (
     SampleStatus.UNSPECIFIED,
@@ -51,7 +49,7 @@ PRECEDENCE: tuple[SampleStatus, ...] = (
 )
 """Where parties disagree about a sample, the first of these is the sample's status."""
 
-_OK = np.uint8(SampleStatus.OK)
+_OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
 """Members of an enumeration are slow to look up and to compare with, and every share of every request does both."""
 
 
