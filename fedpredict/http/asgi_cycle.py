@@ -28,20 +28,21 @@ def build_scope(
     exchange: Exchange, server: tuple[str, int | None] | None, client: tuple[str, int] | None, scheme: str | None
 ) -> HTTPScope:
     """Return the scope of a request; raise `HttpParserInvalidURLError` for a target that is no URL."""
-    url = httptools.parse_url(exchange.url)
+    head = exchange.head
+    url = httptools.parse_url(head.url)
     raw_path = url.path or b"/"
     path = raw_path.decode("ascii")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": exchange.version,
-        "method": exchange.method.decode("ascii"),
+        "http_version": head.version,
+        "method": head.method.decode("ascii"),
         "scheme": scheme or "http",
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,
         "query_string": url.query or b"",
         "root_path": "",
-        "headers": exchange.headers,
+        "headers": head.headers,
         "server": server,
         "client": client,
         "state": {PEER_URIS: exchange.peer_uris},

@@ -9,9 +9,38 @@ from typing import Protocol, TypeAlias
 from fedpredict.http.problem import CONTENT_TYPE, Problem
 
 STATUS_LINES = {status: f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_OK_JSON = STATUS_LINES[HTTPStatus.OK] + b"content-type: application/json\r\n"
 
 GiveUp: TypeAlias = Callable[[], None]
 """Ends what was begun; harmless when that has ended."""
+
+
+class Head:
+    """What stands before a body: the request line and the headers, names in lower case.
+
+    A caller sends the same head again and again, so heads are kept and shared (see `Edge.heads`): nothing in it changes
+    but `memo`, which is for what a route made of the head alone.
+    """
+
+    __slots__ = ("fields", "headers", "length", "memo", "method", "route", "url", "version")
+
+    def __init__(
+        self,
+        method: bytes,
+        url: bytes,
+        version: str = "1.1",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        route: FastRoute | None = None,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.version = version
+        self.headers = headers or []
+        self.fields = dict(self.headers)
+        self.route = route
+        self.length = -1
+        """The content-length of a head that is kept."""
+        self.memo: object = None
 
 
 class Connection(Protocol):
@@ -39,36 +68,19 @@ class Exchange:
         "_connection",
         "answered",
         "expects_continue",
-        "fields",
         "give_up",
-        "headers",
+        "head",
         "keep_alive",
-        "method",
         "refusal",
         "size",
-        "url",
-        "version",
     )
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: bytes,
-        url: bytes,
-        version: str,
-        *,
-        headers: list[tuple[bytes, bytes]],
-        fields: dict[bytes, bytes],
-    ) -> None:
+    def __init__(self, connection: Connection, head: Head, body: bytes = b"", *, keep_alive: bool = False) -> None:
         self._connection = connection
-        self._body: bytes | bytearray = b""
-        self.method = method
-        self.url = url
-        self.version = version
-        self.headers = headers
-        self.fields = fields
-        self.size = 0
-        self.keep_alive = False
+        self._body: bytes | bytearray = body
+        self.head = head
+        self.size = len(body)
+        self.keep_alive = keep_alive
         self.expects_continue = False
         self.refusal: Problem | None = None
         self.give_up: GiveUp | None = None
@@ -97,7 +109,7 @@ class Exchange:
 
     def header(self, name: bytes) -> str | None:
         """Return a header by its name in lower case; None where it is missing."""
-        value = self.fields.get(name)
+        value = self.head.fields.get(name)
         return None if value is None else value.decode("latin-1")
 
     def answer(
@@ -113,9 +125,14 @@ class Exchange:
         head = f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n{lines}"
         self._connection.finish(self, STATUS_LINES[status] + head.encode("latin-1"), body)
 
+    def answer_json(self, body: bytes, request_id: str) -> None:
+        """Answer with what was asked for, as JSON."""
+        head = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (_OK_JSON, len(body), request_id.encode("latin-1"))
+        self._connection.finish(self, head, body)
+
     def refuse(self, problem: Problem, request_id: str) -> None:
         """Answer with a problem."""
-        body = problem.to_json(request_id, self.url.decode("latin-1"))
+        body = problem.to_json(request_id, self.head.url.decode("latin-1"))
         self.answer(problem.status, CONTENT_TYPE, body, request_id, problem.headers)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -20,9 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fedpredict.http import problem as problems
 from fedpredict.http.asgi_cycle import AsgiCycle, build_scope
-from fedpredict.http.exchange import Exchange, FastRoute
+from fedpredict.http.edge import END_OF_HEAD, Edge
+from fedpredict.http.exchange import Exchange, Head
 from fedpredict.http.problem import Problem
-from fedpredict.http.settings import MAX_HEAD_BYTES, HttpSettings
+from fedpredict.http.settings import MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,30 +42,6 @@ _SINGLE = frozenset({
     b"host", b"content-type", b"x-request-id", b"traceparent", b"x-fedpredict-client", b"x-fedpredict-deadline-ms",
     b"expect", b"inference-header-content-length", b"content-encoding",
 })  # fmt: skip
-
-
-@dataclass(slots=True)
-class Edge:
-    """What all connections of a server share.
-
-    Attributes:
-        settings: The limits.
-        routes: Path -> fast route; for POST.
-        name_request: Header `x-request-id` (None without it) -> the request's id.
-        draining: Whether the server stops: answers then close their connections.
-    """
-
-    settings: HttpSettings
-    routes: Mapping[bytes, FastRoute]
-    name_request: Callable[[str | None], str]
-    draining: bool = False
-    dates: tuple[list[tuple[bytes, bytes]], bytes] = field(default_factory=lambda: ([], b""))
-
-    def date_line(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return uvicorn's default headers, which it renews every second, as bytes."""
-        if self.dates[0] is not headers:
-            self.dates = (headers, b"".join(b"%b: %b\r\n" % header for header in headers))
-        return self.dates[1]
 
 
 class RefusedError(Exception):
@@ -93,6 +69,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._received = self._n_whole = 0
         self._deaf = self._advancing = False
+        self._reusable = True
+        """Whether the parser takes another request after the last one."""
 
     @property
     def peer_uris(self) -> tuple[str, ...] | None:
@@ -130,7 +108,43 @@ class EdgeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        n_whole = self._n_whole
+        if self._began is None and self._reusable:
+            end = data.find(END_OF_HEAD) + 4
+            head = self._edge.heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._arrived(Exchange(self, head, data[end:], keep_alive=True))
+                return
+        self._parse(data)
+
+    def _arrived(self, exchange: Exchange) -> None:
+        """Take a request that came whole, with a head that is known."""
+        flow = self.flow
+        if (
+            self._turn is not None
+            or self._waiting
+            or flow.write_paused
+            or flow.read_paused
+            or self.transport.is_closing()
+        ):
+            self._waiting.append(exchange)
+            self._advance()
+            return
+        self._turn = exchange
+        self._begin(exchange)
+
+    def _parse(self, data: bytes) -> None:
+        n_whole, alone = self._n_whole, self._began is None
+        if self._feed(data):
+            if self._began is not None:
+                if n_whole == self._n_whole:
+                    self._check_growth(len(data))
+            elif alone and n_whole + 1 == self._n_whole and len(self._waiting) == 1:
+                self._edge.keep(self._waiting[0], data)
+        if self._waiting:
+            self._advance()
+
+    def _feed(self, data: bytes) -> bool:
+        """Hand bytes to the parser; return whether it took them."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -140,10 +154,8 @@ class EdgeProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(problems.MALFORMED)
         else:
-            if self._began is not None and n_whole == self._n_whole:
-                self._check_growth(len(data))
-        if self._waiting:
-            self._advance()
+            return True
+        return False
 
     @override
     def resume_writing(self) -> None:
@@ -199,14 +211,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._head_bytes > MAX_HEAD_BYTES:
             raise RefusedError(problems.HEAD_TOO_LARGE)
-        parser, headers = self.parser, self.headers
-        fields = dict(headers)
-        version = parser.get_http_version()
-        exchange = Exchange(self, parser.get_method(), self.url, version, headers=headers, fields=fields)
-        self._incoming = exchange
-        self._check_head(exchange)
-        exchange.keep_alive = version == "1.1" and parser.should_keep_alive()
-        if b"expect" in fields:
+        parser, version, method = self.parser, self.parser.get_http_version(), self.parser.get_method()
+        route = self._edge.routes.get(self.url) if method == b"POST" else None
+        head = Head(method, self.url, version, self.headers, route)
+        exchange = self._incoming = Exchange(self, head)
+        self._check_head(head)
+        self._reusable = exchange.keep_alive = version == "1.1" and parser.should_keep_alive()
+        if b"expect" in head.fields:
             self._expect(exchange)
 
     @override
@@ -225,16 +236,16 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange is not None:
             self._waiting.append(exchange)
 
-    def _check_head(self, exchange: Exchange) -> None:
-        fields = exchange.fields
-        if len(fields) != len(exchange.headers):
-            names = [name for name, _ in exchange.headers if name in _SINGLE]
+    def _check_head(self, head: Head) -> None:
+        fields = head.fields
+        if len(fields) != len(head.headers):
+            names = [name for name, _ in head.headers if name in _SINGLE]
             if len(names) != len(set(names)):
                 raise RefusedError(problems.REPEATED_HEADER)
         if self.parser.should_upgrade():
             raise RefusedError(problems.UPGRADE)
-        if exchange.version != "1.1":
-            _check_old(exchange)
+        if head.version != "1.1":
+            _check_old(head)
         elif b"host" not in fields:
             raise RefusedError(problems.NO_HOST)
         length = fields.get(b"content-length")
@@ -253,9 +264,9 @@ class EdgeProtocol(HttpToolsProtocol):
                 self._refuse(problems.WASTEFUL_CHUNKS)
 
     def _expect(self, exchange: Exchange) -> None:
-        if exchange.fields[b"expect"].lower() != b"100-continue":
+        if exchange.head.fields[b"expect"].lower() != b"100-continue":
             raise RefusedError(problems.EXPECTATION)
-        exchange.expects_continue = exchange.version == "1.1"
+        exchange.expects_continue = exchange.head.version == "1.1"
         self._continue()
 
     def _continue(self) -> None:
@@ -305,7 +316,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange.refusal is not None:
             exchange.refuse(exchange.refusal, self._edge.name_request(exchange.header(b"x-request-id")))
             return
-        route = self._edge.routes.get(exchange.url) if exchange.method == b"POST" else None
+        route = exchange.head.route
         exchange.give_up = self._begin_asgi(exchange) if route is None else route(exchange)
 
     def _begin_asgi(self, exchange: Exchange) -> Callable[[], None] | None:
@@ -336,7 +347,7 @@ class EdgeProtocol(HttpToolsProtocol):
         keep = exchange.keep_alive and not self._edge.draining
         date = self._edge.date_line(self.server_state.default_headers)
         end = b"\r\n" if keep else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((head, date, end, b"" if exchange.method == b"HEAD" else body)))
+        self.transport.write(b"".join((head, date, end, b"" if exchange.head.method == b"HEAD" else body)))
         if exchange.refusal is not None:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
@@ -356,9 +367,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer `problem` when it is its turn, hear nothing more, and close."""
-        exchange = self._incoming or Exchange(
-            self, b"", self.url if self._in_head else b"", "1.1", headers=[], fields={}
-        )
+        exchange = self._incoming or Exchange(self, Head(b"", self.url if self._in_head else b""))
         exchange.refusal, exchange.keep_alive = problem, False
         self._deaf, self._incoming, self._began = True, None, None
         self._since = self.loop.time()
@@ -366,8 +375,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._advance()
 
 
-def _check_old(exchange: Exchange) -> None:
-    if exchange.version != "1.0":
+def _check_old(head: Head) -> None:
+    if head.version != "1.0":
         raise RefusedError(problems.MALFORMED)
-    if b"transfer-encoding" in exchange.fields:
+    if b"transfer-encoding" in head.fields:
         raise RefusedError(problems.OLD_CHUNKS)

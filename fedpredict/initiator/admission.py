@@ -98,52 +98,51 @@ class Admission:
         of_model = self._by_model.get(task.model_id)
         if of_model is None:
             of_model = self._by_model[task.model_id] = _Load()
-        limits, alone = self._limits, len(self._by_model) == 1
-        share = 1.0 if alone else limits.model_share
-        for load, part in ((self._load, 1.0), (of_model, share)):
-            if load.would_exceed(n_rows, limits.max_requests * part, limits.max_rows * part):
-                hint_ms = load.retry_after_ms()
-                told = f"{load.requests} requests of {load.rows} rows are under way"
-                raise OverloadedError(told, retry_after_ms=hint_ms)
-        self._load.add(n_rows)
-        of_model.add(n_rows)
-        return partial(_leave, self._load, of_model, n_rows)
+        limits, load = self._limits, self._load
+        if load.is_full(n_rows, limits.max_requests, limits.max_rows):
+            raise load.overloaded()
+        share = 1.0 if len(self._by_model) == 1 else limits.model_share
+        if of_model.is_full(n_rows, limits.max_requests * share, limits.max_rows * share):
+            raise of_model.overloaded()
+        load.requests += 1
+        load.rows += n_rows
+        of_model.requests += 1
+        of_model.rows += n_rows
+        return partial(_leave, load, of_model, n_rows)
 
 
 class _Load:
     """What is under way, and how fast it gets done."""
 
-    __slots__ = ("_ended", "_gap_s", "requests", "rows")
+    __slots__ = ("ended", "gap_s", "requests", "rows")
 
     def __init__(self) -> None:
         self.requests = 0
         self.rows = 0
-        self._ended = monotonic()
-        self._gap_s = 0.001
+        self.ended = monotonic()
+        """When the last request ended."""
+        self.gap_s = 0.001
+        """A moving mean of the time between two ends: what is under way is worked off at."""
 
-    def would_exceed(self, n_rows: int, max_requests: float, max_rows: float) -> bool:
+    def is_full(self, n_rows: int, max_requests: float, max_rows: float) -> bool:
         """Return whether one task more is too much."""
         return self.requests > 0 and (self.requests >= max_requests or self.rows + n_rows > max_rows)
 
-    def add(self, n_rows: int) -> None:
-        """Count a task."""
-        self.requests += 1
-        self.rows += n_rows
-
-    def remove(self, n_rows: int) -> None:
+    def end(self, n_rows: int, now: float) -> None:
         """Count a task as ended."""
         self.requests -= 1
         self.rows -= n_rows
-        now = monotonic()
-        # a moving mean of the time between two ends: what the queue is worked off at
-        self._gap_s += (min(now - self._ended, 1.0) - self._gap_s) / 64.0
-        self._ended = now
+        self.gap_s += (min(now - self.ended, 1.0) - self.gap_s) / 64.0
+        self.ended = now
 
-    def retry_after_ms(self) -> int:
-        """Return in how many milliseconds half of what is under way will have ended."""
-        return int(min(MAX_RETRY_MS, max(MIN_RETRY_MS, 500.0 * self._gap_s * self.requests)))
+    def overloaded(self) -> OverloadedError:
+        """Return the refusal: half of what is under way will have ended when the caller comes again."""
+        told = f"{self.requests} requests of {self.rows} rows are under way"
+        after_ms = int(min(MAX_RETRY_MS, max(MIN_RETRY_MS, 500.0 * self.gap_s * self.requests)))
+        return OverloadedError(told, retry_after_ms=after_ms)
 
 
 def _leave(load: _Load, of_model: _Load, n_rows: int) -> None:
-    load.remove(n_rows)
-    of_model.remove(n_rows)
+    now = monotonic()
+    load.end(n_rows, now)
+    of_model.end(n_rows, now)

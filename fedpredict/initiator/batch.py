@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +9,12 @@ import numpy as np
 
 from fedpredict.initiator import policy
 from fedpredict.initiator.waiting import Waiting
+from fedpredict.model.arrays import all_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply
 from fedpredict.model.share import Share
-
-_FEW_ROWS = 256
-"""So many ids are packed one by one faster than run by run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +54,7 @@ class Batch:
         self.slices = slices
         self.ids = _packed(slices)
         self.valid = valid_sample_ids(self.ids)
-        self._all_valid = bool(self.valid.all())
+        self._all_valid = all_true(self.valid)
         self.asked = self.ids if self._all_valid else self.ids.select(self.valid)
         self.segments = self._cut_segments()
 
@@ -75,19 +72,27 @@ class Batch:
         """Return a share of the valid rows as one of all rows."""
         return share if self._all_valid else policy.spread_share(share, self.valid)
 
-    def oldest_event_time(self, reply: PartyReply | None, of: Slice) -> int | None:
-        """Return the oldest event time that a party used for a request; None where it used none."""
-        if reply is None or of.segment is None:
-            return None
+    def event_times(self, reply: PartyReply | None, slices: Sequence[Slice]) -> list[int | None]:
+        """Return for each request the oldest event time that a party used for it; None where it used none."""
+        if reply is None:
+            return [None] * len(slices)
         if reply.segment_event_times is None:
-            return reply.oldest_event_time if len(self.segments) == 1 else None
-        oldest = int(reply.segment_event_times[of.segment])
-        return None if oldest == NO_EVENT_TIME else oldest
+            lone = reply.oldest_event_time if len(self.segments) == 1 else None
+            return [None if each.segment is None else lone for each in slices]
+        times = reply.segment_event_times.tolist()
+        return [
+            None if each.segment is None or times[each.segment] == NO_EVENT_TIME else times[each.segment]
+            for each in slices
+        ]
 
     def _cut_segments(self) -> tuple[int, ...]:
+        if self._all_valid:
+            for place, each in enumerate(self.slices):
+                each.segment = place
+            return tuple([each.rows.stop - each.rows.start for each in self.slices])
         segments: list[int] = []
         for each in self.slices:
-            n_valid = each.n_rows if self._all_valid else int(self.valid[each.rows].sum())
+            n_valid = int(self.valid[each.rows].sum())
             if n_valid:
                 each.segment = len(segments)
                 segments.append(n_valid)
@@ -95,10 +100,9 @@ class Batch:
 
 
 def _packed(slices: Sequence[Slice]) -> SampleIds:
-    if len(slices) == 1 or slices[-1].rows.stop > _FEW_ROWS:
-        return SampleIds.concat([_cut(each) for each in slices])
-    ids = (each.waiting.task.sample_ids[each.start : each.start + each.n_rows] for each in slices)
-    return SampleIds.of(list(itertools.chain.from_iterable(ids)))
+    if len(slices) == slices[-1].rows.stop:  # one row each, as applicants come
+        return SampleIds.of([each.waiting.task.sample_ids[each.start] for each in slices])
+    return SampleIds.concat([_cut(each) for each in slices])
 
 
 def _cut(of: Slice) -> SampleIds:

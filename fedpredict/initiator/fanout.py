@@ -177,7 +177,8 @@ class RemoteParty(PartyScorer):
         """Return the party's share, as a future where there is a link; the deadline travels with the call."""
         if self._unary is not None and not self.pool.takes_calls:
             return self._unary.score(query, deadline_s)
-        frame = link_pb2.Frame(score=codec.query_to_wire(query, 0))
+        frame = link_pb2.Frame()
+        codec.fill_query(frame.score, query)
         call = LinkCall(frame, self._loop.time() + deadline_s, partial(self._scored, query), self.pool.lost)
         self.pool.start(call)
         return call

@@ -46,7 +46,7 @@ class Lane:
         """When the request in the queue that is in the greatest hurry wants its round."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     @property
     def is_idle(self) -> bool:
@@ -86,7 +86,7 @@ class Lane:
             if self._timer_at <= when:
                 return
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(when, self._tick), when
+        self._timer, self._timer_at = self.loop.call_at(when, self._tick), when
 
     def _tick(self) -> None:
         self._timer = None
@@ -100,7 +100,7 @@ class Lane:
             return False
         if len(self._rounds) < PIPELINED and self._rows_waiting() >= SLICE_ROWS:
             return True
-        return self._loop.time() >= self._next_start()
+        return self.loop.time() >= self._next_start()
 
     def _rows_waiting(self) -> int:
         # a few large requests are seen at once; many small ones travel soon anyway
@@ -108,12 +108,12 @@ class Lane:
 
     def _next_start(self) -> float:
         if len(self._rounds) >= MAX_ROUNDS:
-            return self._loop.time() + PATIENCE_S
+            return self.loop.time() + PATIENCE_S
         return min(self._newest + PATIENCE_S * len(self._rounds), self._hurried)
 
     def _expire(self) -> None:
         """End requests whose time ran out in the queue; a round asks nobody for them."""
-        now = self._loop.time()
+        now = self.loop.time()
         for waiting in [each for each in self._queue if not each.over and each.asks_until <= now]:
             self._queue.remove(waiting)
             self._run(Batch([Slice(waiting, waiting.taken, slice(0, waiting.n_left))]))

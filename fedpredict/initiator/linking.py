@@ -16,7 +16,16 @@ from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.security.tls import server_name
-from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SCORE_STREAM, SETTLED_S, Backoff, LinkEnd
+from fedpredict.wire.link import (
+    HANDSHAKE_S,
+    RECHECK_S,
+    SCORE_STREAM,
+    SEARCH_S,
+    SETTLED_S,
+    Backoff,
+    LinkEnd,
+    search_tries,
+)
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -69,6 +78,7 @@ class Linker:
         self._workers = 1
         self._no_socket_until = 0.0
         self._told = ""
+        self._search = Backoff(longest_s=SEARCH_S)
         self._carrying: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -77,7 +87,7 @@ class Linker:
         while True:
             self._pool.changed.clear()
             try:
-                self._say(await self._link())
+                carrier = await self._link()
             except (FedPredictError, OSError) as error:
                 logger.debug("party.not_linked", extra={"party": self._who.party, "reason": str(error)})
                 await asyncio.sleep(backoff.next_s())
@@ -86,9 +96,10 @@ class Linker:
                 logger.exception("link.failed")
                 await asyncio.sleep(backoff.next_s())
                 continue
+            self._say(carrier)
             began = loop.time()
             with suppress(TimeoutError):
-                async with asyncio.timeout(RECHECK_S):
+                async with asyncio.timeout(self._next_look_s(carrier)):
                     await self._pool.changed.wait()
             if loop.time() - began >= SETTLED_S:
                 backoff.reset()
@@ -98,6 +109,12 @@ class Linker:
     async def close(self) -> None:
         """Return when the connections of streams are gone; the pool closes their links."""
         await asyncio.gather(*self._carrying)
+
+    def _next_look_s(self, carrier: str) -> float:
+        if carrier != "unary" and len(self._pool.workers(carrier)) < self._workers:
+            return self._search.next_s()
+        self._search.reset()
+        return RECHECK_S
 
     async def _link(self) -> str:
         """Dial what is missing, over the best carrier there is; return its name.
@@ -137,9 +154,9 @@ class Linker:
         return False
 
     async def _fill(self, carrier: str, dial: Callable[[], Awaitable[LinkCaller]]) -> None:
-        """Dial until every worker was met; go on with those met where chance hides one."""
-        tries = 0
-        while len(self._pool.workers(carrier)) < self._workers and tries < 2 * self._workers + 4:
+        """Dial until every worker was met; go on with those met where chance hides one, or it is starting again."""
+        tries, n_linked = 0, len(self._pool.workers(carrier))
+        while len(self._pool.workers(carrier)) < self._workers and tries < search_tries(self._workers, n_linked):
             tries += 1
             try:
                 await self._add(await dial())

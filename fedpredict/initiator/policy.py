@@ -11,13 +11,13 @@ from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combine import Combined, combine
 from fedpredict.model.kinds import Kind
 from fedpredict.model.prediction import Origin
-from fedpredict.model.share import SampleStatus, Share, all_ok
+from fedpredict.model.share import SampleStatus, Share
 
 _MODEL = int(Origin.MODEL)
 _NEVER_STANDS_IN = (SampleStatus.OK, SampleStatus.ID_INVALID)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Answer:
     """Predictions for one batch, and where they come from.
 
@@ -25,11 +25,17 @@ class Answer:
         predictions: Shape (n_samples, n_outputs); NaN where the status is not OK.
         status: Shape (n_samples,), `SampleStatus` values.
         origin: Shape (n_samples,), `Origin` values; UNSPECIFIED where the status is not OK.
+        all_ok: Whether every sample is OK.
     """
 
     predictions: Floats
     status: Statuses
     origin: Statuses
+    all_ok: bool = False
+
+    def cut(self, rows: slice) -> Answer:
+        """Return the answer for some consecutive samples."""
+        return Answer(self.predictions[rows], self.status[rows], self.origin[rows], self.all_ok)
 
 
 def fail(kind: Kind, shares: Mapping[str, Share]) -> Answer:
@@ -40,8 +46,9 @@ def fail(kind: Kind, shares: Mapping[str, Share]) -> Answer:
         shares: By party, every party of the manifest; all of one shape.
     """
     combined = combine(kind, shares)
-    if all_ok(combined.status):
-        return Answer(combined.predictions, combined.status, np.full(len(combined.status), _MODEL, dtype=np.uint8))
+    if combined.all_ok:
+        origin = np.full(len(combined.status), _MODEL, dtype=np.uint8)
+        return Answer(combined.predictions, combined.status, origin, all_ok=True)
     return _answer(combined, np.zeros(_n_samples(shares), dtype=np.bool_))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 WAY_BACK = 0.1
 """The part of the caller's remaining time that is kept for the answer, so that a slow party is named in it."""
 MAX_WAY_BACK_S = 0.1
+MAX_LANES = 64
+"""Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -96,7 +99,7 @@ class Predictor:
         self._own_party = own_party
         self._deadline_s = deadline_s
         self._watch = watch or PredictionWatch()
-        self._lanes: dict[_LaneKey, Lane] = {}
+        self._plans: dict[str, _Plan] = {}
 
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
         """Return the answer: shares of the pinned manifest and nothing else, combined by the model's policy."""
@@ -112,11 +115,14 @@ class Predictor:
         """Begin a prediction; `done` gets the answer."""
         self._admission.check(task, caller)
         manifest = self._catalogue.answerable(task.model_id)
-        _check_width(task, manifest)
-        self._check_inputs(task, manifest)
-        settings = self._catalogue.settings(task.model_id)
-        now = asyncio.get_running_loop().time()
-        ends = now + self._budget_s(settings, deadline_s)
+        plan = self._plans.get(task.model_id)
+        if plan is None or plan.manifest is not manifest:
+            plan = self._plans[task.model_id] = self._plan(task.model_id, manifest)
+        if len(task.sample_ids) > plan.max_samples:
+            raise _too_wide(task, plan)
+        lane = self._lane(task, plan)
+        now = lane.loop.time()
+        ends = now + (plan.deadline_s if deadline_s is None else min(plan.deadline_s, _less_way_back(deadline_s)))
         leave = self._admission.enter(task)
 
         def answered(outcome: Prediction | BaseException) -> None:
@@ -125,8 +131,7 @@ class Predictor:
                 _log_done(task, caller, outcome)
             done(outcome)
 
-        waiting = Waiting(task, now, _for_parties(settings, now, ends), ends, answered)
-        lane = self._lane(task, manifest, settings)
+        waiting = Waiting(task, now, now + (ends - now) * plan.for_parties, ends, answered)
         lane.add(waiting)
 
         def give_up() -> None:
@@ -139,14 +144,29 @@ class Predictor:
 
     def waiting(self) -> tuple[int, int]:
         """Return how many requests wait for a round, and their rows."""
-        queues = [lane.waiting() for lane in self._lanes.values()]
+        queues = [lane.waiting() for plan in self._plans.values() for lane in plan.lanes.values()]
         return sum(requests for requests, _ in queues), sum(rows for _, rows in queues)
 
-    def _budget_s(self, settings: ModelSettings, deadline_s: float | None) -> float:
-        own_s = settings.deadline_s or self._deadline_s
-        if deadline_s is None:
-            return own_s
-        return min(own_s, deadline_s - min(WAY_BACK * deadline_s, MAX_WAY_BACK_S))
+    def _plan(self, model_id: str, manifest: Manifest) -> _Plan:
+        settings = self._catalogue.settings(model_id)
+        falls_back = settings.policy is PolicyName.FALLBACK_MODEL
+        return _Plan(
+            manifest=manifest,
+            settings=settings,
+            deadline_s=settings.deadline_s or self._deadline_s,
+            for_parties=FOR_PARTIES if falls_back else 1.0,
+            max_samples=max_samples_of(manifest.n_scores),
+        )
+
+    def _lane(self, task: PredictTask, plan: _Plan) -> Lane:
+        key = (task.mode, task.inputs.names if task.inputs else None)
+        lane = plan.lanes.get(key)
+        if lane is None:
+            self._check_inputs(task, plan.manifest)
+            if len(plan.lanes) >= MAX_LANES:
+                plan.lanes = {each: lane for each, lane in plan.lanes.items() if not lane.is_idle}
+            lane = plan.lanes[key] = self._new_lane(task, plan)
+        return lane
 
     def _check_inputs(self, task: PredictTask, manifest: Manifest) -> None:
         if task.inputs is not None and self._own_party not in manifest.parties:
@@ -156,30 +176,38 @@ class Predictor:
                 problem="has no place: this initiator holds no part of the model",
             )
 
-    def _lane(self, task: PredictTask, manifest: Manifest, settings: ModelSettings) -> Lane:
-        key = (manifest.manifest_sha256, task.mode, task.inputs.names if task.inputs else None)
-        lane = self._lanes.get(key)
-        if lane is None:
-            self._lanes = {each: lane for each, lane in self._lanes.items() if not lane.is_idle}
-            lane = self._lanes[key] = self._new_lane(task, manifest, settings)
-        return lane
-
-    def _new_lane(self, task: PredictTask, manifest: Manifest, settings: ModelSettings) -> Lane:
+    def _new_lane(self, task: PredictTask, plan: _Plan) -> Lane:
         question = Question(
-            manifest=manifest,
-            settings=settings,
+            manifest=plan.manifest,
+            settings=plan.settings,
             mode=task.mode,
             scorers=self._scorers,
             own_party=self._own_party,
             watch=self._watch,
-            fallback=partial(self._catalogue.answerable, settings.fallback_model or ""),
+            fallback=partial(self._catalogue.answerable, plan.settings.fallback_model or ""),
         )
-        return Lane(
-            question, round_rows=min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
-        )
+        return Lane(question, round_rows=min(self._catalogue.max_samples(task.model_id), plan.max_samples))
 
 
-_LaneKey = tuple[str, Mode, tuple[str, ...] | None]
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """What requests for one version of a model have in common, looked up once.
+
+    Attributes:
+        manifest: The version.
+        settings: The model's.
+        deadline_s: Longest wait, where the caller is not stricter.
+        for_parties: The part of it that the parties get.
+        max_samples: Most samples that an answer holds.
+        lanes: By mode and the names of the inputs.
+    """
+
+    manifest: Manifest
+    settings: ModelSettings
+    deadline_s: float
+    for_parties: float
+    max_samples: int
+    lanes: dict[tuple[Mode, tuple[str, ...] | None], Lane] = field(default_factory=dict)
 
 
 def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseException) -> None:
@@ -191,11 +219,15 @@ def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseExcept
         answer.set_result(outcome)
 
 
-def _check_width(task: PredictTask, manifest: Manifest) -> None:
-    limit = max_samples_of(manifest.n_scores)
-    if len(task.sample_ids) > limit:
-        told = f"{len(task.sample_ids)} samples of {manifest.n_scores} numbers each are more than one message holds"
-        raise TooManySamplesError(told, limit=limit)
+def _less_way_back(deadline_s: float) -> float:
+    """Return what of a caller's time the work may take, so that a slow party can still be named in an answer."""
+    return deadline_s - min(WAY_BACK * deadline_s, MAX_WAY_BACK_S)
+
+
+def _too_wide(task: PredictTask, plan: _Plan) -> TooManySamplesError:
+    n_scores = plan.manifest.n_scores
+    told = f"{len(task.sample_ids)} samples of {n_scores} numbers each are more than one message holds"
+    return TooManySamplesError(told, limit=plan.max_samples)
 
 
 def _log_done(task: PredictTask, caller: Identity, outcome: Prediction) -> None:
@@ -208,7 +240,3 @@ def _log_done(task: PredictTask, caller: Identity, outcome: Prediction) -> None:
         "n_scored": int((outcome.status == SampleStatus.OK).sum()),
     }
     logger.info("predict.done", extra=extra)
-
-
-def _for_parties(settings: ModelSettings, now: float, ends: float) -> float:
-    return now + (ends - now) * FOR_PARTIES if settings.policy is PolicyName.FALLBACK_MODEL else ends

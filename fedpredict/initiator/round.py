@@ -25,7 +25,6 @@ from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.settings import ModelSettings, PolicyName
-from fedpredict.initiator.waiting import Part
 from fedpredict.model.combine import combine
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
@@ -72,9 +71,9 @@ class _Side:
     """What a party said in a round: a share of all rows, with the reply behind it or the problem instead."""
 
     share: Share
-    all_ok: bool
     reply: PartyReply | None
     round_trip_s: float
+    elapsed_s: float
     problem: str
 
 
@@ -175,14 +174,14 @@ class Round:
             shape = reply.share.values.shape
             raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
         share = self._batch.spread(reply.share)
-        return _Side(share, all_ok(share.status), reply, took_s, "")
+        return _Side(share, reply, took_s, reply.elapsed_s, "")
 
     def _absent(self, party: str, error: FedPredictError, took_s: float) -> _Side:
         named = [each.waiting.task.request_id for each in self._batch.slices[:_NAMED]]
         logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
         public = public_status(error)
         status = SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED
-        return _Side(self._no_share(status), False, None, took_s, public.text)
+        return _Side(self._no_share(status), None, took_s, 0.0, public.text)
 
     def _late(self, party: str, took_s: float) -> _Side:
         error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
@@ -215,10 +214,17 @@ class Round:
         return [each for each in self._batch.slices if not each.waiting.over]
 
     def _finish(self) -> None:
-        unasked = _Side(self._no_share(SampleStatus.ID_INVALID), False, None, 0.0, "") if not self._sides else None
+        unasked = _Side(self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "") if not self._sides else None
         sides = dict.fromkeys(self._question.manifest.parties, unasked) if unasked else self._sides
-        self._deliver(self._live(), sides)
-        self._end()
+        # the next round is under way, and parties compute, while these answers are handed out
+        self._make_way()
+        try:
+            self._deliver(self._live(), sides)
+        except Exception as error:  # a defect: the callers are told
+            logger.exception("round.failed")
+            for each in self._live():
+                each.waiting.fail(error)
+        self._watched.ended("ok")
 
     def _fail(self, error: BaseException) -> None:
         for each in self._batch.slices:
@@ -226,15 +232,18 @@ class Round:
         self._end(outcome_of(error))
 
     def _end(self, outcome: Outcome = "ok") -> None:
-        if self._over:
-            return
+        if not self._over:
+            self._make_way()
+            self._watched.ended(outcome)
+
+    def _make_way(self) -> None:
+        """Ask nobody any more, and let the lane go on; exactly once."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
         pending, self._pending = self._pending, {}
         for future in pending.values():
             future.cancel()
-        self._watched.ended(outcome)
         self._ended(self)
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
@@ -247,7 +256,7 @@ class Round:
             answer = policy.fail(kind, shares)
         if combining is not None:
             combining.end("ok")
-        if settings.fallback_model is None or all_ok(answer.status):
+        if settings.fallback_model is None or answer.all_ok:
             self._hand_out(slices, sides, answer)
         else:
             _in_background(self._fall_back(slices, sides, answer))
@@ -274,22 +283,21 @@ class Round:
 
     def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
         manifest, alone = self._question.manifest, len(self._batch.slices) == 1
-        for each in slices:
-            rows = each.rows
-            own = answer if alone else Answer(answer.predictions[rows], answer.status[rows], answer.origin[rows])
-            reports = tuple([self._report(party, sides[party], each) for party in manifest.parties])
-            each.waiting.take(Part(each.start, own, reports), manifest)
+        by_party = [self._reports(party, sides[party], slices) for party in manifest.parties]
+        for each, *reports in zip(slices, *by_party, strict=True):
+            each.waiting.take(each.start, answer if alone else answer.cut(each.rows), tuple(reports), manifest)
 
-    def _report(self, party: str, side: _Side, of: Slice) -> PartyReport:
-        status = None if side.all_ok else side.share.status[of.rows]
-        return PartyReport(
-            party=party,
-            status=None if status is None or all_ok(status) else status,
-            oldest_event_time=self._batch.oldest_event_time(side.reply, of),
-            round_trip_s=side.round_trip_s,
-            elapsed_s=side.reply.elapsed_s if side.reply else 0.0,
-            problem=side.problem,
-        )
+    def _reports(self, party: str, side: _Side, slices: Sequence[Slice]) -> list[PartyReport]:
+        """Return a party's report to each request."""
+        share, took_s, elapsed_s, problem = side.share, side.round_trip_s, side.elapsed_s, side.problem
+        times = self._batch.event_times(side.reply, slices)
+        if share.all_ok:
+            return [PartyReport(party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
+        statuses = [share.status[each.rows] for each in slices]
+        return [
+            PartyReport(party, None if all_ok(status) else status, oldest, took_s, elapsed_s, problem)
+            for status, oldest in zip(statuses, times, strict=True)
+        ]
 
 
 def fallback_query(manifest: Manifest, question: Question, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:

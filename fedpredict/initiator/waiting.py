@@ -64,15 +64,26 @@ class Waiting:
         """The number of rows that no round has taken yet."""
         return self.n_rows - self.taken
 
-    def take(self, part: Part, manifest: Manifest) -> None:
-        """Take rows that are answered; with the last of them the caller has the answer."""
+    def take(self, start: int, answer: Answer, reports: tuple[PartyReport, ...], manifest: Manifest) -> None:
+        """Take rows that are answered; with the last of them the caller has the answer.
+
+        Args:
+            start: The first row.
+            answer: For these rows.
+            reports: By party, in the manifest's order.
+            manifest: The version that answered.
+        """
         if self.over:
             return
-        self._answered += len(part.answer.status)
+        n_rows = len(answer.status)
+        if n_rows == self.n_rows:
+            self._tell(_prediction(self.task, manifest, answer, reports))
+            return
+        self._parts.append(Part(start, answer, reports))
+        self._answered += n_rows
         if self._answered == self.n_rows:
-            self._tell(_prediction(self.task, manifest, [*self._parts, part]))
-        else:
-            self._parts.append(part)
+            whole = _joined(self._parts)
+            self._tell(_prediction(self.task, manifest, whole.answer, whole.reports))
 
     def fail(self, error: BaseException) -> None:
         """End without an answer."""
@@ -87,16 +98,15 @@ class Waiting:
             logger.exception("predict.undelivered", extra={"request_id": self.task.request_id})
 
 
-def _prediction(task: PredictTask, manifest: Manifest, parts: list[Part]) -> Prediction:
-    part = parts[0] if len(parts) == 1 else _joined(parts)
+def _prediction(task: PredictTask, manifest: Manifest, answer: Answer, reports: tuple[PartyReport, ...]) -> Prediction:
     return Prediction(
         request_id=task.request_id,
         manifest_sha256=manifest.manifest_sha256,
-        predictions=part.answer.predictions,
-        status=part.answer.status,
-        origin=part.answer.origin,
+        predictions=answer.predictions,
+        status=answer.status,
+        origin=answer.origin,
         classes=manifest.classes,
-        parties=part.reports,
+        parties=reports,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,9 @@ Statuses: TypeAlias = NDArray[np.uint8]
 Bools: TypeAlias = NDArray[np.bool_]
 Micros: TypeAlias = NDArray[np.int64]
 """Instants as microseconds since 1970-01-01T00:00:00 UTC."""
+
+FEW = 8
+"""So many numbers are looked at one by one faster than by a pass of numpy, which costs a microsecond or two."""
 
 
 def all_true(mask: Bools) -> bool:
@@ -38,4 +42,6 @@ def all_finite(values: Floats) -> bool:
     >>> all_finite(np.array([[1.0, np.nan]])), all_finite(np.zeros((0, 3)))
     (False, True)
     """
+    if values.size <= FEW:
+        return all(map(math.isfinite, values.ravel().tolist()))
     return all_true(np.isfinite(values))

@@ -23,7 +23,7 @@ class Origin(IntEnum):
     FALLBACK_MODEL = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen: to make a frozen one takes four times as long
 class PredictTask:
     """A total task: what a user asks an initiator for.
 
@@ -44,7 +44,7 @@ class PredictTask:
     traceparent: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class PartyReport:
     """One party's side of a prediction.
 
@@ -65,7 +65,7 @@ class PartyReport:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Prediction:
     """The answer to a total task, in the order of its sample ids.
 

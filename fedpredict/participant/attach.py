@@ -17,7 +17,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
 from fedpredict.wire.channel import Compression, channel_options
-from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SETTLED_S, Backoff
+from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SEARCH_S, SETTLED_S, Backoff, search_tries
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -89,7 +89,7 @@ class _Place:
 
     async def run(self) -> None:
         """Keep linked until cancelled."""
-        backoff, loop = Backoff(), asyncio.get_running_loop()
+        backoff, search, loop = Backoff(), Backoff(longest_s=SEARCH_S), asyncio.get_running_loop()
         while True:
             self.lost.clear()
             try:
@@ -104,8 +104,10 @@ class _Place:
                 continue
             self._say("")
             began = loop.time()
+            if len(self.linked) >= self.workers:
+                search.reset()
             with suppress(TimeoutError):
-                async with asyncio.timeout(RECHECK_S):
+                async with asyncio.timeout(RECHECK_S if len(self.linked) >= self.workers else search.next_s()):
                     await self.lost.wait()
             if loop.time() - began >= SETTLED_S:
                 backoff.reset()
@@ -113,9 +115,9 @@ class _Place:
                 await asyncio.sleep(backoff.next_s())
 
     async def _attach_all(self) -> None:
-        """Dial until every worker of the initiator was met; go on with those met where chance hides one."""
-        tries = 0
-        while len(self.linked) < self.workers and tries < 2 * self.workers + 4:
+        """Dial until every worker of the initiator was met; go on with those met where one hides or starts again."""
+        tries, n_linked = 0, len(self.linked)
+        while len(self.linked) < self.workers and tries < search_tries(self.workers, n_linked):
             tries += 1
             try:
                 await self._attach()

@@ -74,7 +74,9 @@ def _packed(column: pa.Array) -> SampleIds:
 
 
 def _decoded(column: pa.DictionaryArray, max_bytes: int) -> pa.Array:
-    entries = ids_from_array(column.dictionary, max_bytes) if len(column.dictionary) else SampleIds.of([b""])
+    dictionary = column.dictionary
+    dictionary.validate(full=True)  # the column's own validation does not look at its length, which may be negative
+    entries = ids_from_array(dictionary, max_bytes) if len(dictionary) else SampleIds.of([b""])
     chosen = column.indices
     chosen.validate(full=True)
     positions = pc.fill_null(chosen, 0).to_numpy(zero_copy_only=False)

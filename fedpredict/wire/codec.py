@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 import secrets
+import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -72,8 +73,9 @@ def check_request_id(value: str) -> str:
 
 def ids_to_wire(sample_ids: Sequence[bytes]) -> common_pb2.SampleIds:
     """Return sample ids as one block of bytes and their n + 1 offsets."""
-    packed = SampleIds.of(sample_ids)
-    return common_pb2.SampleIds(data=packed.data, offsets=packed.offsets.astype("<u4").tobytes())
+    message = common_pb2.SampleIds()
+    _fill_ids(message, sample_ids)
+    return message
 
 
 def ids_from_wire(message: common_pb2.SampleIds) -> SampleIds:
@@ -108,19 +110,36 @@ def query_to_wire(query: ScoreQuery, remaining_ms: int) -> participant_pb2.Score
         query: The sub-task.
         remaining_ms: How long the caller still waits.
     """
-    return participant_pb2.ScoreRequest(
-        protocol_version=PROTOCOL_VERSION,
-        request_id=query.request_id,
-        model_id=query.model_id,
-        manifest_sha256=bytes.fromhex(query.manifest_sha256),
-        params_sha256=bytes.fromhex(query.params_sha256),
-        epoch=query.epoch,
-        mode=MODES[query.mode],
-        sample_ids=ids_to_wire(query.sample_ids),
-        remaining_ms=max(0, remaining_ms),
-        segments=np.array(query.segments, dtype="<u4").tobytes() if query.segments else b"",
-        traceparent=query.traceparent,
-    )
+    message = participant_pb2.ScoreRequest()
+    fill_query(message, query)
+    message.remaining_ms = max(0, remaining_ms)
+    return message
+
+
+def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None:
+    """Write a sub-task into an empty message, in place: a message made apart would be copied into its frame."""
+    message.protocol_version = PROTOCOL_VERSION
+    message.request_id = query.request_id
+    message.model_id = query.model_id
+    message.manifest_sha256 = _digest_bytes(query.manifest_sha256)
+    message.params_sha256 = _digest_bytes(query.params_sha256)
+    message.mode = MODES[query.mode]
+    _fill_ids(message.sample_ids, query.sample_ids)
+    if query.epoch:
+        message.epoch = query.epoch
+    if query.segments:
+        message.segments = struct.pack(f"<{len(query.segments)}I", *query.segments)
+    if query.traceparent:
+        message.traceparent = query.traceparent
+
+
+def _fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> None:
+    packed = SampleIds.of(sample_ids)
+    message.data = packed.data
+    if len(packed) == 1:
+        message.offsets = bytes(4) + len(packed.data).to_bytes(4, "little")
+    else:
+        message.offsets = packed.offsets.astype("<u4").tobytes()
 
 
 def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
@@ -151,7 +170,7 @@ def fill_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: Pa
     """Write a party's answer to `query` into an empty message: field by field, in place, is the fastest way."""
     share = reply.share
     message.request_id = query.request_id
-    message.manifest_sha256 = bytes.fromhex(query.manifest_sha256)
+    message.manifest_sha256 = _digest_bytes(query.manifest_sha256)
     message.status = share.status.tobytes()
     matrix = message.values
     matrix.rows, matrix.columns = share.values.shape
@@ -176,12 +195,13 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
     """
     if message.request_id != query.request_id:
         raise ProtocolError("the reply is to another request")
-    if message.manifest_sha256 != bytes.fromhex(query.manifest_sha256):
+    if message.manifest_sha256 != _digest_bytes(query.manifest_sha256):
         raise ProtocolError("the reply is of another manifest")
-    status = statuses_from_wire(message.status, len(query.sample_ids), SampleStatus)
-    if message.WhichOneof("share") != "values":
+    n_samples = len(query.sample_ids)
+    status = statuses_from_wire(message.status, n_samples, SampleStatus)
+    if not message.HasField("values"):
         raise ProtocolError("the reply holds no share of float64 values")
-    values = matrix_from_wire(message.values, len(query.sample_ids), n_scores)
+    values = matrix_view_from_wire(message.values, n_samples, n_scores)
     try:
         share = Share(values, status)
     except ValueError as error:
@@ -304,6 +324,11 @@ def model_id_from_wire(value: str) -> str:
         return _known_model_id(value)
     except NameRefusedError as error:
         raise ProtocolError(str(error)) from error
+
+
+@lru_cache(maxsize=1024)  # every request names one of few
+def _digest_bytes(value: str) -> bytes:
+    return bytes.fromhex(value)
 
 
 @lru_cache(maxsize=1024)

@@ -26,7 +26,9 @@ MAX_QUEUED_BYTES = 1024 * 1024
 CONNECT_S = 3.0
 """Longest wait for a connection: what a blocked port costs, once in a while."""
 RECHECK_S = 60.0
-"""How often a side that dials looks again for what it did not find: a better carrier, further workers."""
+"""How often a side that dials looks again for a better carrier."""
+SEARCH_S = 5.0
+"""Longest pause before a side that dials looks again for workers that it did not find: one may be starting again."""
 SETTLED_S = 5.0
 """A link that lasted so long is dialled again at once when it is lost."""
 HANDSHAKE_S = 10.0
@@ -90,6 +92,15 @@ class Instance:
     def shares_ports(self) -> bool:
         """Whether other processes listen at the same ports."""
         return self.workers > 1
+
+
+def search_tries(n_workers: int, n_linked: int) -> int:
+    """Return how often to dial in one go: each try reaches one of a peer's workers, as chance has it.
+
+    >>> search_tries(2, 0), search_tries(2, 1)
+    (8, 2)
+    """
+    return n_workers if n_linked else 2 * n_workers + 4
 
 
 class Backoff:

@@ -36,7 +36,7 @@ from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, server_credentials
 from fedpredict.wire.channel import Compression, server_options
 from fedpredict.wire.handlers import service, stream
-from fedpredict.wire.link import Instance
+from fedpredict.wire.link import Instance, search_tries
 
 DIGEST = "ab" * 32
 DEADLINE_S = 20.0
@@ -150,6 +150,7 @@ class Balancer:
     def __init__(self) -> None:
         self.targets: list[str] = []
         self.address = ""
+        self.n_led = 0
         self._next = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -187,6 +188,7 @@ class Balancer:
             return
         target = self.targets[self._next % len(self.targets)]
         self._next += 1
+        self.n_led += 1
         host, _, port = target.rpartition(":")
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
@@ -353,6 +355,16 @@ class Rig:
             await self.participant(*scorers)
         await self.wait_linked(remote, len(scorers))
         return remote
+
+    async def wait_searched(self) -> None:
+        """Return when the side that dials has looked for two workers as long as it does in one go."""
+        begun = self.n_led
+        await eventually(lambda: self.n_led >= begun + search_tries(2, 0))
+
+    @property
+    def n_led(self) -> int:
+        """How many connections went through the balancers."""
+        return sum(balancer.n_led for places in self.places.values() for balancer in places)
 
     async def wait_linked(self, remote: RemoteParty, n_links: int = 1) -> None:
         await eventually(lambda: remote.pool.carriers == {self.way.carrier: n_links})

@@ -324,6 +324,24 @@ async def test_every_worker_is_found_and_used(rig: Rig) -> None:
     assert scorer.begun == 3
 
 
+async def test_a_worker_that_starts_later_is_found_soon(rig: Rig, scorer: ScriptedScorer) -> None:
+    later = ScriptedScorer()
+    if rig.way.dials == "initiator":
+        await rig.participant(scorer, n_workers=2)
+        remote = await rig.initiator()
+        await rig.wait_linked(remote)
+        await rig.wait_searched()
+        await rig.participant(later, number=1, n_workers=2)
+        await rig.wait_linked(remote, 2)
+        return
+    first = await rig.initiator(me=Instance(worker=0, workers=2))
+    await rig.participant(scorer)
+    await rig.wait_linked(first)
+    await rig.wait_searched()
+    second = await rig.initiator(me=Instance(worker=1, workers=2))
+    await rig.wait_linked(second)
+
+
 async def test_nothing_is_left_behind(rig: Rig, scorer: ScriptedScorer) -> None:
     """Connections and tasks that were forgotten would warn when they are collected, and warnings are errors."""
     remote = await rig.linked(scorer)

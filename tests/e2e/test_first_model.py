@@ -185,7 +185,7 @@ def test_the_catalogue_shows_the_first_pin(federation: Federation) -> None:
 def test_a_second_server_on_the_port_is_refused(federation: Federation) -> None:
     path = federation.shop.folder / "lab" / "second.toml"
     settings = (federation.shop.folder / "lab" / "participant.toml").read_text()
-    path.write_text(settings.replace("127.0.0.1:0", federation.daemons["lab"].address))
+    path.write_text(settings.replace('\nlisten = "127.0.0.1:0"', f'\nlisten = "{federation.daemons["lab"].address}"'))
 
     done = federation.shop.attempt("participant", "serve", "--config", path)
 

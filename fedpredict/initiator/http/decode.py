@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.wire.codec import check_request_id, new_request_id
 
+CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
 DEADLINE_HEADER = b"x-fedpredict-deadline-ms"
 MAX_NAME_SHOWN = 100
 _NAME_TOO_LONG = MAX_NAME_SHOWN + 80
@@ -46,6 +48,25 @@ class Incoming(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the headers of a request say, and nothing else does.
+
+    Attributes:
+        request_id: Header `x-request-id`.
+        caller: Who the caller states to be.
+        is_json: Whether the body is JSON, uncompressed.
+        deadline: How long the caller waits; not checked.
+        traceparent: The caller's span; empty without one.
+    """
+
+    request_id: str | None
+    caller: str | None
+    is_json: bool
+    deadline: str | None
+    traceparent: str
+
+
+@dataclass(slots=True)
 class Asked:
     """A total task, and how long its caller waits (None: as long as the settings allow)."""
 
@@ -67,9 +88,27 @@ def read_task(request: Incoming, request_id: str, max_samples: int) -> Asked:
         NameRefusedError: The model's id breaks the naming rules.
         ProblemError: The body is no JSON by its headers.
     """
-    _check_media(request)
-    _check_number(request.body, max_samples)
-    body = decode(_predict_decoder, request.body)
+    return parse_task(request.body, read_terms(request), request_id, max_samples)
+
+
+def read_terms(request: Incoming) -> Terms:
+    """Return what the headers of a request say."""
+    return Terms(
+        request_id=request.header(b"x-request-id"),
+        caller=request.header(CALLER_HEADER),
+        is_json=_is_json(request),
+        deadline=request.header(DEADLINE_HEADER),
+        traceparent=request.header(TRACE_HEADER) or "",
+    )
+
+
+def parse_task(data: bytes | bytearray, terms: Terms, request_id: str, max_samples: int) -> Asked:
+    """Return what `read_task` does, from a body and what the headers said."""
+    if not terms.is_json:
+        raise ProblemError(media_refused(JSON))
+    if len(data) >= _LARGE_BODY:
+        _check_number(data, max_samples)
+    body = decode(_predict_decoder, data)
     sample_ids = pack_ids(body.sample_ids)
     task = PredictTask(
         request_id=request_id if body.request_id is None else _request_id(body.request_id),
@@ -77,8 +116,10 @@ def read_task(request: Incoming, request_id: str, max_samples: int) -> Asked:
         mode=body.mode,
         sample_ids=sample_ids,
         inputs=read_inputs(body.inputs, len(sample_ids)) if body.inputs else None,
+        traceparent=terms.traceparent,
     )
-    return Asked(task, deadline_of(request, None if body.timeout_ms is None else body.timeout_ms / 1e3))
+    stated_s = None if body.timeout_ms is None else body.timeout_ms / 1e3
+    return Asked(task, stated_s if terms.deadline is None else _smaller_deadline(terms.deadline, stated_s))
 
 
 def name_request(header: str | None) -> str:
@@ -104,23 +145,24 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | bytearray | memoryvie
         raise _body_error(place.removesuffix("`") or "$", _told(told)) from error
 
 
-def _check_media(request: Incoming) -> None:
-    """Raise `ProblemError` unless a body is JSON by its headers, uncompressed.
+def _is_json(request: Incoming) -> bool:
+    """Return whether a body is JSON by its headers, uncompressed.
 
     A browser's form cannot send application/json to another site without asking first; so no web page can make its
     reader's browser ask for predictions.
     """
     given = request.header(b"content-type")
     is_json = given == JSON or (given or "").partition(";")[0].strip().lower() == JSON
-    if not is_json or request.header(b"content-encoding") not in (None, "identity"):
-        raise ProblemError(media_refused(JSON))
+    return is_json and request.header(b"content-encoding") in (None, "identity")
 
 
 def deadline_of(request: Incoming, stated_s: float | None) -> float | None:
     """Return how long the caller waits: the smaller of what the body says and the header; None without either."""
     header = request.header(DEADLINE_HEADER)
-    if header is None:
-        return stated_s
+    return stated_s if header is None else _smaller_deadline(header, stated_s)
+
+
+def _smaller_deadline(header: str, stated_s: float | None) -> float:
     if not (header.isascii() and header.isdecimal() and len(header) <= 9 and 1 <= int(header) <= MAX_TIMEOUT_MS):
         place = f"header {DEADLINE_HEADER.decode()}"
         raise FieldError(f"{place} is no number", place=place, problem=f"expected 1 to {MAX_TIMEOUT_MS} milliseconds")
@@ -128,13 +170,13 @@ def deadline_of(request: Incoming, stated_s: float | None) -> float | None:
     return header_s if stated_s is None else min(header_s, stated_s)
 
 
-def pack_ids(sample_ids: list[str]) -> SampleIds:
-    """Return ids packed; those of ASCII, nearly all, with one join and no loop over them."""
+def pack_ids(sample_ids: list[str]) -> Sequence[bytes]:
+    """Return ids as bytes, packed unless there is only one; those of ASCII, nearly all, with no loop over them."""
+    if len(sample_ids) == 1:
+        return [sample_ids[0].encode()]
     text = "".join(sample_ids)
     if not text.isascii():
         return SampleIds.of([sample_id.encode() for sample_id in sample_ids])
-    if len(sample_ids) == 1:
-        return SampleIds(text.encode(), np.array([0, len(text)], dtype=np.int64))
     offsets = np.zeros(len(sample_ids) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, sample_ids), dtype=np.int64, count=len(sample_ids)), out=offsets[1:])
     return SampleIds(text.encode(), offsets)
@@ -157,8 +199,6 @@ def read_inputs(columns: Mapping[str, Sequence[float | None]], n_samples: int) -
 
 def _check_number(data: bytes | bytearray, max_samples: int) -> None:
     """Refuse a body of far too many ids without making an object of each: the loop would stand still meanwhile."""
-    if len(data) < _LARGE_BODY:
-        return
     allowed = max_samples + _MANY_NAMES
     n_quotes = data.count(b'"')
     if n_quotes <= 2 * allowed:
@@ -168,6 +208,7 @@ def _check_number(data: bytes | bytearray, max_samples: int) -> None:
         raise TooManySamplesError(f"a body of some {n_strings} strings", limit=max_samples)
 
 
+@lru_cache(maxsize=1024)
 def _model_id(value: str) -> str:
     try:
         return check_model_id(value)

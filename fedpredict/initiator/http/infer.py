@@ -16,10 +16,10 @@ from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
-from fedpredict.initiator.http.decode import deadline_of, decode, name_request
+from fedpredict.initiator.http.decode import CALLER_HEADER, TRACE_HEADER, deadline_of, decode, name_request
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import CALLER_HEADER, TRACE_HEADER, Identify
+from fedpredict.initiator.http.predict import Identify
 from fedpredict.initiator.predict import Predicts
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import TypeAlias
 
-from fedpredict.http.application import JSON, REQUEST_ID, Answer, Request, Route, log_refusal, problem_for
+from fedpredict.http.application import REQUEST_ID, Answer, Request, Route, log_refusal, problem_for
 from fedpredict.http.exchange import Exchange
-from fedpredict.initiator.http.decode import name_request, read_task
-from fedpredict.initiator.http.encode import encode, prediction_body
+from fedpredict.initiator.http.decode import CALLER_HEADER, Terms, name_request, parse_task, read_task, read_terms
+from fedpredict.initiator.http.encode import prediction_json
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
@@ -22,13 +20,6 @@ from fedpredict.security.identity import Identity
 
 Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
 """URIs of the caller's certificate (None without TLS), and who it states to be -> the caller, or an error."""
-
-CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
-
-
-def traced(task: PredictTask, traceparent: str | None) -> PredictTask:
-    """Return a task with what its caller sent in that header."""
-    return replace(task, traceparent=traceparent) if traceparent else task
 
 
 class PredictEndpoint:
@@ -42,12 +33,15 @@ class PredictEndpoint:
 
     def begin(self, exchange: Exchange) -> GiveUp | None:
         """Begin to answer a request on the fast path; return what gives it up."""
-        request_id = name_request(exchange.header(b"x-request-id"))
+        terms = exchange.head.memo
+        if not isinstance(terms, Terms):
+            terms = exchange.head.memo = read_terms(exchange)
+        request_id = name_request(terms.request_id)
         try:
-            caller = self._identify(exchange.peer_uris, exchange.header(CALLER_HEADER))
-            asked = read_task(exchange, request_id, self._max_samples)
-            request_id = asked.task.request_id
-            task = traced(asked.task, exchange.header(TRACE_HEADER))
+            caller = self._identify(exchange.peer_uris, terms.caller)
+            asked = parse_task(exchange.body, terms, request_id, self._max_samples)
+            task = asked.task
+            request_id = task.request_id
             done = partial(self._answer, exchange, task)
             return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
@@ -58,9 +52,8 @@ class PredictEndpoint:
         """Answer a request that came through ASGI."""
         caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
         asked = read_task(request, request.request_id, self._max_samples)
-        task = traced(asked.task, request.header(TRACE_HEADER))
-        prediction = await self._predictor.predict(task, caller, deadline_s=asked.deadline_s)
-        body = encode(prediction_body(prediction, asked.task.model_id))
+        prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
+        body = prediction_json(prediction, asked.task.model_id)
         return Answer(body, headers={REQUEST_ID: asked.task.request_id})
 
     def _answer(self, exchange: Exchange, task: PredictTask, ended: Prediction | BaseException) -> None:
@@ -68,11 +61,11 @@ class PredictEndpoint:
             self._refuse(exchange, task.request_id, ended)
             return
         try:
-            body = encode(prediction_body(ended, task.model_id))
+            body = prediction_json(ended, task.model_id)
         except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
             self._refuse(exchange, task.request_id, error)
         else:
-            exchange.answer(HTTPStatus.OK, JSON, body, task.request_id)
+            exchange.answer_json(body, task.request_id)
 
     def _refuse(self, exchange: Exchange, request_id: str, error: BaseException) -> None:
         if self._log.wants(outcome_of(error)):

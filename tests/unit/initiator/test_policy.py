@@ -73,6 +73,7 @@ def test_constants_have_one_number_per_score() -> None:
 def test_the_fallback_model_fills_what_has_no_number_but_never_an_invalid_id() -> None:
     answer = policy.fail(Kind.LINEAR, {"bank": BANK, "lab": LAB})
     fallback = Combined(
+        all_ok=False,
         raw=np.zeros((5, 1)),
         predictions=np.array([[9.0], [8.0], [NAN], [7.0], [6.0]]),
         status=np.array([OK, OK, NOT_FOUND, OK, OK], dtype=np.uint8),
