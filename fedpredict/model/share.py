@@ -33,9 +33,8 @@ class SampleStatus(IntEnum):
     REFUSED = 9
 
 
-_OK_BYTE = bytes((SampleStatus.OK,))
 _OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
-_OK_BYTE = int(_OK)
+_OK_BYTE = bytes((SampleStatus.OK,))
 
 PRECEDENCE: tuple[SampleStatus, ...] = (
     SampleStatus.UNSPECIFIED,
