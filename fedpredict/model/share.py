@@ -7,7 +7,7 @@ from enum import IntEnum, StrEnum
 
 import numpy as np
 
-from fedpredict.model.arrays import Floats, Statuses, all_finite, all_true
+from fedpredict.model.arrays import Floats, Statuses, all_finite, all_true, any_true
 
 
 class Mode(StrEnum):
@@ -34,6 +34,7 @@ class SampleStatus(IntEnum):
 
 
 _OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
+_OUT_OF_RANGE = np.uint8(SampleStatus.OUT_OF_RANGE)
 _OK_BYTE = bytes((SampleStatus.OK,))
 
 PRECEDENCE: tuple[SampleStatus, ...] = (
@@ -121,7 +122,10 @@ def build_share(values: Floats, status: Statuses) -> Share:
     values = np.array(values, dtype=np.float64)
     status = np.array(status, dtype=np.uint8)
     if not (all_ok(status) and all_finite(values)):
-        overflow = (status == _OK) & ~np.isfinite(values).all(axis=1)
-        status[overflow] = SampleStatus.OUT_OF_RANGE
-        values[status != _OK] = np.nan
+        usable = status == _OK
+        overflow = usable & ~np.isfinite(values).all(axis=1)
+        if any_true(overflow):
+            status[overflow] = _OUT_OF_RANGE
+            usable &= ~overflow
+        values[~usable] = np.nan
     return Share(values, status)
