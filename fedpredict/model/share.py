@@ -7,7 +7,7 @@ from enum import IntEnum, StrEnum
 
 import numpy as np
 
-from fedpredict.model.arrays import Floats, Statuses, all_finite, all_true
+from fedpredict.model.arrays import Floats, Statuses, all_finite, all_true, any_true
 
 
 class Mode(StrEnum):
@@ -33,6 +33,8 @@ class SampleStatus(IntEnum):
     REFUSED = 9
 
 
+_OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
+_OUT_OF_RANGE = np.uint8(SampleStatus.OUT_OF_RANGE)
 _OK_BYTE = bytes((SampleStatus.OK,))
 
 PRECEDENCE: tuple[SampleStatus, ...] = (
@@ -49,7 +51,6 @@ PRECEDENCE: tuple[SampleStatus, ...] = (
 )
 """Where parties disagree about a sample, the first of these is the sample's status."""
 
-_OK = np.uint8(SampleStatus.OK)  # comparing with the enum itself converts it each time
 """Members of an enumeration are slow to look up and to compare with, and every share of every request does both."""
 
 
@@ -120,7 +121,10 @@ def build_share(values: Floats, status: Statuses) -> Share:
     values = np.array(values, dtype=np.float64)
     status = np.array(status, dtype=np.uint8)
     if not (all_ok(status) and all_finite(values)):
-        overflow = (status == _OK) & ~np.isfinite(values).all(axis=1)
-        status[overflow] = SampleStatus.OUT_OF_RANGE
-        values[status != _OK] = np.nan
+        usable = status == _OK
+        overflow = usable & ~np.isfinite(values).all(axis=1)
+        if any_true(overflow):
+            status[overflow] = _OUT_OF_RANGE
+            usable &= ~overflow
+        values[~usable] = np.nan
     return Share(values, status)

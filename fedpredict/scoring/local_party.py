@@ -21,6 +21,7 @@ from fedpredict.model.share import Mode, SampleStatus, Share, all_ok_statuses, b
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 
+_OK = np.uint8(SampleStatus.OK)
 _NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
@@ -87,11 +88,9 @@ class LocalParty(PartyScorer):
         if status is None:
             share, event_time = _share_of_all(model.part.partial_scores(rows.values)), rows.event_time
         else:
-            usable = status == SampleStatus.OK
-            values = np.full((len(status), model.part.n_scores), np.nan)
-            values[usable] = model.part.partial_scores(rows.values[usable])
-            event_time = np.where(usable, rows.event_time, NEVER)
-            share = build_share(values, status)
+            # of what is not usable numbers come out as well, which the share does not keep
+            share = build_share(model.part.partial_scores(rows.values), status)
+            event_time = np.where(status == _OK, rows.event_time, NEVER)
         oldest, of_segments = _oldest(event_time, query.segments)
         return PartyReply(
             share=share,
@@ -118,10 +117,15 @@ def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None
     if is_clear and all_finite(rows.values):
         return None
     # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
-    status = np.full(len(sample_ids), SampleStatus.OK, dtype=np.uint8)
-    status[np.isnan(rows.values).any(axis=1)] = SampleStatus.FEATURE_MISSING
-    status[np.isinf(rows.values).any(axis=1) | rows.ambiguous] = SampleStatus.FEATURE_INVALID
+    status = all_ok_statuses(len(sample_ids))
     absent = ~rows.found
+    # what is absent has no features, so that mostly there is no need to look for single ones that are missing
+    odd = np.flatnonzero(~np.isfinite(rows.values).all(axis=1) | rows.ambiguous | absent)
+    present = odd[rows.found[odd]]
+    if len(present):
+        values = rows.values[present]
+        status[present[np.isnan(values).any(axis=1)]] = SampleStatus.FEATURE_MISSING
+        status[present[np.isinf(values).any(axis=1) | rows.ambiguous[present]]] = SampleStatus.FEATURE_INVALID
     status[absent] = _statuses_of_absent(SampleIds.of(sample_ids).select(absent))
     return status
 
