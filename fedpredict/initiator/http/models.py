@@ -8,8 +8,9 @@ from fedpredict.errors import ServerUnavailableError
 from fedpredict.http.application import Answer, Request, Route
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.http.bodies import HealthAnswer, ModelsAnswer
+from fedpredict.initiator.http.decode import CALLER_HEADER
 from fedpredict.initiator.http.encode import encode, model_body
-from fedpredict.initiator.http.predict import CALLER_HEADER, Identify
+from fedpredict.initiator.http.predict import Identify
 from fedpredict.initiator.service import Models
 from fedpredict.model.prediction import ModelInfo
 
