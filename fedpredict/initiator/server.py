@@ -173,7 +173,7 @@ class InitiatorServer:
             watch=self._watch,
         )
         if self.metrics_address:
-            self._watch.serving.queue = predictor.waiting
+            self._watch.serving.queue(predictor.waiting)
         return predictor, catalogue
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
@@ -248,7 +248,7 @@ class InitiatorServer:
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         if self.metrics_address:
-            self._watch.serving.ready = lambda: {each: models.info(each).ready for each in models.model_ids}
+            self._watch.serving.ready(lambda: {each: models.info(each).ready for each in models.model_ids})
         self._serves = True
         stack.push_async_callback(self._drain, server, health, service)
 

@@ -141,10 +141,8 @@ class ServingMetrics(Source):
         self._rounds: dict[tuple[str, Mode], Rounds] = {}
         self._parties: dict[str, Calls] = {}
         self._connections: dict[Edge, Callable[[], int]] = {}
-        self.queue: Queue = lambda: (0, 0)
-        """Asked when the page is read; whoever holds the queue puts its own function here."""
-        self.ready: Callable[[], Mapping[str, bool]] = dict
-        """Asked when the page is read: model id -> whether it can be answered in full."""
+        self._queue: Queue = lambda: (0, 0)
+        self._ready: Callable[[], Mapping[str, bool]] = dict
 
     def request(self, edge: Edge, model: str, mode: Mode) -> Requests:
         """Return the recorder of an edge, model and mode."""
@@ -178,19 +176,27 @@ class ServingMetrics(Source):
         """Have `count` asked, when the page is read, how many connections are open at an edge."""
         self._connections[edge] = count
 
+    def queue(self, waiting: Queue) -> None:
+        """Have `waiting` asked, when the page is read, how many requests and rows wait."""
+        self._queue = waiting
+
+    def ready(self, models: Callable[[], Mapping[str, bool]]) -> None:
+        """Have `models` asked, when the page is read: model id -> whether it can be answered in full."""
+        self._ready = models
+
     @override
     def read(self) -> Iterable[Reading]:
         """Return everything, in the order of the declarations."""
         yield self._request_seconds.reading()
         yield self._request_rows.reading()
         yield Reading(metrics.OPEN_CONNECTIONS, [((edge,), count()) for edge, count in self._connections.items()])
-        yield Reading(metrics.MODEL_READY, [((model,), float(ready)) for model, ready in self.ready().items()])
+        yield Reading(metrics.MODEL_READY, [((model,), float(ready)) for model, ready in self._ready().items()])
         yield self._round_seconds.reading()
         yield self._round_rows.reading()
         yield self._round_requests.reading()
         rounds = tuple(self._rounds.items())
         yield Reading(metrics.ROUNDS_IN_FLIGHT, [((key[0], key[1].value), each.in_flight) for key, each in rounds])
-        requests, rows = self.queue()
+        requests, rows = self._queue()
         yield one(metrics.QUEUE_REQUESTS, requests)
         yield one(metrics.QUEUE_ROWS, rows)
         yield self._party_seconds.reading()
@@ -254,6 +260,20 @@ class _NoServingMetrics(ServingMetrics):
     def party(self, party: str) -> Calls:
         # each asker has its own: a link that is put there must not outlive it
         return _NoCalls(lambda _: Distribution(()), Distribution(()))
+
+    # there is one of these in a process: what it would ask, it would keep alive
+
+    @override
+    def connections(self, edge: Edge, count: Callable[[], int]) -> None:
+        pass
+
+    @override
+    def queue(self, waiting: Queue) -> None:
+        pass
+
+    @override
+    def ready(self, models: Callable[[], Mapping[str, bool]]) -> None:
+        pass
 
 
 NO_SERVING_METRICS: ServingMetrics = _NoServingMetrics()

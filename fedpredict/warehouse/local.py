@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from fedpredict.errors import StatementError, TableCorruptError, WarehouseWriteError
-from fedpredict.warehouse.base import ARROW_TYPES, Column, Partition, TableSchema, Value, Warehouse
+from fedpredict.warehouse.base import (
+    ARROW_TYPES,
+    Column,
+    Partition,
+    TableSchema,
+    Value,
+    Warehouse,
+    check_identifier,
+    check_partition_values,
+)
 from fedpredict.warehouse.local_files import PartitionFile, TableFolder, unreadable
 
 if TYPE_CHECKING:
@@ -80,6 +89,9 @@ class LocalWarehouse(Warehouse):
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         """Return columns of the rows of all partitions that match `where`."""
         folder = TableFolder(self._root, table)
+        for column in columns:
+            check_identifier(column)
+        check_partition_values(where)  # also where there is no table yet: a refusal must not depend on what is stored
         schema = folder.schema()
         if schema is None:
             return pa.table({name: pa.nulls(0) for name in columns})

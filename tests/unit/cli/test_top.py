@@ -98,8 +98,8 @@ def test_what_happened_between_two_looks_is_shown(
     ports: Ports, between: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     serving = ServingMetrics({"credit"})
-    serving.ready = lambda: {"credit": True, "idle": False}
-    serving.queue = lambda: (4, 40)
+    serving.ready(lambda: {"credit": True, "idle": False})
+    serving.queue(lambda: (4, 40))
     serving.connections("http", lambda: 7)
     serving.party("lab").link = Linked({"socket": 2}, 1)
     serving.party("shop").link = Linked({}, 5)

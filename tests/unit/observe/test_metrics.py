@@ -130,7 +130,7 @@ def test_rounds_and_the_queue_are_read_as_they_stand() -> None:
     rounds.began(requests=3, rows=30)
     rounds.began(requests=1, rows=1000)
     rounds.done(0.004)
-    serving.queue = lambda: (17, 170)
+    serving.queue(lambda: (17, 170))
     text = page(serving)
     labels = '{mode="nearline",model="credit"}'
     assert of(text, "fedpredict_rounds_in_flight") == {labels: 1.0}
@@ -171,7 +171,7 @@ def test_a_party_shows_its_calls_and_its_link() -> None:
 def test_edges_and_models_are_asked_when_the_page_is_read() -> None:
     serving = ServingMetrics({"credit"})
     serving.connections("http", lambda: 64)
-    serving.ready = lambda: {"credit": True, "fraud": False}
+    serving.ready(lambda: {"credit": True, "fraud": False})
     text = page(serving)
     assert of(text, "fedpredict_open_connections") == {'{edge="http"}': 64.0}
     assert of(text, "fedpredict_model_ready") == {'{model="credit"}': 1.0, '{model="fraud"}': 0.0}
@@ -221,6 +221,9 @@ def test_null_recorders_count_nothing() -> None:
     NO_SERVING_METRICS.round("m", NEARLINE).began(1, 1)
     NO_SERVING_METRICS.round("m", NEARLINE).done(1.0)
     NO_SERVING_METRICS.party("lab").done("ok", 1.0, 1.0)
+    NO_SERVING_METRICS.connections("http", lambda: 1)
+    NO_SERVING_METRICS.queue(lambda: (1, 1))
+    NO_SERVING_METRICS.ready(lambda: {"m": True})
     NO_PARTICIPANT_METRICS.score("a", "m").done(1.0, np.ones(1, np.uint8))
     NO_PARTICIPANT_METRICS.score("a", "m").failed("internal", 1.0)
     text = page(NO_SERVING_METRICS, NO_PARTICIPANT_METRICS)
