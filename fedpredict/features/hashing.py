@@ -59,6 +59,7 @@ class IdHash:
         self._length_key, self._mix_key, *keys = _odd_numbers(seed, _N_WORDS + 2)
         self._keys = tuple(keys)
         self._first_key, *self._further_keys = keys
+        self._of_numpy = [np.uint64(key) for key in (self._length_key, self._mix_key, *keys)]
 
     def one(self, sample_id: bytes) -> int:
         """Return the hash of an id; of a longer one than `MAX_SAMPLE_ID_BYTES`, of its beginning and its length.
@@ -96,13 +97,15 @@ class IdHash:
         """Return what `one` does for each of at least one id."""
         data = np.frombuffer(sample_ids.data + b"\0" * _WORD, dtype=np.uint8)
         lengths = sample_ids.lengths
-        words = id_words(data, sample_ids.offsets[:-1], lengths, min(int(lengths.max()), MAX_SAMPLE_ID_BYTES))
+        longest = min(int(np.maximum.reduce(lengths)), MAX_SAMPLE_ID_BYTES)
+        words = id_words(data, sample_ids.offsets[:-1], lengths, longest)
+        length_key, mix_key, *keys = self._of_numpy
         hashes = lengths.astype(np.uint64)
-        hashes *= np.uint64(self._length_key)
-        for word, key in zip(words, self._keys, strict=False):
-            hashes += word * np.uint64(key)
+        hashes *= length_key
+        for word, key in zip(words, keys, strict=False):
+            hashes += word * key
         hashes ^= hashes >> _HALF
-        hashes *= np.uint64(self._mix_key)
+        hashes *= mix_key
         return HashedIds(hashes, lengths, words)
 
 

@@ -22,6 +22,8 @@ from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
 
+_SMALL_BYTES = 4 * (INLINE_SAMPLES + 1)
+"""What the offsets of `INLINE_SAMPLES` sample ids take."""
 MAX_DEADLINE_S = 60.0
 """For callers who state no deadline."""
 
@@ -126,5 +128,6 @@ class LinkServer:
         await asyncio.gather(*(link.drain(drain_s) for link in tuple(self._links)))
 
 
-def _is_small(frame: link_pb2.Frame) -> bool:
-    return frame.HasField("score") and len(frame.score.sample_ids.offsets) <= 4 * (INLINE_SAMPLES + 1)
+def _is_small(frame: link_pb2.Frame, n_bytes: int) -> bool:
+    # the bytes alone tell it of most: looking into the message takes longer
+    return frame.HasField("score") and (n_bytes <= _SMALL_BYTES or len(frame.score.sample_ids.offsets) <= _SMALL_BYTES)

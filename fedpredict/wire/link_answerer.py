@@ -38,7 +38,7 @@ class LinkAnswerer(LinkEnd):
         carrier: Carrier,
         answer: Answer,
         *,
-        is_small: Callable[[link_pb2.Frame], bool],
+        is_small: Callable[[link_pb2.Frame, int], bool],
         closed: Callable[[LinkAnswerer, str], None],
     ) -> None:
         """Take a carrier that is open; context variables are, for every call, as they are now.
@@ -46,7 +46,7 @@ class LinkAnswerer(LinkEnd):
         Args:
             carrier: Carries the frames; this object closes it.
             answer: What the calls are answered with.
-            is_small: Whether a call is computed within the event loop.
+            is_small: Whether a call, which came in so many bytes, is computed within the event loop.
             closed: Called when the link is gone, with the reason.
         """
         self.carrier = carrier
@@ -97,7 +97,7 @@ class LinkAnswerer(LinkEnd):
             if task is not None:
                 task.cancel()
         elif body in _CALLS and frame.id != 0 and frame.id not in self._tasks:
-            self._begin(frame)
+            self._begin(frame, len(data))
         else:
             self.close(f"a frame of call {frame.id} with {body}, which no caller sends")
 
@@ -121,10 +121,10 @@ class LinkAnswerer(LinkEnd):
             task.cancel()
         self._closed(self, reason)
 
-    def _begin(self, frame: link_pb2.Frame) -> None:
+    def _begin(self, frame: link_pb2.Frame, n_bytes: int) -> None:
         context = self._context.copy()
         coroutine = self._answer(frame)
-        if self._is_small(frame):
+        if self._is_small(frame, n_bytes):
             try:
                 waits_for = context.run(coroutine.send, None)
             except StopIteration as done:

@@ -27,7 +27,7 @@ class Answering:
         self.what: Callable[[link_pb2.Frame], Awaitable[link_pb2.Frame]] = reply
         self.closed: list[str] = []
         self.link = LinkAnswerer(
-            self.hand, self._answer, is_small=lambda _: small, closed=lambda _, reason: self.closed.append(reason)
+            self.hand, self._answer, is_small=lambda *_: small, closed=lambda _, reason: self.closed.append(reason)
         )
 
     async def _answer(self, frame: link_pb2.Frame) -> link_pb2.Frame:
