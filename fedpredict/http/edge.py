@@ -11,8 +11,6 @@ from fedpredict.http.settings import HttpSettings
 MAX_HEADS, MAX_HEAD_KEPT = 1024, 1024
 """Heads that are kept, and most bytes of each."""
 END_OF_HEAD = b"\r\n\r\n"
-READ_BYTES = 256 * 1024
-"""Most bytes taken from a connection with TLS at once."""
 _NOT_KEPT = (b"x-request-id", b"traceparent", b"expect", b"transfer-encoding")
 """Heads with these are of one request, or say more about the body than its length."""
 
@@ -28,7 +26,6 @@ class Edge:
         draining: Whether the server stops: answers then close their connections.
         heads: What the parser made of heads for fast routes, by their bytes: callers send few different ones, and to
             parse one costs more than all the rest of the edge.
-        read_into: The buffer of `TlsReader`.
     """
 
     settings: HttpSettings
@@ -36,7 +33,6 @@ class Edge:
     name_request: Callable[[str | None], str]
     draining: bool = False
     heads: dict[bytes, Head] = field(default_factory=dict)
-    read_into: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     dates: tuple[list[tuple[bytes, bytes]], bytes] = field(default_factory=lambda: ([], b""))
 
     def date_line(self, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -18,7 +18,6 @@ from fedpredict.http.edge import Edge
 from fedpredict.http.exchange import FastRoute
 from fedpredict.http.protocol import EdgeProtocol
 from fedpredict.http.settings import HttpSettings
-from fedpredict.http.tls_reader import TlsReader
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -141,14 +140,9 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         timeout_s = self._edge.settings.request_timeout_s if self._tls else None
         await self.on_tick(0)
-
-        def connection() -> EdgeProtocol | TlsReader:
-            protocol = EdgeProtocol(self.config, self.server_state, self._edge, loop)
-            return TlsReader(protocol, self._edge.read_into) if self._tls else protocol
-
         self.servers = [
             await loop.create_server(
-                connection,
+                lambda: EdgeProtocol(self.config, self.server_state, self._edge, loop),
                 sock=bound,
                 ssl=self._tls,
                 backlog=self.config.backlog,
