@@ -90,8 +90,8 @@ class LinkPool(Keeper):
             self.reconnects += 1
         if self._bridged_until:
             self._bridged_until = self._loop.time() + BRIDGE_S
-        extra = {"party": self._party, "carrier": link.carrier.name, "worker": instance.worker, "n": len(self._usable)}
-        logger.info("party.linked", extra=extra)
+        extra = {"party": self._party, "carrier": link.carrier.name, "peer_worker": instance.worker}
+        logger.info("party.linked", extra={**extra, "n": len(self._usable)})  # `worker` is this process's own
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call.keeper = None

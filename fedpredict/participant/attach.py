@@ -213,7 +213,7 @@ class _Meeting:
             raise PartyUnavailableError(f"party {place.party}: no hello", party=place.party) from error
         place.workers = min(max(1, hello.workers), 256)
         carrier = self._link.carrier.name if self._link else ""
-        extra = {"party": place.party, "address": place.address, "carrier": carrier, "worker": hello.worker}
+        extra = {"party": place.party, "address": place.address, "carrier": carrier, "peer_worker": hello.worker}
         logger.info("participant.attached", extra=extra)
 
     def _greet(self, hello: participant_pb2.HelloRequest) -> None:

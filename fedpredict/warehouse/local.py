@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_LISTINGS = 20
+_LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
 
 
