@@ -10,9 +10,14 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
 from fedpredict.warehouse.hive_settings import HiveSettings
+
+# how long an example takes says what else the machine does, not whether it is right
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SERVERS = ("spark", "hive")
 DESELECTED = pytest.StashKey[dict[str, int]]()

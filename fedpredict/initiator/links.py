@@ -44,6 +44,7 @@ class LinkPool(Keeper):
         self._waiting: list[LinkCall[Any]] = []
         self._deadlines = Deadlines(self._expire)
         self._bridged_until = 0.0
+        self._joined_until = 0.0
         self._because = "it has not been linked yet"
         self._n_lost = 0
         self.reconnects = 0
@@ -57,8 +58,8 @@ class LinkPool(Keeper):
 
     @property
     def unsettled(self) -> bool:
-        """Whether the party was lost a moment ago, so that it may not be ready yet."""
-        return self._loop.time() < self._bridged_until
+        """Whether the party, or one worker of it, was lost a moment ago, so that it may not be ready yet."""
+        return self._loop.time() < max(self._bridged_until, self._joined_until)
 
     @property
     def carriers(self) -> dict[str, int]:
@@ -88,6 +89,7 @@ class LinkPool(Keeper):
         if self._n_lost:
             self._n_lost -= 1
             self.reconnects += 1
+            self._joined_until = self._loop.time() + BRIDGE_S
         if self._bridged_until:
             self._bridged_until = self._loop.time() + BRIDGE_S
         extra = {"party": self._party, "carrier": link.carrier.name, "peer_worker": instance.worker}
@@ -125,7 +127,7 @@ class LinkPool(Keeper):
         if usable:
             link = usable[0] if len(usable) == 1 else self._least_loaded(usable)
             link.start(call)
-        elif not self.unsettled:
+        elif self._loop.time() >= self._bridged_until:
             call.fail(PartyUnavailableError(f"party {self._party}: no link: {self._because}", party=self._party))
         elif len(self._waiting) >= MAX_CALLS:
             call.fail(self._who.busy(len(self._waiting)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fedpredict.errors import ConfigError
 from fedpredict.observe.logs import log_context
@@ -29,18 +29,22 @@ MAX_DEADLINE_S = 60.0
 
 Greeted = Callable[[participant_pb2.HelloRequest], None]
 Closed = Callable[[LinkAnswerer, str], None]
+Settled = Callable[[], Awaitable[None]]
 
 
 class LinkServer:
     """The links of one participant."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, settled: Settled | None = None) -> None:
         """Prepare; nothing listens.
 
         Args:
             answers: What calls are answered with.
+            settled: Waited for before a hello is answered, where other workers can answer until then: a link brings
+                calls, and one that has read nothing yet would refuse them.
         """
         self._answers = answers
+        self._settled = settled
         self._links: set[LinkAnswerer] = set()
         self._listener: asyncio.Server | None = None
 
@@ -106,6 +110,8 @@ class LinkServer:
                 return link_pb2.Frame(described=await self._answers.describe_model(frame.describe, caller, remaining_s))
             if greeted is not None:
                 greeted(frame.hello)
+            if self._settled is not None:
+                await self._settled()
             return link_pb2.Frame(hello_reply=await self._answers.hello(frame.hello))
 
         def forget(link: LinkAnswerer, reason: str) -> None:

@@ -82,7 +82,7 @@ class ParticipantServer:
         self._answers = Answers(
             scorer, self._policy, tls, self._me, max_samples=settings.max_samples, watch=self._watch
         )
-        self._links = LinkServer(self._answers)
+        self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
         self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)

@@ -324,6 +324,22 @@ async def test_every_worker_is_found_and_used(rig: Rig) -> None:
     assert scorer.begun == 3
 
 
+async def test_a_worker_that_comes_back_unready_fails_no_request(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer, ScriptedScorer())
+    await rig.workers[0].stop()
+    del rig.workers[0]
+    unready = ScriptedScorer(raises=ModelNotReadyError("the warehouse is being read"))
+    await rig.participant(unready, number=0, n_workers=2)
+    await rig.wait_linked(remote, 2)
+
+    replies = await gather_outcomes(
+        [remote.score(query_of(b"%d" % number), deadline_s=DEADLINE_S) for number in range(20)]
+    )
+
+    assert unready.begun > 0
+    assert [reply.share.values.item() for reply in replies if not isinstance(reply, BaseException)] == list(range(20))
+
+
 async def test_a_worker_that_starts_later_is_found_soon(rig: Rig, scorer: ScriptedScorer) -> None:
     later = ScriptedScorer()
     if rig.way.dials == "initiator":
