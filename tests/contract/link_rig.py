@@ -228,7 +228,7 @@ class Worker:
         tls = rig.tls("lab")
         policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
         self.answers = Answers(scorer, policy, tls, me, max_samples=100_000)
-        self.links = LinkServer(self.answers)
+        self.links = LinkServer(self.answers, rig.settled)
         self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
         self.server = grpc.aio.server(options=server_options())
         self.address = ""
@@ -273,6 +273,8 @@ class Rig:
         """What lies before the side that listens; where participants dial, before the initiator `bank`."""
         self.places = {"bank": (self.balancer, self.link_balancer)}
         self.workers: list[Worker] = []
+        self.settled: Callable[[], Awaitable[None]] | None = None
+        """What a worker waits for before it answers a hello on a link."""
         self.peers: dict[str, InitiatorPeerSettings] = {}
 
     def tls(self, party: str) -> TlsFiles | None:

@@ -324,6 +324,22 @@ async def test_every_worker_is_found_and_used(rig: Rig) -> None:
     assert scorer.begun == 3
 
 
+async def test_a_worker_that_has_read_nothing_yet_is_not_linked(rig: Rig, scorer: ScriptedScorer) -> None:
+    read = asyncio.Event()
+
+    async def settled() -> None:
+        await read.wait()
+
+    rig.settled = settled
+    linking = asyncio.create_task(rig.linked(scorer))
+    await eventually(lambda: bool(rig.workers) and rig.workers[0].links.n_links > 0)
+    assert not linking.done()
+
+    read.set()
+
+    assert (await linking).pool.carriers == {rig.way.carrier: 1}
+
+
 async def test_a_worker_that_comes_back_unready_fails_no_request(rig: Rig, scorer: ScriptedScorer) -> None:
     remote = await rig.linked(scorer, ScriptedScorer())
     await rig.workers[0].stop()
