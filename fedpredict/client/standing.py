@@ -14,6 +14,7 @@ from fedpredict.client.connection import Deadline, Target
 from fedpredict.client.failures import LostConnectionError, from_stream
 from fedpredict.errors import DeadlineExceededError
 from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.channel import STREAM_METADATA
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 
@@ -46,7 +47,7 @@ class StandingStreams:
         """
         if self._stream is None or not self._stream.takes_calls:
             method = self._channel.stream_stream(core.PREDICT_STREAM, None, None)
-            self._stream = _Stream(method(None, metadata=self._target.metadata))
+            self._stream = _Stream(method(None, metadata=(*self._target.metadata, BATCH_METADATA)))
         remaining_s = deadline.remaining_s()
         answer = await self._stream.ask(task, remaining_s, as_table=self._as_tables)
         return core.parse_stream_answer(answer, task)
@@ -108,24 +109,32 @@ class _Stream:
         # one write at a time, as grpc.aio wants it, and none before the server has shown that it takes the stream: a
         # write that fails hides the status that the server gave
         try:
-            if STREAM_METADATA not in tuple(await self._call.initial_metadata()):
+            offered = tuple(await self._call.initial_metadata())
+            if STREAM_METADATA not in offered:
                 return
+            in_batches = BATCH_METADATA in offered
             while self.takes_calls or self._unsent:
                 self._to_write.clear()
-                while self._unsent:
-                    call_id, message = self._unsent.popleft()
-                    if not call_id or call_id in self._waiting:
-                        await self._call.write(message)
+                while messages := self._wanted():
+                    while messages:
+                        await self._call.write(take_batch(messages) if in_batches else messages.popleft())
                 await self._to_write.wait()
         except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):
             self._broke = True
             self._call.cancel()
 
+    def _wanted(self) -> deque[bytes]:
+        """Take what is unsent, without calls whose callers have left."""
+        unsent, self._unsent = self._unsent, deque()
+        return deque(message for call_id, message in unsent if not call_id or call_id in self._waiting)
+
     async def _read(self) -> None:
         try:
             # at run time the end is an object of its own, which the stubs describe as another type
             while (data := cast("bytes", await self._call.read())) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                self._take(initiator_pb2.PredictAnswer.FromString(data))
+                answer = initiator_pb2.PredictAnswer.FromString(data)
+                for each in (answer, *answer.more):
+                    self._take(each)
         except (grpc.RpcError, asyncio.CancelledError, DecodeError):
             # a status of the stream, CANCELLED too, which grpc.aio raises as if this task had been cancelled
             self._call.cancel()

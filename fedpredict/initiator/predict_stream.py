@@ -24,6 +24,7 @@ from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import task_codec
+from fedpredict.wire.batching import BATCH_METADATA, MAX_BATCH, take_batch
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, STREAM_METADATA
 from fedpredict.wire.handlers import Context, log_failure, parse
 from fedpredict.wire.status import abort, failure_to_wire
@@ -71,7 +72,7 @@ class PredictStreams:
             caller = self._who_calls(context)
             add_log_context(caller=caller.name)
             # tells the caller, before it sends anything, that there is such a method and that it may use it
-            await context.send_initial_metadata((STREAM_METADATA,))
+            await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
             stream = _Stream(self._predictor, caller, context, self._max_calls)
             self._open.add(stream)
             if self._draining:
@@ -113,6 +114,7 @@ class _Stream:
         self._to_write = asyncio.Event()
         self._has_room = asyncio.Event()
         self._draining = False
+        self._in_batches = BATCH_METADATA in tuple(context.invocation_metadata() or ())
 
     def drain(self) -> None:
         """Take no further calls, and end when those under way are answered."""
@@ -145,15 +147,22 @@ class _Stream:
     async def _write_ready(self) -> None:
         self._to_write.clear()
         while self._answers:
-            await self._context.write(self._answers.popleft())
+            await self._context.write(take_batch(self._answers) if self._in_batches else self._answers.popleft())
             self._has_room.set()
 
     async def _read(self) -> None:
         while (data := await self._context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-            self._take(parse(initiator_pb2.PredictCall, data), len(data))
-            while self._is_full():
-                self._has_room.clear()
-                await self._has_room.wait()
+            message = parse(initiator_pb2.PredictCall, data)
+            if len(message.more) > MAX_BATCH:
+                raise ProtocolError(f"{len(message.more)} further calls in one message; at most {MAX_BATCH} are taken")
+            if any(each.more for each in message.more):
+                raise ProtocolError("a further call in a message has further calls of its own")
+            n_bytes = len(data) // (1 + len(message.more))
+            for each in (message, *message.more):
+                self._take(each, n_bytes)
+                while self._is_full():
+                    self._has_room.clear()
+                    await self._has_room.wait()
 
     def _is_full(self) -> bool:
         n_calls = len(self._under_way) + len(self._answers)

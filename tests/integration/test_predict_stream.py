@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import channel_credentials, peer_identity, server_credentials, server_name
 from fedpredict.wire import arrow_codec, task_codec
+from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
@@ -59,9 +61,9 @@ class Edge:
             f"127.0.0.1:{self._port}", credentials, options=channel_options(server_name("bank"))
         )
 
-    def open(self) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+    def open(self, *metadata: tuple[str, str]) -> grpc.aio.StreamStreamCall[bytes, bytes]:
         assert self._channel is not None
-        return self._channel.stream_stream(STREAM, None, None)(None, timeout=ANSWERS_IN_S)
+        return self._channel.stream_stream(STREAM, None, None)(None, timeout=ANSWERS_IN_S, metadata=metadata)
 
     async def drain(self, grace_s: float) -> None:
         self.service.drain()
@@ -148,6 +150,37 @@ async def test_a_call_that_is_ready_does_not_wait_for_one_before_it(edge: Edge, 
     second = await read(stream)
 
     assert (first.id, second.id) == (2, 1)
+
+
+async def test_answers_that_are_ready_together_leave_together_where_the_caller_takes_that(
+    edge: Edge, predictor: ScriptedPredictor
+) -> None:
+    stream = edge.open(BATCH_METADATA)
+    assert BATCH_METADATA in tuple(await stream.initial_metadata())
+
+    await stream.write(take_batch(deque(call(number, task(b"hold")) for number in (1, 2, 3))))
+    await until(lambda: predictor.at_work == 3)
+    predictor.held.set()
+    answers: list[initiator_pb2.PredictAnswer] = []
+    while len(answers) < 3:
+        message = await read(stream)
+        answers += [message, *message.more]
+
+    assert {answer.id for answer in answers} == {1, 2, 3}
+    assert max(len(answer.more) for answer in answers) >= 1
+
+
+async def test_a_batch_larger_than_the_limit_is_worked_off_bit_by_bit(edge: Edge, predictor: ScriptedPredictor) -> None:
+    stream = edge.open(BATCH_METADATA)
+    predictor.held.set()
+
+    await stream.write(take_batch(deque(call(number, task(b"2")) for number in range(1, 21))))
+    ids: set[int] = set()
+    while len(ids) < 20:
+        message = await read(stream)
+        ids |= {each.id for each in (message, *message.more)}
+
+    assert ids == set(range(1, 21))
 
 
 async def test_a_stream_that_is_closed_gets_every_answer_and_then_ends(
@@ -254,8 +287,13 @@ async def test_a_bad_request_in_a_good_call_fails_that_call_alone(edge: Edge) ->
         [call(0, task(b"1"))],
         [initiator_pb2.PredictCall(id=1).SerializeToString()],
         [call(1, task(b"hold")), call(1, task(b"1"))],
+        [
+            initiator_pb2.PredictCall(
+                id=1, more=[initiator_pb2.PredictCall(id=2, more=[initiator_pb2.PredictCall(id=3)])]
+            ).SerializeToString()
+        ],
     ],
-    ids=["no message", "id 0", "no body", "an id under way"],
+    ids=["no message", "id 0", "no body", "an id under way", "a batch in a batch"],
 )
 async def test_a_message_that_breaks_the_protocol_ends_the_stream(
     edge: Edge, predictor: ScriptedPredictor, messages: list[bytes]

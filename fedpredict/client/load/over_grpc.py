@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from fedpredict.client.load.record import LOST, NO_NUMBER, OK
 from fedpredict.client.load.target import Answer, Done, LoadTarget
 from fedpredict.errors import OverloadedError
 from fedpredict.model.share import SampleStatus
+from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2
 
@@ -146,7 +148,7 @@ class OverStream(LoadTarget):
         yield self._message(number)
 
     async def _hold_stream(self) -> None:
-        call = self._method(None, metadata=self._target.metadata)
+        call = self._method(None, metadata=(*self._target.metadata, BATCH_METADATA))
         writer = asyncio.ensure_future(self._write(call))
         problem = LOST
         try:
@@ -162,14 +164,20 @@ class OverStream(LoadTarget):
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         # a stream takes one write at a time
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            in_batches = BATCH_METADATA in tuple(await call.initial_metadata())
             while True:
-                await call.write(await self._queue.get())
+                ready = deque([await self._queue.get()])
+                while not self._queue.empty():
+                    ready.append(self._queue.get_nowait())
+                while ready:
+                    await call.write(take_batch(ready) if in_batches else ready.popleft())
 
     def _settle(self, data: bytes) -> None:
         answer = initiator_pb2.PredictAnswer.FromString(data)
-        number, done = self._under_way.pop(answer.id, (0, None))
-        if done is not None:
-            done(number, judge_answer(answer))
+        for each in (answer, *answer.more):
+            number, done = self._under_way.pop(each.id, (0, None))
+            if done is not None:
+                done(number, judge_answer(each))
 
     def _fail_all(self, problem: str) -> None:
         lost, self._under_way = self._under_way, {}
