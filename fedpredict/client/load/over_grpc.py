@@ -105,6 +105,7 @@ class OverStream(LoadTarget):
         self._method = self._channel.stream_stream(PREDICT_STREAM, None, None)
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._under_way: dict[int, tuple[int, Done]] = {}
+        self._in_batches = False
         self._stream: asyncio.Task[None] | None = None
 
     @override
@@ -151,8 +152,11 @@ class OverStream(LoadTarget):
         call = self._method(None, metadata=(*self._target.metadata, BATCH_METADATA))
         writer = asyncio.ensure_future(self._write(call))
         problem = LOST
+        self._in_batches = False
         try:
             async for data in call:
+                # known with the first answer; before it, calls leave one by one, since a server may say nothing earlier
+                self._in_batches = self._in_batches or BATCH_METADATA in tuple(await call.initial_metadata())
                 self._settle(data)
         except grpc.RpcError as error:
             problem = error.code().name
@@ -164,13 +168,12 @@ class OverStream(LoadTarget):
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         # a stream takes one write at a time
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
-            in_batches = BATCH_METADATA in tuple(await call.initial_metadata())
             while True:
                 ready = deque([await self._queue.get()])
                 while not self._queue.empty():
                     ready.append(self._queue.get_nowait())
                 while ready:
-                    await call.write(take_batch(ready) if in_batches else ready.popleft())
+                    await call.write(take_batch(ready) if self._in_batches else ready.popleft())
 
     def _settle(self, data: bytes) -> None:
         answer = initiator_pb2.PredictAnswer.FromString(data)
