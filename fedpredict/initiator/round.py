@@ -218,17 +218,11 @@ class Round:
         sides = dict.fromkeys(self._question.manifest.parties, unasked) if unasked else self._sides
         # the next round is under way, and parties compute, while these answers are handed out
         self._make_way()
-        try:
-            self._deliver(self._live(), sides)
-        except Exception as error:  # a defect: the callers are told
-            logger.exception("round.failed")
-            for each in self._live():
-                each.waiting.fail(error)
+        self._deliver(self._live(), sides)
         self._watched.ended("ok")
 
     def _fail(self, error: BaseException) -> None:
-        for each in self._batch.slices:
-            each.waiting.fail(error)
+        _fail(self._batch.slices, error)
         self._end(outcome_of(error))
 
     def _end(self, outcome: Outcome = "ok") -> None:
@@ -247,6 +241,18 @@ class Round:
         self._ended(self)
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
+        """Answer requests, now or when the fallback model has; never raises, so that a round always ends."""
+        try:
+            answer = self._combine(sides)
+            if self._question.settings.fallback_model is None or answer.all_ok:
+                self._hand_out(slices, sides, answer)
+            else:
+                _in_background(self._fall_back(slices, sides, answer))
+        except Exception as error:  # a defect: the callers are told
+            logger.exception("round.failed")
+            _fail(slices, error)
+
+    def _combine(self, sides: Mapping[str, _Side]) -> Answer:
         settings, kind = self._question.settings, self._question.manifest.kind
         shares = {party: side.share for party, side in sides.items()}
         combining = self._watched.combining()
@@ -256,30 +262,31 @@ class Round:
             answer = policy.fail(kind, shares)
         if combining is not None:
             combining.end("ok")
-        if settings.fallback_model is None or answer.all_ok:
-            self._hand_out(slices, sides, answer)
-        else:
-            _in_background(self._fall_back(slices, sides, answer))
+        return answer
 
     async def _fall_back(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
         """Hand out the answer with the fallback model's numbers where it has none."""
-        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
         try:
-            if unscored.any():
-                manifest = self._question.fallback()
-                left_s = max(each.waiting.ends for each in slices) - self._loop.time()
-                ids, request_id = self._batch.ids.select(unscored), slices[0].waiting.task.request_id
-                query = fallback_query(manifest, self._question, request_id, ids)
-                reply = await _begin(self._question.scorers[self._question.own_party], query, left_s)
-                own = policy.spread_share(reply.share, unscored)
-                answer = policy.fallback_model(answer, combine(manifest.kind, {self._question.own_party: own}))
-        except FedPredictError as error:
-            logger.warning("fallback.failed", extra={"reason": str(error)})
+            self._hand_out(slices, sides, await self._filled(slices, answer))
         except Exception as error:  # a defect: the callers are told
             logger.exception("round.failed")
-            for each in slices:
-                each.waiting.fail(error)
-        self._hand_out(slices, sides, answer)
+            _fail(slices, error)
+
+    async def _filled(self, slices: Sequence[Slice], answer: Answer) -> Answer:
+        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
+        if not unscored.any():
+            return answer
+        try:
+            manifest = self._question.fallback()
+            left_s = max(each.waiting.ends for each in slices) - self._loop.time()
+            ids, request_id = self._batch.ids.select(unscored), slices[0].waiting.task.request_id
+            query = fallback_query(manifest, self._question, request_id, ids)
+            reply = await _begin(self._question.scorers[self._question.own_party], query, left_s)
+            own = policy.spread_share(reply.share, unscored)
+            return policy.fallback_model(answer, combine(manifest.kind, {self._question.own_party: own}))
+        except FedPredictError as error:
+            logger.warning("fallback.failed", extra={"reason": str(error)})
+            return answer
 
     def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
         manifest, alone = self._question.manifest, len(self._batch.slices) == 1
@@ -298,6 +305,11 @@ class Round:
             PartyReport(party, None if all_ok(status) else status, oldest, took_s, elapsed_s, problem)
             for status, oldest in zip(statuses, times, strict=True)
         ]
+
+
+def _fail(slices: Sequence[Slice], error: BaseException) -> None:
+    for each in slices:
+        each.waiting.fail(error)
 
 
 def fallback_query(manifest: Manifest, question: Question, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fedpredict.errors import ModelNotReadyError, PartyRefusedError
 from fedpredict.initiator import lane as lanes
+from fedpredict.initiator import policy as policies
 from fedpredict.initiator.lane import Lane
 from fedpredict.initiator.round import Question
 from fedpredict.initiator.settings import ModelSettings, PolicyName
@@ -276,6 +277,26 @@ async def test_a_request_whose_time_runs_out_in_the_queue_is_answered_in_time(mo
     desk.bank.open.set()
     desk.shop.open.set()
     await desk.idle()
+
+
+async def test_a_defect_while_time_runs_out_is_told_and_the_lane_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    desk = Desk()
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "fail", defect)
+        desk.ask("unlucky", b"u0", wait_s=0.05)
+        await desk.idle()
+
+    assert str(desk.answers["unlucky"]) == "a defect"
+    assert "round.failed" in caplog.text
+    desk.bank.open.set()
+    desk.shop.open.set()
+    desk.ask("after", b"u4")
+    assert (await desk.answer("after")).predictions.tolist() == [[4.5]]
 
 
 async def test_a_caller_that_breaks_takes_nobody_elses_answer(caplog: pytest.LogCaptureFixture) -> None:
