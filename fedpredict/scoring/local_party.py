@@ -5,25 +5,35 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from typing_extensions import override
 
-from fedpredict.errors import ModelNotReadyError, PartyTimeoutError, UnsupportedModeError
+from fedpredict.errors import (
+    FedPredictError,
+    ModelNotReadyError,
+    PartyTimeoutError,
+    ProtocolError,
+    UnsupportedModeError,
+)
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_finite, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, Share, all_ok_statuses, build_share
+from fedpredict.model.several import rows_of_models
+from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 
 _FEW = 16
 """So many ids are taken out of a batch one by one faster than by passes over all."""
 _OK = np.uint8(SampleStatus.OK)
+_REFUSED = np.uint8(SampleStatus.REFUSED)
 _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
 _NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
@@ -75,14 +85,59 @@ class LocalParty(PartyScorer):
         """
         if query.mode is not _NEARLINE:
             raise UnsupportedModeError(f"mode {query.mode} asked, nearline is served", mode=query.mode.value)
-        model = self._state().version(query.model_id, query.params_sha256)
+        if query.further:
+            compute = partial(self._compute_several, self._state(), query)
+        else:
+            compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
         if len(query.sample_ids) <= INLINE_SAMPLES:
-            return self._compute(model, query)
+            return compute()
         try:
             async with asyncio.timeout(deadline_s):
-                return await asyncio.to_thread(self._compute, model, query)
+                return await asyncio.to_thread(compute)
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
+
+    def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        """Return the share of several models: features that models have in common are looked up at once."""
+        start = time.perf_counter()
+        scorable, failures = _scorable(state, query)
+        n_samples, n_scores = len(query.sample_ids), scorable[0].model.part.n_scores if scorable else 0
+        scores = np.full((n_samples, n_scores), np.nan)
+        status = np.full(n_samples, _REFUSED)
+        event_time = np.full(n_samples, NEVER, dtype=np.int64)
+        for group in _by_features(scorable):
+            try:
+                self._fill(group, query, scores, status, event_time)
+            except ModelNotReadyError as error:
+                failures.update({each.place: error for each in group})
+        event_time[status != _OK] = NEVER
+        oldest, of_segments = _oldest(event_time, query.segments)
+        return PartyReply(
+            share=_share_of_all(scores) if all_ok(status) else build_share(scores, status),
+            oldest_event_time=oldest,
+            elapsed_s=time.perf_counter() - start,
+            segment_event_times=of_segments,
+            failures=failures,
+        )
+
+    def _fill(
+        self, group: Sequence[_Scorable], query: ScoreQuery, scores: Floats, status: Statuses, event_time: Micros
+    ) -> None:
+        """Write what models with the same features say of their rows into the arrays of all rows."""
+        model, ids = group[0].model, SampleIds.of(query.sample_ids)
+        if len(group) > 1:
+            ids = SampleIds.concat([ids.cut(each.rows.start, each.rows.stop) for each in group])
+        else:
+            ids = ids.cut(group[0].rows.start, group[0].rows.stop)
+        rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
+        known = _statuses(rows, ids)
+        begin = 0
+        for each in group:
+            end = begin + each.rows.stop - each.rows.start
+            scores[each.rows] = each.model.part.partial_scores(rows.values[begin:end])
+            status[each.rows] = _OK if known is None else known[begin:end]
+            event_time[each.rows] = rows.event_time[begin:end]
+            begin = end
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
@@ -109,6 +164,38 @@ class LocalParty(PartyScorer):
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
         return rows_of_inputs(query.inputs, snapshot.view, model.part.features, query.sample_ids)
+
+
+@dataclass(slots=True, eq=False)
+class _Scorable:
+    """A model of a query for several that is loaded: its place there, and its rows."""
+
+    place: int
+    model: LoadedModel
+    rows: slice
+
+
+def _scorable(state: PartyState, query: ScoreQuery) -> tuple[list[_Scorable], dict[int, FedPredictError]]:
+    """Return the models of a query that can be scored, and why the others cannot."""
+    scorable: list[_Scorable] = []
+    failures: dict[int, FedPredictError] = {}
+    for place, (asked, rows) in enumerate(zip(query.models, rows_of_models(query), strict=True)):
+        try:
+            model = state.version(asked.model_id, asked.params_sha256)
+        except FedPredictError as error:
+            failures[place] = error
+            continue
+        if scorable and model.part.n_scores != scorable[0].model.part.n_scores:
+            raise ProtocolError("models of different widths in one sub-task")
+        scorable.append(_Scorable(place, model, rows))
+    return scorable, failures
+
+
+def _by_features(scorable: Sequence[_Scorable]) -> Iterable[list[_Scorable]]:
+    groups: dict[tuple[str, int, tuple[str, ...]], list[_Scorable]] = {}
+    for each in scorable:
+        groups.setdefault((each.model.view, each.model.view_version, each.model.columns), []).append(each)
+    return groups.values()
 
 
 def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:

@@ -16,7 +16,7 @@ from fedpredict.errors import ModelNotReadyError, PartyRefusedError
 from fedpredict.initiator import lane as lanes
 from fedpredict.initiator import policy as policies
 from fedpredict.initiator.lane import Lane
-from fedpredict.initiator.round import Question
+from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import ModelSettings, PolicyName
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.ids import valid_sample_ids
@@ -90,6 +90,23 @@ def _by_segment(times: list[int], segments: tuple[int, ...]) -> np.ndarray[tuple
     return np.array(oldest, dtype=np.int64)
 
 
+def _question(model_id: str, policy: Mapping[str, object]) -> Question:
+    return Question(
+        manifest=Manifest(
+            model_id=model_id,
+            training_run="run-1",
+            kind=Kind.LINEAR,
+            classes=(),
+            n_scores=1,
+            fit_intercept=False,
+            intercept_party=None,
+            digests=(("bank", "a" * 64), ("shop", "b" * 64)),
+        ),
+        settings=ModelSettings.model_validate({"parties": ["bank", "shop"], **policy}),
+        fallback=lambda: pytest.fail("no fallback here"),
+    )
+
+
 class Desk:
     """A lane over two parties, and what its callers got."""
 
@@ -98,30 +115,25 @@ class Desk:
         if is_open:
             self.bank.open.set()
             self.shop.open.set()
-        question = Question(
-            manifest=Manifest(
-                model_id="m",
-                training_run="run-1",
-                kind=Kind.LINEAR,
-                classes=(),
-                n_scores=1,
-                fit_intercept=False,
-                intercept_party=None,
-                digests=(("bank", "a" * 64), ("shop", "b" * 64)),
-            ),
-            settings=ModelSettings.model_validate({"parties": ["bank", "shop"], **(policy or {})}),
+        route = Route(
+            parties=("bank", "shop"),
+            kind=Kind.LINEAR,
+            n_scores=1,
             mode=Mode.NEARLINE,
             scorers={"bank": self.bank, "shop": self.shop},
             own_party="bank",
-            fallback=lambda: pytest.fail("no fallback here"),
         )
-        self.lane = Lane(question, round_rows=round_rows)
+        self.questions = {"m": _question("m", policy or {})}
+        self.lane = Lane(route, round_rows=round_rows)
         self.answers: dict[str, Prediction | BaseException] = {}
 
-    def ask(self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None) -> Waiting:
-        now = asyncio.get_running_loop().time()
-        task = PredictTask(request_id=name, model_id="m", mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
-        waiting = Waiting(task, now, now + wait_s, now + wait_s, lambda outcome: self.answers.update({name: outcome}))
+    def ask(
+        self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None, model: str = "m"
+    ) -> Waiting:
+        now, done = asyncio.get_running_loop().time(), lambda outcome: self.answers.update({name: outcome})
+        task = PredictTask(request_id=name, model_id=model, mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
+        question = self.questions.setdefault(model, _question(model, {}))
+        waiting = Waiting(task, question, now, now + wait_s, now + wait_s, done)
         self.lane.add(waiting)
         return waiting
 
@@ -308,7 +320,7 @@ async def test_a_caller_that_breaks_takes_nobody_elses_answer(caplog: pytest.Log
         raise RuntimeError("an edge that breaks")
 
     task = PredictTask(request_id="broken", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u2"])
-    desk.lane.add(Waiting(task, now, now + LONG_S, now + LONG_S, broken))
+    desk.lane.add(Waiting(task, desk.questions["m"], now, now + LONG_S, now + LONG_S, broken))
     desk.ask("after", b"u4")
     desk.bank.open.set()
     desk.shop.open.set()
