@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from fedpredict.initiator.settings import ModelSettings
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import Manifest
-from fedpredict.model.scorer import PartyScorer
+from fedpredict.model.scorer import ModelRef, PartyScorer
 from fedpredict.model.share import Mode
 from fedpredict.observe.watch import PredictionWatch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Question:
     """What all requests for one version of a model have in common.
 
@@ -21,11 +21,19 @@ class Question:
         manifest: The version that answers.
         settings: The model's.
         fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
+        refs: By party, what it is asked for.
     """
 
     manifest: Manifest
     settings: ModelSettings
     fallback: Callable[[], Manifest]
+    refs: Mapping[str, ModelRef] = field(init=False)
+
+    def __post_init__(self) -> None:
+        manifest = self.manifest
+        self.refs = {
+            party: ModelRef(manifest.model_id, manifest.manifest_sha256, digest) for party, digest in manifest.digests
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -23,14 +23,14 @@ from fedpredict.errors import (
     public_status,
 )
 from fedpredict.initiator import policy
-from fedpredict.initiator.batch import Batch, Part, Slice
+from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.model.combine import combine
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
-from fedpredict.model.scorer import ModelRows, PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
 from fedpredict.wire.codec import new_request_id
@@ -114,18 +114,19 @@ class Round:
             self._end("cancelled")
 
     def _query(self, party: str, request_id: str) -> ScoreQuery:
-        batch, manifest = self._batch, self._asked[0].question.manifest
+        batch, first, is_several = self._batch, self._asked[0].question.refs[party], len(self._asked) > 1
         return ScoreQuery(
             request_id=request_id,
-            model_id=manifest.model_id,
-            manifest_sha256=manifest.manifest_sha256,
-            params_sha256=manifest.digest_of(party),
+            model_id=first.model_id,
+            manifest_sha256=first.manifest_sha256,
+            params_sha256=first.params_sha256,
             mode=self._route.mode,
             sample_ids=batch.asked,
             segments=batch.segments if len(batch.segments) > 1 else (),
             inputs=batch.inputs() if party == self._route.own_party else None,
             traceparent=self._watched.ask(party),
-            further=tuple([_model_rows(part, party) for part in self._asked[1:]]) if len(self._asked) > 1 else (),
+            further=tuple([part.question.refs[party] for part in self._asked[1:]]) if is_several else (),
+            model_rows=tuple([part.n_asked for part in self._asked]) if is_several else (),
         )
 
     def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
@@ -349,11 +350,6 @@ def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[
     logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
     public = public_status(error)
     return (SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED), public.text
-
-
-def _model_rows(part: Part, party: str) -> ModelRows:
-    manifest = part.question.manifest
-    return ModelRows(manifest.model_id, manifest.manifest_sha256, manifest.digest_of(party), part.n_asked)
 
 
 def fallback_query(manifest: Manifest, route: Route, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:

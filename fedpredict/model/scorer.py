@@ -18,28 +18,26 @@ NO_EVENT_TIME = -(2**63)
 
 # these are not frozen, though nobody changes one: a frozen dataclass takes three times as long to make
 @dataclass(slots=True, eq=False)
-class ModelRows:
-    """A further model of a sub-task, and how many of its rows are that model's.
+class ModelRef:
+    """A version of a model, as one party is asked for it.
 
     Attributes:
         model_id: The model.
         manifest_sha256: The agreed version.
         params_sha256: The asked party's digest in that version.
-        n_rows: At least 1.
     """
 
     model_id: str
     manifest_sha256: str
     params_sha256: str
-    n_rows: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ScoreQuery:
     """One sub-task: the same for every party of a prediction, but for the digest.
 
-    Requests for several models may travel as one (ADR 0018): the models are of one width, the rows of each stand
-    together, in the order of the models, and each model has at least one.
+    Requests for several models may travel as one (ADR 0018): the models are of one width, and the rows of each stand
+    together, in the order of the models.
 
     Attributes:
         request_id: Names the prediction in every log.
@@ -52,8 +50,9 @@ class ScoreQuery:
         segments: Where several requests travel as one round: the rows of each, in order; empty for one request.
         inputs: The asking initiator's own features, for its own part alone; they never leave its process.
         traceparent: The asking span in W3C's form where the prediction is traced; else empty.
-        further: The models after the first; the first has the rows that are left. Only with `segments`, none of which
-            crosses from one model to the next, and without `inputs`.
+        further: The models after the first. Only with `segments`, none of which crosses from one model to the next,
+            and without `inputs`.
+        model_rows: Where there are several models: how many rows each has, the first among them, at least 1.
     """
 
     request_id: str
@@ -66,13 +65,13 @@ class ScoreQuery:
     segments: tuple[int, ...] = ()
     inputs: Inputs | None = None
     traceparent: str = ""
-    further: tuple[ModelRows, ...] = ()
+    further: tuple[ModelRef, ...] = ()
+    model_rows: tuple[int, ...] = ()
 
     @property
-    def models(self) -> tuple[ModelRows, ...]:
-        """Every model with its rows, in order."""
-        n_first = len(self.sample_ids) - sum([each.n_rows for each in self.further])
-        return (ModelRows(self.model_id, self.manifest_sha256, self.params_sha256, n_first), *self.further)
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every model, in order."""
+        return (ModelRef(self.model_id, self.manifest_sha256, self.params_sha256), *self.further)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -17,9 +17,8 @@ _REFUSED = np.uint8(SampleStatus.REFUSED)
 
 
 def rows_of_models(query: ScoreQuery) -> list[slice]:
-    """Return the rows of each model, in order."""
-    ends = list(itertools.accumulate([each.n_rows for each in query.models]))
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    """Return the rows of each of several models, in order."""
+    return [slice(start, end) for start, end in itertools.pairwise(itertools.accumulate(query.model_rows, initial=0))]
 
 
 def split_by_model(query: ScoreQuery) -> list[ScoreQuery]:
@@ -27,7 +26,7 @@ def split_by_model(query: ScoreQuery) -> list[ScoreQuery]:
     ids, segments = SampleIds.of(query.sample_ids), iter(query.segments)
     queries = []
     for model, rows in zip(query.models, rows_of_models(query), strict=True):
-        own, left = [], model.n_rows
+        own, left = [], rows.stop - rows.start
         while left:
             own.append(next(segments))
             left -= own[-1]

@@ -233,6 +233,10 @@ class WatchedShare:
 
     def _scored_several(self, reply: PartyReply, seconds: float) -> Outcome:
         """Count each model's share, and return the outcome of all: "ok", or the first that is not."""
+        if reply.share.all_ok:
+            for scores, n_rows in zip(self._scores, self._query.model_rows, strict=True):
+                scores.done_in_full(seconds, n_rows)
+            return "ok"
         worst: Outcome = "ok"
         for place, (scores, rows) in enumerate(zip(self._scores, rows_of_models(self._query), strict=True)):
             error = reply.failures.get(place)

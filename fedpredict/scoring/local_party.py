@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from fedpredict.errors import (
@@ -22,6 +23,7 @@ from fedpredict.errors import (
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_finite, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
@@ -100,44 +102,44 @@ class LocalParty(PartyScorer):
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         """Return the share of several models: features that models have in common are looked up at once."""
         start = time.perf_counter()
-        scorable, failures = _scorable(state, query)
-        n_samples, n_scores = len(query.sample_ids), scorable[0].model.part.n_scores if scorable else 0
-        scores = np.full((n_samples, n_scores), np.nan)
-        status = np.full(n_samples, _REFUSED)
-        event_time = np.full(n_samples, NEVER, dtype=np.int64)
-        for group in _by_features(scorable):
+        groups, failures = _by_features(state, query)
+        n_samples = len(query.sample_ids)
+        scores = np.full((n_samples, groups[0].n_scores if groups else 0), np.nan)
+        status, event_time = np.full(n_samples, _REFUSED), np.full(n_samples, NEVER, dtype=np.int64)
+        for group in groups:
+            if group.n_scores != scores.shape[1]:
+                raise ProtocolError("models of different widths in one sub-task")
             try:
-                self._fill(group, query, scores, status, event_time)
+                self._fill(group, SampleIds.of(query.sample_ids), scores, status, event_time)
             except ModelNotReadyError as error:
-                failures.update({each.place: error for each in group})
-        event_time[status != _OK] = NEVER
+                failures.update(dict.fromkeys(group.places, error))
+        if all_ok(status):
+            share = _share_of_all(scores)
+        else:
+            share = build_share(scores, status)
+            event_time[status != _OK] = NEVER
         oldest, of_segments = _oldest(event_time, query.segments)
         return PartyReply(
-            share=_share_of_all(scores) if all_ok(status) else build_share(scores, status),
+            share=share,
             oldest_event_time=oldest,
             elapsed_s=time.perf_counter() - start,
             segment_event_times=of_segments,
             failures=failures,
         )
 
-    def _fill(
-        self, group: Sequence[_Scorable], query: ScoreQuery, scores: Floats, status: Statuses, event_time: Micros
-    ) -> None:
+    def _fill(self, group: _Group, sample_ids: SampleIds, scores: Floats, status: Statuses, event_time: Micros) -> None:
         """Write what models with the same features say of their rows into the arrays of all rows."""
-        model, ids = group[0].model, SampleIds.of(query.sample_ids)
-        if len(group) > 1:
-            ids = SampleIds.concat([ids.cut(each.rows.start, each.rows.stop) for each in group])
-        else:
-            ids = ids.cut(group[0].rows.start, group[0].rows.stop)
+        model, spans = group.model, group.rows
+        at: slice | NDArray[np.intp] = slice(spans[0].start, spans[-1].stop)
+        ids = sample_ids.cut(spans[0].start, spans[-1].stop)
+        if sum([each.stop - each.start for each in spans]) < len(ids):  # rows of other models stand between
+            at = np.concatenate([np.arange(each.start, each.stop) for each in spans])
+            ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
         known = _statuses(rows, ids)
-        begin = 0
-        for each in group:
-            end = begin + each.rows.stop - each.rows.start
-            scores[each.rows] = each.model.part.partial_scores(rows.values[begin:end])
-            status[each.rows] = _OK if known is None else known[begin:end]
-            event_time[each.rows] = rows.event_time[begin:end]
-            begin = end
+        status[at] = _OK if known is None else known
+        event_time[at] = rows.event_time
+        scores[at] = partial_scores_of(group.parts, [each.stop - each.start for each in spans], rows.values)
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
@@ -167,17 +169,24 @@ class LocalParty(PartyScorer):
 
 
 @dataclass(slots=True, eq=False)
-class _Scorable:
-    """A model of a query for several that is loaded: its place there, and its rows."""
+class _Group:
+    """Models of a query for several that read the same features."""
 
-    place: int
     model: LoadedModel
-    rows: slice
+    """The first of them."""
+    places: list[int] = field(default_factory=list)
+    """In the query."""
+    parts: list[LinearPart] = field(default_factory=list)
+    rows: list[slice] = field(default_factory=list)
+
+    @property
+    def n_scores(self) -> int:
+        return self.model.part.n_scores
 
 
-def _scorable(state: PartyState, query: ScoreQuery) -> tuple[list[_Scorable], dict[int, FedPredictError]]:
-    """Return the models of a query that can be scored, and why the others cannot."""
-    scorable: list[_Scorable] = []
+def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], dict[int, FedPredictError]]:
+    """Return the models of a query that can be scored, and by place why the others cannot."""
+    groups: dict[tuple[str, int, tuple[str, ...], int], _Group] = {}
     failures: dict[int, FedPredictError] = {}
     for place, (asked, rows) in enumerate(zip(query.models, rows_of_models(query), strict=True)):
         try:
@@ -185,17 +194,14 @@ def _scorable(state: PartyState, query: ScoreQuery) -> tuple[list[_Scorable], di
         except FedPredictError as error:
             failures[place] = error
             continue
-        if scorable and model.part.n_scores != scorable[0].model.part.n_scores:
-            raise ProtocolError("models of different widths in one sub-task")
-        scorable.append(_Scorable(place, model, rows))
-    return scorable, failures
-
-
-def _by_features(scorable: Sequence[_Scorable]) -> Iterable[list[_Scorable]]:
-    groups: dict[tuple[str, int, tuple[str, ...]], list[_Scorable]] = {}
-    for each in scorable:
-        groups.setdefault((each.model.view, each.model.view_version, each.model.columns), []).append(each)
-    return groups.values()
+        key = (model.view, model.view_version, model.columns, model.part.n_scores)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(model)
+        group.places.append(place)
+        group.parts.append(model.part)
+        group.rows.append(rows)
+    return list(groups.values()), failures
 
 
 def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:

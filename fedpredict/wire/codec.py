@@ -24,7 +24,7 @@ from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import NO_EVENT_TIME, ModelRows, PartyReply, ScoreQuery
+from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL, max_samples_of
@@ -136,13 +136,9 @@ def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None
         message.segments = struct.pack(f"<{len(query.segments)}I", *query.segments)
     if query.traceparent:
         message.traceparent = query.traceparent
-    for each in query.further:
-        message.further.add(
-            model_id=each.model_id,
-            manifest_sha256=_digest_bytes(each.manifest_sha256),
-            params_sha256=_digest_bytes(each.params_sha256),
-            rows=each.n_rows,
-        )
+    if query.further:
+        message.further.extend([_ref_to_wire(each) for each in query.further])
+        message.model_rows = struct.pack(f"<{len(query.model_rows)}I", *query.model_rows)
 
 
 def _fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> None:
@@ -173,35 +169,43 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
         segments=_segments(segments, len(sample_ids)) if segments else (),
         traceparent=traceparent_of(traceparent) if traceparent else "",
         further=further,
+        model_rows=_segments(message.model_rows, len(sample_ids)) if further else (),
     )
     if further:
-        _check_rows(query)
+        _check_model_rows(query)
     return query
 
 
-def _further(message: participant_pb2.ScoreRequest) -> tuple[ModelRows, ...]:
-    further = message.further
-    if not 1 <= len(further) < MAX_MODELS:
-        raise ProtocolError(f"{len(further)} further models in a sub-task; 1 to {MAX_MODELS - 1} may be")
-    return tuple(
-        [
-            ModelRows(
-                model_id_from_wire(each.model_id),
-                _digest(each.manifest_sha256, "manifest_sha256"),
-                _digest(each.params_sha256, "params_sha256"),
-                each.rows,
-            )
-            for each in further
-        ]
+@lru_cache(maxsize=4096)  # an initiator asks for the same ones again and again, and copying a message is fast
+def _ref_to_wire(ref: ModelRef) -> participant_pb2.ModelRef:
+    return participant_pb2.ModelRef(
+        model_id=ref.model_id,
+        manifest_sha256=_digest_bytes(ref.manifest_sha256),
+        params_sha256=_digest_bytes(ref.params_sha256),
     )
 
 
-def _check_rows(query: ScoreQuery) -> None:
-    """Raise `ProtocolError` unless every model has rows, and whole segments of them."""
-    rows = [each.n_rows for each in query.models]
-    if min(rows) < 1:
-        raise ProtocolError("a model without rows, or more rows of models than samples")
-    if not set(itertools.accumulate(rows)) <= set(itertools.accumulate(query.segments)):
+@lru_cache(maxsize=4096)
+def _ref_from_wire(model_id: str, manifest_sha256: bytes, params_sha256: bytes) -> ModelRef:
+    return ModelRef(
+        model_id_from_wire(model_id),
+        _digest(manifest_sha256, "manifest_sha256"),
+        _digest(params_sha256, "params_sha256"),
+    )
+
+
+def _further(message: participant_pb2.ScoreRequest) -> tuple[ModelRef, ...]:
+    further = message.further
+    if not 1 <= len(further) < MAX_MODELS:
+        raise ProtocolError(f"{len(further)} further models in a sub-task; 1 to {MAX_MODELS - 1} may be")
+    return tuple([_ref_from_wire(each.model_id, each.manifest_sha256, each.params_sha256) for each in further])
+
+
+def _check_model_rows(query: ScoreQuery) -> None:
+    """Raise `ProtocolError` unless every model has whole segments."""
+    if len(query.model_rows) != len(query.further) + 1:
+        raise ProtocolError(f"rows of {len(query.model_rows)} models for {len(query.further) + 1}")
+    if not set(itertools.accumulate(query.model_rows)) <= set(itertools.accumulate(query.segments)):
         raise ProtocolError("a segment crosses from one model to the next")
 
 
@@ -327,10 +331,12 @@ def new_request_id() -> str:
 
 def _segments(data: bytes, n_samples: int) -> tuple[int, ...]:
     if len(data) % 4:
-        raise ProtocolError("the segments are not a row of uint32")
+        raise ProtocolError("the segments, or rows of models, are not a row of uint32")
     segments = tuple(np.frombuffer(data, dtype=_U4).tolist())
     if 0 in segments or sum(segments) != n_samples:
-        raise ProtocolError(f"segments of {sum(segments)} rows, one of them perhaps empty, for {n_samples} samples")
+        raise ProtocolError(
+            f"segments (or models) of {sum(segments)} rows, perhaps an empty one, for {n_samples} samples"
+        )
     return segments
 
 

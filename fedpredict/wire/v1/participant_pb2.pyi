@@ -80,7 +80,7 @@ class DescribeModelReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent", "further")
+    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent", "further", "model_rows")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class ScoreRequest(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     FURTHER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ROWS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
@@ -104,20 +105,19 @@ class ScoreRequest(_message.Message):
     remaining_ms: int
     segments: bytes
     traceparent: str
-    further: _containers.RepeatedCompositeFieldContainer[ModelRows]
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., segments: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., further: _Optional[_Iterable[_Union[ModelRows, _Mapping]]] = ...) -> None: ...
+    further: _containers.RepeatedCompositeFieldContainer[ModelRef]
+    model_rows: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., segments: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., further: _Optional[_Iterable[_Union[ModelRef, _Mapping]]] = ..., model_rows: _Optional[bytes] = ...) -> None: ...
 
-class ModelRows(_message.Message):
-    __slots__ = ("model_id", "manifest_sha256", "params_sha256", "rows")
+class ModelRef(_message.Message):
+    __slots__ = ("model_id", "manifest_sha256", "params_sha256")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     PARAMS_SHA256_FIELD_NUMBER: _ClassVar[int]
-    ROWS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     manifest_sha256: bytes
     params_sha256: bytes
-    rows: int
-    def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
     __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures")
