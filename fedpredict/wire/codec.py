@@ -157,6 +157,8 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
         further = _further(message)
     else:
         check_protocol_version(message.protocol_version)
+        if len(message.further):
+            raise ProtocolError(f"several models in a sub-task of protocol version {message.protocol_version}")
         further = ()
     query = ScoreQuery(
         request_id=check_request_id(message.request_id),

@@ -19,7 +19,7 @@ from fedpredict.client.load.target import LoadTarget
 from fedpredict.errors import ModelNotFoundError, ServerUnavailableError
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2
+from fedpredict.wire.v1 import common_pb2, initiator_pb2
 from tests.integration.federation import ANSWERS_IN_S, Certificates, Federation
 
 TABLE = {b"u1": [2.0], b"u2": [3.0]}
