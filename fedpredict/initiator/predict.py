@@ -34,6 +34,8 @@ WAY_BACK = 0.1
 MAX_WAY_BACK_S = 0.1
 MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
+SMALL_ROWS = 256
+"""Requests of more rows travel with others for the same model alone: a job must not hold up every model's applicants."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -163,7 +165,7 @@ class Predictor:
         )
 
     def _lane(self, task: PredictTask, plan: _Plan) -> Lane:
-        key = (task.mode, task.inputs.names if task.inputs else None)
+        key = (task.mode, task.inputs.names if task.inputs else None, len(task.sample_ids) <= SMALL_ROWS)
         lane = plan.lanes.get(key)
         if lane is None:
             self._check_inputs(task, plan.question.manifest)
@@ -184,7 +186,8 @@ class Predictor:
         manifest = plan.question.manifest
         round_rows = min(self._catalogue.max_samples(task.model_id), plan.max_samples)
         key = _SharedKey(manifest.parties, manifest.kind, manifest.n_scores, task.mode, round_rows)
-        lane = self._shared.get(key) if task.inputs is None else None
+        is_shared = task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
+        lane = self._shared.get(key) if is_shared else None
         if lane is None:
             route = Route(
                 parties=manifest.parties,
@@ -196,7 +199,7 @@ class Predictor:
                 watch=self._watch,
             )
             lane = Lane(route, round_rows=round_rows)
-            if task.inputs is None:
+            if is_shared:
                 self._shared[key] = lane
         return lane
 
@@ -220,14 +223,14 @@ class _Plan:
         deadline_s: Longest wait, where the caller is not stricter.
         for_parties: The part of it that the parties get.
         max_samples: Most samples that an answer holds.
-        lanes: By mode and the names of the inputs.
+        lanes: By mode, the names of the inputs, and whether requests are small.
     """
 
     question: Question
     deadline_s: float
     for_parties: float
     max_samples: int
-    lanes: dict[tuple[Mode, tuple[str, ...] | None], Lane] = field(default_factory=dict)
+    lanes: dict[tuple[Mode, tuple[str, ...] | None, bool], Lane] = field(default_factory=dict)
 
 
 def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseException) -> None:

@@ -260,10 +260,12 @@ async def test_rounds_of_several_models_give_each_its_own_numbers_and_policy(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[list[str]] = []
+    rows: list[int] = []
     compute = LocalParty._compute_several
 
     def seen(party: LocalParty, state: PartyState, query: ScoreQuery) -> PartyReply:
         together.append([each.model_id for each in query.models])
+        rows.append(len(query.sample_ids))
         return compute(party, state, query)
 
     monkeypatch.setattr(LocalParty, "_compute_several", seen)
@@ -300,7 +302,9 @@ async def test_rounds_of_several_models_give_each_its_own_numbers_and_policy(
                     reply = await call(task_codec.task_to_wire(task).SerializeToString(), timeout=ANSWERS_IN_S)
                     return task_codec.prediction_from_wire(initiator_pb2.PredictReply.FromString(reply), 1)
 
+                job = asyncio.ensure_future(federation.predict(*strict.sample_ids[:300], model_id="strict"))
                 answers = await asyncio.gather(*map(ask, range(100)))
+                await job
             return {name: np.array([each.predictions.item() for each in answers[place::4]])
                     for place, name in enumerate(asked)}  # fmt: skip
 
@@ -311,6 +315,7 @@ async def test_rounds_of_several_models_give_each_its_own_numbers_and_policy(
         for name in asked:
             np.testing.assert_allclose(found[name], truth[name], rtol=1e-12)
         assert {name for models_of_a_round in together for name in models_of_a_round} == set(asked)
+        assert max(rows) <= 100  # the job travelled by itself
 
         await world.stop("shop")
         found = await ask_all()
