@@ -38,7 +38,7 @@ class Slice:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class ModelRows:
     """Rows of a round for one version of a model; they stand together.
 
     Attributes:
@@ -127,14 +127,14 @@ class Batch:
             part.n_asked = n_rows if self._all_valid else int(self.valid[part.rows].sum())
 
 
-def _parts(slices: Sequence[Slice]) -> list[Part]:
+def _parts(slices: Sequence[Slice]) -> list[ModelRows]:
     """Return the slices by question, in the order in which the questions first appear, and give each its place."""
-    by_question: dict[Question, Part] = {}
+    by_question: dict[Question, ModelRows] = {}
     for each in slices:
         question = each.waiting.question
         part = by_question.get(question)
         if part is None:
-            by_question[question] = Part(question, [each])
+            by_question[question] = ModelRows(question, [each])
         else:
             part.slices.append(each)
     stop = 0

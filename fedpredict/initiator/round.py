@@ -240,6 +240,8 @@ class Round:
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
         """Answer requests, now or when the fallback model has; never raises, so that a round always ends."""
+        if not slices:
+            return
         try:
             answer = self._combine(sides)
             if answer.all_ok:
