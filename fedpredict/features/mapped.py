@@ -29,9 +29,9 @@ from typing_extensions import override
 from fedpredict.errors import StoreError, TableCorruptError
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.build import prepare
-from fedpredict.features.give_back import give_back_memory
 from fedpredict.features.table import FeatureTable, served_table
 from fedpredict.features.table_file import DIGEST_DIGITS, open_table, write_table
+from fedpredict.observe.heap import give_back_memory
 from fedpredict.tables.views import Snapshot
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.build import build_table, prepare
-from fedpredict.features.give_back import give_back_memory
 from fedpredict.features.table import FeatureTable, served_table
+from fedpredict.observe.heap import give_back_memory
 from fedpredict.tables.views import Snapshot
 
 
