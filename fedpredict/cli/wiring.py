@@ -25,6 +25,7 @@ from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
@@ -196,11 +197,9 @@ def spare_memory() -> None:
     Arrow would import for itself pandas, where it is installed, at 45 MB a process, and its drivers of cloud storage;
     and its own allocator keeps 10 MB of what reading a snapshot took.
     """
-    from fedpredict.observe.heap import limit_heaps  # noqa: PLC0415
-
     sys.meta_path.insert(0, _LeavingOut())
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # noqa: TID251  set, not read
-    limit_heaps()
+    share_heap()
 
 
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
