@@ -24,6 +24,8 @@ GROWN_BYTES = 8 << 20
 """So much more than before is worth giving back."""
 STEADY_BYTES = 1 << 20
 """A process that has grown by less than this since the last look is no longer growing."""
+MAX_PAUSE = 64
+"""Looks between two attempts at most: some five minutes."""
 _ARENA_MAX = -8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
@@ -72,7 +74,10 @@ def giving_back() -> Iterator[None]:
 
 
 class HeapKeeper:
-    """Says when there may be much to give back: the process has grown, and grows no longer."""
+    """Says when there may be much to give back: the process has grown, and grows no longer.
+
+    What was in use then may be free later, so it is tried again, after twice as long each time.
+    """
 
     def __init__(self, own: Callable[[], int], give_back: Callable[[], None]) -> None:
         """Take what the process has now as what it needs.
@@ -83,15 +88,21 @@ class HeapKeeper:
         """
         self._own = own
         self._give_back = give_back
-        self._least = self._last = own()
+        self._least = self._last = self._left = own()
+        self._wait, self._pause = 0, 1
 
     def look(self) -> None:
-        """Look how much the process has, and give back if it is worth it; once for each time that it has grown."""
+        """Look how much the process has, and give back if it is worth it."""
         now = self._own()
         is_steady = now - self._last < STEADY_BYTES
-        if is_steady and now - self._least > GROWN_BYTES:
+        if now - self._least <= GROWN_BYTES:
+            self._wait, self._pause = 0, 1
+        elif is_steady and (not self._wait or now - self._left > GROWN_BYTES):
             self._give_back()
-            self._least = now = self._own()
+            now = self._left = self._own()
+            self._wait, self._pause = self._pause, min(2 * self._pause, MAX_PAUSE)
+        elif self._wait:
+            self._wait -= 1
         self._least = min(self._least, now)
         self._last = now
 

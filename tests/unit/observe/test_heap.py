@@ -6,12 +6,21 @@ import asyncio
 import ctypes
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from fedpredict.observe import heap
-from fedpredict.observe.heap import GROWN_BYTES, STEADY_BYTES, HeapKeeper, give_back_memory, giving_back, own_bytes
+from fedpredict.observe.heap import (
+    GROWN_BYTES,
+    MAX_PAUSE,
+    STEADY_BYTES,
+    HeapKeeper,
+    give_back_memory,
+    giving_back,
+    own_bytes,
+)
 
 MB = 1 << 20
 ON_GLIBC = hasattr(ctypes.CDLL(None), "mallopt")
@@ -100,10 +109,34 @@ def test_memory_is_given_back_when_a_process_that_has_grown_grows_no_longer() ->
     assert process.looks_at(140 * MB + STEADY_BYTES // 2) == 1
 
 
-def test_memory_that_is_needed_is_not_tried_to_be_given_back_again() -> None:
+def test_memory_that_is_needed_is_tried_to_be_given_back_ever_more_seldom() -> None:
     process = Process(100 * MB)
+    tries = []
+    for look in range(1, 400):
+        before = process.given_back
+        if process.looks_at(140 * MB) > before:
+            tries.append(look)
 
-    assert process.looks_at(140 * MB, 140 * MB, 140 * MB, 140 * MB + GROWN_BYTES, 140 * MB) == 1
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert pauses[:3] == [2, 3, 5]
+    assert pauses[-1] == MAX_PAUSE + 1
+    assert len(tries) < 15
+
+
+def test_a_second_burst_does_not_wait_for_the_next_attempt() -> None:
+    process = Process(100 * MB)
+    process.looks_at(*[140 * MB] * 50)
+    before = process.given_back
+
+    assert process.looks_at(160 * MB, 160 * MB) == before + 1
+
+
+def test_a_process_that_is_small_again_starts_afresh() -> None:
+    process = Process(100 * MB)
+    process.looks_at(*[140 * MB] * 50, 100 * MB)
+    before = process.given_back
+
+    assert process.looks_at(110 * MB, 110 * MB, 110 * MB, 110 * MB) == before + 2
 
 
 def test_what_a_process_has_shrunk_to_is_what_it_is_compared_with() -> None:
