@@ -103,6 +103,7 @@ class EdgeProtocol(HttpToolsProtocol):
             turn.answered = True
             if turn.give_up is not None:
                 turn.give_up()
+                turn.give_up = None
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -359,6 +360,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange.answered:
             return
         exchange.answered = True
+        exchange.give_up = None  # it leads back to the exchange: a circle that only the garbage collector would free
         self._turn = None
         self._since = self.loop.time()
         self.server_state.total_requests += 1
