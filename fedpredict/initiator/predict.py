@@ -35,7 +35,7 @@ MAX_WAY_BACK_S = 0.1
 MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
 SMALL_ROWS = 256
-"""Requests of more rows travel with others for the same model alone: a job must not hold up every model's applicants."""
+"""Larger requests travel with others for the same model alone: a job must not hold up every model's applicants."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
