@@ -331,7 +331,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport,
             self.flow,
             self.server_state.default_headers,
-            body=exchange.body,
             keep_alive=exchange.keep_alive and not self._edge.draining,
             on_response=lambda: self._finished(exchange),
         )
