@@ -148,10 +148,10 @@ def check_version(info: ModelInfo, version: str) -> None:
 def parse_raw(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Tensor:
     """Return a tensor of the binary extension; raise `FieldError` where its bytes do not fit its shape and type."""
     n_cells = _n_cells(name, shape)
-    _check_datatype(name, datatype)
-    if datatype == BYTES:
+    cell = CELL_TYPES.get(datatype)
+    if cell is None:
+        _check_datatype(name, datatype)
         return Tensor(name, datatype, tuple(shape), _strings(name, n_cells, raw))
-    cell = CELL_TYPES[datatype]
     if len(raw) != n_cells * cell.itemsize:
         raise _wrong(name, f"{len(raw)} bytes for {n_cells} cells of {datatype}")
     return Tensor(name, datatype, tuple(shape), np.frombuffer(raw, dtype=cell))
@@ -263,6 +263,8 @@ def _span_s(value: Parameter, name: str, unit_s: float) -> float:
 
 
 def _n_cells(name: str, shape: Sequence[int]) -> int:
+    if len(shape) == 1 and shape[0] >= 0:
+        return shape[0]
     if not 1 <= len(shape) <= 2 or min(shape) < 0:
         raise _wrong(name, "the shape is not [n] or [n, 1]")
     return math.prod(shape)
@@ -275,7 +277,7 @@ def _n_rows(tensor: Tensor) -> int:
 
 
 def _column(tensor: Tensor, n_samples: int) -> NDArray[Any]:
-    if isinstance(tensor.cells, SampleIds):
+    if not isinstance(tensor.cells, np.ndarray):
         raise _wrong(tensor.name, "a feature is a number: FP64, FP32, INT64, INT32 or BOOL")
     if _n_rows(tensor) != n_samples:
         raise _wrong(tensor.name, f"{_n_rows(tensor)} rows, but {n_samples} sample ids")
