@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fedpredict.http.exchange import Exchange, FastRoute, Head
@@ -21,7 +21,7 @@ class Edge:
 
     Attributes:
         settings: The limits.
-        routes: Path -> fast route; for POST.
+        fast_route: The target of a POST -> its fast route; None where ASGI answers.
         name_request: Header `x-request-id` (None without it) -> the request's id.
         draining: Whether the server stops: answers then close their connections.
         heads: What the parser made of heads for fast routes, by their bytes: callers send few different ones, and to
@@ -29,7 +29,7 @@ class Edge:
     """
 
     settings: HttpSettings
-    routes: Mapping[bytes, FastRoute]
+    fast_route: Callable[[bytes], FastRoute | None]
     name_request: Callable[[str | None], str]
     draining: bool = False
     heads: dict[bytes, Head] = field(default_factory=dict)

@@ -213,7 +213,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise RefusedError(problems.HEAD_TOO_LARGE)
         parser, version, method = self.parser, self.parser.get_http_version(), self.parser.get_method()
-        route = self._edge.routes.get(self.url) if method == b"POST" else None
+        route = self._edge.fast_route(self.url) if method == b"POST" else None
         head = Head(method, self.url, version, self.headers, route)
         exchange = self._incoming = Exchange(self, head)
         self._check_head(head)
@@ -332,7 +332,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport,
             self.flow,
             self.server_state.default_headers,
-            body=exchange.body,
             keep_alive=exchange.keep_alive and not self._edge.draining,
             on_response=lambda: self._finished(exchange),
         )
