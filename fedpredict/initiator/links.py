@@ -189,7 +189,7 @@ class LinkPool(Keeper):
         async def probe() -> None:
             heard, ends = link.carrier.heard, link.heard_by() + PROBE_S
             with suppress(PartyError):  # also where the link is full: then its calls ask the same
-                await self._who.greet(link, PROBE_S)
+                await self._who.call_out(link, PROBE_S)
             # also after an answer: callers with little time must not make one hello after the other
             await asyncio.sleep(PROBE_S if link.carrier.heard != heard else ends - self._loop.time())
             if link.carrier.heard == heard:
