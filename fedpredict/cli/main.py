@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedpredict import __version__
 from fedpredict.cli.exits import ExitCode, exit_code
@@ -124,6 +123,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _tell(error: Exception, invocation: Invocation, text: str) -> None:
+    # here alone, because the daemons have no use for it
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if invocation.debug:
         console.print_exception()

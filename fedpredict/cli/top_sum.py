@@ -81,6 +81,7 @@ def _models(windows: Sequence[Window]) -> list[Row]:
             ready[labels["model"]] = ready.get(labels["model"], True) and bool(value)
     asked = {model for model, _ in requests}
     idle = [(model, "") for model in ready if model not in asked]
+    shared = [each for each in rounds if each[0] == metrics.SEVERAL]
     return [
         {
             "model": model,
@@ -92,7 +93,7 @@ def _models(windows: Sequence[Window]) -> list[Row]:
             "requests_a_round": _ratio(carried.get((model, mode)), rounds.get((model, mode))),
             "rows_a_round": _ratio(in_rounds.get((model, mode)), rounds.get((model, mode))),
         }
-        for model, mode in sorted([*requests, *idle])
+        for model, mode in sorted([*requests, *idle, *shared])
     ]
 
 

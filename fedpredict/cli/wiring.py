@@ -25,6 +25,7 @@ from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
@@ -43,6 +44,7 @@ DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
 LoadedParty: TypeAlias = Loaded[ParticipantSettings] | Loaded[InitiatorSettings]
 
+_LEFT_OUT = frozenset({"pandas", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._s3fs"})
 _INITIATORS_KEYS = frozenset(InitiatorSettings.model_fields) - frozenset(ParticipantSettings.model_fields)
 
 
@@ -176,22 +178,28 @@ def check_existing(files: TlsFiles) -> None:
         )
 
 
-class _WithoutPandas(MetaPathFinder):
-    """Says that there is no pandas."""
+class _LeavingOut(MetaPathFinder):
+    """Says that there is no such module."""
 
     @override
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return nothing, so that the next finder is asked, for all else."""
-        if fullname == "pandas":
-            raise ModuleNotFoundError("the daemons do not use pandas", name=fullname)
+        if fullname in _LEFT_OUT:
+            raise ModuleNotFoundError(f"the daemons do not use {fullname}", name=fullname)
         return None
 
 
-def leave_out_pandas() -> None:
-    """Keep pandas, where it is installed, out of this process: Arrow would import it for itself, at 45 MB a process."""
-    sys.meta_path.insert(0, _WithoutPandas())
+def spare_memory() -> None:
+    """Keep small what a daemon needs beside its work; to be called before it imports Arrow or starts a thread.
+
+    Arrow would import for itself pandas, where it is installed, at 45 MB a process, and its drivers of cloud storage;
+    and its own allocator keeps 10 MB of what reading a snapshot took.
+    """
+    sys.meta_path.insert(0, _LeavingOut())
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # noqa: TID251  set, not read
+    share_heap()
 
 
 def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
@@ -211,11 +219,11 @@ def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
 
 
 def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, ready: Callable[[str], None]) -> None:
+    spare_memory()
     import uvloop  # noqa: PLC0415
 
     from fedpredict.participant import server  # noqa: PLC0415
 
-    leave_out_pandas()
     loaded = load_participant(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
@@ -262,11 +270,11 @@ def _initiator_worker(
     *,
     ready_http: Callable[[str], None] | None = None,
 ) -> None:
+    spare_memory()
     import uvloop  # noqa: PLC0415
 
     from fedpredict.initiator import server  # noqa: PLC0415
 
-    leave_out_pandas()
     loaded = load_initiator(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)

@@ -22,6 +22,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from fedpredict.errors import ConfigError
+from fedpredict.observe.heap import share_heap
 from fedpredict.wire.link import Instance
 
 logger = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ class _Workers:
 
 def _work(serve: Serve, worker: int, workers: int, tell: Connection) -> None:
     """Serve in a new process; end when the supervisor is gone, whatever became of it."""
+    share_heap()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor says when to stop
     threading.Thread(target=_end_with_parent, name="fedpredict-parent", daemon=True).start()
     serve(Instance(worker=worker, workers=workers), tell.send)

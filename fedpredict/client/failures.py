@@ -16,7 +16,7 @@ from fedpredict.errors import (
     ServerUnavailableError,
 )
 from fedpredict.wire.status import TRAILER, error_from_failure, error_from_rpc
-from fedpredict.wire.v1 import link_pb2
+from fedpredict.wire.v1 import common_pb2
 
 RECONNECT_S = 3.0
 """How long a call waits for a server that is not there, for example because it restarts, before it gives up."""
@@ -67,7 +67,7 @@ def from_stream(error: grpc.RpcError) -> Exception:
     return NoStreamError(str(error.details())) if missing else meaning
 
 
-def from_failure(message: link_pb2.Failure) -> Exception:
+def from_failure(message: common_pb2.Failure) -> Exception:
     """Return what the failure of a call on a stream means; a stream that drains did not take it."""
     error = error_from_failure(message)
     return LostConnectionError(str(error)) if type(error) is ServerUnavailableError else error

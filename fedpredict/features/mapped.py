@@ -16,7 +16,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import ENOTDIR
@@ -27,11 +27,11 @@ import pyarrow as pa
 from typing_extensions import override
 
 from fedpredict.errors import StoreError, TableCorruptError
-from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.build import prepare
-from fedpredict.features.give_back import give_back_memory
-from fedpredict.features.table import FeatureTable, served_table
+from fedpredict.features.table import FeatureTable
 from fedpredict.features.table_file import DIGEST_DIGITS, open_table, write_table
+from fedpredict.features.table_store import TableStore
+from fedpredict.observe.heap import give_back_memory
 from fedpredict.tables.views import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class _File:
     digest: str
 
 
-class MappedStore(OnlineStore):
+class MappedStore(TableStore):
     """Snapshots in a folder. Any number of processes of one party may share it; each looks up in its own mapping."""
 
     def __init__(self, folder: Path) -> None:
@@ -63,8 +63,8 @@ class MappedStore(OnlineStore):
         Args:
             folder: For this store alone: what is not of a view that is served is removed from it.
         """
+        super().__init__()
         self._folder = folder.absolute()
-        self._tables: dict[tuple[str, int], FeatureTable] = {}
 
     @property
     @override
@@ -89,22 +89,6 @@ class MappedStore(OnlineStore):
                     return
             self._write(snapshot, read)
         give_back_memory()
-
-    @override
-    def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
-        """Return features of samples from the file that is mapped at this moment."""
-        return served_table(self._tables, view, view_version).lookup(columns, sample_ids)
-
-    @override
-    def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:
-        """Return the snapshot that this process has mapped."""
-        table = self._tables.get((view, view_version))
-        return None if table is None else table.snapshot
-
-    def n_bytes(self, view: str, view_version: int) -> int:
-        """Return how many bytes a view version takes; 0 where it is not served."""
-        table = self._tables.get((view, view_version))
-        return 0 if table is None else table.n_bytes
 
     @override
     def drop(self, view: str, view_version: int) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyarrow as pa
 from typing_extensions import override
 
-from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.build import build_table, prepare
-from fedpredict.features.give_back import give_back_memory
-from fedpredict.features.table import FeatureTable, served_table
+from fedpredict.features.table_store import TableStore
+from fedpredict.observe.heap import give_back_memory
 from fedpredict.tables.views import Snapshot
 
 
-class MemoryStore(OnlineStore):
-    """Snapshots as arrays: some 35 bytes per id beside its own, and 8 per feature.
-
-    A snapshot is built aside and put in place by one assignment, so that readers need no lock.
-    """
-
-    def __init__(self) -> None:
-        self._tables: dict[tuple[str, int], FeatureTable] = {}
+class MemoryStore(TableStore):
+    """Snapshots as arrays: some 35 bytes per id beside its own, and 8 per feature."""
 
     @property
     @override
@@ -40,22 +33,6 @@ class MemoryStore(OnlineStore):
     def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
         """Read and publish: no other process's memory can be looked into."""
         self.publish(snapshot, read())
-
-    @override
-    def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
-        """Return features of samples from the snapshot that is served at this moment."""
-        return served_table(self._tables, view, view_version).lookup(columns, sample_ids)
-
-    @override
-    def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:
-        """Return the snapshot that is served at this moment."""
-        table = self._tables.get((view, view_version))
-        return None if table is None else table.snapshot
-
-    def n_bytes(self, view: str, view_version: int) -> int:
-        """Return how many bytes a view version takes; 0 where it is not served."""
-        table = self._tables.get((view, view_version))
-        return 0 if table is None else table.n_bytes
 
     @override
     def drop(self, view: str, view_version: int) -> None:

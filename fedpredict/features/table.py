@@ -7,7 +7,7 @@ object exists per id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,11 +207,3 @@ def bucket_starts(hashes: Hashes) -> NDArray[np.int32]:
     n_rows = len(hashes)
     buckets = (hashes >> _HALF) * np.uint64(n_rows) >> _HALF
     return np.searchsorted(buckets, np.arange(n_rows, dtype=np.uint64)).astype(np.int32)
-
-
-def served_table(tables: Mapping[tuple[str, int], FeatureTable], view: str, view_version: int) -> FeatureTable:
-    """Return the table that is served of a view version; raise `ModelNotReadyError` where none is."""
-    table = tables.get((view, view_version))
-    if table is None:
-        raise ModelNotReadyError(f"no snapshot of view {view} version {view_version} is loaded")
-    return table

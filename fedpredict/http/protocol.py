@@ -97,6 +97,7 @@ class EdgeProtocol(HttpToolsProtocol):
             turn.answered = True
             if turn.give_up is not None:
                 turn.give_up()
+                turn.give_up = None
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -357,6 +358,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if exchange.answered:
             return
         exchange.answered = True
+        exchange.give_up = None  # it leads back to the exchange: a circle that only the garbage collector would free
         if exchange.held:
             self._edge.bodies.give_back(exchange)
         self._turn = None

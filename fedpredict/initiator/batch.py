@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fedpredict.initiator import policy
+from fedpredict.initiator.question import Question
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.arrays import all_true
 from fedpredict.model.ids import valid_sample_ids
@@ -24,25 +25,40 @@ class Slice:
     Attributes:
         waiting: The request.
         start: The first row of the request that travels.
+        n_rows: How many do.
         rows: The rows' place in the round.
         segment: The place among the round's segments; None where none of the rows has a valid id.
     """
 
     waiting: Waiting
     start: int
-    rows: slice
+    n_rows: int
+    rows: slice = field(init=False)
     segment: int | None = None
 
-    @property
-    def n_rows(self) -> int:
-        """How many rows."""
-        return int(self.rows.stop - self.rows.start)
+
+@dataclass(slots=True, eq=False)
+class ModelRows:
+    """Rows of a round for one version of a model; they stand together.
+
+    Attributes:
+        question: What their requests have in common.
+        slices: The requests' rows, in order.
+        rows: The rows' place in the round.
+        n_asked: How many of them have a valid id.
+    """
+
+    question: Question
+    slices: list[Slice]
+    rows: slice = field(init=False)
+    n_asked: int = 0
 
 
 class Batch:
     """What travels: the valid ids of all slices.
 
     Attributes:
+        parts: The rows by version of a model, in order.
         slices: The requests' rows, in order.
         ids: Every row's id.
         valid: Shape (n_rows,): which ids are ids; the others are not sent.
@@ -51,12 +67,19 @@ class Batch:
     """
 
     def __init__(self, slices: Sequence[Slice]) -> None:
-        self.slices = slices
-        self.ids = _packed(slices)
+        """Give the rows of a round their places; those for one version of a model stand together.
+
+        Args:
+            slices: What travels, in any order; at least one.
+        """
+        self.parts = _parts(slices)
+        self.slices = slices if len(self.parts) == 1 else [each for part in self.parts for each in part.slices]
+        self.ids = _packed(self.slices)
         self.valid = valid_sample_ids(self.ids)
         self._all_valid = all_true(self.valid)
         self.asked = self.ids if self._all_valid else self.ids.select(self.valid)
         self.segments = self._cut_segments()
+        self._count_asked()
 
     def inputs(self) -> Inputs | None:
         """Return the inputs of the valid rows; None where the requests have none."""
@@ -89,7 +112,7 @@ class Batch:
         if self._all_valid:
             for place, each in enumerate(self.slices):
                 each.segment = place
-            return tuple([each.rows.stop - each.rows.start for each in self.slices])
+            return tuple([each.n_rows for each in self.slices])
         segments: list[int] = []
         for each in self.slices:
             n_valid = int(self.valid[each.rows].sum())
@@ -97,6 +120,31 @@ class Batch:
                 each.segment = len(segments)
                 segments.append(n_valid)
         return tuple(segments)
+
+    def _count_asked(self) -> None:
+        for part in self.parts:
+            n_rows = part.rows.stop - part.rows.start
+            part.n_asked = n_rows if self._all_valid else int(self.valid[part.rows].sum())
+
+
+def _parts(slices: Sequence[Slice]) -> list[ModelRows]:
+    """Return the slices by question, in the order in which the questions first appear, and give each its place."""
+    by_question: dict[Question, ModelRows] = {}
+    for each in slices:
+        question = each.waiting.question
+        part = by_question.get(question)
+        if part is None:
+            by_question[question] = ModelRows(question, [each])
+        else:
+            part.slices.append(each)
+    stop = 0
+    for part in by_question.values():
+        first = stop
+        for each in part.slices:
+            start, stop = stop, stop + each.n_rows
+            each.rows = slice(start, stop)
+        part.rows = slice(first, stop)
+    return list(by_question.values())
 
 
 def _packed(slices: Sequence[Slice]) -> SampleIds:

@@ -12,13 +12,14 @@ from typing import Any, Self
 import grpc
 from typing_extensions import override
 
-from fedpredict.errors import FedPredictError, ModelNotFoundError, PartyUnavailableError
+from fedpredict.errors import FedPredictError, PartyUnavailableError, ProtocolError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.linking import Linker
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
@@ -175,6 +176,8 @@ class RemoteParty(PartyScorer):
     @override
     def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
         """Return the party's share, as a future where there is a link; the deadline travels with the call."""
+        if query.further and not self.pool.takes_several:
+            return self._score_each(query, deadline_s)
         if self._unary is not None and not self.pool.takes_calls:
             return self._unary.score(query, deadline_s)
         frame = link_pb2.Frame()
@@ -191,13 +194,22 @@ class RemoteParty(PartyScorer):
 
     def _scored(self, query: ScoreQuery, call: LinkCall[PartyReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
-            error = self.who.failed(frame.failure)
-            self._failed(call, self.who.refused(error) if isinstance(error, ModelNotFoundError) else error)
+            self._failed(call, self.who.no_share(frame.failure))
             return
         try:
             call.set_result(self.who.share(query, frame.scored))
         except FedPredictError as error:
             call.fail(error)
+
+    async def _score_each(self, query: ScoreQuery, deadline_s: float) -> PartyReply:
+        """Ask for one model at a time: no call for several can be taken now."""
+        queries = split_by_model(query)
+        calls = [asyncio.ensure_future(self.score(each, deadline_s=deadline_s)) for each in queries]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        try:
+            return join_replies(queries, [_expected(each) for each in outcomes])
+        except ProtocolError as error:
+            raise self.who.refused(error) from error
 
     def _failed(self, call: LinkCall[Any], error: FedPredictError) -> None:
         comes_back = isinstance(error, PartyUnavailableError) and self.pool.unsettled
@@ -205,3 +217,10 @@ class RemoteParty(PartyScorer):
             self.pool.start_later(call, AGAIN_S)
         else:
             call.fail(error)
+
+
+def _expected(outcome: PartyReply | BaseException) -> PartyReply | FedPredictError:
+    """Return an outcome; raise what is a defect, and not a party's failure."""
+    if isinstance(outcome, PartyReply | FedPredictError):
+        return outcome
+    raise outcome

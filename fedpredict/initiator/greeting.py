@@ -24,10 +24,10 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
-from fedpredict.wire.link import Instance
+from fedpredict.wire.link import SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
 from fedpredict.wire.status import code_of_failure, error_from_failure
-from fedpredict.wire.v1 import link_pb2, participant_pb2
+from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
@@ -67,7 +67,8 @@ class Acquaintance:
                 verify_hello(self.ca_pem, self.party, request.nonce, reply.certificate_chain, reply.signature)
         except (ProtocolError, CertificateError) as error:
             raise self.refused(error) from error
-        return Instance(reply.instance[:64], reply.worker, max(1, reply.workers))
+        several = SEVERAL_MODELS in reply.capabilities
+        return Instance(reply.instance[:64], reply.worker, max(1, reply.workers), takes_several=several)
 
     async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
         """Say hello on a link and return the process that answered.
@@ -127,11 +128,20 @@ class Acquaintance:
     def share(self, query: ScoreQuery, reply: participant_pb2.ScoreReply) -> PartyReply:
         """Return the party's share, checked against what was asked."""
         try:
-            return codec.reply_from_wire(reply, query, reply.values.columns)
+            share = codec.reply_from_wire(reply, query, reply.values.columns)
+            if reply.failures:
+                failures = codec.failures_from_wire(reply, query)
+                share.failures = {place: self.no_share(failure) for place, failure in failures.items()}
         except ProtocolError as error:
             raise self.refused(error) from error
+        return share
 
-    def failed(self, failure: link_pb2.Failure) -> FedPredictError:
+    def no_share(self, failure: common_pb2.Failure) -> FedPredictError:
+        """Return why there is no share: a model that the party does not know is a refusal, as it was agreed on."""
+        error = self.failed(failure)
+        return self.refused(error) if isinstance(error, ModelNotFoundError) else error
+
+    def failed(self, failure: common_pb2.Failure) -> FedPredictError:
         """Return what a failure on a link means here."""
         return self.translate(code_of_failure(failure), failure.text, error_from_failure(failure))
 

@@ -1,4 +1,6 @@
-"""Requests for one manifest in one mode: those that arrive while a round is under way travel together in the next.
+"""Requests to the same parties: those that arrive while a round is under way travel together in the next.
+
+They are for any models of one kind and width, in one mode: a `Route` says which may travel together (ADR 0018).
 
 No timer decides when a round starts: a request that finds no round under way travels at once and alone. Only where a
 round is slow (a party far away, or one that hangs) the next starts before it has ended.
@@ -11,13 +13,16 @@ import math
 from collections import deque
 
 from fedpredict.initiator.batch import Batch, Slice
-from fedpredict.initiator.round import Question, Round
+from fedpredict.initiator.question import Question, Route
+from fedpredict.initiator.round import Round
 from fedpredict.initiator.waiting import Waiting
 
 ROUND_ROWS = 8_192
 """Most rows of a round; a participant's default limit per call is 10,000."""
 SLICE_ROWS = 2_048
 """Most rows that one request has in a round, so that a large one delays small ones by no more than this."""
+ROUND_MODELS = 128
+"""Most models in a round."""
 PIPELINED = 2
 """Rounds under way at once while there are enough rows to fill one: parties compute while answers are combined."""
 PATIENCE_S = 0.01
@@ -30,14 +35,14 @@ MAX_ROUNDS = 32
 class Lane:
     """A queue of requests, and the rounds under way. Used from one thread: the event loop's."""
 
-    def __init__(self, question: Question, *, round_rows: int = ROUND_ROWS) -> None:
+    def __init__(self, route: Route, *, round_rows: int = ROUND_ROWS) -> None:
         """Prepare.
 
         Args:
-            question: What all requests have in common.
+            route: What all requests have in common.
             round_rows: Most rows that a party takes at once.
         """
-        self._question = question
+        self._route = route
         self._round_rows = min(round_rows, ROUND_ROWS)
         self._queue: deque[Waiting] = deque()
         self._rounds: set[Round] = set()
@@ -116,7 +121,7 @@ class Lane:
         now = self.loop.time()
         for waiting in [each for each in self._queue if not each.over and each.asks_until <= now]:
             self._queue.remove(waiting)
-            self._run(Batch([Slice(waiting, waiting.taken, slice(0, waiting.n_left))]))
+            self._run(Batch([Slice(waiting, waiting.taken, waiting.n_left)]))
 
     def _start_round(self) -> None:
         slices = self._cut()
@@ -124,7 +129,7 @@ class Lane:
             self._run(Batch(slices))
 
     def _run(self, batch: Batch) -> None:
-        started = Round(self._question, batch, self._ended)
+        started = Round(self._route, batch, self._ended)
         self._rounds.add(started)
         self._newest = started.started
         started.start()
@@ -140,13 +145,18 @@ class Lane:
         """Take the next round's rows from the queue; what is left of large requests goes to its end."""
         slices: list[Slice] = []
         unfinished: list[Waiting] = []
+        questions: set[Question] = set()
         rows = 0
         while self._queue and rows < self._round_rows:
             waiting = self._queue.popleft()
             if waiting.over:
                 continue
+            questions.add(waiting.question)
+            if len(questions) > ROUND_MODELS:
+                self._queue.appendleft(waiting)
+                break
             n_rows = min(waiting.n_left, SLICE_ROWS, self._round_rows - rows)
-            slices.append(Slice(waiting, waiting.taken, slice(rows, rows + n_rows)))
+            slices.append(Slice(waiting, waiting.taken, n_rows))
             waiting.taken += n_rows
             rows += n_rows
             if waiting.n_left:

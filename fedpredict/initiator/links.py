@@ -38,6 +38,8 @@ class LinkPool(Keeper):
         self._loop = asyncio.get_running_loop()
         self._links: dict[LinkCaller, Instance] = {}
         self._usable: list[LinkCaller] = []
+        self.takes_several = False
+        """Whether all that would take a call take calls for several models."""
         self._turn = 0
         self._waiting: list[LinkCall[Any]] = []
         self._deadlines = Deadlines(self._expire)
@@ -88,7 +90,7 @@ class LinkPool(Keeper):
         self._links[link] = instance
         link.suspected = self._probe
         self._silences.watch()
-        self._usable.append(link)
+        self._use([*self._usable, link])
         if self._n_lost:
             self._n_lost -= 1
             self.reconnects += 1
@@ -105,7 +107,7 @@ class LinkPool(Keeper):
     def link_changed(self, link: LinkCaller) -> None:
         """Learn that a link drains or is closed."""
         if link in self._usable:
-            self._usable.remove(link)
+            self._use([each for each in self._usable if each is not link])
             self._n_lost += 1
             self._because = link.closed_because or "it takes no further calls"
             extra = {"party": self._party, "carrier": link.carrier.name, "reason": self._because}
@@ -172,6 +174,10 @@ class LinkPool(Keeper):
         for call in waiting:
             fail_lost(call, self._because, self._party)
         await asyncio.gather(*(link.carrier.ended.wait() for link in links))
+
+    def _use(self, links: list[LinkCaller]) -> None:
+        self._usable = links
+        self.takes_several = bool(links) and all(self._links[link].takes_several for link in links)
 
     def _least_loaded(self, usable: list[LinkCaller]) -> LinkCaller:
         self._turn = (self._turn + 1) % len(usable)

@@ -7,16 +7,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 from fedpredict.errors import InputsRefusedError, TooManySamplesError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.lane import Lane
-from fedpredict.initiator.round import Question
-from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.question import Question, Route
+from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.initiator.waiting import Waiting
+from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.scorer import PartyScorer
@@ -32,6 +34,8 @@ WAY_BACK = 0.1
 MAX_WAY_BACK_S = 0.1
 MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
+SMALL_ROWS = 256
+"""Requests of more rows travel with others for the same model alone: a job must not hold up every model's applicants."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -100,6 +104,8 @@ class Predictor:
         self._deadline_s = deadline_s
         self._watch = watch or PredictionWatch()
         self._plans: dict[str, _Plan] = {}
+        self._shared: WeakValueDictionary[_SharedKey, Lane] = WeakValueDictionary()
+        """The lanes whose rounds carry requests for several models; the plans keep them."""
 
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
         """Return the answer: shares of the pinned manifest and nothing else, combined by the model's policy."""
@@ -116,7 +122,7 @@ class Predictor:
         self._admission.check(task, caller)
         manifest = self._catalogue.answerable(task.model_id)
         plan = self._plans.get(task.model_id)
-        if plan is None or plan.manifest is not manifest:
+        if plan is None or plan.question.manifest is not manifest:
             plan = self._plans[task.model_id] = self._plan(task.model_id, manifest)
         if len(task.sample_ids) > plan.max_samples:
             raise _too_wide(task, plan)
@@ -131,7 +137,7 @@ class Predictor:
                 _log_done(task, caller, outcome)
             done(outcome)
 
-        waiting = Waiting(task, now, now + (ends - now) * plan.for_parties, ends, answered)
+        waiting = Waiting(task, plan.question, now, now + (ends - now) * plan.for_parties, ends, answered)
         lane.add(waiting)
 
         def give_up() -> None:
@@ -144,25 +150,25 @@ class Predictor:
 
     def waiting(self) -> tuple[int, int]:
         """Return how many requests wait for a round, and their rows."""
-        queues = [lane.waiting() for plan in self._plans.values() for lane in plan.lanes.values()]
+        queues = [lane.waiting() for lane in {lane for plan in self._plans.values() for lane in plan.lanes.values()}]
         return sum(requests for requests, _ in queues), sum(rows for _, rows in queues)
 
     def _plan(self, model_id: str, manifest: Manifest) -> _Plan:
         settings = self._catalogue.settings(model_id)
         falls_back = settings.policy is PolicyName.FALLBACK_MODEL
+        fallback = partial(self._catalogue.answerable, settings.fallback_model or "")
         return _Plan(
-            manifest=manifest,
-            settings=settings,
+            question=Question(manifest=manifest, settings=settings, fallback=fallback),
             deadline_s=settings.deadline_s or self._deadline_s,
             for_parties=FOR_PARTIES if falls_back else 1.0,
             max_samples=max_samples_of(manifest.n_scores),
         )
 
     def _lane(self, task: PredictTask, plan: _Plan) -> Lane:
-        key = (task.mode, task.inputs.names if task.inputs else None)
+        key = (task.mode, task.inputs.names if task.inputs else None, len(task.sample_ids) <= SMALL_ROWS)
         lane = plan.lanes.get(key)
         if lane is None:
-            self._check_inputs(task, plan.manifest)
+            self._check_inputs(task, plan.question.manifest)
             if len(plan.lanes) >= MAX_LANES:
                 plan.lanes = {each: lane for each, lane in plan.lanes.items() if not lane.is_idle}
             lane = plan.lanes[key] = self._new_lane(task, plan)
@@ -177,16 +183,35 @@ class Predictor:
             )
 
     def _new_lane(self, task: PredictTask, plan: _Plan) -> Lane:
-        question = Question(
-            manifest=plan.manifest,
-            settings=plan.settings,
-            mode=task.mode,
-            scorers=self._scorers,
-            own_party=self._own_party,
-            watch=self._watch,
-            fallback=partial(self._catalogue.answerable, plan.settings.fallback_model or ""),
-        )
-        return Lane(question, round_rows=min(self._catalogue.max_samples(task.model_id), plan.max_samples))
+        manifest = plan.question.manifest
+        round_rows = min(self._catalogue.max_samples(task.model_id), plan.max_samples)
+        key = _SharedKey(manifest.parties, manifest.kind, manifest.n_scores, task.mode, round_rows)
+        is_shared = task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
+        lane = self._shared.get(key) if is_shared else None
+        if lane is None:
+            route = Route(
+                parties=manifest.parties,
+                kind=manifest.kind,
+                n_scores=manifest.n_scores,
+                mode=task.mode,
+                scorers=self._scorers,
+                own_party=self._own_party,
+                watch=self._watch,
+            )
+            lane = Lane(route, round_rows=round_rows)
+            if is_shared:
+                self._shared[key] = lane
+        return lane
+
+
+class _SharedKey(NamedTuple):
+    """What models must have in common for their requests to travel together."""
+
+    parties: tuple[str, ...]
+    kind: Kind
+    n_scores: int
+    mode: Mode
+    round_rows: int
 
 
 @dataclass(slots=True, eq=False)
@@ -194,20 +219,18 @@ class _Plan:
     """What requests for one version of a model have in common, looked up once.
 
     Attributes:
-        manifest: The version.
-        settings: The model's.
+        question: The version and the model's settings.
         deadline_s: Longest wait, where the caller is not stricter.
         for_parties: The part of it that the parties get.
         max_samples: Most samples that an answer holds.
-        lanes: By mode and the names of the inputs.
+        lanes: By mode, the names of the inputs, and whether requests are small.
     """
 
-    manifest: Manifest
-    settings: ModelSettings
+    question: Question
     deadline_s: float
     for_parties: float
     max_samples: int
-    lanes: dict[tuple[Mode, tuple[str, ...] | None], Lane] = field(default_factory=dict)
+    lanes: dict[tuple[Mode, tuple[str, ...] | None, bool], Lane] = field(default_factory=dict)
 
 
 def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseException) -> None:
@@ -225,7 +248,7 @@ def _less_way_back(deadline_s: float) -> float:
 
 
 def _too_wide(task: PredictTask, plan: _Plan) -> TooManySamplesError:
-    n_scores = plan.manifest.n_scores
+    n_scores = plan.question.manifest.n_scores
     told = f"{len(task.sample_ids)} samples of {n_scores} numbers each are more than one message holds"
     return TooManySamplesError(told, limit=plan.max_samples)
 

@@ -1,4 +1,4 @@
-"""One asking of all parties: the rows of one or more requests for one manifest, out to every party and back."""
+"""One asking of all parties: the rows of one or more requests, out to every party and back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -24,14 +25,14 @@ from fedpredict.errors import (
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.policy import Answer
-from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.question import Question, Route
+from fedpredict.initiator.settings import PolicyName
 from fedpredict.model.combine import combine
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, Share, all_ok
+from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
-from fedpredict.observe.watch import PredictionWatch
 from fedpredict.wire.codec import new_request_id
 
 logger = logging.getLogger(__name__)
@@ -43,38 +44,20 @@ _NAMED = 10
 """Requests of a round that a log line about it names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Question:
-    """What all requests of a round have in common.
-
-    Attributes:
-        manifest: The version that answers.
-        settings: The model's.
-        mode: The freshness asked for.
-        scorers: By party, every party of the manifest, and of the fallback model.
-        own_party: This initiator's, the only one that ever sees inputs.
-        fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
-        watch: Told of every round.
-    """
-
-    manifest: Manifest
-    settings: ModelSettings
-    mode: Mode
-    scorers: Mapping[str, PartyScorer]
-    own_party: str
-    fallback: Callable[[], Manifest]
-    watch: PredictionWatch = field(default_factory=PredictionWatch)
-
-
 @dataclass(slots=True, eq=False)
 class _Side:
-    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead."""
+    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead.
 
+    Where it has no share for some of the models, `problems` says why.
+    """
+
+    party: str
     share: Share
     reply: PartyReply | None
     round_trip_s: float
     elapsed_s: float
     problem: str
+    problems: Mapping[Question, str] = field(default_factory=dict)
 
 
 class Round:
@@ -84,16 +67,17 @@ class Round:
     wait on. When nobody waits any more, the parties are told so.
     """
 
-    def __init__(self, question: Question, batch: Batch, ended: Callable[[Round], None]) -> None:
+    def __init__(self, route: Route, batch: Batch, ended: Callable[[Round], None]) -> None:
         """Prepare; nothing is asked before `start`.
 
         Args:
-            question: What the requests have in common.
+            route: What the requests have in common.
             batch: Their rows.
             ended: Called once, when the round is over.
         """
-        self._question = question
+        self._route = route
         self._batch = batch
+        self._asked = [part for part in batch.parts if part.n_asked]
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._sides: dict[str, _Side] = {}
@@ -101,9 +85,9 @@ class Round:
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self.started = self._loop.time()
-        self._watched = question.watch.round(
-            question.manifest.model_id,
-            question.mode,
+        self._watched = route.watch.round(
+            [part.question.manifest.model_id for part in batch.parts],
+            route.mode,
             [each.waiting.task.traceparent for each in batch.slices],
             len(batch.asked),
         )
@@ -117,9 +101,9 @@ class Round:
         slices = self._batch.slices
         left_s = max(each.waiting.asks_until for each in slices) - self.started
         request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
-        for party in self._question.manifest.parties:
+        for party in self._route.parties:
             query = self._query(party, request_id)
-            self._pending[party] = _begin(self._question.scorers[party], query, left_s)
+            self._pending[party] = _begin(self._route.scorers[party], query, left_s)
         for party, future in list(self._pending.items()):
             future.add_done_callback(partial(self._heard, party))
         self._set_timer()
@@ -130,17 +114,19 @@ class Round:
             self._end("cancelled")
 
     def _query(self, party: str, request_id: str) -> ScoreQuery:
-        manifest, batch = self._question.manifest, self._batch
+        batch, first, is_several = self._batch, self._asked[0].question.refs[party], len(self._asked) > 1
         return ScoreQuery(
             request_id=request_id,
-            model_id=manifest.model_id,
-            manifest_sha256=manifest.manifest_sha256,
-            params_sha256=manifest.digest_of(party),
-            mode=self._question.mode,
+            model_id=first.model_id,
+            manifest_sha256=first.manifest_sha256,
+            params_sha256=first.params_sha256,
+            mode=self._route.mode,
             sample_ids=batch.asked,
             segments=batch.segments if len(batch.segments) > 1 else (),
-            inputs=batch.inputs() if party == self._question.own_party else None,
+            inputs=batch.inputs() if party == self._route.own_party else None,
             traceparent=self._watched.ask(party),
+            further=tuple([part.question.refs[party] for part in self._asked[1:]]) if is_several else (),
+            model_rows=tuple([part.n_asked for part in self._asked]) if is_several else (),
         )
 
     def _heard(self, party: str, future: asyncio.Future[PartyReply]) -> None:
@@ -150,7 +136,8 @@ class Round:
         try:
             reply = future.result()
             self._sides[party] = self._answered(party, reply, took_s)
-            self._watched.heard(party, "ok", took_s, reply.elapsed_s)
+            outcome = call_outcome_of(next(iter(reply.failures.values()))) if reply.failures else "ok"
+            self._watched.heard(party, outcome, took_s, reply.elapsed_s)
         except InputError as error:  # of this initiator's own part: the caller's inputs do not fit
             self._fail(error)
             return
@@ -169,26 +156,35 @@ class Round:
             self._finish()
 
     def _answered(self, party: str, reply: PartyReply, took_s: float) -> _Side:
-        expected = (len(self._batch.asked), self._question.manifest.n_scores)
-        if reply.share.values.shape != expected:
-            shape = reply.share.values.shape
+        share, expected = reply.share, (len(self._batch.asked), self._route.n_scores)
+        if reply.failures and len(reply.failures) == len(self._asked):
+            share = Share(np.full(expected, np.nan), share.status)
+        if share.values.shape != expected:
+            shape = share.values.shape
             raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
-        share = self._batch.spread(reply.share)
-        return _Side(share, reply, took_s, reply.elapsed_s, "")
+        side = _Side(party, self._batch.spread(share), reply, took_s, reply.elapsed_s, "")
+        return self._without(party, side, reply.failures) if reply.failures else side
+
+    def _without(self, party: str, side: _Side, failures: Mapping[int, FedPredictError]) -> _Side:
+        """Return a side with the statuses and problems of models that the party has no share for."""
+        status, problems = side.share.status.copy(), {}
+        for place, error in failures.items():
+            part = self._asked[place]
+            code, problems[part.question] = _told(party, error, part.slices)
+            of_part = status[part.rows]
+            of_part[self._batch.valid[part.rows]] = code
+        return replace(side, share=Share(side.share.values, status), problems=problems)
 
     def _absent(self, party: str, error: FedPredictError, took_s: float) -> _Side:
-        named = [each.waiting.task.request_id for each in self._batch.slices[:_NAMED]]
-        logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
-        public = public_status(error)
-        status = SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED
-        return _Side(self._no_share(status), None, took_s, 0.0, public.text)
+        status, problem = _told(party, error, self._batch.slices)
+        return _Side(party, self._no_share(status), None, took_s, 0.0, problem)
 
     def _late(self, party: str, took_s: float) -> _Side:
         error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
         return self._absent(party, error, took_s)
 
     def _no_share(self, status: SampleStatus) -> Share:
-        return policy.absent_share(self._batch.valid, self._question.manifest.n_scores, status)
+        return policy.absent_share(self._batch.valid, self._route.n_scores, status)
 
     def _set_timer(self) -> None:
         until = [each.waiting.asks_until for each in self._batch.slices if not each.waiting.over]
@@ -214,12 +210,14 @@ class Round:
         return [each for each in self._batch.slices if not each.waiting.over]
 
     def _finish(self) -> None:
-        unasked = _Side(self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "") if not self._sides else None
-        sides = dict.fromkeys(self._question.manifest.parties, unasked) if unasked else self._sides
+        sides = self._sides or {party: self._unasked(party) for party in self._route.parties}
         # the next round is under way, and parties compute, while these answers are handed out
         self._make_way()
         self._deliver(self._live(), sides)
         self._watched.ended("ok")
+
+    def _unasked(self, party: str) -> _Side:
+        return _Side(party, self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "")
 
     def _fail(self, error: BaseException) -> None:
         _fail(self._batch.slices, error)
@@ -242,68 +240,99 @@ class Round:
 
     def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
         """Answer requests, now or when the fallback model has; never raises, so that a round always ends."""
+        if not slices:
+            return
         try:
             answer = self._combine(sides)
-            if self._question.settings.fallback_model is None or answer.all_ok:
+            if answer.all_ok:
                 self._hand_out(slices, sides, answer)
-            else:
-                _in_background(self._fall_back(slices, sides, answer))
-        except Exception as error:  # a defect: the callers are told
-            logger.exception("round.failed")
-            _fail(slices, error)
+                return
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
+            return
+        rows = {part.question: part.rows for part in self._batch.parts}
+        for question, of_question in groupby(slices, key=lambda each: each.waiting.question):
+            group = list(of_question)
+            try:
+                self._deliver_by_policy(question, rows[question], group, sides, answer.cut(rows[question]))
+            except Exception as error:  # noqa: BLE001  a defect: these callers are told, the others get their answers
+                _tell_defect(group, error)
 
     def _combine(self, sides: Mapping[str, _Side]) -> Answer:
-        settings, kind = self._question.settings, self._question.manifest.kind
-        shares = {party: side.share for party, side in sides.items()}
         combining = self._watched.combining()
-        if settings.policy is PolicyName.DEFAULT_PARTIAL:
-            answer = policy.default_partial(kind, shares, settings.defaults)
-        else:
-            answer = policy.fail(kind, shares)
+        answer = policy.fail(self._route.kind, {party: side.share for party, side in sides.items()})
         if combining is not None:
             combining.end("ok")
         return answer
 
-    async def _fall_back(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
+    def _deliver_by_policy(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer
+    ) -> None:
+        """Answer requests for one model, of whose rows some may have no number.
+
+        Args:
+            question: What the requests have in common.
+            rows: The model's.
+            slices: The requests.
+            sides: By party.
+            answer: Of `rows`, without numbers where a party has none.
+        """
+        settings, is_whole = question.settings, all_ok(answer.status)
+        if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
+            shares = {party: side.share.cut(rows) for party, side in sides.items()}
+            answer = policy.default_partial(self._route.kind, shares, settings.defaults)
+        if settings.fallback_model is None or is_whole:
+            self._hand_out(slices, sides, answer, rows.start)
+        else:
+            _in_background(self._fall_back(question, rows, slices, sides, answer))
+
+    async def _fall_back(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer
+    ) -> None:
         """Hand out the answer with the fallback model's numbers where it has none."""
         try:
-            self._hand_out(slices, sides, await self._filled(slices, answer))
-        except Exception as error:  # a defect: the callers are told
-            logger.exception("round.failed")
-            _fail(slices, error)
+            self._hand_out(slices, sides, await self._filled(question, rows, slices, answer), rows.start)
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
 
-    async def _filled(self, slices: Sequence[Slice], answer: Answer) -> Answer:
+    async def _filled(self, question: Question, rows: slice, slices: Sequence[Slice], answer: Answer) -> Answer:
         unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
         if not unscored.any():
             return answer
+        route = self._route
         try:
-            manifest = self._question.fallback()
+            manifest = question.fallback()
             left_s = max(each.waiting.ends for each in slices) - self._loop.time()
-            ids, request_id = self._batch.ids.select(unscored), slices[0].waiting.task.request_id
-            query = fallback_query(manifest, self._question, request_id, ids)
-            reply = await _begin(self._question.scorers[self._question.own_party], query, left_s)
+            ids = self._batch.ids.cut(rows.start, rows.stop).select(unscored)
+            query = fallback_query(manifest, route, slices[0].waiting.task.request_id, ids)
+            reply = await _begin(route.scorers[route.own_party], query, left_s)
             own = policy.spread_share(reply.share, unscored)
-            return policy.fallback_model(answer, combine(manifest.kind, {self._question.own_party: own}))
+            return policy.fallback_model(answer, combine(manifest.kind, {route.own_party: own}))
         except FedPredictError as error:
             logger.warning("fallback.failed", extra={"reason": str(error)})
             return answer
 
-    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer) -> None:
-        manifest, alone = self._question.manifest, len(self._batch.slices) == 1
-        by_party = [self._reports(party, sides[party], slices) for party in manifest.parties]
+    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer, first: int = 0) -> None:
+        """Give each request its rows of an answer, which begins at row `first` of the round."""
+        by_party = [self._reports(sides[party], slices) for party in self._route.parties]
+        if len(self._batch.slices) == 1:
+            slices[0].waiting.take(slices[0].start, answer, tuple([reports[0] for reports in by_party]))
+            return
         for each, *reports in zip(slices, *by_party, strict=True):
-            each.waiting.take(each.start, answer if alone else answer.cut(each.rows), tuple(reports), manifest)
+            own = answer.cut(slice(each.rows.start - first, each.rows.stop - first) if first else each.rows)
+            each.waiting.take(each.start, own, tuple(reports))
 
-    def _reports(self, party: str, side: _Side, slices: Sequence[Slice]) -> list[PartyReport]:
+    def _reports(self, side: _Side, slices: Sequence[Slice]) -> list[PartyReport]:
         """Return a party's report to each request."""
         share, took_s, elapsed_s, problem = side.share, side.round_trip_s, side.elapsed_s, side.problem
         times = self._batch.event_times(side.reply, slices)
         if share.all_ok:
-            return [PartyReport(party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
+            return [PartyReport(side.party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
         statuses = [share.status[each.rows] for each in slices]
+        problems = [side.problems.get(each.waiting.question, problem) for each in slices]
         return [
-            PartyReport(party, None if all_ok(status) else status, oldest, took_s, elapsed_s, problem)
-            for status, oldest in zip(statuses, times, strict=True)
+            PartyReport(side.party, None if all_ok(status) else status, oldest, took_s, elapsed_s, told)
+            for status, oldest, told in zip(statuses, times, problems, strict=True)
         ]
 
 
@@ -312,14 +341,27 @@ def _fail(slices: Sequence[Slice], error: BaseException) -> None:
         each.waiting.fail(error)
 
 
-def fallback_query(manifest: Manifest, question: Question, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:
+def _tell_defect(slices: Sequence[Slice], error: Exception) -> None:
+    logger.error("round.failed", exc_info=error)
+    _fail(slices, error)
+
+
+def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[SampleStatus, str]:
+    """Log that a party has no share for some requests; return their status, and what the callers are told."""
+    named = [each.waiting.task.request_id for each in slices[:_NAMED]]
+    logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
+    public = public_status(error)
+    return (SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED), public.text
+
+
+def fallback_query(manifest: Manifest, route: Route, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:
     """Return what the initiator's own part of the fallback model is asked for rows without a number."""
     return ScoreQuery(
         request_id=request_id,
         model_id=manifest.model_id,
         manifest_sha256=manifest.manifest_sha256,
-        params_sha256=manifest.digest_of(question.own_party),
-        mode=question.mode,
+        params_sha256=manifest.digest_of(route.own_party),
+        mode=route.mode,
         sample_ids=ids,
     )
 

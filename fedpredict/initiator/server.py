@@ -27,6 +27,7 @@ from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
 from fedpredict.observe.request_log import RequestLog
@@ -316,7 +317,7 @@ async def serve(
             settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
         )
         async with running as server:
-            with settled_memory():
+            with settled_memory(), giving_back():
                 if ready is not None:
                     ready(server.address)
                 if ready_http is not None and server.http_address is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.question import Question
 from fedpredict.initiator.submit import Done
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask, join_reports
@@ -36,6 +37,7 @@ class Waiting:
 
     Attributes:
         task: What is asked for.
+        question: What it has in common with others for the same version of the model.
         arrived: The loop's time of the request.
         asks_until: The loop's time until which parties may answer.
         ends: The loop's time until which the whole answer must be there.
@@ -46,6 +48,7 @@ class Waiting:
     """
 
     task: PredictTask
+    question: Question
     arrived: float
     asks_until: float
     ends: float
@@ -64,26 +67,25 @@ class Waiting:
         """The number of rows that no round has taken yet."""
         return self.n_rows - self.taken
 
-    def take(self, start: int, answer: Answer, reports: tuple[PartyReport, ...], manifest: Manifest) -> None:
+    def take(self, start: int, answer: Answer, reports: tuple[PartyReport, ...]) -> None:
         """Take rows that are answered; with the last of them the caller has the answer.
 
         Args:
             start: The first row.
             answer: For these rows.
             reports: By party, in the manifest's order.
-            manifest: The version that answered.
         """
         if self.over:
             return
         n_rows = len(answer.status)
         if n_rows == self.n_rows:
-            self._tell(_prediction(self.task, manifest, answer, reports))
+            self._tell(_prediction(self.task, self.question.manifest, answer, reports))
             return
         self._parts.append(Part(start, answer, reports))
         self._answered += n_rows
         if self._answered == self.n_rows:
             whole = _joined(self._parts)
-            self._tell(_prediction(self.task, manifest, whole.answer, whole.reports))
+            self._tell(_prediction(self.task, self.question.manifest, whole.answer, whole.reports))
 
     def fail(self, error: BaseException) -> None:
         """End without an answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
@@ -87,3 +88,37 @@ class LinearPart:
         else:
             scores += self.offset
         return scores
+
+
+def partial_scores_of(parts: Sequence[LinearPart], n_rows: Sequence[int], features: Floats) -> Floats:
+    """Return the shares of several parts that have the same features, each for rows of its own.
+
+    Args:
+        parts: All of one width.
+        n_rows: How many rows each has, in the order of `features`.
+        features: Shape (sum of `n_rows`, n_features), as for `LinearPart.partial_scores`.
+
+    Returns:
+        Shape (sum of `n_rows`, n_scores).
+
+    Raises:
+        ValueError: The number of columns is not that of a part's weights.
+    """
+    if any(features.shape[1] != len(part.features) for part in parts):
+        raise ValueError(f"features of shape {features.shape} for parts with other features")
+    return _QUIET.copy().run(_partial_scores_of, parts, n_rows, features)
+
+
+def _partial_scores_of(parts: Sequence[LinearPart], n_rows: Sequence[int], features: Floats) -> Floats:
+    if len(parts) == len(features):  # one row each: one product of all of them
+        scores: Floats = np.einsum("nf,nfk->nk", features, np.array([part.weights for part in parts]))
+        scores += np.array([part.offset for part in parts])
+        return scores
+    scores = np.empty((len(features), parts[0].n_scores))
+    start = 0
+    for part, n_own in zip(parts, n_rows, strict=True):
+        own = slice(start, start + n_own)
+        np.dot(features[own], part.weights, out=scores[own])
+        scores[own] += part.offset
+        start += n_own
+    return scores

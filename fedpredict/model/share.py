@@ -92,6 +92,10 @@ class Share:
         """The width of the share: numbers per sample."""
         return int(self.values.shape[1])
 
+    def cut(self, rows: slice) -> Share:
+        """Return the share of some consecutive samples."""
+        return Share(self.values[rows], self.status[rows])
+
 
 def all_ok(status: Statuses) -> bool:
     """Return whether every sample is OK.

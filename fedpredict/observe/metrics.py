@@ -15,6 +15,9 @@ from fedpredict.errors import Code, PartyTimeoutError, PartyUnavailableError, pu
 UNKNOWN: Final = "unknown"
 """Stands for every model and caller that is not in the settings or the warehouse."""
 
+SEVERAL: Final = "(several)"
+"""Stands for the models of a round, or of a sub-task, that is for more than one; no model id has such a character."""
+
 Edge: TypeAlias = Literal["http", "grpc", "stream", "oip_http", "oip_grpc"]
 Outcome: TypeAlias = Literal[
     "ok",

@@ -51,6 +51,16 @@ class Scores:
                 self._open_rows(SampleStatus(code)).value += times
         return "partial"
 
+    def done_in_full(self, seconds: float, n_rows: int) -> None:
+        """Count a share of which every row has a number, as `done` does.
+
+        Args:
+            seconds: That it took here.
+            n_rows: Its rows.
+        """
+        self._ok.value += n_rows
+        self._count("ok", seconds)
+
     def failed(self, outcome: Outcome, seconds: float) -> None:
         """Count a request that got no share; `outcome_of` says the outcome of an error."""
         self._count(outcome, seconds)
@@ -104,6 +114,10 @@ class _NoScores(Scores):
     def done(self, seconds: float, status: Statuses) -> Outcome:
         rows = status.tobytes()
         return "ok" if rows.count(_OK) == len(rows) else "partial"
+
+    @override
+    def done_in_full(self, seconds: float, n_rows: int) -> None:
+        pass
 
     @override
     def failed(self, outcome: Outcome, seconds: float) -> None:

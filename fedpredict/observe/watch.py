@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from fedpredict.model.prediction import Prediction
 from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus
-from fedpredict.observe.metrics import CallOutcome, Edge, Outcome, outcome_of
+from fedpredict.observe.metrics import SEVERAL, CallOutcome, Edge, Outcome, outcome_of
 from fedpredict.observe.request_log import RequestLog
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, Scores
 from fedpredict.observe.serving import NO_SERVING_METRICS, Calls, Requests, Rounds, ServingMetrics
@@ -142,15 +143,16 @@ class PredictionWatch:
         span = self.traces.request(edge, model, traceparent) if self.traces.on else None
         return RequestWatch(self.serving.request(edge, model, mode), rows, span)
 
-    def round(self, model: str, mode: Mode, carried: Sequence[str], rows: int) -> RoundWatch:
+    def round(self, models: Sequence[str], mode: Mode, carried: Sequence[str], rows: int) -> RoundWatch:
         """Say that a round begins.
 
         Args:
-            model: Of its manifest.
+            models: Of its requests, each once; several are counted as `SEVERAL`.
             mode: The mode.
             carried: The traceparent of each request in it; "" for those that are not traced.
             rows: Rows of all of them.
         """
+        model = models[0] if len(models) == 1 else SEVERAL
         rounds = self.serving.round(model, mode)
         rounds.began(len(carried), rows)
         span = self.traces.round(model, mode.value, carried, rows=rows) if self.traces.on else None
@@ -192,34 +194,59 @@ class ShareWatch:
             query: What it asks for.
         """
         scores = self._metrics.score(caller, query.model_id)
-        span = self.traces.score(query.traceparent, caller, query.model_id) if query.traceparent else None
-        return WatchedShare(scores, self._log, span)
+        further = [self._metrics.score(caller, each.model_id) for each in query.further]
+        model = SEVERAL if query.further else query.model_id
+        span = self.traces.score(query.traceparent, caller, model) if query.traceparent else None
+        return WatchedShare(query, (scores, *further), self._log, span)
 
 
 class WatchedShare:
     """The answer to one sub-task under way."""
 
-    __slots__ = ("_began", "_log", "_scores", "_span")
+    __slots__ = ("_began", "_log", "_query", "_scores", "_span")
 
-    def __init__(self, scores: Scores, log: RequestLog, span: Span | None) -> None:
+    def __init__(self, query: ScoreQuery, scores: Sequence[Scores], log: RequestLog, span: Span | None) -> None:
         self._began = perf_counter()
+        self._query = query
         self._scores = scores
         self._log = log
         self._span = span
 
     def scored(self, reply: PartyReply) -> bool:
-        """Count the share; return whether it gets a line in the log."""
-        outcome = self._scores.done(perf_counter() - self._began, reply.share.status)
+        """Count the share, each model's by itself; return whether it gets a line in the log."""
+        seconds = perf_counter() - self._began
+        if len(self._scores) == 1:
+            outcome = self._scores[0].done(seconds, reply.share.status)
+        else:
+            outcome = self._scored_several(reply, seconds)
         if self._span is not None:
             self._span.end(outcome, **{"fedpredict.rows": len(reply.share.status)})
         return self._log.wants(outcome)
 
     def failed(self, error: BaseException) -> None:
-        """Count the error instead; `CancelledError` where the caller waits no more."""
+        """Count the error instead, for every model; `CancelledError` where the caller waits no more."""
         outcome = outcome_of(error)
-        self._scores.failed(outcome, perf_counter() - self._began)
+        for scores in self._scores:
+            scores.failed(outcome, perf_counter() - self._began)
         if self._span is not None:
             self._span.end(outcome)
+
+    def _scored_several(self, reply: PartyReply, seconds: float) -> Outcome:
+        """Count each model's share, and return the outcome of all: "ok", or the first that is not."""
+        if reply.share.all_ok:
+            for scores, n_rows in zip(self._scores, self._query.model_rows, strict=True):
+                scores.done_in_full(seconds, n_rows)
+            return "ok"
+        worst: Outcome = "ok"
+        for place, (scores, rows) in enumerate(zip(self._scores, rows_of_models(self._query), strict=True)):
+            error = reply.failures.get(place)
+            if error is None:
+                outcome = scores.done(seconds, reply.share.status[rows])
+            else:
+                outcome = outcome_of(error)
+                scores.failed(outcome, seconds)
+            worst = outcome if worst == "ok" else worst
+        return worst
 
 
 def outcome_of_prediction(prediction: Prediction) -> Outcome:

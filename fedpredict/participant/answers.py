@@ -6,9 +6,10 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from fedpredict.errors import EmptyRequestError, TooManySamplesError
+from fedpredict.errors import EmptyRequestError, FedPredictError, TooManySamplesError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
@@ -17,7 +18,8 @@ from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
-from fedpredict.wire.link import SCORE_STREAM, Instance
+from fedpredict.wire.handlers import log_failure
+from fedpredict.wire.link import SCORE_STREAM, SEVERAL_MODELS, Instance
 from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Answers:
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
-            capabilities=[SCORE_STREAM],
+            capabilities=[SCORE_STREAM, SEVERAL_MODELS],
             party=self._scorer.party,
             instance=self._me.name,
             worker=self._me.worker,
@@ -104,9 +106,12 @@ class Answers:
         query = codec.query_from_wire(request)
         watched = self._watch.share(caller.name, query)
         try:
-            self._policy.check(caller, query.model_id)
             self._check_size(len(query.sample_ids))
-            reply = await self._scorer.score(query, deadline_s=deadline_s)
+            if query.further:
+                reply = await self._score_several(query, caller, deadline_s)
+            else:
+                self._policy.check(caller, query.model_id)
+                reply = await self._scorer.score(query, deadline_s=deadline_s)
             if watched.scored(reply):
                 _log_done(query, reply)
         except BaseException as error:
@@ -115,6 +120,26 @@ class Answers:
             watched.failed(error)
             raise
         codec.fill_reply(into, query, reply)
+
+    async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
+        """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
+        if all(self._policy.may_ask(caller, each.model_id) for each in query.models):
+            reply = await self._scorer.score(query, deadline_s=deadline_s)
+        else:
+            queries = split_by_model(query)
+            reply = join_replies(queries, [await self._share_or_error(each, caller, deadline_s) for each in queries])
+        for place, error in reply.failures.items():
+            log_failure(error, request_id=query.request_id, model=query.models[place].model_id)
+        return reply
+
+    async def _share_or_error(
+        self, query: ScoreQuery, caller: Identity, deadline_s: float
+    ) -> PartyReply | FedPredictError:
+        try:
+            self._policy.check(caller, query.model_id)
+            return await self._scorer.score(query, deadline_s=deadline_s)
+        except FedPredictError as error:
+            return error
 
     def _check_size(self, n_samples: int) -> None:
         if not n_samples:

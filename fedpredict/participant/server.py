@@ -13,6 +13,7 @@ import grpc
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
 from fedpredict.observe.request_log import RequestLog
@@ -229,7 +230,7 @@ async def serve(
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
-            with settled_memory():
+            with settled_memory(), giving_back():
                 if ready is not None and not stopped.done():
                     ready(server.address)
                 await stopped

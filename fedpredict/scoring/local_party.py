@@ -6,24 +6,36 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
-from fedpredict.errors import ModelNotReadyError, PartyTimeoutError, UnsupportedModeError
+from fedpredict.errors import (
+    FedPredictError,
+    ModelNotReadyError,
+    PartyTimeoutError,
+    ProtocolError,
+    UnsupportedModeError,
+)
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_finite, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, Share, all_ok_statuses, build_share
+from fedpredict.model.several import rows_of_models
+from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 
 _FEW = 16
 """So many ids are taken out of a batch one by one faster than by passes over all."""
 _OK = np.uint8(SampleStatus.OK)
+_REFUSED = np.uint8(SampleStatus.REFUSED)
 _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
 _NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
@@ -75,14 +87,59 @@ class LocalParty(PartyScorer):
         """
         if query.mode is not _NEARLINE:
             raise UnsupportedModeError(f"mode {query.mode} asked, nearline is served", mode=query.mode.value)
-        model = self._state().version(query.model_id, query.params_sha256)
+        if query.further:
+            compute = partial(self._compute_several, self._state(), query)
+        else:
+            compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
         if len(query.sample_ids) <= INLINE_SAMPLES:
-            return self._compute(model, query)
+            return compute()
         try:
             async with asyncio.timeout(deadline_s):
-                return await asyncio.to_thread(self._compute, model, query)
+                return await asyncio.to_thread(compute)
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
+
+    def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        """Return the share of several models: features that models have in common are looked up at once."""
+        start = time.perf_counter()
+        groups, failures = _by_features(state, query)
+        n_samples = len(query.sample_ids)
+        scores = np.full((n_samples, groups[0].n_scores if groups else 0), np.nan)
+        status, event_time = np.full(n_samples, _REFUSED), np.full(n_samples, NEVER, dtype=np.int64)
+        for group in groups:
+            if group.n_scores != scores.shape[1]:
+                raise ProtocolError("models of different widths in one sub-task")
+            try:
+                self._fill(group, SampleIds.of(query.sample_ids), scores, status, event_time)
+            except ModelNotReadyError as error:
+                failures.update(dict.fromkeys(group.places, error))
+        if all_ok(status):
+            share = _share_of_all(scores)
+        else:
+            share = build_share(scores, status)
+            event_time[status != _OK] = NEVER
+        oldest, of_segments = _oldest(event_time, query.segments)
+        return PartyReply(
+            share=share,
+            oldest_event_time=oldest,
+            elapsed_s=time.perf_counter() - start,
+            segment_event_times=of_segments,
+            failures=failures,
+        )
+
+    def _fill(self, group: _Group, sample_ids: SampleIds, scores: Floats, status: Statuses, event_time: Micros) -> None:
+        """Write what models with the same features say of their rows into the arrays of all rows."""
+        model, spans = group.model, group.rows
+        at: slice | NDArray[np.intp] = slice(spans[0].start, spans[-1].stop)
+        ids = sample_ids.cut(spans[0].start, spans[-1].stop)
+        if sum([each.stop - each.start for each in spans]) < len(ids):  # rows of other models stand between
+            at = np.concatenate([np.arange(each.start, each.stop) for each in spans])
+            ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
+        rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
+        known = _statuses(rows, ids)
+        status[at] = _OK if known is None else known
+        event_time[at] = rows.event_time
+        scores[at] = partial_scores_of(group.parts, [each.stop - each.start for each in spans], rows.values)
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
@@ -109,6 +166,42 @@ class LocalParty(PartyScorer):
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
         return rows_of_inputs(query.inputs, snapshot.view, model.part.features, query.sample_ids)
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Models of a query for several that read the same features."""
+
+    model: LoadedModel
+    """The first of them."""
+    places: list[int] = field(default_factory=list)
+    """In the query."""
+    parts: list[LinearPart] = field(default_factory=list)
+    rows: list[slice] = field(default_factory=list)
+
+    @property
+    def n_scores(self) -> int:
+        return self.model.part.n_scores
+
+
+def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], dict[int, FedPredictError]]:
+    """Return the models of a query that can be scored, and by place why the others cannot."""
+    groups: dict[tuple[str, int, tuple[str, ...], int], _Group] = {}
+    failures: dict[int, FedPredictError] = {}
+    for place, (asked, rows) in enumerate(zip(query.models, rows_of_models(query), strict=True)):
+        try:
+            model = state.version(asked.model_id, asked.params_sha256)
+        except FedPredictError as error:
+            failures[place] = error
+            continue
+        key = (model.view, model.view_version, model.columns, model.part.n_scores)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(model)
+        group.places.append(place)
+        group.parts.append(model.part)
+        group.rows.append(rows)
+    return list(groups.values()), failures
 
 
 def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:

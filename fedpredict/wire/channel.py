@@ -13,6 +13,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_SAMPLES_PER_CALL = 100_000
 """Upper bound for the `max_samples` setting: 16 MiB hold so many ids of some 100 bytes."""
 
+MAX_MODELS = 256
+"""Most models in one sub-task."""
+
 _ANSWER_BYTES, _STATUS_BYTES = 1024 * 1024, 64
 """Kept free in a message for classes and reports; and per sample, for the statuses of some 60 parties."""
 

@@ -24,12 +24,16 @@ from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
+from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
+from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share
-from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, max_samples_of
+from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL, max_samples_of
+from fedpredict.wire.status import failure_to_wire
 from fedpredict.wire.v1 import common_pb2, participant_pb2
 
 PROTOCOL_VERSION = 1
+SEVERAL_VERSION = 2
+"""What a sub-task for several models says instead, so that nobody takes all of its rows for the first model's."""
 
 _T = TypeVar("_T")
 _PROCESS, _count = secrets.token_hex(8), itertools.count()
@@ -49,6 +53,7 @@ MODES = {
 }
 
 _NO_BYTES = bytes(4)
+_REFUSED = bytes((SampleStatus.REFUSED,))
 _MODE_OF = {number: mode for mode, number in MODES.items()}
 _U4, _I8, _F8 = np.dtype("<u4"), np.dtype("<i8"), np.dtype("<f8")
 _UNCUT = "the offsets of the sample ids do not cut their data"
@@ -118,7 +123,7 @@ def query_to_wire(query: ScoreQuery, remaining_ms: int) -> participant_pb2.Score
 
 def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None:
     """Write a sub-task into an empty message, in place: a message made apart would be copied into its frame."""
-    message.protocol_version = PROTOCOL_VERSION
+    message.protocol_version = SEVERAL_VERSION if query.further else PROTOCOL_VERSION
     message.request_id = query.request_id
     message.model_id = query.model_id
     message.manifest_sha256 = _digest_bytes(query.manifest_sha256)
@@ -131,6 +136,9 @@ def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None
         message.segments = struct.pack(f"<{len(query.segments)}I", *query.segments)
     if query.traceparent:
         message.traceparent = query.traceparent
+    if query.further:
+        message.further.extend([_ref_to_wire(each) for each in query.further])
+        message.model_rows = struct.pack(f"<{len(query.model_rows)}I", *query.model_rows)
 
 
 def _fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> None:
@@ -144,9 +152,15 @@ def _fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> Non
 
 def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
     """Return the sub-task of a message; raise `ProtocolError` where it breaks the protocol."""
-    check_protocol_version(message.protocol_version)
     sample_ids, segments, traceparent = ids_from_wire(message.sample_ids), message.segments, message.traceparent
-    return ScoreQuery(
+    if message.protocol_version == SEVERAL_VERSION:
+        further = _further(message)
+    else:
+        check_protocol_version(message.protocol_version)
+        if len(message.further):
+            raise ProtocolError(f"several models in a sub-task of protocol version {message.protocol_version}")
+        further = ()
+    query = ScoreQuery(
         request_id=check_request_id(message.request_id),
         model_id=model_id_from_wire(message.model_id),
         manifest_sha256=_digest(message.manifest_sha256, "manifest_sha256"),
@@ -156,7 +170,45 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
         epoch=message.epoch,
         segments=_segments(segments, len(sample_ids)) if segments else (),
         traceparent=traceparent_of(traceparent) if traceparent else "",
+        further=further,
+        model_rows=_segments(message.model_rows, len(sample_ids)) if further else (),
     )
+    if further:
+        _check_model_rows(query)
+    return query
+
+
+@lru_cache(maxsize=4096)  # an initiator asks for the same ones again and again, and copying a message is fast
+def _ref_to_wire(ref: ModelRef) -> participant_pb2.ModelRef:
+    return participant_pb2.ModelRef(
+        model_id=ref.model_id,
+        manifest_sha256=_digest_bytes(ref.manifest_sha256),
+        params_sha256=_digest_bytes(ref.params_sha256),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _ref_from_wire(model_id: str, manifest_sha256: bytes, params_sha256: bytes) -> ModelRef:
+    return ModelRef(
+        model_id_from_wire(model_id),
+        _digest(manifest_sha256, "manifest_sha256"),
+        _digest(params_sha256, "params_sha256"),
+    )
+
+
+def _further(message: participant_pb2.ScoreRequest) -> tuple[ModelRef, ...]:
+    further = message.further
+    if not 1 <= len(further) < MAX_MODELS:
+        raise ProtocolError(f"{len(further)} further models in a sub-task; 1 to {MAX_MODELS - 1} may be")
+    return tuple([_ref_from_wire(each.model_id, each.manifest_sha256, each.params_sha256) for each in further])
+
+
+def _check_model_rows(query: ScoreQuery) -> None:
+    """Raise `ProtocolError` unless every model has whole segments."""
+    if len(query.model_rows) != len(query.further) + 1:
+        raise ProtocolError(f"rows of {len(query.model_rows)} models for {len(query.further) + 1}")
+    if not set(itertools.accumulate(query.model_rows)) <= set(itertools.accumulate(query.segments)):
+        raise ProtocolError("a segment crosses from one model to the next")
 
 
 def reply_to_wire(query: ScoreQuery, reply: PartyReply) -> participant_pb2.ScoreReply:
@@ -180,6 +232,8 @@ def fill_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: Pa
     message.elapsed_s = reply.elapsed_s
     if reply.segment_event_times is not None:
         message.segment_event_times_us = reply.segment_event_times.astype(_I8, copy=False).tobytes()
+    for place, error in reply.failures.items():
+        message.failures.add(place=place, failure=failure_to_wire(error))
 
 
 def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_scores: int) -> PartyReply:
@@ -214,6 +268,23 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
         elapsed_s=seconds_from_wire(message.elapsed_s),
         segment_event_times=_segment_times(message.segment_event_times_us, query) if query.segments else None,
     )
+
+
+def failures_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -> dict[int, common_pb2.Failure]:
+    """Return why models have no share, by their places in a query for several.
+
+    Raises:
+        ProtocolError: The query has no such model, or a row of the model has another status.
+    """
+    failures: dict[int, common_pb2.Failure] = {}
+    rows = rows_of_models(query)
+    for each in message.failures:
+        if not (query.further and each.place < len(rows)):
+            raise ProtocolError(f"a failure of model {each.place} of {len(query.further) + 1} asked for")
+        if message.status[rows[each.place]].strip(_REFUSED):
+            raise ProtocolError("a model that failed has rows that are not refused")
+        failures[each.place] = each.failure
+    return failures
 
 
 def description_to_wire(request_id: str, part: PartDescription) -> participant_pb2.DescribeModelReply:
@@ -262,10 +333,12 @@ def new_request_id() -> str:
 
 def _segments(data: bytes, n_samples: int) -> tuple[int, ...]:
     if len(data) % 4:
-        raise ProtocolError("the segments are not a row of uint32")
+        raise ProtocolError("the segments, or rows of models, are not a row of uint32")
     segments = tuple(np.frombuffer(data, dtype=_U4).tolist())
     if 0 in segments or sum(segments) != n_samples:
-        raise ProtocolError(f"segments of {sum(segments)} rows, one of them perhaps empty, for {n_samples} samples")
+        raise ProtocolError(
+            f"segments (or models) of {sum(segments)} rows, perhaps an empty one, for {n_samples} samples"
+        )
     return segments
 
 

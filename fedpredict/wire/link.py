@@ -15,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 
 SCORE_STREAM = "score_stream"
 """The capability in a hello: `ScoreStream` is served."""
+SEVERAL_MODELS = "several_models"
+"""The capability in a hello: a sub-task may be for several models."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -93,11 +95,13 @@ class Instance:
         name: Random per start, in hex.
         worker: It is worker `worker`, from 0, ...
         workers: ... of so many.
+        takes_several: Whether it takes sub-tasks for several models.
     """
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     worker: int = 0
     workers: int = 1
+    takes_several: bool = False
 
     @property
     def shares_ports(self) -> bool:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from fedpredict import errors
 from fedpredict.errors import Code, FedPredictError
-from fedpredict.wire.v1 import common_pb2, link_pb2
+from fedpredict.wire.v1 import common_pb2
 
 TRAILER = "fedpredict-error-bin"
 
@@ -33,7 +33,7 @@ _WITHOUT_TRAILER: dict[grpc.StatusCode, type[FedPredictError]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.ProtocolError,
 }
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-TOO_LARGE = link_pb2.Failure(
+TOO_LARGE = common_pb2.Failure(
     code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="the answer is larger than a message may be"
 )
 
@@ -55,19 +55,19 @@ def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
     )
 
 
-def failure_to_wire(error: BaseException) -> link_pb2.Failure:
+def failure_to_wire(error: BaseException) -> common_pb2.Failure:
     """Return, for a link, what `abort` says of an error on a call of its own."""
     public = errors.public_status(error)
     detail = None if public.code is Code.INTERNAL else error_to_wire(error)
-    return link_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
+    return common_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
 
 
-def code_of_failure(failure: link_pb2.Failure) -> grpc.StatusCode:
+def code_of_failure(failure: common_pb2.Failure) -> grpc.StatusCode:
     """Return the status of a failure; UNKNOWN for a number that is none."""
     return _BY_NUMBER.get(failure.code, grpc.StatusCode.UNKNOWN)
 
 
-def error_from_failure(failure: link_pb2.Failure) -> FedPredictError:
+def error_from_failure(failure: common_pb2.Failure) -> FedPredictError:
     """Return the error of our tree that a failure on a link stands for; its message is the public text."""
     code = code_of_failure(failure)
     if failure.HasField("detail"):

@@ -18,11 +18,13 @@ import grpc
 import numpy as np
 from typing_extensions import override
 
+from fedpredict.errors import FedPredictError, ManifestMismatchError
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import PartDescription
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.scorer import ModelRef, PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
@@ -70,6 +72,8 @@ class Certificates:
 @dataclass
 class ScriptedScorer(PartyScorer):
     """A party that does as it is told: the share of sample id "12" is 12.0; other ids are unknown.
+
+    Of model "m-100" it is 112.0; what is called "bad" has no share.
 
     Attributes:
         name: Who it is.
@@ -127,10 +131,43 @@ class ScriptedScorer(PartyScorer):
 
 def answer_to(query: ScoreQuery) -> PartyReply:
     """Return what a scripted party answers."""
+    if query.further:
+        queries = split_by_model(query)
+        return join_replies(queries, [answer_or_error(each) for each in queries])
+    if query.model_id == "bad":
+        raise ManifestMismatchError("another version of bad")
+    more = float(query.model_id.partition("-")[2] or 0)
     known = [sample_id.isdigit() for sample_id in query.sample_ids]
-    values = np.array([[float(each) if each.isdigit() else np.nan] for each in query.sample_ids])
+    values = np.array([[float(each) + more if each.isdigit() else np.nan] for each in query.sample_ids])
     status = np.where(known, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
-    return PartyReply(share=build_share(values, status), oldest_event_time=None, elapsed_s=0.25)
+    times = np.arange(1, 1 + len(query.segments)) if query.segments else None
+    oldest = 1 if query.segments else None
+    share = build_share(values, status)
+    return PartyReply(share=share, oldest_event_time=oldest, elapsed_s=0.25, segment_event_times=times)
+
+
+def answer_or_error(query: ScoreQuery) -> PartyReply | FedPredictError:
+    try:
+        return answer_to(query)
+    except FedPredictError as error:
+        return error
+
+
+def several(*asked: tuple[str, Sequence[bytes]]) -> ScoreQuery:
+    """Return a sub-task for several models: their ids, and the sample ids of each, every one a request of its own."""
+    first, *further = [ModelRef(model_id, f"{place:02x}" * 32, DIGEST) for place, (model_id, _) in enumerate(asked)]
+    sample_ids = [each for _, ids in asked for each in ids]
+    return ScoreQuery(
+        request_id="r-1",
+        model_id=first.model_id,
+        manifest_sha256=first.manifest_sha256,
+        params_sha256=first.params_sha256,
+        mode=Mode.NEARLINE,
+        sample_ids=sample_ids,
+        segments=(1,) * len(sample_ids),
+        further=tuple(further),
+        model_rows=tuple(len(ids) for _, ids in asked),
+    )
 
 
 def query_of(*sample_ids: bytes, model_id: str = "m") -> ScoreQuery:

@@ -24,7 +24,9 @@ from fedpredict.errors import (
     UnauthenticatedError,
 )
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.model.scorer import NO_EVENT_TIME
 from fedpredict.model.share import SampleStatus
+from fedpredict.participant import answers
 from fedpredict.wire.channel import Compression
 from fedpredict.wire.link import MAX_TASKS, Instance
 from tests.contract.link_rig import (
@@ -38,6 +40,7 @@ from tests.contract.link_rig import (
     eventually,
     gather_outcomes,
     query_of,
+    several,
 )
 
 WAYS = [
@@ -78,6 +81,71 @@ async def test_the_share_is_the_partys_bit_for_bit(
     assert reply.share.status.tolist() == expected.share.status.tolist()
     assert reply.elapsed_s == 0.25
     assert 0.0 < scorer.deadlines_s[0] <= DEADLINE_S
+
+
+async def test_several_models_are_answered_in_one_call(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer)
+
+    reply = await remote.score(
+        several(("m", [b"7"]), ("m-100", [b"8", b"nobody"]), ("m-200", [b"7"])), deadline_s=DEADLINE_S
+    )
+
+    assert scorer.begun == 1
+    np.testing.assert_array_equal(reply.share.values[:, 0], [7.0, 108.0, np.nan, 207.0])
+    assert reply.share.status.tolist() == [SampleStatus.OK, SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.OK]
+    assert reply.segment_event_times is not None
+    assert reply.segment_event_times.tolist() == [1, 1, 2, 1]
+    assert not reply.failures
+
+
+async def test_a_model_without_a_share_takes_no_other_models_share(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer)
+
+    reply = await remote.score(several(("m", [b"7"]), ("bad", [b"8", b"9"]), ("m-1", [b"7"])), deadline_s=DEADLINE_S)
+
+    np.testing.assert_array_equal(reply.share.values[:, 0], [7.0, np.nan, np.nan, 8.0])
+    refused = SampleStatus.REFUSED
+    assert reply.share.status.tolist() == [SampleStatus.OK, refused, refused, SampleStatus.OK]
+    assert list(reply.failures) == [1]
+    assert isinstance(reply.failures[1], ManifestMismatchError)
+
+
+async def test_a_model_that_the_caller_may_not_ask_for_takes_no_other_models_share(
+    rig: Rig, scorer: ScriptedScorer
+) -> None:
+    shop = await rig.initiator("shop")
+    await rig.participant(scorer)
+    await rig.wait_linked(shop)
+
+    reply = await shop.score(several(("m", [b"7"]), ("other", [b"8"])), deadline_s=DEADLINE_S)
+
+    np.testing.assert_array_equal(reply.share.values[:, 0], [np.nan, 8.0])
+    assert list(reply.failures) == [0]
+    assert isinstance(reply.failures[0], PartyRefusedError)
+
+
+async def test_where_no_model_has_a_share_every_one_says_why(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer)
+
+    reply = await remote.score(several(("bad", [b"7"]), ("bad", [b"8"])), deadline_s=DEADLINE_S)
+
+    assert reply.share.status.tolist() == [SampleStatus.REFUSED] * 2
+    assert sorted(reply.failures) == [0, 1]
+
+
+async def test_a_participant_that_takes_one_model_at_a_time_is_asked_so(
+    rig: Rig, scorer: ScriptedScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SEVERAL_MODELS", "of another time")
+    remote = await rig.linked(scorer)
+
+    reply = await remote.score(several(("m", [b"7", b"8"]), ("bad", [b"9"]), ("m-1", [b"7"])), deadline_s=DEADLINE_S)
+
+    assert scorer.begun == 3
+    np.testing.assert_array_equal(reply.share.values[:, 0], [7.0, 8.0, np.nan, 8.0])
+    assert reply.segment_event_times is not None
+    assert reply.segment_event_times.tolist() == [1, 2, NO_EVENT_TIME, 1]
+    assert isinstance(reply.failures[1], ManifestMismatchError)
 
 
 async def test_a_part_is_described(rig: Rig, scorer: ScriptedScorer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,20 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
-from fedpredict.model.prediction import Origin
-from fedpredict.model.share import SampleStatus
+from fedpredict.model.prediction import Origin, Prediction, PredictTask
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.scoring.local_party import LocalParty
+from fedpredict.scoring.state import PartyState
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
-from tests.integration.federation import POLL_S, Certificates, Federation, eventually
+from fedpredict.wire import task_codec
+from fedpredict.wire.v1 import initiator_pb2
+from tests.integration.federation import ANSWERS_IN_S, POLL_S, Certificates, Federation, eventually
 
 PARTIES = ("bank", "lab", "shop")
 OK, NOT_FOUND, MISSING = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.FEATURE_MISSING
@@ -247,6 +254,78 @@ async def test_a_fallback_model_that_nobody_pinned_changes_nothing(federation: F
         prediction = await federation.predict(b"id-0")
         assert prediction.status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
         assert prediction.origin.tolist() == [Origin.UNSPECIFIED]
+
+
+async def test_rounds_of_several_models_give_each_its_own_numbers_and_policy(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[list[str]] = []
+    rows: list[int] = []
+    compute = LocalParty._compute_several
+
+    def seen(party: LocalParty, state: PartyState, query: ScoreQuery) -> PartyReply:
+        together.append([each.model_id for each in query.models])
+        rows.append(len(query.sample_ids))
+        return compute(party, state, query)
+
+    monkeypatch.setattr(LocalParty, "_compute_several", seen)
+    async with cancer(federation) as world:
+        strict = Data(load_breast_cancer, LogisticRegression(max_iter=1000, C=0.01), Kind.BINARY)
+        own = LogisticRegression(max_iter=1000)
+        alone = world.data.alone(own, "own")
+        models: dict[str, Any] = {
+            **MODEL,
+            "strict": {"parties": list(PARTIES)},
+            "rescued": {"parties": list(PARTIES), "policy": "fallback_model", "fallback_model": "own"},
+            "stood-in": {"parties": list(PARTIES), "policy": "default_partial", "defaults": {"shop": [0.25]}},
+            "own": {"parties": ["bank"]},
+        }
+        await world.start(models)
+        publish(world.warehouses["bank"], alone)
+        for name in ("strict", "rescued", "stood-in"):
+            for party, warehouse in world.warehouses.items():
+                publish(warehouse, replace(strict.part_of(party), model_id=name))
+        for name in models:
+            await federation.ready(name)
+        asked = ["m", "strict", "rescued", "stood-in"]
+
+        async def ask_all() -> dict[str, Floats]:
+            """Ask for every sample of the first 100, each for one of the models, all at once."""
+            async with federation.channel("desk") as channel:
+                call = channel.unary_unary("/fedpredict.wire.v1.InitiatorService/Predict", None, None)
+
+                async def ask(row: int) -> Prediction:
+                    sample_id, model_id = f"id-{row}".encode(), asked[row % 4]
+                    task = PredictTask(
+                        request_id=f"r-{row}", model_id=model_id, mode=Mode.NEARLINE, sample_ids=(sample_id,)
+                    )
+                    reply = await call(task_codec.task_to_wire(task).SerializeToString(), timeout=ANSWERS_IN_S)
+                    return task_codec.prediction_from_wire(initiator_pb2.PredictReply.FromString(reply), 1)
+
+                job = asyncio.ensure_future(federation.predict(*strict.sample_ids[:300], model_id="strict"))
+                answers = await asyncio.gather(*map(ask, range(100)))
+                await job
+            return {name: np.array([each.predictions.item() for each in answers[place::4]])
+                    for place, name in enumerate(asked)}  # fmt: skip
+
+        truth = {
+            name: (world.data if name == "m" else strict).expected[place:100:4, 0] for place, name in enumerate(asked)
+        }
+        found = await ask_all()
+        for name in asked:
+            np.testing.assert_allclose(found[name], truth[name], rtol=1e-12)
+        assert {name for models_of_a_round in together for name in models_of_a_round} == set(asked)
+        assert max(rows) <= 100  # the job travelled by itself
+
+        await world.stop("shop")
+        found = await ask_all()
+        assert np.isnan(found["m"]).all()
+        assert np.isnan(found["strict"]).all()
+        rescue = own.predict_proba(world.data.features[2:100:4][:, world.data.columns_of("bank")])[:, 1]
+        np.testing.assert_allclose(found["rescued"], rescue, rtol=1e-12)
+        columns = [column for party in ("bank", "lab") for column in world.data.columns_of(party)]
+        raw = strict.features[3:100:4][:, columns] @ strict.estimator.coef_[0, columns] + strict.estimator.intercept_
+        np.testing.assert_allclose(found["stood-in"], 1.0 / (1.0 + np.exp(-(raw + 0.25))), rtol=1e-12)
 
 
 async def test_an_own_part_needs_the_warehouse(federation: Federation) -> None:

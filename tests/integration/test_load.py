@@ -19,7 +19,7 @@ from fedpredict.client.load.target import LoadTarget
 from fedpredict.errors import ModelNotFoundError, ServerUnavailableError
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2
+from fedpredict.wire.v1 import common_pb2, initiator_pb2
 from tests.integration.federation import ANSWERS_IN_S, Certificates, Federation
 
 TABLE = {b"u1": [2.0], b"u2": [3.0]}
@@ -153,7 +153,7 @@ class Stream:
             return None
         if name == "busy":
             detail = common_pb2.ErrorDetail(error="OverloadedError", fields={"retry_after_ms": "20"})
-            failure = link_pb2.Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="busy", detail=detail)
+            failure = common_pb2.Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], text="busy", detail=detail)
             return initiator_pb2.PredictAnswer(id=call.id, failure=failure)
         status = b"\x02" if name == "nobody" else b"\x01"
         return initiator_pb2.PredictAnswer(id=call.id, reply=initiator_pb2.PredictReply(status=status))

@@ -93,10 +93,10 @@ class PredictAnswer(_message.Message):
     id: int
     reply: PredictReply
     arrow: ArrowReply
-    failure: _link_pb2.Failure
+    failure: _common_pb2.Failure
     drain: _link_pb2.Drain
     more: _containers.RepeatedCompositeFieldContainer[PredictAnswer]
-    def __init__(self, id: _Optional[int] = ..., reply: _Optional[_Union[PredictReply, _Mapping]] = ..., arrow: _Optional[_Union[ArrowReply, _Mapping]] = ..., failure: _Optional[_Union[_link_pb2.Failure, _Mapping]] = ..., drain: _Optional[_Union[_link_pb2.Drain, _Mapping]] = ..., more: _Optional[_Iterable[_Union[PredictAnswer, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., reply: _Optional[_Union[PredictReply, _Mapping]] = ..., arrow: _Optional[_Union[ArrowReply, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., drain: _Optional[_Union[_link_pb2.Drain, _Mapping]] = ..., more: _Optional[_Iterable[_Union[PredictAnswer, _Mapping]]] = ...) -> None: ...
 
 class ArrowRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id", "mode", "table")

@@ -28,20 +28,10 @@ class Frame(_message.Message):
     described: _participant_pb2.DescribeModelReply
     score: _participant_pb2.ScoreRequest
     scored: _participant_pb2.ScoreReply
-    failure: Failure
+    failure: _common_pb2.Failure
     cancel: Cancel
     drain: Drain
-    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., hello: _Optional[_Union[_participant_pb2.HelloRequest, _Mapping]] = ..., hello_reply: _Optional[_Union[_participant_pb2.HelloReply, _Mapping]] = ..., describe: _Optional[_Union[_participant_pb2.DescribeModelRequest, _Mapping]] = ..., described: _Optional[_Union[_participant_pb2.DescribeModelReply, _Mapping]] = ..., score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., scored: _Optional[_Union[_participant_pb2.ScoreReply, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
-
-class Failure(_message.Message):
-    __slots__ = ("code", "text", "detail")
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    TEXT_FIELD_NUMBER: _ClassVar[int]
-    DETAIL_FIELD_NUMBER: _ClassVar[int]
-    code: int
-    text: str
-    detail: _common_pb2.ErrorDetail
-    def __init__(self, code: _Optional[int] = ..., text: _Optional[str] = ..., detail: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., hello: _Optional[_Union[_participant_pb2.HelloRequest, _Mapping]] = ..., hello_reply: _Optional[_Union[_participant_pb2.HelloReply, _Mapping]] = ..., describe: _Optional[_Union[_participant_pb2.DescribeModelRequest, _Mapping]] = ..., described: _Optional[_Union[_participant_pb2.DescribeModelReply, _Mapping]] = ..., score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., scored: _Optional[_Union[_participant_pb2.ScoreReply, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ()

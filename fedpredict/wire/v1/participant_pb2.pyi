@@ -80,7 +80,7 @@ class DescribeModelReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent")
+    __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent", "further", "model_rows")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,8 @@ class ScoreRequest(_message.Message):
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    FURTHER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ROWS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
@@ -103,10 +105,22 @@ class ScoreRequest(_message.Message):
     remaining_ms: int
     segments: bytes
     traceparent: str
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., segments: _Optional[bytes] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    further: _containers.RepeatedCompositeFieldContainer[ModelRef]
+    model_rows: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., remaining_ms: _Optional[int] = ..., segments: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., further: _Optional[_Iterable[_Union[ModelRef, _Mapping]]] = ..., model_rows: _Optional[bytes] = ...) -> None: ...
+
+class ModelRef(_message.Message):
+    __slots__ = ("model_id", "manifest_sha256", "params_sha256")
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    manifest_sha256: bytes
+    params_sha256: bytes
+    def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us")
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +128,7 @@ class ScoreReply(_message.Message):
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     manifest_sha256: bytes
     status: bytes
@@ -121,4 +136,13 @@ class ScoreReply(_message.Message):
     oldest_event_time_us: int
     elapsed_s: float
     segment_event_times_us: bytes
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[ModelFailure]
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ...) -> None: ...
+
+class ModelFailure(_message.Message):
+    __slots__ = ("place", "failure")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    place: int
+    failure: _common_pb2.Failure
+    def __init__(self, place: _Optional[int] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ...) -> None: ...

@@ -26,6 +26,7 @@ from fedpredict.errors import InputError
 from fedpredict.model.share import Mode
 from fedpredict.observe.counting import Source
 from fedpredict.observe.measuring import measuring
+from fedpredict.observe.metrics import SEVERAL
 from fedpredict.observe.scoring import ParticipantMetrics, StoreMetrics, StoreReading
 from fedpredict.observe.serving import ServingMetrics
 from fedpredict.observe.settings import MetricsSettings
@@ -115,6 +116,7 @@ def test_what_happened_between_two_looks_is_shown(
             requests.done("deadline", 0.3, 2)
         serving.round("credit", Mode.NEARLINE).began(10, 20)
         serving.round("credit", Mode.NEARLINE).done(0.001)
+        serving.round(SEVERAL, Mode.NEARLINE).began(6, 6)
         serving.party("lab").done("ok", 0.0009, 0.0001)
         serving.party("shop").done("unavailable", 0.0001)
         participant.score("bank", "credit").done(0.0002, np.array([1, 1, 2, 1], np.uint8))
@@ -126,7 +128,8 @@ def test_what_happened_between_two_looks_is_shown(
     assert (bank["state"], bank["role"], bank["party"], bank["per_s"]) == ("up", "initiator", "bank", 100.0)
     assert (bank["failed_per_s"], bank["queue"], bank["queue_rows"], bank["connections"]) == (4.0, 4, 40, 7)
     assert (lab["role"], lab["per_s"], lab["queue"]) == ("participant", 1.0, None)
-    credit, idle = tables["models"]
+    several, credit, idle = tables["models"]
+    assert (several["model"], several["ready"], several["per_s"]) == ("(several)", None, 0.0)
     assert (credit["model"], credit["ready"], credit["rows_per_s"], credit["per_s"]) == ("credit", True, 200.0, 100.0)
     assert 1.0 < credit["p50_ms"] <= 1.5
     assert 200.0 < credit["p99_ms"] <= 500.0

@@ -127,11 +127,11 @@ def test_hive_gets_what_is_set_and_its_own_defaults_for_the_rest(tmp_path: Path)
     assert (hive.database, hive.auth, hive.password) == ("default", "none", None)
 
 
-def test_a_daemon_that_reads_its_warehouse_loads_no_engine_and_no_pandas(tmp_path: Path) -> None:
+def test_a_daemon_that_reads_its_warehouse_loads_only_what_it_needs(tmp_path: Path) -> None:
     code = f"""
 import sys
-from fedpredict.cli import wiring
-wiring.leave_out_pandas()
+from fedpredict.cli import main, wiring
+wiring.spare_memory()
 from pathlib import Path
 import pyarrow as pa
 import fedpredict.participant.server
@@ -141,7 +141,8 @@ warehouse = LocalWarehouse(Path({str(tmp_path / "w")!r}))
 warehouse.ensure(MODELS)
 assert warehouse.read(MODELS.name, ["model_id"], {{}}).num_rows == 0
 assert pa.array([1.5]).to_numpy().tolist() == [1.5]
-print(sorted({{"pandas", "duckdb", "pyarrow.dataset"}} & set(sys.modules)))
+assert pa.default_memory_pool().backend_name == "system"
+print(sorted({{"pandas", "duckdb", "pyarrow.dataset", "pyarrow._s3fs", "rich"}} & set(sys.modules)))
 """
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from fedpredict.errors import ModelNotReadyError, PartyRefusedError
+from fedpredict.errors import FedPredictError, ModelNotReadyError, PartyRefusedError
 from fedpredict.initiator import lane as lanes
 from fedpredict.initiator import policy as policies
 from fedpredict.initiator.lane import Lane
-from fedpredict.initiator.round import Question
+from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import ModelSettings, PolicyName
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.ids import valid_sample_ids
@@ -25,6 +25,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import Mode, SampleStatus, build_share
 
 TABLE: dict[str, dict[bytes, float]] = {
@@ -32,11 +33,15 @@ TABLE: dict[str, dict[bytes, float]] = {
     "shop": {b"u%d" % i: i / 8.0 for i in range(0, 20, 2)},
 }
 LONG_S = 30.0
+CONSTANT: Mapping[str, object] = {"policy": PolicyName.DEFAULT_PARTIAL, "defaults": {"shop": [0.5]}}
 
 
 @dataclass
 class TableParty(PartyScorer):
-    """A party that adds nothing to its table, and answers when it is let."""
+    """A party that adds nothing to its table, and answers when it is let.
+
+    Model "twice" is twice the table, and the shop refuses "bad".
+    """
 
     name: str
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,13 +68,27 @@ class TableParty(PartyScorer):
         except asyncio.CancelledError:
             self.given_up += 1
             raise
+        if query.further:
+            queries = split_by_model(query)
+            return join_replies(queries, [self._share_or_error(each) for each in queries])
+        return self._share(query)
+
+    def _share_or_error(self, query: ScoreQuery) -> PartyReply | FedPredictError:
+        try:
+            return self._share(query)
+        except FedPredictError as error:
+            return error
+
+    def _share(self, query: ScoreQuery) -> PartyReply:
+        if query.model_id == "bad" and self.name == "shop":
+            raise PartyRefusedError("not listed", party="shop")
         table = TABLE[self.name]
         found = [sample_id in table for sample_id in query.sample_ids]
         values = np.array([[table.get(sample_id, np.nan)] for sample_id in query.sample_ids])
         status = np.where(found, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.NOT_FOUND))
         times = [int(value) if known else NO_EVENT_TIME for value, known in zip(values[:, 0], found, strict=True)]
         return PartyReply(
-            share=build_share(values, status),
+            share=build_share(2.0 * values if query.model_id == "twice" else values, status),
             oldest_event_time=_oldest(times),
             elapsed_s=0.0,
             segment_event_times=_by_segment(times, query.segments) if query.segments else None,
@@ -90,38 +109,50 @@ def _by_segment(times: list[int], segments: tuple[int, ...]) -> np.ndarray[tuple
     return np.array(oldest, dtype=np.int64)
 
 
+def _question(model_id: str, policy: Mapping[str, object]) -> Question:
+    return Question(
+        manifest=Manifest(
+            model_id=model_id,
+            training_run="run-1",
+            kind=Kind.LINEAR,
+            classes=(),
+            n_scores=1,
+            fit_intercept=False,
+            intercept_party=None,
+            digests=(("bank", "a" * 64), ("shop", "b" * 64)),
+        ),
+        settings=ModelSettings.model_validate({"parties": ["bank", "shop"], **policy}),
+        fallback=lambda: pytest.fail("no fallback here"),
+    )
+
+
 class Desk:
     """A lane over two parties, and what its callers got."""
 
-    def __init__(self, *, is_open: bool = False, round_rows: int = 100_000, policy: Mapping[str, object] | None = None):
+    def __init__(self, *, is_open: bool = False, round_rows: int = 100_000):
         self.bank, self.shop = TableParty("bank"), TableParty("shop")
         if is_open:
             self.bank.open.set()
             self.shop.open.set()
-        question = Question(
-            manifest=Manifest(
-                model_id="m",
-                training_run="run-1",
-                kind=Kind.LINEAR,
-                classes=(),
-                n_scores=1,
-                fit_intercept=False,
-                intercept_party=None,
-                digests=(("bank", "a" * 64), ("shop", "b" * 64)),
-            ),
-            settings=ModelSettings.model_validate({"parties": ["bank", "shop"], **(policy or {})}),
+        route = Route(
+            parties=("bank", "shop"),
+            kind=Kind.LINEAR,
+            n_scores=1,
             mode=Mode.NEARLINE,
             scorers={"bank": self.bank, "shop": self.shop},
             own_party="bank",
-            fallback=lambda: pytest.fail("no fallback here"),
         )
-        self.lane = Lane(question, round_rows=round_rows)
+        self.questions = {"m": _question("m", {}), "constant": _question("constant", CONSTANT)}
+        self.lane = Lane(route, round_rows=round_rows)
         self.answers: dict[str, Prediction | BaseException] = {}
 
-    def ask(self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None) -> Waiting:
-        now = asyncio.get_running_loop().time()
-        task = PredictTask(request_id=name, model_id="m", mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
-        waiting = Waiting(task, now, now + wait_s, now + wait_s, lambda outcome: self.answers.update({name: outcome}))
+    def ask(
+        self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None, model: str = "m"
+    ) -> Waiting:
+        now, done = asyncio.get_running_loop().time(), lambda outcome: self.answers.update({name: outcome})
+        task = PredictTask(request_id=name, model_id=model, mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
+        question = self.questions.setdefault(model, _question(model, {}))
+        waiting = Waiting(task, question, now, now + wait_s, now + wait_s, done)
         self.lane.add(waiting)
         return waiting
 
@@ -308,7 +339,7 @@ async def test_a_caller_that_breaks_takes_nobody_elses_answer(caplog: pytest.Log
         raise RuntimeError("an edge that breaks")
 
     task = PredictTask(request_id="broken", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u2"])
-    desk.lane.add(Waiting(task, now, now + LONG_S, now + LONG_S, broken))
+    desk.lane.add(Waiting(task, desk.questions["m"], now, now + LONG_S, now + LONG_S, broken))
     desk.ask("after", b"u4")
     desk.bank.open.set()
     desk.shop.open.set()
@@ -345,6 +376,98 @@ async def test_a_party_that_refuses_a_round_is_named_to_every_caller(monkeypatch
         assert answer.parties[1].problem == "party shop refused"
 
 
+async def test_requests_for_several_models_travel_together_each_models_rows_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    for number, model in enumerate(["m", "twice", "m", "twice"]):
+        desk.ask(f"r{number}", b"u%d" % (2 * number), model=model)
+    desk.ask("nobody", b"", model="never asked for")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+    _, query = desk.shop.asked
+    assert [each.model_id for each in query.models] == ["m", "twice"]
+    assert (query.model_rows, query.segments) == ((2, 2), (1, 1, 1, 1))
+    assert list(query.sample_ids) == [b"u0", b"u4", b"u2", b"u6"]
+    assert {each.params_sha256 for each in query.models} == {"b" * 64}
+    assert {each.params_sha256 for each in desk.bank.asked[1].models} == {"a" * 64}
+    predictions = [(await desk.answer(f"r{number}")).predictions.tolist() for number in range(4)]
+    assert predictions == [[[0.0]], [[4.5]], [[4.5]], [[13.5]]]
+    manifests = [(await desk.answer(f"r{number}")).manifest_sha256 for number in range(4)]
+    expected = [desk.questions[model].manifest.manifest_sha256 for model in ("m", "twice")]
+    assert manifests == [*expected, *expected]
+    assert (await desk.answer("nobody")).status.tolist() == [SampleStatus.ID_INVALID]
+
+
+async def test_a_model_that_a_party_refuses_is_named_to_its_own_callers_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    desk.ask("good", b"u2")
+    desk.ask("bad", b"u2", b"", model="bad")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    good, bad = await desk.answer("good"), await desk.answer("bad")
+
+    assert good.predictions.tolist() == [[2.25]]
+    assert [each.problem for each in good.parties] == ["", ""]
+    assert bad.status.tolist() == [SampleStatus.REFUSED, SampleStatus.ID_INVALID]
+    assert np.isnan(bad.predictions).all()
+    assert [each.problem for each in bad.parties] == ["", "party shop refused"]
+    (told,) = [each for each in caplog.records if each.message == "party.failed"]
+    assert getattr(told, "requests") == ["bad"]  # noqa: B009  a field of the log line
+
+
+async def test_where_a_party_refuses_every_model_of_a_round_each_caller_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.questions["worse"] = _question("worse", {})
+    desk.ask("first", b"u0")
+
+    def refuse(query: ScoreQuery) -> PartyReply:
+        raise PartyRefusedError("not listed", party="shop")
+
+    monkeypatch.setattr(desk.shop, "_share", refuse)
+    desk.ask("bad", b"u2", model="bad")
+    desk.ask("worse", b"u2", model="worse")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+    for name in ("bad", "worse"):
+        answer = await desk.answer(name)
+        assert answer.status.tolist() == [SampleStatus.REFUSED]
+        assert answer.parties[1].problem == "party shop refused"
+
+
+async def test_a_round_holds_no_more_models_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(lanes, "ROUND_MODELS", 3)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    for number in range(8):
+        desk.ask(f"r{number}", b"u2", model=f"m{number % 7}")
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+
+    assert [[each.model_id for each in query.models] for query in desk.shop.asked] == [
+        ["m"],
+        ["m0", "m1", "m2"],
+        ["m3", "m4", "m5"],
+        ["m6", "m0"],
+    ]
+    assert [(await desk.answer(f"r{number}")).predictions.item() for number in range(8)] == [2.25] * 8
+
+
 IDS = st.lists(
     st.one_of(
         st.integers(0, 24).map(lambda number: b"u%d" % number), st.sampled_from([b"", b"\xff", b"a\nb", b"x" * 257])
@@ -354,33 +477,36 @@ IDS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(IDS, min_size=1, max_size=12), st.integers(1, 9), st.sampled_from(list(PolicyName)[:2]))
-def test_company_changes_no_answer(requests: list[list[bytes]], round_rows: int, policy: PolicyName) -> None:
-    constant = {"policy": policy, "defaults": {"shop": [0.5]}} if policy is PolicyName.DEFAULT_PARTIAL else {}
+MODELS = st.sampled_from(["m", "twice", "constant", "bad"])
 
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(MODELS, IDS), min_size=1, max_size=12), st.integers(1, 9))
+def test_company_changes_no_answer(requests: list[tuple[str, list[bytes]]], round_rows: int) -> None:
     async def ask_all() -> dict[str, Prediction | BaseException]:
-        desk = Desk(is_open=True, round_rows=round_rows, policy=constant)
-        for number, ids in enumerate(requests):
-            desk.ask(str(number), *ids)
+        desk = Desk(is_open=True, round_rows=round_rows)
+        for number, (model, ids) in enumerate(requests):
+            desk.ask(str(number), *ids, model=model)
         await desk.idle()
         return desk.answers
 
     answers = asyncio.run(ask_all())
 
     assert len(answers) == len(requests)
-    for number, ids in enumerate(requests):
+    for number, (model, ids) in enumerate(requests):
         answer = answers[str(number)]
         assert isinstance(answer, Prediction)
-        expected = [_expected(sample_id, constant) for sample_id in ids]
+        expected = [_expected(model, sample_id) for sample_id in ids]
         assert [None if np.isnan(row[0]) else row[0] for row in answer.predictions.tolist()] == expected
         assert (answer.status == SampleStatus.OK).tolist() == [each is not None for each in expected]
 
 
-def _expected(sample_id: bytes, constant: Mapping[str, object]) -> float | None:
+def _expected(model: str, sample_id: bytes) -> float | None:
     bank, shop = TABLE["bank"].get(sample_id), TABLE["shop"].get(sample_id)
-    if not valid_sample_ids([sample_id])[0] or (bank is None and shop is None):
+    if not valid_sample_ids([sample_id])[0] or (bank is None and shop is None) or model == "bad":
         return None
-    if shop is None and constant:
+    if shop is None and model == "constant":
         shop = 0.5
-    return None if bank is None or shop is None else bank + shop
+    if bank is None or shop is None:
+        return None
+    return 2.0 * (bank + shop) if model == "twice" else bank + shop

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,8 +16,17 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedpredict.errors import Code, ModelNotFoundError, PartyRefusedError, PartyTimeoutError, PartyUnavailableError
-from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.errors import (
+    Code,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    PartyRefusedError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+    ProtocolError,
+)
+from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe import counting, metrics
 from fedpredict.observe.counting import Source
 from fedpredict.observe.metrics import METRICS, MetricKind, Outcome, call_outcome_of, outcome_of
@@ -30,6 +39,7 @@ from fedpredict.observe.scoring import (
     StoreReading,
 )
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
+from fedpredict.observe.watch import ShareWatch
 
 NEARLINE = Mode.NEARLINE
 
@@ -166,6 +176,45 @@ def test_a_party_shows_its_calls_and_its_link() -> None:
         '{carrier="local",party="bank"}': 1.0,
     }
     assert of(text, "fedpredict_party_reconnects_total")['{party="lab"}'] == 3.0
+
+
+def test_the_share_of_several_models_is_counted_by_model() -> None:
+    participant = ParticipantMetrics({"hospital"}, lambda model: True)
+    ok, refused = int(SampleStatus.OK), int(SampleStatus.REFUSED)
+    query = ScoreQuery(
+        request_id="r", model_id="a", manifest_sha256="0" * 64, params_sha256="0" * 64, mode=Mode.NEARLINE,
+        sample_ids=[b"u"] * 4, segments=(1, 1, 1, 1), model_rows=(2, 1, 1),
+        further=tuple(ModelRef(name, "0" * 64, "0" * 64) for name in ("b", "c")),
+    )  # fmt: skip
+
+    def reply(*status: int, **more: Any) -> PartyReply:
+        values = np.where(np.array(status) == ok, 1.0, np.nan)[:, None]
+        share = Share(values, np.array(status, np.uint8))
+        return PartyReply(share=share, oldest_event_time=None, elapsed_s=0.0, **more)
+
+    watch = ShareWatch(participant)
+    watch.share("hospital", query).scored(reply(ok, ok, ok, ok))
+    failures = {2: ModelNotReadyError("no snapshot")}
+    watch.share("hospital", query).scored(reply(ok, int(SampleStatus.STALE), ok, refused, failures=failures))
+    watch.share("hospital", query).failed(ProtocolError("x"))
+    text = page(participant)
+    assert of(text, "fedpredict_score_seconds_count") == {
+        '{caller="hospital",model="a",outcome="ok"}': 1.0,
+        '{caller="hospital",model="a",outcome="partial"}': 1.0,
+        '{caller="hospital",model="a",outcome="invalid_argument"}': 1.0,
+        '{caller="hospital",model="b",outcome="ok"}': 2.0,
+        '{caller="hospital",model="b",outcome="invalid_argument"}': 1.0,
+        '{caller="hospital",model="c",outcome="ok"}': 1.0,
+        '{caller="hospital",model="c",outcome="unavailable"}': 1.0,
+        '{caller="hospital",model="c",outcome="invalid_argument"}': 1.0,
+    }
+    rows = {key: value for key, value in of(text, "fedpredict_score_rows_total").items() if value}
+    assert rows == {
+        '{caller="hospital",model="a",status="ok"}': 3.0,
+        '{caller="hospital",model="a",status="stale"}': 1.0,
+        '{caller="hospital",model="b",status="ok"}': 2.0,
+        '{caller="hospital",model="c",status="ok"}': 1.0,
+    }
 
 
 def test_edges_and_models_are_asked_when_the_page_is_read() -> None:

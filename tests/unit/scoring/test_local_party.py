@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,13 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     Code,
+    FedPredictError,
     InputsRefusedError,
     ManifestMismatchError,
     ModelNotFoundError,
     ModelNotReadyError,
     PartyTimeoutError,
+    ProtocolError,
     UnsupportedModeError,
     public_status,
 )
@@ -28,7 +31,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import NO_EVENT_TIME, ScoreQuery
+from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.scoring.local_party import INLINE_SAMPLES, LocalParty
 from fedpredict.scoring.state import LoadedModel, PartyState
@@ -294,6 +297,83 @@ async def test_a_round_of_requests_gives_what_each_of_them_gives(requests: list[
     np.testing.assert_allclose(
         reply.share.values, np.concatenate([one.share.values for one in alone]), rtol=0, atol=1e-12 * 120
     )
+
+
+def named(model: LoadedModel, model_id: str) -> LoadedModel:
+    return replace(model, description=replace(model.description, model_id=model_id))
+
+
+MODELS = (
+    loaded_model(),
+    named(loaded_model(np.array([[1.0, 2.0], [3.0, 4.0]])), "same-columns"),
+    named(replace(loaded_model(np.array([[-1.0, 0.5], [2.5, 7.0]])), columns=("a", "c")), "other-columns"),
+    named(replace(loaded_model(), view="nowhere"), "no-snapshot"),
+)
+UNKNOWN = "unknown"
+IDS = st.sampled_from([*(row[0].encode() for row in ROWS), b"nobody", b""])
+REQUESTS = st.lists(st.lists(IDS, min_size=1), min_size=1, max_size=4)
+
+
+def query_for_several(asked: Sequence[tuple[str, list[list[bytes]]]]) -> ScoreQuery:
+    """A query for models and the requests for each, all of one round."""
+    requests = [each for _, of_model in asked for each in of_model]
+    whole = query_for(*[each for request in requests for each in request], segments=tuple(map(len, requests)))
+    first, *further = [ModelRef(model_id, "cd" * 32, DIGEST) for model_id, _ in asked]
+    rows = tuple(sum(map(len, of_model)) for _, of_model in asked)
+    return replace(whole, model_id=first.model_id, further=tuple(further), model_rows=rows)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*(model.description.model_id for model in MODELS), UNKNOWN]), REQUESTS),
+        min_size=2,
+        max_size=8,
+    )
+)
+async def test_a_round_for_several_models_gives_what_each_of_them_gives(
+    asked: list[tuple[str, list[list[bytes]]]],
+) -> None:
+    party = party_with(state_of(*MODELS))
+
+    reply = await party.score(query_for_several(asked), deadline_s=60)
+
+    expected_values, expected_status, expected_times, failures = [], [], [], {}
+    for place, (model_id, requests) in enumerate(asked):
+        for request in requests:
+            try:
+                alone = await party.score(query_for(*request, model_id=model_id), deadline_s=60)
+            except FedPredictError as error:
+                failures[place] = type(error)
+                expected_values += [[np.nan] * 2] * len(request)
+                expected_status += [SampleStatus.REFUSED] * len(request)
+                expected_times.append(NO_EVENT_TIME)
+            else:
+                expected_values += alone.share.values.tolist()
+                expected_status += alone.share.status.tolist()
+                expected_times.append(NO_EVENT_TIME if alone.oldest_event_time is None else alone.oldest_event_time)
+    assert {place: type(error) for place, error in reply.failures.items()} == failures
+    assert reply.share.status.tolist() == expected_status
+    assert reply.segment_event_times is not None
+    assert reply.segment_event_times.tolist() == expected_times
+    if len(failures) < len(asked):
+        np.testing.assert_allclose(reply.share.values, expected_values, rtol=0, atol=1e-12 * 120)
+
+
+async def test_models_of_different_widths_are_no_round() -> None:
+    narrow = replace(loaded_model(), part=LinearPart(("B", "A"), np.ones((2, 1)), None, np.zeros(1)))
+    party = party_with(state_of(loaded_model(), named(narrow, "narrow")))
+    with pytest.raises(ProtocolError, match="widths"):
+        await party.score(query_for_several([("credit", [[b"ok"]]), ("narrow", [[b"ok"]])]), deadline_s=1)
+
+
+async def test_a_large_round_for_several_models_leaves_the_event_loop_to_others() -> None:
+    store = _SlowStore()
+    party = party_with(state_of(*MODELS), store)
+    many = [[b"ok"] * (INLINE_SAMPLES // 2 + 1)]
+    # as above: only a free event loop can end the wait
+    with pytest.raises(PartyTimeoutError):
+        await party.score(query_for_several([("credit", many), ("same-columns", many)]), deadline_s=0.05)
+    store.go_on.set()
 
 
 async def test_a_query_without_segments_gets_no_times_of_segments() -> None:

@@ -1,3 +1,4 @@
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,13 +8,15 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import ProtocolError, TooManySamplesError
+from fedpredict.errors import ModelNotReadyError, ProtocolError, TooManySamplesError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
-from fedpredict.model.scorer import PartyReply, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
+from fedpredict.model.share import Mode, SampleStatus, Share, build_share
 from fedpredict.wire import codec, task_codec
+from fedpredict.wire.channel import MAX_MODELS
+from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
 
 IDS = st.lists(st.binary(max_size=40), max_size=20)
@@ -99,6 +102,87 @@ def test_a_damaged_sub_task_is_refused(damage: Callable[[Message], None]) -> Non
     damage(message)
     with pytest.raises(ProtocolError):
         codec.query_from_wire(message)
+
+
+def several() -> ScoreQuery:
+    """Two requests for a model, and one of two rows for another."""
+    further = (ModelRef("m2", "2d" * 32, "3e" * 32),)
+    return replace(query([b"a", b"b", b"c", b"d"]), segments=(1, 1, 2), further=further, model_rows=(2, 2))
+
+
+def test_a_sub_task_for_several_models_survives_the_wire() -> None:
+    asked = several()
+    back = codec.query_from_wire(codec.query_to_wire(asked, 200))
+    names = ("model_id", "manifest_sha256", "params_sha256")
+    assert [[getattr(each, name) for name in names] for each in back.models] == [
+        [getattr(each, name) for name in names] for each in asked.models
+    ]
+    assert (back.segments, back.model_rows, list(back.sample_ids)) == ((1, 1, 2), (2, 2), [b"a", b"b", b"c", b"d"])
+
+
+def test_a_peer_of_protocol_version_1_refuses_a_sub_task_for_several_models() -> None:
+    message = codec.query_to_wire(several(), 200)
+    with pytest.raises(ProtocolError, match="protocol version 2"):
+        codec.check_protocol_version(message.protocol_version)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: setattr(m, "protocol_version", 1),
+        lambda m: m.ClearField("further"),
+        lambda m: m.ClearField("model_rows"),
+        lambda m: m.ClearField("segments"),
+        lambda m: setattr(m, "model_rows", struct.pack("<2I", 1, 2)),
+        lambda m: setattr(m, "model_rows", struct.pack("<2I", 4, 0)),
+        lambda m: setattr(m, "model_rows", struct.pack("<2I", 3, 1)),
+        lambda m: setattr(m, "model_rows", struct.pack("<3I", 1, 1, 2)),
+        lambda m: setattr(m, "model_rows", struct.pack("<1I", 4)),
+        lambda m: setattr(m, "model_rows", b"\2\0\0"),
+        lambda m: setattr(m.further[0], "model_id", "../etc"),
+        lambda m: setattr(m.further[0], "manifest_sha256", b"short"),
+        lambda m: setattr(m.further[0], "params_sha256", b""),
+        lambda m: m.further.extend([m.further[0]] * MAX_MODELS),
+    ],
+)
+def test_a_damaged_sub_task_for_several_models_is_refused(damage: Callable[[Message], None]) -> None:
+    message = codec.query_to_wire(several(), 200)
+    damage(message)
+    with pytest.raises(ProtocolError):
+        codec.query_from_wire(message)
+
+
+def failed_reply() -> participant_pb2.ScoreReply:
+    """The first model has a share, the second has none."""
+    values = np.array([[1.5], [2.5], [np.nan], [np.nan]])
+    status = np.array([1, 1, SampleStatus.REFUSED, SampleStatus.REFUSED], dtype=np.uint8)
+    share = Share(values, status)
+    failures = {1: ModelNotReadyError("no snapshot")}
+    times = np.array([5, 6, NO_EVENT_TIME])
+    given = PartyReply(share=share, oldest_event_time=5, elapsed_s=0.0, segment_event_times=times, failures=failures)
+    return codec.reply_to_wire(several(), given)
+
+
+def test_why_a_model_has_no_share_survives_the_wire() -> None:
+    failures = codec.failures_from_wire(failed_reply(), several())
+    assert list(failures) == [1]
+    assert isinstance(error_from_failure(failures[1]), ModelNotReadyError)
+
+
+@pytest.mark.parametrize(
+    ("damage", "asked"),
+    [
+        (lambda m: setattr(m.failures[0], "place", 2), several()),
+        (lambda m: setattr(m, "status", b"\1\1\1" + bytes([SampleStatus.REFUSED])), several()),
+        (lambda m: None, query([b"a", b"b", b"c", b"d"])),
+    ],
+    ids=["of a model not asked for", "with a row that has a number", "where one model was asked for"],
+)
+def test_a_failure_that_cannot_be_is_refused(damage: Callable[[Message], None], asked: ScoreQuery) -> None:
+    message = failed_reply()
+    damage(message)
+    with pytest.raises(ProtocolError):
+        codec.failures_from_wire(message, asked)
 
 
 def test_a_share_survives_the_wire_bit_for_bit() -> None:

@@ -9,7 +9,7 @@ from fedpredict.errors import STATUS, FedPredictError, public_status
 from fedpredict.wire import handlers
 from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.status import GRPC_CODES, error_from_failure, error_from_rpc, failure_to_wire
-from fedpredict.wire.v1 import link_pb2, participant_pb2
+from fedpredict.wire.v1 import common_pb2, participant_pb2
 
 Hello = Callable[[participant_pb2.HelloRequest, handlers.Context], Awaitable[participant_pb2.HelloReply]]
 
@@ -89,12 +89,12 @@ def test_an_error_of_a_call_on_a_stream_is_the_one_of_a_call_of_its_own(cls: typ
 
 @pytest.mark.parametrize(("code", "cls"), [(14, errors.ServerUnavailableError), (4, errors.DeadlineExceededError)])
 def test_a_failure_without_detail_is_told_by_its_code(code: int, cls: type[FedPredictError]) -> None:
-    assert type(error_from_failure(link_pb2.Failure(code=code, text="gone"))) is cls
+    assert type(error_from_failure(common_pb2.Failure(code=code, text="gone"))) is cls
 
 
 @pytest.mark.parametrize("code", [2, 999])
 def test_a_failure_of_an_unknown_code_is_an_error_all_the_same(code: int) -> None:
-    assert type(error_from_failure(link_pb2.Failure(code=code, text="odd"))) is FedPredictError
+    assert type(error_from_failure(common_pb2.Failure(code=code, text="odd"))) is FedPredictError
 
 
 async def test_an_unexpected_error_is_an_internal_error_and_no_more(call: object) -> None:
