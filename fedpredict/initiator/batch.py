@@ -28,6 +28,7 @@ class Slice:
         n_rows: How many do.
         rows: The rows' place in the round.
         segment: The place among the round's segments; None where none of the rows has a valid id.
+        told: Whether the request has, or is about to get, the answer for these rows; it may wait for others still.
     """
 
     waiting: Waiting
@@ -35,6 +36,7 @@ class Slice:
     n_rows: int
     rows: slice = field(init=False)
     segment: int | None = None
+    told: bool = False
 
 
 @dataclass(slots=True, eq=False)

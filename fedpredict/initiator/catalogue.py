@@ -60,6 +60,8 @@ class Catalogue:
 
     def __init__(self, models: Mapping[str, ModelSettings]) -> None:
         self._entries = {model_id: _Entry(settings) for model_id, settings in models.items()}
+        self.limits_seen = 0
+        """How often a model's `max_samples` has changed."""
         self._usable: dict[str, Manifest] = {}
         """Pins that were found usable, until the pins change: every request asks."""
 
@@ -86,7 +88,9 @@ class Catalogue:
 
     def record(self, model_id: str, party: str, sighting: Sighting) -> None:
         """Take over what a party said."""
+        before = self.max_samples(model_id)
         self._entry(model_id).sightings[party] = sighting
+        self.limits_seen += self.max_samples(model_id) != before
 
     def record_away(self, model_id: str, party: str, problem: Problem) -> None:
         """Take over that a party cannot be asked now; what it said before stays known."""

@@ -176,7 +176,7 @@ class RemoteParty(PartyScorer):
     @override
     def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
         """Return the party's share, as a future where there is a link; the deadline travels with the call."""
-        if query.further and not self.pool.takes_several:
+        if query.further and not (self.pool.takes_several and self.pool.takes_calls):
             return self._score_each(query, deadline_s)
         if self._unary is not None and not self.pool.takes_calls:
             return self._unary.score(query, deadline_s)
@@ -194,12 +194,21 @@ class RemoteParty(PartyScorer):
 
     def _scored(self, query: ScoreQuery, call: LinkCall[PartyReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
-            self._failed(call, self.who.no_share(frame.failure))
+            if query.further and not self.pool.takes_several:
+                self._split(query, call)
+            else:
+                self._failed(call, self.who.no_share(frame.failure))
             return
         try:
-            call.set_result(self.who.share(query, frame.scored))
+            reply = self.who.share(query, frame.scored)
         except FedPredictError as error:
             call.fail(error)
+            return
+        away = [each for each in reply.failures.values() if isinstance(each, PartyUnavailableError)]
+        if away and len(away) == len(query.models):  # none is ready: as if the call itself had failed
+            self._failed(call, away[0])
+        else:
+            call.set_result(reply)
 
     async def _score_each(self, query: ScoreQuery, deadline_s: float) -> PartyReply:
         """Ask for one model at a time: no call for several can be taken now."""
@@ -210,6 +219,12 @@ class RemoteParty(PartyScorer):
             return join_replies(queries, [_expected(each) for each in outcomes])
         except ProtocolError as error:
             raise self.who.refused(error) from error
+
+    def _split(self, query: ScoreQuery, call: LinkCall[PartyReply]) -> None:
+        """Ask for one model at a time after all: an older party took the place of the one that was asked."""
+        again = asyncio.ensure_future(self._score_each(query, call.ends - self._loop.time()))
+        again.add_done_callback(partial(_pass_on, call))
+        call.add_done_callback(lambda _: again.cancel())
 
     def _failed(self, call: LinkCall[Any], error: FedPredictError) -> None:
         comes_back = isinstance(error, PartyUnavailableError) and self.pool.unsettled
@@ -224,3 +239,13 @@ def _expected(outcome: PartyReply | BaseException) -> PartyReply | FedPredictErr
     if isinstance(outcome, PartyReply | FedPredictError):
         return outcome
     raise outcome
+
+
+def _pass_on(call: LinkCall[PartyReply], again: asyncio.Future[PartyReply]) -> None:
+    if call.done() or again.cancelled():
+        return
+    error = again.exception()
+    if error is None:
+        call.set_result(again.result())
+    else:
+        call.fail(error)

@@ -67,8 +67,9 @@ class Lane:
         self._queue.append(waiting)
         if not self._rounds:
             self._start_round()
-            return
-        hurried = waiting.arrived + HURRY * (waiting.asks_until - waiting.arrived)
+            if not self._queue:
+                return
+        hurried = _hurried(waiting)
         self._hurried = min(self._hurried, hurried)
         # most requests are small and not in a hurry: the round's end or the timer that is set finds them
         if self._timer is None or hurried < self._timer_at or waiting.n_rows >= SLICE_ROWS:
@@ -119,9 +120,10 @@ class Lane:
     def _expire(self) -> None:
         """End requests whose time ran out in the queue; a round asks nobody for them."""
         now = self.loop.time()
-        for waiting in [each for each in self._queue if not each.over and each.asks_until <= now]:
-            self._queue.remove(waiting)
-            self._run(Batch([Slice(waiting, waiting.taken, waiting.n_left)]))
+        expired = [each for each in self._queue if not each.over and each.asks_until <= now]
+        if expired:
+            self._queue = deque([each for each in self._queue if not each.over and each.asks_until > now])
+            self._run(Batch([Slice(each, each.taken, each.n_left) for each in expired]))
 
     def _start_round(self) -> None:
         slices = self._cut()
@@ -163,5 +165,9 @@ class Lane:
                 unfinished.append(waiting)
         self._queue.extend(unfinished)
         if len(self._queue) == len(unfinished):
-            self._hurried = math.inf
+            self._hurried = min(map(_hurried, unfinished), default=math.inf)
         return slices
+
+
+def _hurried(waiting: Waiting) -> float:
+    return waiting.arrived + HURRY * (waiting.asks_until - waiting.arrived)

@@ -39,7 +39,7 @@ class LinkPool(Keeper):
         self._links: dict[LinkCaller, Instance] = {}
         self._usable: list[LinkCaller] = []
         self.takes_several = False
-        """Whether all that would take a call take calls for several models."""
+        """Whether all that take calls take those for several models; while there is none, as it was."""
         self._turn = 0
         self._waiting: list[LinkCall[Any]] = []
         self._deadlines = Deadlines(self._expire)
@@ -177,7 +177,8 @@ class LinkPool(Keeper):
 
     def _use(self, links: list[LinkCaller]) -> None:
         self._usable = links
-        self.takes_several = bool(links) and all(self._links[link].takes_several for link in links)
+        if links:
+            self.takes_several = all(self._links[link].takes_several for link in links)
 
     def _least_loaded(self, usable: list[LinkCaller]) -> LinkCaller:
         self._turn = (self._turn + 1) % len(usable)

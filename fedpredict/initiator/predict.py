@@ -35,7 +35,7 @@ MAX_WAY_BACK_S = 0.1
 MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
 SMALL_ROWS = 256
-"""Requests of more rows travel with others for the same model alone: a job must not hold up every model's applicants."""
+"""Larger requests travel with others for the same model alone: a job must not hold up every model's applicants."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -122,7 +122,7 @@ class Predictor:
         self._admission.check(task, caller)
         manifest = self._catalogue.answerable(task.model_id)
         plan = self._plans.get(task.model_id)
-        if plan is None or plan.question.manifest is not manifest:
+        if plan is None or plan.question.manifest is not manifest or plan.limits_seen != self._catalogue.limits_seen:
             plan = self._plans[task.model_id] = self._plan(task.model_id, manifest)
         if len(task.sample_ids) > plan.max_samples:
             raise _too_wide(task, plan)
@@ -162,6 +162,7 @@ class Predictor:
             deadline_s=settings.deadline_s or self._deadline_s,
             for_parties=FOR_PARTIES if falls_back else 1.0,
             max_samples=max_samples_of(manifest.n_scores),
+            limits_seen=self._catalogue.limits_seen,
         )
 
     def _lane(self, task: PredictTask, plan: _Plan) -> Lane:
@@ -223,6 +224,7 @@ class _Plan:
         deadline_s: Longest wait, where the caller is not stricter.
         for_parties: The part of it that the parties get.
         max_samples: Most samples that an answer holds.
+        limits_seen: The catalogue's, when the plan was made: lanes keep to the parties' limits as they were then.
         lanes: By mode, the names of the inputs, and whether requests are small.
     """
 
@@ -230,6 +232,7 @@ class _Plan:
     deadline_s: float
     for_parties: float
     max_samples: int
+    limits_seen: int
     lanes: dict[tuple[Mode, tuple[str, ...] | None, bool], Lane] = field(default_factory=dict)
 
 

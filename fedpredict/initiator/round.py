@@ -17,6 +17,7 @@ from fedpredict.errors import (
     Code,
     FedPredictError,
     InputError,
+    ModelNotReadyError,
     PartyRefusedError,
     PartyTimeoutError,
     PartyUnavailableError,
@@ -84,6 +85,9 @@ class Round:
         self._pending: dict[str, asyncio.Future[PartyReply]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._n_left = 0
+        """So many of the first slices have nobody any more who waits; all callers may leave one by one."""
+        self._late_sides: dict[str, _Side] = {}
         self.started = self._loop.time()
         self._watched = route.watch.round(
             [part.question.manifest.model_id for part in batch.parts],
@@ -100,6 +104,10 @@ class Round:
             return
         slices = self._batch.slices
         left_s = max(each.waiting.asks_until for each in slices) - self.started
+        if left_s <= 0.0:  # time ran out in the queue: nobody is asked
+            self._sides = {party: self._late(party, 0.0) for party in self._route.parties}
+            self._loop.call_soon(self._finish)
+            return
         request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
         for party in self._route.parties:
             query = self._query(party, request_id)
@@ -110,7 +118,10 @@ class Round:
 
     def someone_left(self) -> None:
         """Look whether anybody still waits; where nobody does, tell the parties so and end."""
-        if all(each.waiting.over for each in self._batch.slices):
+        slices = self._batch.slices
+        while self._n_left < len(slices) and slices[self._n_left].waiting.over:
+            self._n_left += 1
+        if self._n_left == len(slices):
             self._end("cancelled")
 
     def _query(self, party: str, request_id: str) -> ScoreQuery:
@@ -180,14 +191,17 @@ class Round:
         return _Side(party, self._no_share(status), None, took_s, 0.0, problem)
 
     def _late(self, party: str, took_s: float) -> _Side:
-        error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
-        return self._absent(party, error, took_s)
+        side = self._late_sides.get(party)
+        if side is None:  # logged once, however many deadlines pass
+            error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
+            side = self._late_sides[party] = self._absent(party, error, took_s)
+        return replace(side, round_trip_s=took_s)
 
     def _no_share(self, status: SampleStatus) -> Share:
         return policy.absent_share(self._batch.valid, self._route.n_scores, status)
 
     def _set_timer(self) -> None:
-        until = [each.waiting.asks_until for each in self._batch.slices if not each.waiting.over]
+        until = [each.waiting.asks_until for each in self._live()]
         if until and not self._over:
             self._timer = self._loop.call_at(min(until), self._time_over)
 
@@ -207,9 +221,11 @@ class Round:
             self._set_timer()
 
     def _live(self) -> list[Slice]:
-        return [each for each in self._batch.slices if not each.waiting.over]
+        return [each for each in self._batch.slices if not (each.told or each.waiting.over)]
 
     def _finish(self) -> None:
+        if self._over:  # the callers left before it began
+            return
         sides = self._sides or {party: self._unasked(party) for party in self._route.parties}
         # the next round is under way, and parties compute, while these answers are handed out
         self._make_way()
@@ -242,6 +258,8 @@ class Round:
         """Answer requests, now or when the fallback model has; never raises, so that a round always ends."""
         if not slices:
             return
+        for each in slices:
+            each.told = True
         try:
             answer = self._combine(sides)
             if answer.all_ok:
@@ -302,6 +320,8 @@ class Round:
         route = self._route
         try:
             manifest = question.fallback()
+            if (manifest.classes, manifest.n_scores) != (question.manifest.classes, question.manifest.n_scores):
+                raise ModelNotReadyError(f"the fallback model {manifest.model_id} has other classes by now")
             left_s = max(each.waiting.ends for each in slices) - self._loop.time()
             ids = self._batch.ids.cut(rows.start, rows.stop).select(unscored)
             query = fallback_query(manifest, route, slices[0].waiting.task.request_id, ids)

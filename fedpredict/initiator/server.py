@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from fedpredict.errors import ConfigError
+from fedpredict.http.server import HttpServer
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.catalogue import Catalogue
@@ -96,6 +97,7 @@ class InitiatorServer:
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
+        self._http_edge: HttpServer | None = None
         self._link_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
@@ -124,7 +126,7 @@ class InitiatorServer:
             await self._observe(stack)
             predictor, models = await (self._simulated() if self._simulate else self._federated(stack))
             await self._listen(stack, predictor, models)
-            await self._listen_http(stack, predictor, models)
+            await self._listen_http(predictor, models)
             self._stack = stack.pop_all()
         logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
         if self._http_address is not None:
@@ -253,7 +255,7 @@ class InitiatorServer:
         self._serves = True
         stack.push_async_callback(self._drain, server, health, service)
 
-    async def _listen_http(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
+    async def _listen_http(self, predictor: Predicts, models: Models) -> None:
         settings = self._settings
         if settings.http_listen is None:
             return
@@ -265,22 +267,26 @@ class InitiatorServer:
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
-        server = await stack.enter_async_context(
-            build_edge(edge_settings, predictor, models, self._access, self._watch)
-        )
-        self._http_address = server.address
+        edge = build_edge(edge_settings, predictor, models, self._access, self._watch)
+        await edge.__aenter__()
+        self._http_edge, self._http_address = edge, edge.address
 
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
-        """End what users have under way, then the links that participants dialled, which are calls as well."""
+        """Say NOT_SERVING, take no new calls at any edge, and give those under way the same `drain_s` seconds.
+
+        Links that participants dialled are needed until then; they are calls of the gRPC server as well.
+        """
         health.draining = True
         self._serves = False
         service.drain()
-        stopping = asyncio.ensure_future(server.stop(self._settings.drain_s))
-        while self._admission.requests and not stopping.done():
+        ends = [asyncio.ensure_future(server.stop(self._settings.drain_s))]
+        if self._http_edge is not None:
+            ends.append(asyncio.ensure_future(self._http_edge.__aexit__(None, None, None)))
+        while self._admission.requests and not all(end.done() for end in ends):
             await asyncio.sleep(DRAIN_LOOK_S)
         if self._attachments is not None:
             self._attachments.close()
-        await stopping
+        await asyncio.gather(*ends)
 
 
 async def serve(

@@ -10,6 +10,8 @@ import numpy as np
 
 from fedpredict.model.arrays import Floats
 
+_FEW_WEIGHTS = 1_000
+"""Of larger parts, copying the weights of many side by side takes longer than a product each."""
 _QUIET = Context()
 _QUIET.run(np.seterr, over="ignore", invalid="ignore")
 """Where numpy does not warn of overflows; `np.errstate` does the same, and takes two microseconds each time."""
@@ -110,7 +112,7 @@ def partial_scores_of(parts: Sequence[LinearPart], n_rows: Sequence[int], featur
 
 
 def _partial_scores_of(parts: Sequence[LinearPart], n_rows: Sequence[int], features: Floats) -> Floats:
-    if len(parts) == len(features):  # one row each: one product of all of them
+    if len(parts) == len(features) and parts[0].weights.size <= _FEW_WEIGHTS:  # one row each: one product of all
         scores: Floats = np.einsum("nf,nfk->nk", features, np.array([part.weights for part in parts]))
         scores += np.array([part.offset for part in parts])
         return scores

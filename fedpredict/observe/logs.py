@@ -76,7 +76,7 @@ class JsonFormatter(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
-        return json.dumps(line_of(record), ensure_ascii=False, separators=(", ", ": "))
+        return _json(line_of(record))
 
 
 class TextFormatter(logging.Formatter):
@@ -135,6 +135,12 @@ def _scalar(value: object) -> object:
 
 
 def _as_text(value: object, *, spaces: bool = False) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else _json(value)
     plain = text.isprintable() and '"' not in text and (spaces or not (" " in text or "=" in text or text == ""))
-    return text if plain or not isinstance(value, str) else json.dumps(text, ensure_ascii=False)
+    return text if plain or not isinstance(value, str) else _json(text)
+
+
+def _json(value: object) -> str:
+    """Return JSON that a terminal shows as it is: JSON itself escapes but half of the control characters."""
+    text = json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+    return text if text.isprintable() else json.dumps(value, separators=(", ", ": "))

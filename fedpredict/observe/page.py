@@ -43,7 +43,10 @@ class Page:
         Args:
             accept: What the reader takes, as its header says.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # of a version that is none: it gets what everybody reads
+            encode, content_type = choose_encoder("")
         parts: list[bytes] = []
         for part in self._parts(encode):
             parts.append(part)

@@ -278,6 +278,8 @@ def failures_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -
     """
     failures: dict[int, common_pb2.Failure] = {}
     rows = rows_of_models(query)
+    if len(message.failures) > len(rows):
+        raise ProtocolError(f"{len(message.failures)} failures of {len(query.further) + 1} models asked for")
     for each in message.failures:
         if not (query.further and each.place < len(rows)):
             raise ProtocolError(f"a failure of model {each.place} of {len(query.further) + 1} asked for")

@@ -232,7 +232,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
 
     def _deliver(self, data: bytes) -> None:
         start, size = 0, len(data)
-        while size - start >= _LENGTH.size and self._end is not None and not self._paused:
+        while size - start >= _LENGTH.size and self._end is not None and not (self._paused or self._reason):
             (length,) = _LENGTH.unpack_from(data, start)
             stop = start + _LENGTH.size + (length & ~_COMPRESSED)
             if stop - start > MAX_MESSAGE_BYTES + _LENGTH.size:

@@ -15,6 +15,7 @@ from fedpredict.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     ProtocolError,
+    ServerUnavailableError,
     TooManySamplesError,
     UnauthenticatedError,
     UnsupportedModeError,
@@ -469,3 +470,25 @@ async def test_an_answer_that_no_message_holds_is_refused_with_the_limit(federat
         await federation.predict(*[b"u1"] * 1_100)
     most = await federation.predict(*[b"u1"] * caught.value.limit)
     assert (most.predictions == 1.0).all()
+
+
+async def test_a_request_that_is_still_arriving_over_http_keeps_no_other_edge_open(
+    federation: Federation, lab: ScriptedParty, shop: ScriptedParty
+) -> None:
+    server = await federation.initiator(MODEL, http_listen="127.0.0.1:0", http_insecure=True)
+    await federation.ready()
+    assert server.http_address is not None
+    host, _, port = server.http_address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/predict HTTP/1.1\r\n")
+    await writer.drain()
+    await asyncio.sleep(0.1)
+
+    stopping = asyncio.ensure_future(server.stop())
+
+    await asyncio.sleep(0.1)
+    with pytest.raises(ServerUnavailableError):
+        await federation.predict(b"u1")
+    assert not stopping.done()  # the caller over HTTP has what is left of drain_s
+    writer.close()
+    await stopping

@@ -172,6 +172,14 @@ def test_a_field_cannot_start_a_line_of_its_own(lines: Lines) -> None:
     assert text.endswith(r'party="lab\n2026 error forged=1"')
 
 
+@pytest.mark.parametrize("lines", [TextFormatter, JsonFormatter], indirect=True)
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\x7f", "\u202e"])
+def test_a_field_cannot_steer_the_terminal_that_shows_it(lines: Lines, control: str) -> None:
+    logger.info("event", extra={"reason": f"path {control}/x", "paths": [control]})
+    (text,) = lines.lines
+    assert text.isprintable()
+
+
 @as_text
 def test_text_puts_a_traceback_on_lines_of_its_own(lines: Lines) -> None:
     try:

@@ -300,6 +300,15 @@ def test_the_page_has_exactly_what_is_declared_and_the_process_figures_that_ever
     assert {name for name in found if not name.startswith(("fedpredict_", "process_"))} == set()
 
 
+@pytest.mark.parametrize("version", ["x", "", "1.0.0.0.0", "1e9", ";"])
+def test_who_asks_for_a_version_that_is_none_gets_the_page(version: str) -> None:
+    kind, data = asyncio.run(
+        Page([ServingMetrics({"credit"})]).write(f"application/openmetrics-text; version={version}")
+    )
+    assert kind.startswith(("text/plain", "application/openmetrics-text"))
+    assert b"fedpredict_queue_requests" in data
+
+
 def test_openmetrics_is_given_to_who_asks_and_holds_the_same() -> None:
     serving = ServingMetrics({f"m{number}" for number in range(40)})
     for number in range(40):
