@@ -74,6 +74,7 @@ class Exchange:
         "expects_continue",
         "give_up",
         "head",
+        "held",
         "keep_alive",
         "refusal",
         "size",
@@ -85,6 +86,8 @@ class Exchange:
         self._more: list[bytes | bytearray] = []
         self.head = head
         self.size = len(body)
+        self.held = 0
+        """Bytes of the body that count among those of all connections; see `Bodies`."""
         self.keep_alive = keep_alive
         self.expects_continue = False
         self.refusal: Problem | None = None
@@ -112,6 +115,10 @@ class Exchange:
         else:
             self._more.append(data if len(data) >= LARGE_PIECE else bytearray(data))
         self.size += len(data)
+
+    def drop_body(self) -> None:
+        """Let the body go: the request is answered, or nobody will work on it."""
+        self._body, self.size = b"", 0
 
     def header(self, name: bytes) -> str | None:
         """Return a header by its name in lower case; None where it is missing."""

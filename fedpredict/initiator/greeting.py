@@ -78,7 +78,21 @@ class Acquaintance:
             PartyError: The party is away, slow, or refuses.
         """
         request = self.hello()
+        return self.check(request, await self._say(request, link, deadline_s))
 
+    async def call_out(self, link: LinkCaller, deadline_s: float) -> None:
+        """Return when somebody answers on a link that was greeted before; nothing is proved again.
+
+        Raises:
+            PartyError: Nobody does, or the link takes no further call.
+        """
+        request = self.hello()
+        request.ClearField("nonce")
+        await self._say(request, link, deadline_s)
+
+    async def _say(
+        self, request: participant_pb2.HelloRequest, link: LinkCaller, deadline_s: float
+    ) -> participant_pb2.HelloReply:
         def answered(call: LinkCall[participant_pb2.HelloReply], frame: link_pb2.Frame) -> None:
             if frame.HasField("failure"):
                 call.fail(self.failed(frame.failure))
@@ -91,7 +105,7 @@ class Acquaintance:
         ends = asyncio.get_running_loop().time() + deadline_s
         call = LinkCall(link_pb2.Frame(hello=request), ends, answered, lost)
         link.start(call)
-        return self.check(request, await call)
+        return await call
 
     def describe(self, model_id: str) -> participant_pb2.DescribeModelRequest:
         """Return the question what a party's part of a model is."""

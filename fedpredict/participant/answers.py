@@ -58,7 +58,10 @@ class Answers:
         self._watch = watch or ShareWatch()
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
-        """Say who answers here, and prove it by signing the caller's nonce."""
+        """Say who answers here, and prove it by signing the caller's nonce.
+
+        Without a nonce the caller only asks whether we are still there, and must not wait for a thread that signs.
+        """
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
@@ -69,7 +72,7 @@ class Answers:
             workers=self._me.workers,
             link_port=self.link_port,
         )
-        if self._tls is not None:
+        if self._tls is not None and request.nonce:
             reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
             reply.certificate_chain = (await asyncio.to_thread(read_tls, self._tls)).chain_pem
         return reply
