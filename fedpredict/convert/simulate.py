@@ -57,8 +57,8 @@ def simulate(
     manifest = build_manifest({party: _description(party, part) for party, part in parts.items()})
     _check_same(manifest, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
-    combined = combine(manifest.kind, shares)
-    expected = combine(joint.kind, {"joint": _share(joint, features, names)})
+    combined = combine(manifest.link, shares)
+    expected = combine(joint.link, {"joint": _share(joint, features, names)})
     scored = combined.status == SampleStatus.OK
     return SimulationReport(
         n_samples=len(features),
@@ -77,6 +77,7 @@ def _description(party: str, partial: PartialModel) -> PartDescription:
         params_sha256=_NO_DIGEST,
         training_run=partial.training_run,
         kind=partial.kind,
+        link=partial.link,
         classes=partial.classes,
         n_scores=partial.part.n_scores,
         holds_intercept=partial.holds_intercept,
@@ -86,7 +87,7 @@ def _description(party: str, partial: PartialModel) -> PartDescription:
 
 def _check_same(manifest: Manifest, joint: PartialModel) -> None:
     ours = _description("", joint)
-    for what in ("model_id", "training_run", "kind", "classes", "n_scores", "fit_intercept"):
+    for what in ("model_id", "training_run", "kind", "link", "classes", "n_scores", "fit_intercept"):
         if getattr(manifest, what) != getattr(ours, what):
             raise IncompatiblePartsError(
                 f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",

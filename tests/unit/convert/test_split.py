@@ -25,7 +25,7 @@ from fedpredict.errors import (
     NameRefusedError,
 )
 from fedpredict.model.combine import combine
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel, largest_difference
 from fedpredict.model.share import SampleStatus, build_share
@@ -63,7 +63,7 @@ def test_however_the_columns_are_cut_the_prediction_is_scikit_learns(data: st.Da
     for party, piece in parties.items():
         own = WINE[:, [NAMES.index(name) for name in piece]]
         shares[party] = build_share(parts[party].part.partial_scores(own), np.full(178, SampleStatus.OK, np.uint8))
-    found = combine(Kind.MULTINOMIAL, shares).predictions
+    found = combine(own_link(Kind.MULTINOMIAL), shares).predictions
     np.testing.assert_allclose(found, expected_of(WINE_MODEL, WINE), rtol=1e-9, atol=1e-12)
     assert [party for party in parts if parts[party].holds_intercept] == [holder]
 

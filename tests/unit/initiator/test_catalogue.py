@@ -10,7 +10,7 @@ import pytest
 from fedpredict.errors import ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.catalogue import INCOMPATIBLE, NOT_READY, Catalogue, Problem, Sighting
 from fedpredict.initiator.settings import ModelSettings, PolicyName
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import PartDescription, build_manifest
 
 
@@ -21,6 +21,7 @@ def part_of(party: str, model_id: str = "m", **changes: Any) -> PartDescription:
         params_sha256=party[0] * 64,
         training_run="run-1",
         kind=Kind.LINEAR,
+        link=own_link(Kind.LINEAR),
         classes=(),
         n_scores=1,
         holds_intercept=False,

@@ -9,7 +9,7 @@ from fedpredict.errors import EmptyRequestError, ModelNotFoundError
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.settings import ClientSettings, LimitSettings, ModelSettings, SimulateSettings
 from fedpredict.initiator.simulate import Simulator, simulated_scores
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.share import Mode, SampleStatus
@@ -20,6 +20,7 @@ WINE = Manifest(
     model_id="wine",
     training_run="run-1",
     kind=Kind.MULTINOMIAL,
+    link=own_link(Kind.MULTINOMIAL),
     classes=("a", "b", "c"),
     n_scores=3,
     fit_intercept=True,

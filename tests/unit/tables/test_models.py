@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fedpredict.errors import FeatureNamesError, ModelNotFoundError, NameRefusedError, TableCorruptError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.digest import params_sha256
 from fedpredict.tables.linear import part_to_rows
@@ -159,7 +160,7 @@ def test_a_row_of_models_that_says_something_else_than_was_published_is_found(wa
     version, _ = publish_model(warehouse, partial_of(), VIEW, FILE_A)
 
     for forged in (
-        replace(version, kind=Kind.LINEAR, classes=()),
+        replace(version, kind=Kind.LINEAR, link=Link("identity"), classes=()),
         replace(version, classes=("yes", "no")),
         replace(version, training_run="run-2"),
         replace(version, party="other"),

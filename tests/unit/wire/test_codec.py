@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict.errors import ModelNotReadyError, ProtocolError, TooManySamplesError
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share, build_share
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.channel import MAX_MODELS
+from fedpredict.wire.description import description_from_wire, description_to_wire
 from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
 
@@ -233,12 +234,12 @@ def test_a_share_of_another_width_is_refused() -> None:
 
 PART = PartDescription(
     party="lab", model_id="credit", params_sha256="cd" * 32, training_run="r", kind=Kind.ONE_VS_REST,
-    classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
+    link=own_link(Kind.ONE_VS_REST), classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
 )  # fmt: skip
 
 
 def test_a_description_survives_the_wire() -> None:
-    assert codec.description_from_wire(codec.description_to_wire("r-1", PART)) == PART
+    assert description_from_wire(description_to_wire("r-1", PART)) == PART
 
 
 @pytest.mark.parametrize(
@@ -254,10 +255,10 @@ def test_a_description_survives_the_wire() -> None:
     ],
 )
 def test_a_damaged_description_is_refused(damage: Callable[[Message], None]) -> None:
-    message = codec.description_to_wire("r-1", PART)
+    message = description_to_wire("r-1", PART)
     damage(message)
     with pytest.raises(ProtocolError):
-        codec.description_from_wire(message)
+        description_from_wire(message)
 
 
 def test_a_task_without_a_request_id_gets_one() -> None:
@@ -339,7 +340,8 @@ def test_a_prediction_for_fewer_samples_than_asked_is_refused() -> None:
 def test_model_information_survives_the_wire(kind: Kind | None) -> None:
     info = ModelInfo(
         model_id="credit", ready=kind is not None, problem="" if kind else "lab is away", kind=kind,
-        classes=("a",), parties=("x", "y"), manifest_sha256="ab" * 32, n_outputs=2,
+        link=own_link(kind) if kind else None, classes=("a",), parties=("x", "y"),
+        manifest_sha256="ab" * 32, n_outputs=2,
     )  # fmt: skip
     assert task_codec.model_info_from_wire(task_codec.model_info_to_wire(info)) == info
 
@@ -371,4 +373,4 @@ def test_a_description_with_endless_classes_is_refused(classes: list[str]) -> No
         classes=classes, n_scores=3,
     )  # fmt: skip
     with pytest.raises(ProtocolError, match="classes"):
-        codec.description_from_wire(message)
+        description_from_wire(message)
