@@ -350,3 +350,29 @@ def test_a_part_of_2000_features_comes_back_bit_equal(warehouse: LocalWarehouse)
     version, _ = publish_model(warehouse, partial, view_of(*names), FILE_A)
 
     assert numbers(load_model(warehouse, version)) == numbers(partial)
+
+
+@pytest.mark.parametrize(
+    ("link", "parameter"),
+    [("logit", None), ("log", 1.0), ("power", None), ("power", 0.0), ("loglog", None), (None, None)],
+)
+def test_a_row_with_a_link_that_the_kind_cannot_have_is_damaged(
+    warehouse: LocalWarehouse, link: str | None, parameter: float | None
+) -> None:
+    part = LinearPart(("age",), np.ones((1, 1)), None, np.zeros(1))
+    version, _ = publish_model(warehouse, PartialModel("m", "run", "lab", Kind.LINEAR, (), False, part), VIEW, FILE_A)
+    row = version_to_rows(version).to_pylist()[0] | {"link": link, "link_parameter": parameter}
+    warehouse.replace(
+        MODELS.name, {"model_id": "m", "version": 1}, pa.Table.from_pylist([row], schema=MODELS.arrow_schema)
+    )
+
+    with pytest.raises(TableCorruptError, match=r"damaged row for version 1 of m \(.*link"):
+        list_versions(warehouse, "m")
+
+
+def test_a_link_that_was_changed_in_the_table_is_found_by_the_digest(warehouse: LocalWarehouse) -> None:
+    part = LinearPart(("age",), np.ones((1, 1)), None, np.zeros(1))
+    version, _ = publish_model(warehouse, PartialModel("m", "run", "lab", Kind.LINEAR, (), False, part), VIEW, FILE_A)
+
+    with pytest.raises(TableCorruptError, match="another digest"):
+        load_model(warehouse, replace(version, link=Link("log")))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedpredict.errors import ModelNotReadyError, ProtocolError, TooManySamplesError
 from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
@@ -242,6 +243,46 @@ def test_a_description_survives_the_wire() -> None:
     assert description_from_wire(description_to_wire("r-1", PART)) == PART
 
 
+LINKED = replace(PART, kind=Kind.LINEAR, link=Link("power", 0.1), classes=())
+
+
+def test_a_description_with_another_link_survives_the_wire() -> None:
+    assert description_from_wire(description_to_wire("r-1", LINKED)) == LINKED
+
+
+def test_an_initiator_that_knows_no_links_refuses_a_part_that_has_one() -> None:
+    message = description_to_wire("r-1", LINKED)
+    message.ClearField("link")  # it skips fields that it does not know
+    message.ClearField("linked_kind")
+    with pytest.raises(ProtocolError, match="kind"):
+        description_from_wire(message)
+
+
+def test_a_link_is_not_sent_where_it_is_the_kinds_own() -> None:
+    assert description_to_wire("r-1", PART).link == ""
+
+
+@pytest.mark.parametrize(
+    ("link", "linked_kind", "kind"),
+    [
+        ("loglog", common_pb2.KIND_LINEAR, 0),
+        ("power:nan", common_pb2.KIND_LINEAR, 0),
+        ("log", common_pb2.KIND_BINARY, 0),
+        ("log", common_pb2.KIND_LINEAR, common_pb2.KIND_LINEAR),
+        ("log", 0, 0),
+        ("log", 99, 0),
+        ("x" * 100_000, common_pb2.KIND_LINEAR, 0),
+    ],
+)
+def test_a_link_that_is_none_or_another_kinds_is_refused(link: str, linked_kind: int, kind: int) -> None:
+    message = description_to_wire("r-1", LINKED)
+    message.link = link
+    setattr(message, "linked_kind", linked_kind)  # noqa: B010  any number travels
+    setattr(message, "kind", kind)  # noqa: B010
+    with pytest.raises(ProtocolError):
+        description_from_wire(message)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -344,6 +385,11 @@ def test_model_information_survives_the_wire(kind: Kind | None) -> None:
         manifest_sha256="ab" * 32, n_outputs=2,
     )  # fmt: skip
     assert task_codec.model_info_from_wire(task_codec.model_info_to_wire(info)) == info
+
+
+def test_the_information_of_a_model_from_an_older_initiator_has_its_kinds_own_link() -> None:
+    message = initiator_pb2.Model(model_id="credit", ready=True, kind=common_pb2.KIND_BINARY, n_outputs=1)
+    assert task_codec.model_info_from_wire(message).link == Link("logit")
 
 
 def test_a_task_survives_the_wire() -> None:
