@@ -24,7 +24,7 @@ class SimulationReport:
 
     Attributes:
         n_samples: Rows given.
-        n_scored: Rows with a prediction; the others have a NaN or infinite feature.
+        n_scored: Rows with a prediction; the others have a NaN or infinite feature, or no number by the link.
         combined: What the parties' shares became.
         expected: What the uncut model says.
         largest_absolute: Largest absolute difference of the predictions; 0.0 where nothing was scored.
@@ -59,10 +59,11 @@ def simulate(
     shares = {party: _share(part, features, names) for party, part in parts.items()}
     combined = combine(manifest.link, shares)
     expected = combine(joint.link, {"joint": _share(joint, features, names)})
-    scored = combined.status == SampleStatus.OK
+    # a score next to where the link has no number may have one in one order of summation only
+    scored = (combined.status == SampleStatus.OK) & (expected.status == SampleStatus.OK)
     return SimulationReport(
         n_samples=len(features),
-        n_scored=int(scored.sum()),
+        n_scored=int((combined.status == SampleStatus.OK).sum()),
         combined=combined,
         expected=expected,
         largest_absolute=_largest(np.abs(combined.predictions - expected.predictions)[scored]),

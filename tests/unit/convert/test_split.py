@@ -27,6 +27,7 @@ from fedpredict.errors import (
 from fedpredict.model.combine import combine
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel, largest_difference
 from fedpredict.model.share import SampleStatus, build_share
 from tests.unit.convert.support import expected_of, read_estimator
@@ -215,3 +216,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_partial(tmp_path / "part.pkl", joint())
     assert [path.name for path in tmp_path.iterdir()] == ["part.pkl"]
+
+
+def test_a_simulation_by_another_link_counts_what_the_link_has_a_number_for() -> None:
+    uncut = joint(link=Link("inverse"))
+    parts = split_model(uncut, {"p": ["a"], "q": ["b", "c"]}, "p")
+    rows = np.array([[0.0, 0.0, 0.0], [-5.5, 0.0, 0.0], [1.0, 1.0, 1.0]])  # raw scores 11, 0 and 20
+
+    report = simulate(parts, uncut, rows, ["a", "b", "c"])
+
+    assert (report.n_samples, report.n_scored) == (3, 2)
+    assert report.combined.status.tolist() == [SampleStatus.OK, SampleStatus.OUT_OF_RANGE, SampleStatus.OK]
+    np.testing.assert_allclose(report.combined.predictions[[0, 2], 0], [1 / 11, 1 / 20], rtol=1e-15)
+    assert report.largest_absolute < 1e-15
+
+
+def test_a_simulation_refuses_an_uncut_model_of_another_link() -> None:
+    parts = split_model(joint(link=Link("log")), {"p": ["a"], "q": ["b", "c"]}, "p")
+
+    with pytest.raises(IncompatiblePartsError, match="the parts say link log, the uncut model sqrt"):
+        simulate(parts, joint(link=Link("sqrt")), np.zeros((1, 3)), ["a", "b", "c"])
