@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import warnings
 from typing import Any
@@ -157,7 +158,9 @@ def test_a_classifier_without_probabilities_gives_its_decision_values(model: Any
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
-    "model", [PoissonRegressor(), RidgeClassifier(), LinearSVC(random_state=0)], ids=lambda model: type(model).__name__
+    "model",
+    [PoissonRegressor(max_iter=5), RidgeClassifier(), LinearSVC(random_state=0)],
+    ids=lambda model: type(model).__name__,
 )
 def test_every_protocol_gives_the_same_model(model: Any, protocol: int) -> None:
     model = fit(model, *CANCER)
@@ -167,11 +170,15 @@ def test_every_protocol_gives_the_same_model(model: Any, protocol: int) -> None:
     assert (partial.part.weights[:, 0] == model.coef_.ravel()).all()
 
 
+@functools.cache
+def tweedie(power: float) -> Any:
+    return fit(scaled(TweedieRegressor(power=power, link="log", max_iter=20)), *COUNTS)
+
+
 @settings(max_examples=40, deadline=None)
 @given(owners=st.lists(st.integers(0, 3), min_size=10, max_size=10), power=st.sampled_from([0, 1, 1.5, 2, 3]))
 def test_parties_together_predict_as_scikit_learn_on_the_joined_table(owners: list[int], power: float) -> None:
-    features, target = COUNTS
-    model = fit(scaled(TweedieRegressor(power=power, link="log", max_iter=20)), features, target)
+    features, model = COUNTS[0], tweedie(power)
     reading = read_estimator(model)
     names = reading.partial.part.features
     holders = {f"party-{who}": [names[at] for at in range(10) if owners[at] == who] for who in sorted(set(owners))}
@@ -201,6 +208,19 @@ def test_a_tweedie_setting_that_is_not_known_is_refused(name: str, value: Any, e
 
     with pytest.raises(error, match=told):
         read_estimator(model)
+
+
+@pytest.mark.parametrize(("power", "link"), [(-1, "identity"), (0, "identity"), (1, "log"), (1.5, "log"), (3, "log")])
+@pytest.mark.parametrize("version", ["0.23.2", "1.0.2"])
+def test_a_file_from_before_losses_were_objects_has_the_link_of_its_setting(
+    version: str, power: float, link: str
+) -> None:
+    model = fit(TweedieRegressor(), *COUNTS)
+    model.power, model._family_instance = power, None
+    del model._base_loss
+    data = pickle.dumps(model, protocol=0).replace(b"V1.9.1\n", f"V{version}\n".encode())
+
+    assert read_content(data, options_for(10), Limits()).partial.link == Link(link)
 
 
 def test_a_loss_that_is_not_known_is_refused_with_those_that_are() -> None:

@@ -82,6 +82,28 @@ def test_the_normal_distribution_has_its_published_values_and_does_not_cancel_in
     np.testing.assert_allclose(np.log(links.normal_distribution(far)), log_ndtr(far), rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("link", "raw", "expected"),
+    [
+        ("probit", -0.5, 0.30853753872598689636),
+        ("probit", -5.0, 2.8665157187919391167e-7),
+        ("probit", -10.0, 7.619853024160526066e-24),
+        ("probit", -20.0, 2.7536241186062336951e-89),
+        ("probit", -37.0, 5.7255712225245768227e-300),
+        ("probit", 6.5, 0.99999999995983999416),
+        ("cloglog", -40.0, 4.2483542552915889863e-18),
+        ("cloglog", -5.0, 0.0067152979321585103971),
+        ("cloglog", 0.0, 0.6321205588285576784),
+        ("cloglog", 1.5, 0.98868571361954037685),
+        ("cloglog", 3.0, 0.99999999810782130516),
+    ],
+)
+def test_probabilities_are_those_of_sixty_digits(link: str, raw: float, expected: float) -> None:
+    """Computed with mpmath; a probit far out is as wrong as the rounding of its argument makes it (ADR 0019)."""
+    ours = parse_link(link).inverse_link(np.array([[raw]])).item()
+    assert ours == pytest.approx(expected, rel=2e-13 if raw < -5.0 else 4e-15, abs=0.0)
+
+
 @given(RAW)
 def test_the_complementary_log_log_loses_nothing_where_it_is_small(raw: Floats) -> None:
     with np.errstate(over="ignore", under="ignore"):
