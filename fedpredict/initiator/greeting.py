@@ -24,6 +24,7 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
+from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.link import SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
 from fedpredict.wire.status import code_of_failure, error_from_failure
@@ -118,7 +119,7 @@ class Acquaintance:
     ) -> PartDescription:
         """Return what the party says of its part, once it is known to be about that model and party."""
         try:
-            part = codec.description_from_wire(reply)
+            part = description_from_wire(reply)
         except ProtocolError as error:
             raise self.refused(error) from error
         if (reply.request_id, part.party, part.model_id) != (request.request_id, self.party, request.model_id):

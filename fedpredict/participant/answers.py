@@ -18,6 +18,7 @@ from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
+from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
 from fedpredict.wire.link import SCORE_STREAM, SEVERAL_MODELS, Instance
 from fedpredict.wire.v1 import participant_pb2
@@ -85,7 +86,7 @@ class Answers:
         add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
         self._policy.check(caller, request.model_id)
         part = await self._scorer.describe(request.model_id, deadline_s=deadline_s)
-        return codec.description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+        return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float

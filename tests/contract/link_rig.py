@@ -21,7 +21,7 @@ from typing_extensions import override
 from fedpredict.errors import FedPredictError, ManifestMismatchError
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.fanout import Dialler, RemoteParty
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import ModelRef, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
@@ -105,6 +105,7 @@ class ScriptedScorer(PartyScorer):
             params_sha256=DIGEST,
             training_run="run-1",
             kind=Kind.LINEAR,
+            link=own_link(Kind.LINEAR),
             classes=(),
             n_scores=1,
             holds_intercept=False,

@@ -157,7 +157,7 @@ class ListModelsReply(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest_sha256", "n_outputs")
+    __slots__ = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest_sha256", "n_outputs", "link")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +166,7 @@ class Model(_message.Message):
     PARTIES_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     N_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     ready: bool
     problem: str
@@ -174,4 +175,5 @@ class Model(_message.Message):
     parties: _containers.RepeatedScalarFieldContainer[str]
     manifest_sha256: bytes
     n_outputs: int
-    def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ...) -> None: ...
+    link: str
+    def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ..., link: _Optional[str] = ...) -> None: ...
