@@ -29,7 +29,7 @@ from fedpredict.cli.wiring import leave_out_pandas
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
@@ -208,6 +208,7 @@ def _build_state() -> PartyState:
         params_sha256=DIGEST,
         training_run="bench",
         kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
         classes=("0", "1"),
         n_scores=1,
         holds_intercept=True,

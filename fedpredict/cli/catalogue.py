@@ -170,6 +170,7 @@ def _manifest(manifest: Manifest | None) -> dict[str, object] | None:
         "manifest": manifest.manifest_sha256,
         "training_run": manifest.training_run,
         "kind": manifest.kind,
+        "link": str(manifest.link),
         "classes": manifest.classes,
         "n_scores": manifest.n_scores,
         "intercept_party": manifest.intercept_party,

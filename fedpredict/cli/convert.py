@@ -85,6 +85,7 @@ def _report(output: Output, file: Path, result: ReadResult, version: ModelVersio
             "written": written,
             "source": result.source,
             "kind": version.kind,
+            "link": str(version.link),
             "view": version.view,
             "view_version": version.view_version,
             "features": version.features,

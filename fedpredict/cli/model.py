@@ -29,8 +29,8 @@ def list_all(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     counts = Counter(each.model_id for each in versions)
     current = {each.model_id: each for each in versions}
     rows = [{**_summary(each), "versions": counts[each.model_id]} for each in current.values()]
-    columns = ("model_id", "version", "versions", "kind", "features", "view", "training_run", "created_at", "digest")
-    Output(as_json=as_json).rows(columns, rows, empty="No models yet; see `fedpredict model convert`.")
+    names = ("version", "versions", "kind", "link", "features", "view", "training_run", "created_at", "digest")
+    Output(as_json=as_json).rows(("model_id", *names), rows, empty="No models yet; see `fedpredict model convert`.")
 
 
 @app.command("show")
@@ -97,6 +97,7 @@ def _summary(version: ModelVersion) -> dict[str, object]:
         "model_id": version.model_id,
         "version": version.version,
         "kind": version.kind,
+        "link": str(version.link),
         "features": len(version.features),
         "view": f"{version.view} {version.view_version}",
         "training_run": version.training_run,
@@ -112,6 +113,7 @@ def _details(version: ModelVersion) -> dict[str, object]:
         "version": version.version,
         "party": version.party,
         "kind": version.kind,
+        "link": str(version.link),
         "classes": version.classes,
         "n_scores": version.n_scores,
         "n_outputs": version.n_outputs,

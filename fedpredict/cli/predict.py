@@ -98,6 +98,7 @@ def list_models(
             "ready": each.ready,
             "problem": each.problem,
             "kind": each.kind,
+            "link": str(each.link) if each.link else None,
             "classes": each.classes,
             "parties": each.parties,
             "manifest": each.manifest_sha256 if as_json else each.manifest_sha256[:12],
@@ -105,7 +106,7 @@ def list_models(
         }
         for each in models
     ]
-    columns = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest")
+    columns = ("model_id", "ready", "problem", "kind", "link", "classes", "parties", "manifest")
     Output(as_json=as_json).rows(columns, rows, empty="No models for this caller.")
 
 

@@ -147,6 +147,7 @@ def _loaded(version: ModelVersion, part: LinearPart, columns: tuple[str, ...]) -
         params_sha256=version.params_sha256,
         training_run=version.training_run,
         kind=version.kind,
+        link=version.link,
         classes=version.classes,
         n_scores=version.n_scores,
         holds_intercept=version.holds_intercept,

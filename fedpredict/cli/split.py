@@ -61,12 +61,14 @@ def split(
         {
             "party": party,
             "file": out / f"{party}.pkl",
+            "kind": part.kind,
+            "link": str(part.link),
             "features": part.part.features if as_json else len(part.part.features),
             "holds_intercept": part.holds_intercept,
         }
         for party, part in parts.items()
     ]
-    output.rows(("party", "file", "features", "holds_intercept"), told, empty="")
+    output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
     output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
 
 
@@ -92,6 +94,8 @@ def simulate(
     output.fields(
         {
             "model_id": joint.model_id,
+            "kind": joint.kind,
+            "link": str(joint.link),
             "parties": tuple(sorted(parts)),
             "rows": report.n_samples,
             "scored": report.n_scored,

@@ -81,6 +81,7 @@ key = "certs/{{party}}.key"
 
 [http]                       # limits for every caller over HTTP
 max_body_bytes = 16777216    # longest body
+max_body_bytes_total = 268435456 # longer bodies than 16 kB on all connections of a process together
 request_timeout_s = 10.0     # how long a request may take to arrive
 max_connections = 10000      # open at a time
 keep_alive_s = 75.0          # how long a connection may be idle

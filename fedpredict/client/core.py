@@ -18,6 +18,7 @@ from fedpredict.model.ids import check_model_id
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
 from fedpredict.model.share import Mode
+from fedpredict.observe.traces import current_traceparent
 from fedpredict.wire import arrow_codec, codec, task_codec
 from fedpredict.wire.v1 import initiator_pb2
 
@@ -56,6 +57,8 @@ def plan(
 ) -> Plan:
     """Return the calls that a prediction takes: chunks of at most `chunk_size` ids, in order.
 
+    Where the program that calls has a span of OpenTelemetry's open, it goes with each of them.
+
     Raises:
         NameRefusedError: The model id breaks the rules.
         InputError: As `take_ids` and `take_inputs`.
@@ -69,7 +72,7 @@ def plan(
     if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
     own = None if inputs is None else take_inputs(inputs, len(given))
-    request_id = codec.new_request_id()
+    request_id, traceparent = codec.new_request_id(), current_traceparent()
     starts = range(0, len(given), chunk_size)
     names = [request_id] if len(starts) == 1 else [f"{request_id}.{number}" for number in range(len(starts))]
     tasks = (
@@ -79,6 +82,7 @@ def plan(
             mode=mode,
             sample_ids=given.packed[start : start + chunk_size],
             inputs=own and Inputs(own.names, own.values[start : start + chunk_size]),
+            traceparent=traceparent,
         )
         for name, start in zip(names, starts, strict=True)
     )
@@ -92,16 +96,22 @@ def finish(prediction_plan: Plan, answers: Sequence[Prediction]) -> Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One call: which method, the message, and the model that it is about (empty: none)."""
+    """One call: which method, the message, the model that it is about, and the caller's span (empty: none)."""
 
     method: str
     message: bytes
     model_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with the call alone."""
+        return (("traceparent", self.traceparent),) if self.traceparent else ()
 
 
 def question(task: PredictTask) -> Question:
     """Return the call that asks for one task."""
-    return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id)
+    return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id, task.traceparent)
 
 
 def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table: bool) -> bytes:
@@ -114,6 +124,8 @@ def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table
         as_table: As Arrow columns.
     """
     call = initiator_pb2.PredictCall(id=call_id, remaining_ms=max(1, int(remaining_s * 1000)))
+    if task.traceparent:
+        call.traceparent = task.traceparent
     if as_table:
         arrow_codec.task_to_arrow(task, call.arrow)
     else:

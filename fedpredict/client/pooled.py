@@ -167,7 +167,7 @@ class PooledConnection:
         method = self._channel.unary_unary(question.method, None, None)
         try:
             reply: bytes = await method(
-                question.message, timeout=deadline.remaining_s(), metadata=self._target.metadata
+                question.message, timeout=deadline.remaining_s(), metadata=(*self._target.metadata, *question.metadata)
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from error

@@ -14,15 +14,16 @@ from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link, parse_link
 from fedpredict.model.partial import PartialModel, VerificationRows
 
 FORMAT = "fedpredict-partial-1"
 
 _KEYS = (
-    "format", "model_id", "training_run", "party", "kind", "classes", "features", "weights", "intercept", "constant",
-    "fit_intercept", "verification", "metadata",
+    "format", "model_id", "training_run", "party", "kind", "link", "classes", "features", "weights", "intercept",
+    "constant", "fit_intercept", "verification", "metadata",
 )  # fmt: skip
 _VERIFICATION_KEYS = ("features", "partial_scores")
 
@@ -44,6 +45,8 @@ def to_portable(partial: PartialModel) -> dict[str, object]:
         "fit_intercept": partial.fit_intercept,
         "metadata": dict(partial.metadata),
     }
+    if partial.link != own_link(partial.kind):
+        result["link"] = str(partial.link)  # only then, so that files are what they were before there were links
     if rows is not None:
         result["verification"] = {
             "features": rows.features.tolist(),
@@ -103,12 +106,14 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
     names, weights = _weights(content, options)
     intercept = _vector(content.get("intercept"), "intercept", weights.shape[1])
     constant = _vector(content.get("constant"), "constant", weights.shape[1])
+    kind = _kind(content)
     try:
         return PartialModel(
             model_id=agreed(_optional_text(content, "model_id"), options.model_id, "model_id"),
             training_run=agreed(_optional_text(content, "training_run"), options.training_run, "training_run"),
             party=agreed(_optional_text(content, "party"), options.party, "party"),
-            kind=_kind(content),
+            kind=kind,
+            link=_link(content, kind),
             classes=_classes(content.get("classes")),
             fit_intercept=_fit_intercept(content, options),
             part=LinearPart(names, weights, intercept, np.zeros(weights.shape[1]) if constant is None else constant),
@@ -158,6 +163,11 @@ def _kind(content: Mapping[str, object]) -> Kind:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise ModelFileError(f"the portable model has no kind that can be served; {hint}")
     return Kind(value)
+
+
+def _link(content: Mapping[str, object], kind: Kind) -> Link:
+    text = _optional_text(content, "link")
+    return own_link(kind) if text is None else parse_link(text)
 
 
 def _classes(value: object) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class SimulationReport:
 
     Attributes:
         n_samples: Rows given.
-        n_scored: Rows with a prediction; the others have a NaN or infinite feature.
+        n_scored: Rows with a prediction; the others have a NaN or infinite feature, or no number by the link.
         combined: What the parties' shares became.
         expected: What the uncut model says.
         largest_absolute: Largest absolute difference of the predictions; 0.0 where nothing was scored.
@@ -57,12 +57,13 @@ def simulate(
     manifest = build_manifest({party: _description(party, part) for party, part in parts.items()})
     _check_same(manifest, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
-    combined = combine(manifest.kind, shares)
-    expected = combine(joint.kind, {"joint": _share(joint, features, names)})
-    scored = combined.status == SampleStatus.OK
+    combined = combine(manifest.link, shares)
+    expected = combine(joint.link, {"joint": _share(joint, features, names)})
+    # a score next to where the link has no number may have one in one order of summation only
+    scored = (combined.status == SampleStatus.OK) & (expected.status == SampleStatus.OK)
     return SimulationReport(
         n_samples=len(features),
-        n_scored=int(scored.sum()),
+        n_scored=int((combined.status == SampleStatus.OK).sum()),
         combined=combined,
         expected=expected,
         largest_absolute=_largest(np.abs(combined.predictions - expected.predictions)[scored]),
@@ -77,6 +78,7 @@ def _description(party: str, partial: PartialModel) -> PartDescription:
         params_sha256=_NO_DIGEST,
         training_run=partial.training_run,
         kind=partial.kind,
+        link=partial.link,
         classes=partial.classes,
         n_scores=partial.part.n_scores,
         holds_intercept=partial.holds_intercept,
@@ -86,7 +88,7 @@ def _description(party: str, partial: PartialModel) -> PartDescription:
 
 def _check_same(manifest: Manifest, joint: PartialModel) -> None:
     ours = _description("", joint)
-    for what in ("model_id", "training_run", "kind", "classes", "n_scores", "fit_intercept"):
+    for what in ("model_id", "training_run", "kind", "link", "classes", "n_scores", "fit_intercept"):
         if getattr(manifest, what) != getattr(ours, what):
             raise IncompatiblePartsError(
                 f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",

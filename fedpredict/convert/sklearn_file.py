@@ -69,6 +69,7 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
             classes=fitted.classes,
             fit_intercept=_joint_intercept(fitted, options),
             part=part,
+            link=fitted.link,
             metadata={"source": source},
         )
     except ValueError as error:

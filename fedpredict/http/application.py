@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from fedpredict.errors import Code, public_status
 from fedpredict.http import problem as problems
-from fedpredict.http.asgi_cycle import PEER_URIS
+from fedpredict.http.asgi_cycle import BODY, PEER_URIS
 from fedpredict.http.problem import CONTENT_TYPE, Problem, problem_of
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ def _asgi_endpoint(
                 Request(
                     request.path_params,
                     request.headers,
-                    await request.body(),
-                    getattr(request.state, PEER_URIS, None),
+                    getattr(request.state, BODY),
+                    getattr(request.state, PEER_URIS),
                     request_id,
                 )
             )

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PEER_URIS = "fedpredict.peer_uris"
-"""Where the scope's state holds the URIs of the caller's certificate."""
+PEER_URIS, BODY = "fedpredict.peer_uris", "fedpredict.body"
+"""Where the scope's state holds the URIs of the caller's certificate, and the whole body.
+
+An application that asks for the body as ASGI has it gets none: on that way it is copied three times.
+"""
 
 
 def build_scope(
@@ -45,7 +48,7 @@ def build_scope(
         "headers": head.headers,
         "server": server,
         "client": client,
-        "state": {PEER_URIS: exchange.peer_uris},
+        "state": {PEER_URIS: exchange.peer_uris, BODY: exchange.body},
     }
 
 
@@ -59,7 +62,6 @@ class AsgiCycle(RequestResponseCycle):
         flow: FlowControl,
         default_headers: list[tuple[bytes, bytes]],
         *,
-        body: bytes | bytearray,
         keep_alive: bool,
         on_response: Callable[[], None],
     ) -> None:
@@ -76,7 +78,6 @@ class AsgiCycle(RequestResponseCycle):
             keep_alive=keep_alive,
             on_response=on_response,
         )
-        self.body = bytearray(body)
         self.more_body = False
         self.message_event.set()
 

@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fedpredict.http.exchange import Exchange, FastRoute, Head
+from fedpredict.http.problem import NO_ROOM_FOR_BODY, RefusedError
 from fedpredict.http.settings import HttpSettings
 
 MAX_HEADS, MAX_HEAD_KEPT = 1024, 1024
 """Heads that are kept, and most bytes of each."""
 END_OF_HEAD = b"\r\n\r\n"
+SMALL_BODY_BYTES = 16 * 1024
+"""Bodies up to this size are always taken: `max_connections` bounds what they come to."""
 _NOT_KEPT = (b"x-request-id", b"traceparent", b"expect", b"transfer-encoding")
 """Heads with these are of one request, or say more about the body than its length."""
+
+
+class Bodies:
+    """What the bodies on all connections of a server come to, from their first byte until they are answered.
+
+    Without it many callers that each send most of a large body, and wait, would fill the memory. A body counts with
+    what has come of it, not with what it announces: else announcing would be enough to keep others out.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Prepare; nothing is held.
+
+        Args:
+            limit_bytes: Most bytes of bodies above `SMALL_BODY_BYTES` together.
+        """
+        self.held_bytes = 0
+        self._limit_bytes = limit_bytes
+
+    def check_room(self, size: int) -> None:
+        """Raise `RefusedError` where a body of so many bytes would not fit now."""
+        if size > SMALL_BODY_BYTES and self.held_bytes + size > self._limit_bytes:
+            raise RefusedError(NO_ROOM_FOR_BODY)
+
+    def hold(self, exchange: Exchange, size: int) -> None:
+        """Count a body that has grown to `size` bytes; raise `RefusedError` where it does not fit."""
+        if size > SMALL_BODY_BYTES:
+            more = size - exchange.held
+            if self.held_bytes + more > self._limit_bytes:
+                raise RefusedError(NO_ROOM_FOR_BODY)
+            self.held_bytes += more
+            exchange.held = size
+
+    def give_back(self, exchange: Exchange | None) -> None:
+        """Let go what an exchange holds, if anything."""
+        if exchange is not None and exchange.held:
+            self.held_bytes -= exchange.held
+            exchange.held = 0
+            exchange.drop_body()
 
 
 @dataclass(slots=True)
@@ -21,19 +62,24 @@ class Edge:
 
     Attributes:
         settings: The limits.
-        routes: Path -> fast route; for POST.
+        fast_route: The target of a POST -> its fast route; None where ASGI answers.
         name_request: Header `x-request-id` (None without it) -> the request's id.
         draining: Whether the server stops: answers then close their connections.
         heads: What the parser made of heads for fast routes, by their bytes: callers send few different ones, and to
             parse one costs more than all the rest of the edge.
+        bodies: What the bodies on all connections come to.
     """
 
     settings: HttpSettings
-    routes: Mapping[bytes, FastRoute]
+    fast_route: Callable[[bytes], FastRoute | None]
     name_request: Callable[[str | None], str]
     draining: bool = False
     heads: dict[bytes, Head] = field(default_factory=dict)
     dates: tuple[list[tuple[bytes, bytes]], bytes] = field(default_factory=lambda: ([], b""))
+    bodies: Bodies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = Bodies(self.settings.max_body_bytes_total)
 
     def date_line(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return uvicorn's default headers, which it renews every second, as bytes."""
@@ -44,6 +90,8 @@ class Edge:
     def keep(self, exchange: Exchange, data: bytes) -> None:
         """Keep the head of a request that came alone and whole as `data`, if it is likely to come again.
 
+        Only with a small body: what goes past the parser is not counted.
+
         Args:
             exchange: What the parser made of it.
             data: Its bytes, and nothing else.
@@ -52,7 +100,11 @@ class Edge:
         if head.route is None or not exchange.keep_alive:
             return
         fields, end = head.fields, data.find(END_OF_HEAD) + len(END_OF_HEAD)
-        if end > MAX_HEAD_KEPT or not exchange.size or any(name in fields for name in _NOT_KEPT):
+        if (
+            end > MAX_HEAD_KEPT
+            or not 0 < exchange.size <= SMALL_BODY_BYTES
+            or any(name in fields for name in _NOT_KEPT)
+        ):
             return
         # the body must be all behind the first empty line, else the parser has read these bytes in another way
         if fields.get(b"content-length") == b"%d" % exchange.size and exchange.body == data[end:]:

@@ -11,6 +11,9 @@ from fedpredict.http.problem import CONTENT_TYPE, Problem
 STATUS_LINES = {status: f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _OK_JSON = STATUS_LINES[HTTPStatus.OK] + b"content-type: application/json\r\n"
 
+LARGE_PIECE = 16 * 1024
+"""Smaller pieces of a body are put together at once: as objects of their own they can take many times their bytes."""
+
 GiveUp: TypeAlias = Callable[[], None]
 """Ends what was begun; harmless when that has ended."""
 
@@ -66,10 +69,12 @@ class Exchange:
     __slots__ = (
         "_body",
         "_connection",
+        "_more",
         "answered",
         "expects_continue",
         "give_up",
         "head",
+        "held",
         "keep_alive",
         "refusal",
         "size",
@@ -77,9 +82,12 @@ class Exchange:
 
     def __init__(self, connection: Connection, head: Head, body: bytes = b"", *, keep_alive: bool = False) -> None:
         self._connection = connection
-        self._body: bytes | bytearray = body
+        self._body = body
+        self._more: list[bytes | bytearray] = []
         self.head = head
         self.size = len(body)
+        self.held = 0
+        """Bytes of the body that count among those of all connections; see `Bodies`."""
         self.keep_alive = keep_alive
         self.expects_continue = False
         self.refusal: Problem | None = None
@@ -92,20 +100,25 @@ class Exchange:
         return self._connection.peer_uris
 
     @property
-    def body(self) -> bytes | bytearray:
+    def body(self) -> bytes:
         """The whole body."""
+        if self._more:
+            self._body, self._more = b"".join((self._body, *self._more)), []
         return self._body
 
     def add(self, data: bytes) -> None:
-        """Take over the next piece of the body."""
+        """Take over the next piece of the body; all are put together once, when somebody wants to see it."""
         if not self.size:
             self._body = data
-        elif isinstance(self._body, bytes):
-            self._body = bytearray(self._body)
-            self._body += data
+        elif self._more and len(data) < LARGE_PIECE and isinstance(self._more[-1], bytearray):
+            self._more[-1] += data
         else:
-            self._body += data
+            self._more.append(data if len(data) >= LARGE_PIECE else bytearray(data))
         self.size += len(data)
+
+    def drop_body(self) -> None:
+        """Let the body go: the request is answered, or nobody will work on it."""
+        self._body, self.size = b"", 0
 
     def header(self, name: bytes) -> str | None:
         """Return a header by its name in lower case; None where it is missing."""

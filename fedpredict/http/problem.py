@@ -70,6 +70,14 @@ class Problem:
         return msgspec.json.encode(content)
 
 
+class RefusedError(Exception):
+    """Ends the parsing of a request that is refused; carries the answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.name)
+        self.problem = problem
+
+
 def problem_of(error: BaseException) -> Problem:
     """Return what a caller is told of an error: its public text and fields, and nothing else.
 
@@ -109,6 +117,12 @@ HEAD_TOO_LARGE = _refusal(
 TOO_SLOW = _refusal("request_timeout", HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time")
 TOO_MANY_CONNECTIONS = _refusal(
     "too_many_connections", HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open; try again later"
+)
+NO_ROOM_FOR_BODY = Problem(
+    "no_room_for_body",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "the bodies of other requests take all the room there is; try again later",
+    headers={"retry-after": str(RETRY_AFTER_MS // 1000)},
 )
 WASTEFUL_CHUNKS = _refusal("malformed_http", HTTPStatus.BAD_REQUEST, "more chunk framing or trailers than body")
 NO_SUCH_PATH = _refusal("no_such_path", HTTPStatus.NOT_FOUND, "nothing is served at this path; see /docs")

@@ -21,7 +21,7 @@ from fedpredict.http import problem as problems
 from fedpredict.http.asgi_cycle import AsgiCycle, build_scope
 from fedpredict.http.edge import END_OF_HEAD, Edge
 from fedpredict.http.exchange import Exchange, Head
-from fedpredict.http.problem import Problem
+from fedpredict.http.problem import Problem, RefusedError
 from fedpredict.http.settings import MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ _SINGLE = frozenset({
     b"host", b"content-type", b"x-request-id", b"traceparent", b"x-fedpredict-client", b"x-fedpredict-deadline-ms",
     b"expect", b"inference-header-content-length", b"content-encoding",
 })  # fmt: skip
-
-
-class RefusedError(Exception):
-    """Ends the parsing of a request that is refused; carries the answer."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.name)
-        self.problem = problem
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -97,6 +89,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._deaf = True
+        for exchange in (self._turn, self._incoming, *self._waiting):
+            self._edge.bodies.give_back(exchange)
         self._waiting.clear()
         turn, self._turn, self._incoming = self._turn, None, None
         if turn is not None and not turn.answered:
@@ -213,7 +207,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise RefusedError(problems.HEAD_TOO_LARGE)
         parser, version, method = self.parser, self.parser.get_http_version(), self.parser.get_method()
-        route = self._edge.routes.get(self.url) if method == b"POST" else None
+        route = self._edge.fast_route(self.url) if method == b"POST" else None
         head = Head(method, self.url, version, self.headers, route)
         exchange = self._incoming = Exchange(self, head)
         self._check_head(head)
@@ -226,8 +220,10 @@ class EdgeProtocol(HttpToolsProtocol):
         exchange = self._incoming
         if exchange is None:
             return
-        if exchange.size + len(body) > self._edge.settings.max_body_bytes:
+        size = exchange.size + len(body)
+        if size > self._edge.settings.max_body_bytes:
             raise RefusedError(problems.body_too_large(self._edge.settings.max_body_bytes))
+        self._edge.bodies.hold(exchange, size)
         exchange.add(body)
 
     @override
@@ -250,8 +246,10 @@ class EdgeProtocol(HttpToolsProtocol):
         elif b"host" not in fields:
             raise RefusedError(problems.NO_HOST)
         length = fields.get(b"content-length")
-        if length is not None and int(length) > self._edge.settings.max_body_bytes:
-            raise RefusedError(problems.body_too_large(self._edge.settings.max_body_bytes))
+        if length is not None:
+            if int(length) > self._edge.settings.max_body_bytes:
+                raise RefusedError(problems.body_too_large(self._edge.settings.max_body_bytes))
+            self._edge.bodies.check_room(int(length))
 
     def _check_growth(self, n_bytes: int) -> None:
         """Refuse a request that is arriving where what came of it, all of the last read included, is too much."""
@@ -332,7 +330,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport,
             self.flow,
             self.server_state.default_headers,
-            body=exchange.body,
             keep_alive=exchange.keep_alive and not self._edge.draining,
             on_response=lambda: self._finished(exchange),
         )
@@ -361,6 +358,8 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         exchange.answered = True
         exchange.give_up = None  # it leads back to the exchange: a circle that only the garbage collector would free
+        if exchange.held:
+            self._edge.bodies.give_back(exchange)
         self._turn = None
         self._since = self.loop.time()
         self.server_state.total_requests += 1
@@ -371,6 +370,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Answer `problem` when it is its turn, hear nothing more, and close."""
         exchange = self._incoming or Exchange(self, Head(b"", self.url if self._in_head else b""))
         exchange.refusal, exchange.keep_alive = problem, False
+        self._edge.bodies.give_back(exchange)
         self._deaf, self._incoming, self._began = True, None, None
         self._since = self.loop.time()
         self._waiting.append(exchange)

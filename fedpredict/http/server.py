@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
@@ -37,7 +37,7 @@ class HttpServer:
         listen: str,
         application: ASGIApp,
         *,
-        routes: Mapping[bytes, FastRoute],
+        fast_route: Callable[[bytes], FastRoute | None],
         name_request: Callable[[str | None], str],
         settings: HttpSettings,
         tls: ssl.SSLContext | None,
@@ -48,8 +48,8 @@ class HttpServer:
 
         Args:
             listen: host:port; port 0 takes any free one.
-            application: Answers whatever is not in `routes`.
-            routes: Path -> what answers a POST to it without ASGI.
+            application: Answers whatever has no fast route.
+            fast_route: The target of a POST -> what answers it without ASGI; None where the application does.
             name_request: Header `x-request-id` (None without it) -> the request's id.
             settings: The limits.
             tls: The server's side of mutual TLS; None for plain text.
@@ -58,7 +58,7 @@ class HttpServer:
         """
         self._listen = listen
         self._shares_port = shares_port
-        self._edge = Edge(settings, routes, name_request)
+        self._edge = Edge(settings, fast_route, name_request)
         config = uvicorn.Config(
             cast("ASGI3Application", application),
             interface="asgi3",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedpredict.errors import STATUS, IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.settings import ModelSettings
+from fedpredict.model.kinds import KINDS
 from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, Manifest, PartDescription, build_manifest
 from fedpredict.model.prediction import ModelInfo
 
@@ -158,6 +159,7 @@ class Catalogue:
             ready=problem is None,
             problem=problem.public if problem else "",
             kind=pinned.kind if pinned else None,
+            link=pinned.link if pinned else None,
             classes=pinned.classes if pinned else (),
             parties=pinned.parties if pinned else (),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
@@ -174,15 +176,22 @@ class Catalogue:
 
     def _fallback_problem(self, settings: ModelSettings, pinned: Manifest) -> Problem | None:
         fallback = self._entry(settings.fallback_model).pinned if settings.fallback_model else None
-        if fallback is None or (fallback.classes, fallback.n_scores) == (pinned.classes, pinned.n_scores):
+        if fallback is None or _outputs(fallback) == _outputs(pinned):
             return None
-        return Problem(f"the fallback model {fallback.model_id} has other classes or another number of outputs")
+        return Problem(
+            f"the fallback model {fallback.model_id} has other classes, another number of outputs, or outputs that "
+            "mean something else (a decision value is no probability)"
+        )
 
     def _entry(self, model_id: str) -> _Entry:
         entry = self._entries.get(model_id)
         if entry is None:
             raise ModelNotFoundError(f"model {model_id} is not under [models]")
         return entry
+
+
+def _outputs(manifest: Manifest) -> tuple[object, ...]:
+    return manifest.classes, manifest.n_scores, KINDS[manifest.kind].output
 
 
 def _misfit(settings: ModelSettings, pinned: Manifest) -> Problem | None:

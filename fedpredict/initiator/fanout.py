@@ -63,7 +63,7 @@ class Dialler:
             options = channel_options(server_name(party))
             return grpc.aio.secure_channel(address, channel_credentials(self.tls), options, compression.of_grpc)
 
-        unary, pool = UnaryParty(who, channel(), metadata=metadata), LinkPool(who)
+        unary, pool = UnaryParty(who, channel, metadata=metadata), LinkPool(who)
         stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
         linker = Linker(
             who,

@@ -24,6 +24,7 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
+from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.link import SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
 from fedpredict.wire.status import code_of_failure, error_from_failure
@@ -78,7 +79,21 @@ class Acquaintance:
             PartyError: The party is away, slow, or refuses.
         """
         request = self.hello()
+        return self.check(request, await self._say(request, link, deadline_s))
 
+    async def call_out(self, link: LinkCaller, deadline_s: float) -> None:
+        """Return when somebody answers on a link that was greeted before; nothing is proved again.
+
+        Raises:
+            PartyError: Nobody does, or the link takes no further call.
+        """
+        request = self.hello()
+        request.ClearField("nonce")
+        await self._say(request, link, deadline_s)
+
+    async def _say(
+        self, request: participant_pb2.HelloRequest, link: LinkCaller, deadline_s: float
+    ) -> participant_pb2.HelloReply:
         def answered(call: LinkCall[participant_pb2.HelloReply], frame: link_pb2.Frame) -> None:
             if frame.HasField("failure"):
                 call.fail(self.failed(frame.failure))
@@ -91,7 +106,7 @@ class Acquaintance:
         ends = asyncio.get_running_loop().time() + deadline_s
         call = LinkCall(link_pb2.Frame(hello=request), ends, answered, lost)
         link.start(call)
-        return self.check(request, await call)
+        return await call
 
     def describe(self, model_id: str) -> participant_pb2.DescribeModelRequest:
         """Return the question what a party's part of a model is."""
@@ -104,7 +119,7 @@ class Acquaintance:
     ) -> PartDescription:
         """Return what the party says of its part, once it is known to be about that model and party."""
         try:
-            part = codec.description_from_wire(reply)
+            part = description_from_wire(reply)
         except ProtocolError as error:
             raise self.refused(error) from error
         if (reply.request_id, part.party, part.model_id) != (request.request_id, self.party, request.model_id):

@@ -1,6 +1,6 @@
 """Requests to the same parties: those that arrive while a round is under way travel together in the next.
 
-They are for any models of one kind and width, in one mode: a `Route` says which may travel together (ADR 0018).
+They are for any models of one kind, link and width, in one mode: a `Route` says which may travel together (ADR 0018).
 
 No timer decides when a round starts: a request that finds no round under way travels at once and alone. Only where a
 round is slow (a party far away, or one that hangs) the next starts before it has ended.

@@ -11,13 +11,14 @@ from typing import TypeAlias
 
 import grpc
 
-from fedpredict.errors import FedPredictError
+from fedpredict.errors import FedPredictError, PartyTimeoutError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.security.tls import server_name
 from fedpredict.wire.link import (
     HANDSHAKE_S,
+    PROBE_S,
     RECHECK_S,
     SCORE_STREAM,
     SEARCH_S,
@@ -29,6 +30,7 @@ from fedpredict.wire.link import (
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
 from fedpredict.wire.stream_carrier import StreamCarrier
+from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,11 @@ class Linker:
             return "socket"
         if not self._streams:
             return "unary"
-        await self._fill("grpc", self._dial_stream)
+        try:
+            await self._fill("grpc", self._dial_stream)
+        except (FedPredictError, OSError):
+            self._no_socket_until = 0.0  # it is away altogether: that says nothing against sockets
+            raise
         return "grpc"
 
     async def _link_sockets(self) -> bool:
@@ -135,7 +141,7 @@ class Linker:
         # first where the port is thought to be, then where the party says that it is
         for asks in (not self._port, True):
             if asks:
-                hello = await self._unary.hello(deadline_s=HANDSHAKE_S)
+                hello = await self._ask_unary()
                 self._port, self._streams = hello.link_port, SCORE_STREAM in hello.capabilities
             if not self._port or loop.time() < self._no_socket_until:
                 return False
@@ -152,6 +158,13 @@ class Linker:
                 return True
         self._no_socket_until = loop.time() + RECHECK_S
         return False
+
+    async def _ask_unary(self) -> participant_pb2.HelloReply:
+        try:
+            return await self._unary.hello(deadline_s=PROBE_S)
+        except PartyTimeoutError:
+            await self._unary.redial()
+            raise
 
     async def _fill(self, carrier: str, dial: Callable[[], Awaitable[LinkCaller]]) -> None:
         """Dial until every worker was met; go on with those met where chance hides one, or it is starting again."""

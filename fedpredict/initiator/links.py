@@ -9,9 +9,9 @@ from typing import Any
 
 from typing_extensions import override
 
-from fedpredict.errors import PartyTimeoutError, PartyUnavailableError
+from fedpredict.errors import PartyError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.initiator.greeting import Acquaintance
-from fedpredict.wire.link import MAX_CALLS, Deadlines, Instance
+from fedpredict.wire.link import MAX_CALLS, PROBE_S, QUIET_S, Deadlines, Instance, Silences
 from fedpredict.wire.link_caller import Keeper, LinkCall, LinkCaller, fail_lost
 
 logger = logging.getLogger(__name__)
@@ -20,8 +20,6 @@ BRIDGE_S = 10.0
 """How long calls wait for a party that was linked and is gone: so long a restart may take without failing one."""
 MAX_TRIES = 2
 """Scoring is idempotent: a call whose link is lost is sent once more."""
-PROBE_S = 2.0
-"""How long an older link may take to show that it is alive."""
 
 
 class LinkPool(Keeper):
@@ -51,7 +49,8 @@ class LinkPool(Keeper):
         self._n_lost = 0
         self.reconnects = 0
         """How many links took the place of one that was lost."""
-        self._probes: set[asyncio.Task[None]] = set()
+        self._probes: dict[LinkCaller, asyncio.Task[None]] = {}
+        self._silences = Silences(QUIET_S, lambda: self._links, self._probe)
 
     @property
     def takes_calls(self) -> bool:
@@ -84,9 +83,13 @@ class LinkPool(Keeper):
         for older, known in tuple(self._links.items()):
             if older.usable and known.name == instance.name:
                 older.retire()
+                # its calls need not wait for their deadlines if it was lost without a word
+                self._probe(older)
             elif older.usable and known.worker == instance.worker:
                 self._probe(older)
         self._links[link] = instance
+        link.suspected = self._probe
+        self._silences.watch()
         self._use([*self._usable, link])
         if self._n_lost:
             self._n_lost -= 1
@@ -160,7 +163,8 @@ class LinkPool(Keeper):
         """Close every link; calls under way end as `PartyUnavailableError`."""
         self._bridged_until = 0.0
         self._usable, self._because = [], "this process stops"
-        for probe in self._probes:
+        self._silences.stop()
+        for probe in self._probes.values():
             probe.cancel()
         links, waiting = tuple(self._links), self._waiting
         self._waiting = []
@@ -185,15 +189,21 @@ class LinkPool(Keeper):
         return least
 
     def _probe(self, link: LinkCaller) -> None:
-        async def probe() -> None:
-            try:
-                await self._who.greet(link, PROBE_S)
-            except (PartyUnavailableError, PartyTimeoutError):
-                link.close("a newer link of this worker came, and this one does not answer")
+        """Say hello on a link that may lead nowhere, and close it where nothing at all comes for `PROBE_S`."""
+        if link in self._probes or link.closed_because:
+            return
 
-        task = asyncio.create_task(probe())
-        self._probes.add(task)
-        task.add_done_callback(self._probes.discard)
+        async def probe() -> None:
+            heard, ends = link.carrier.heard, link.heard_by() + PROBE_S
+            with suppress(PartyError):  # also where the link is full: then its calls ask the same
+                await self._who.call_out(link, PROBE_S)
+            # also after an answer: callers with little time must not make one hello after the other
+            await asyncio.sleep(PROBE_S if link.carrier.heard != heard else ends - self._loop.time())
+            if link.carrier.heard == heard:
+                link.close("the party was asked whether it is there, and nothing came")
+
+        task = self._probes[link] = asyncio.create_task(probe())
+        task.add_done_callback(lambda _: self._probes.pop(link, None))
 
     def _expire(self, now: float) -> float | None:
         over = now >= self._bridged_until

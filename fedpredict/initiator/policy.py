@@ -9,7 +9,7 @@ import numpy as np
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combine import Combined, combine
-from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus, Share
 
@@ -38,28 +38,28 @@ class Answer:
         return Answer(self.predictions[rows], self.status[rows], self.origin[rows], self.all_ok)
 
 
-def fail(kind: Kind, shares: Mapping[str, Share]) -> Answer:
+def fail(link: Link, shares: Mapping[str, Share]) -> Answer:
     """Return predictions for the samples that every party scored; the others get the worst party's status, no number.
 
     Args:
-        kind: Of the pinned manifest.
+        link: Of the pinned manifest.
         shares: By party, every party of the manifest; all of one shape.
     """
-    combined = combine(kind, shares)
+    combined = combine(link, shares)
     if combined.all_ok:
         origin = np.full(len(combined.status), _MODEL, dtype=np.uint8)
         return Answer(combined.predictions, combined.status, origin, all_ok=True)
     return _answer(combined, np.zeros(_n_samples(shares), dtype=np.bool_))
 
 
-def default_partial(kind: Kind, shares: Mapping[str, Share], defaults: Mapping[str, Sequence[float]]) -> Answer:
+def default_partial(link: Link, shares: Mapping[str, Share], defaults: Mapping[str, Sequence[float]]) -> Answer:
     """Return predictions in which a stated constant stands in where a party has no score for a sample.
 
     A constant never stands in for an id that is no id, nor where no party at all scored the sample: an answer made of
     constants alone would say nothing about it. A party without a constant is not stood in for.
 
     Args:
-        kind: Of the pinned manifest.
+        link: Of the pinned manifest.
         shares: By party, every party of the manifest; all of one shape.
         defaults: By party, n_scores numbers before the link.
     """
@@ -70,7 +70,7 @@ def default_partial(kind: Kind, shares: Mapping[str, Share], defaults: Mapping[s
         missing = someone_scored & ~np.isin(share.status, _NEVER_STANDS_IN) & (party in defaults)
         completed[party] = _with_constant(share, missing, defaults.get(party, ()))
         stood_in |= missing
-    return _answer(combine(kind, completed), stood_in)
+    return _answer(combine(link, completed), stood_in)
 
 
 def fallback_model(answer: Answer, fallback: Combined) -> Answer:

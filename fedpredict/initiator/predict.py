@@ -19,6 +19,7 @@ from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.scorer import PartyScorer
@@ -186,13 +187,13 @@ class Predictor:
     def _new_lane(self, task: PredictTask, plan: _Plan) -> Lane:
         manifest = plan.question.manifest
         round_rows = min(self._catalogue.max_samples(task.model_id), plan.max_samples)
-        key = _SharedKey(manifest.parties, manifest.kind, manifest.n_scores, task.mode, round_rows)
+        key = _SharedKey(manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows)
         is_shared = task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
         lane = self._shared.get(key) if is_shared else None
         if lane is None:
             route = Route(
                 parties=manifest.parties,
-                kind=manifest.kind,
+                link=manifest.link,
                 n_scores=manifest.n_scores,
                 mode=task.mode,
                 scorers=self._scorers,
@@ -210,6 +211,7 @@ class _SharedKey(NamedTuple):
 
     parties: tuple[str, ...]
     kind: Kind
+    link: Link
     n_scores: int
     mode: Mode
     round_rows: int

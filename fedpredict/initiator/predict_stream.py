@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
@@ -185,6 +185,8 @@ class _Stream:
             raise ServerUnavailableError("a call on a stream that is draining")
         is_arrow = message.WhichOneof("body") == "arrow"
         task = _arrow().task_from_arrow(message.arrow) if is_arrow else task_codec.task_from_wire(message.predict)
+        if message.traceparent:
+            task = replace(task, traceparent=message.traceparent)
         remaining_s = message.remaining_ms / 1000 if message.remaining_ms else None
         done = partial(self._finish, message.id, is_arrow)
         give_up = self._predictor.submit(task, self._caller, deadline_s=remaining_s, done=done)

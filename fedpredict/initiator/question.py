@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedpredict.initiator.settings import ModelSettings
-from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.scorer import ModelRef, PartyScorer
 from fedpredict.model.share import Mode
@@ -42,7 +42,7 @@ class Route:
 
     Attributes:
         parties: Who is asked; every party of the models' manifests, in the manifests' order.
-        kind: The models' kind; their shares are combined in one go.
+        link: The models' link; their shares are combined in one go.
         n_scores: The width of their shares.
         mode: The freshness asked for.
         scorers: By party, those and every party of the fallback models.
@@ -51,7 +51,7 @@ class Route:
     """
 
     parties: tuple[str, ...]
-    kind: Kind
+    link: Link
     n_scores: int
     mode: Mode
     scorers: Mapping[str, PartyScorer]

@@ -278,7 +278,7 @@ class Round:
 
     def _combine(self, sides: Mapping[str, _Side]) -> Answer:
         combining = self._watched.combining()
-        answer = policy.fail(self._route.kind, {party: side.share for party, side in sides.items()})
+        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
         if combining is not None:
             combining.end("ok")
         return answer
@@ -298,7 +298,7 @@ class Round:
         settings, is_whole = question.settings, all_ok(answer.status)
         if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
             shares = {party: side.share.cut(rows) for party, side in sides.items()}
-            answer = policy.default_partial(self._route.kind, shares, settings.defaults)
+            answer = policy.default_partial(self._route.link, shares, settings.defaults)
         if settings.fallback_model is None or is_whole:
             self._hand_out(slices, sides, answer, rows.start)
         else:
@@ -327,7 +327,7 @@ class Round:
             query = fallback_query(manifest, route, slices[0].waiting.task.request_id, ids)
             reply = await _begin(route.scorers[route.own_party], query, left_s)
             own = policy.spread_share(reply.share, unscored)
-            return policy.fallback_model(answer, combine(manifest.kind, {route.own_party: own}))
+            return policy.fallback_model(answer, combine(manifest.link, {route.own_party: own}))
         except FedPredictError as error:
             logger.warning("fallback.failed", extra={"reason": str(error)})
             return answer

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
-from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths
+from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
@@ -20,6 +21,14 @@ from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Defaults: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1)]
+
+
+def _link(value: object) -> Link:
+    if isinstance(value, Link):
+        return value
+    if not isinstance(value, str):
+        raise ValueError('write a link as a text, such as "log" or "power:0.5"')  # noqa: TRY004  pydantic's error
+    return parse_link(value)
 
 
 class PolicyName(StrEnum):
@@ -62,11 +71,15 @@ class SimulateSettings(_Settings):
     """`[models.<id>.simulate]`: the shape of made-up answers, where no manifest is pinned."""
 
     kind: Kind = Kind.BINARY
+    link: Annotated[Link, PlainValidator(_link)] | None = None
+    """Default: the kind's own."""
     classes: tuple[str, ...] = ("0", "1")
     n_scores: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _widths_fit(self) -> SimulateSettings:
+        if self.link is not None:
+            check_link(self.kind, self.link)
         check_widths(self.kind, self.n_scores, self.classes)
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from typing_extensions import override
@@ -17,6 +18,8 @@ from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.arrays import Floats
 from fedpredict.model.combine import finish
 from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import ModelInfo, Origin, Prediction, PredictTask
 from fedpredict.model.share import SampleStatus
@@ -24,6 +27,14 @@ from fedpredict.security.identity import Identity
 
 LARGEST_SCORE = 4.0
 """Raw scores lie between minus this and this: probabilities from 0.018 to 0.982."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    kind: Kind
+    link: Link
+    classes: tuple[str, ...]
+    n_scores: int
 
 
 class Simulator(Predicts):
@@ -36,7 +47,7 @@ class Simulator(Predicts):
 
         Args:
             models: The models of the settings.
-            pinned: The pinned manifests; where there is one, answers have its kind, classes and width.
+            pinned: The pinned manifests; where there is one, answers have its kind, link, classes and width.
             admission: What a task must be, as with partners.
         """
         self._admission = admission
@@ -51,13 +62,13 @@ class Simulator(Predicts):
         raw = await asyncio.to_thread(simulated_scores, task.model_id, task.sample_ids, shape.n_scores)
         valid = valid_sample_ids(task.sample_ids)
         status = np.where(valid, np.uint8(SampleStatus.OK), np.uint8(SampleStatus.ID_INVALID))
-        combined = finish(shape.kind, raw, status)
+        combined = finish(shape.link, raw, status)
         return Prediction(
             request_id=task.request_id,
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
             predictions=combined.predictions,
             status=combined.status,
-            origin=np.where(valid, np.uint8(Origin.MODEL), np.uint8(Origin.UNSPECIFIED)),
+            origin=np.where(combined.status == SampleStatus.OK, np.uint8(Origin.MODEL), np.uint8(Origin.UNSPECIFIED)),
             classes=shape.classes,
             parties=(),
             simulated=True,
@@ -81,13 +92,14 @@ class Simulator(Predicts):
             ready=True,
             problem="",
             kind=shape.kind,
+            link=shape.link,
             classes=shape.classes,
             parties=(),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
             n_outputs=shape.n_scores,
         )
 
-    def _shape(self, model_id: str) -> SimulateSettings:
+    def _shape(self, model_id: str) -> _Shape:
         shape = self._shapes.get(model_id)
         if shape is None:
             raise ModelNotFoundError(f"model {model_id} is not under [models]")
@@ -102,7 +114,8 @@ def simulated_scores(model_id: str, sample_ids: Sequence[bytes], n_scores: int) 
     return np.asarray((words / 2.0**64 * 2.0 - 1.0) * LARGEST_SCORE, dtype=np.float64)
 
 
-def _shape_of(settings: ModelSettings, pinned: Manifest | None) -> SimulateSettings:
+def _shape_of(settings: ModelSettings, pinned: Manifest | None) -> _Shape:
     if pinned is not None:
-        return SimulateSettings(kind=pinned.kind, classes=pinned.classes, n_scores=pinned.n_scores)
-    return settings.simulate or SimulateSettings()
+        return _Shape(pinned.kind, pinned.link, pinned.classes, pinned.n_scores)
+    said = settings.simulate or SimulateSettings()
+    return _Shape(said.kind, said.link or own_link(said.kind), said.classes, said.n_scores)

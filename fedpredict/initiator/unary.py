@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fedpredict.errors import ModelNotFoundError, PartyTimeoutError
+from fedpredict.errors import ModelNotFoundError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import PartyReply, ScoreQuery
@@ -31,17 +32,20 @@ class UnaryParty:
     sign a nonce with its certificate's key. The channel connects again by itself; a hello follows then too.
     """
 
-    def __init__(self, who: Acquaintance, channel: grpc.aio.Channel, *, metadata: tuple[tuple[str, str], ...]) -> None:
-        """Wrap a channel, which this object closes.
+    def __init__(
+        self, who: Acquaintance, dial: Callable[[], grpc.aio.Channel], *, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Take a channel, which this object closes; it connects at the first call.
 
         Args:
             who: The party that must answer.
-            channel: Where it is.
+            dial: Returns a channel to it.
             metadata: Sent with every call.
         """
         self._who = who
         self._party = who.party
-        self._channel = channel
+        self._dial = dial
+        self._channel = dial()
         self._metadata = metadata
         self._greeted = False
         self._instance = ""
@@ -54,6 +58,11 @@ class UnaryParty:
     async def close(self) -> None:
         """Close the channel; calls under way end."""
         await self._channel.close(None)
+
+    async def redial(self) -> None:
+        """Leave the connection for a new one: it may lead nowhere, which gRPC finds out by its keepalive only."""
+        left, self._channel, self._greeted = self._channel, self._dial(), False
+        await left.close(None)
 
     async def hello(self, *, deadline_s: float) -> participant_pb2.HelloReply:
         """Ask who answers, and prove it; return the proven answer.
@@ -101,13 +110,20 @@ class UnaryParty:
         if deadline_s <= 0.0:
             raise PartyTimeoutError(f"party {self._party}: no time left to ask", party=self._party)
         # The reply is parsed here: gRPC's own deserialiser turns one that does not parse into None.
-        call = self._channel.unary_unary(_SERVICE + method, None, None)
+        channel = self._channel
+        call = channel.unary_unary(_SERVICE + method, None, None)
         try:
             data = await call(request.SerializeToString(), timeout=deadline_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
                 self._greeted = False
             raise self._who.translate(error.code(), str(error.details()), error_from_rpc(error)) from error
+        except asyncio.CancelledError as error:
+            # what grpc.aio raises in calls whose channel is closed, as if the caller had left
+            task = asyncio.current_task()
+            if channel is self._channel or (task is not None and task.cancelling()):
+                raise
+            raise PartyUnavailableError(f"party {self._party}: it did not answer", party=self._party) from error
         try:
             return reply_type.FromString(data)
         except DecodeError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.model.arrays import Floats, Statuses, all_finite
-from fedpredict.model.kinds import KINDS, Kind
+from fedpredict.model.links import Link
 from fedpredict.model.share import PRECEDENCE, SampleStatus, Share, all_ok
 
 _RANK = np.full(max(SampleStatus) + 1, 0, dtype=np.uint8)
@@ -44,13 +44,13 @@ def combine_status(statuses: Sequence[Statuses]) -> Statuses:
     return np.asarray(_BY_RANK[ranks], dtype=np.uint8)
 
 
-def combine(kind: Kind, shares: Mapping[str, Share]) -> Combined:
+def combine(link: Link, shares: Mapping[str, Share]) -> Combined:
     """Return the prediction from every party's share of the same samples.
 
     Shares are added in the order of the sorted party ids, so the result is the same bits in whatever order they came.
 
     Args:
-        kind: Looked up by model id in the pinned manifest.
+        link: Looked up by model id in the pinned manifest.
         shares: By party id; all of the same shape.
 
     Raises:
@@ -64,8 +64,8 @@ def combine(kind: Kind, shares: Mapping[str, Share]) -> Combined:
         raise ValueError(f"shares of different shapes: {sorted({share.values.shape for share in ordered})}")
     total = _sum([share.values for share in ordered])
     if all(share.all_ok for share in ordered) and all_finite(total):
-        return _finish_all(kind, total, first.status)
-    return finish(kind, total, combine_status([share.status for share in ordered]))
+        return _finish_all(link, total, first.status)
+    return finish(link, total, combine_status([share.status for share in ordered]))
 
 
 def _sum(values: Sequence[Floats]) -> Floats:
@@ -83,32 +83,42 @@ def _sum(values: Sequence[Floats]) -> Floats:
     return total
 
 
-def finish(kind: Kind, raw: Floats, status: Statuses) -> Combined:
+def finish(link: Link, raw: Floats, status: Statuses) -> Combined:
     """Return the prediction for summed raw scores: the inverse link where OK, NaN elsewhere.
 
-    A sum that overflows gets OUT_OF_RANGE, as a share that overflows does.
+    A sum that overflows gets OUT_OF_RANGE, as a share that overflows does; so does a sample of which the inverse link
+    makes no finite number (the inverse of zero, an exponential beyond float64).
 
     Args:
-        kind: The kind of the model.
+        link: The model's.
         raw: Shape (n_samples, n_scores); not copied where all of it is finite and OK.
         status: Shape (n_samples,); copied.
     """
     status = np.array(status, dtype=np.uint8)
-    return (_finish_all if all_ok(status) and all_finite(raw) else _finish_some)(kind, raw, status)
+    return (_finish_all if all_ok(status) and all_finite(raw) else _finish_some)(link, raw, status)
 
 
-def _finish_all(kind: Kind, raw: Floats, status: Statuses) -> Combined:
-    """Return predictions where every sample has a number."""
-    predictions = KINDS[kind].inverse_link(raw)
+def _finish_all(link: Link, raw: Floats, status: Statuses) -> Combined:
+    """Return predictions where every sample has a raw score."""
+    predictions = link.inverse_link(raw)
+    if not (link.is_total or all_finite(predictions)):
+        return _finish_some(link, raw, np.array(status, dtype=np.uint8))
     return Combined(raw, predictions.copy() if predictions is raw else predictions, status, all_ok=True)
 
 
-def _finish_some(kind: Kind, raw: Floats, status: Statuses) -> Combined:
+def _finish_some(link: Link, raw: Floats, status: Statuses) -> Combined:
     """Return predictions where some sample has no number; `status` is changed."""
-    status[(status == SampleStatus.OK) & ~np.isfinite(raw).all(axis=1)] = SampleStatus.OUT_OF_RANGE
+    _out_of_range_unless_finite(raw, status)
     scored = status == SampleStatus.OK
-    raw = np.where(scored[:, None], raw, np.nan)
     predictions = np.full_like(raw, np.nan)
     if scored.any():
-        predictions[scored] = KINDS[kind].inverse_link(raw[scored])
-    return Combined(raw, predictions, status, all_ok=False)
+        predictions[scored] = link.inverse_link(raw[scored])
+        _out_of_range_unless_finite(predictions, status)
+        scored = status == SampleStatus.OK
+    return Combined(
+        np.where(scored[:, None], raw, np.nan), np.where(scored[:, None], predictions, np.nan), status, all_ok=False
+    )
+
+
+def _out_of_range_unless_finite(numbers: Floats, status: Statuses) -> None:
+    status[(status == SampleStatus.OK) & ~np.isfinite(numbers).all(axis=1)] = SampleStatus.OUT_OF_RANGE

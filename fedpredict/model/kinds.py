@@ -1,14 +1,12 @@
-"""The kinds of federated models: how wide a share is, and how raw scores become predictions."""
+"""The kinds of federated models: how wide a share is, which links they may have, and what their predictions are."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fedpredict.model import links
-from fedpredict.model.arrays import Floats
+from fedpredict.model.links import Link
 
 MAX_CLASSES = 10_000
 MAX_CLASS_LABEL = 200
@@ -22,6 +20,16 @@ class Kind(StrEnum):
     BINARY = "binary"
     MULTINOMIAL = "multinomial"
     ONE_VS_REST = "one_vs_rest"
+    DECISION = "decision"
+    """A classifier without probabilities, such as a support vector machine: predictions are its decision values."""
+
+
+class Output(StrEnum):
+    """What the numbers of a prediction are."""
+
+    MEAN = "mean"
+    PROBABILITY = "probability"
+    DECISION_VALUE = "decision value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,36 +37,64 @@ class KindSpec:
     """What a kind fixes.
 
     Attributes:
-        link: The link function's name, as tables and manifests write it.
-        inverse_link: Raw scores (n_samples, n_scores) -> predictions (n_samples, n_outputs).
+        links: The names of the links that a model of this kind may have; the first is its own, if none is said.
+        output: What the numbers of a prediction are.
         is_classifier: Whether the model has classes.
         min_classes: Fewest classes; 0 for a regression.
         max_classes: Most classes, or None for no limit.
     """
 
-    link: str
-    inverse_link: Callable[[Floats], Floats]
-    is_classifier: bool
-    min_classes: int = 0
-    max_classes: int | None = 0
+    links: tuple[str, ...]
+    output: Output
+    is_classifier: bool = True
+    min_classes: int = 2
+    max_classes: int | None = None
 
 
 KINDS: dict[Kind, KindSpec] = {
-    Kind.LINEAR: KindSpec("identity", links.identity, is_classifier=False),
-    Kind.BINARY: KindSpec("logit", links.sigmoid, is_classifier=True, min_classes=2, max_classes=2),
-    Kind.MULTINOMIAL: KindSpec("softmax", links.softmax, is_classifier=True, min_classes=2, max_classes=None),
-    Kind.ONE_VS_REST: KindSpec(
-        "logit_normalised", links.normalised_sigmoid, is_classifier=True, min_classes=3, max_classes=None
+    Kind.LINEAR: KindSpec(
+        ("identity", "log", "inverse", "sqrt", "power"),
+        Output.MEAN,
+        is_classifier=False,
+        min_classes=0,
+        max_classes=0,
     ),
+    Kind.BINARY: KindSpec(("logit", "probit", "cloglog"), Output.PROBABILITY, max_classes=2),
+    Kind.MULTINOMIAL: KindSpec(("softmax",), Output.PROBABILITY),
+    Kind.ONE_VS_REST: KindSpec(("logit_normalised",), Output.PROBABILITY, min_classes=3),
+    Kind.DECISION: KindSpec(("identity",), Output.DECISION_VALUE),
 }
-"""The one place that says what a kind means."""
+"""The one place that says what a kind means; what a link means is in `links.LINKS`."""
+
+_OWN_LINKS = {kind: Link(spec.links[0]) for kind, spec in KINDS.items()}
+
+
+def own_link(kind: Kind) -> Link:
+    """Return the link of a model of which no other is said.
+
+    >>> own_link(Kind.BINARY)
+    Link(name='logit', parameter=None)
+    """
+    return _OWN_LINKS[kind]
+
+
+def check_link(kind: Kind, link: Link) -> None:
+    """Check that a model of a kind may have a link.
+
+    Raises:
+        ValueError: With the links that it may have.
+    """
+    known = KINDS[kind].links
+    if link.name not in known:
+        raise ValueError(f"a {kind} model cannot have the link {link}; it may have {', '.join(known)}")
 
 
 def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
     """Check that classes and the number of scores fit the kind.
 
-    A binary model has one score and two classes, and predicts the probability of `classes[1]`; the other classifiers
-    have one score per class; a regression has no classes and any number of scores.
+    A binary model has one score and two classes, and predicts the probability of `classes[1]`; a decision model of two
+    classes has one score too, positive for `classes[1]`; the other classifiers have one score per class; a regression
+    has no classes and any number of scores.
 
     Raises:
         ValueError: With the counts; the caller names the file or the parties.
@@ -71,7 +107,8 @@ def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
             raise ValueError(f"a {kind} model has no classes, but {len(classes)} are given")
         return
     _check_classes(kind, classes)
-    expected = 1 if kind is Kind.BINARY else len(classes)
+    one_score = kind is Kind.BINARY or (kind is Kind.DECISION and len(classes) == 2)
+    expected = 1 if one_score else len(classes)
     if n_scores != expected:
         raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpredict.errors import IncompatiblePartsError
-from fedpredict.model.kinds import KINDS, Kind, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths
+from fedpredict.model.links import Link, parse_link
 
 DEFAULT_MAX_SAMPLES = 10_000
 """Sample ids in one call that every party takes which does not say otherwise."""
@@ -24,6 +25,7 @@ class PartDescription:
         params_sha256: The digest of the party's parameters (salted), in hex.
         training_run: The run that made the part.
         kind: The kind of the joint model.
+        link: Its link.
         classes: The joint model's classes.
         n_scores: The width of the party's share.
         holds_intercept: Whether the joint model's intercept is in this part.
@@ -36,6 +38,7 @@ class PartDescription:
     params_sha256: str
     training_run: str
     kind: Kind
+    link: Link
     classes: tuple[str, ...]
     n_scores: int
     holds_intercept: bool
@@ -50,6 +53,7 @@ class Manifest:
     model_id: str
     training_run: str
     kind: Kind
+    link: Link
     classes: tuple[str, ...]
     n_scores: int
     fit_intercept: bool
@@ -70,11 +74,6 @@ class Manifest:
         """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
         return dict(self.digests)[party]
 
-    @property
-    def link(self) -> str:
-        """The name of the link function."""
-        return KINDS[self.kind].link
-
 
 def manifest_to_json(manifest: Manifest) -> str:
     """Return the canonical JSON: sorted keys, no spaces, ASCII only."""
@@ -85,7 +84,7 @@ def manifest_to_json(manifest: Manifest) -> str:
         "format": "fedpredict-manifest-1",
         "intercept_party": manifest.intercept_party,
         "kind": manifest.kind.value,
-        "link": manifest.link,
+        "link": str(manifest.link),
         "model_id": manifest.model_id,
         "n_scores": manifest.n_scores,
         "training_run": manifest.training_run,
@@ -103,10 +102,13 @@ def manifest_from_json(text: str) -> Manifest:
         content = json.loads(text)
         if content["format"] != "fedpredict-manifest-1":
             raise ValueError(f"unknown manifest format {content['format']!r}")
+        kind, link = Kind(content["kind"]), parse_link(content["link"])
+        check_link(kind, link)
         return Manifest(
             model_id=content["model_id"],
             training_run=content["training_run"],
-            kind=Kind(content["kind"]),
+            kind=kind,
+            link=link,
             classes=tuple(content["classes"]),
             n_scores=content["n_scores"],
             fit_intercept=content["fit_intercept"],
@@ -124,15 +126,16 @@ def build_manifest(parts: Mapping[str, PartDescription]) -> Manifest:
         parts: By party id; every party of the model.
 
     Raises:
-        IncompatiblePartsError: Two training runs, kinds, class lists or widths; two holders of the intercept, or none
-            where the model has one. The message and `.parties` name the parties.
+        IncompatiblePartsError: Two training runs, kinds, links, class lists or widths; two holders of the intercept, or
+            none where the model has one. The message and `.parties` name the parties.
     """
     if not parts:
         raise IncompatiblePartsError("a model without parties", parties=())
-    for what in ("model_id", "training_run", "kind", "classes", "n_scores", "fit_intercept"):
+    for what in ("model_id", "training_run", "kind", "link", "classes", "n_scores", "fit_intercept"):
         _check_equal(parts, what)
     some = next(iter(parts.values()))
     try:
+        check_link(some.kind, some.link)
         check_widths(some.kind, some.n_scores, some.classes)
     except ValueError as error:
         raise IncompatiblePartsError(f"model {some.model_id}: {error}", parties=sorted(parts)) from error
@@ -140,6 +143,7 @@ def build_manifest(parts: Mapping[str, PartDescription]) -> Manifest:
         model_id=some.model_id,
         training_run=some.training_run,
         kind=some.kind,
+        link=some.link,
         classes=some.classes,
         n_scores=some.n_scores,
         fit_intercept=some.fit_intercept,

@@ -8,11 +8,14 @@ import numpy as np
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.ids import check_model_id, check_party_id
-from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
+_UNSAID = Link("identity")
+"""This very object, where no link is said: the kind's own is meant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +45,13 @@ class PartialModel:
         model_id: The training task's id; the same at every party.
         training_run: The run that made all parts; parts of two runs are never added up.
         party: Whose part this is.
-        kind: What raw scores mean, and so how they are finished.
+        kind: What raw scores mean.
         classes: Class labels as text, in the order of the scores; empty for a regression.
         fit_intercept: Whether the joint model has an intercept, at whichever party.
         part: The parameters.
         verification: Rows to replay at conversion, if the training side gave some.
         metadata: Free text by name, shown by `model show`, never used for scoring.
+        link: What relates raw scores and predictions; the kind's own where none is said.
     """
 
     model_id: str
@@ -59,8 +63,12 @@ class PartialModel:
     part: LinearPart
     verification: VerificationRows | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    link: Link = _UNSAID
 
     def __post_init__(self) -> None:
+        if self.link is _UNSAID:
+            object.__setattr__(self, "link", own_link(self.kind))
+        check_link(self.kind, self.link)
         check_model_id(self.model_id)
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():

@@ -11,6 +11,7 @@ import numpy as np
 from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 from fedpredict.model.share import Mode, SampleStatus
 
 
@@ -103,6 +104,7 @@ class ModelInfo:
     ready: bool
     problem: str
     kind: Kind | None
+    link: Link | None
     classes: tuple[str, ...]
     parties: tuple[str, ...]
     manifest_sha256: str

@@ -22,6 +22,7 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    get_current_span,
     set_span_in_context,
 )
 
@@ -162,6 +163,16 @@ class Traces:
 
 NO_TRACES = Traces()
 """Traces nothing."""
+
+
+def current_traceparent() -> str:
+    """Return the span that the running program has open in OpenTelemetry's context, in W3C's form; empty without one.
+
+    >>> current_traceparent()
+    ''
+    """
+    context = get_current_span().get_span_context()
+    return _written(context) if context.is_valid else ""
 
 
 def party_span(round_span: Span | None, party: str, rows: int) -> Span | None:

@@ -18,6 +18,7 @@ from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
+from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
 from fedpredict.wire.link import SCORE_STREAM, SEVERAL_MODELS, Instance
 from fedpredict.wire.v1 import participant_pb2
@@ -58,7 +59,10 @@ class Answers:
         self._watch = watch or ShareWatch()
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
-        """Say who answers here, and prove it by signing the caller's nonce."""
+        """Say who answers here, and prove it by signing the caller's nonce.
+
+        Without a nonce the caller only asks whether we are still there, and must not wait for a thread that signs.
+        """
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
@@ -69,7 +73,7 @@ class Answers:
             workers=self._me.workers,
             link_port=self.link_port,
         )
-        if self._tls is not None:
+        if self._tls is not None and request.nonce:
             reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
             reply.certificate_chain = (await asyncio.to_thread(read_tls, self._tls)).chain_pem
         return reply
@@ -82,7 +86,7 @@ class Answers:
         add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
         self._policy.check(caller, request.model_id)
         part = await self._scorer.describe(request.model_id, deadline_s=deadline_s)
-        return codec.description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+        return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float

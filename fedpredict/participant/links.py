@@ -14,7 +14,7 @@ from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
 from fedpredict.security.sockets import socket_identity
 from fedpredict.wire.handlers import Context
-from fedpredict.wire.link import Carrier, LinkEnd
+from fedpredict.wire.link import SILENT_S, Carrier, LinkEnd, Silences
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -46,6 +46,7 @@ class LinkServer:
         self._answers = answers
         self._settled = settled
         self._links: set[LinkAnswerer] = set()
+        self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
 
     @property
@@ -125,13 +126,21 @@ class LinkServer:
             link = LinkAnswerer(carrier, answer, is_small=_is_small, closed=forget)
             logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
         self._links.add(link)
+        self._silences.watch()
         return link
 
     async def drain(self, drain_s: float) -> None:
         """Take no new links or calls, answer those under way, and return when all links are closed."""
         if self._listener is not None:
             self._listener.close()
+        self._silences.stop()
         await asyncio.gather(*(link.drain(drain_s) for link in tuple(self._links)))
+
+    @staticmethod
+    def _end_silent(link: LinkAnswerer) -> None:
+        # a call ends by its deadline; whoever waits for it may have nothing to say
+        if not link.calls:
+            link.close(f"the caller said nothing for {SILENT_S:g} s")
 
 
 def _is_small(frame: link_pb2.Frame, n_bytes: int) -> bool:

@@ -235,6 +235,7 @@ def _description(version: ModelVersion, party: str) -> PartDescription:
         params_sha256=version.params_sha256,
         training_run=version.training_run,
         kind=version.kind,
+        link=version.link,
         classes=version.classes,
         n_scores=version.n_scores,
         holds_intercept=version.holds_intercept,

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import KINDS
 from fedpredict.model.partial import PartialModel
 
 SALT_BYTES = 32
@@ -50,7 +49,7 @@ def _fields(partial: PartialModel, view: str, view_version: int, salt: bytes) ->
         partial.party,
         partial.training_run,
         partial.kind.value,
-        KINDS[partial.kind].link,
+        str(partial.link),
         view,
         str(view_version),
         str(int(partial.fit_intercept)),

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from fedpredict.errors import FedPredictError, TableCorruptError
 from fedpredict.model.ids import check_digest, check_model_id, check_party_id, check_view_name
-from fedpredict.model.kinds import KINDS, Kind, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths
+from fedpredict.model.links import Link
 from fedpredict.tables.digest import SALT_BYTES
 from fedpredict.tables.names import column_names
 from fedpredict.tables.schemas import MODELS, linear_schema
@@ -28,6 +29,7 @@ class ModelVersion:
         version: From 1; the highest is the current one.
         params_sha256: The digest of the parameters; two versions may have the same (a rollback).
         kind: What raw scores mean.
+        link: What relates raw scores and predictions.
         n_scores: The width of a share.
         n_outputs: The width of a prediction.
         classes: Class labels, in the order of the scores; empty for a regression.
@@ -49,6 +51,7 @@ class ModelVersion:
     version: int
     params_sha256: str
     kind: Kind
+    link: Link
     n_scores: int
     n_outputs: int
     classes: tuple[str, ...]
@@ -70,6 +73,7 @@ class ModelVersion:
         check_digest(self.params_sha256)
         check_view_name(self.view)
         check_party_id(self.party)
+        check_link(self.kind, self.link)
         check_widths(self.kind, self.n_scores, self.classes)
         column_names(self.features)
         if len(self.salt) != SALT_BYTES:
@@ -94,8 +98,8 @@ def version_to_rows(version: ModelVersion) -> pa.Table:
     row = {
         "params_sha256": version.params_sha256,
         "kind": version.kind.value,
-        "link": KINDS[version.kind].link,
-        "link_parameter": None,
+        "link": version.link.name,
+        "link_parameter": version.link.parameter,
         "n_scores": version.n_scores,
         "n_outputs": version.n_outputs,
         "classes": json.dumps(version.classes),
@@ -132,12 +136,12 @@ def versions_from_rows(rows: pa.Table) -> list[ModelVersion]:
 def _parse(row: Mapping[str, object]) -> ModelVersion:
     try:
         options = json.loads(_text(row, "options"))
-        kind = _kind(row)
         return ModelVersion(
             model_id=_text(row, "model_id"),
             version=_number(row, "version"),
             params_sha256=_text(row, "params_sha256"),
-            kind=kind,
+            kind=Kind(_text(row, "kind")),
+            link=_link(row),
             n_scores=_number(row, "n_scores"),
             n_outputs=_number(row, "n_outputs"),
             classes=tuple(json.loads(_text(row, "classes"))),
@@ -161,11 +165,11 @@ def _parse(row: Mapping[str, object]) -> ModelVersion:
         ) from error
 
 
-def _kind(row: Mapping[str, object]) -> Kind:
-    kind = Kind(_text(row, "kind"))
-    if KINDS[kind].link != row["link"]:
-        raise ValueError(f"link {row['link']!r} of a {kind} model")
-    return kind
+def _link(row: Mapping[str, object]) -> Link:
+    parameter = row["link_parameter"]
+    if parameter is not None and not isinstance(parameter, float):
+        raise TypeError("link_parameter is no number")
+    return Link(_text(row, "link"), parameter)
 
 
 def _instant(row: Mapping[str, object], name: str) -> datetime:

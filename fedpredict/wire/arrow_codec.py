@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +41,16 @@ SAMPLE_ID = "sample_id"
 MAX_BATCHES = 1_000
 """Most record batches in one table: a batch costs microseconds, however few rows it has."""
 MAX_COLUMNS = 10_000
+MAX_SCHEMAS, MAX_SCHEMA_KEPT = 64, 256 * 1024
+"""Schemas that are known again, and most bytes of each."""
 
 # a message is small: handing its columns to threads costs more than they do
 _READING = pa.ipc.IpcReadOptions(use_threads=False)
 _WRITING = pa.ipc.IpcWriteOptions(use_threads=False)
 _ANSWER_COLUMNS = ("status", "origin")
+
+T = TypeVar("T")
+_known_schemas: dict[tuple[Callable[[pa.Schema], Any], bytes], Any] = {}
 
 
 def task_to_arrow(task: PredictTask, message: initiator_pb2.ArrowRequest | None = None) -> initiator_pb2.ArrowRequest:
@@ -75,7 +82,8 @@ def task_from_arrow(message: initiator_pb2.ArrowRequest) -> PredictTask:
     """
     check_protocol_version(message.protocol_version)
     with _reading():
-        sample_ids, inputs = _task_columns(_read_batches(message.table, _check_task_schema))
+        columns, batches = _read_batches(message.table, _task_columns)
+        sample_ids, inputs = _read_task(columns, batches)
     return PredictTask(
         request_id=check_request_id(message.request_id) if message.request_id else new_request_id(),
         model_id=model_id_from_wire(message.model_id),
@@ -106,11 +114,10 @@ def prediction_to_arrow(prediction: Prediction) -> initiator_pb2.ArrowReply:
 def prediction_from_arrow(message: initiator_pb2.ArrowReply, n_samples: int) -> Prediction:
     """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
     with _reading():
-        batch = _read_one(message.table, _check_answer_schema)
+        outputs, batch = _read_one(message.table, _answer_columns)
     if batch.num_rows != n_samples:
         raise ProtocolError(f"an answer of {batch.num_rows} rows for {n_samples} samples")
     status = _codes(batch, "status", SampleStatus)
-    outputs = [column for column in batch.schema.names if column not in _ANSWER_COLUMNS]
     predictions = np.empty((n_samples, len(outputs)))
     for number, name in enumerate(outputs):
         predictions[:, number] = batch.column(name).to_numpy(zero_copy_only=False)
@@ -137,35 +144,54 @@ def _reading() -> Iterator[None]:
         raise ProtocolError(f"an Arrow table that cannot be read ({type(error).__name__})") from error
 
 
-def _read_batches(data: bytes, check_schema: Callable[[pa.Schema], None]) -> list[pa.RecordBatch]:
-    """Return the batches of an IPC stream; what is in them is not checked yet."""
-    _check_messages(data)
+def _read_batches(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, list[pa.RecordBatch]]:
+    """Return what `columns_of` makes of the schema of an IPC stream, and its batches; what is in them is not checked.
+
+    A caller sends one schema again and again, and to judge it takes longer than to read the batch: what was made of it
+    is kept by its bytes.
+    """
+    schema_bytes = _check_messages(data)
     with pa.ipc.open_stream(data, options=_READING) as reader:
-        check_schema(reader.schema)
+        key = (columns_of, schema_bytes)
+        columns = _known_schemas.get(key)
+        if columns is None:
+            columns = columns_of(reader.schema)
+            if len(schema_bytes) <= MAX_SCHEMA_KEPT:
+                if len(_known_schemas) >= MAX_SCHEMAS:
+                    _known_schemas.clear()
+                _known_schemas[key] = columns
         batches = list(reader)
     n_rows = sum(batch.num_rows for batch in batches)
     if n_rows > MAX_SAMPLES_PER_CALL:
         raise TooManySamplesError(f"{n_rows} rows in one table", limit=MAX_SAMPLES_PER_CALL)
-    return batches
+    return columns, batches
 
 
-def _read_one(data: bytes, check_schema: Callable[[pa.Schema], None]) -> pa.RecordBatch:
-    """Return all batches of an IPC stream as one, its buffers checked."""
-    batches = _read_batches(data, check_schema)
+def _read_one(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, pa.RecordBatch]:
+    """Return what `columns_of` makes of the schema, and all batches of an IPC stream as one, its buffers checked."""
+    columns, batches = _read_batches(data, columns_of)
     if not batches:
         raise ProtocolError("a table without a batch")
     for batch in batches:
         batch.validate(full=True)
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    return columns, batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _check_messages(data: bytes) -> None:
-    """Refuse what costs more than its bytes: compression (a few bytes stand for gigabytes) and a flood of batches."""
+def _check_messages(data: bytes) -> bytes:
+    """Refuse what costs more than its bytes: compression (a few bytes stand for gigabytes) and a flood of batches.
+
+    Returns:
+        The first message, the schema.
+    """
+    first = b""
     for number, message in enumerate(pa.ipc.MessageReader.open_stream(data)):
+        if not number:
+            first = message.metadata.to_pybytes()
         if number > MAX_BATCHES:
             raise ProtocolError(f"more than {MAX_BATCHES} messages in one table")
         if message.type in _WITH_BODY and _is_compressed(message.metadata.to_pybytes(), _WITH_BODY[message.type]):
             raise ProtocolError("a compressed table")
+    return first
 
 
 _WITH_BODY = {"record batch": False, "dictionary": True}
@@ -194,7 +220,20 @@ def _field(data: bytes, table: int, place: int) -> int:
     return table + offset if offset else 0
 
 
-def _check_task_schema(schema: pa.Schema) -> None:
+@dataclass(frozen=True, slots=True)
+class _TaskColumns:
+    """Which columns of a task's table are what.
+
+    Attributes:
+        sample_id: The place of the sample ids.
+        features: The names of all others, in order.
+    """
+
+    sample_id: int
+    features: tuple[str, ...]
+
+
+def _task_columns(schema: pa.Schema) -> _TaskColumns:
     if len(schema) > MAX_COLUMNS:
         raise ProtocolError(f"{len(schema)} columns in one table; the limit is {MAX_COLUMNS}")
     if len(set(schema.names)) != len(schema):
@@ -204,29 +243,29 @@ def _check_task_schema(schema: pa.Schema) -> None:
     for field in schema:
         if not (holds_ids(field.type) if field.name == SAMPLE_ID else _is_number(field.type)):
             raise ProtocolError(f"a column of type {field.type}, which is neither a sample id nor a feature")
+    return _TaskColumns(schema.names.index(SAMPLE_ID), tuple(name for name in schema.names if name != SAMPLE_ID))
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_float32(kind))
 
 
-def _task_columns(batches: list[pa.RecordBatch]) -> tuple[SampleIds, Inputs | None]:
+def _read_task(columns: _TaskColumns, batches: list[pa.RecordBatch]) -> tuple[SampleIds, Inputs | None]:
     if not batches:
         return SampleIds.of(()), None
-    ids = [ids_from_array(batch.column(SAMPLE_ID), MAX_MESSAGE_BYTES) for batch in batches]
-    names = tuple(name for name in batches[0].schema.names if name != SAMPLE_ID)
-    if not names:
+    ids = [ids_from_array(batch.column(columns.sample_id), MAX_MESSAGE_BYTES) for batch in batches]
+    if not columns.features:
         return SampleIds.concat(ids), None
-    values = [_matrix(batch.select(names)) for batch in batches]
-    return SampleIds.concat(ids), Inputs(names, values[0] if len(values) == 1 else np.concatenate(values))
+    values = [_matrix(batch.remove_column(columns.sample_id)) for batch in batches]
+    return SampleIds.concat(ids), Inputs(columns.features, values[0] if len(values) == 1 else np.concatenate(values))
 
 
 def _matrix(batch: pa.RecordBatch) -> Floats:
+    """Return the columns side by side; column by column in memory, as they came, since to turn them takes longer."""
     batch.validate(full=True)
     if not batch.num_rows:
         return np.empty((0, batch.num_columns))
-    tensor = batch.to_tensor(null_to_nan=True, row_major=True)
-    return np.ascontiguousarray(tensor.to_numpy(), dtype=np.float64)
+    return np.asarray(batch.to_tensor(null_to_nan=True, row_major=False).to_numpy(), dtype=np.float64)
 
 
 @lru_cache(maxsize=256)
@@ -241,11 +280,13 @@ def _output_names(classes: tuple[str, ...], width: int) -> tuple[str, ...]:
     return tuple(f"prediction_{label}" for label in (classes if len(classes) == width else range(width)))
 
 
-def _check_answer_schema(schema: pa.Schema) -> None:
+def _answer_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the names of the columns of numbers."""
     outputs = [field.type for field in schema if field.name not in _ANSWER_COLUMNS]
     codes = [field.type for field in schema if field.name in _ANSWER_COLUMNS]
     if not outputs or set(outputs) != {pa.float64()} or codes != [pa.uint8()] * len(_ANSWER_COLUMNS):
         raise ProtocolError("an answer without its columns, or with columns of other types")
+    return tuple(name for name in schema.names if name not in _ANSWER_COLUMNS)
 
 
 def _codes(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Origin]) -> Statuses:

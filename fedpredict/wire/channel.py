@@ -19,8 +19,10 @@ MAX_MODELS = 256
 _ANSWER_BYTES, _STATUS_BYTES = 1024 * 1024, 64
 """Kept free in a message for classes and reports; and per sample, for the statuses of some 60 parties."""
 
-KEEPALIVE_MS = 30_000
+KEEPALIVE_MS = 15_000
+"""A connection on which nothing came for so long is pinged, also without calls; gRPC itself would stop after two."""
 KEEPALIVE_TIMEOUT_MS = 10_000
+"""A connection whose ping is not answered in this time is closed."""
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
@@ -67,6 +69,21 @@ def max_samples_of(n_scores: int) -> int:
     return min(MAX_SAMPLES_PER_CALL, (MAX_MESSAGE_BYTES - _ANSWER_BYTES) // (8 * n_scores + _STATUS_BYTES))
 
 
+def _keepalive() -> Options:
+    """Return how either end finds out that the other is gone.
+
+    gRPC's core (1.85) waits for the answer to a ping as long as `ping_timeout_ms` says, a minute by default, also where
+    `keepalive_timeout_ms` is shorter.
+    """
+    return [
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
 def server_options(*, shares_port: bool = False) -> Options:
     """Return a server's gRPC options.
 
@@ -77,9 +94,7 @@ def server_options(*, shares_port: bool = False) -> Options:
         ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
+        *_keepalive(),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ]
 
@@ -94,9 +109,7 @@ def channel_options(server_name: str | None = None) -> Options:
     options: Options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
+        *_keepalive(),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),

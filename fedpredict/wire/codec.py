@@ -19,15 +19,13 @@ import numpy as np
 from fedpredict.errors import NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.model.arrays import Floats, Micros, Statuses, any_true
 from fedpredict.model.ids import check_model_id, traceparent_of
-from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind
-from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
-from fedpredict.model.partial import MAX_TRAINING_RUN
+from fedpredict.model.kinds import Kind
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share
-from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL, max_samples_of
+from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL
 from fedpredict.wire.status import failure_to_wire
 from fedpredict.wire.v1 import common_pb2, participant_pb2
 
@@ -45,6 +43,7 @@ KINDS = {
     Kind.BINARY: common_pb2.KIND_BINARY,
     Kind.MULTINOMIAL: common_pb2.KIND_MULTINOMIAL,
     Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
+    Kind.DECISION: common_pb2.KIND_DECISION,
 }
 MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,
@@ -163,8 +162,8 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
     query = ScoreQuery(
         request_id=check_request_id(message.request_id),
         model_id=model_id_from_wire(message.model_id),
-        manifest_sha256=_digest(message.manifest_sha256, "manifest_sha256"),
-        params_sha256=_digest(message.params_sha256, "params_sha256"),
+        manifest_sha256=digest_from_wire(message.manifest_sha256, "manifest_sha256"),
+        params_sha256=digest_from_wire(message.params_sha256, "params_sha256"),
         mode=_MODE_OF.get(message.mode) or from_enum(MODES, message.mode, "mode"),
         sample_ids=sample_ids,
         epoch=message.epoch,
@@ -191,8 +190,8 @@ def _ref_to_wire(ref: ModelRef) -> participant_pb2.ModelRef:
 def _ref_from_wire(model_id: str, manifest_sha256: bytes, params_sha256: bytes) -> ModelRef:
     return ModelRef(
         model_id_from_wire(model_id),
-        _digest(manifest_sha256, "manifest_sha256"),
-        _digest(params_sha256, "params_sha256"),
+        digest_from_wire(manifest_sha256, "manifest_sha256"),
+        digest_from_wire(params_sha256, "params_sha256"),
     )
 
 
@@ -291,45 +290,6 @@ def failures_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -
     return failures
 
 
-def description_to_wire(request_id: str, part: PartDescription) -> participant_pb2.DescribeModelReply:
-    """Return what a party tells of its part as a message."""
-    return participant_pb2.DescribeModelReply(
-        request_id=request_id,
-        party=part.party,
-        model_id=part.model_id,
-        params_sha256=bytes.fromhex(part.params_sha256),
-        training_run=part.training_run,
-        kind=KINDS[part.kind],
-        classes=part.classes,
-        n_scores=part.n_scores,
-        holds_intercept=part.holds_intercept,
-        fit_intercept=part.fit_intercept,
-        max_samples=part.max_samples,
-    )
-
-
-def description_from_wire(message: participant_pb2.DescribeModelReply) -> PartDescription:
-    """Return what a party tells of its part; raise `ProtocolError` where it breaks the protocol."""
-    if not max_samples_of(message.n_scores):
-        raise ProtocolError(f"{message.n_scores} scores a sample, which no message holds")
-    if not 1 <= len(message.training_run) <= MAX_TRAINING_RUN or not message.training_run.isprintable():
-        raise ProtocolError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-    if len(message.classes) > MAX_CLASSES or any(len(label) > MAX_CLASS_LABEL for label in message.classes):
-        raise ProtocolError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
-    return PartDescription(
-        party=message.party,
-        model_id=model_id_from_wire(message.model_id),
-        params_sha256=_digest(message.params_sha256, "params_sha256"),
-        training_run=message.training_run,
-        kind=from_enum(KINDS, message.kind, "kind"),
-        classes=tuple(message.classes),
-        n_scores=message.n_scores,
-        holds_intercept=message.holds_intercept,
-        fit_intercept=message.fit_intercept,
-        max_samples=message.max_samples or DEFAULT_MAX_SAMPLES,
-    )
-
-
 def new_request_id() -> str:
     """Return a fresh request id: 64 random bits of this process, and a count."""
     return f"{_PROCESS}{next(_count):016x}"
@@ -414,7 +374,8 @@ def _known_model_id(value: str) -> str:
     return check_model_id(value)
 
 
-def _digest(value: bytes, what: str) -> str:
+def digest_from_wire(value: bytes, what: str) -> str:
+    """Return a SHA-256 in hex; raise `ProtocolError` where it has another length."""
     if len(value) != 32:
         raise ProtocolError(f"{what} has {len(value)} bytes; expected 32")
     return value.hex()

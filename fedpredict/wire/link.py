@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 SCORE_STREAM = "score_stream"
 """The capability in a hello: `ScoreStream` is served."""
@@ -33,6 +33,15 @@ SEARCH_S = 5.0
 """Longest pause before a side that dials looks again for workers that it did not find: one may be starting again."""
 SETTLED_S = 5.0
 """A link that lasted so long is dialled again at once when it is lost."""
+QUIET_S = 5.0
+"""How often an initiator looks at its links: one from which nothing has come since the last look gets a hello."""
+PROBE_S = 5.0
+"""A link from which nothing at all comes for so long after such a hello is closed."""
+SILENT_S = 15.0
+"""How often a participant looks at its links: one from which nothing has come since the last look, and on which no call
+is under way, is closed. An initiator says something every 2 × `QUIET_S`."""
+SLOW_BYTES_PER_S = 256 * 1024
+"""What a slow line carries: so long a link may be silent because of what is being sent over it."""
 HANDSHAKE_S = 10.0
 """Longest silence before a peer has said who it is."""
 CLOSE_S = 2.0
@@ -46,6 +55,8 @@ class Carrier(Protocol):
     """"socket" or "grpc"."""
     ended: asyncio.Event
     """Set when the connection is gone."""
+    heard: int = 0
+    """Grows with whatever comes from the peer, however little of a frame it is."""
 
     def send(self, data: bytes) -> None:
         """Send a frame, or queue it; ignored once the carrier is closed."""
@@ -159,3 +170,54 @@ class Deadlines:
         following = self._expire(self._loop.time() + 0.001)
         if following is not None:
             self.cover(following)
+
+
+class Carried(Protocol):
+    """An end of a link, as far as it can be listened to."""
+
+    carrier: Carrier
+
+
+LinkT = TypeVar("LinkT", bound=Carried)
+
+
+class Silences(Generic[LinkT]):
+    """Looks at links every so often, and tells of those from which nothing has come since the last look.
+
+    A peer whose machine vanished, or a network that swallows what is sent, says nothing; and something on the way may
+    even acknowledge in the peer's place, so that the kernel sees nothing amiss.
+    """
+
+    def __init__(self, every_s: float, links: Callable[[], Collection[LinkT]], silent: Callable[[LinkT], None]) -> None:
+        """Prepare.
+
+        Args:
+            every_s: Seconds between two looks.
+            links: Returns the links that are there.
+            silent: Called with each link that was silent; may close it.
+        """
+        self._every_s = every_s
+        self._links = links
+        self._silent = silent
+        self._heard: dict[LinkT, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """See to it that looking goes on: there is a link. It ends by itself when there is none."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._every_s, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        before, self._heard = self._heard, {link: link.carrier.heard for link in self._links()}
+        if self._heard:
+            self.watch()
+        for link, heard in tuple(self._heard.items()):
+            if before.get(link) == heard:
+                self._silent(link)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -12,7 +13,7 @@ from typing_extensions import override
 
 from fedpredict.errors import PartyBusyError, PartyError, PartyRefusedError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
-from fedpredict.wire.link import MAX_BYTES, MAX_CALLS, Carrier, Deadlines, LinkEnd
+from fedpredict.wire.link import MAX_BYTES, MAX_CALLS, MAX_TASKS, SLOW_BYTES_PER_S, Carrier, Deadlines, LinkEnd
 from fedpredict.wire.v1 import link_pb2
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class LinkCall(asyncio.Future[T], Generic[T]):
         self.expects = ""
         self.call_id = 0
         self.size = 0
+        self.heard = 0
+        """What the carrier had heard when it was sent."""
 
     @override
     def cancel(self, msg: Any | None = None) -> bool:
@@ -101,6 +104,8 @@ class LinkCaller(Keeper, LinkEnd):
         """Why the link is gone; empty while it is there."""
         self.load = 0
         """Calls under way and waiting."""
+        self.suspected: Callable[[LinkCaller], None] | None = None
+        """Called when a call's time is over and nothing at all has come since it was sent: the peer may be gone."""
         self._changed = changed
         self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
@@ -116,6 +121,16 @@ class LinkCaller(Keeper, LinkEnd):
     def usable(self) -> bool:
         """Whether new calls may begin."""
         return not self.draining and not self.closed_because
+
+    def heard_by(self) -> float:
+        """Return when a peer that is alive should have read what was sent (loop time).
+
+        With many calls under way it may not be reading, until one of those that it has read, the oldest, is over.
+        """
+        ends = self._loop.time() + self._bytes / SLOW_BYTES_PER_S
+        if len(self._calls) >= MAX_TASKS // 2:
+            ends = max(ends, min(call.ends for call in islice(self._calls.values(), MAX_TASKS)))
+        return ends
 
     def start(self, call: LinkCall[Any]) -> None:
         """Send a call, or let it wait for its turn."""
@@ -233,6 +248,7 @@ class LinkCaller(Keeper, LinkEnd):
         call.tries += 1
         call.expects = ANSWERS[call.frame.WhichOneof("body") or ""]
         call.size = len(data)
+        call.heard = self.carrier.heard
         call.keeper = self
         self._bytes += call.size
         self._calls[call.call_id] = call
@@ -265,9 +281,12 @@ class LinkCaller(Keeper, LinkEnd):
 
     def _expire(self, now: float) -> float | None:
         """End the calls whose deadline passed; return the earliest one left."""
-        for call in [each for each in self._calls.values() if each.ends <= now]:
+        late = [each for each in self._calls.values() if each.ends <= now]
+        for call in late:
             self.give_up(call)
             call.fail(self._too_late())
+        if self.suspected is not None and any(call.heard == self.carrier.heard for call in late):
+            self.suspected(self)
         for call in [each for each in self._waiting if each.ends <= now]:
             self.give_up(call)
             call.fail(self._too_late())

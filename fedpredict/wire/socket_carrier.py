@@ -147,6 +147,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
 
     @override
     def buffer_updated(self, nbytes: int) -> None:
+        self.heard += 1
         self._take(bytes(self._read_into[:nbytes]))
 
     def _take(self, data: bytes) -> None:

@@ -97,6 +97,7 @@ class StreamCarrier(Carrier):
             data = await self._stream.read()
             if not isinstance(data, bytes):
                 return
+            self.heard += 1
             if not self._may_read.is_set():
                 await self._may_read.wait()
             end.received(data)

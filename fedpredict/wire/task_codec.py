@@ -30,6 +30,7 @@ from fedpredict.wire.codec import (
     seconds_from_wire,
     statuses_from_wire,
 )
+from fedpredict.wire.description import link_from_wire
 from fedpredict.wire.v1 import common_pb2, initiator_pb2
 
 
@@ -115,6 +116,7 @@ def model_info_to_wire(info: ModelInfo) -> initiator_pb2.Model:
         ready=info.ready,
         problem=info.problem,
         kind=KINDS[info.kind] if info.kind else common_pb2.KIND_UNSPECIFIED,
+        link=str(info.link) if info.link else "",
         classes=info.classes,
         parties=info.parties,
         manifest_sha256=bytes.fromhex(info.manifest_sha256),
@@ -125,11 +127,13 @@ def model_info_to_wire(info: ModelInfo) -> initiator_pb2.Model:
 def model_info_from_wire(message: initiator_pb2.Model) -> ModelInfo:
     """Return what users see of a model; raise `ProtocolError` where the message breaks the protocol."""
     known = message.kind != common_pb2.KIND_UNSPECIFIED
+    kind = from_enum(KINDS, message.kind, "kind") if known else None
     return ModelInfo(
         model_id=model_id_from_wire(message.model_id),
         ready=message.ready,
         problem=message.problem,
-        kind=from_enum(KINDS, message.kind, "kind") if known else None,
+        kind=kind,
+        link=link_from_wire(message.link, kind) if kind else None,
         classes=tuple(message.classes),
         parties=tuple(message.parties),
         manifest_sha256=message.manifest_sha256.hex(),

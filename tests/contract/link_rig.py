@@ -21,7 +21,7 @@ from typing_extensions import override
 from fedpredict.errors import FedPredictError, ManifestMismatchError
 from fedpredict.initiator.attach import Attachments
 from fedpredict.initiator.fanout import Dialler, RemoteParty
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.scorer import ModelRef, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
@@ -107,6 +107,7 @@ class ScriptedScorer(PartyScorer):
             params_sha256=DIGEST,
             training_run="run-1",
             kind=Kind.LINEAR,
+            link=own_link(Kind.LINEAR),
             classes=(),
             n_scores=1,
             holds_intercept=False,
@@ -190,12 +191,18 @@ class Balancer:
     """A port that leads each connection to the next of its targets."""
 
     def __init__(self) -> None:
+        self.silent = False
+        """Swallow what comes on new connections."""
         self.targets: list[str] = []
         self.address = ""
         self.n_led = 0
+        self.n_pumped = 0
+        """How often bytes were led on, either way."""
         self._next = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._swallowed: set[asyncio.StreamWriter] = set()
+        self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -207,9 +214,23 @@ class Balancer:
         for writer in self._open:
             writer.transport.abort()
 
+    def fall_silent(self) -> None:
+        """Lose the path between the two sides without a word to either.
+
+        Nothing is led on any more, not even that a side has closed, and both are left with connections that look sound
+        to their kernels. Connections from before `speak` never come back.
+        """
+        self.silent = True
+        self._swallowed |= self._open
+
+    def speak(self) -> None:
+        """Lead new connections on again."""
+        self.silent = False
+
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self._stopping.set()
         self.cut()
         await asyncio.gather(*self._tasks)
 
@@ -219,6 +240,8 @@ class Balancer:
         self._tasks.add(task)
         self._open.add(writer)
         try:
+            if self.silent:
+                await self._stopping.wait()
             await self._carry(reader, writer)
         finally:
             self._open.discard(writer)
@@ -236,19 +259,23 @@ class Balancer:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             self._open.add(far_writer)
             try:
-                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
             finally:
                 self._open.discard(far_writer)
                 far_writer.transport.abort()
 
-
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes until either side is gone, and end both."""
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry bytes until either side is gone, and end both."""
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if writer in self._swallowed:
+                    break
+                self.n_pumped += 1
+                writer.write(data)
+                await writer.drain()
+        if writer in self._swallowed:
+            await self._stopping.wait()
+        writer.transport.abort()
 
 
 @dataclass(frozen=True)
@@ -399,6 +426,18 @@ class Rig:
             await self.participant(*scorers)
         await self.wait_linked(remote, len(scorers))
         return remote
+
+    def fall_silent(self) -> None:
+        """Lose the path between the two, without a word to either."""
+        for places in self.places.values():
+            for balancer in places:
+                balancer.fall_silent()
+
+    def speak(self) -> None:
+        """Have the path again, for new connections."""
+        for places in self.places.values():
+            for balancer in places:
+                balancer.speak()
 
     async def wait_searched(self) -> None:
         """Return when the side that dials has looked for two workers as long as it does in one go."""

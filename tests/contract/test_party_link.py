@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -327,6 +328,95 @@ async def test_connections_that_break_fail_no_request(rig: Rig, scorer: Scripted
 
     for shares in await asyncio.gather(*asking):
         assert shares == [float(number) for number in range(len(shares))]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notice silence in a second, not in ten."""
+    monkeypatch.setattr("fedpredict.initiator.links.QUIET_S", 0.25)
+    monkeypatch.setattr("fedpredict.initiator.links.PROBE_S", 1.0)
+    monkeypatch.setattr("fedpredict.participant.links.SILENT_S", 1.5)
+    for module in ("initiator.linking", "initiator.attach", "participant.attach"):
+        monkeypatch.setattr(f"fedpredict.{module}.HANDSHAKE_S", 2.0)
+
+
+async def answers_again(remote: RemoteParty) -> None:
+    """Return when the party is asked with success, as every caller with a deadline of its own asks it."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(PartyTimeoutError, PartyUnavailableError):
+                reply = await remote.score(query_of(b"7"), deadline_s=0.5)
+                assert reply.share.values.item() == 7.0
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_path_that_is_lost_without_a_word_is_noticed_by_the_calls_on_it_and_taken_anew_when_it_is_back(
+    rig: Rig, scorer: ScriptedScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.links.QUIET_S", 3600.0)  # the calls alone tell
+    remote = await rig.linked(scorer)
+    assert (await remote.score(query_of(b"7"), deadline_s=DEADLINE_S)).share.values.item() == 7.0
+    rig.fall_silent()
+    calls = [asyncio.ensure_future(remote.score(query_of(b"7"), deadline_s=0.3)) for _ in range(50)]
+
+    async with asyncio.timeout(DEADLINE_S):
+        outcomes = await gather_outcomes(calls)
+    assert {type(outcome) for outcome in outcomes} == {PartyTimeoutError}
+    await eventually(lambda: not remote.pool.carriers)
+    # while it is away, calls end as well
+    with pytest.raises((PartyTimeoutError, PartyUnavailableError)) as raised:
+        await remote.score(query_of(b"7"), deadline_s=0.3)
+    assert raised.value.party == "lab"
+    rig.speak()
+    await answers_again(remote)
+    await rig.wait_linked(remote)
+    await answers_again(remote)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_path_that_is_lost_without_a_word_is_noticed_at_both_ends_also_without_calls(
+    rig: Rig, scorer: ScriptedScorer
+) -> None:
+    remote = await rig.linked(scorer)
+    rig.fall_silent()
+
+    await eventually(lambda: not remote.pool.carriers)
+    await eventually(lambda: rig.workers[0].links.n_links == 0)
+    rig.speak()
+    await rig.wait_linked(remote)
+    await answers_again(remote)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_link_without_calls_stays_as_long_as_somebody_is_there(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer)
+    (link,) = remote.pool._usable
+    heard = link.carrier.heard
+
+    # hellos go there and back, for longer than a participant waits for them
+    await eventually(lambda: link.carrier.heard > heard + 3)
+
+    assert (remote.pool._usable, link.closed_because, remote.reconnects) == ([link], "", 0)
+    assert rig.workers[0].links.n_links == 1
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_party_that_is_slow_but_there_keeps_its_link(rig: Rig, scorer: ScriptedScorer) -> None:
+    remote = await rig.linked(scorer)
+    (link,) = remote.pool._usable
+    scorer.held = asyncio.Event()
+    # so many that it stops reading, and cannot even answer a hello
+    slow = [asyncio.ensure_future(remote.score(query_of(b"7"), deadline_s=30.0)) for _ in range(MAX_TASKS + 10)]
+    await eventually(lambda: scorer.begun >= MAX_TASKS)
+    for _ in range(5):
+        with pytest.raises(PartyTimeoutError):
+            await remote.score(query_of(b"7"), deadline_s=0.5)
+    scorer.held.set()
+
+    assert {reply.share.values.item() for reply in await asyncio.gather(*slow)} == {7.0}
+    assert (remote.pool._usable, link.closed_because, remote.reconnects) == ([link], "", 0)
 
 
 async def test_a_party_that_comes_back_unready_is_asked_again_within_the_deadline(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedpredict.errors import InputError, StateError
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
@@ -26,6 +26,7 @@ def manifest_of(digest: str, model_id: str = "credit") -> Manifest:
         model_id=model_id,
         training_run="run-1",
         kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
         classes=("good", "bad"),
         n_scores=1,
         fit_intercept=True,

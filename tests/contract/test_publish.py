@@ -15,6 +15,7 @@ from typing_extensions import override
 from fedpredict.errors import FeatureNamesError, NameRefusedError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.models import (
     current_versions,
@@ -234,3 +235,17 @@ def test_names_that_could_be_sql_never_reach_the_engine(warehouse: Warehouse, na
         view_of(name, [evil])
     with pytest.raises(NameRefusedError):
         view_of(evil, ["age"])
+
+
+@pytest.mark.parametrize("link", [Link("log"), Link("power", 0.1)], ids=str)
+def test_a_link_comes_back_with_its_parameter_bit_equal(warehouse: Warehouse, link: Link) -> None:
+    name = f"m-{uuid.uuid4().hex}"
+    view = view_of(f"v{uuid.uuid4().hex[:12]}", NAMES)
+    part = LinearPart(NAMES, EXTREMES[:, :1], None, np.zeros(1))
+    partial = PartialModel(name, "run-1", "lab", Kind.LINEAR, (), False, part, link=link)
+
+    publish_model(warehouse, partial, view, "a" * 64)
+
+    version = current_versions(warehouse)[name]
+    assert version.link == link
+    assert load_model(warehouse, version).link == link

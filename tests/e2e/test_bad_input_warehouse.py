@@ -24,6 +24,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.wire import codec
 from fedpredict.wire.channel import channel_options
+from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.v1 import participant_pb2
 from tests.e2e.conftest import PROGRAM, RUNS_IN_S, Daemon, environment
 
@@ -63,7 +64,7 @@ class Caller:
     def describe(self) -> PartDescription:
         request = participant_pb2.DescribeModelRequest(protocol_version=1, request_id="r", model_id="credit")
         reply = participant_pb2.DescribeModelReply.FromString(self.call("DescribeModel", request))
-        return codec.description_from_wire(reply)
+        return description_from_wire(reply)
 
     def score(self, digest: str, *sample_ids: bytes) -> list[float]:
         query = ScoreQuery(

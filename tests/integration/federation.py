@@ -22,7 +22,7 @@ from fedpredict.errors import FedPredictError, ManifestMismatchError, ModelNotFo
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
@@ -36,6 +36,7 @@ from fedpredict.state.sql import open_pin_store
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire import codec, handlers, task_codec
 from fedpredict.wire.channel import channel_options, server_options
+from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2, participant_pb2
 
@@ -59,6 +60,7 @@ def describe(party: str, model_id: str = "m", **changes: Any) -> PartDescription
         params_sha256=digest_of(party),
         training_run="run-1",
         kind=Kind.LINEAR,
+        link=own_link(Kind.LINEAR),
         classes=(),
         n_scores=1,
         holds_intercept=False,
@@ -150,7 +152,7 @@ class ScriptedParty:
     ) -> participant_pb2.DescribeModelReply:
         if request.model_id not in self.parts:
             raise ModelNotFoundError(request.model_id)
-        return codec.description_to_wire(request.request_id, self.parts[request.model_id])
+        return description_to_wire(request.request_id, self.parts[request.model_id])
 
     async def _score(
         self, request: participant_pb2.ScoreRequest, context: handlers.Context

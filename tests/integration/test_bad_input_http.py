@@ -230,6 +230,7 @@ async def test_models_and_health_are_told(desk: HttpsClient) -> None:
     assert [(model["model"], model["ready"], model["kind"], model["parties"]) for model in listed] == [
         ("m", True, "linear", ["lab"])
     ]
+    assert listed[0]["link"] == "identity"
     assert (await desk.ask(get("/v1/models/m"))).json == listed[0]
     assert (await desk.ask(get("/v1/health/live"))).json == {"status": "live"}
     assert (await desk.ask(get("/v1/health/ready"))).json == {"status": "ready"}

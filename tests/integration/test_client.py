@@ -25,7 +25,7 @@ from fedpredict.errors import (
     ServerUnavailableError,
     TooManySamplesError,
 )
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.security import certs
 from fedpredict.security.tls import server_credentials
@@ -148,6 +148,7 @@ INFO = ModelInfo(
     ready=False,
     problem="party lab is unavailable",
     kind=Kind.LINEAR,
+    link=own_link(Kind.LINEAR),
     classes=(),
     parties=("lab",),
     manifest_sha256=MANIFEST,

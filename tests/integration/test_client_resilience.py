@@ -35,6 +35,7 @@ from fedpredict.errors import (
 )
 from fedpredict.security.identity import IdentityKind
 from fedpredict.wire import handlers
+from tests.contract.link_rig import Balancer
 from tests.integration.federation import Certificates
 from tests.integration.scripted_edge import ENDS_IN_S, EdgeServer
 
@@ -259,6 +260,39 @@ async def test_a_cancelled_task_leaves_nothing_behind(edge: EdgeServer, certific
             await call
         await asyncio.to_thread(eventually, lambda: len(edge.predictor.given_up) == 1)
         assert client.circuit.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+async def test_a_server_that_vanishes_without_a_word_is_waited_for_no_longer_than_asked_and_found_again(
+    edge: EdgeServer, certificates: Certificates, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.wire.channel.KEEPALIVE_MS", 2_000)
+    monkeypatch.setattr("fedpredict.wire.channel.KEEPALIVE_TIMEOUT_MS", 1_000)
+    edge.stop()
+    edge.start()
+    path = Balancer()
+    await path.start()
+    path.targets = [edge.address]
+    files = certificates.of("desk", IdentityKind.CLIENT)
+    async with AsyncClient(path.address, server_party="bank", tls=files) as client:
+        await client.predict("m", numbered(size), timeout_s=ENDS_IN_S)
+        path.fall_silent()
+
+        async with asyncio.timeout(ENDS_IN_S):
+            with pytest.raises(DeadlineExceededError):
+                await client.predict("m", numbered(size), timeout_s=0.5)
+        path.speak()
+
+        async def again() -> Predictions:
+            while True:
+                try:
+                    return await client.predict("m", numbered(size), timeout_s=2.0)
+                except (DeadlineExceededError, ServerUnavailableError):
+                    await asyncio.sleep(0.1)
+
+        async with asyncio.timeout(ENDS_IN_S):
+            np.testing.assert_array_equal((await again()).values[:, 0], np.arange(size))
+    await path.stop()
 
 
 @pytest.mark.parametrize("size", [1, LARGE])

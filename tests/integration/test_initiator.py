@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
+from sklearn.svm import LinearSVC
 
 from fedpredict.errors import ConfigError
 from fedpredict.features.load import load_file
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.scorer import PartyReply, ScoreQuery
@@ -64,6 +66,7 @@ class Data:
         self.target = data.target
         self.names = [str(name) for name in data.feature_names]
         self.kind = kind
+        self.link = Link("log") if isinstance(estimator, PoissonRegressor) else own_link(kind)
         self.estimator = estimator.fit(self.features, data.target)
         self.ids = [f"id-{row}" for row in range(len(self.features))]
 
@@ -75,6 +78,8 @@ class Data:
     def expected(self) -> Floats:
         if self.kind is Kind.LINEAR:
             return np.asarray(self.estimator.predict(self.features)[:, None])
+        if self.kind is Kind.DECISION:
+            return np.asarray(self.estimator.decision_function(self.features))
         probabilities: Floats = self.estimator.predict_proba(self.features)
         return probabilities[:, 1:] if self.kind is Kind.BINARY else probabilities
 
@@ -107,6 +112,7 @@ class Data:
             classes=classes,
             fit_intercept=True,
             part=part,
+            link=self.link,
         )
 
     def load(self, warehouse: Warehouse, party: str, folder: Path, blank: Mapping[str, str] | None = None) -> None:
@@ -179,6 +185,8 @@ async def cancer(federation: Federation) -> AsyncIterator[World]:
         pytest.param(load_breast_cancer, LogisticRegression(max_iter=1000), Kind.BINARY, id="binary"),
         pytest.param(load_wine, LogisticRegression(max_iter=1000), Kind.MULTINOMIAL, id="three classes"),
         pytest.param(load_diabetes, LinearRegression(), Kind.LINEAR, id="linear"),
+        pytest.param(load_diabetes, PoissonRegressor(), Kind.LINEAR, id="log link"),
+        pytest.param(load_wine, LinearSVC(), Kind.DECISION, id="decision values"),
     ],
 )
 async def test_predictions_are_scikit_learns(federation: Federation, load: Any, estimator: Any, kind: Kind) -> None:
@@ -188,10 +196,31 @@ async def test_predictions_are_scikit_learns(federation: Federation, load: Any, 
     assert (prediction.status == OK).all()
     model, expected = world.data.estimator, world.data.expected
     terms = np.abs(world.data.features) @ np.abs(np.atleast_2d(model.coef_)).T + np.abs(model.intercept_)
-    bound = 1e-12 * terms if kind is Kind.LINEAR else 1e-12
+    bound = 1e-12 * np.maximum(terms, np.abs(expected)) if kind in {Kind.LINEAR, Kind.DECISION} else 1e-12
     assert (np.abs(prediction.predictions - expected) <= bound).all()
     assert [report.party for report in prediction.parties] == list(PARTIES)
     assert prediction.classes == (() if kind is Kind.LINEAR else tuple(map(str, world.data.estimator.classes_)))
+
+
+async def test_models_of_different_links_asked_at_once_are_finished_each_by_its_own(federation: Federation) -> None:
+    world = World(federation, Data(load_diabetes, PoissonRegressor(), Kind.LINEAR))
+    links = {"m": Link("log"), "plain": Link("identity"), "inverse": Link("inverse"), "root": Link("power", 3.0)}
+    await world.start({name: {"parties": list(PARTIES)} for name in links})
+    for name, link in links.items():
+        for party, warehouse in world.warehouses.items():
+            publish(warehouse, replace(world.data.part_of(party), model_id=name, link=link), "1")
+    for name in links:
+        await federation.ready(name)
+
+    ids = world.data.sample_ids[:8]
+    asked = [(name, sample_id) for sample_id in ids for name in links]
+    answers = await asyncio.gather(*(federation.predict(sample_id, model_id=name) for name, sample_id in asked))
+
+    raw = np.log(world.data.expected[:8, 0])
+    expected = {"m": np.exp(raw), "plain": raw, "inverse": 1.0 / raw, "root": np.cbrt(raw)}
+    for place, name in enumerate(links):
+        found = [answer.predictions.item() for answer in answers[place :: len(links)]]
+        np.testing.assert_allclose(found, expected[name], rtol=1e-12)
 
 
 async def test_any_order_and_repetition_of_ids_gives_the_same_bits(federation: Federation) -> None:

@@ -19,6 +19,7 @@ from fedpredict.errors import ConfigError, ModelNotFoundError, ModelNotReadyErro
 from fedpredict.initiator.server import InitiatorServer, serve
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.share import SampleStatus
 from fedpredict.security.identity import Identity, IdentityKind
@@ -76,7 +77,7 @@ async def health(federation: Federation, name: str, caller: str = "desk") -> int
     return int(health_pb2.HealthCheckResponse.FromString(data).status)
 
 
-CLASSES: dict[str, Any] = {"kind": Kind.BINARY, "classes": ("good", "bad")}
+CLASSES: dict[str, Any] = {"kind": Kind.BINARY, "link": Link("logit"), "classes": ("good", "bad")}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ CLASSES: dict[str, Any] = {"kind": Kind.BINARY, "classes": ("good", "bad")}
         ({}, {"training_run": "run-2"}, "the parts differ in training_run: lab says run-1; shop says run-2"),
         ({}, {"n_scores": 2}, "the parts differ in n_scores: lab says 1; shop says 2"),
         (CLASSES, {}, "the parts differ in kind: lab says binary; shop says linear"),
+        ({"link": Link("log")}, {}, "the parts differ in link: lab says log; shop says identity"),
         ({}, {"fit_intercept": True}, "the parts differ in fit_intercept"),
     ],
 )

@@ -7,7 +7,7 @@ import hashlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+import uvloop
 
 from fedpredict.errors import ConfigError, PartyRefusedError
 from fedpredict.initiator.fanout import Dialler, RemoteParty
@@ -31,7 +32,7 @@ from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import dialling_context
+from fedpredict.security.sockets import dialling_context, listening_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.sql import open_pin_store
 from fedpredict.tables.models import publish_model
@@ -41,8 +42,10 @@ from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import task_codec
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, channel_options
-from fedpredict.wire.socket_carrier import MAGIC, Preface
+from fedpredict.wire.link_caller import LinkCaller
+from fedpredict.wire.socket_carrier import MAGIC, Preface, SocketCarrier, dial_socket, listen_sockets
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
+from tests.contract.link_rig import Balancer
 from tests.integration.federation import Certificates, eventually
 
 WEIGHTS = {"lab": 2.0, "shop": -1.0}
@@ -339,6 +342,109 @@ async def test_a_peer_that_falls_silent_is_not_waited_for(
     lab = await world.participant(link_listen="127.0.0.1:0")
     assert await said_to(lab, data, dialling_context(world.certificates.of("bank"))) == b""
     assert lab.n_links == 0
+
+
+async def test_a_party_whose_machine_vanishes_is_told_of_in_time_given_up_and_asked_again_when_it_is_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fedpredict")
+    path, link_path = Balancer(), Balancer()
+    for each in (path, link_path):
+        await each.start()
+        world.stack.push_async_callback(each.stop)
+    lab = await world.participant(link_listen="127.0.0.1:0")
+    path.targets, link_path.targets = [lab.address], [lab.link_address]
+    lab._answers.link_port = int(link_path.address.rpartition(":")[2])
+    bank = await world.initiator({"lab": {"address": path.address}}, deadline_s=1.0)
+    assert await world.predicted(bank) == [2.0, 4.0]
+    linked = [record for record in caplog.records if record.message == "party.linked"]
+    assert getattr(linked[-1], "carrier", "") == "socket"
+
+    for each in (path, link_path):
+        each.fall_silent()
+    # until it is noticed, while it is away, and with calls that come together
+    for n_calls in (1, 20, 1):
+        async with asyncio.timeout(10.0):
+            told = await asyncio.gather(*(world.predict(bank) for _ in range(n_calls)))
+        assert {status for each in told for status in each.status.tolist()} == {SampleStatus.PARTY_UNAVAILABLE}
+        assert all(np.isnan(each.predictions).all() for each in told)
+
+    async def is_given_up() -> bool:
+        unlinked = [record for record in caplog.records if record.message == "party.unlinked"]
+        return any("asked whether it is there" in str(getattr(record, "reason", "")) for record in unlinked)
+
+    await eventually(is_given_up)
+    assert set((await world.predict(bank)).status.tolist()) == {SampleStatus.PARTY_UNAVAILABLE}
+    for each in (path, link_path):
+        each.speak()
+    assert await world.predicted(bank) == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_the_kernel_is_told_to_notice_dead_peers_at_both_ends_of_a_socket(
+    certificates: Certificates, loop: Callable[[], asyncio.AbstractEventLoop], tls: bool
+) -> None:
+    wanted = {
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 10,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 5,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 15_000,
+    }
+    ends: list[SocketCarrier] = []
+
+    def opened(carrier: SocketCarrier) -> LinkCaller:
+        ends.append(carrier)
+        return LinkCaller("lab", carrier, changed=lambda _: None)
+
+    async def link() -> list[dict[tuple[int, int], int]]:
+        listening = listening_context(certificates.of("lab")) if tls else None
+        dialling = dialling_context(certificates.of("bank")) if tls else None
+        server, address = await listen_sockets("127.0.0.1:0", listening, opened)
+        async with server:
+            await dial_socket(address, dialling, server_name("lab"), own=Preface(), opened=opened)
+            sockets = [each._transport.get_extra_info("socket") for each in ends if each._transport]
+            said = [{option: each.getsockopt(*option) for option in wanted} for each in sockets]
+            for each in ends:
+                each.close("done")
+                await each.ended.wait()
+        return said
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(link()) == [wanted, wanted]
+
+
+async def test_grpc_notices_a_dead_peer_by_its_own_and_pings_no_more_than_a_server_allows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.wire.channel.KEEPALIVE_MS", 1_000)
+    monkeypatch.setattr("fedpredict.wire.channel.KEEPALIVE_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr("fedpredict.initiator.links.QUIET_S", 3600.0)  # no hellos of ours
+    path = Balancer()
+    await path.start()
+    world.stack.push_async_callback(path.stop)
+    lab = await world.participant()
+    path.targets = [lab.address]
+    remote = await world.remote(path.address)
+    await holds(remote, {"grpc": 1})
+    (link,) = remote.pool._usable
+    n_led, n_pumped = path.n_led, path.n_pumped
+
+    async def pinged() -> bool:
+        return path.n_pumped >= n_pumped + 40  # from both sides, there and back
+
+    await eventually(pinged)
+    # more than two pings without data in between, and none too many
+    assert (link.closed_because, path.n_led) == ("", n_led)
+    path.fall_silent()
+
+    async def closed() -> bool:
+        return "ping timeout" in link.closed_because
+
+    await eventually(closed)
+    path.speak()
+    await holds(remote, {"grpc": 1})
 
 
 async def test_a_frame_in_many_pieces_is_a_frame(world: World) -> None:

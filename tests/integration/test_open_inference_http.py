@@ -96,6 +96,20 @@ async def test_json_in_and_out(desk: HttpsClient) -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["/v2/models/m/infer?a=b", "/v2/models/%6D/infer", "/v2/models/m/versions/%31/infer"])
+async def test_an_odd_spelling_of_the_path_is_answered_alike(path: str, desk: HttpsClient) -> None:
+    body, header = json.dumps({"id": "a-1", "inputs": [ids("u1")]}).encode(), "x-request-id: r-1"
+    usual = path.partition("?")[0].replace("%6D", "m").replace("%31", "1")
+
+    odd = await desk.ask(post(body, header, path=path))
+    plain = await desk.ask(post(body, header, path=usual))
+
+    assert (odd.status, odd.headers["x-request-id"]) == (plain.status, plain.headers["x-request-id"])
+    assert odd.status == (404 if "versions" in path else 200)
+    assert sorted(odd.headers) == sorted(plain.headers)
+    assert odd.json.get("outputs") == plain.json.get("outputs")
+
+
 async def test_a_row_without_a_score_fails_a_json_answer_naming_it_unless_null_is_allowed(desk: HttpsClient) -> None:
     body = {"inputs": [ids("u1", "nobody", "")]}
 

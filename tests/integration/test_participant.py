@@ -67,6 +67,7 @@ from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import codec
 from fedpredict.wire.channel import channel_options
+from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import participant_pb2
 
@@ -372,7 +373,7 @@ async def test_every_sample_gets_a_status_of_its_own(running: Running, trained: 
 
 async def test_a_model_is_described_without_a_weight(running: Running, cancer: ModelVersion) -> None:
     reply = await running.caller().describe("cancer")
-    part = codec.description_from_wire(reply)
+    part = description_from_wire(reply)
     assert (part.party, part.model_id, part.params_sha256) == ("lab", "cancer", cancer.params_sha256)
     assert (part.kind, part.classes, part.n_scores) == (Kind.BINARY, ("malignant", "benign"), 1)
     assert (part.holds_intercept, part.fit_intercept, part.training_run) == (False, True, "run-1.0")

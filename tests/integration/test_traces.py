@@ -8,26 +8,34 @@ import http.client
 import json
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Exported
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from typing_extensions import override
 
+from fedpredict.client import AsyncClient, Client
+from fedpredict.client.core import PREDICT_STREAM
+from fedpredict.client.pooled import TABLE_ROWS
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.prediction import PredictTask
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode
 from fedpredict.observe.settings import TracesSettings
@@ -35,13 +43,21 @@ from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tls import stated_identity
 from fedpredict.state.sql import open_pin_store
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire import arrow_codec, task_codec
+from fedpredict.wire.batching import take_batch
+from fedpredict.wire.v1 import initiator_pb2
 
 MODEL = "credit"
+DESK = Identity(IdentityKind.CLIENT, "desk")
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+"""The trace of whoever asks, and the span in it that the asking is."""
 
 
 class Collector(ThreadingHTTPServer):
@@ -192,12 +208,11 @@ async def test_one_trace_crosses_the_initiator_and_both_participants(tmp_path: P
 async def test_a_callers_trace_goes_on_and_one_that_is_not_sampled_stays_silent(
     tmp_path: Path, collector: Collector
 ) -> None:
-    trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    await traced(tmp_path / "a", collector, 0.0, f"00-{trace}-{caller}-01")
-    assert {span.trace_id.hex() for _, span in collector.spans} == {trace}
+    await traced(tmp_path / "a", collector, 0.0, f"00-{TRACE}-{CALLER}-01")
+    assert {span.trace_id.hex() for _, span in collector.spans} == {TRACE}
     assert {party for party, _ in collector.spans} == {"bank", "lab", "shop"}
     seen = len(collector.spans)
-    await traced(tmp_path / "b", collector, 1.0, f"00-{trace}-{caller}-00")
+    await traced(tmp_path / "b", collector, 1.0, f"00-{TRACE}-{CALLER}-00")
     assert len(collector.spans) == seen
 
 
@@ -232,39 +247,39 @@ async def asked_over_http(address: str, traceparent: str) -> int:
     return await asyncio.to_thread(ask)
 
 
-async def test_a_prediction_over_http_is_one_trace_from_the_edge_to_every_party(
-    tmp_path: Path, collector: Collector
-) -> None:
-    trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    async with AsyncExitStack() as stack:
-        parties = {name: await started(stack, name, tmp_path / name, collector.endpoint) for name in ("lab", "shop")}
-        settings = InitiatorSettings.model_validate(
-            {
-                "party": "bank",
-                "listen": "127.0.0.1:0",
-                "http_listen": "127.0.0.1:0",
-                "insecure": True,
-                "poll_s": 0.05,
-                "deadline_s": 20.0,
-                "parties": {name: {"address": party.address} for name, party in parties.items()},
-                "models": {MODEL: {"parties": sorted(parties)}},
-                "clients": {"desk": {"models": ["*"]}},
-                "traces": {"endpoint": collector.endpoint, "sample_ratio": 0.0},
-                "metrics": {"listen": "127.0.0.1:0"},
-            }
-        )
-        store = open_pin_store("sqlite:///state.db", tmp_path)
-        stack.callback(store.close)
-        server = await stack.enter_async_context(InitiatorServer(settings, store, None))
-        assert server.http_address is not None
-        async with asyncio.timeout(20.0):
-            while await asked_over_http(server.http_address, f"00-{'1' * 32}-{'2' * 16}-00") != 200:
-                await asyncio.sleep(0.02)
-        assert await asked_over_http(server.http_address, f"00-{trace}-{caller}-01") == 200
-        page = await asyncio.to_thread(_page, server.metrics_address)
-    assert {span.trace_id.hex() for _, span in collector.spans} == {trace}
-    of_id = {span.span_id: (party, span.name) for party, span in collector.spans}
-    assert sorted((party, span.name, of_id.get(span.parent_span_id)) for party, span in collector.spans) == [
+async def bank(stack: AsyncExitStack, folder: Path, collector: Collector) -> InitiatorServer:
+    """Start an initiator and two participants that export to the collector; by themselves they trace nothing."""
+    parties = {name: await started(stack, name, folder / name, collector.endpoint) for name in ("lab", "shop")}
+    settings = InitiatorSettings.model_validate(
+        {
+            "party": "bank",
+            "listen": "127.0.0.1:0",
+            "http_listen": "127.0.0.1:0",
+            "insecure": True,
+            "poll_s": 0.05,
+            "deadline_s": 20.0,
+            "parties": {name: {"address": party.address} for name, party in parties.items()},
+            "models": {MODEL: {"parties": sorted(parties)}},
+            "clients": {"desk": {"models": ["*"]}},
+            "traces": {"endpoint": collector.endpoint, "sample_ratio": 0.0},
+            "metrics": {"listen": "127.0.0.1:0"},
+        }
+    )
+    store = open_pin_store("sqlite:///state.db", folder)
+    stack.callback(store.close)
+    server = await stack.enter_async_context(InitiatorServer(settings, store, None))
+    assert server.http_address is not None
+    async with asyncio.timeout(20.0):
+        while await asked_over_http(server.http_address, f"00-{'1' * 32}-{'2' * 16}-00") != 200:
+            await asyncio.sleep(0.02)
+    return server
+
+
+def assert_one_prediction(spans: list[tuple[str, Exported]], edge: str) -> None:
+    """Check that these are the spans of one prediction that `CALLER` asked for, all of them, in one tree."""
+    assert {span.trace_id.hex() for _, span in spans} == {TRACE}
+    of_id = {span.span_id: (party, span.name) for party, span in spans}
+    assert sorted((party, span.name, of_id.get(span.parent_span_id)) for party, span in spans) == [
         ("bank", "combine", ("bank", "round")),
         ("bank", "party", ("bank", "round")),
         ("bank", "party", ("bank", "round")),
@@ -273,8 +288,29 @@ async def test_a_prediction_over_http_is_one_trace_from_the_edge_to_every_party(
         ("lab", "score", ("bank", "party")),
         ("shop", "score", ("bank", "party")),
     ]
-    (root,) = [span for _, span in collector.spans if span.name == "predict"]
-    assert root.parent_span_id.hex() == caller
+    assert asked_by(spans) == [(edge, CALLER)]
+
+
+def asked_by(spans: list[tuple[str, Exported]]) -> list[tuple[str, str]]:
+    """Return for each request the edge that it came through, and the span above it."""
+    return [
+        (attribute.value.string_value, span.parent_span_id.hex())
+        for _, span in spans
+        if span.name == "predict"
+        for attribute in span.attributes
+        if attribute.key == "fedpredict.edge"
+    ]
+
+
+async def test_a_prediction_over_http_is_one_trace_from_the_edge_to_every_party(
+    tmp_path: Path, collector: Collector
+) -> None:
+    async with AsyncExitStack() as stack:
+        server = await bank(stack, tmp_path, collector)
+        assert server.http_address is not None
+        assert await asked_over_http(server.http_address, f"00-{TRACE}-{CALLER}-01") == 200
+        page = await asyncio.to_thread(_page, server.metrics_address)
+    assert_one_prediction(collector.spans, "http")
     for counted in (
         'fedpredict_request_seconds_count{edge="http",mode="nearline",model="credit",outcome="ok"} 2.0',
         'fedpredict_round_rows_sum{mode="nearline",model="credit"} 4.0',
@@ -283,6 +319,83 @@ async def test_a_prediction_over_http_is_one_trace_from_the_edge_to_every_party(
         "fedpredict_queue_requests 0.0",
     ):
         assert counted in page.splitlines()
+
+
+def call(call_id: int, traceparent: str, *, as_table: bool = False) -> initiator_pb2.PredictCall:
+    """Return a call on a stream, as a caller in any language makes it."""
+    ids = (b"secret-u1", b"secret-u2")
+    task = PredictTask(request_id=f"r-{call_id}", model_id=MODEL, mode=Mode.NEARLINE, sample_ids=ids)
+    message = initiator_pb2.PredictCall(id=call_id, traceparent=traceparent)
+    if as_table:
+        arrow_codec.task_to_arrow(task, message.arrow)
+    else:
+        task_codec.task_to_wire(task, message.predict)
+    return message
+
+
+async def asked_on_a_stream(address: str, *calls: initiator_pb2.PredictCall) -> None:
+    """Send calls in one message of a stream, joined as bytes; return when each has its prediction."""
+    async with asyncio.timeout(20.0), grpc.aio.insecure_channel(address) as channel:
+        method = channel.stream_stream(PREDICT_STREAM, None, None)
+        stream = method(None, metadata=stated_identity(DESK))
+        await stream.write(take_batch(deque(each.SerializeToString() for each in calls)))
+        for _ in calls:
+            data: Any = await stream.read()
+            assert initiator_pb2.PredictAnswer.FromString(data).WhichOneof("body") in {"reply", "arrow"}
+        await stream.done_writing()
+
+
+@pytest.mark.parametrize("as_table", [False, True], ids=["message", "table"])
+async def test_a_prediction_on_a_stream_is_one_trace_from_its_caller_to_every_party(
+    tmp_path: Path, collector: Collector, as_table: bool
+) -> None:
+    async with AsyncExitStack() as stack:
+        server = await bank(stack, tmp_path, collector)
+        await asked_on_a_stream(server.address, call(1, f"00-{TRACE}-{CALLER}-01", as_table=as_table))
+    assert_one_prediction(collector.spans, "stream")
+
+
+async def test_calls_that_share_a_message_of_a_stream_have_each_their_own_trace(
+    tmp_path: Path, collector: Collector
+) -> None:
+    other, silent = "1" * 32, "2" * 32
+    async with AsyncExitStack() as stack:
+        server = await bank(stack, tmp_path, collector)
+        await asked_on_a_stream(
+            server.address,
+            call(1, f"00-{TRACE}-{CALLER}-01"),
+            call(2, f"00-{silent}-{CALLER}-00"),  # its caller has decided against it
+            call(3, ""),
+            call(4, "no span at all"),
+            call(5, f"00-{other}-{CALLER}-01", as_table=True),
+        )
+    assert asked_by(collector.spans) == [("stream", CALLER)] * 2
+    assert {span.trace_id.hex() for _, span in collector.spans if span.name == "predict"} == {TRACE, other}
+    # requests that travel as one round: it hangs below the first of them and is linked to the others
+    rounds = [span for _, span in collector.spans if span.name == "round"]
+    linked = {link.trace_id.hex() for span in rounds for link in span.links}
+    assert {span.trace_id.hex() for span in rounds} | linked == {TRACE, other}
+
+
+async def test_a_client_hands_the_open_span_on_whichever_way_its_calls_take(
+    tmp_path: Path, collector: Collector
+) -> None:
+    few, many = ["secret-u1"], ["secret-u1"] * (TABLE_ROWS + 1)
+    span = NonRecordingSpan(SpanContext(int(TRACE, 16), int(CALLER, 16), is_remote=False, trace_flags=TraceFlags(1)))
+    async with AsyncExitStack() as stack:
+        server = await bank(stack, tmp_path, collector)
+        client = await stack.enter_async_context(AsyncClient(server.address, insecure=True, identity=DESK))
+        blocking = stack.enter_context(Client(server.address, insecure=True, identity=DESK))
+        with use_span(span):
+            await asyncio.gather(client.predict(MODEL, many), *(client.predict(MODEL, few) for _ in range(8)))
+            await asyncio.to_thread(blocking.predict, MODEL, few)
+            await asyncio.to_thread(blocking.predict, MODEL, many)
+        await client.predict(MODEL, few)
+        await client.predict(MODEL, many)
+    assert {span.trace_id.hex() for _, span in collector.spans} == {TRACE}
+    asked = asked_by(collector.spans)
+    assert len(asked) == 1 + 8 + 2
+    assert set(asked) == {("grpc", CALLER), ("stream", CALLER)}
 
 
 def _page(address: str) -> str:

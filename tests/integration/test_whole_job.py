@@ -103,7 +103,7 @@ async def ask(scorers: Sequence[LocalParty], ids: Sequence[bytes]) -> Combined:
             params_sha256=digests[scorer.party], mode=Mode.NEARLINE, sample_ids=ids,
         )  # fmt: skip
         shares[scorer.party] = (await scorer.score(query, deadline_s=30)).share
-    return combine(manifest.kind, shares)
+    return combine(manifest.link, shares)
 
 
 def raw_terms(estimator: object, features: Floats) -> Floats:

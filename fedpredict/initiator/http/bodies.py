@@ -108,6 +108,7 @@ class ModelAnswer(Struct):
     ready: bool
     problem: Annotated[str, Meta(description="Why it is not ready; else empty.")]
     kind: Annotated[Kind | None, Meta(description="Null until its parties have been met.")]
+    link: Annotated[str | None, Meta(description="What finishes the sum of the shares, such as log or power:0.5.")]
     classes: list[str]
     parties: list[str]
     manifest_sha256: str

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass
 
 from fedpredict.http.application import build_application
+from fedpredict.http.exchange import FastRoute
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
 from fedpredict.initiator.admission import Access
@@ -21,6 +23,8 @@ from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.https import http_identity
 
 PREDICT_PATH = b"/v1/predict"
+INFER_PATH = re.compile(rb"/v2/models/[\w.-]+(/versions/[\w.-]+)?/infer")
+"""As clients spell it; what is spelled in another way, such as with a query, goes through ASGI."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ def build_edge(
     predict = PredictEndpoint(
         watched(predictor, "http", watch), http_identity, watch.log, max_samples=settings.max_samples
     )
-    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity, watch.log)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),
@@ -79,10 +83,16 @@ def build_edge(
         *open_inference_routes(catalogued, infer.answer),
         *page_routes(settings.max_samples),
     ]
+
+    def fast_route(target: bytes) -> FastRoute | None:
+        if target == PREDICT_PATH:
+            return predict.begin
+        return infer.begin if INFER_PATH.fullmatch(target) else None
+
     server = HttpServer(
         settings.listen,
         build_application(routes, name_request),
-        routes={PREDICT_PATH: predict.begin},
+        fast_route=fast_route,
         name_request=name_request,
         settings=settings.http,
         tls=settings.tls,

@@ -88,6 +88,7 @@ def model_body(info: ModelInfo) -> ModelAnswer:
         ready=info.ready,
         problem=info.problem,
         kind=info.kind,
+        link=str(info.link) if info.link else None,
         classes=list(info.classes),
         parties=list(info.parties),
         manifest_sha256=info.manifest_sha256,

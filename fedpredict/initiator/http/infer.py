@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
 
 from fedpredict.errors import FieldError, ModelNotReadyError
-from fedpredict.http.application import JSON, Answer, Endpoint, ProblemError, Request, Route
+from fedpredict.http.application import JSON, REQUEST_ID, Answer, Endpoint, ProblemError, Request, Route
+from fedpredict.http.exchange import Exchange
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
-from fedpredict.initiator.http.decode import CALLER_HEADER, TRACE_HEADER, deadline_of, decode, name_request
+from fedpredict.initiator.http.decode import (
+    CALLER_HEADER,
+    TRACE_HEADER,
+    Incoming,
+    deadline_of,
+    decode,
+    name_request,
+)
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.http.predict import Identify, refuse
 from fedpredict.initiator.predict import Predicts
+from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.observe.request_log import RequestLog
+from fedpredict.security.identity import Identity
 
 BINARY = "application/octet-stream"
-LENGTH_HEADER = "inference-header-content-length"
+LENGTH_HEADER = b"inference-header-content-length"
 EXTENSIONS = ["binary_tensor_data"]
 BINARY_SIZE, BINARY_DATA, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 T = TypeVar("T")
@@ -65,19 +77,74 @@ class _Wanted:
     binary: bool
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """An inference: who asks what of which model, and how the answer is to look.
+
+    Attributes:
+        caller: Who asks.
+        info: The model.
+        name: The request's `id`, for the answer.
+        task: What is asked.
+        deadline_s: How long the caller waits.
+        wanted: The outputs.
+        all_scored: Whether the answer is refused unless every row has a score.
+    """
+
+    caller: Identity
+    info: ModelInfo
+    name: str | None
+    task: PredictTask
+    deadline_s: float | None
+    wanted: list[_Wanted]
+    all_scored: bool
+
+
 class InferEndpoint:
     """Inferences."""
 
-    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify) -> None:
+    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, log: RequestLog) -> None:
         self._predictor = predictor
         self._catalogued = catalogued
         self._identify = identify
+        self._log = log
+
+    def begin(self, exchange: Exchange) -> GiveUp | None:
+        """Begin to answer an inference on the fast path; return what gives it up."""
+        _, _, _, model, *version, _ = exchange.head.url.decode("latin-1").split("/")
+        request_id = name_request(exchange.header(b"x-request-id"))
+        try:
+            asked = self._read(exchange, model, "".join(version[1:]))
+            request_id = asked.task.request_id
+            done = partial(self._answer, exchange, asked)
+            return self._predictor.submit(asked.task, asked.caller, deadline_s=asked.deadline_s, done=done)
+        except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
+            refuse(exchange, request_id, error, self._log)
+            return None
 
     async def answer(self, request: Request) -> Answer:
-        """Answer an inference."""
+        """Answer an inference that came through ASGI."""
+        asked = self._read(request, request.path_params["model"], request.path_params.get("version", ""))
+        prediction = await self._predictor.predict(asked.task, asked.caller, deadline_s=asked.deadline_s)
+        answer = _answer(asked, prediction)
+        return replace(answer, headers={**answer.headers, REQUEST_ID: asked.task.request_id})
+
+    def _answer(self, exchange: Exchange, asked: _Asked, ended: Prediction | BaseException) -> None:
+        request_id = asked.task.request_id
+        if isinstance(ended, BaseException):
+            refuse(exchange, request_id, ended, self._log)
+            return
+        try:
+            answer = _answer(asked, ended)
+        except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
+            refuse(exchange, request_id, error, self._log)
+        else:
+            exchange.answer(answer.status, answer.content_type, answer.body, request_id, answer.headers)
+
+    def _read(self, request: Incoming, model_id: str, version: str) -> _Asked:
         caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
-        info = self._catalogued.info(request)
-        oip.check_version(info, request.path_params.get("version", ""))
+        info = self._catalogued.info_for(caller, model_id)
+        oip.check_version(info, version)
         parts = _split(request)
         parameters = parts.body.parameters or {}
         options, wanted = oip.parse_options(parameters), _wanted(parts.body, parameters)
@@ -90,10 +157,9 @@ class InferEndpoint:
             inputs=features.inputs,
             traceparent=request.header(TRACE_HEADER) or "",
         )
-        prediction = await self._predictor.predict(task, caller, deadline_s=deadline_of(request, options.deadline_s))
-        if not options.allow_partial and any(each.name == oip.PREDICTION and not each.binary for each in wanted):
-            oip.check_all_scored(prediction)
-        return _answer(info, parts.body.id, prediction, wanted)
+        as_json = any(each.name == oip.PREDICTION and not each.binary for each in wanted)
+        deadline_s = deadline_of(request, options.deadline_s)
+        return _Asked(caller, info, parts.body.id, task, deadline_s, wanted, as_json and not options.allow_partial)
 
 
 def open_inference_routes(catalogued: Catalogued, infer: Endpoint) -> list[Route]:
@@ -141,14 +207,14 @@ def _metadata_body(metadata: oip.ModelMetadata) -> bodies.ModelMetadataAnswer:
     )
 
 
-def _split(request: Request) -> _Parts:
+def _split(request: Incoming) -> _Parts:
     if request.header(b"content-encoding") not in (None, "identity"):
         raise ProblemError(media_refused(f"{JSON} or {BINARY}"))
-    view, length = memoryview(request.body), request.headers.get(LENGTH_HEADER)
+    view, length = memoryview(request.body), request.header(LENGTH_HEADER)
     if length is None:
         return _Parts(decode(_decoder, view), view[:0])
     if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(view)):
-        place = f"header {LENGTH_HEADER}"
+        place = f"header {LENGTH_HEADER.decode()}"
         raise FieldError(f"{place} does not fit", place=place, problem="not the length of the JSON in the body")
     return _Parts(decode(_decoder, view[: int(length)]), view[int(length) :])
 
@@ -203,14 +269,16 @@ def _wanted(body: InferBody, parameters: Parameters) -> list[_Wanted]:
     return wanted
 
 
-def _answer(info: ModelInfo, request_name: str | None, prediction: Prediction, wanted: list[_Wanted]) -> Answer:
-    tensors = oip.output_tensors(prediction, [each.name for each in wanted])
-    raws = [tensor.to_raw() if each.binary else None for tensor, each in zip(tensors, wanted, strict=True)]
+def _answer(asked: _Asked, prediction: Prediction) -> Answer:
+    if asked.all_scored:
+        oip.check_all_scored(prediction)
+    tensors = oip.output_tensors(prediction, [each.name for each in asked.wanted])
+    raws = [tensor.to_raw() if each.binary else None for tensor, each in zip(tensors, asked.wanted, strict=True)]
     body = encode(
         InferAnswer(
-            model_name=info.model_id,
+            model_name=asked.info.model_id,
             model_version=prediction.manifest_sha256[: oip.SHORT_VERSION],
-            id=request_name,
+            id=asked.name,
             outputs=[_output(tensor, raw) for tensor, raw in zip(tensors, raws, strict=True)],
             parameters={
                 "request_id": prediction.request_id,
@@ -219,12 +287,10 @@ def _answer(info: ModelInfo, request_name: str | None, prediction: Prediction, w
             },
         )
     )
-    headers = {"x-request-id": prediction.request_id}
     binary = [raw for raw in raws if raw is not None]
     if not binary:
-        return Answer(body, headers=headers)
-    headers[LENGTH_HEADER] = str(len(body))
-    return Answer(b"".join([body, *binary]), BINARY, headers=headers)
+        return Answer(body)
+    return Answer(b"".join([body, *binary]), BINARY, headers={LENGTH_HEADER.decode(): str(len(body))})
 
 
 def _output(tensor: oip.Tensor, raw: bytes | None) -> InferOutput:

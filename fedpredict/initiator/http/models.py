@@ -13,6 +13,7 @@ from fedpredict.initiator.http.encode import encode, model_body
 from fedpredict.initiator.http.predict import Identify
 from fedpredict.initiator.service import Models
 from fedpredict.model.prediction import ModelInfo
+from fedpredict.security.identity import Identity
 
 
 class Catalogued:
@@ -31,8 +32,12 @@ class Catalogued:
 
     def info(self, request: Request) -> ModelInfo:
         """Return the model that the path names; raise `ModelNotFoundError` where it is not the caller's."""
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
-        model_id = request.path_params["model"]
+        return self.info_for(
+            self._identify(request.peer_uris, request.header(CALLER_HEADER)), request.path_params["model"]
+        )
+
+    def info_for(self, caller: Identity, model_id: str) -> ModelInfo:
+        """Return a model; raise `ModelNotFoundError` where it is not the caller's."""
         self._access.check(caller, model_id)
         return self._models.info(model_id)
 

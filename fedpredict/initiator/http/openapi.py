@@ -166,7 +166,7 @@ def _answer(operation: Operation) -> Schema:
 def _failure(status: int) -> Schema:
     content = {CONTENT_TYPE: {"schema": _ref(bodies.ProblemAnswer)}}
     described = {"description": HTTPStatus(status).phrase, **_named(), "content": content}
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         described["headers"]["retry-after"] = {"schema": {"type": "integer"}, "description": "Seconds."}
     return described
 

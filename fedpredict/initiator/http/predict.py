@@ -45,7 +45,7 @@ class PredictEndpoint:
             done = partial(self._answer, exchange, task)
             return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            self._refuse(exchange, request_id, error)
+            refuse(exchange, request_id, error, self._log)
             return None
 
     async def answer(self, request: Request) -> Answer:
@@ -58,20 +58,22 @@ class PredictEndpoint:
 
     def _answer(self, exchange: Exchange, task: PredictTask, ended: Prediction | BaseException) -> None:
         if isinstance(ended, BaseException):
-            self._refuse(exchange, task.request_id, ended)
+            refuse(exchange, task.request_id, ended, self._log)
             return
         try:
             body = prediction_json(ended, task.model_id)
         except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
-            self._refuse(exchange, task.request_id, error)
+            refuse(exchange, task.request_id, error, self._log)
         else:
             exchange.answer_json(body, task.request_id)
 
-    def _refuse(self, exchange: Exchange, request_id: str, error: BaseException) -> None:
-        if self._log.wants(outcome_of(error)):
-            with log_context(request_id=request_id):
-                log_refusal(error)
-        exchange.refuse(problem_for(error), request_id)
+
+def refuse(exchange: Exchange, request_id: str, error: BaseException, log: RequestLog) -> None:
+    """Answer a request of the fast path with a problem, and log why."""
+    if log.wants(outcome_of(error)):
+        with log_context(request_id=request_id):
+            log_refusal(error)
+    exchange.refuse(problem_for(error), request_id)
 
 
 def predict_route(endpoint: PredictEndpoint) -> Route:

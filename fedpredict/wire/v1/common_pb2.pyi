@@ -34,6 +34,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_BINARY: _ClassVar[Kind]
     KIND_MULTINOMIAL: _ClassVar[Kind]
     KIND_ONE_VS_REST: _ClassVar[Kind]
+    KIND_DECISION: _ClassVar[Kind]
 MODE_UNSPECIFIED: Mode
 MODE_REALTIME: Mode
 MODE_NEARLINE: Mode
@@ -53,6 +54,7 @@ KIND_LINEAR: Kind
 KIND_BINARY: Kind
 KIND_MULTINOMIAL: Kind
 KIND_ONE_VS_REST: Kind
+KIND_DECISION: Kind
 
 class SampleIds(_message.Message):
     __slots__ = ("data", "offsets")

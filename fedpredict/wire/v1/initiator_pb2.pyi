@@ -65,20 +65,22 @@ class PredictReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., predictions: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., origin: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyReport, _Mapping]]] = ..., simulated: _Optional[bool] = ...) -> None: ...
 
 class PredictCall(_message.Message):
-    __slots__ = ("id", "remaining_ms", "predict", "arrow", "cancel", "more")
+    __slots__ = ("id", "remaining_ms", "predict", "arrow", "cancel", "traceparent", "more")
     ID_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     ARROW_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     id: int
     remaining_ms: int
     predict: PredictRequest
     arrow: ArrowRequest
     cancel: _link_pb2.Cancel
+    traceparent: str
     more: _containers.RepeatedCompositeFieldContainer[PredictCall]
-    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., predict: _Optional[_Union[PredictRequest, _Mapping]] = ..., arrow: _Optional[_Union[ArrowRequest, _Mapping]] = ..., cancel: _Optional[_Union[_link_pb2.Cancel, _Mapping]] = ..., more: _Optional[_Iterable[_Union[PredictCall, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., predict: _Optional[_Union[PredictRequest, _Mapping]] = ..., arrow: _Optional[_Union[ArrowRequest, _Mapping]] = ..., cancel: _Optional[_Union[_link_pb2.Cancel, _Mapping]] = ..., traceparent: _Optional[str] = ..., more: _Optional[_Iterable[_Union[PredictCall, _Mapping]]] = ...) -> None: ...
 
 class PredictAnswer(_message.Message):
     __slots__ = ("id", "reply", "arrow", "failure", "drain", "more")
@@ -155,7 +157,7 @@ class ListModelsReply(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest_sha256", "n_outputs")
+    __slots__ = ("model_id", "ready", "problem", "kind", "classes", "parties", "manifest_sha256", "n_outputs", "link")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +166,7 @@ class Model(_message.Message):
     PARTIES_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     N_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     ready: bool
     problem: str
@@ -172,4 +175,5 @@ class Model(_message.Message):
     parties: _containers.RepeatedScalarFieldContainer[str]
     manifest_sha256: bytes
     n_outputs: int
-    def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ...) -> None: ...
+    link: str
+    def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ..., link: _Optional[str] = ...) -> None: ...

@@ -40,7 +40,7 @@ def serving(*, answers: bool = True) -> HttpServer:
     return HttpServer(
         "127.0.0.1:0",
         PlainTextResponse("by ASGI"),
-        routes={b"/p": route},
+        fast_route={b"/p": route}.get,
         name_request=name_request,
         settings=HttpSettings(),
         tls=None,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedpredict.cli.main import run
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.state.sql import SqlPinStore, open_pin_store
 
@@ -18,6 +18,7 @@ OLD = Manifest(
     model_id="credit",
     training_run="run-1",
     kind=Kind.BINARY,
+    link=own_link(Kind.BINARY),
     classes=("no", "yes"),
     n_scores=1,
     fit_intercept=True,

@@ -128,6 +128,30 @@ def test_a_converted_model_is_listed_and_shown_without_its_weights(shell: Shell)
     assert "0.125" not in shown
 
 
+def test_the_link_is_shown_wherever_the_kind_is(shell: Shell) -> None:
+    from fedpredict.model.kinds import Kind
+    from fedpredict.model.links import Link
+
+    claims: dict[str, Any] = {"kind": Kind.LINEAR, "classes": (), "link": Link("log")}
+    write_model(shell.folder / "lab.json", "lab", {"age": -0.25, "income": 0.5}, **claims)
+    write_model(shell.folder / "joint.json", "joint-model", WEIGHTS, **claims)
+    (shell.folder / "rows.csv").write_text("id,age,income,visits\nu1,40,2,1\n")
+    load(shell)
+
+    told = [
+        convert(shell),
+        *shell.json("model", "list", "--config", shell.config),
+        shell.json("model", "show", "credit", "--config", shell.config),
+        *shell.json(
+            *("model", "split", "joint.json", "--party", "lab=income,visits", "--party", "bank=age"),
+            *("--intercept", "bank", "--out", "parts"),
+        ),
+        shell.json("simulate", "--model", "parts", "--data", "rows.csv"),
+    ]
+
+    assert [(each["kind"], each["link"]) for each in told] == [("linear", "log")] * 6
+
+
 def test_converting_the_same_file_again_changes_nothing(shell: Shell) -> None:
     load(shell)
     first = convert(shell)

@@ -38,7 +38,7 @@ def predictions_of(partial: PartialModel, features: Floats) -> Floats:
     """What one party with all features predicts."""
     values = partial.part.partial_scores(np.asarray(features, dtype=np.float64))
     status = np.full(len(values), SampleStatus.OK, dtype=np.uint8)
-    return combine(partial.kind, {partial.party: build_share(values, status)}).predictions
+    return combine(partial.link, {partial.party: build_share(values, status)}).predictions
 
 
 def expected_of(model: Any, features: Any) -> Floats:

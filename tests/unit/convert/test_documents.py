@@ -15,6 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from fedpredict.convert.portable import from_portable, parse_json
 from fedpredict.convert.read import check_verification
+from fedpredict.convert.sklearn_linear import SUPPORTED
+from fedpredict.model.kinds import KINDS
+from fedpredict.model.links import LINKS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "portable-model.md").read_text()
 
@@ -41,3 +44,16 @@ def test_the_examples_are_the_model_that_they_say() -> None:
     np.testing.assert_allclose(scores[:, 0], model.decision_function(features), rtol=1e-4, atol=1e-3)
     assert scores[0, 0] == pytest.approx(6.102, abs=1e-3)
     assert imaging.classes == tuple(model.classes_)
+
+
+def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
+    rows = re.findall(r"^\| `(\w+)(?::p)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
+    listed = {name: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows if name in LINKS}
+
+    assert listed == {name: {kind.value for kind in KINDS if name in KINDS[kind].links} for name in LINKS}
+
+
+def test_the_page_lists_every_estimator_that_is_read() -> None:
+    rows = re.findall(r"^\| ([A-Z][^|]*) \| `", PAGE, re.MULTILINE)
+
+    assert {name for row in rows for name in re.findall(r"[A-Z]\w+", row)} == set(SUPPORTED)

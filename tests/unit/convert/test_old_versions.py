@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from fedpredict.convert.child import read_content
 from fedpredict.convert.options import Limits
 from fedpredict.errors import ModelFileError, UnsupportedModelError
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.links import Link
 from tests.unit.convert.support import options_for, predictions_of
 
 FOLDER = Path(__file__).parent / "old_models"
@@ -33,7 +34,23 @@ KINDS = {
     "three_liblinear": Kind.ONE_VS_REST,
     "three_sgd": Kind.ONE_VS_REST,
     "linear_two_targets": Kind.LINEAR,
+    "two_cv_multinomial": Kind.BINARY,
+    "three_cv": Kind.MULTINOMIAL,
+    "poisson": Kind.LINEAR,
+    "svr": Kind.LINEAR,
+    **dict.fromkeys(
+        [
+            "decision_two_svc",
+            "decision_three_svc",
+            "decision_two_ridge",
+            "decision_three_ridge",
+            "decision_two_perceptron",
+            "decision_three_hinge",
+        ],
+        Kind.DECISION,
+    ),
 }
+LOG = {"poisson", "gamma", "tweedie", "tweedie_normal_log"}
 
 
 def test_there_are_files_of_three_versions() -> None:
@@ -49,6 +66,7 @@ def test_an_old_file_predicts_as_its_own_version_did(path: Path, name: str) -> N
     partial = read_content(base64.b64decode(entry["pickle"]), options_for(features.shape[1]), Limits()).partial
 
     assert partial.kind is KINDS.get(name, partial.kind)
+    assert partial.link == (Link("log") if name in LOG else own_link(partial.kind))
     np.testing.assert_allclose(predictions_of(partial, features), expected, rtol=1e-9, atol=1e-12)
 
 

@@ -26,6 +26,7 @@ from fedpredict.errors import (
 )
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link, parse_link
 from fedpredict.model.partial import PartialModel, VerificationRows
 
 
@@ -72,6 +73,42 @@ def test_weights_by_name_and_single_numbers_are_read() -> None:
 
 def test_numbers_as_class_labels_become_text() -> None:
     assert from_portable(binary(classes=[0, 1])).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("linear", "log"), ("linear", "power:0.5"), ("linear", "inverse"), ("binary", "probit"), ("binary", "cloglog")],
+)
+def test_a_link_is_read_and_written_back(kind: str, text: str) -> None:
+    classes = {"linear": [], "binary": ["no", "yes"]}[kind]
+
+    partial = from_portable(binary(kind=kind, classes=classes, link=text))
+
+    assert partial.link == parse_link(text)
+    assert to_portable(partial)["link"] == text
+    assert from_portable(parse_json(to_json(partial))).link == partial.link
+
+
+def test_the_kinds_own_link_may_be_said_and_is_not_written() -> None:
+    said, unsaid = from_portable(binary(link="logit")), from_portable(binary())
+
+    assert said.link == unsaid.link == Link("logit")
+    assert to_json(said) == to_json(unsaid)
+    assert "link" not in to_portable(said)
+
+
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ("log", "a binary model cannot have the link log; it may have logit, probit, cloglog"),
+        ("loglog", "unknown link 'loglog'; known are"),
+        ("power", "needs its parameter"),
+        (3, "link is a int, not a text"),
+    ],
+)
+def test_a_link_that_does_not_fit_is_refused(link: Any, told: str) -> None:
+    with pytest.raises(ModelFileError, match=told):
+        from_portable(binary(link=link))
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

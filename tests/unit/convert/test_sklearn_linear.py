@@ -19,7 +19,7 @@ from sklearn.linear_model import (
     Lasso,
     LinearRegression,
     LogisticRegression,
-    Perceptron,
+    QuantileRegressor,
     Ridge,
     SGDClassifier,
     SGDRegressor,
@@ -259,7 +259,9 @@ def test_another_class_is_refused_by_name_with_what_is_supported() -> None:
 
     assert "RandomForestClassifier" in told
     assert "LogisticRegression" in told
-    assert "Perceptron" in refused(fit(Perceptron(), *CANCER))
+    assert "LinearSVC" in told
+    assert "TweedieRegressor" in told
+    assert "QuantileRegressor" in refused(fit(QuantileRegressor(), DIABETES[0][:40], DIABETES[1][:40]))
 
 
 def test_a_step_that_does_not_fold_is_refused_by_name() -> None:
@@ -272,10 +274,6 @@ def test_a_step_that_does_not_fold_is_refused_by_name() -> None:
 @pytest.mark.parametrize("scaler", [MinMaxScaler(clip=True), MaxAbsScaler(clip=True)])
 def test_a_scaler_that_clips_is_refused(scaler: Any) -> None:
     assert "clip" in refused(fit(make_pipeline(scaler, LogisticRegression(max_iter=5)), *CANCER))
-
-
-def test_a_loss_without_probabilities_is_refused() -> None:
-    assert "log_loss" in refused(fit(SGDClassifier(loss="hinge"), *CANCER))
 
 
 def test_sparse_coefficients_are_refused_with_the_fix() -> None:

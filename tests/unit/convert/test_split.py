@@ -25,8 +25,9 @@ from fedpredict.errors import (
     NameRefusedError,
 )
 from fedpredict.model.combine import combine
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel, largest_difference
 from fedpredict.model.share import SampleStatus, build_share
 from tests.unit.convert.support import expected_of, read_estimator
@@ -63,7 +64,7 @@ def test_however_the_columns_are_cut_the_prediction_is_scikit_learns(data: st.Da
     for party, piece in parties.items():
         own = WINE[:, [NAMES.index(name) for name in piece]]
         shares[party] = build_share(parts[party].part.partial_scores(own), np.full(178, SampleStatus.OK, np.uint8))
-    found = combine(Kind.MULTINOMIAL, shares).predictions
+    found = combine(own_link(Kind.MULTINOMIAL), shares).predictions
     np.testing.assert_allclose(found, expected_of(WINE_MODEL, WINE), rtol=1e-9, atol=1e-12)
     assert [party for party in parts if parts[party].holds_intercept] == [holder]
 
@@ -215,3 +216,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_partial(tmp_path / "part.pkl", joint())
     assert [path.name for path in tmp_path.iterdir()] == ["part.pkl"]
+
+
+def test_a_simulation_by_another_link_counts_what_the_link_has_a_number_for() -> None:
+    uncut = joint(link=Link("inverse"))
+    parts = split_model(uncut, {"p": ["a"], "q": ["b", "c"]}, "p")
+    rows = np.array([[0.0, 0.0, 0.0], [-5.5, 0.0, 0.0], [1.0, 1.0, 1.0]])  # raw scores 11, 0 and 20
+
+    report = simulate(parts, uncut, rows, ["a", "b", "c"])
+
+    assert (report.n_samples, report.n_scored) == (3, 2)
+    assert report.combined.status.tolist() == [SampleStatus.OK, SampleStatus.OUT_OF_RANGE, SampleStatus.OK]
+    np.testing.assert_allclose(report.combined.predictions[[0, 2], 0], [1 / 11, 1 / 20], rtol=1e-15)
+    assert report.largest_absolute < 1e-15
+
+
+def test_a_simulation_refuses_an_uncut_model_of_another_link() -> None:
+    parts = split_model(joint(link=Link("log")), {"p": ["a"], "q": ["b", "c"]}, "p")
+
+    with pytest.raises(IncompatiblePartsError, match="the parts say link log, the uncut model sqrt"):
+        simulate(parts, joint(link=Link("sqrt")), np.zeros((1, 3)), ["a", "b", "c"])

@@ -28,7 +28,7 @@ def kept(
     edge: Edge | None = None,
 ) -> Edge:
     """Return an edge after a request for a fast route, of which the parser has read `headers` and `body`."""
-    edge = edge or Edge(HttpSettings(), {}, name_request)
+    edge = edge or Edge(HttpSettings(), lambda _target: None, name_request)
     head = Head(b"POST", b"/p", "1.1", [*headers, (b"content-length", b"%d" % len(body))], lambda exchange: None)
     edge.keep(
         Exchange(NoConnection(), head, body, keep_alive=keep_alive),

@@ -10,7 +10,8 @@ import pytest
 from fedpredict.errors import ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.catalogue import INCOMPATIBLE, NOT_READY, Catalogue, Problem, Sighting
 from fedpredict.initiator.settings import ModelSettings, PolicyName
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import PartDescription, build_manifest
 
 
@@ -21,6 +22,7 @@ def part_of(party: str, model_id: str = "m", **changes: Any) -> PartDescription:
         params_sha256=party[0] * 64,
         training_run="run-1",
         kind=Kind.LINEAR,
+        link=own_link(Kind.LINEAR),
         classes=(),
         n_scores=1,
         holds_intercept=False,
@@ -121,6 +123,37 @@ def test_constants_must_be_as_wide_as_the_pinned_model() -> None:
     catalogue.record_pins({"m": BOTH})
     with pytest.raises(ModelNotReadyError, match=r"defaults\.lab has 2 numbers; the pinned model has 1 scores"):
         catalogue.answerable("m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "usable"), [(Kind.ONE_VS_REST, True), (Kind.MULTINOMIAL, True), (Kind.DECISION, False)]
+)
+def test_a_decision_value_is_no_fallback_for_a_probability(kind: Kind, usable: bool) -> None:
+    shared: dict[str, Any] = {"classes": ("a", "b", "c"), "n_scores": 3}
+    catalogue = Catalogue(
+        {
+            "m": ModelSettings(parties=("lab",), policy=PolicyName.FALLBACK_MODEL, fallback_model="own"),
+            "own": ModelSettings(parties=("bank",)),
+        }
+    )
+    ours = part_of("lab", kind=Kind.MULTINOMIAL, link=own_link(Kind.MULTINOMIAL), **shared)
+    own = part_of("bank", "own", kind=kind, link=own_link(kind), **shared)
+    catalogue.record_pins({"m": build_manifest({"lab": ours}), "own": build_manifest({"bank": own})})
+
+    if usable:
+        assert catalogue.answerable("m").kind is Kind.MULTINOMIAL
+    else:
+        with pytest.raises(ModelNotReadyError, match="a decision value is no probability"):
+            catalogue.answerable("m")
+
+
+def test_parties_that_name_two_links_are_told_with_both(catalogue: Catalogue) -> None:
+    catalogue.record("m", "lab", Sighting(LAB))
+    catalogue.record("m", "shop", Sighting(replace(SHOP, link=Link("power", 0.5))))
+
+    assert catalogue.offered("m").problem == Problem(
+        "the parts differ in link: lab says identity; shop says power:0.5", INCOMPATIBLE
+    )
 
 
 @pytest.mark.parametrize(("n_scores", "usable"), [(1, True), (2, False)])

@@ -22,7 +22,7 @@ from fedpredict.initiator.settings import ModelSettings, PolicyName
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.inputs import Inputs
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
@@ -119,6 +119,7 @@ def _question(model_id: str, policy: Mapping[str, object]) -> Question:
             model_id=model_id,
             training_run="run-1",
             kind=Kind.LINEAR,
+            link=own_link(Kind.LINEAR),
             classes=(),
             n_scores=1,
             fit_intercept=False,
@@ -140,7 +141,7 @@ class Desk:
             self.shop.open.set()
         route = Route(
             parties=("bank", "shop"),
-            kind=Kind.LINEAR,
+            link=own_link(Kind.LINEAR),
             n_scores=1,
             mode=Mode.NEARLINE,
             scorers={"bank": self.bank, "shop": self.shop},

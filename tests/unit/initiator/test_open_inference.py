@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedpredict.errors import FieldError, ModelNotFoundError, TooManySamplesError, UnscoredError, public_status
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.tensors import pack_strings, unpack_strings
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.prediction import ModelInfo, Prediction
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
@@ -21,6 +21,7 @@ INFO = ModelInfo(
     ready=True,
     problem="",
     kind=Kind.BINARY,
+    link=own_link(Kind.BINARY),
     classes=("0", "1"),
     parties=("lab",),
     manifest_sha256="0123456789abcdef" * 4,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedpredict.initiator import policy
 from fedpredict.model.combine import Combined
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus, Share, build_share
 
@@ -26,14 +26,16 @@ LAB = share_of([0.5, NAN, 0.25, NAN, NAN], [OK, NOT_FOUND, OK, INVALID, AWAY])
 
 
 def test_fail_gives_no_number_and_the_worst_status() -> None:
-    answer = policy.fail(Kind.LINEAR, {"bank": BANK, "lab": LAB})
+    answer = policy.fail(own_link(Kind.LINEAR), {"bank": BANK, "lab": LAB})
     np.testing.assert_array_equal(answer.predictions[:, 0], [1.5, NAN, NAN, NAN, NAN])
     assert answer.status.tolist() == [OK, NOT_FOUND, MISSING, INVALID, AWAY]
     assert answer.origin.tolist() == [Origin.MODEL, 0, 0, 0, 0]
 
 
 def test_a_constant_stands_in_for_a_sample_that_a_party_could_not_score() -> None:
-    answer = policy.default_partial(Kind.LINEAR, {"bank": BANK, "lab": LAB}, {"lab": (10.0,), "bank": (-1.0,)})
+    answer = policy.default_partial(
+        own_link(Kind.LINEAR), {"bank": BANK, "lab": LAB}, {"lab": (10.0,), "bank": (-1.0,)}
+    )
     np.testing.assert_array_equal(answer.predictions[:, 0], [1.5, 12.0, -0.75, NAN, 15.0])
     assert answer.status.tolist() == [OK, OK, OK, INVALID, OK]
     stood_in = Origin.DEFAULT_PARTIAL
@@ -41,14 +43,14 @@ def test_a_constant_stands_in_for_a_sample_that_a_party_could_not_score() -> Non
 
 
 def test_a_party_without_a_constant_is_not_stood_in_for() -> None:
-    answer = policy.default_partial(Kind.LINEAR, {"bank": BANK, "lab": LAB}, {"lab": (10.0,)})
+    answer = policy.default_partial(own_link(Kind.LINEAR), {"bank": BANK, "lab": LAB}, {"lab": (10.0,)})
     np.testing.assert_array_equal(answer.predictions[:, 0], [1.5, 12.0, NAN, NAN, 15.0])
     assert answer.status.tolist() == [OK, OK, MISSING, INVALID, OK]
 
 
 def test_constants_alone_answer_nothing() -> None:
     gone = share_of([NAN, NAN], [AWAY, NOT_FOUND])
-    answer = policy.default_partial(Kind.BINARY, {"bank": gone, "lab": gone}, {"bank": (0.0,), "lab": (0.0,)})
+    answer = policy.default_partial(own_link(Kind.BINARY), {"bank": gone, "lab": gone}, {"bank": (0.0,), "lab": (0.0,)})
     assert np.isnan(answer.predictions).all()
     assert answer.status.tolist() == [AWAY, NOT_FOUND]
     assert answer.origin.tolist() == [0, 0]
@@ -57,7 +59,7 @@ def test_constants_alone_answer_nothing() -> None:
 def test_a_constant_that_overflows_the_sum_gets_no_number() -> None:
     huge = share_of([1.7e308], [OK])
     gone = share_of([NAN], [AWAY])
-    answer = policy.default_partial(Kind.LINEAR, {"bank": huge, "lab": gone}, {"lab": (1.7e308,)})
+    answer = policy.default_partial(own_link(Kind.LINEAR), {"bank": huge, "lab": gone}, {"lab": (1.7e308,)})
     assert answer.status.tolist() == [SampleStatus.OUT_OF_RANGE]
     assert answer.origin.tolist() == [Origin.UNSPECIFIED]
     assert np.isnan(answer.predictions).all()
@@ -66,12 +68,12 @@ def test_a_constant_that_overflows_the_sum_gets_no_number() -> None:
 def test_constants_have_one_number_per_score() -> None:
     some = build_share(np.array([[1.0, 2.0]]), np.array([OK], dtype=np.uint8))
     gone = build_share(np.full((1, 2), NAN), np.array([AWAY], dtype=np.uint8))
-    answer = policy.default_partial(Kind.LINEAR, {"bank": some, "lab": gone}, {"lab": (10.0, 20.0)})
+    answer = policy.default_partial(own_link(Kind.LINEAR), {"bank": some, "lab": gone}, {"lab": (10.0, 20.0)})
     assert answer.predictions.tolist() == [[11.0, 22.0]]
 
 
 def test_the_fallback_model_fills_what_has_no_number_but_never_an_invalid_id() -> None:
-    answer = policy.fail(Kind.LINEAR, {"bank": BANK, "lab": LAB})
+    answer = policy.fail(own_link(Kind.LINEAR), {"bank": BANK, "lab": LAB})
     fallback = Combined(
         all_ok=False,
         raw=np.zeros((5, 1)),
@@ -106,7 +108,7 @@ def test_with_constants_a_sample_has_a_number_exactly_where_somebody_scored_it(
 ) -> None:
     parties = ("a", "b", "c")
     shares = {party: share_of([1.0] * len(rows), [row[at] for row in rows]) for at, party in enumerate(parties)}
-    answer = policy.default_partial(Kind.LINEAR, shares, dict.fromkeys(parties, (100.0,)))
+    answer = policy.default_partial(own_link(Kind.LINEAR), shares, dict.fromkeys(parties, (100.0,)))
     for row, status, number, origin in zip(rows, answer.status, answer.predictions[:, 0], answer.origin, strict=True):
         scored = row.count(OK)
         if INVALID in row or scored == 0:
@@ -123,5 +125,5 @@ def test_failing_never_gives_a_number_to_a_sample_that_a_party_could_not_score(
     rows: list[tuple[SampleStatus, SampleStatus]],
 ) -> None:
     shares = {party: share_of([1.0] * len(rows), [row[at] for row in rows]) for at, party in enumerate(("a", "b"))}
-    answer = policy.fail(Kind.BINARY, shares)
+    answer = policy.fail(own_link(Kind.BINARY), shares)
     assert [not np.isnan(number) for number in answer.predictions[:, 0]] == [row == (OK, OK) for row in rows]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedpredict.initiator.settings import InitiatorSettings, PinMode, PolicyName
 from fedpredict.model.kinds import Kind
+from fedpredict.model.links import Link
 
 WHOLE = """
 party = "bank"
@@ -92,8 +93,17 @@ def test_a_whole_file_is_read(content: dict[str, Any]) -> None:
     assert credit.defaults == {"lab": (0.25,)}
     assert credit.simulate is not None
     assert credit.simulate.kind is Kind.MULTINOMIAL
+    assert credit.simulate.link is None
     assert settings.models["own"].policy is PolicyName.FAIL
     assert settings.models["own"].pin is PinMode.FIRST
+
+
+def test_a_link_is_written_as_a_text(content: dict[str, Any]) -> None:
+    simulate = {"kind": "linear", "classes": [], "link": "power:0.5"}
+    content["models"]["credit"]["simulate"] = simulate
+    read = InitiatorSettings.model_validate(content).models["credit"].simulate
+    assert read is not None
+    assert read.link == Link("power", 0.5)
 
 
 def test_the_smallest_file_has_safe_defaults(content: dict[str, Any]) -> None:
@@ -137,6 +147,9 @@ def test_the_smallest_file_has_safe_defaults(content: dict[str, Any]) -> None:
         ("models/churn/fallback_model", "credit", "whose only party is bank"),
         ("models/own/fallback_model", "own", "used by no other policy"),
         ("models/credit/simulate/n_scores", 2, "needs 3 scores"),
+        ("models/credit/simulate/link", "log", "a multinomial model cannot have the link log; it may have softmax"),
+        ("models/credit/simulate/link", "loglog", "unknown link 'loglog'"),
+        ("models/credit/simulate/link", 2, "write a link as a text"),
         ("models/credit/policy", "guess", "default_partial"),
         ("warehouse", None, r"\[warehouse\] is needed"),
         ("clients/risk", {"models": ["no such"]}, "not a model id"),

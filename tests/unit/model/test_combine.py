@@ -10,8 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.combine import combine, combine_status
-from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.model.kinds import Kind, check_widths, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.share import PRECEDENCE, SampleStatus, Share, build_share
 
 
@@ -31,7 +32,7 @@ def federated(kind: Kind, features: Floats, weights: Floats, intercept: Floats, 
         party: build_share(part.partial_scores(features[:, columns]), np.ones(len(features), dtype=np.uint8))
         for party, (part, columns) in cut(weights, intercept, owners).items()
     }
-    return combine(kind, shares).predictions
+    return combine(own_link(kind), shares).predictions
 
 
 def test_binary_prediction_is_scikit_learns_on_breast_cancer() -> None:
@@ -97,7 +98,7 @@ def test_the_order_of_replies_does_not_change_a_bit() -> None:
     rng = np.random.default_rng(7)
     shares = {f"p{i}": build_share(rng.normal(size=(50, 3)) * 10.0**i, np.ones(50, dtype=np.uint8)) for i in range(4)}
     results = {
-        combine(Kind.MULTINOMIAL, {party: shares[party] for party in order}).predictions.tobytes()
+        combine(own_link(Kind.MULTINOMIAL), {party: shares[party] for party in order}).predictions.tobytes()
         for order in itertools.permutations(shares)
     }
     assert len(results) == 1
@@ -119,7 +120,7 @@ def test_a_sample_that_one_party_could_not_score_gets_no_number() -> None:
     good: Statuses = np.array([1, 1], np.uint8)
     bad: Statuses = np.array([1, SampleStatus.NOT_FOUND], np.uint8)
     values = np.array([[1.0], [2.0]])
-    result = combine(Kind.BINARY, {"a": build_share(values, good), "b": build_share(values, bad)})
+    result = combine(own_link(Kind.BINARY), {"a": build_share(values, good), "b": build_share(values, bad)})
     assert result.status.tolist() == [SampleStatus.OK, SampleStatus.NOT_FOUND]
     assert np.isfinite(result.predictions[0]).all()
     assert np.isnan(result.predictions[1]).all()
@@ -128,9 +129,36 @@ def test_a_sample_that_one_party_could_not_score_gets_no_number() -> None:
 def test_a_sum_that_overflows_is_out_of_range_and_gets_no_number() -> None:
     huge = build_share(np.array([[1.7e308]]), np.ones(1, np.uint8))
     with np.errstate(over="ignore"):
-        result = combine(Kind.BINARY, {"a": huge, "b": huge})
+        result = combine(own_link(Kind.BINARY), {"a": huge, "b": huge})
     assert result.status.tolist() == [SampleStatus.OUT_OF_RANGE]
     assert np.isnan(result.predictions).all()
+
+
+def test_a_sample_beyond_the_link_gets_no_number_and_leaves_the_others_theirs() -> None:
+    ok = np.ones(3, np.uint8)
+    shares = {
+        "a": build_share(np.array([[1.0], [700.0], [2.0]]), ok),
+        "b": build_share(np.array([[0.0], [700.0], [0.0]]), ok),
+    }
+    result = combine(Link("log"), shares)
+    assert result.status.tolist() == [SampleStatus.OK, SampleStatus.OUT_OF_RANGE, SampleStatus.OK]
+    np.testing.assert_allclose(result.predictions[:, 0], [np.e, np.nan, np.e**2], rtol=1e-15)
+    assert shares["a"].status.tolist() == [1, 1, 1]  # the party's own status stays what it said
+
+
+def test_one_output_beyond_the_link_takes_the_whole_sample() -> None:
+    raw = build_share(np.array([[4.0, 0.0], [4.0, 2.0]]), np.ones(2, np.uint8))
+    result = combine(Link("inverse"), {"a": raw})
+    assert result.status.tolist() == [SampleStatus.OUT_OF_RANGE, SampleStatus.OK]
+    np.testing.assert_array_equal(result.predictions, [[np.nan, np.nan], [0.25, 0.5]])
+
+
+def test_a_status_that_a_party_gave_stays_beside_a_sample_beyond_the_link() -> None:
+    status: Statuses = np.array([SampleStatus.STALE, SampleStatus.OK, SampleStatus.OK], np.uint8)
+    shares = {"a": build_share(np.array([[np.nan], [0.0], [2.0]]), status)}
+    result = combine(Link("inverse"), shares)
+    assert result.status.tolist() == [SampleStatus.STALE, SampleStatus.OUT_OF_RANGE, SampleStatus.OK]
+    np.testing.assert_array_equal(result.predictions[:, 0], [np.nan, np.nan, 0.5])
 
 
 def test_a_share_with_a_number_where_the_status_is_not_ok_is_refused() -> None:
@@ -146,7 +174,9 @@ def test_a_share_that_was_never_filled_is_not_ok() -> None:
 def test_shares_of_different_widths_are_not_added() -> None:
     ones = np.ones(1, np.uint8)
     with pytest.raises(ValueError, match="different shapes"):
-        combine(Kind.LINEAR, {"a": build_share(np.ones((1, 1)), ones), "b": build_share(np.ones((1, 2)), ones)})
+        combine(
+            own_link(Kind.LINEAR), {"a": build_share(np.ones((1, 1)), ones), "b": build_share(np.ones((1, 2)), ones)}
+        )
 
 
 @pytest.mark.parametrize(
@@ -158,6 +188,9 @@ def test_shares_of_different_widths_are_not_added() -> None:
         (Kind.BINARY, 2, ("a", "b"), "needs 1 scores"),
         (Kind.MULTINOMIAL, 2, ("a", "b", "c"), "needs 3 scores"),
         (Kind.ONE_VS_REST, 2, ("a", "b"), "with 2 classes"),
+        (Kind.DECISION, 2, ("a", "b"), "needs 1 scores"),
+        (Kind.DECISION, 2, ("a", "b", "c"), "needs 3 scores"),
+        (Kind.DECISION, 1, ("a",), "with 1 classes"),
         (Kind.LINEAR, 1, ("a",), "has no classes"),
         (Kind.LINEAR, 0, (), "with 0 outputs"),
     ],

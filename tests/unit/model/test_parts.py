@@ -5,8 +5,9 @@ import pytest
 
 from fedpredict.errors import IncompatiblePartsError, NameRefusedError
 from fedpredict.model.ids import check_model_id, check_party_id, check_view_name, valid_sample_ids
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import PartDescription, build_manifest, manifest_from_json, manifest_to_json
 from fedpredict.model.partial import PartialModel, VerificationRows, largest_difference
 
@@ -18,6 +19,7 @@ def describe(party: str, **changes: object) -> PartDescription:
         params_sha256=party[0].encode().hex() * 32,
         training_run="run-1",
         kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
         classes=("no", "yes"),
         n_scores=1,
         holds_intercept=party == "bank",
@@ -37,9 +39,31 @@ def test_the_manifests_name_is_stable() -> None:
     assert manifest.manifest_sha256 == "ea0b3dcbbf4f9af9dc7cf2d11aa0393f11eab7daa5181ab593df313440a4daef"
 
 
-def test_a_manifest_survives_its_json_form() -> None:
-    manifest = build_manifest({"bank": describe("bank"), "telco": describe("telco")})
+@pytest.mark.parametrize(
+    "changes", [{}, {"link": Link("cloglog")}, {"kind": Kind.LINEAR, "classes": (), "link": Link("power", 0.1)}]
+)
+def test_a_manifest_survives_its_json_form(changes: dict[str, object]) -> None:
+    manifest = build_manifest({name: describe(name, **changes) for name in ("bank", "telco")})
     assert manifest_from_json(manifest_to_json(manifest)) == manifest
+
+
+def test_another_link_is_another_manifest() -> None:
+    links = [Link("identity"), Link("log"), Link("power", 2.0), Link("power", 3.0)]
+    shared: dict[str, object] = {"kind": Kind.LINEAR, "classes": ()}
+    names = {
+        build_manifest({name: describe(name, link=link, **shared) for name in ("bank", "telco")}).manifest_sha256
+        for link in links
+    }
+    assert len(names) == len(links)
+
+
+def test_a_link_that_the_kind_cannot_have_is_refused() -> None:
+    with pytest.raises(IncompatiblePartsError, match="model credit: a binary model cannot have the link log"):
+        build_manifest({name: describe(name, link=Link("log")) for name in ("bank", "telco")})
+    manifest = build_manifest({name: describe(name) for name in ("bank", "telco")})
+    for other in ("log", "nonsense", "power:0.5"):
+        with pytest.raises(ValueError, match="link"):
+            manifest_from_json(manifest_to_json(manifest).replace('"link":"logit"', f'"link":"{other}"'))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', "null"])
@@ -54,6 +78,7 @@ def test_what_is_not_a_manifest_is_refused(text: str) -> None:
         ({"training_run": "run-2"}, "training_run: bank says run-1; telco says run-2", ("bank", "telco")),
         ({"n_scores": 2}, "n_scores", ("bank", "telco")),
         ({"classes": ("yes", "no")}, "classes", ("bank", "telco")),
+        ({"link": Link("probit")}, "link: bank says logit; telco says probit", ("bank", "telco")),
         ({"kind": Kind.LINEAR, "classes": ()}, "kind", ("bank", "telco")),
         ({"holds_intercept": True}, "bank and telco each hold an intercept", ("bank", "telco")),
     ],

@@ -27,7 +27,7 @@ from fedpredict.errors import (
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.inputs import Inputs
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
@@ -64,6 +64,7 @@ def loaded_model(weights: np.ndarray = WEIGHTS, digest: str = DIGEST) -> LoadedM
         params_sha256=digest,
         training_run="run",
         kind=Kind.LINEAR,
+        link=own_link(Kind.LINEAR),
         classes=(),
         n_scores=weights.shape[1],
         holds_intercept=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedpredict.errors import ConfigError, StateError
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.state.sql import open_pin_store
 
@@ -40,7 +40,7 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 MANIFEST = Manifest(
-    model_id="credit", training_run="run-1", kind=Kind.LINEAR, classes=(), n_scores=1,
+    model_id="credit", training_run="run-1", kind=Kind.LINEAR, link=own_link(Kind.LINEAR), classes=(), n_scores=1,
     fit_intercept=False, intercept_party=None, digests=(("lab", "0" * 64),),
 )  # fmt: skip
 

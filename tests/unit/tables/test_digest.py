@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
+from fedpredict.model.manifest import PartDescription, build_manifest
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.digest import params_sha256
 
@@ -48,6 +50,66 @@ def test_the_digest_is_the_sha256_of_the_documented_bytes() -> None:
     assert digest() == GOLDEN
 
 
+@pytest.mark.parametrize(
+    ("kind", "classes", "params", "manifest"),
+    [
+        (
+            Kind.LINEAR,
+            (),
+            "ed21974fd2c2beeb97b43ed0fbdcd8dd7ac914b990bd4b7225bea8139ba3d7c4",
+            "7269237be15fb740ce4883aea39a115d91987fcd13ecb3ab65e404fe98b447b3",
+        ),
+        (
+            Kind.BINARY,
+            ("no", "yes"),
+            "350d7c60d2a186fd21fe192c94d18571e4d66367f1af67d57bb6abb6caf88777",
+            "33b34be8c35b0900eb85148077544482d330be03fcd49a8a90019c334f4096c0",
+        ),
+        (
+            Kind.MULTINOMIAL,
+            ("no", "yes"),
+            "a4bad05212b804b191e23505ea9a4878c8d551f695265d36611e0fea9648c62a",
+            "0513679e7d06dc0792b0997586729107940d66690a8a964bc1dc255bae09c96f",
+        ),
+        (
+            Kind.ONE_VS_REST,
+            ("a", "b", "c"),
+            "2704a9d666ab7b30fd63bb912c1b6a11db0e86183542f1fcfa243c783b7923e3",
+            "9d1f0bdbc5be22ab865d2e910865622c9abe55aea223691b4f935f0d29820608",
+        ),
+    ],
+)
+def test_models_from_before_there_were_links_keep_their_names(
+    kind: Kind, classes: tuple[str, ...], params: str, manifest: str
+) -> None:
+    """Computed by the version before ADR 0019."""
+    width = {Kind.LINEAR: 2, Kind.BINARY: 1}.get(kind, len(classes))
+    part = LinearPart(("x", "y"), np.arange(2.0 * width).reshape(2, width), np.ones(width), np.zeros(width))
+    partial = PartialModel("credit", "run-1", "bank", kind, classes, True, part)
+    digest_now = params_sha256(partial, "v", 1, bytes(32))
+    description = PartDescription(
+        party="bank",
+        model_id="credit",
+        params_sha256=digest_now,
+        training_run="run-1",
+        kind=kind,
+        link=partial.link,
+        classes=classes,
+        n_scores=width,
+        holds_intercept=True,
+        fit_intercept=True,
+    )
+
+    assert digest_now == params
+    assert build_manifest({"bank": description}).manifest_sha256 == manifest
+
+
+def test_the_power_of_a_link_matters() -> None:
+    powers = {digest(replace(PARTIAL, link=Link("power", power))) for power in (1.0, 2.0, np.nextafter(2.0, 3.0))}
+
+    assert len(powers) == 3
+
+
 def test_the_order_of_the_features_does_not_matter() -> None:
     order = [2, 0, 1]
     shuffled = with_part(features=tuple(PART.features[at] for at in order), weights=PART.weights[order])
@@ -65,7 +127,8 @@ def test_what_people_read_does_not_matter() -> None:
         replace(PARTIAL, model_id="other"),
         replace(PARTIAL, party="bank"),
         replace(PARTIAL, training_run="run-2"),
-        replace(PARTIAL, kind=Kind.MULTINOMIAL, classes=("a", "b")),
+        replace(PARTIAL, link=Link("log")),
+        replace(PARTIAL, kind=Kind.MULTINOMIAL, link=Link("softmax"), classes=("a", "b")),
         with_part(features=("age", "income", "年龄")),
         with_part(intercept=None),
         with_part(intercept=np.array([0.0, 0.1])),
@@ -80,7 +143,7 @@ def test_everything_that_makes_the_model_matters(other: PartialModel) -> None:
 
 def test_classes_matter_with_their_order_and_their_bounds() -> None:
     classes = [("a", "b"), ("b", "a"), ("ab", ""), ("a", "b,")]
-    digests = {digest(replace(PARTIAL, kind=Kind.MULTINOMIAL, classes=each)) for each in classes}
+    digests = {digest(replace(PARTIAL, kind=Kind.MULTINOMIAL, link=Link("softmax"), classes=each)) for each in classes}
 
     assert len(digests) == len(classes)
 

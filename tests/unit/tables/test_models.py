@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fedpredict.errors import FeatureNamesError, ModelNotFoundError, NameRefusedError, TableCorruptError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.digest import params_sha256
 from fedpredict.tables.linear import part_to_rows
@@ -159,7 +160,7 @@ def test_a_row_of_models_that_says_something_else_than_was_published_is_found(wa
     version, _ = publish_model(warehouse, partial_of(), VIEW, FILE_A)
 
     for forged in (
-        replace(version, kind=Kind.LINEAR, classes=()),
+        replace(version, kind=Kind.LINEAR, link=Link("identity"), classes=()),
         replace(version, classes=("yes", "no")),
         replace(version, training_run="run-2"),
         replace(version, party="other"),
@@ -349,3 +350,29 @@ def test_a_part_of_2000_features_comes_back_bit_equal(warehouse: LocalWarehouse)
     version, _ = publish_model(warehouse, partial, view_of(*names), FILE_A)
 
     assert numbers(load_model(warehouse, version)) == numbers(partial)
+
+
+@pytest.mark.parametrize(
+    ("link", "parameter"),
+    [("logit", None), ("log", 1.0), ("power", None), ("power", 0.0), ("loglog", None), (None, None)],
+)
+def test_a_row_with_a_link_that_the_kind_cannot_have_is_damaged(
+    warehouse: LocalWarehouse, link: str | None, parameter: float | None
+) -> None:
+    part = LinearPart(("age",), np.ones((1, 1)), None, np.zeros(1))
+    version, _ = publish_model(warehouse, PartialModel("m", "run", "lab", Kind.LINEAR, (), False, part), VIEW, FILE_A)
+    row = version_to_rows(version).to_pylist()[0] | {"link": link, "link_parameter": parameter}
+    warehouse.replace(
+        MODELS.name, {"model_id": "m", "version": 1}, pa.Table.from_pylist([row], schema=MODELS.arrow_schema)
+    )
+
+    with pytest.raises(TableCorruptError, match=r"damaged row for version 1 of m \(.*link"):
+        list_versions(warehouse, "m")
+
+
+def test_a_link_that_was_changed_in_the_table_is_found_by_the_digest(warehouse: LocalWarehouse) -> None:
+    part = LinearPart(("age",), np.ones((1, 1)), None, np.zeros(1))
+    version, _ = publish_model(warehouse, PartialModel("m", "run", "lab", Kind.LINEAR, (), False, part), VIEW, FILE_A)
+
+    with pytest.raises(TableCorruptError, match="another digest"):
+        load_model(warehouse, replace(version, link=Link("log")))

@@ -98,6 +98,31 @@ def test_further_columns_are_features_and_a_null_is_missing() -> None:
     np.testing.assert_array_equal(inputs.values, [[1.0, 0.5, 1e300], [np.nan, 2.5, np.inf]])
 
 
+def test_tables_of_one_schema_are_each_read_anew_and_others_judged_anew() -> None:
+    for ids in (["u1", "u2"], ["u3"]):
+        for values in ([1.5] * len(ids), [-0.5] * len(ids)):
+            task = arrow_codec.task_from_arrow(request(pa.table({"a": values, "sample_id": ids})))
+            assert list(task.sample_ids) == expected(list(ids))
+            assert task.inputs is not None
+            assert task.inputs.names == ("a",)
+            assert task.inputs.values.tolist() == [[value] for value in values]
+    for other in ({"a": ["x"], "sample_id": ["u"]}, {"a": [1.5], "sample_id": [7]}, {"a": [1.5], "b": [True]}):
+        with pytest.raises(ProtocolError):
+            arrow_codec.task_from_arrow(request(pa.table(other)))
+
+
+def test_few_schemas_are_kept_and_no_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[Any, Any] = {}
+    monkeypatch.setattr(arrow_codec, "_known_schemas", kept)
+    wide = {f"feature{number}" * 10: [1.0] for number in range(3_000)}
+    for number in range(arrow_codec.MAX_SCHEMAS + 3):
+        arrow_codec.task_from_arrow(request(pa.table({"sample_id": ["u"], f"f{number}": [1.0]})))
+    assert 0 < len(kept) <= arrow_codec.MAX_SCHEMAS
+    before = len(kept)
+    arrow_codec.task_from_arrow(request(pa.table({"sample_id": ["u"], **wide})))
+    assert len(kept) == before
+
+
 def test_a_task_comes_back_as_it_was_sent() -> None:
     task = PredictTask(
         request_id="r",

@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict.errors import ModelNotReadyError, ProtocolError, TooManySamplesError
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.links import Link
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share, build_share
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.channel import MAX_MODELS
+from fedpredict.wire.description import description_from_wire, description_to_wire
 from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, participant_pb2
 
@@ -242,12 +244,52 @@ def test_a_share_of_another_width_is_refused() -> None:
 
 PART = PartDescription(
     party="lab", model_id="credit", params_sha256="cd" * 32, training_run="r", kind=Kind.ONE_VS_REST,
-    classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
+    link=own_link(Kind.ONE_VS_REST), classes=("a", "b", "c"), n_scores=3, holds_intercept=False, fit_intercept=True,
 )  # fmt: skip
 
 
 def test_a_description_survives_the_wire() -> None:
-    assert codec.description_from_wire(codec.description_to_wire("r-1", PART)) == PART
+    assert description_from_wire(description_to_wire("r-1", PART)) == PART
+
+
+LINKED = replace(PART, kind=Kind.LINEAR, link=Link("power", 0.1), classes=())
+
+
+def test_a_description_with_another_link_survives_the_wire() -> None:
+    assert description_from_wire(description_to_wire("r-1", LINKED)) == LINKED
+
+
+def test_an_initiator_that_knows_no_links_refuses_a_part_that_has_one() -> None:
+    message = description_to_wire("r-1", LINKED)
+    message.ClearField("link")  # it skips fields that it does not know
+    message.ClearField("linked_kind")
+    with pytest.raises(ProtocolError, match="kind"):
+        description_from_wire(message)
+
+
+def test_a_link_is_not_sent_where_it_is_the_kinds_own() -> None:
+    assert description_to_wire("r-1", PART).link == ""
+
+
+@pytest.mark.parametrize(
+    ("link", "linked_kind", "kind"),
+    [
+        ("loglog", common_pb2.KIND_LINEAR, 0),
+        ("power:nan", common_pb2.KIND_LINEAR, 0),
+        ("log", common_pb2.KIND_BINARY, 0),
+        ("log", common_pb2.KIND_LINEAR, common_pb2.KIND_LINEAR),
+        ("log", 0, 0),
+        ("log", 99, 0),
+        ("x" * 100_000, common_pb2.KIND_LINEAR, 0),
+    ],
+)
+def test_a_link_that_is_none_or_another_kinds_is_refused(link: str, linked_kind: int, kind: int) -> None:
+    message = description_to_wire("r-1", LINKED)
+    message.link = link
+    setattr(message, "linked_kind", linked_kind)  # noqa: B010  any number travels
+    setattr(message, "kind", kind)  # noqa: B010
+    with pytest.raises(ProtocolError):
+        description_from_wire(message)
 
 
 @pytest.mark.parametrize(
@@ -263,10 +305,10 @@ def test_a_description_survives_the_wire() -> None:
     ],
 )
 def test_a_damaged_description_is_refused(damage: Callable[[Message], None]) -> None:
-    message = codec.description_to_wire("r-1", PART)
+    message = description_to_wire("r-1", PART)
     damage(message)
     with pytest.raises(ProtocolError):
-        codec.description_from_wire(message)
+        description_from_wire(message)
 
 
 def test_a_task_without_a_request_id_gets_one() -> None:
@@ -348,9 +390,15 @@ def test_a_prediction_for_fewer_samples_than_asked_is_refused() -> None:
 def test_model_information_survives_the_wire(kind: Kind | None) -> None:
     info = ModelInfo(
         model_id="credit", ready=kind is not None, problem="" if kind else "lab is away", kind=kind,
-        classes=("a",), parties=("x", "y"), manifest_sha256="ab" * 32, n_outputs=2,
+        link=own_link(kind) if kind else None, classes=("a",), parties=("x", "y"),
+        manifest_sha256="ab" * 32, n_outputs=2,
     )  # fmt: skip
     assert task_codec.model_info_from_wire(task_codec.model_info_to_wire(info)) == info
+
+
+def test_the_information_of_a_model_from_an_older_initiator_has_its_kinds_own_link() -> None:
+    message = initiator_pb2.Model(model_id="credit", ready=True, kind=common_pb2.KIND_BINARY, n_outputs=1)
+    assert task_codec.model_info_from_wire(message).link == Link("logit")
 
 
 def test_a_task_survives_the_wire() -> None:
@@ -380,4 +428,4 @@ def test_a_description_with_endless_classes_is_refused(classes: list[str]) -> No
         classes=classes, n_scores=3,
     )  # fmt: skip
     with pytest.raises(ProtocolError, match="classes"):
-        codec.description_from_wire(message)
+        description_from_wire(message)

@@ -8,7 +8,7 @@ import pytest
 
 from fedpredict.errors import PartyBusyError, PartyRefusedError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
-from fedpredict.wire.link import MAX_BYTES
+from fedpredict.wire.link import MAX_BYTES, MAX_TASKS, SLOW_BYTES_PER_S
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 from tests.unit.wire.link_support import Hand, score_call, scored
@@ -261,3 +261,42 @@ async def test_one_timer_serves_calls_of_one_deadline(linked: Linked) -> None:
     assert now is not None
     assert now is not timer
     assert now.when() < loop.time() + 4.5
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_call_whose_time_is_over_without_a_sound_since_it_was_sent_makes_the_link_suspect(
+    linked: Linked, heard: bool
+) -> None:
+    suspects: list[LinkCaller] = []
+    linked.link.suspected = suspects.append
+    linked.hand.heard = 7
+    call = score_call(deadline_s=0.01)
+    linked.link.start(call)
+    linked.hand.heard += heard  # not its answer: anything
+
+    with pytest.raises(PartyTimeoutError):
+        await call
+
+    assert suspects == ([] if heard else [linked.link])
+
+
+async def test_a_peer_may_be_silent_while_much_is_sent_to_it(linked: Linked) -> None:
+    now = asyncio.get_running_loop().time()
+    linked.link.start(score_call(size=10 * SLOW_BYTES_PER_S))
+
+    assert now + 10.0 <= linked.link.heard_by() < now + 12.0
+
+
+async def test_a_peer_with_many_calls_may_be_silent_until_the_first_of_those_that_it_has_read_is_over() -> None:
+    linked = Linked(max_calls=2 * MAX_TASKS)
+    now = asyncio.get_running_loop().time()
+    for _ in range(MAX_TASKS // 2 - 1):
+        linked.link.start(score_call(deadline_s=30.0))
+    few = linked.link.heard_by()
+    for _ in range(MAX_TASKS):
+        linked.link.start(score_call(deadline_s=20.0))
+    many = linked.link.heard_by()
+    linked.link.start(score_call(deadline_s=5.0))  # it stands behind those
+
+    assert few < now + 5.0
+    assert now + 20.0 <= many <= linked.link.heard_by() < now + 25.0
