@@ -16,7 +16,7 @@ from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.catalogue import Catalogue, Sighting
 from fedpredict.initiator.predict import Predictor
 from fedpredict.initiator.settings import ClientSettings, LimitSettings, ModelSettings, PolicyName
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
@@ -70,6 +70,7 @@ def manifest_of(model_id: str, classes: tuple[str, ...], **digests: str) -> Mani
         model_id=model_id,
         training_run="run-1",
         kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
         classes=classes,
         n_scores=1,
         fit_intercept=False,
@@ -85,6 +86,7 @@ def part_of(party: str, max_samples: int) -> PartDescription:
         params_sha256="a" * 64,
         training_run="run-1",
         kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
         classes=("bad", "good"),
         n_scores=1,
         holds_intercept=False,

@@ -53,6 +53,18 @@ class Picky(LinkEnd):
         if data == BROKEN:
             self.carrier.close("it breaks the protocol")
 
+    @override
+    def pause_sending(self) -> None:
+        pass
+
+    @override
+    def resume_sending(self) -> None:
+        pass
+
+    @override
+    def closed(self, reason: str) -> None:
+        pass
+
 
 def frame(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
