@@ -75,7 +75,11 @@ def take(carrier: SocketCarrier, data: bytes) -> None:
     carrier.buffer_updated(len(data))
 
 
-@pytest.mark.parametrize("behind", [b"", frame(b"next"), frame(b"next") * 100, frame(b"half of it")[:-5]])
+@pytest.mark.parametrize(
+    "behind",
+    [b"", frame(b"next"), frame(b"next") * 100, frame(b"half of it")[:-5]],
+    ids=["alone", "one frame", "many frames", "half a frame"],
+)
 async def test_nothing_behind_a_frame_that_breaks_the_protocol_is_delivered(behind: bytes) -> None:
     ends: list[Picky] = []
 
