@@ -1,0 +1,211 @@
+"""What becomes of the parties' shares: added up, completed by each model's policy, and handed to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, cast
+
+import numpy as np
+
+from fedpredict.errors import FedPredictError, ModelNotReadyError
+from fedpredict.initiator import policy
+from fedpredict.initiator.batch import Batch, Slice
+from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.question import Question, Route
+from fedpredict.initiator.settings import PolicyName
+from fedpredict.model.combine import combine
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.prediction import PartyReport
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.share import SampleStatus, Share, all_ok
+from fedpredict.observe.watch import RoundWatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Side:
+    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead.
+
+    Where it has no share for some of the models, `problems` says why.
+    """
+
+    party: str
+    share: Share
+    reply: PartyReply | None
+    round_trip_s: float
+    elapsed_s: float
+    problem: str
+    problems: Mapping[Question, str] = field(default_factory=dict)
+
+
+class Delivery:
+    """Gives the requests of a round their answers."""
+
+    def __init__(self, route: Route, batch: Batch, watched: RoundWatch) -> None:
+        """Prepare.
+
+        Args:
+            route: What the requests have in common.
+            batch: Their rows.
+            watched: Told of the combining.
+        """
+        self._route = route
+        self._batch = batch
+        self._watched = watched
+
+    def deliver(self, slices: Sequence[Slice], sides: Mapping[str, Side]) -> None:
+        """Answer requests, now or when the fallback model has; never raises, so that a round always ends.
+
+        Args:
+            slices: Their rows, in the order of the batch; none of them was delivered before.
+            sides: What every party said.
+        """
+        if not slices:
+            return
+        for each in slices:
+            each.told = True
+        try:
+            answer = self._combine(sides)
+            if answer.all_ok:
+                self._hand_out(slices, sides, answer)
+                return
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
+            return
+        rows = {part.question: part.rows for part in self._batch.parts}
+        for question, of_question in groupby(slices, key=lambda each: each.waiting.question):
+            group = list(of_question)
+            try:
+                self._deliver_by_policy(question, rows[question], group, sides, answer.cut(rows[question]))
+            except Exception as error:  # noqa: BLE001  a defect: these callers are told, the others get their answers
+                _tell_defect(group, error)
+
+    def _combine(self, sides: Mapping[str, Side]) -> Answer:
+        combining = self._watched.combining()
+        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
+        if combining is not None:
+            combining.end("ok")
+        return answer
+
+    def _deliver_by_policy(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer
+    ) -> None:
+        """Answer requests for one model, of whose rows some may have no number.
+
+        Args:
+            question: What the requests have in common.
+            rows: The model's.
+            slices: The requests.
+            sides: By party.
+            answer: Of `rows`, without numbers where a party has none.
+        """
+        settings, is_whole = question.settings, all_ok(answer.status)
+        if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
+            shares = {party: side.share.cut(rows) for party, side in sides.items()}
+            answer = policy.default_partial(self._route.link, shares, settings.defaults)
+        if settings.fallback_model is None or is_whole:
+            self._hand_out(slices, sides, answer, rows.start)
+        else:
+            _in_background(self._fall_back(question, rows, slices, sides, answer))
+
+    async def _fall_back(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer
+    ) -> None:
+        """Hand out the answer with the fallback model's numbers where it has none."""
+        try:
+            self._hand_out(slices, sides, await self._filled(question, rows, slices, answer), rows.start)
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
+
+    async def _filled(self, question: Question, rows: slice, slices: Sequence[Slice], answer: Answer) -> Answer:
+        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
+        if not unscored.any():
+            return answer
+        route = self._route
+        try:
+            manifest = question.fallback()
+            if (manifest.classes, manifest.n_scores) != (question.manifest.classes, question.manifest.n_scores):
+                raise ModelNotReadyError(f"the fallback model {manifest.model_id} has other classes by now")
+            left_s = max(each.waiting.ends for each in slices) - asyncio.get_running_loop().time()
+            ids = self._batch.ids.cut(rows.start, rows.stop).select(unscored)
+            query = fallback_query(manifest, route, slices[0].waiting.task.request_id, ids)
+            reply = await begin_score(route.scorers[route.own_party], query, left_s)
+            own = policy.spread_share(reply.share, unscored)
+            return policy.fallback_model(answer, combine(manifest.link, {route.own_party: own}))
+        except FedPredictError as error:
+            logger.warning("fallback.failed", extra={"reason": str(error)})
+            return answer
+
+    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer, first: int = 0) -> None:
+        """Give each request its rows of an answer, which begins at row `first` of the round."""
+        by_party = [self._reports(sides[party], slices) for party in self._route.parties]
+        if len(self._batch.slices) == 1:
+            slices[0].waiting.take(slices[0].start, answer, tuple([reports[0] for reports in by_party]))
+            return
+        for each, *reports in zip(slices, *by_party, strict=True):
+            own = answer.cut(slice(each.rows.start - first, each.rows.stop - first) if first else each.rows)
+            each.waiting.take(each.start, own, tuple(reports))
+
+    def _reports(self, side: Side, slices: Sequence[Slice]) -> list[PartyReport]:
+        """Return a party's report to each request."""
+        share, took_s, elapsed_s, problem = side.share, side.round_trip_s, side.elapsed_s, side.problem
+        times = self._batch.event_times(side.reply, slices)
+        if share.all_ok:
+            return [PartyReport(side.party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
+        statuses = [share.status[each.rows] for each in slices]
+        problems = [side.problems.get(each.waiting.question, problem) for each in slices]
+        return [
+            PartyReport(side.party, None if all_ok(status) else status, oldest, took_s, elapsed_s, told)
+            for status, oldest, told in zip(statuses, times, problems, strict=True)
+        ]
+
+
+def fail_all(slices: Sequence[Slice], error: BaseException) -> None:
+    """End requests without an answer."""
+    for each in slices:
+        each.waiting.fail(error)
+
+
+def _tell_defect(slices: Sequence[Slice], error: Exception) -> None:
+    logger.error("round.failed", exc_info=error)
+    fail_all(slices, error)
+
+
+def fallback_query(manifest: Manifest, route: Route, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:
+    """Return what the initiator's own part of the fallback model is asked for rows without a number."""
+    return ScoreQuery(
+        request_id=request_id,
+        model_id=manifest.model_id,
+        manifest_sha256=manifest.manifest_sha256,
+        params_sha256=manifest.digest_of(route.own_party),
+        mode=route.mode,
+        sample_ids=ids,
+    )
+
+
+_background: set[asyncio.Task[None]] = set()
+"""The loop itself keeps weak references to tasks only."""
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+
+
+def begin_score(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:
+    """Ask a party; what it raises at once is the future's outcome as well."""
+    try:
+        awaitable: Awaitable[PartyReply] = scorer.score(query, deadline_s=deadline_s)
+    except FedPredictError as error:
+        failed: asyncio.Future[PartyReply] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+    if isinstance(awaitable, asyncio.Future):
+        return awaitable
+    return asyncio.ensure_future(cast("Coroutine[Any, Any, PartyReply]", awaitable))
