@@ -13,7 +13,7 @@ from fedpredict.client.failures import from_failure
 from fedpredict.client.ids import GivenIds, SampleIdsLike, take_ids
 from fedpredict.client.own_inputs import InputsLike, take_inputs
 from fedpredict.client.predictions import Predictions
-from fedpredict.errors import EmptyRequestError, ManifestMismatchError, ProtocolError
+from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, ProtocolError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
@@ -58,13 +58,14 @@ def plan(
 
     Raises:
         NameRefusedError: The model id breaks the rules.
-        InputError: As `take_ids` and `take_inputs`.
+        InputError: As `take_ids` and `take_inputs`; or there is no such mode.
         EmptyRequestError: There are no ids.
 
     >>> [list(task.sample_ids) for task in plan("m", ["u1", "u2", "u3"], Mode.NEARLINE, 2).tasks]
     [[b'u1', b'u2'], [b'u3']]
     """
     check_model_id(model_id)
+    mode = _check_mode(mode)
     given = take_ids(sample_ids)
     if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
@@ -194,6 +195,13 @@ def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
         origin=np.concatenate([prediction.origin for prediction in predictions]),
         parties=tuple(reports),
     )
+
+
+def _check_mode(mode: Mode) -> Mode:
+    try:
+        return Mode(mode)
+    except ValueError as error:
+        raise InputError(f"mode is {mode!r}; one of {', '.join(Mode)} is needed") from error
 
 
 def _parse(reply_type: type[_Reply], data: bytes) -> _Reply:

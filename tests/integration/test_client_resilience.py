@@ -207,6 +207,13 @@ def test_the_initiators_own_features_travel_with_their_samples(edge: EdgeServer,
 
 
 @pytest.mark.parametrize("size", [1, LARGE])
+@pytest.mark.parametrize("timeout_s", [1e7, 1e10])
+def test_a_timeout_may_be_as_long_as_one_likes(edge: EdgeServer, connect: Connect, size: int, timeout_s: float) -> None:
+    with connect() as client:
+        assert client.predict("m", numbered(size), timeout_s=timeout_s).n_scored == size
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
 def test_an_error_names_the_party_on_every_way(edge: EdgeServer, connect: Connect, size: int) -> None:
     edge.predictor.raises = {"m": PartyUnavailableError("10.0.0.7:7443", party="lab")}
 
