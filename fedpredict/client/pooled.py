@@ -147,7 +147,7 @@ class PooledConnection:
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done and self._budget.take():
                 calls.add(asyncio.ensure_future(ask()))
-            return await _first_answer(calls)
+            return await first_answer(calls)
         finally:
             for call in calls:
                 call.cancel()
@@ -174,12 +174,15 @@ class PooledConnection:
         return reply
 
 
-async def _first_answer(calls: set[asyncio.Task[Prediction]]) -> Prediction:
-    """Return the first answer, be it an error; a call that may be worth making again is none while another runs."""
+async def first_answer(calls: set[asyncio.Task[T]]) -> T:
+    """Return the first answer, be it an error that came alone.
+
+    A call that may be worth making again is no answer while another runs.
+    """
     pending = calls
     while True:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for call in done:
+        for call in sorted(done, key=lambda each: each.cancelled() or each.exception() is not None):
             error = call.exception()
             if error is None or not is_worth_retrying(error) or not pending:
                 return call.result()
