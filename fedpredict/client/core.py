@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from fedpredict.client.failures import from_failure
+from fedpredict.client.failures import TooLargeError, from_failure
 from fedpredict.client.ids import GivenIds, SampleIdsLike, take_ids
 from fedpredict.client.own_inputs import InputsLike, take_inputs
 from fedpredict.client.predictions import Predictions
@@ -19,6 +19,7 @@ from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
 from fedpredict.model.share import Mode
 from fedpredict.wire import arrow_codec, codec, task_codec
+from fedpredict.wire.channel import MAX_MESSAGE_BYTES
 from fedpredict.wire.v1 import initiator_pb2
 
 _Reply = TypeVar("_Reply", bound=Message)
@@ -101,8 +102,8 @@ class Question:
 
 
 def question(task: PredictTask) -> Question:
-    """Return the call that asks for one task."""
-    return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id)
+    """Return the call that asks for one task; raise `TooLargeError` where no server takes it."""
+    return Question(PREDICT, _within_limit(task_codec.task_to_wire(task).SerializeToString()), task.model_id)
 
 
 def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table: bool) -> bytes:
@@ -113,13 +114,16 @@ def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table
         task: What is asked for.
         remaining_s: How long the caller still waits.
         as_table: As Arrow columns.
+
+    Raises:
+        TooLargeError: No server takes it.
     """
     call = initiator_pb2.PredictCall(id=call_id, remaining_ms=max(1, int(remaining_s * 1000)))
     if as_table:
         arrow_codec.task_to_arrow(task, call.arrow)
     else:
         task_codec.task_to_wire(task, call.predict)
-    return call.SerializeToString()
+    return _within_limit(call.SerializeToString())
 
 
 def parse_stream_answer(answer: initiator_pb2.PredictAnswer, task: PredictTask) -> Prediction:
@@ -202,6 +206,15 @@ def _check_mode(mode: Mode) -> Mode:
         return Mode(mode)
     except ValueError as error:
         raise InputError(f"mode is {mode!r}; one of {', '.join(Mode)} is needed") from error
+
+
+def _within_limit(message: bytes) -> bytes:
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise TooLargeError(
+            f"{len(message) / 2**20:.1f} MiB in one call; the limit is {MAX_MESSAGE_BYTES >> 20} MiB: pass a smaller "
+            "chunk_size"
+        )
+    return message
 
 
 def _parse(reply_type: type[_Reply], data: bytes) -> _Reply:

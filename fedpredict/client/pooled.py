@@ -22,6 +22,7 @@ from fedpredict.client.failures import (
     RECONNECT_S,
     LostConnectionError,
     NoStreamError,
+    TooLargeError,
     circuit_open,
     from_rpc,
     told,
@@ -29,7 +30,7 @@ from fedpredict.client.failures import (
 )
 from fedpredict.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_s, is_worth_retrying
 from fedpredict.client.standing import StandingStreams
-from fedpredict.errors import DeadlineExceededError, FedPredictError, ServerUnavailableError
+from fedpredict.errors import DeadlineExceededError, FedPredictError, InputError, ServerUnavailableError
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 
 T = TypeVar("T")
@@ -103,6 +104,9 @@ class PooledConnection:
         except FedPredictError as error:
             self.breaker.succeeded()
             raise told(error, self._target, deadline, model_id) from error
+        except TooLargeError as error:
+            self.breaker.left()
+            raise InputError(str(error)) from error
         except BaseException:
             self.breaker.left()
             raise
