@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-
-from fedpredict.errors import FedPredictError, ModelNotReadyError
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
+from fedpredict.initiator.fallback import fall_back
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
-from fedpredict.model.combine import combine
-from fedpredict.model.manifest import Manifest
 from fedpredict.model.prediction import PartyReport
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import SampleStatus, Share, all_ok
+from fedpredict.model.scorer import PartyReply
+from fedpredict.model.share import Share, all_ok
 from fedpredict.observe.watch import RoundWatch
 
 logger = logging.getLogger(__name__)
@@ -118,28 +114,10 @@ class Delivery:
     ) -> None:
         """Hand out the answer with the fallback model's numbers where it has none."""
         try:
-            self._hand_out(slices, sides, await self._filled(question, rows, slices, answer), rows.start)
+            whole = await fall_back(question, self._route, self._batch, slices, rows=rows, answer=answer)
+            self._hand_out(slices, sides, whole, rows.start)
         except Exception as error:  # noqa: BLE001  a defect: the callers are told
             _tell_defect(slices, error)
-
-    async def _filled(self, question: Question, rows: slice, slices: Sequence[Slice], answer: Answer) -> Answer:
-        unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
-        if not unscored.any():
-            return answer
-        route = self._route
-        try:
-            manifest = question.fallback()
-            if (manifest.classes, manifest.n_scores) != (question.manifest.classes, question.manifest.n_scores):
-                raise ModelNotReadyError(f"the fallback model {manifest.model_id} has other classes by now")
-            left_s = max(each.waiting.ends for each in slices) - asyncio.get_running_loop().time()
-            ids = self._batch.ids.cut(rows.start, rows.stop).select(unscored)
-            query = fallback_query(manifest, route, slices[0].waiting.task.request_id, ids)
-            reply = await begin_score(route.scorers[route.own_party], query, left_s)
-            own = policy.spread_share(reply.share, unscored)
-            return policy.fallback_model(answer, combine(manifest.link, {route.own_party: own}))
-        except FedPredictError as error:
-            logger.warning("fallback.failed", extra={"reason": str(error)})
-            return answer
 
     def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer, first: int = 0) -> None:
         """Give each request its rows of an answer, which begins at row `first` of the round."""
@@ -176,18 +154,6 @@ def _tell_defect(slices: Sequence[Slice], error: Exception) -> None:
     fail_all(slices, error)
 
 
-def fallback_query(manifest: Manifest, route: Route, request_id: str, ids: Sequence[bytes]) -> ScoreQuery:
-    """Return what the initiator's own part of the fallback model is asked for rows without a number."""
-    return ScoreQuery(
-        request_id=request_id,
-        model_id=manifest.model_id,
-        manifest_sha256=manifest.manifest_sha256,
-        params_sha256=manifest.digest_of(route.own_party),
-        mode=route.mode,
-        sample_ids=ids,
-    )
-
-
 _background: set[asyncio.Task[None]] = set()
 """The loop itself keeps weak references to tasks only."""
 
@@ -196,16 +162,3 @@ def _in_background(work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.ensure_future(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
-
-
-def begin_score(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:
-    """Ask a party; what it raises at once is the future's outcome as well."""
-    try:
-        awaitable: Awaitable[PartyReply] = scorer.score(query, deadline_s=deadline_s)
-    except FedPredictError as error:
-        failed: asyncio.Future[PartyReply] = asyncio.get_running_loop().create_future()
-        failed.set_exception(error)
-        return failed
-    if isinstance(awaitable, asyncio.Future):
-        return awaitable
-    return asyncio.ensure_future(cast("Coroutine[Any, Any, PartyReply]", awaitable))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,9 +23,9 @@ from fedpredict.errors import (
 )
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
-from fedpredict.initiator.delivery import Delivery, Side, begin_score, fail_all
+from fedpredict.initiator.delivery import Delivery, Side, fail_all
 from fedpredict.initiator.question import Route
-from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
 from fedpredict.wire.codec import new_request_id
@@ -89,7 +90,7 @@ class Round:
         request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
         for party in self._route.parties:
             query = self._query(party, request_id)
-            self._pending[party] = begin_score(self._route.scorers[party], query, left_s)
+            self._pending[party] = _begin(self._route.scorers[party], query, left_s)
         for party, future in list(self._pending.items()):
             future.add_done_callback(partial(self._heard, party))
         self._set_timer()
@@ -239,3 +240,16 @@ def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[
     logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
     public = public_status(error)
     return (SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED), public.text
+
+
+def _begin(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:
+    """Ask a party; what it raises at once is the future's outcome as well."""
+    try:
+        awaitable: Awaitable[PartyReply] = scorer.score(query, deadline_s=deadline_s)
+    except FedPredictError as error:
+        failed: asyncio.Future[PartyReply] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+    if isinstance(awaitable, asyncio.Future):
+        return awaitable
+    return asyncio.ensure_future(cast("Coroutine[Any, Any, PartyReply]", awaitable))

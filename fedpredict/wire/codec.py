@@ -273,7 +273,7 @@ def failures_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -
     """Return why models have no share, by their places in a query for several.
 
     Raises:
-        ProtocolError: The query has no such model, or a row of the model has another status.
+        ProtocolError: The query has no such model, a model failed twice, or a row of it has another status.
     """
     failures: dict[int, common_pb2.Failure] = {}
     rows = rows_of_models(query)
@@ -282,6 +282,8 @@ def failures_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -
     for each in message.failures:
         if not (query.further and each.place < len(rows)):
             raise ProtocolError(f"a failure of model {each.place} of {len(query.further) + 1} asked for")
+        if each.place in failures:
+            raise ProtocolError(f"two failures of model {each.place}")
         if message.status[rows[each.place]].strip(_REFUSED):
             raise ProtocolError("a model that failed has rows that are not refused")
         failures[each.place] = each.failure

@@ -78,6 +78,7 @@ class ScriptedScorer(PartyScorer):
     Attributes:
         name: Who it is.
         raises: What every call ends in.
+        lacks: What every model of a call for several ends in.
         held: While set, a Score waits for it.
         begun: How many Scores began.
         left: Set when a Score that waits is cancelled.
@@ -85,6 +86,7 @@ class ScriptedScorer(PartyScorer):
 
     name: str = "lab"
     raises: BaseException | None = None
+    lacks: FedPredictError | None = None
     held: asyncio.Event | None = None
     begun: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,6 +122,9 @@ class ScriptedScorer(PartyScorer):
             await self._wait(self.held)
         if self.raises is not None:
             raise self.raises
+        if self.lacks is not None and query.further:
+            queries = split_by_model(query)
+            return join_replies(queries, [self.lacks] * len(queries))
         return answer_to(query)
 
     async def _wait(self, held: asyncio.Event) -> None:

@@ -24,11 +24,13 @@ from fedpredict.errors import (
     UnauthenticatedError,
 )
 from fedpredict.initiator.fanout import RemoteParty
-from fedpredict.model.scorer import NO_EVENT_TIME
+from fedpredict.model.scorer import NO_EVENT_TIME, ScoreQuery
 from fedpredict.model.share import SampleStatus
 from fedpredict.participant import answers
+from fedpredict.wire import codec
 from fedpredict.wire.channel import Compression
 from fedpredict.wire.link import MAX_TASKS, Instance
+from fedpredict.wire.v1 import participant_pb2
 from tests.contract.link_rig import (
     DEADLINE_S,
     DIGEST,
@@ -429,6 +431,65 @@ async def test_a_party_that_comes_back_unready_is_asked_again_within_the_deadlin
     second.raises = None
 
     assert (await asking).share.values.item() == 3.0
+
+
+async def test_a_party_that_comes_back_with_no_model_ready_is_asked_again_for_all_of_them(
+    rig: Rig, scorer: ScriptedScorer
+) -> None:
+    remote = await rig.linked(scorer)
+    second = ScriptedScorer(lacks=ModelNotReadyError("the warehouse is being read"))
+    await rig.restart(rig.workers[0], second)
+    await rig.wait_linked(remote)
+    asking = asyncio.ensure_future(remote.score(several(("m", [b"3"]), ("m-1", [b"3"])), deadline_s=DEADLINE_S))
+    await eventually(lambda: second.begun > 1 or asking.done())
+
+    second.lacks = None
+
+    reply = await asking
+    assert not reply.failures
+    assert reply.share.values.tolist() == [[3.0], [4.0]]
+
+
+async def test_calls_for_many_models_wait_for_a_party_that_restarts_each_as_one_call(
+    rig: Rig, scorer: ScriptedScorer
+) -> None:
+    remote = await rig.linked(scorer)
+    await rig.workers.pop().stop(0.0)
+    await eventually(lambda: remote.pool.carriers == {})
+    query = several(*[(f"m-{number}", [b"3"]) for number in range(100)])
+    asking = [asyncio.ensure_future(remote.score(query, deadline_s=DEADLINE_S)) for _ in range(20)]
+
+    second = ScriptedScorer()
+    await rig.participant(second)
+
+    for reply in await asyncio.gather(*asking):
+        assert not reply.failures
+        assert reply.share.values[:, 0].tolist() == [3.0 + number for number in range(100)]
+    assert second.begun == 20
+
+
+async def test_a_call_for_several_models_is_asked_anew_one_by_one_where_a_party_comes_back_older(
+    rig: Rig, scorer: ScriptedScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = codec.query_from_wire
+
+    def read_one(message: participant_pb2.ScoreRequest) -> ScoreQuery:
+        codec.check_protocol_version(message.protocol_version)
+        return read(message)
+
+    scorer.held = asyncio.Event()
+    remote = await rig.linked(scorer)
+    asking = asyncio.ensure_future(remote.score(several(("m", [b"3"]), ("m-1", [b"3"])), deadline_s=DEADLINE_S))
+    await eventually(lambda: scorer.begun == 1)
+    monkeypatch.setattr(answers, "SEVERAL_MODELS", "of another time")
+    monkeypatch.setattr(codec, "query_from_wire", read_one)
+    await rig.workers.pop().stop(0.0)
+
+    older = ScriptedScorer()
+    await rig.participant(older)
+
+    assert (await asking).share.values.tolist() == [[3.0], [4.0]]
+    assert older.begun == 2
 
 
 async def test_a_participant_works_on_so_many_calls_at_once_and_no_more(rig: Rig, scorer: ScriptedScorer) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest, PartDescription
-from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.observe.serving import ServingMetrics
+from fedpredict.observe.watch import PredictionWatch
 
 TABLE: dict[str, dict[bytes, float]] = {
     "bank": {b"u%d" % i: float(i) for i in range(20)},
@@ -34,6 +37,7 @@ TABLE: dict[str, dict[bytes, float]] = {
 }
 LONG_S = 30.0
 CONSTANT: Mapping[str, object] = {"policy": PolicyName.DEFAULT_PARTIAL, "defaults": {"shop": [0.5]}}
+FALLBACK: Mapping[str, object] = {"policy": PolicyName.FALLBACK_MODEL, "fallback_model": "own"}
 
 
 @dataclass
@@ -130,7 +134,7 @@ def _question(model_id: str, policy: Mapping[str, object]) -> Question:
 class Desk:
     """A lane over two parties, and what its callers got."""
 
-    def __init__(self, *, is_open: bool = False, round_rows: int = 100_000):
+    def __init__(self, *, is_open: bool = False, round_rows: int = 100_000, watch: PredictionWatch | None = None):
         self.bank, self.shop = TableParty("bank"), TableParty("shop")
         if is_open:
             self.bank.open.set()
@@ -142,20 +146,38 @@ class Desk:
             mode=Mode.NEARLINE,
             scorers={"bank": self.bank, "shop": self.shop},
             own_party="bank",
+            watch=watch or PredictionWatch(),
         )
         self.questions = {"m": _question("m", {}), "constant": _question("constant", CONSTANT)}
         self.lane = Lane(route, round_rows=round_rows)
         self.answers: dict[str, Prediction | BaseException] = {}
+        self.told: list[str] = []
+        """Whose caller was told something, each time that it was."""
 
     def ask(
         self, name: str, *ids: bytes, wait_s: float = LONG_S, inputs: Inputs | None = None, model: str = "m"
     ) -> Waiting:
-        now, done = asyncio.get_running_loop().time(), lambda outcome: self.answers.update({name: outcome})
+        now = asyncio.get_running_loop().time()
+
+        def done(outcome: Prediction | BaseException) -> None:
+            self.answers[name] = outcome
+            self.told.append(name)
+
         task = PredictTask(request_id=name, model_id=model, mode=Mode.NEARLINE, sample_ids=ids, inputs=inputs)
         question = self.questions.setdefault(model, _question(model, {}))
         waiting = Waiting(task, question, now, now + wait_s, now + wait_s, done)
         self.lane.add(waiting)
         return waiting
+
+    async def busy(self) -> Waiting:
+        """Return a request whose round is under way: where rounds follow each other, the next begins when it leaves."""
+        waiting = self.ask("first", b"u0")
+        await self.asked(1)
+        return waiting
+
+    def leave(self, waiting: Waiting) -> None:
+        waiting.over = True
+        self.lane.left()
 
     async def answer(self, name: str) -> Prediction:
         async with asyncio.timeout(20):
@@ -174,6 +196,12 @@ class Desk:
         async with asyncio.timeout(20):
             while min(len(self.bank.asked), len(self.shop.asked)) < n_rounds:
                 await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no round begin beside another."""
+    monkeypatch.setattr(lanes, "MAX_ROUNDS", 1)
 
 
 async def test_requests_that_arrive_during_a_round_travel_together_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,16 +294,50 @@ async def test_a_round_ends_only_when_all_its_callers_have_left(monkeypatch: pyt
     one, other = desk.ask("one", b"u2"), desk.ask("other", b"u4")
     await desk.asked(2)
 
-    one.over = True
-    desk.lane.left()
+    desk.leave(one)
     await asyncio.sleep(0)
     assert desk.shop.given_up == 0
-    other.over = True
-    desk.lane.left()
+    desk.leave(other)
     await asyncio.sleep(0.01)
 
     assert (desk.bank.given_up, desk.shop.given_up) == (1, 1)
     assert desk.answers == {}
+
+
+@pytest.mark.parametrize("order", ["as they came", "the last one first", "anyhow"])
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_a_round_of_thousands_ends_with_the_last_that_leaves(order: str) -> None:
+    desk = Desk()
+    first = await desk.busy()
+    leaving = [desk.ask(f"r{number}", b"u2") for number in range(3_000)]
+    desk.leave(first)
+    await desk.asked(2)
+    if order == "the last one first":
+        leaving.reverse()
+    elif order == "anyhow":
+        random.Random(7).shuffle(leaving)
+
+    for each in leaving[:-1]:
+        desk.leave(each)
+    assert not desk.lane.is_idle
+    desk.leave(leaving[-1])
+
+    assert desk.lane.is_idle
+    await asyncio.sleep(0)
+    assert (desk.bank.given_up, desk.shop.given_up) == (2, 2)
+    assert desk.told == []
+
+
+async def test_a_round_without_a_valid_id_whose_caller_leaves_at_once_is_over_once() -> None:
+    serving = ServingMetrics({"m"})
+    desk = Desk(watch=PredictionWatch(serving))
+
+    desk.leave(desk.ask("invalid", b"", b"\x00"))
+    await asyncio.sleep(0)
+
+    assert desk.lane.is_idle
+    assert serving.round("m", Mode.NEARLINE).in_flight == 0
+    assert desk.told == []
 
 
 async def test_rounds_start_beside_one_that_hangs() -> None:
@@ -294,6 +356,128 @@ async def test_rounds_start_beside_one_that_hangs() -> None:
         [[2.25]],
         [[4.5]],
     ]
+
+
+async def test_the_rest_of_a_large_request_that_finds_the_lane_idle_starts_beside_a_round_that_hangs() -> None:
+    desk = Desk()
+
+    desk.ask("large", *[b"u2"] * 5000)
+    await desk.asked(3)
+
+    assert [len(query.sample_ids) for query in desk.shop.asked] == [2048, 2048, 904]
+    desk.bank.open.set()
+    desk.shop.open.set()
+    assert (await desk.answer("large")).predictions.tolist() == [[2.25]] * 5000
+
+
+async def test_the_rest_of_a_large_request_is_in_the_hurry_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(lanes, "PIPELINED", 1)
+    monkeypatch.setattr(lanes, "HURRY", 0.05 / LONG_S)
+    desk = Desk()
+    first = await desk.busy()
+    desk.ask("large", *[b"u2"] * 3000)
+    desk.leave(first)
+
+    await desk.asked(3)
+
+    assert [len(query.sample_ids) for query in desk.shop.asked] == [1, 2048, 952]
+    desk.bank.open.set()
+    desk.shop.open.set()
+    assert (await desk.answer("large")).predictions.tolist() == [[2.25]] * 3000
+
+
+@pytest.mark.parametrize("n_rows", [3000, 4096])
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_a_large_request_whose_time_runs_out_gets_one_answer_of_its_own_rows(n_rows: int) -> None:
+    desk = Desk()
+    desk.bank.open.set()
+    first = await desk.busy()
+    desk.ask("patient", *[b"u2"] * 300)
+    desk.ask("large", *[b"u1"] * 2048, *[b"u7"] * (n_rows - 2048), wait_s=0.1, model="constant")
+    desk.leave(first)
+
+    large = await desk.answer("large")
+
+    assert desk.told == ["large"]
+    assert large.predictions[:2048].tolist() == [[1.5]] * 2048
+    assert large.status[2048:].tolist() == [SampleStatus.PARTY_UNAVAILABLE] * (n_rows - 2048)
+    assert np.isnan(large.predictions[2048:]).all()
+    desk.shop.open.set()
+    assert (await desk.answer("patient")).predictions.tolist() == [[2.25]] * 300
+    await desk.idle()
+    assert desk.told == ["large", "patient"]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_the_fallback_model_is_asked_once_for_a_request_whose_time_ran_out() -> None:
+    own = replace(_question("own", {}).manifest, digests=(("bank", "c" * 64),))
+    desk = Desk()
+    desk.questions["m"] = replace(_question("m", FALLBACK), fallback=lambda: own)
+    first = await desk.busy()
+    desk.ask("hurried", b"u7", wait_s=0.05)
+    desk.ask("patient", b"u2")
+    desk.leave(first)
+
+    def asked() -> list[list[bytes]]:
+        return [list(query.sample_ids) for query in desk.bank.asked if query.model_id == "own"]
+
+    async with asyncio.timeout(20):
+        while not asked():
+            await asyncio.sleep(0.001)
+    for _ in range(10):  # time in which a round whose request is not answered yet could look again
+        await asyncio.sleep(0.001)
+
+    assert asked() == [[b"u7"]]
+    desk.bank.open.set()
+    hurried = await desk.answer("hurried")
+    assert (hurried.predictions.item(), hurried.origin.item()) == (7.0, Origin.FALLBACK_MODEL)
+    assert desk.told == ["hurried"]
+    desk.shop.open.set()
+    assert (await desk.answer("patient")).predictions.tolist() == [[2.25]]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_a_party_that_is_late_is_logged_once_a_round_however_many_deadlines_pass(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    desk.bank.open.set()
+    first = await desk.busy()
+    for number in range(1, 6):
+        desk.ask(f"r{number}", b"u2", wait_s=0.05 * number)
+    desk.ask("patient", b"u2")
+    desk.leave(first)
+
+    answers = [await desk.answer(f"r{number}") for number in range(1, 6)]
+
+    assert [answer.parties[1].problem for answer in answers] == ["party shop did not answer in time"] * 5
+    assert [getattr(each, "party", "") for each in caplog.records if each.message == "party.failed"] == ["shop"]
+    desk.shop.open.set()
+    assert (await desk.answer("patient")).predictions.tolist() == [[2.25]]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+async def test_requests_whose_time_runs_out_in_the_queue_are_answered_together_and_nobody_is_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    await desk.busy()
+    for number in range(50):
+        desk.ask(f"r{number}", b"u%d" % number, b"", wait_s=0.0)
+
+    answers = [await desk.answer(f"r{number}") for number in range(50)]
+
+    expected = [SampleStatus.PARTY_UNAVAILABLE, SampleStatus.ID_INVALID]
+    assert [answer.status.tolist() for answer in answers] == [expected] * 50
+    assert [each.problem for each in answers[0].parties] == [f"party {name} did not answer in time" for name in TABLE]
+    # a party that has no share is logged once a round
+    assert [getattr(each, "party", "") for each in caplog.records if each.message == "party.failed"] == ["bank", "shop"]
+    assert (len(desk.bank.asked), len(desk.shop.asked)) == (1, 1)
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+    assert len(desk.told) == 51
 
 
 async def test_a_request_whose_time_runs_out_in_the_queue_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,16 +175,25 @@ def test_why_a_model_has_no_share_survives_the_wire() -> None:
     ("damage", "asked"),
     [
         (lambda m: setattr(m.failures[0], "place", 2), several()),
+        (lambda m: m.failures.extend([m.failures[0]]), several()),
         (lambda m: setattr(m, "status", b"\1\1\1" + bytes([SampleStatus.REFUSED])), several()),
         (lambda m: None, query([b"a", b"b", b"c", b"d"])),
     ],
-    ids=["of a model not asked for", "with a row that has a number", "where one model was asked for"],
+    ids=["of a model not asked for", "twice of one model", "with a row that has a number", "of one model alone"],
 )
 def test_a_failure_that_cannot_be_is_refused(damage: Callable[[Message], None], asked: ScoreQuery) -> None:
     message = failed_reply()
     damage(message)
     with pytest.raises(ProtocolError):
         codec.failures_from_wire(message, asked)
+
+
+def test_more_failures_than_models_are_refused_before_they_are_read() -> None:
+    message = failed_reply()
+    message.failures[0].place = 77
+    message.failures.extend([message.failures[0]] * 2)
+    with pytest.raises(ProtocolError, match="3 failures of 2 models"):
+        codec.failures_from_wire(message, several())
 
 
 def test_a_share_survives_the_wire_bit_for_bit() -> None:
