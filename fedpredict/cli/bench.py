@@ -21,7 +21,7 @@ from fedpredict.client import Mode
 from fedpredict.client.connection import build_target
 from fedpredict.client.core import CHUNK_SIZE
 from fedpredict.client.load import histogram, questions
-from fedpredict.client.load.arrivals import Arrival, due_times
+from fedpredict.client.load.arrivals import Arrival, due_times, highest_rate
 from fedpredict.client.load.capacity import Limit, find_capacity
 from fedpredict.client.load.over_grpc import OverGrpc, OverStream
 from fedpredict.client.load.over_http import OverHttp, parse_site
@@ -146,6 +146,11 @@ class Load:
     timeout_s: float
     seed: int
 
+    @property
+    def highest_rate(self) -> float:
+        """The highest rate that can be measured for so long."""
+        return highest_rate(self.warm_up_s + self.duration_s)
+
     def due(self, rate: float) -> Floats:
         """Return when requests are due at a rate, warm-up included; raise `InputError` where that is too much."""
         return due_times(self.arrival, rate, self.warm_up_s + self.duration_s, self.seed)
@@ -200,7 +205,7 @@ async def _measure(
         with Watch() as watch:
             session = Session(load, target, watch)
             if limit is not None:
-                found = await find_capacity(session.step, limit, rates[0])
+                found = await find_capacity(session.step, limit, rates[0], load.highest_rate)
                 return session.shown, found
             await session.steps(rates)
             return session.shown, None

@@ -18,30 +18,26 @@ T = TypeVar("T")
 
 
 class Background:
-    """An event loop in a thread.
+    """An event loop in a thread, for the process that made it.
 
-    It starts with the first client and runs until the process ends: grpc.aio may still have something to tell a loop
-    after the last of its channels has closed, and a closed loop there disturbs every other loop of the process.
+    It runs until the process ends: grpc.aio may still have something to tell a loop after the last of its channels has
+    closed, and a closed loop there disturbs every other loop of the process.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        """Start the loop."""
         self._process = os.getpid()
+        self._loop = uvloop.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="fedpredict-client", daemon=True).start()
 
-    def start(self) -> None:
-        """Start the loop, unless it runs."""
-        with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                # a forked process has the parent's objects and none of its threads
-                self._process, self._loop = os.getpid(), uvloop.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="fedpredict-client", daemon=True).start()
+    @property
+    def is_here(self) -> bool:
+        """Whether this is its process: a forked one has the parent's objects and none of its threads."""
+        return self._process == os.getpid()
 
     def stop(self) -> None:
         """Stop the loop: the process ends."""
-        loop = self._loop
-        if loop is not None and self._process == os.getpid():
-            loop.call_soon_threadsafe(loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the loop and wait for it; whoever is interrupted while waiting ends it.
@@ -73,11 +69,26 @@ class Background:
             future.cancel()
 
     def _running(self, work: Coroutine[Any, Any, T]) -> asyncio.AbstractEventLoop:
-        if self._process != os.getpid() or self._loop is None:
+        if not self.is_here:
             work.close()
             raise ConfigError("this client was made before the process was forked; make one in each process")
         return self._loop
 
 
-BACKGROUND = Background()
-atexit.register(BACKGROUND.stop)
+_LOCK = threading.Lock()
+_started: list[Background] = []
+"""The last is of this process, or of one that it was forked from."""
+
+
+def background() -> Background:
+    """Return the event loop of this process; the first client starts it."""
+    with _LOCK:
+        if not (_started and _started[-1].is_here):
+            _started.append(Background())
+        return _started[-1]
+
+
+@atexit.register
+def _stop() -> None:
+    if _started and _started[-1].is_here:
+        _started[-1].stop()

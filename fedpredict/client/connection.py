@@ -81,14 +81,22 @@ def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None,
     return Target(address, None, channel_options(), stated_identity(stated), chunk_size, (address, stated))
 
 
+MAX_TIMEOUT_S = 4e6
+"""The longest that a call is waited for, some 46 days: milliseconds travel in 32 bits."""
+
+
 class Deadline:
     """The end of one call of the user's, however many calls to the server it takes."""
 
     def __init__(self, timeout_s: float) -> None:
-        if not (math.isfinite(timeout_s) and timeout_s > 0.0):
-            raise InputError(f"timeout_s is {timeout_s}; a number of seconds above 0 is needed")
-        self.timeout_s = timeout_s
-        self._end = monotonic() + timeout_s
+        try:
+            is_time = 0.0 < timeout_s < math.inf
+        except TypeError:
+            is_time = False
+        if not is_time:
+            raise InputError(f"timeout_s is {timeout_s!r}; a number of seconds above 0 is needed")
+        self.timeout_s = float(min(timeout_s, MAX_TIMEOUT_S))
+        self._end = monotonic() + self.timeout_s
 
     def remaining_s(self) -> float:
         """Return the seconds left.

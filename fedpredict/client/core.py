@@ -9,17 +9,18 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from fedpredict.client.failures import from_failure
+from fedpredict.client.failures import TooLargeError, from_failure
 from fedpredict.client.ids import GivenIds, SampleIdsLike, take_ids
 from fedpredict.client.own_inputs import InputsLike, take_inputs
 from fedpredict.client.predictions import Predictions
-from fedpredict.errors import EmptyRequestError, ManifestMismatchError, ProtocolError
+from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, ProtocolError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
 from fedpredict.model.share import Mode
 from fedpredict.observe.traces import current_traceparent
 from fedpredict.wire import arrow_codec, codec, task_codec
+from fedpredict.wire.channel import MAX_MESSAGE_BYTES
 from fedpredict.wire.v1 import initiator_pb2
 
 _Reply = TypeVar("_Reply", bound=Message)
@@ -61,13 +62,14 @@ def plan(
 
     Raises:
         NameRefusedError: The model id breaks the rules.
-        InputError: As `take_ids` and `take_inputs`.
+        InputError: As `take_ids` and `take_inputs`; or there is no such mode.
         EmptyRequestError: There are no ids.
 
     >>> [list(task.sample_ids) for task in plan("m", ["u1", "u2", "u3"], Mode.NEARLINE, 2).tasks]
     [[b'u1', b'u2'], [b'u3']]
     """
     check_model_id(model_id)
+    mode = _check_mode(mode)
     given = take_ids(sample_ids)
     if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
@@ -110,8 +112,9 @@ class Question:
 
 
 def question(task: PredictTask) -> Question:
-    """Return the call that asks for one task."""
-    return Question(PREDICT, task_codec.task_to_wire(task).SerializeToString(), task.model_id, task.traceparent)
+    """Return the call that asks for one task; raise `TooLargeError` where no server takes it."""
+    message = _within_limit(task_codec.task_to_wire(task).SerializeToString())
+    return Question(PREDICT, message, task.model_id, task.traceparent)
 
 
 def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table: bool) -> bytes:
@@ -122,6 +125,9 @@ def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table
         task: What is asked for.
         remaining_s: How long the caller still waits.
         as_table: As Arrow columns.
+
+    Raises:
+        TooLargeError: No server takes it.
     """
     call = initiator_pb2.PredictCall(id=call_id, remaining_ms=max(1, int(remaining_s * 1000)))
     if task.traceparent:
@@ -130,7 +136,7 @@ def stream_call(call_id: int, task: PredictTask, remaining_s: float, *, as_table
         arrow_codec.task_to_arrow(task, call.arrow)
     else:
         task_codec.task_to_wire(task, call.predict)
-    return call.SerializeToString()
+    return _within_limit(call.SerializeToString())
 
 
 def parse_stream_answer(answer: initiator_pb2.PredictAnswer, task: PredictTask) -> Prediction:
@@ -206,6 +212,22 @@ def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
         origin=np.concatenate([prediction.origin for prediction in predictions]),
         parties=tuple(reports),
     )
+
+
+def _check_mode(mode: Mode) -> Mode:
+    try:
+        return Mode(mode)
+    except ValueError as error:
+        raise InputError(f"mode is {mode!r}; one of {', '.join(Mode)} is needed") from error
+
+
+def _within_limit(message: bytes) -> bytes:
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise TooLargeError(
+            f"{len(message) / 2**20:.1f} MiB in one call; the limit is {MAX_MESSAGE_BYTES >> 20} MiB: pass a smaller "
+            "chunk_size"
+        )
+    return message
 
 
 def _parse(reply_type: type[_Reply], data: bytes) -> _Reply:

@@ -33,6 +33,10 @@ class NoStreamError(Exception):
     """The server does not offer `PredictStream`."""
 
 
+class TooLargeError(Exception):
+    """The message is larger than any server takes; it was not sent, and says nothing of the server."""
+
+
 def is_lost_connection(error: grpc.RpcError) -> bool:
     """Return whether a call failed because no server of ours was there, so that trying once more is worth it."""
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fedpredict.errors import InputError
 from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
@@ -70,14 +72,14 @@ def take_ids(sample_ids: SampleIdsLike) -> GivenIds:
     """Return sample ids packed; nothing is trimmed or normalised, and an id that breaks the rules is not refused here.
 
     Raises:
-        InputError: A single string or a table instead of several ids, or an element that is neither text nor bytes;
-            with its position.
+        InputError: A single string, a table or nothing of the kind instead of several ids, or an element that is
+            neither text nor bytes; with its position.
 
     >>> list(take_ids(np.array(["u1", "u2"])).packed)
     [b'u1', b'u2']
     """
     column = _column(sample_ids)
-    if column is not None and holds_ids(column.type) and not column.null_count:
+    if column is not None and holds_ids(column.type) and not _has_null(column):
         parts = [ids_from_array(chunk, _NO_LIMIT) for chunk in column.chunks]
         return GivenIds(SampleIds.concat(parts) if parts else SampleIds.of(()), column)
     ids = list_ids(sample_ids)
@@ -90,11 +92,14 @@ def list_ids(sample_ids: SampleIdsLike) -> list[str | bytes]:
     Raises:
         InputError: As `take_ids`.
     """
-    if isinstance(sample_ids, str | bytes):
-        raise InputError("sample_ids is one string; pass a list of sample ids, even for one: [sample_id]")
     if hasattr(sample_ids, "columns"):
         raise InputError(f"sample_ids is {_a(type(sample_ids).__name__)}; pass the one column that holds the ids")
-    return [_check(position, value) for position, value in enumerate(_elements(sample_ids))]
+    elements = _elements(sample_ids)
+    if isinstance(elements, str | bytes):
+        raise InputError("sample_ids is one string; pass a list of sample ids, even for one: [sample_id]")
+    if not isinstance(elements, Iterable):
+        raise InputError(f"sample_ids is {_a(type(sample_ids).__name__)}; pass a list of sample ids")
+    return [_check(position, value) for position, value in enumerate(elements)]
 
 
 def encode_ids(sample_ids: Sequence[str | bytes]) -> list[bytes]:
@@ -131,8 +136,25 @@ def _converted(sample_ids: object) -> pa.ChunkedArray | None:
         column = pa.array(np.asarray(sample_ids))
         return pa.chunked_array([column]) if any(fits(column.type) for fits in _TEXT) else None
     if isinstance(sample_ids, np.ndarray):
-        return pa.chunked_array([pa.array(sample_ids)]) if sample_ids.dtype.kind in "US" else None
+        return _of_fixed_width(sample_ids) if sample_ids.dtype.kind in "US" else None
     return pa.chunked_array(sample_ids) if hasattr(sample_ids, "__arrow_c_stream__") else None
+
+
+def _of_fixed_width(sample_ids: NDArray[np.str_ | np.bytes_]) -> pa.ChunkedArray | None:
+    """Return text or bytes of numpy's own as a column; None where an id holds a NUL, which for Arrow is its end."""
+    column = pa.array(sample_ids)
+    lengths = pc.utf8_length(column) if sample_ids.dtype.kind == "U" else pc.binary_length(column)
+    is_whole = np.array_equal(lengths, np.strings.str_len(sample_ids))
+    return pa.chunked_array([column]) if is_whole else None
+
+
+def _has_null(column: pa.ChunkedArray) -> bool:
+    """Return whether an id is NULL, also where that is a value of a dictionary and not an index into it."""
+    if column.null_count or not pa.types.is_dictionary(column.type):
+        return bool(column.null_count)
+    return any(
+        chunk.dictionary.null_count and chunk.dictionary.take(chunk.indices).null_count for chunk in column.chunks
+    )
 
 
 def _listed(sample_ids: list[str | bytes]) -> pa.Array:
@@ -143,12 +165,12 @@ def _listed(sample_ids: list[str | bytes]) -> pa.Array:
         return pa.array(encoded, type=pa.binary())
 
 
-def _elements(sample_ids: SampleIdsLike) -> Iterable[object]:
+def _elements(sample_ids: object) -> object:
     for method in ("to_pylist", "tolist"):
         convert = getattr(sample_ids, method, None)
         if convert is not None:
-            return cast("list[object]", convert())
-    return cast("Iterable[object]", sample_ids)
+            return convert()
+    return sample_ids
 
 
 def _check(position: int, value: object) -> str | bytes:

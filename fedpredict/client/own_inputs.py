@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from fedpredict.errors import InputError
 from fedpredict.model.inputs import Inputs
+from fedpredict.wire.arrow_codec import SAMPLE_ID
 
 InputsLike: TypeAlias = "Mapping[str, Any] | pa.Table | Any"
 """Column name -> numbers (list, numpy array, Series, pyarrow array), or a pandas, Polars or PyArrow table."""
@@ -20,7 +21,8 @@ def take_inputs(inputs: InputsLike, n_samples: int) -> Inputs:
     """Return features of `n_samples` samples as one matrix; a missing value (None, NULL, NaN) is NaN.
 
     Raises:
-        InputError: Not columns by name, not numbers, or not one for each sample; it names the column.
+        InputError: Not columns by name, not numbers, not one for each sample, or the ids among them; it names the
+            column.
 
     >>> take_inputs({"age": [41, None]}, 2).values.tolist()
     [[41.0], [nan]]
@@ -46,6 +48,8 @@ def _columns(inputs: InputsLike) -> dict[str, Any]:
     for name in inputs:
         if not isinstance(name, str):
             raise InputError(f"inputs has a column {name!r}; features are named by text")
+    if SAMPLE_ID in inputs:
+        raise InputError(f"inputs has a column {SAMPLE_ID!r}, which is no feature; leave it out, ids are sample_ids")
     return dict(inputs)
 
 
@@ -61,8 +65,8 @@ def _table(frame: Any) -> pa.Table | pa.RecordBatch:
 
 def _numbers(name: str, values: Any, n_samples: int) -> Any:
     try:
-        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else _column(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"inputs[{name!r}] is no column of numbers") from error
     kind = column.type
     if pa.types.is_boolean(kind) or pa.types.is_null(kind):
@@ -73,3 +77,9 @@ def _numbers(name: str, values: Any, n_samples: int) -> Any:
         raise InputError(f"inputs[{name!r}] has {len(column)} values for {n_samples} sample ids")
     numbers = pc.cast(column, pa.float64(), safe=False)
     return (numbers if isinstance(numbers, pa.ChunkedArray) else pa.chunked_array([numbers])).to_numpy()
+
+
+def _column(values: Any) -> pa.Array:
+    if isinstance(values, bytes | bytearray):
+        raise TypeError("bytes are numbers to Arrow")
+    return pa.array(values, from_pandas=True)

@@ -7,6 +7,7 @@ that are made again.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from fedpredict.client.failures import (
     RECONNECT_S,
     LostConnectionError,
     NoStreamError,
+    TooLargeError,
     circuit_open,
     from_rpc,
     told,
@@ -29,7 +31,7 @@ from fedpredict.client.failures import (
 )
 from fedpredict.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_s, is_worth_retrying
 from fedpredict.client.standing import StandingStreams
-from fedpredict.errors import DeadlineExceededError, FedPredictError, ServerUnavailableError
+from fedpredict.errors import ConfigError, DeadlineExceededError, FedPredictError, InputError, ServerUnavailableError
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 
 T = TypeVar("T")
@@ -103,6 +105,9 @@ class PooledConnection:
         except FedPredictError as error:
             self.breaker.succeeded()
             raise told(error, self._target, deadline, model_id) from error
+        except TooLargeError as error:
+            self.breaker.left()
+            raise InputError(str(error)) from error
         except BaseException:
             self.breaker.left()
             raise
@@ -147,7 +152,7 @@ class PooledConnection:
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done and self._budget.take():
                 calls.add(asyncio.ensure_future(ask()))
-            return await _first_answer(calls)
+            return await first_answer(calls)
         finally:
             for call in calls:
                 call.cancel()
@@ -174,12 +179,15 @@ class PooledConnection:
         return reply
 
 
-async def _first_answer(calls: set[asyncio.Task[Prediction]]) -> Prediction:
-    """Return the first answer, be it an error; a call that may be worth making again is none while another runs."""
+async def first_answer(calls: set[asyncio.Task[T]]) -> T:
+    """Return the first answer, be it an error that came alone.
+
+    A call that may be worth making again is no answer while another runs.
+    """
     pending = calls
     while True:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for call in done:
+        for call in sorted(done, key=lambda each: each.cancelled() or each.exception() is not None):
             error = call.exception()
             if error is None or not is_worth_retrying(error) or not pending:
                 return call.result()
@@ -190,13 +198,32 @@ class Pool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._process: int | None = None
         self._connections: dict[tuple[object, asyncio.AbstractEventLoop], PooledConnection] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
+    def check_process(self) -> None:
+        """Check that gRPC works in this process: a fork of one that has connected has gRPC's state without its threads.
+
+        Raises:
+            ConfigError: It does not, and a call would never end.
+        """
+        if self._process not in (None, os.getpid()):
+            raise ConfigError(
+                "this process was forked from one that had already asked a server, and gRPC does not survive that: "
+                "start processes by spawn or forkserver, or fork before the first call"
+            )
+
     def acquire(self, target: Target) -> PooledConnection:
-        """Return the connection to `target` in the running event loop; to be released once."""
+        """Return the connection to `target` in the running event loop; to be released once.
+
+        Raises:
+            ConfigError: As `check_process`.
+        """
+        self.check_process()
         key = (target.key, asyncio.get_running_loop())
         with self._lock:
+            self._process = os.getpid()
             # what an event loop left behind cannot be closed any more
             for dead in [each for each in self._connections if each[1].is_closed()]:
                 del self._connections[dead]

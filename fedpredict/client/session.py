@@ -23,8 +23,9 @@ class Session:
         """Prepare.
 
         Raises:
-            ConfigError: `hedge_after_s` is no number of seconds above 0.
+            ConfigError: `hedge_after_s` is no number of seconds above 0; or as `Pool.check_process`.
         """
+        POOL.check_process()
         if hedge_after_s is not None and not (math.isfinite(hedge_after_s) and hedge_after_s > 0.0):
             raise ConfigError(f"hedge_after_s is {hedge_after_s}; a number of seconds above 0, or None for no hedging")
         self._target = target
@@ -72,6 +73,7 @@ class Session:
         """Give the connection to a call, which ends with an error of ours when the client is closed meanwhile."""
         if self._closed:
             raise self._closed_error()
+        POOL.check_process()
         if self._connection is None or self._connection.loop.is_closed():
             self._connection = POOL.acquire(self._target)
             self._dropped = weakref.finalize(self, POOL.abandon, self._connection)

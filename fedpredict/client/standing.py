@@ -43,6 +43,7 @@ class StandingStreams:
         Raises:
             LostConnectionError: No server took the call, or the stream broke before its answer.
             NoStreamError: The server has no such method.
+        TooLargeError: No server takes the call.
             FedPredictError: What the call failed with.
         """
         if self._stream is None or not self._stream.takes_calls:
@@ -74,11 +75,12 @@ class _Stream:
         self._writer = asyncio.ensure_future(self._write())
 
     async def ask(self, task: PredictTask, remaining_s: float, *, as_table: bool) -> initiator_pb2.PredictAnswer:
-        """Return what comes back for one task."""
+        """Return what comes back for one task; raise `TooLargeError` where it is not sent."""
         call_id = self._next_id()
+        message = core.stream_call(call_id, task, remaining_s, as_table=as_table)
         answer: asyncio.Future[initiator_pb2.PredictAnswer] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = answer
-        self._send(call_id, core.stream_call(call_id, task, remaining_s, as_table=as_table))
+        self._send(call_id, message)
         try:
             async with asyncio.timeout(remaining_s):
                 return await answer

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from fedpredict.client import core
-from fedpredict.client.background import BACKGROUND
+from fedpredict.client.background import background
 from fedpredict.client.circuit import Circuit
 from fedpredict.client.connection import Deadline, build_target
 from fedpredict.client.ids import SampleIdsLike
@@ -59,7 +59,7 @@ class Client:
         )
         self._chunk_size = chunk_size
         self._session = Session(target, hedge_after_s=hedge_after_s)
-        BACKGROUND.start()
+        self._background = background()
 
     @property
     def circuit(self) -> Circuit:
@@ -100,8 +100,8 @@ class Client:
         plan = core.plan(model_id, sample_ids, mode, self._chunk_size, inputs)
         ask = partial(self._session.predict, plan, deadline)
         if on_progress is None:
-            return core.finish(plan, BACKGROUND.run(ask(None)))
-        return core.finish(plan, BACKGROUND.run_telling(ask, on_progress))
+            return core.finish(plan, self._background.run(ask(None)))
+        return core.finish(plan, self._background.run_telling(ask, on_progress))
 
     def models(self, *, timeout_s: float = core.TIMEOUT_S) -> list[ModelInfo]:
         """Return the models that this caller may ask for, and whether each can be answered now.
@@ -109,11 +109,11 @@ class Client:
         Raises:
             ServerUnavailableError, DeadlineExceededError: As for `predict`.
         """
-        return BACKGROUND.run(self._session.models(Deadline(timeout_s)))
+        return self._background.run(self._session.models(Deadline(timeout_s)))
 
     def close(self) -> None:
         """End calls under way in other threads, and let the connection go; closing twice is harmless."""
-        BACKGROUND.run(self._session.close())
+        self._background.run(self._session.close())
 
     def __enter__(self) -> Self:
         return self

@@ -78,12 +78,17 @@ class Route:
     endpoint: Endpoint
 
 
-def build_application(routes: Sequence[Route], name_request: Callable[[str | None], str]) -> ASGIApp:
+def build_application(
+    routes: Sequence[Route],
+    name_request: Callable[[str | None], str],
+    log: Callable[[BaseException, str], None] = lambda error, _: log_refusal(error),
+) -> ASGIApp:
     """Return the application.
 
     Args:
         routes: What is served; anything else is a problem.
         name_request: Header `x-request-id` (None without it) -> the request's id.
+        log: Gets why a request was refused, and its id.
     """
 
     async def refused(request: AsgiRequest, error: Exception) -> Response:
@@ -96,7 +101,7 @@ def build_application(routes: Sequence[Route], name_request: Callable[[str | Non
     for route in routes:
         by_path.setdefault(route.path, {})[route.method] = route.endpoint
     served = [
-        AsgiRoute(path, _asgi_endpoint(endpoints, name_request), methods=list(endpoints))
+        AsgiRoute(path, _asgi_endpoint(endpoints, name_request, log), methods=list(endpoints))
         for path, endpoints in by_path.items()
     ]
     application = Starlette(routes=served, exception_handlers={HTTPException: refused})
@@ -120,7 +125,9 @@ def problem_for(error: BaseException) -> Problem:
 
 
 def _asgi_endpoint(
-    endpoints: Mapping[str, Endpoint], name_request: Callable[[str | None], str]
+    endpoints: Mapping[str, Endpoint],
+    name_request: Callable[[str | None], str],
+    log: Callable[[BaseException, str], None],
 ) -> Callable[[AsgiRequest], Awaitable[Response]]:
     async def answer(request: AsgiRequest) -> Response:
         request_id = name_request(request.headers.get(REQUEST_ID))
@@ -136,7 +143,7 @@ def _asgi_endpoint(
                 )
             )
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            log_refusal(error)
+            log(error, request_id)
             return _refusal(request, problem_for(error), request_id)
         headers = {REQUEST_ID: request_id, "content-type": answer.content_type, **answer.headers}
         return Response(answer.body, status_code=answer.status, headers=headers)

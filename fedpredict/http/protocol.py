@@ -54,6 +54,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._incoming: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._turn: Exchange | None = None
+        self._cycle: AsgiCycle | None = None
+        """What answers it, where that is the application."""
         self._began: float | None = None
         """When the first byte of the request that is arriving came; None between requests."""
         self._since = 0.0
@@ -92,7 +94,7 @@ class EdgeProtocol(HttpToolsProtocol):
         for exchange in (self._turn, self._incoming, *self._waiting):
             self._edge.bodies.give_back(exchange)
         self._waiting.clear()
-        turn, self._turn, self._incoming = self._turn, None, None
+        turn, self._turn, self._incoming, self._cycle = self._turn, None, None, None
         if turn is not None and not turn.answered:
             turn.answered = True
             if turn.give_up is not None:
@@ -159,6 +161,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     @override
     def shutdown(self) -> None:
+        if self._cycle is not None:
+            self._cycle.keep_alive = False  # it was begun before anybody knew
         if self._turn is None and not self._waiting and self._began is None:
             self.transport.close()
 
@@ -325,7 +329,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._deaf, exchange.keep_alive, exchange.refusal = True, False, problems.MALFORMED
             exchange.refuse(problems.MALFORMED, self._edge.name_request(exchange.header(b"x-request-id")))
             return None
-        cycle = AsgiCycle(
+        cycle = self._cycle = AsgiCycle(
             scope,
             self.transport,
             self.flow,
@@ -360,7 +364,7 @@ class EdgeProtocol(HttpToolsProtocol):
         exchange.give_up = None  # it leads back to the exchange: a circle that only the garbage collector would free
         if exchange.held:
             self._edge.bodies.give_back(exchange)
-        self._turn = None
+        self._turn = self._cycle = None
         self._since = self.loop.time()
         self.server_state.total_requests += 1
         if self._waiting or self._incoming is not None or self.flow.read_paused:

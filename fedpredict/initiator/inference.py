@@ -20,7 +20,7 @@ from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire.codec import check_request_id, new_request_id
-from fedpredict.wire.handlers import Context, service, unary
+from fedpredict.wire.handlers import Context, always, service, unary
 from fedpredict.wire.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -47,6 +47,7 @@ class InferenceService:
         who_calls: WhoCalls,
         *,
         ready: Callable[[], bool],
+        wants: Callable[[BaseException], bool] = always,
     ) -> None:
         """Prepare.
 
@@ -56,12 +57,14 @@ class InferenceService:
             access: Who may.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             ready: Whether this process takes requests; not whether any model can be answered.
+            wants: Whether an inference that ended in an error gets a line in the log.
         """
         self._predictor = predictor
         self._models = models
         self._access = access
         self._who_calls = who_calls
         self._ready = ready
+        self._wants = wants
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -73,7 +76,7 @@ class InferenceService:
                 "ServerMetadata": unary(pb.ServerMetadataRequest, self.server_metadata),
                 "ModelReady": unary(pb.ModelReadyRequest, self.model_ready),
                 "ModelMetadata": unary(pb.ModelMetadataRequest, self.model_metadata),
-                "ModelInfer": unary(pb.ModelInferRequest, self.model_infer),
+                "ModelInfer": unary(pb.ModelInferRequest, self.model_infer, self._wants),
             },
         )
 

@@ -33,6 +33,8 @@ SHORT_VERSION = 12
 """A version can be named by this many of the manifest's digits; metadata lists it so."""
 ROWS_NAMED = 100
 """An `UnscoredError` names at most so many rows."""
+_LONGEST, _MOST_CELLS = 1e12, 2**31
+"""Bounds of times and shapes that are far beyond any that is taken; JSON's whole numbers have none."""
 
 _STATUS_NAMES = {int(status): status.name.encode() for status in SampleStatus}
 
@@ -257,16 +259,16 @@ def _deadline_s(parameters: Mapping[str, Parameter]) -> float | None:
 
 
 def _span_s(value: Parameter, name: str, unit_s: float) -> float:
-    if isinstance(value, bool | str) or not (math.isfinite(value) and value > 0):
-        raise _bad_parameter(name, "a number above 0")
+    if isinstance(value, bool | str) or not 0 < value <= _LONGEST:  # false for NaN as well
+        raise _bad_parameter(name, f"a number above 0, and at most {_LONGEST:g}")
     return value * unit_s
 
 
 def _n_cells(name: str, shape: Sequence[int]) -> int:
-    if len(shape) == 1 and shape[0] >= 0:
-        return shape[0]
     if not 1 <= len(shape) <= 2 or min(shape) < 0:
         raise _wrong(name, "the shape is not [n] or [n, 1]")
+    if max(shape) > _MOST_CELLS:
+        raise _wrong(name, f"a shape of more than {_MOST_CELLS} rows")
     return math.prod(shape)
 
 

@@ -26,7 +26,7 @@ from fedpredict.security.identity import Identity
 from fedpredict.wire import task_codec
 from fedpredict.wire.batching import BATCH_METADATA, MAX_BATCH, take_batch
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, STREAM_METADATA
-from fedpredict.wire.handlers import Context, log_failure, parse
+from fedpredict.wire.handlers import Context, always, log_failure, parse
 from fedpredict.wire.status import abort, failure_to_wire
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 
@@ -42,17 +42,26 @@ WhoCalls = Callable[[Context], Identity]
 class PredictStreams:
     """Every open `PredictStream` of a process."""
 
-    def __init__(self, predictor: Predicts, who_calls: WhoCalls, *, max_calls: int) -> None:
+    def __init__(
+        self,
+        predictor: Predicts,
+        who_calls: WhoCalls,
+        *,
+        max_calls: int,
+        wants: Callable[[BaseException], bool] = always,
+    ) -> None:
         """Prepare.
 
         Args:
             predictor: The use case.
             who_calls: Stream -> the caller's identity; raises `UnauthenticatedError`.
             max_calls: Calls that one stream may have under way; at the limit it is not read, and the caller waits.
+            wants: Whether a call that ended in an error gets a line in the log.
         """
         self._predictor = predictor
         self._who_calls = who_calls
         self._max_calls = max_calls
+        self._wants = wants
         self._open: set[_Stream] = set()
         self._draining = False
 
@@ -73,7 +82,7 @@ class PredictStreams:
             add_log_context(caller=caller.name)
             # tells the caller, before it sends anything, that there is such a method and that it may use it
             await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
-            stream = _Stream(self._predictor, caller, context, self._max_calls)
+            stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants)
             self._open.add(stream)
             if self._draining:
                 stream.drain()
@@ -103,8 +112,16 @@ class _Call:
 class _Stream:
     """One stream: a task that reads, and the handler itself, which writes."""
 
-    def __init__(self, predictor: Predicts, caller: Identity, context: Context, max_calls: int) -> None:
+    def __init__(
+        self,
+        predictor: Predicts,
+        caller: Identity,
+        context: Context,
+        max_calls: int,
+        wants: Callable[[BaseException], bool],
+    ) -> None:
         self._predictor = predictor
+        self._wants = wants
         self._caller = caller
         self._context = context
         self._max_calls = max_calls
@@ -176,17 +193,26 @@ class _Stream:
             self._end(message.id)
             return
         try:
-            self._begin(message, n_bytes)
+            task = self._task(message)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
             self._fail(message.id, error)
+            return
+        try:
+            self._begin(message, task, n_bytes)
+        except Exception as error:  # noqa: BLE001  as above
+            self._fail(message.id, error, request_id=task.request_id, model=task.model_id)
 
-    def _begin(self, message: initiator_pb2.PredictCall, n_bytes: int) -> None:
+    def _task(self, message: initiator_pb2.PredictCall) -> PredictTask:
         if self._draining:
             raise ServerUnavailableError("a call on a stream that is draining")
         is_arrow = message.WhichOneof("body") == "arrow"
-        task = _arrow().task_from_arrow(message.arrow) if is_arrow else task_codec.task_from_wire(message.predict)
-        if message.traceparent:
-            task = replace(task, traceparent=message.traceparent)
+        task: PredictTask = (
+            _arrow().task_from_arrow(message.arrow) if is_arrow else task_codec.task_from_wire(message.predict)
+        )
+        return replace(task, traceparent=message.traceparent) if message.traceparent else task
+
+    def _begin(self, message: initiator_pb2.PredictCall, task: PredictTask, n_bytes: int) -> None:
+        is_arrow = message.WhichOneof("body") == "arrow"
         remaining_s = message.remaining_ms / 1000 if message.remaining_ms else None
         done = partial(self._finish, message.id, is_arrow)
         give_up = self._predictor.submit(task, self._caller, deadline_s=remaining_s, done=done)
@@ -217,7 +243,8 @@ class _Stream:
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     def _fail(self, call_id: int, error: BaseException, **fields: object) -> None:
-        log_failure(error, **fields)
+        if self._wants(error):
+            log_failure(error, **fields)
         self._answer(initiator_pb2.PredictAnswer(id=call_id, failure=failure_to_wire(error)))
 
     def _answer(self, answer: initiator_pb2.PredictAnswer) -> None:

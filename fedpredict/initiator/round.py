@@ -6,9 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -24,13 +23,10 @@ from fedpredict.errors import (
 )
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
-from fedpredict.initiator.fallback import fall_back
-from fedpredict.initiator.policy import Answer
-from fedpredict.initiator.question import Question, Route
-from fedpredict.initiator.settings import PolicyName
-from fedpredict.model.prediction import PartyReport
+from fedpredict.initiator.delivery import Delivery, Side, fail_all
+from fedpredict.initiator.question import Route
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.share import SampleStatus, Share, all_ok
+from fedpredict.model.share import SampleStatus, Share
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
 from fedpredict.wire.codec import new_request_id
 
@@ -41,22 +37,6 @@ _NEAR_S = 0.0005
 """Deadlines this near are the same to one timer."""
 _NAMED = 10
 """Requests of a round that a log line about it names."""
-
-
-@dataclass(slots=True, eq=False)
-class _Side:
-    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead.
-
-    Where it has no share for some of the models, `problems` says why.
-    """
-
-    party: str
-    share: Share
-    reply: PartyReply | None
-    round_trip_s: float
-    elapsed_s: float
-    problem: str
-    problems: Mapping[Question, str] = field(default_factory=dict)
 
 
 class Round:
@@ -79,13 +59,13 @@ class Round:
         self._asked = [part for part in batch.parts if part.n_asked]
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._sides: dict[str, _Side] = {}
+        self._sides: dict[str, Side] = {}
         self._pending: dict[str, asyncio.Future[PartyReply]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._n_left = 0
         """So many of the first slices have nobody any more who waits; all callers may leave one by one."""
-        self._late_sides: dict[str, _Side] = {}
+        self._late_sides: dict[str, Side] = {}
         self.started = self._loop.time()
         self._watched = route.watch.round(
             [part.question.manifest.model_id for part in batch.parts],
@@ -93,6 +73,7 @@ class Round:
             [each.waiting.task.traceparent for each in batch.slices],
             len(batch.asked),
         )
+        self._delivery = Delivery(route, batch, self._watched)
         self._began = time.perf_counter()  # uvloop's own clock counts milliseconds
 
     def start(self) -> None:
@@ -164,17 +145,17 @@ class Round:
         if not self._pending:
             self._finish()
 
-    def _answered(self, party: str, reply: PartyReply, took_s: float) -> _Side:
+    def _answered(self, party: str, reply: PartyReply, took_s: float) -> Side:
         share, expected = reply.share, (len(self._batch.asked), self._route.n_scores)
         if reply.failures and len(reply.failures) == len(self._asked):
             share = Share(np.full(expected, np.nan), share.status)
         if share.values.shape != expected:
             shape = share.values.shape
             raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
-        side = _Side(party, self._batch.spread(share), reply, took_s, reply.elapsed_s, "")
+        side = Side(party, self._batch.spread(share), reply, took_s, reply.elapsed_s, "")
         return self._without(party, side, reply.failures) if reply.failures else side
 
-    def _without(self, party: str, side: _Side, failures: Mapping[int, FedPredictError]) -> _Side:
+    def _without(self, party: str, side: Side, failures: Mapping[int, FedPredictError]) -> Side:
         """Return a side with the statuses and problems of models that the party has no share for."""
         status, problems = side.share.status.copy(), {}
         for place, error in failures.items():
@@ -184,11 +165,11 @@ class Round:
             of_part[self._batch.valid[part.rows]] = code
         return replace(side, share=Share(side.share.values, status), problems=problems)
 
-    def _absent(self, party: str, error: FedPredictError, took_s: float) -> _Side:
+    def _absent(self, party: str, error: FedPredictError, took_s: float) -> Side:
         status, problem = _told(party, error, self._batch.slices)
-        return _Side(party, self._no_share(status), None, took_s, 0.0, problem)
+        return Side(party, self._no_share(status), None, took_s, 0.0, problem)
 
-    def _late(self, party: str, took_s: float) -> _Side:
+    def _late(self, party: str, took_s: float) -> Side:
         side = self._late_sides.get(party)
         if side is None:  # logged once, however many deadlines pass
             error = PartyTimeoutError(f"party {party} did not answer in {took_s:.3f} s", party=party)
@@ -210,7 +191,7 @@ class Round:
         expired = [each for each in self._live() if each.waiting.asks_until <= now + _NEAR_S]
         if expired:
             late = {party: self._late(party, now - self.started) for party in self._pending}
-            self._deliver(expired, {**self._sides, **late})
+            self._delivery.deliver(expired, {**self._sides, **late})
         if all(each.waiting.asks_until <= now + _NEAR_S for each in self._live()):
             for party in self._pending:
                 self._watched.heard(party, "timeout", time.perf_counter() - self._began)
@@ -227,14 +208,14 @@ class Round:
         sides = self._sides or {party: self._unasked(party) for party in self._route.parties}
         # the next round is under way, and parties compute, while these answers are handed out
         self._make_way()
-        self._deliver(self._live(), sides)
+        self._delivery.deliver(self._live(), sides)
         self._watched.ended("ok")
 
-    def _unasked(self, party: str) -> _Side:
-        return _Side(party, self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "")
+    def _unasked(self, party: str) -> Side:
+        return Side(party, self._no_share(SampleStatus.ID_INVALID), None, 0.0, 0.0, "")
 
     def _fail(self, error: BaseException) -> None:
-        _fail(self._batch.slices, error)
+        fail_all(self._batch.slices, error)
         self._end(outcome_of(error))
 
     def _end(self, outcome: Outcome = "ok") -> None:
@@ -252,99 +233,6 @@ class Round:
             future.cancel()
         self._ended(self)
 
-    def _deliver(self, slices: Sequence[Slice], sides: Mapping[str, _Side]) -> None:
-        """Answer requests, now or when the fallback model has; never raises, so that a round always ends."""
-        if not slices:
-            return
-        for each in slices:
-            each.told = True
-        try:
-            answer = self._combine(sides)
-            if answer.all_ok:
-                self._hand_out(slices, sides, answer)
-                return
-        except Exception as error:  # noqa: BLE001  a defect: the callers are told
-            _tell_defect(slices, error)
-            return
-        rows = {part.question: part.rows for part in self._batch.parts}
-        for question, of_question in groupby(slices, key=lambda each: each.waiting.question):
-            group = list(of_question)
-            try:
-                self._deliver_by_policy(question, rows[question], group, sides, answer.cut(rows[question]))
-            except Exception as error:  # noqa: BLE001  a defect: these callers are told, the others get their answers
-                _tell_defect(group, error)
-
-    def _combine(self, sides: Mapping[str, _Side]) -> Answer:
-        combining = self._watched.combining()
-        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
-        if combining is not None:
-            combining.end("ok")
-        return answer
-
-    def _deliver_by_policy(
-        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer
-    ) -> None:
-        """Answer requests for one model, of whose rows some may have no number.
-
-        Args:
-            question: What the requests have in common.
-            rows: The model's.
-            slices: The requests.
-            sides: By party.
-            answer: Of `rows`, without numbers where a party has none.
-        """
-        settings, is_whole = question.settings, all_ok(answer.status)
-        if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
-            shares = {party: side.share.cut(rows) for party, side in sides.items()}
-            answer = policy.default_partial(self._route.link, shares, settings.defaults)
-        if settings.fallback_model is None or is_whole:
-            self._hand_out(slices, sides, answer, rows.start)
-        else:
-            _in_background(self._fall_back(question, rows, slices, sides, answer))
-
-    async def _fall_back(
-        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer
-    ) -> None:
-        """Hand out the answer with the fallback model's numbers where it has none."""
-        try:
-            whole = await fall_back(question, self._route, self._batch, slices, rows=rows, answer=answer)
-            self._hand_out(slices, sides, whole, rows.start)
-        except Exception as error:  # noqa: BLE001  a defect: the callers are told
-            _tell_defect(slices, error)
-
-    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, _Side], answer: Answer, first: int = 0) -> None:
-        """Give each request its rows of an answer, which begins at row `first` of the round."""
-        by_party = [self._reports(sides[party], slices) for party in self._route.parties]
-        if len(self._batch.slices) == 1:
-            slices[0].waiting.take(slices[0].start, answer, tuple([reports[0] for reports in by_party]))
-            return
-        for each, *reports in zip(slices, *by_party, strict=True):
-            own = answer.cut(slice(each.rows.start - first, each.rows.stop - first) if first else each.rows)
-            each.waiting.take(each.start, own, tuple(reports))
-
-    def _reports(self, side: _Side, slices: Sequence[Slice]) -> list[PartyReport]:
-        """Return a party's report to each request."""
-        share, took_s, elapsed_s, problem = side.share, side.round_trip_s, side.elapsed_s, side.problem
-        times = self._batch.event_times(side.reply, slices)
-        if share.all_ok:
-            return [PartyReport(side.party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
-        statuses = [share.status[each.rows] for each in slices]
-        problems = [side.problems.get(each.waiting.question, problem) for each in slices]
-        return [
-            PartyReport(side.party, None if all_ok(status) else status, oldest, took_s, elapsed_s, told)
-            for status, oldest, told in zip(statuses, times, problems, strict=True)
-        ]
-
-
-def _fail(slices: Sequence[Slice], error: BaseException) -> None:
-    for each in slices:
-        each.waiting.fail(error)
-
-
-def _tell_defect(slices: Sequence[Slice], error: Exception) -> None:
-    logger.error("round.failed", exc_info=error)
-    _fail(slices, error)
-
 
 def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[SampleStatus, str]:
     """Log that a party has no share for some requests; return their status, and what the callers are told."""
@@ -354,17 +242,8 @@ def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[
     return (SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED), public.text
 
 
-_background: set[asyncio.Task[None]] = set()
-"""The loop itself keeps weak references to tasks only."""
-
-
-def _in_background(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    _background.add(task)
-    task.add_done_callback(_background.discard)
-
-
 def _begin(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:
+    """Ask a party; what it raises at once is the future's outcome as well."""
     try:
         awaitable: Awaitable[PartyReply] = scorer.score(query, deadline_s=deadline_s)
     except FedPredictError as error:

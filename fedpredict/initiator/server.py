@@ -238,14 +238,20 @@ class InitiatorServer:
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
         who_calls = partial(peer_identity, insecure=self._settings.insecure)
         attach = self._attachments.attach if self._attachments else None
+        wants = self._watch.log.wants_error
         streams = PredictStreams(
-            watched(predictor, "stream", self._watch), who_calls, max_calls=self._settings.max_calls_per_stream
+            watched(predictor, "stream", self._watch),
+            who_calls,
+            max_calls=self._settings.max_calls_per_stream,
+            wants=wants,
         )
         seen = watched(predictor, "grpc", self._watch)
-        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=attach)
+        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=attach, wants=wants)
         health = Health(process=lambda: True, model=service.is_ready)
         seen = watched(predictor, "oip_grpc", self._watch)
-        inference = InferenceService(seen, models, self._access, who_calls, ready=lambda: not health.draining)
+        inference = InferenceService(
+            seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants
+        )
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
         self._address = bind(server, self._settings.listen, self._credentials)

@@ -15,7 +15,7 @@ from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
-from fedpredict.wire.handlers import Context, service, stream, unary
+from fedpredict.wire.handlers import Context, always, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
 
 
@@ -42,6 +42,7 @@ class InitiatorService:
         streams: PredictStreams,
         *,
         attach: Callable[[Context], Awaitable[None]] | None = None,
+        wants: Callable[[BaseException], bool] = always,
     ) -> None:
         """Prepare.
 
@@ -52,8 +53,10 @@ class InitiatorService:
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             streams: Answers calls on standing streams.
             attach: Serves a participant that dials us; None where none does.
+            wants: Whether a prediction that ended in an error gets a line in the log.
         """
         self._attach = attach
+        self._wants = wants
         self._streams = streams
         self._predictor = predictor
         self._models = models
@@ -63,7 +66,7 @@ class InitiatorService:
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         methods = {
-            "Predict": unary(initiator_pb2.PredictRequest, self.predict),
+            "Predict": unary(initiator_pb2.PredictRequest, self.predict, self._wants),
             "PredictStream": self._streams.handler(),
             "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
         }

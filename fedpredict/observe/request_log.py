@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpredict.observe.metrics import Outcome
+from fedpredict.observe.metrics import Outcome, outcome_of
 from fedpredict.observe.settings import LogSettings
 
 
@@ -31,6 +31,10 @@ class RequestLog:
             return False
         self._left = self._every
         return True
+
+    def wants_error(self, error: BaseException) -> bool:
+        """Return whether a request that ended in an error gets a line."""
+        return self.wants(outcome_of(error))
 
 
 def _every(ratio: float) -> int:

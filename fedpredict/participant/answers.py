@@ -107,11 +107,13 @@ class Answers:
         query = codec.query_from_wire(request)
         watched = self._watch.share(caller.name, query)
         try:
-            self._check_size(len(query.sample_ids))
             if query.further:
+                self._check_size(len(query.sample_ids))
                 reply = await self._score_several(query, caller, deadline_s)
             else:
+                # who may not ask learns nothing else: not even what is wrong with the request
                 self._policy.check(caller, query.model_id)
+                self._check_size(len(query.sample_ids))
                 reply = await self._scorer.score(query, deadline_s=deadline_s)
             if watched.scored(reply):
                 _log_done(query, reply)

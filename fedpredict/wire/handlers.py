@@ -24,8 +24,15 @@ Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
+def always(_error: BaseException) -> bool:
+    """Return that every error gets a line in the log."""
+    return True
+
+
 def unary(
-    request_type: type[Request], method: Callable[[Request, Context], Awaitable[Message]]
+    request_type: type[Request],
+    method: Callable[[Request, Context], Awaitable[Message]],
+    wants: Callable[[BaseException], bool] = always,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return a handler for a unary call.
 
@@ -35,6 +42,7 @@ def unary(
     Args:
         request_type: The message class to parse.
         method: Gets the parsed request and the call's context; returns the reply.
+        wants: Whether an error gets a line in the log.
     """
 
     async def handle(data: bytes, context: Context) -> bytes:
@@ -43,7 +51,8 @@ def unary(
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
-            log_failure(error)
+            if wants(error):
+                log_failure(error)
             await abort(context, error)
 
     return grpc.unary_unary_rpc_method_handler(handle)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -384,6 +386,71 @@ def test_with_tls_the_server_must_be_the_party_meant(
         pytest.raises(ServerUnavailableError, match="do its certificates fit"),
     ):
         client.predict("m", ["1"], timeout_s=1.0)
+
+
+FORKING = """
+import asyncio, os, signal, sys
+from fedpredict.client import AsyncClient, Client
+from fedpredict.errors import FedPredictError
+
+def told(label, work):
+    try:
+        print(label, work(), flush=True)
+    except FedPredictError as error:
+        print(label, type(error).__name__, error, flush=True)
+
+address, asks_first = sys.argv[1], sys.argv[2] == "asks first"
+
+async def ask(client):
+    return (await client.predict("m", ["1"])).values.tolist()
+
+old, old_async = Client(address, insecure=True), AsyncClient(address, insecure=True)
+loop = asyncio.new_event_loop()
+if asks_first:
+    told("before:", lambda: old.predict("m", ["1"]).values.tolist())
+    loop.run_until_complete(ask(old_async))
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    told("old:", lambda: old.predict("m", ["1"]))
+    told("new:", lambda: Client(address, insecure=True).predict("m", ["2"]).values.tolist())
+    told("old again:", lambda: old.predict("m", ["1"]))
+    told("old async:", lambda: loop.run_until_complete(ask(old_async)))
+    told("new async:", lambda: asyncio.run(ask(AsyncClient(address, insecure=True))))
+    os._exit(0)
+print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+told("after:", lambda: old.predict("m", ["3"]).values.tolist())
+"""
+
+
+def forked(address: str, when: str) -> dict[str, str]:
+    """Return what a process and its fork were told, by what they did."""
+    command = [sys.executable, "-c", FORKING, address, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * ENDS_IN_S, check=True)
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+
+
+def test_clients_in_a_fork_of_a_process_that_has_asked_are_refused(initiator: ScriptedInitiator) -> None:
+    initiator.start()
+
+    told = forked(initiator.address, "asks first")
+
+    assert (told["before"], told["child"], told["after"]) == ("[[1.0]]", "0", "[[3.0]]")
+    for client in ("old", "new", "old again", "old async", "new async"):
+        assert told[client].startswith("ConfigError")
+    assert "spawn or forkserver" in told["new"]
+    assert "spawn or forkserver" in told["new async"]
+
+
+def test_in_a_fork_of_a_process_that_has_not_asked_new_clients_work(initiator: ScriptedInitiator) -> None:
+    initiator.start()
+
+    told = forked(initiator.address, "does not")
+
+    assert (told["new"], told["new async"], told["child"], told["after"]) == ("[[2.0]]", "[[1.0]]", "0", "[[3.0]]")
+    assert told["old"].startswith("ConfigError this client was made before the process was forked")
+    assert told["old again"] == told["old"]
+    assert told["old async"] == "[[1.0]]"
 
 
 @pytest.fixture

@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from fedpredict.client import AsyncClient, Circuit, CircuitState, Client, Predictions
-from fedpredict.client.circuit import FAILURES_TO_OPEN
+from fedpredict.client.circuit import FAILURES_TO_OPEN, FIRST_OPEN_S
 from fedpredict.client.retry import MAX_ATTEMPTS
 from fedpredict.errors import (
     ConfigError,
     DeadlineExceededError,
+    InputError,
     OverloadedError,
     PartyUnavailableError,
     ServerUnavailableError,
@@ -208,6 +209,13 @@ def test_the_initiators_own_features_travel_with_their_samples(edge: EdgeServer,
 
 
 @pytest.mark.parametrize("size", [1, LARGE])
+@pytest.mark.parametrize("timeout_s", [1e7, 1e10])
+def test_a_timeout_may_be_as_long_as_one_likes(edge: EdgeServer, connect: Connect, size: int, timeout_s: float) -> None:
+    with connect() as client:
+        assert client.predict("m", numbered(size), timeout_s=timeout_s).n_scored == size
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
 def test_an_error_names_the_party_on_every_way(edge: EdgeServer, connect: Connect, size: int) -> None:
     edge.predictor.raises = {"m": PartyUnavailableError("10.0.0.7:7443", party="lab")}
 
@@ -381,6 +389,44 @@ def test_an_error_that_the_server_answers_with_does_not_open_the_circuit(edge: E
 
         assert client.circuit.state is CircuitState.CLOSED
     assert edge.calls == 3 * FAILURES_TO_OPEN
+
+
+def wide(size: int) -> dict[str, Any]:
+    """Features that are 17 MiB and more with the names of `size` samples."""
+    return {f"f{number}": np.zeros(size) for number in range(1 + 17 * 2**20 // 8 // size)}
+
+
+@pytest.mark.parametrize("size", [400, LARGE])
+def test_a_message_that_no_server_takes_is_told_and_disturbs_nobody(
+    edge: EdgeServer, connect: Connect, size: int
+) -> None:
+    with connect() as client, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.predict, "m", ["hold", *numbered(LARGE)])
+        eventually(lambda: edge.predictor.at_work == 1)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(InputError, match=r"17\.\d MiB in one call; the limit is 16 MiB: .* smaller chunk_size"):
+                client.predict("m", numbered(size), inputs=wide(size))
+        assert client.circuit.failures == 0
+        edge.let_go()
+        assert held.result(ENDS_IN_S).n_scored == LARGE
+
+    assert (edge.calls, edge.predictor.submitted, edge.streams) == (0, 1, 1)
+
+
+def test_a_message_that_no_server_takes_does_not_close_the_circuit(edge: EdgeServer, connect: Connect) -> None:
+    edge.intercept = sick
+
+    with connect() as client:
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(ServerUnavailableError):
+                client.predict("m", ["1"])
+        threading.Event().wait(FIRST_OPEN_S)
+        with pytest.raises(InputError):
+            client.predict("m", numbered(LARGE), inputs=wide(LARGE))
+
+        assert client.circuit.failures == FAILURES_TO_OPEN
+        with pytest.raises(ServerUnavailableError, match="cannot be reached"):
+            client.predict("m", ["1"])
 
 
 async def hold_the_first(number: int, _context: handlers.Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -192,6 +193,27 @@ async def test_a_stream_that_ends_fails_its_calls_and_is_opened_again(stream_ser
     assert sum(counts.values()) == 30
     assert counts["connection lost"] >= 1
     assert counts["ok"] > 5
+
+
+async def test_nobody_is_told_of_a_call_given_up_after_its_stream_was_lost() -> None:
+    target = over_stream("127.0.0.1:1", "u1")
+    told: list[int] = []
+    abandoned = asyncio.Event()
+
+    def done(number: int, _kind: str) -> None:
+        told.append(number)
+        if number == 0:
+            target.abandon(1)
+            abandoned.set()
+
+    for number in range(3):
+        target.start(number, done)
+    async with asyncio.timeout(ANSWERS_IN_S):
+        await abandoned.wait()
+    await asyncio.sleep(0.1)
+    await target.close()
+
+    assert told == [0, 2]
 
 
 async def test_a_call_that_nobody_waits_for_is_cancelled_at_the_server(stream_server: tuple[Stream, str]) -> None:

@@ -162,6 +162,16 @@ BAD = {
         {"inputs": [ids("u1")], "outputs": [{"name": "status", "parameters": {"shared_memory_region": "x"}}]},
         "parameter shared_memory_region: not served",
     ),
+    "a time without end": (
+        b'{"inputs":[{"name":"sample_id","datatype":"BYTES","shape":[1],"data":["u1"]}],"parameters":{"timeout_ms":'
+        + b"9" * 400
+        + b"}}",
+        "parameter timeout_ms: expected a number above 0",
+    ),
+    "a shape without end": (
+        b'{"inputs":[{"name":"sample_id","datatype":"BYTES","shape":[' + b"9" * 3000 + b',1],"data":["u1"]}]}',
+        "tensor 'sample_id': a shape of more than 2147483648 rows",
+    ),
     "bytes that are not there": (
         {"inputs": [ids("u1", parameters={"binary_data_size": 7})]},
         "tensor 'sample_id': binary_data_size is not the number of its bytes after the JSON",
@@ -178,6 +188,17 @@ async def test_a_bad_inference_is_refused_with_its_place(name: str, desk: HttpsC
     assert reply.problem == (400, "field")
     assert reply.json["detail"].startswith(detail)
     assert reply.json["error"] == reply.json["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v2/models/m/infer?"])
+@pytest.mark.parametrize("media", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_what_a_form_of_another_site_can_send_is_refused(media: str, path: str, desk: HttpsClient) -> None:
+    body = json.dumps({"inputs": [ids("u1")]}).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: edge", f"Content-Length: {len(body)}", f"Content-Type: {media}", "", ""]
+
+    reply = await desk.ask("\r\n".join(lines).encode() + body)
+
+    assert reply.problem == (415, "unsupported_media_type")
 
 
 async def test_bytes_of_no_tensor_and_a_wrong_length_are_refused(desk: HttpsClient) -> None:

@@ -1,3 +1,12 @@
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedpredict import errors
 from fedpredict.errors import STATUS, Code, FedPredictError, public_status
 
@@ -5,6 +14,42 @@ from fedpredict.errors import STATUS, Code, FedPredictError, public_status
 def leaves(cls: type[FedPredictError]) -> set[type[FedPredictError]]:
     below = cls.__subclasses__()
     return {cls} if not below else set().union(*(leaves(child) for child in below))
+
+
+def all_below(cls: type[FedPredictError]) -> list[type[FedPredictError]]:
+    return [cls, *(each for child in cls.__subclasses__() for each in all_below(child))]
+
+
+def made(cls: type[FedPredictError], message: str, word: str, number: int) -> FedPredictError:
+    """An error of any class, its fields filled by name."""
+    numbers, lists = ("limit", "retry_after_ms"), ("names", "parties")
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    fields = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    return cls(message, **{name: number if name in numbers else [word] if name in lists else word for name in fields})
+
+
+@given(st.sampled_from(all_below(FedPredictError)), st.text(), st.text(), st.integers(0, 2**40))
+@pytest.mark.parametrize(
+    "passed_on",
+    [copy.copy, copy.deepcopy]
+    + [lambda error, by=by: pickle.loads(pickle.dumps(error, by)) for by in range(pickle.HIGHEST_PROTOCOL + 1)],
+    ids=["copy", "deepcopy", *(f"pickle {by}" for by in range(pickle.HIGHEST_PROTOCOL + 1))],
+)
+def test_an_error_reaches_another_process_as_it_is(
+    passed_on: Callable[[FedPredictError], FedPredictError],
+    cls: type[FedPredictError],
+    message: str,
+    word: str,
+    number: int,
+) -> None:
+    error = made(cls, message, word, number)
+    error.add_note("of the caller")
+
+    there = passed_on(error)
+
+    assert (type(there), str(there), there.args) == (cls, message, error.args)
+    assert vars(there) == vars(error)
+    assert public_status(there) == public_status(error)
 
 
 def test_every_leaf_of_the_tree_has_a_public_status() -> None:

@@ -23,6 +23,11 @@ class Arrival(StrEnum):
     """Evenly spaced."""
 
 
+def highest_rate(duration_s: float) -> float:
+    """Return the highest rate that can be measured for so long, in requests a second."""
+    return min(MAX_RATE, MAX_REQUESTS / duration_s)
+
+
 def due_times(arrival: Arrival, rate: float, duration_s: float, seed: int) -> Floats:
     """Return the seconds from the start at which requests are due, ascending, all below `duration_s`.
 
@@ -40,7 +45,7 @@ def due_times(arrival: Arrival, rate: float, duration_s: float, seed: int) -> Fl
     """
     if not 0.0 < rate <= MAX_RATE:
         raise InputError(f"a rate of {rate:g} requests a second; allowed: above 0, at most {MAX_RATE:,.0f}")
-    if rate * duration_s > MAX_REQUESTS:
+    if rate > highest_rate(duration_s):
         raise InputError(
             f"{rate:g} requests a second for {duration_s:g} s are {rate * duration_s:,.0f}; at most "
             f"{MAX_REQUESTS:,} in one run: shorten it, or lower the rate"

@@ -45,13 +45,14 @@ class Limit:
         )
 
 
-async def find_capacity(step: Step, limit: Limit, start: float) -> float | None:
+async def find_capacity(step: Step, limit: Limit, start: float, highest: float = MAX_RATE) -> float | None:
     """Return the highest rate that held, None where none did.
 
     Args:
         step: Measures at one rate; every measurement is the caller's to keep.
         limit: What "held" means.
         start: The first rate, in requests a second.
+        highest: No rate above this is tried.
     """
     held: float | None = None
     broke: float | None = None
@@ -64,7 +65,7 @@ async def find_capacity(step: Step, limit: Limit, start: float) -> float | None:
             broke = rate
         if summary.interrupted or (held and broke and broke <= held * PRECISION):
             break
-        next_rate = _between(held, broke)
+        next_rate = min(_between(held, broke), highest)
         if next_rate == rate or next_rate < MIN_RATE:
             break
         rate = next_rate
@@ -74,4 +75,4 @@ async def find_capacity(step: Step, limit: Limit, start: float) -> float | None:
 def _between(held: float | None, broke: float | None) -> float:
     if held is None:
         return (broke or 0.0) / 4.0
-    return min(held * 2.0, MAX_RATE) if broke is None else (held * broke) ** 0.5
+    return held * 2.0 if broke is None else (held * broke) ** 0.5

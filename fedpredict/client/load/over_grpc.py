@@ -105,6 +105,7 @@ class OverStream(LoadTarget):
         self._method = self._channel.stream_stream(PREDICT_STREAM, None, None)
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._under_way: dict[int, tuple[int, Done]] = {}
+        self._lost: dict[int, asyncio.TimerHandle] = {}
         self._in_batches = False
         self._stream: asyncio.Task[None] | None = None
 
@@ -127,6 +128,9 @@ class OverStream(LoadTarget):
 
     @override
     def abandon(self, number: int) -> None:
+        lost = self._lost.pop(number, None)
+        if lost is not None:
+            lost.cancel()
         if self._under_way.pop(number + 1, None) is not None:
             cancel = initiator_pb2.PredictCall(id=number + 1)
             cancel.cancel.SetInParent()
@@ -138,6 +142,9 @@ class OverStream(LoadTarget):
         if self._stream is not None:
             self._stream.cancel()
             await asyncio.gather(self._stream, return_exceptions=True)
+        for lost in self._lost.values():
+            lost.cancel()
+        self._lost.clear()
         await self._channel.close(None)
 
     def _message(self, number: int) -> bytes:
@@ -189,7 +196,11 @@ class OverStream(LoadTarget):
         loop = asyncio.get_running_loop()
         for number, done in lost.values():
             # later: whoever is told may start the next call, which must not end in this stream's ruins
-            loop.call_later(0.05, done, number, problem)
+            self._lost[number] = loop.call_later(0.05, self._tell_lost, number, done, problem)
+
+    def _tell_lost(self, number: int, done: Done, problem: str) -> None:
+        del self._lost[number]
+        done(number, problem)
 
 
 def open_channel(target: Target) -> grpc.aio.Channel:

@@ -52,7 +52,8 @@ class Record:
         self.due.append(due_s)
         self.took.append(took_s)
         # a server that invents statuses must not overflow a byte
-        self._kind.append(self._kinds.setdefault(kind if len(self._kinds) < 200 else "other", len(self._kinds)))
+        counted = kind if kind in self._kinds or len(self._kinds) < 200 else "other"
+        self._kind.append(self._kinds.setdefault(counted, len(self._kinds)))
 
     def table(self, since_s: float = 0.0) -> Requests:
         """Return the requests that were due at `since_s` or later, as columns."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
+from functools import partial
 
 from fedpredict.http.application import build_application
 from fedpredict.http.exchange import FastRoute
@@ -15,7 +16,7 @@ from fedpredict.initiator.http.decode import name_request
 from fedpredict.initiator.http.infer import InferEndpoint, open_inference_routes
 from fedpredict.initiator.http.models import Catalogued, health_routes, model_routes
 from fedpredict.initiator.http.page import page_routes
-from fedpredict.initiator.http.predict import PredictEndpoint, predict_route
+from fedpredict.initiator.http.predict import PredictEndpoint, predict_route, tell_refusal
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
 from fedpredict.initiator.watched import watched
@@ -91,7 +92,7 @@ def build_edge(
 
     server = HttpServer(
         settings.listen,
-        build_application(routes, name_request),
+        build_application(routes, name_request, partial(tell_refusal, watch.log)),
         fast_route=fast_route,
         name_request=name_request,
         settings=settings.http,

@@ -208,7 +208,9 @@ def _metadata_body(metadata: oip.ModelMetadata) -> bodies.ModelMetadataAnswer:
 
 
 def _split(request: Incoming) -> _Parts:
-    if request.header(b"content-encoding") not in (None, "identity"):
+    media = (request.header(b"content-type") or JSON).partition(";")[0].strip().lower()
+    # what forms send without asking first is no request for a prediction; the protocol's own clients may leave it out
+    if media not in (JSON, BINARY) or request.header(b"content-encoding") not in (None, "identity"):
         raise ProblemError(media_refused(f"{JSON} or {BINARY}"))
     view, length = memoryview(request.body), request.header(LENGTH_HEADER)
     if length is None:

@@ -14,7 +14,6 @@ from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import log_context
-from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.request_log import RequestLog
 from fedpredict.security.identity import Identity
 
@@ -70,10 +69,15 @@ class PredictEndpoint:
 
 def refuse(exchange: Exchange, request_id: str, error: BaseException, log: RequestLog) -> None:
     """Answer a request of the fast path with a problem, and log why."""
-    if log.wants(outcome_of(error)):
+    tell_refusal(log, error, request_id)
+    exchange.refuse(problem_for(error), request_id)
+
+
+def tell_refusal(log: RequestLog, error: BaseException, request_id: str) -> None:
+    """Log why a request was refused, if such a request gets a line."""
+    if log.wants_error(error):
         with log_context(request_id=request_id):
             log_refusal(error)
-    exchange.refuse(problem_for(error), request_id)
 
 
 def predict_route(endpoint: PredictEndpoint) -> Route:

@@ -248,12 +248,13 @@ async def test_a_caller_that_does_not_read_is_not_worked_for() -> None:
         assert [len(reply.json["predictions"]) for reply in replies] == [500] * 40
 
 
-async def test_a_stopping_server_answers_what_is_under_way_and_takes_nothing_new() -> None:
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict?"])
+async def test_a_stopping_server_answers_what_is_under_way_and_takes_nothing_new(path: str) -> None:
     predictor = HeldPredictor()
     async with open_edge(predictor) as edge:
         busy, idle = await edge.connect(), await edge.connect()
         assert (await idle.ask(get("/v1/health/ready"))).status == 200
-        await busy.send(post(PREDICT))
+        await busy.send(post(PREDICT, path=path))
         await predictor.until_begun()
         stopping = asyncio.create_task(edge.server.__aexit__(None, None, None))
 

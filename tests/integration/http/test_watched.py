@@ -68,16 +68,17 @@ async def test_open_connections_are_counted() -> None:
         assert 'fedpredict_open_connections{edge="http"} 1' in text
 
 
-async def test_an_overload_is_not_told_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict?"])
+async def test_an_overload_is_not_told_line_by_line(path: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fedpredict")
     predictor = HeldPredictor()
     watch = PredictionWatch(log=RequestLog(LogSettings(requests="errors")))
     async with open_edge(predictor, watch=watch) as edge, await edge.connect() as wire:
         for number in range(1, 4):
-            await wire.send(post(PREDICT))
+            await wire.send(post(PREDICT, path=path))
             await predictor.until_begun(number)
             predictor.release(OverloadedError("full", retry_after_ms=1))
             assert (await wire.read()).status == 429
-        assert (await wire.ask(post(b"{"))).status == 400
+        assert (await wire.ask(post(b"{", path=path))).status == 400
 
     assert [record.__dict__["error"] for record in caplog.records if record.msg == "http.refused"] == ["FieldError"]

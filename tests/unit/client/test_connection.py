@@ -47,10 +47,17 @@ def test_missing_certificates_are_named(tmp_path: Path) -> None:
         Client("127.0.0.1:7440", server_party="bank", tls=files)
 
 
-@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_timeout_is_a_number_of_seconds_above_zero(timeout_s: float) -> None:
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), None, "5"])
+def test_a_timeout_is_a_number_of_seconds_above_zero(timeout_s: Any) -> None:
     with pytest.raises(InputError, match="timeout_s"):
         Deadline(timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [1e7, 1e10, 10**400])
+def test_a_timeout_beyond_what_a_call_can_say_is_as_long_as_one_can(timeout_s: float) -> None:
+    remaining_ms = Deadline(timeout_s).remaining_s() * 1000
+
+    assert 2**31 < remaining_ms < 2**32
 
 
 def test_a_deadline_that_passed_is_an_error() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedpredict.client import core
-from fedpredict.errors import EmptyRequestError, ManifestMismatchError, NameRefusedError, ProtocolError
+from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, NameRefusedError, ProtocolError
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.model.share import Mode
@@ -60,6 +61,16 @@ def test_no_ids_are_an_error() -> None:
 def test_a_model_id_that_breaks_the_rules_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(NameRefusedError, match="model id"):
         core.plan("no model", ["u1"], Mode.NEARLINE, 10)
+
+
+@pytest.mark.parametrize("mode", ["fast", "", None, 5])
+def test_a_mode_that_is_none_is_told_with_those_that_are(mode: Any) -> None:
+    with pytest.raises(InputError, match="realtime, nearline, offline"):
+        core.plan("m", ["u1"], mode, 10)
+
+
+def test_the_name_of_a_mode_is_a_mode() -> None:
+    assert core.plan("m", ["u1"], "offline", 10).tasks[0].mode is Mode.OFFLINE  # type: ignore[arg-type]  # as users do
 
 
 def test_chunks_are_joined_in_order() -> None:

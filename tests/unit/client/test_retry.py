@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict.client.failures import LostConnectionError
+from fedpredict.client.pooled import first_answer
 from fedpredict.client.retry import (
     EXTRA_SHARE,
     FIRST_BACKOFF_S,
@@ -16,7 +19,14 @@ from fedpredict.client.retry import (
     backoff_s,
     is_worth_retrying,
 )
-from fedpredict.errors import STATUS, DeadlineExceededError, FedPredictError, OverloadedError, ServerUnavailableError
+from fedpredict.errors import (
+    STATUS,
+    DeadlineExceededError,
+    FedPredictError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerUnavailableError,
+)
 
 
 class Clock:
@@ -105,3 +115,21 @@ def test_the_servers_hint_is_waited_for_and_clients_are_spread_behind_it() -> No
 
     assert backoff_s(full, 1, lambda: 0.0) == pytest.approx(0.3)
     assert backoff_s(full, 1, lambda: 1.0) == pytest.approx(0.3 + FIRST_BACKOFF_S)
+
+
+async def test_of_an_answer_and_an_error_at_once_the_answer_wins() -> None:
+    for _ in range(50):
+        moment = asyncio.Event()
+
+        async def call(outcome: str | Exception, moment: asyncio.Event = moment) -> str:
+            await moment.wait()
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        errors = OverloadedError("full", retry_after_ms=1), ModelNotFoundError("m")
+        calls = {asyncio.ensure_future(call(outcome)) for outcome in (*errors, "answer")}
+        asyncio.get_running_loop().call_soon(moment.set)
+
+        assert await first_answer(calls) == "answer"
+        await asyncio.gather(*calls, return_exceptions=True)

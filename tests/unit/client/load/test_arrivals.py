@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpredict.client.load.arrivals import Arrival, due_times
+from fedpredict.client.load.arrivals import Arrival, due_times, highest_rate
 from fedpredict.errors import InputError
 
 
@@ -56,3 +56,12 @@ def test_a_seed_says_the_times() -> None:
 def test_more_than_can_be_measured_is_refused(rate: float, duration_s: float, told: str) -> None:
     with pytest.raises(InputError, match=told):
         due_times(Arrival.POISSON, rate, duration_s, seed=0)
+
+
+@pytest.mark.parametrize("duration_s", [0.1, 0.7, 24.9, 602.0, 86_401.3])
+def test_the_highest_rate_of_a_duration_can_be_measured(duration_s: float) -> None:
+    rate = highest_rate(duration_s)
+
+    assert len(due_times(Arrival.CONSTANT, rate, duration_s, seed=0)) == pytest.approx(rate * duration_s, abs=1.0)
+    with pytest.raises(InputError):
+        due_times(Arrival.CONSTANT, 1.01 * rate, duration_s, seed=0)

@@ -39,6 +39,18 @@ async def test_the_capacity_is_found_from_below_and_from_above(start: float) -> 
     assert len(asked) <= MAX_STEPS
 
 
+async def test_a_server_that_keeps_up_with_everything_is_asked_no_more_than_may_be_asked() -> None:
+    asked: list[float] = []
+
+    async def step(rate: float) -> Summary:
+        asked.append(rate)
+        return summary_at(rate)
+
+    found = await find_capacity(step, Limit(p99_ms=50.0), 100.0, highest=350.0)
+
+    assert (found, asked) == (350.0, [100.0, 200.0, 350.0])
+
+
 async def test_a_server_that_never_holds_has_no_capacity() -> None:
     async def step(rate: float) -> Summary:
         return summary_at(rate, p99_ms=500.0)

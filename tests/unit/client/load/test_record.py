@@ -111,10 +111,14 @@ def test_a_server_cannot_invent_more_kinds_than_are_counted() -> None:
     for number in range(1_000):
         record.add(0.0, 0.001, f"HTTP {number}")
 
+    record.add(0.0, 0.001, OK)
+    record.add(0.0, 0.001, "HTTP 0")
+
     counts = record.table().counts()
 
-    assert sum(counts.values()) == 1_000
+    assert sum(counts.values()) == 1_002
     assert counts["other"] > 700
+    assert (counts[OK], counts["HTTP 0"], record.failures()) == (1, 2, 1_001)
 
 
 def test_a_log_is_read_back_by_the_library_second_by_second(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""What becomes of the parties' shares: added up, completed by each model's policy, and handed to those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from fedpredict.initiator import policy
+from fedpredict.initiator.batch import Batch, Slice
+from fedpredict.initiator.fallback import fall_back
+from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.question import Question, Route
+from fedpredict.initiator.settings import PolicyName
+from fedpredict.model.prediction import PartyReport
+from fedpredict.model.scorer import PartyReply
+from fedpredict.model.share import Share, all_ok
+from fedpredict.observe.watch import RoundWatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Side:
+    """What a party said in a round: a share of all rows, with the reply behind it or the problem instead.
+
+    Where it has no share for some of the models, `problems` says why.
+    """
+
+    party: str
+    share: Share
+    reply: PartyReply | None
+    round_trip_s: float
+    elapsed_s: float
+    problem: str
+    problems: Mapping[Question, str] = field(default_factory=dict)
+
+
+class Delivery:
+    """Gives the requests of a round their answers."""
+
+    def __init__(self, route: Route, batch: Batch, watched: RoundWatch) -> None:
+        """Prepare.
+
+        Args:
+            route: What the requests have in common.
+            batch: Their rows.
+            watched: Told of the combining.
+        """
+        self._route = route
+        self._batch = batch
+        self._watched = watched
+
+    def deliver(self, slices: Sequence[Slice], sides: Mapping[str, Side]) -> None:
+        """Answer requests, now or when the fallback model has; never raises, so that a round always ends.
+
+        Args:
+            slices: Their rows, in the order of the batch; none of them was delivered before.
+            sides: What every party said.
+        """
+        if not slices:
+            return
+        for each in slices:
+            each.told = True
+        try:
+            answer = self._combine(sides)
+            if answer.all_ok:
+                self._hand_out(slices, sides, answer)
+                return
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
+            return
+        rows = {part.question: part.rows for part in self._batch.parts}
+        for question, of_question in groupby(slices, key=lambda each: each.waiting.question):
+            group = list(of_question)
+            try:
+                self._deliver_by_policy(question, rows[question], group, sides, answer.cut(rows[question]))
+            except Exception as error:  # noqa: BLE001  a defect: these callers are told, the others get their answers
+                _tell_defect(group, error)
+
+    def _combine(self, sides: Mapping[str, Side]) -> Answer:
+        combining = self._watched.combining()
+        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
+        if combining is not None:
+            combining.end("ok")
+        return answer
+
+    def _deliver_by_policy(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer
+    ) -> None:
+        """Answer requests for one model, of whose rows some may have no number.
+
+        Args:
+            question: What the requests have in common.
+            rows: The model's.
+            slices: The requests.
+            sides: By party.
+            answer: Of `rows`, without numbers where a party has none.
+        """
+        settings, is_whole = question.settings, all_ok(answer.status)
+        if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
+            shares = {party: side.share.cut(rows) for party, side in sides.items()}
+            answer = policy.default_partial(self._route.link, shares, settings.defaults)
+        if settings.fallback_model is None or is_whole:
+            self._hand_out(slices, sides, answer, rows.start)
+        else:
+            _in_background(self._fall_back(question, rows, slices, sides, answer))
+
+    async def _fall_back(
+        self, question: Question, rows: slice, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer
+    ) -> None:
+        """Hand out the answer with the fallback model's numbers where it has none."""
+        try:
+            whole = await fall_back(question, self._route, self._batch, slices, rows=rows, answer=answer)
+            self._hand_out(slices, sides, whole, rows.start)
+        except Exception as error:  # noqa: BLE001  a defect: the callers are told
+            _tell_defect(slices, error)
+
+    def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer, first: int = 0) -> None:
+        """Give each request its rows of an answer, which begins at row `first` of the round."""
+        by_party = [self._reports(sides[party], slices) for party in self._route.parties]
+        if len(self._batch.slices) == 1:
+            slices[0].waiting.take(slices[0].start, answer, tuple([reports[0] for reports in by_party]))
+            return
+        for each, *reports in zip(slices, *by_party, strict=True):
+            own = answer.cut(slice(each.rows.start - first, each.rows.stop - first) if first else each.rows)
+            each.waiting.take(each.start, own, tuple(reports))
+
+    def _reports(self, side: Side, slices: Sequence[Slice]) -> list[PartyReport]:
+        """Return a party's report to each request."""
+        share, took_s, elapsed_s, problem = side.share, side.round_trip_s, side.elapsed_s, side.problem
+        times = self._batch.event_times(side.reply, slices)
+        if share.all_ok:
+            return [PartyReport(side.party, None, oldest, took_s, elapsed_s, problem) for oldest in times]
+        statuses = [share.status[each.rows] for each in slices]
+        problems = [side.problems.get(each.waiting.question, problem) for each in slices]
+        return [
+            PartyReport(side.party, None if all_ok(status) else status, oldest, took_s, elapsed_s, told)
+            for status, oldest, told in zip(statuses, times, problems, strict=True)
+        ]
+
+
+def fail_all(slices: Sequence[Slice], error: BaseException) -> None:
+    """End requests without an answer."""
+    for each in slices:
+        each.waiting.fail(error)
+
+
+def _tell_defect(slices: Sequence[Slice], error: Exception) -> None:
+    logger.error("round.failed", exc_info=error)
+    fail_all(slices, error)
+
+
+_background: set[asyncio.Task[None]] = set()
+"""The loop itself keeps weak references to tasks only."""
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
