@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from uvicorn._types import ASGI3Application
 
-BACKLOG = 2048
+BACKLOG = 16_384
 _LOOK_S = 0.01
 _SWEEPS = 4
 """How often the shortest of the timeouts is looked at; at least once a second."""

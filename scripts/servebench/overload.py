@@ -20,10 +20,12 @@ from servebench.grpc_load import of_kind
 from servebench.result import Line
 
 SLOTS = 4_096
+AT_ONCE = 64
+"""Requests under way where the capacity is looked for: none of them is refused."""
 TIMEOUT_S = 5.0
 AT_CAPACITY, OVER, AFTER, AFTER_S = 0.9, 2.0, 0.5, 3.0
 N_QUESTIONS = 2_000
-ROWS = 100
+ROWS = 1_000
 """A request: so many that the server has work to do, and the generator beside it little."""
 REFUSED, WITHOUT_HINT = "HTTP 429", "without"
 
@@ -46,8 +48,10 @@ def overload(bench: Bench) -> Iterator[Line]:
     async def measure() -> tuple[float, _Phase, _Phase]:
         target = OverHttp(site, bodies, questions.has_numbers, CALLER)
         try:
-            await run_closed(target, slots=256, seconds=0.5)
-            capacity = _capacity(await run_closed(target, slots=256, seconds=bench.seconds), bench.seconds)
+            # risk systems hold their connections open: a storm of new ones is another thing than too many requests
+            await run_closed(target, slots=SLOTS, seconds=1.0)
+            await run_closed(target, slots=AT_ONCE, seconds=0.5)
+            capacity = _capacity(await run_closed(target, slots=AT_ONCE, seconds=bench.seconds), bench.seconds)
             at_capacity = await _phase(target, [(AT_CAPACITY * capacity, bench.seconds)])
             # one run: what the overload left behind is there when the rate falls
             over = await _phase(target, [(OVER * capacity, bench.seconds), (AFTER * capacity, AFTER_S)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
-from functools import partial
 
 from fedpredict.http.application import build_application
 from fedpredict.http.exchange import FastRoute
@@ -16,7 +15,8 @@ from fedpredict.initiator.http.decode import name_request
 from fedpredict.initiator.http.infer import InferEndpoint, open_inference_routes
 from fedpredict.initiator.http.models import Catalogued, health_routes, model_routes
 from fedpredict.initiator.http.page import page_routes
-from fedpredict.initiator.http.predict import PredictEndpoint, predict_route, tell_refusal
+from fedpredict.initiator.http.predict import PredictEndpoint, predict_route
+from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
 from fedpredict.initiator.watched import watched
@@ -71,11 +71,12 @@ def build_edge(
         return server is None or server.draining
 
     watch = watch or PredictionWatch()
+    refusals = Refusals(watch.log)
     catalogued = Catalogued(models, access, http_identity)
     predict = PredictEndpoint(
-        watched(predictor, "http", watch), http_identity, watch.log, max_samples=settings.max_samples
+        watched(predictor, "http", watch), http_identity, refusals, max_samples=settings.max_samples
     )
-    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity, watch.log)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity, refusals)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),
@@ -92,7 +93,7 @@ def build_edge(
 
     server = HttpServer(
         settings.listen,
-        build_application(routes, name_request, partial(tell_refusal, watch.log)),
+        build_application(routes, name_request, refusals.tell),
         fast_route=fast_route,
         name_request=name_request,
         settings=settings.http,

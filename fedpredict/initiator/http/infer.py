@@ -28,12 +28,12 @@ from fedpredict.initiator.http.decode import (
 )
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import Identify, refuse
+from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.observe.request_log import RequestLog
 from fedpredict.security.identity import Identity
 
 BINARY = "application/octet-stream"
@@ -103,11 +103,11 @@ class _Asked:
 class InferEndpoint:
     """Inferences."""
 
-    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, log: RequestLog) -> None:
+    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, refusals: Refusals) -> None:
         self._predictor = predictor
         self._catalogued = catalogued
         self._identify = identify
-        self._log = log
+        self._refusals = refusals
 
     def begin(self, exchange: Exchange) -> GiveUp | None:
         """Begin to answer an inference on the fast path; return what gives it up."""
@@ -119,7 +119,7 @@ class InferEndpoint:
             done = partial(self._answer, exchange, asked)
             return self._predictor.submit(asked.task, asked.caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            refuse(exchange, request_id, error, self._log)
+            self._refusals.refuse(exchange, request_id, error)
             return None
 
     async def answer(self, request: Request) -> Answer:
@@ -132,12 +132,12 @@ class InferEndpoint:
     def _answer(self, exchange: Exchange, asked: _Asked, ended: Prediction | BaseException) -> None:
         request_id = asked.task.request_id
         if isinstance(ended, BaseException):
-            refuse(exchange, request_id, ended, self._log)
+            self._refusals.refuse(exchange, request_id, ended)
             return
         try:
             answer = _answer(asked, ended)
         except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
-            refuse(exchange, request_id, error, self._log)
+            self._refusals.refuse(exchange, request_id, error)
         else:
             exchange.answer(answer.status, answer.content_type, answer.body, request_id, answer.headers)
 

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from fedpredict.http.application import REQUEST_ID, Answer, Request, Route, log_refusal, problem_for
+from fedpredict.http.application import REQUEST_ID, Answer, Request, Route
 from fedpredict.http.exchange import Exchange
 from fedpredict.initiator.http.decode import CALLER_HEADER, Terms, name_request, parse_task, read_task, read_terms
 from fedpredict.initiator.http.encode import prediction_json
+from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
-from fedpredict.observe.logs import log_context
-from fedpredict.observe.request_log import RequestLog
 from fedpredict.security.identity import Identity
 
 Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
@@ -24,10 +23,10 @@ Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
 class PredictEndpoint:
     """Total tasks as JSON."""
 
-    def __init__(self, predictor: Predicts, identify: Identify, log: RequestLog, *, max_samples: int) -> None:
+    def __init__(self, predictor: Predicts, identify: Identify, refusals: Refusals, *, max_samples: int) -> None:
         self._predictor = predictor
         self._identify = identify
-        self._log = log
+        self._refusals = refusals
         self._max_samples = max_samples
 
     def begin(self, exchange: Exchange) -> GiveUp | None:
@@ -44,7 +43,7 @@ class PredictEndpoint:
             done = partial(self._answer, exchange, task)
             return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            refuse(exchange, request_id, error, self._log)
+            self._refusals.refuse(exchange, request_id, error)
             return None
 
     async def answer(self, request: Request) -> Answer:
@@ -57,27 +56,14 @@ class PredictEndpoint:
 
     def _answer(self, exchange: Exchange, task: PredictTask, ended: Prediction | BaseException) -> None:
         if isinstance(ended, BaseException):
-            refuse(exchange, task.request_id, ended, self._log)
+            self._refusals.refuse(exchange, task.request_id, ended)
             return
         try:
             body = prediction_json(ended, task.model_id)
         except Exception as error:  # noqa: BLE001  an edge: the caller gets an answer, whatever happens
-            refuse(exchange, task.request_id, error, self._log)
+            self._refusals.refuse(exchange, task.request_id, error)
         else:
             exchange.answer_json(body, task.request_id)
-
-
-def refuse(exchange: Exchange, request_id: str, error: BaseException, log: RequestLog) -> None:
-    """Answer a request of the fast path with a problem, and log why."""
-    tell_refusal(log, error, request_id)
-    exchange.refuse(problem_for(error), request_id)
-
-
-def tell_refusal(log: RequestLog, error: BaseException, request_id: str) -> None:
-    """Log why a request was refused, if such a request gets a line."""
-    if log.wants_error(error):
-        with log_context(request_id=request_id):
-            log_refusal(error)
 
 
 def predict_route(endpoint: PredictEndpoint) -> Route:
