@@ -25,6 +25,8 @@ ROUND_MODELS = 128
 """Most models in a round."""
 PIPELINED = 2
 """Rounds under way at once while there are enough rows to fill one: parties compute while answers are combined."""
+ENOUGH = 20
+"""So many requests fill a round, however small they are: fewer cost more in messages than is gained side by side."""
 PATIENCE_S = 0.01
 """After so long, times the number of rounds under way, the next starts beside them."""
 HURRY = 0.25
@@ -65,7 +67,7 @@ class Lane:
     def add(self, waiting: Waiting) -> None:
         """Let a request travel with the next round."""
         self._queue.append(waiting)
-        if not self._rounds:
+        if not self._rounds or (len(self._queue) >= ENOUGH and len(self._rounds) < PIPELINED):
             self._start_round()
             if not self._queue:
                 return

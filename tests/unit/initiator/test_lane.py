@@ -462,8 +462,9 @@ async def test_a_party_that_is_late_is_logged_once_a_round_however_many_deadline
 
 @pytest.mark.usefixtures("one_at_a_time")
 async def test_requests_whose_time_runs_out_in_the_queue_are_answered_together_and_nobody_is_asked(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(lanes, "ENOUGH", 1000)
     desk = Desk()
     await desk.busy()
     for number in range(50):
@@ -481,6 +482,23 @@ async def test_requests_whose_time_runs_out_in_the_queue_are_answered_together_a
     desk.shop.open.set()
     await desk.idle()
     assert len(desk.told) == 51
+
+
+async def test_a_second_round_starts_beside_the_first_as_soon_as_enough_requests_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", LONG_S)
+    desk = Desk()
+    desk.ask("first", b"u0")
+    for number in range(3 * lanes.ENOUGH):
+        desk.ask(f"r{number}", b"u2")
+        await desk.asked(2 if number + 1 >= lanes.ENOUGH else 1)
+
+    assert [len(query.sample_ids) for query in desk.shop.asked] == [1, lanes.ENOUGH]
+    desk.bank.open.set()
+    desk.shop.open.set()
+    await desk.idle()
+    assert [len(query.sample_ids) for query in desk.shop.asked] == [1, lanes.ENOUGH, 2 * lanes.ENOUGH]
 
 
 async def test_a_request_whose_time_runs_out_in_the_queue_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
