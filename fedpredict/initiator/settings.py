@@ -128,7 +128,7 @@ class LimitSettings(_Settings):
     """`[limits]`: how much may be under way at once; what comes beyond is refused with a hint when to try again."""
 
     max_requests: int = Field(default=512, ge=1, le=100_000)
-    max_rows: int = Field(default=100_000, ge=1, le=10_000_000)
+    max_rows: int = Field(default=65_536, ge=1, le=10_000_000)
     """Sample ids in all requests under way."""
     model_share: float = Field(default=0.75, gt=0.0, le=1.0)
     """The part of both that one model may have, where there are several."""
