@@ -43,7 +43,7 @@ class StandingStreams:
         Raises:
             LostConnectionError: No server took the call, or the stream broke before its answer.
             NoStreamError: The server has no such method.
-        TooLargeError: No server takes the call.
+            TooLargeError: No server takes the call.
             FedPredictError: What the call failed with.
         """
         if self._stream is None or not self._stream.takes_calls:

@@ -280,19 +280,20 @@ class InitiatorServer:
     async def _drain(self, server: grpc.aio.Server, health: Health, service: InitiatorService) -> None:
         """Say NOT_SERVING, take no new calls at any edge, and give those under way the same `drain_s` seconds.
 
-        Links that participants dialled are needed until then; they are calls of the gRPC server as well.
+        Links that participants dialled are needed until then, also by requests that are still arriving over HTTP; they
+        are calls of the gRPC server as well.
         """
         health.draining = True
         self._serves = False
         service.drain()
-        ends = [asyncio.ensure_future(server.stop(self._settings.drain_s))]
+        stopping = asyncio.ensure_future(server.stop(self._settings.drain_s))
         if self._http_edge is not None:
-            ends.append(asyncio.ensure_future(self._http_edge.__aexit__(None, None, None)))
-        while self._admission.requests and not all(end.done() for end in ends):
+            await self._http_edge.__aexit__(None, None, None)
+        while self._admission.requests and not stopping.done():
             await asyncio.sleep(DRAIN_LOOK_S)
         if self._attachments is not None:
             self._attachments.close()
-        await asyncio.gather(*ends)
+        await stopping
 
 
 async def serve(

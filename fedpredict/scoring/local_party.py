@@ -118,14 +118,9 @@ class LocalParty(PartyScorer):
         else:
             share = build_share(scores, status)
             event_time[status != _OK] = NEVER
-        oldest, of_segments = _oldest(event_time, query.segments)
-        return PartyReply(
-            share=share,
-            oldest_event_time=oldest,
-            elapsed_s=time.perf_counter() - start,
-            segment_event_times=of_segments,
-            failures=failures,
-        )
+        reply = _reply(query, share, event_time, start)
+        reply.failures = failures
+        return reply
 
     def _fill(self, group: _Group, sample_ids: SampleIds, scores: Floats, status: Statuses, event_time: Micros) -> None:
         """Write what models with the same features say of their rows into the arrays of all rows."""
@@ -151,13 +146,7 @@ class LocalParty(PartyScorer):
             # of what is not usable numbers come out as well, which the share does not keep
             share = build_share(model.part.partial_scores(rows.values), status)
             event_time = np.where(status == _OK, rows.event_time, NEVER)
-        oldest, of_segments = _oldest(event_time, query.segments)
-        return PartyReply(
-            share=share,
-            oldest_event_time=oldest,
-            elapsed_s=time.perf_counter() - start,
-            segment_event_times=of_segments,
-        )
+        return _reply(query, share, event_time, start)
 
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
@@ -240,6 +229,16 @@ def _statuses_of_absent(sample_ids: Sequence[bytes], absent: Bools) -> Statuses:
     few = len(at) <= _FEW
     ids = [sample_ids[index] for index in at.tolist()] if few else SampleIds.of(sample_ids).select(absent)
     return np.where(valid_sample_ids(ids), _NOT_FOUND, _ID_INVALID)
+
+
+def _reply(query: ScoreQuery, share: Share, event_time: Micros, start: float) -> PartyReply:
+    oldest, of_segments = _oldest(event_time, query.segments)
+    return PartyReply(
+        share=share,
+        oldest_event_time=oldest,
+        elapsed_s=time.perf_counter() - start,
+        segment_event_times=of_segments,
+    )
 
 
 def _oldest(event_time: Micros, segments: tuple[int, ...]) -> tuple[int | None, Micros | None]:

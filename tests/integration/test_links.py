@@ -193,6 +193,36 @@ async def test_over_grpc_alone_a_participant_can_dial_as_well(world: World) -> N
     assert await world.predicted(bank) == [-10.0, -20.0]
 
 
+@pytest.mark.parametrize("over", ["socket", "grpc"])
+async def test_a_request_still_arriving_at_a_stop_finds_the_links_that_participants_dialled(
+    world: World, over: str
+) -> None:
+    listens = {"link_listen": "127.0.0.1:0"} if over == "socket" else {}
+    bank = await world.initiator({"shop": {"connect": "in"}}, http_listen="127.0.0.1:0", http_insecure=True, **listens)
+    places = {"addresses": [bank.address], "link_addresses": [bank.link_address] if over == "socket" else []}
+    await world.participant("shop", connect="out", initiators={"bank": places})
+    assert await world.predicted(bank) == [-10.0, -20.0]
+    assert bank.http_address is not None
+    host, _, port = bank.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"model":"m","sample_ids":["u1"]}'
+    head = f"host: bank\r\nx-fedpredict-client: desk\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(f"POST /v1/predict HTTP/1.1\r\n{head}\r\n\r\n".encode() + body[:5])
+    await writer.drain()
+    await asyncio.sleep(0.1)
+
+    stopping = asyncio.ensure_future(bank.stop())
+    await asyncio.sleep(0.2)
+    writer.write(body[5:])
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+        await stopping
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"predictions":[[-10.0]]' in answer
+
+
 async def test_a_participant_that_dials_opens_no_port_for_scoring(world: World) -> None:
     bank = await world.initiator({"lab": {"connect": "in"}})
     lab = await world.participant(connect="out", initiators={"bank": {"addresses": [bank.address]}})

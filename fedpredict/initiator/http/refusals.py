@@ -22,7 +22,7 @@ class Refusals:
 
     Who is refused for overload comes again, and thousands who do so at once would fill every turn of the event loop:
     those who were taken need several turns, to their parties and back, and would hardly get on. So refusals for
-    overload are given a few in each turn. No other request of theirs is read meanwhile.
+    overload are given a few in each turn. No other request on their connections is begun meanwhile.
     """
 
     def __init__(self, log: RequestLog) -> None:
