@@ -48,6 +48,7 @@ class LinkServer:
         self._links: set[LinkAnswerer] = set()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
+        self._draining = False
 
     @property
     def n_links(self) -> int:
@@ -125,8 +126,7 @@ class LinkServer:
         with log_context(caller=caller.name):
             link = LinkAnswerer(carrier, answer, is_small=_is_small, closed=forget)
             logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
-        self._links.add(link)
-        self._silences.watch()
+        self._keep(link)
         return link
 
     async def drain(self, drain_s: float) -> None:
@@ -134,7 +134,14 @@ class LinkServer:
         if self._listener is not None:
             self._listener.close()
         self._silences.stop()
+        self._draining = True
         await asyncio.gather(*(link.drain(drain_s) for link in tuple(self._links)))
+
+    def _keep(self, link: LinkAnswerer) -> None:
+        self._links.add(link)
+        self._silences.watch()
+        if self._draining:  # it was under way when the others were told, and would hold up the stop
+            asyncio.get_running_loop().call_soon(link.close, "this participant stops")
 
     @staticmethod
     def _end_silent(link: LinkAnswerer) -> None:

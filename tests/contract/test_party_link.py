@@ -652,3 +652,18 @@ async def test_a_hello_of_another_party_is_refused(
 
 def told(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(f"{record.getMessage()} {getattr(record, 'reason', '')}" for record in caplog.records)
+
+
+async def test_a_link_that_comes_while_a_participant_drains_does_not_hold_up_its_stop(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="fedpredict")
+    async with Rig(Way("grpc", "initiator"), certificates) as rig:
+        (worker,) = await rig.participant(ScriptedScorer())
+        await worker.links.drain(30.0)  # nobody is linked yet
+        await rig.initiator()
+        await eventually(lambda: "link.opened" in caplog.text)
+
+        async with asyncio.timeout(15.0):
+            await worker.server.stop(60.0)
+        assert worker.links.n_links == 0

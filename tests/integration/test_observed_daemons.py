@@ -249,7 +249,12 @@ async def test_an_initiator_shows_whether_a_party_is_there_and_that_it_came_back
                 and value(samples, "fedpredict_party_reconnects_total", party="lab") == reconnects
             )
 
+        async def linked() -> bool:
+            samples = await metrics(bank.metrics_address)
+            return value(samples, "fedpredict_party_links", party="lab", carrier="grpc") == 1.0
+
         await eventually(lambda: shows(1.0, 0.0))
+        await eventually(linked)  # before, the party is only met, and what comes later is no reconnection
         await lab.__aexit__(None, None, None)
         await eventually(lambda: shows(0.0, 0.0))
         await stack.enter_async_context(participant.server(listen=lab.address))
