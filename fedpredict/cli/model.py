@@ -112,6 +112,7 @@ def _details(version: ModelVersion) -> dict[str, object]:
         "model_id": version.model_id,
         "version": version.version,
         "party": version.party,
+        "family": version.family,
         "kind": version.kind,
         "link": str(version.link),
         "classes": version.classes,
@@ -126,6 +127,7 @@ def _details(version: ModelVersion) -> dict[str, object]:
         "params_sha256": version.params_sha256,
         "source_sha256": version.source_sha256,
         "created_at": version.created_at,
+        "engines": version.engines,
         "certificate": dict(version.certificate),
         "metadata": dict(version.metadata),
     }

@@ -21,8 +21,8 @@ from fedpredict.client.ids import encode_ids
 from fedpredict.errors import ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.ids import valid_sample_ids
-from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.scoring.local_party import LocalParty
@@ -140,7 +140,7 @@ def _table(ids: Sequence[bytes], statuses: Sequence[SampleStatus], scores: Seque
     )
 
 
-def _loaded(version: ModelVersion, part: LinearPart, columns: tuple[str, ...]) -> LoadedModel:
+def _loaded(version: ModelVersion, part: Part, columns: tuple[str, ...]) -> LoadedModel:
     description = PartDescription(
         party=version.party,
         model_id=version.model_id,

@@ -5,25 +5,29 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from fedpredict.convert.labels import chosen_features, label_text
+from fedpredict.convert.families import FAMILIES
+from fedpredict.convert.labels import label_text
+from fedpredict.convert.linear_form import LINEAR_KEYS, linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.plain import check_keys, matrix, number, optional_text
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link, parse_link
+from fedpredict.model.part import UNKNOWN_CATEGORY, Family, Part
 from fedpredict.model.partial import PartialModel, VerificationRows
 
 FORMAT = "fedpredict-partial-1"
 
 _KEYS = (
-    "format", "model_id", "training_run", "party", "kind", "link", "classes", "features", "weights", "intercept",
-    "constant", "fit_intercept", "verification", "metadata",
+    "format", "model_id", "training_run", "party", "kind", "link", "classes", "fit_intercept", "verification",
+    "metadata",
 )  # fmt: skip
 _VERIFICATION_KEYS = ("features", "partial_scores")
 
@@ -38,18 +42,18 @@ def to_portable(partial: PartialModel) -> dict[str, object]:
         "party": partial.party,
         "kind": partial.kind.value,
         "classes": list(partial.classes),
-        "features": list(part.features),
-        "weights": part.weights.tolist(),
-        "intercept": None if part.intercept is None else part.intercept.tolist(),
-        "constant": part.constant.tolist(),
         "fit_intercept": partial.fit_intercept,
         "metadata": dict(partial.metadata),
     }
+    if isinstance(part, LinearPart):
+        result.update(linear_to_plain(part))
+    else:
+        result |= {"family": part.family.value, "part": FAMILIES[part.family].to_plain(part)}
     if partial.link != own_link(partial.kind):
         result["link"] = str(partial.link)  # only then, so that files are what they were before there were links
     if rows is not None:
         result["verification"] = {
-            "features": rows.features.tolist(),
+            "features": _cells(part, rows),
             "partial_scores": rows.partial_scores.tolist(),
         }
     return result
@@ -100,24 +104,23 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
         NameRefusedError: A model id or party id breaks the naming rules.
     """
     options = options or ReadOptions()
-    _check_keys(content, _KEYS, "the portable model")
+    family = _family(content)
+    check_keys(content, (*_KEYS, *LINEAR_KEYS) if family is None else (*_KEYS, "family", "part"), "the portable model")
     if content.get("format") != FORMAT:
         raise ModelFileError(f"the portable model needs format: {FORMAT!r}")
-    names, weights = _weights(content, options)
-    intercept = _vector(content.get("intercept"), "intercept", weights.shape[1])
-    constant = _vector(content.get("constant"), "constant", weights.shape[1])
     kind = _kind(content)
     try:
+        part = linear_from_plain(content, options) if family is None else _part(content, family, options)
         return PartialModel(
-            model_id=agreed(_optional_text(content, "model_id"), options.model_id, "model_id"),
-            training_run=agreed(_optional_text(content, "training_run"), options.training_run, "training_run"),
-            party=agreed(_optional_text(content, "party"), options.party, "party"),
+            model_id=agreed(optional_text(content, "model_id"), options.model_id, "model_id"),
+            training_run=agreed(optional_text(content, "training_run"), options.training_run, "training_run"),
+            party=agreed(optional_text(content, "party"), options.party, "party"),
             kind=kind,
             link=_link(content, kind),
             classes=_classes(content.get("classes")),
-            fit_intercept=_fit_intercept(content, options),
-            part=LinearPart(names, weights, intercept, np.zeros(weights.shape[1]) if constant is None else constant),
-            verification=_verification(content.get("verification")),
+            fit_intercept=_fit_intercept(content, options, holds=part.intercept is not None),
+            part=part,
+            verification=_verification(content.get("verification"), part),
             metadata=_metadata(content.get("metadata")),
         )
     except ValueError as error:
@@ -140,19 +143,24 @@ def agreed(in_file: str | None, named: str | None, what: str) -> str:
     return value
 
 
-def _check_keys(content: Mapping[str, object], known: Sequence[str], what: str) -> None:
-    for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(key[:100], known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ModelFileError(f"{what} has the unknown key {key[:100]!a}; {hint}")
+def _family(content: Mapping[str, object]) -> Family | None:
+    """Return the family of what stands under `part`; None for a linear part, which has no such key."""
+    value = optional_text(content, "family")
+    if value is None:
+        return None
+    known = [family.value for family in FAMILIES if family is not Family.LINEAR]
+    if value not in known:
+        raise ModelFileError(
+            f"the portable model has the unknown family '{clipped(value)}'; known are {', '.join(known)}"
+        )
+    return Family(value)
 
 
-def _optional_text(content: Mapping[str, object], key: str) -> str | None:
-    value = content.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ModelFileError(f"{key} is a {type(value).__name__}, not a text")
-    return value
+def _part(content: Mapping[str, object], family: Family, options: ReadOptions) -> Part:
+    plain = content.get("part")
+    if not isinstance(plain, dict):
+        raise ModelFileError(f"a portable model of family {family} needs part: a dict")
+    return FAMILIES[family].from_plain(plain, options)
 
 
 def _kind(content: Mapping[str, object]) -> Kind:
@@ -166,7 +174,7 @@ def _kind(content: Mapping[str, object]) -> Kind:
 
 
 def _link(content: Mapping[str, object], kind: Kind) -> Link:
-    text = _optional_text(content, "link")
+    text = optional_text(content, "link")
     return own_link(kind) if text is None else parse_link(text)
 
 
@@ -178,9 +186,9 @@ def _classes(value: object) -> tuple[str, ...]:
     return tuple(label_text(label) for label in value)
 
 
-def _fit_intercept(content: Mapping[str, object], options: ReadOptions) -> bool:
+def _fit_intercept(content: Mapping[str, object], options: ReadOptions, *, holds: bool) -> bool:
     """Whether the joint model has an intercept: said by the file, implied by an intercept in it, or by the operator."""
-    holds, value = content.get("intercept") is not None, content.get("fit_intercept")
+    value = content.get("fit_intercept")
     if value is not None and not isinstance(value, bool):
         raise ModelFileError("fit_intercept is not true or false")
     said = value if value is not None else holds or options.fit_intercept
@@ -194,67 +202,50 @@ def _fit_intercept(content: Mapping[str, object], options: ReadOptions) -> bool:
     return said
 
 
-def _weights(content: Mapping[str, object], options: ReadOptions) -> tuple[tuple[str, ...], Floats]:
-    """The feature names, and the weights of shape (n_features, n_scores)."""
-    weights, names = content.get("weights"), content.get("features")
-    if isinstance(weights, dict):
-        if names is not None:
-            raise ModelFileError("weights is a dict by feature name: leave features out")
-        names, weights = list(weights), list(weights.values())
-    if not isinstance(weights, list):
-        raise ModelFileError("the portable model needs weights: a list with one entry per feature, or a dict by name")
-    if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
-        raise ModelFileError("features is not a list of texts")
-    if not weights:
-        raise ModelFileError("the portable model has no features: a party without features has no part of a model")
-    chosen = chosen_features(names, options.features, len(weights))
-    return chosen, _matrix(weights, "weights")
+def _cells(part: Part, rows: VerificationRows) -> list[list[object]]:
+    """Return verification features as plain values: texts for codes, None for NaN."""
+    columns: list[list[object]] = []
+    for name, column in zip(part.features, rows.features.T.tolist(), strict=True):
+        texts = part.categories.get(name)
+        columns.append([None if math.isnan(cell) else cell if texts is None else _text(texts, cell) for cell in column])
+    return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in rows.features]
 
 
-def _matrix(rows: object, what: str) -> Floats:
-    """Shape (n_rows, n_columns); a row of one number may be a number."""
-    if not isinstance(rows, list):
-        raise ModelFileError(f"{what} is not a list")
-    listed = [row if isinstance(row, list) else [row] for row in rows]
-    if len({len(row) for row in listed}) > 1:
-        raise ModelFileError(f"the rows of {what} have different lengths")
-    width = len(listed[0]) if listed else 0
-    flat = [_number(value, what) for row in listed for value in row]
-    return np.array(flat, dtype=np.float64).reshape(len(listed), width)
+def _text(texts: tuple[str, ...], code: float) -> str:
+    """Return a category's text; for the code of an unknown one, a text that is none."""
+    return texts[int(code)] if code != UNKNOWN_CATEGORY else "?" + "".join(texts)
 
 
-def _vector(value: object, what: str, width: int) -> Floats | None:
-    """Shape (n_scores,), or None where the file has none."""
-    if value is None:
-        return None
-    listed = value if isinstance(value, list) else [value]
-    if len(listed) != width:
-        raise ModelFileError(f"{what} has {len(listed)} numbers, the weights have {width} columns")
-    return np.array([_number(item, what) for item in listed], dtype=np.float64)
-
-
-def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ModelFileError(f"{what} holds a {type(value).__name__} where a number should be")
-    try:
-        number = float(value)
-    except OverflowError as error:
-        raise ModelFileError(f"{what} holds a number beyond the range of a float64") from error
-    if not math.isfinite(number):
-        raise ModelFileError(f"{what} holds NaN or an infinity; every number of a model is finite")
-    return number
-
-
-def _verification(value: object) -> VerificationRows | None:
+def _verification(value: object, part: Part) -> VerificationRows | None:
     if value is None:
         return None
     if not isinstance(value, dict):
         raise ModelFileError("verification is not a dict of features and partial_scores")
-    _check_keys(value, _VERIFICATION_KEYS, "verification")
-    return VerificationRows(
-        _matrix(value.get("features"), "verification.features"),
-        _matrix(value.get("partial_scores"), "verification.partial_scores"),
-    )
+    check_keys(value, _VERIFICATION_KEYS, "verification")
+    rows, scores = value.get("features"), matrix(value.get("partial_scores"), "verification.partial_scores")
+    if isinstance(part, LinearPart):
+        return VerificationRows(matrix(rows, "verification.features"), scores)
+    return VerificationRows(_coded(rows, part), scores)
+
+
+def _coded(rows: object, part: Part) -> Floats:
+    """Return verification features as a matrix: texts become codes, None becomes NaN; shape (n_rows, n_features)."""
+    what, width = "verification.features", len(part.features)
+    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != width for row in rows):
+        raise ModelFileError(f"{what} is not a list of rows with {width} values each")
+    codes = [{text: float(code) for code, text in enumerate(part.categories.get(name, ()))} for name in part.features]
+    is_text = [name in part.categories for name in part.features]
+    result = np.full((len(rows), width), np.nan)
+    for at, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            if cell is None:
+                continue
+            if is_text[column] != isinstance(cell, str):
+                raise ModelFileError(f"{what} has a {type(cell).__name__} for feature {part.features[column]!a}")
+            result[at, column] = (
+                codes[column].get(cell, UNKNOWN_CATEGORY) if isinstance(cell, str) else number(cell, what)
+            )
+    return result
 
 
 def _metadata(value: object) -> dict[str, str]:

@@ -142,7 +142,7 @@ def _constants(value: object, partial: PartialModel) -> Floats | None:
     if value is None:
         return None
     constants = np.array(value, dtype=np.float64)
-    if constants.shape != partial.part.weights.shape or not np.isfinite(constants).all():
+    if constants.shape != (len(partial.part.features), partial.part.n_scores) or not np.isfinite(constants).all():
         raise ModelFileError("the reading process gave constants that do not fit the weights")
     return constants
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from fedpredict.convert.labels import shown
 from fedpredict.errors import FeatureNamesError, IncompatiblePartsError
-from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.arrays import Floats
 from fedpredict.model.combine import Combined, combine
 from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
 from fedpredict.model.partial import PartialModel
-from fedpredict.model.share import SampleStatus, Share, build_share
+from fedpredict.model.share import SampleStatus, Share, all_ok_statuses, build_share
 
 _NO_DIGEST = "0" * 64
 
@@ -98,16 +98,8 @@ def _check_same(manifest: Manifest, joint: PartialModel) -> None:
 
 def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:
     own = _columns(partial, features, names)
-    with np.errstate(invalid="ignore", over="ignore"):
-        values = partial.part.partial_scores(own)
-    return build_share(values, _status(own))
-
-
-def _status(own: Floats) -> Statuses:
-    status = np.full(len(own), SampleStatus.OK, dtype=np.uint8)
-    status[np.isnan(own).any(axis=1)] = SampleStatus.FEATURE_MISSING
-    status[np.isinf(own).any(axis=1)] = SampleStatus.FEATURE_INVALID
-    return status
+    statuses = partial.part.statuses(own)
+    return build_share(partial.part.partial_scores(own), all_ok_statuses(len(own)) if statuses is None else statuses)
 
 
 def _columns(partial: PartialModel, features: Floats, names: Sequence[str]) -> Floats:
@@ -120,9 +112,7 @@ def _columns(partial: PartialModel, features: Floats, names: Sequence[str]) -> F
 
 def _relative(joint: PartialModel, features: Floats, names: Sequence[str], difference: Floats) -> Floats:
     """Shape (n_samples, n_scores): the difference over the sum of the absolute terms."""
-    own = np.abs(_columns(joint, features, names))
-    with np.errstate(invalid="ignore", over="ignore"):
-        terms = own @ np.abs(joint.part.weights) + np.abs(joint.part.offset)
+    terms = joint.part.magnitudes(_columns(joint, features, names))
     relative: Floats = np.divide(np.abs(difference), terms, out=np.zeros_like(terms), where=terms > 0.0)
     return relative
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
+from fedpredict.convert.families import FAMILIES
 from fedpredict.convert.labels import shown
 from fedpredict.errors import FeatureNamesError, ModelConflictError
 from fedpredict.model.arrays import Floats
-from fedpredict.model.linear import LinearPart
+from fedpredict.model.part import Part
 from fedpredict.model.partial import PartialModel, VerificationRows
+from fedpredict.model.share import SampleStatus
 
 
 def split_model(
@@ -48,19 +48,24 @@ def split_model(
     _check_intercept(joint, parties, intercept_party)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(joint.part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(joint.part.features)} features")
-    shares = _constants(joint, columns, intercept_party, feature_constants)
-    result = {}
-    for party, chosen in columns.items():
-        intercept = joint.part.intercept if party == intercept_party else None
-        features = tuple(joint.part.features[column] for column in chosen)
-        part = LinearPart(features, joint.part.weights[chosen], intercept, shares[party])
-        verification = None if rows is None else _verification(part, rows[:, chosen])
-        result[party] = replace(joint, party=party, part=part, verification=verification, metadata=dict(joint.metadata))
-    return result
+    parts = FAMILIES[joint.part.family].cut(joint.part, columns, intercept_party, feature_constants)
+    return {
+        party: replace(
+            joint,
+            party=party,
+            part=part,
+            verification=None if rows is None else _verification(part, rows[:, columns[party]]),
+            metadata=dict(joint.metadata),
+        )
+        for party, part in parts.items()
+    }
 
 
-def _verification(part: LinearPart, rows: Floats) -> VerificationRows:
-    return VerificationRows(rows, part.partial_scores(rows))
+def _verification(part: Part, rows: Floats) -> VerificationRows | None:
+    """Return those of the rows that the part can score; None where it can score none."""
+    statuses = part.statuses(rows)
+    usable = rows if statuses is None else rows[statuses == SampleStatus.OK]
+    return VerificationRows(usable, part.partial_scores(usable)) if len(usable) else None
 
 
 def _columns(features: Sequence[str], parties: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
@@ -99,17 +104,3 @@ def _check_intercept(joint: PartialModel, parties: Mapping[str, Sequence[str]], 
         raise ModelConflictError(f"model {joint.model_id} has an intercept: name the party that holds it")
     if not joint.holds_intercept and intercept_party is not None:
         raise ModelConflictError(f"model {joint.model_id} has no intercept: name no party for it")
-
-
-def _constants(
-    joint: PartialModel,
-    columns: Mapping[str, list[int]],
-    intercept_party: str | None,
-    feature_constants: Floats | None,
-) -> dict[str, Floats]:
-    """Each party's share of the constant, shape (n_scores,)."""
-    if feature_constants is not None:
-        return {party: feature_constants[chosen].sum(axis=0) for party, chosen in columns.items()}
-    holder = intercept_party if intercept_party is not None else next(iter(columns))
-    none = np.zeros_like(joint.part.constant)
-    return {party: joint.part.constant if party == holder else none for party in columns}

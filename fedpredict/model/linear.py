@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedpredict.model.arrays import Floats
+from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.part import Family, statuses_of_numbers
 
 _FEW_WEIGHTS = 1_000
 """Of larger parts, copying the weights of many side by side takes longer than a product each."""
@@ -57,9 +58,33 @@ class LinearPart:
         object.__setattr__(self, "_first_offset", float(offset[0]) if len(offset) else 0.0)
 
     @property
+    def family(self) -> Family:
+        """Linear."""
+        return Family.LINEAR
+
+    @property
+    def categories(self) -> Mapping[str, tuple[str, ...]]:
+        """None: every feature is a number."""
+        return {}
+
+    @property
     def n_scores(self) -> int:
         """The number of partial scores per sample."""
         return int(self.weights.shape[1])
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that its arrays take."""
+        return self.weights.nbytes + 2 * self.constant.nbytes + (0 if self.intercept is None else self.intercept.nbytes)
+
+    def statuses(self, features: Floats) -> Statuses | None:
+        """Return why samples cannot be scored, as `Part.statuses`: every feature must be a finite number."""
+        return statuses_of_numbers(features)
+
+    def magnitudes(self, features: Floats) -> Floats:
+        """Return the sum of the absolute terms of each score, as `Part.magnitudes`."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(np.abs(features) @ np.abs(self.weights) + np.abs(self.offset), dtype=np.float64)
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return this party's share of the raw score.

@@ -9,8 +9,9 @@ import numpy as np
 from fedpredict.model.arrays import Floats
 from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
-from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link
+from fedpredict.model.part import Part
+from fedpredict.model.share import SampleStatus
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
@@ -23,7 +24,7 @@ class VerificationRows:
     """Samples with the partial scores that the training side got for them.
 
     Attributes:
-        features: Shape (n_rows, n_features), columns in the order of the part's features.
+        features: Shape (n_rows, n_features), columns in the order of the part's features; texts as the part's codes.
         partial_scores: Shape (n_rows, n_scores).
     """
 
@@ -60,7 +61,7 @@ class PartialModel:
     kind: Kind
     classes: tuple[str, ...]
     fit_intercept: bool
-    part: LinearPart
+    part: Part
     verification: VerificationRows | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     link: Link = _UNSAID
@@ -78,8 +79,9 @@ class PartialModel:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
             shapes = self.verification.features.shape[1], self.verification.partial_scores.shape[1]
-            if shapes != (len(self.part.features), self.part.n_scores):
-                raise ValueError(f"verification rows of widths {shapes}, the part has {self.part.weights.shape}")
+            expected = len(self.part.features), self.part.n_scores
+            if shapes != expected:
+                raise ValueError(f"verification rows of widths {shapes}, the part has {expected}")
 
     @property
     def holds_intercept(self) -> bool:
@@ -96,8 +98,12 @@ def largest_difference(partial: PartialModel) -> tuple[float, float]:
     if partial.verification is None or not len(partial.verification.features):
         return 0.0, 0.0
     rows, part = partial.verification, partial.part
-    difference = np.abs(part.partial_scores(rows.features) - rows.partial_scores)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(part.partial_scores(rows.features) - rows.partial_scores)
     difference = np.where(np.isnan(difference), np.inf, difference)
-    terms = np.abs(rows.features) @ np.abs(part.weights) + np.abs(part.offset)
+    statuses = part.statuses(rows.features)
+    if statuses is not None:
+        difference[statuses != SampleStatus.OK] = np.inf
+    terms = part.magnitudes(rows.features)
     relative = np.divide(difference, terms, out=np.where(difference > 0.0, np.inf, 0.0), where=terms > 0.0)
     return float(difference.max()), float(relative.max())

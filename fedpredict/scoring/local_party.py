@@ -21,10 +21,11 @@ from fedpredict.errors import (
     UnsupportedModeError,
 )
 from fedpredict.features.base import FeatureRows, OnlineStore
-from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_finite, all_true, any_true
+from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import rows_of_models
@@ -131,15 +132,18 @@ class LocalParty(PartyScorer):
             at = np.concatenate([np.arange(each.start, each.stop) for each in spans])
             ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
-        known = _statuses(rows, ids)
+        known = _statuses(model.part, rows, ids)
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
-        scores[at] = partial_scores_of(group.parts, [each.stop - each.start for each in spans], rows.values)
+        if group.linear:
+            scores[at] = partial_scores_of(group.linear, [each.stop - each.start for each in spans], rows.values)
+        else:
+            scores[at] = model.part.partial_scores(rows.values)
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
         rows = self._rows(model, query)
-        status = _statuses(rows, query.sample_ids)
+        status = _statuses(model.part, rows, query.sample_ids)
         if status is None:
             share, event_time = _share_of_all(model.part.partial_scores(rows.values)), rows.event_time
         else:
@@ -159,13 +163,14 @@ class LocalParty(PartyScorer):
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Models of a query for several that read the same features."""
+    """Linear models of a query for several that read the same features; or one of another family."""
 
     model: LoadedModel
     """The first of them."""
     places: list[int] = field(default_factory=list)
     """In the query."""
-    parts: list[LinearPart] = field(default_factory=list)
+    linear: list[LinearPart] = field(default_factory=list)
+    """The parts, where they are linear."""
     rows: list[slice] = field(default_factory=list)
 
     @property
@@ -175,7 +180,7 @@ class _Group:
 
 def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], dict[int, FedPredictError]]:
     """Return the models of a query that can be scored, and by place why the others cannot."""
-    groups: dict[tuple[str, int, tuple[str, ...], int], _Group] = {}
+    groups: dict[tuple[str, int, tuple[str, ...], int, int | None], _Group] = {}
     failures: dict[int, FedPredictError] = {}
     for place, (asked, rows) in enumerate(zip(query.models, rows_of_models(query), strict=True)):
         try:
@@ -183,34 +188,31 @@ def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], di
         except FedPredictError as error:
             failures[place] = error
             continue
-        key = (model.view, model.view_version, model.columns, model.part.n_scores)
+        linear = [model.part] if isinstance(model.part, LinearPart) else []
+        key = (model.view, model.view_version, model.columns, model.part.n_scores, None if linear else place)
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(model)
         group.places.append(place)
-        group.parts.append(model.part)
+        group.linear += linear
         group.rows.append(rows)
     return list(groups.values()), failures
 
 
-def _statuses(rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
+def _statuses(part: Part, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
     """Return a status per sample, as far as it is known before scoring; None where all are OK, as mostly they are.
 
     What is found is a sample id: see `OnlineStore.lookup`.
     """
     is_clear = rows.is_clear or (all_true(rows.found) and not any_true(rows.ambiguous))
-    if is_clear and all_finite(rows.values):
-        return None
+    status = part.statuses(rows.values)
+    if is_clear:
+        return status
     # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
-    status = all_ok_statuses(len(sample_ids))
+    if status is None:
+        status = all_ok_statuses(len(sample_ids))
+    status[rows.ambiguous] = SampleStatus.FEATURE_INVALID
     absent = ~rows.found
-    # what is absent has no features, so that mostly there is no need to look for single ones that are missing
-    odd = np.flatnonzero(~np.isfinite(rows.values).all(axis=1) | rows.ambiguous | absent)
-    present = odd[rows.found[odd]]
-    if len(present):
-        values = rows.values[present]
-        status[present[np.isnan(values).any(axis=1)]] = SampleStatus.FEATURE_MISSING
-        status[present[np.isinf(values).any(axis=1) | rows.ambiguous[present]]] = SampleStatus.FEATURE_INVALID
     status[absent] = _statuses_of_absent(sample_ids, absent)
     return status
 

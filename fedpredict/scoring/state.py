@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedpredict.errors import ManifestMismatchError, ModelNotFoundError, ModelNotReadyError
-from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,7 +23,7 @@ class LoadedModel:
     """
 
     description: PartDescription
-    part: LinearPart
+    part: Part
     view: str
     view_version: int
     columns: tuple[str, ...]

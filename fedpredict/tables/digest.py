@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
-
-from fedpredict.model.arrays import Floats
 from fedpredict.model.partial import PartialModel
-
-SALT_BYTES = 32
+from fedpredict.tables.layouts import LAYOUTS
+from fedpredict.tables.version import SALT_BYTES
 
 _FORMAT = "fedpredict-params-1"
 
@@ -61,12 +58,4 @@ def _fields(partial: PartialModel, view: str, view_version: int, salt: bytes) ->
     ]
     yield salt
     yield from (text.encode() for text in texts)
-    for index in sorted(range(len(part.features)), key=lambda each: part.features[each]):
-        yield part.features[index].encode()
-        yield _numbers(part.weights[index])
-    yield b"" if part.intercept is None else _numbers(part.intercept)
-    yield _numbers(part.constant)
-
-
-def _numbers(values: Floats) -> bytes:
-    return np.ascontiguousarray(values, dtype=">f8").tobytes()
+    yield from LAYOUTS[part.family].digest_fields(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.tables.names import column_names
+from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import weight_column
 
 
@@ -75,3 +76,12 @@ def _vector(rows: pa.Table, name: str) -> Floats:
     if column.null_count or not np.isfinite(numbers).all():
         raise TableCorruptError(f"column {name} holds a NULL, NaN or infinite number")
     return np.asarray(numbers, dtype=np.float64)
+
+
+def linear_digest_fields(part: LinearPart) -> Iterator[bytes]:
+    """Return the canonical bytes of the parameters, features sorted by name."""
+    for index in sorted(range(len(part.features)), key=lambda each: part.features[each]):
+        yield part.features[index].encode()
+        yield canonical_numbers(part.weights[index])
+    yield b"" if part.intercept is None else canonical_numbers(part.intercept)
+    yield canonical_numbers(part.constant)

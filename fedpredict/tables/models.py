@@ -16,10 +16,16 @@ from datetime import UTC, datetime
 from fedpredict.errors import FeatureNamesError, ModelNotFoundError, TableCorruptError, WarehouseWriteError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.partial import PartialModel
-from fedpredict.tables.digest import SALT_BYTES, params_sha256
-from fedpredict.tables.linear import linear_columns, part_from_rows, part_to_rows
-from fedpredict.tables.schemas import MODELS, linear_schema
-from fedpredict.tables.version import VERSION_COLUMNS, ModelVersion, version_to_rows, versions_from_rows
+from fedpredict.tables.digest import params_sha256
+from fedpredict.tables.layouts import LAYOUTS
+from fedpredict.tables.schemas import MODELS
+from fedpredict.tables.version import (
+    SALT_BYTES,
+    VERSION_COLUMNS,
+    ModelVersion,
+    version_to_rows,
+    versions_from_rows,
+)
 from fedpredict.tables.views import FeatureView
 from fedpredict.warehouse.base import ColumnType, Partition, Warehouse
 
@@ -71,7 +77,8 @@ def publish_model(
     """
     _check_features(partial, view)
     warehouse.ensure(MODELS)
-    warehouse.ensure(linear_schema(view.name, view.columns))
+    for schema in LAYOUTS[partial.part.family].schemas(view.name, view.columns):
+        warehouse.ensure(schema)
     wanted = _describe(partial, view, source_sha256, certificate or {})
     versions = list_versions(warehouse, partial.model_id)
     known = [each for each in versions if _same_source(each, wanted)]
@@ -107,9 +114,13 @@ def load_model(warehouse: Warehouse, version: ModelVersion) -> PartialModel:
     Raises:
         TableCorruptError: The rows are not those that were published; the message names the model and the fix.
     """
-    rows = warehouse.read(version.parameter_table, linear_columns(version.features), version.partition)
+    layout = LAYOUTS[version.family]
+    rows = [
+        warehouse.read(table, columns, version.partition)
+        for table, columns in zip(version.parameter_tables, layout.columns(version), strict=True)
+    ]
     try:
-        part = part_from_rows(rows, version.features, version.n_scores, holds_intercept=version.holds_intercept)
+        part = layout.from_rows(rows, version)
         partial = PartialModel(
             model_id=version.model_id,
             training_run=version.training_run,
@@ -167,12 +178,12 @@ def delete_model(warehouse: Warehouse, model_id: str) -> int:
     versions = list_versions(warehouse, model_id)
     for version in versions:
         warehouse.replace(MODELS.name, _row_partition(version), MODELS.arrow_schema.empty_table())
-    for view in sorted({version.view for version in versions}):
-        table = linear_schema(view, ())
-        digests = warehouse.read(table.name, ["params_sha256"], {"model_id": model_id}).column(0).to_pylist()
-        for digest in sorted(set(digests)):
-            partition = {"model_id": model_id, "params_sha256": digest}
-            warehouse.replace(table.name, partition, table.arrow_schema.empty_table())
+    for family, view in sorted({(version.family, version.view) for version in versions}):
+        for table in LAYOUTS[family].schemas(view, ()):
+            digests = warehouse.read(table.name, ["params_sha256"], {"model_id": model_id}).column(0).to_pylist()
+            for digest in sorted(set(digests)):
+                partition = {"model_id": model_id, "params_sha256": digest}
+                warehouse.replace(table.name, partition, table.arrow_schema.empty_table())
     return len(versions)
 
 
@@ -181,10 +192,18 @@ def _check_features(partial: PartialModel, view: FeatureView) -> None:
     missing = [name for name in partial.part.features if name not in types]
     if missing:
         raise FeatureNamesError(f"view {view.name} has no feature {', '.join(map(repr, missing))}", names=missing)
-    texts = [name for name in partial.part.features if types[name] is not ColumnType.DOUBLE]
-    if texts:
+    texts = [name for name in partial.part.features if types[name] is ColumnType.STRING]
+    odd = [name for name in texts if name not in partial.part.categories]
+    if odd:
         raise FeatureNamesError(
-            f"view {view.name} has {', '.join(map(repr, texts))} as text, and a linear model needs numbers", names=texts
+            f"view {view.name} has {', '.join(map(repr, odd))} as text, and the model needs numbers", names=odd
+        )
+    odd = [name for name in partial.part.categories if name not in texts]
+    if odd:
+        raise FeatureNamesError(
+            f"view {view.name} has {', '.join(map(repr, odd))} as a number, and the model needs text: load the view "
+            "with the feature as a string",
+            names=odd,
         )
 
 
@@ -192,6 +211,7 @@ def _describe(
     partial: PartialModel, view: FeatureView, source_sha256: str, certificate: Mapping[str, object]
 ) -> ModelVersion:
     """Return the version that `partial` will be; number, salt and digest are placeholders."""
+    layout = LAYOUTS[partial.part.family]
     return ModelVersion(
         model_id=partial.model_id,
         version=0,
@@ -213,6 +233,10 @@ def _describe(
         certificate=certificate,
         created_at=datetime.now(UTC),
         source_sha256=source_sha256,
+        family=partial.part.family,
+        categories=partial.part.categories,
+        options=layout.options(partial.part),
+        engines=layout.engines(partial.part),
     )
 
 
@@ -229,7 +253,9 @@ def _store_parameters(warehouse: Warehouse, version: ModelVersion, partial: Part
     try:
         load_model(warehouse, version)
     except TableCorruptError:
-        warehouse.replace(version.parameter_table, version.partition, part_to_rows(partial.part))
+        rows_of_tables = LAYOUTS[version.family].to_rows(partial.part)
+        for table, rows in zip(version.parameter_tables, rows_of_tables, strict=True):
+            warehouse.replace(table, version.partition, rows)
         return True
     return False
 
@@ -254,6 +280,6 @@ def _row_partition(version: ModelVersion) -> Partition:
 
 def _corrupt(version: ModelVersion, why: str) -> TableCorruptError:
     return TableCorruptError(
-        f"version {version.version} of model {version.model_id} in {version.parameter_table}: {why}; convert the model"
-        " again, or roll back to another version"
+        f"version {version.version} of model {version.model_id} in {version.parameter_tables[0]}: {why}; convert the"
+        " model again, or roll back to another version"
     )

@@ -50,7 +50,7 @@ VIEWS = TableSchema(
 )
 """One row per snapshot of a feature view, written once and last; without it the snapshot does not exist (ADR 0001)."""
 
-LINEAR_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
+PARAMETER_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
 FEATURE_KEYS = (Column("view_version", _INT), Column("snapshot", _STRING))
 
 
@@ -79,7 +79,7 @@ def linear_schema(view: str, features: Iterable[Column]) -> TableSchema:
         if feature.type is ColumnType.DOUBLE
     )
     fixed = (Column("output", _INT), Column("intercept", _DOUBLE), Column("constant", _DOUBLE))
-    return TableSchema(f"fp_linear_{check_view_name(view)}", (*fixed, *weights), LINEAR_KEYS)
+    return TableSchema(f"fp_linear_{check_view_name(view)}", (*fixed, *weights), PARAMETER_KEYS)
 
 
 def features_schema(view: str, features: Iterable[Column]) -> TableSchema:

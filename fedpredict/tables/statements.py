@@ -13,9 +13,8 @@ SQL text that a server may log. It is one sqlglot tree for DuckDB, Hive and Spar
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,17 +22,28 @@ import pyarrow.compute as pc
 from sqlglot import exp
 
 from fedpredict.errors import TableCorruptError
+from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
-from fedpredict.tables.linear import weight_columns
-from fedpredict.tables.names import column_names
+from fedpredict.tables import sql
+from fedpredict.tables.linear_sql import linear_scores
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
-from fedpredict.warehouse.base import Partition, Value, Warehouse
+from fedpredict.warehouse.base import Value, Warehouse
 
-_LARGEST = "1.7976931348623157e308"
+Scored: TypeAlias = Callable[[ModelVersion, Snapshot], exp.Select]
+"""A family's query for the raw scores of every row of a snapshot, with `ModelVersion.partition` and
+`Snapshot.partition` to bind.
+
+One row per sample id, event time and output: sample_id, event_time, output (INT, from 0), fp_raw (DOUBLE, the score),
+fp_unusable and fp_infinite (above 0 where a feature that must not miss is NULL or NaN, or one is infinite or not
+valid), and fp_ties (rows of the feature table with this id and time).
+"""
+
+SCORED: Mapping[Family, Scored] = {Family.LINEAR: linear_scores}
+"""What the engines can compute; a family that is not here is scored in process only."""
 
 
-def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expression, dict[str, Value]]:
+def partial_scores_query(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expression, dict[str, Value]]:
     """Return the query for the partial scores of every sample of a snapshot, and the values to bind.
 
     Its rows, in any order, one per sample and output: sample_id, event_time, status (INT, `SampleStatus`), output
@@ -46,13 +56,18 @@ def linear_scores(version: ModelVersion, snapshot: Snapshot) -> tuple[exp.Expres
         version: Which parameters.
         snapshot: Which features; of the version's view.
     """
-    is_scored, is_finite = _equals("fp_status", SampleStatus.OK), _equals("fp_overflows", 0)
-    out_of_range = exp.and_(is_scored.copy(), _compare(exp.GT, "fp_overflows", 0))
-    status = _case(_column("fp_status"), (out_of_range, _number(SampleStatus.OUT_OF_RANGE)))
-    score = _case(exp.null(), (exp.and_(is_scored, is_finite), _column("fp_raw")))
-    statement = _select(
-        [*_columns("sample_id", "event_time"), _as(status, "status"), _column("output"), _as(score, "score")],
-        _checked(_ranked(_grouped(_scored(version, snapshot)))),
+    is_scored, is_finite = sql.equals("fp_status", SampleStatus.OK), sql.equals("fp_overflows", 0)
+    out_of_range = exp.and_(is_scored.copy(), sql.compare(exp.GT, "fp_overflows", 0))
+    status = sql.case(sql.column("fp_status"), (out_of_range, sql.number(SampleStatus.OUT_OF_RANGE)))
+    score = sql.case(exp.null(), (exp.and_(is_scored, is_finite), sql.column("fp_raw")))
+    statement = sql.select_from(
+        [
+            *sql.columns_of("sample_id", "event_time"),
+            sql.named(status, "status"),
+            sql.column("output"),
+            sql.named(score, "score"),
+        ],
+        _checked(_ranked(SCORED[version.family](version, snapshot))),
     )
     return statement, {**version.partition, **snapshot.partition}
 
@@ -74,7 +89,7 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
     Raises:
         TableCorruptError: The parameter table has not one row per output.
     """
-    rows = warehouse.run(*linear_scores(version, snapshot)).sort_by(
+    rows = warehouse.run(*partial_scores_query(version, snapshot)).sort_by(
         [("sample_id", "ascending"), ("output", "ascending")]
     )
     width = version.n_scores
@@ -82,7 +97,7 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
     n_samples = len(rows) // width
     if not np.array_equal(outputs, np.tile(np.arange(width), n_samples)) or (snapshot.n_rows and not n_samples):
         raise TableCorruptError(
-            f"{version.parameter_table} has not one row for each of {width} outputs of model {version.model_id};"
+            f"{version.parameter_tables[0]} has not one row for each of {width} outputs of model {version.model_id};"
             " convert the model again"
         )
     first = rows.take(pa.array(np.arange(n_samples) * width))
@@ -94,137 +109,26 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
     return pa.table({**columns, "status": status, "scores": lists})
 
 
-def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
-    """Return every row with every output: fp_raw, and whether a feature is not finite, or infinite.
-
-    Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
-    arithmetic quickly, but not through a sort. Columns keep their names, because Spark's optimizer needs minutes for
-    2,000 aliases.
-    """
-    features = [_column(name, "fp_f") for name in column_names(version.features).values()]
-    weights = [_column(name, "fp_p") for name in weight_columns(version.features)]
-    top, lowest = _column("fp_top", "fp_p"), exp.Neg(this=_column("fp_top", "fp_p"))
-    terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
-    sizes = [exp.Abs(this=each.copy()) for each in features]
-    finite = [exp.LTE(this=size, expression=top.copy()) for size in sizes]
-    infinite = [exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy()) for size in sizes]
-    columns = [
-        *(_column(name, "fp_f") for name in ("sample_id", "event_time")),
-        _column("output", "fp_p"),
-        _as(_tree(exp.Add, [*terms, _column("fp_offset", "fp_p")]), "fp_raw"),
-        _as(_case(_number(1), (_tree(exp.And, finite or [exp.true()]), _number(0))), "fp_unusable"),
-        _as(_case(_number(0), (_tree(exp.Or, infinite or [exp.false()]), _number(1))), "fp_infinite"),
-    ]
-    rows = _stored(
-        [*_columns("sample_id", "event_time"), *_columns(*(each.name for each in features))],
-        snapshot.view.schema.name,
-        snapshot.partition,
-    )
-    parameters = _parameters(version, weights)
-    return (
-        exp.Select(expressions=columns)
-        .from_(rows.subquery("fp_f", copy=False), copy=False)
-        .join(parameters.subquery("fp_p", copy=False), join_type="cross", copy=False)
-    )
-
-
-def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Select:
-    """Return the parameter rows: output, weights, the sum of intercept and constant, and the largest finite number."""
-    intercept = exp.Coalesce(this=_column("intercept"), expressions=[_double("0")])
-    fixed = [
-        _column("output"),
-        _as(_tree(exp.Add, [intercept, _column("constant")]), "fp_offset"),
-        _as(_double(_LARGEST), "fp_top"),
-    ]
-    return _stored(
-        [*fixed, *_columns(*(weight.name for weight in weights))], version.parameter_table, version.partition
-    )
-
-
-def _grouped(scored: exp.Select) -> exp.Select:
-    """Return one row per sample, event time and output, with the size of the tie; where that is 1, sums are the values.
-
-    Grouping also keeps Hive from moving the arithmetic behind the windows that follow, and so 2,000 columns into them.
-    """
-    keys = ("sample_id", "event_time", "output")
-    sums = [_as(exp.Sum(this=_column(name)), name) for name in ("fp_raw", "fp_unusable", "fp_infinite")]
-    ties = _as(exp.Count(this=exp.Star()), "fp_ties")
-    return _select([*_columns(*keys), *sums, ties], scored).group_by(*_columns(*keys), copy=False)
-
-
 def _ranked(grouped: exp.Select) -> exp.Select:
     """Return the rows with fp_status from the features and ties, and fp_rank 1 on a sample's latest row."""
-    latest_first = exp.Order(expressions=[exp.Ordered(this=_column("event_time"), desc=True, nulls_first=False)])
-    rank = exp.Window(this=exp.RowNumber(), partition_by=_columns("sample_id", "output"), order=latest_first)
-    status = _case(
-        _number(SampleStatus.OK),
-        (_compare(exp.GT, "fp_ties", 1), _number(SampleStatus.FEATURE_INVALID)),
-        (_compare(exp.GT, "fp_infinite", 0), _number(SampleStatus.FEATURE_INVALID)),
-        (_compare(exp.GT, "fp_unusable", 0), _number(SampleStatus.FEATURE_MISSING)),
+    latest_first = exp.Order(expressions=[exp.Ordered(this=sql.column("event_time"), desc=True, nulls_first=False)])
+    rank = exp.Window(this=exp.RowNumber(), partition_by=sql.columns_of("sample_id", "output"), order=latest_first)
+    status = sql.case(
+        sql.number(SampleStatus.OK),
+        (sql.compare(exp.GT, "fp_ties", 1), sql.number(SampleStatus.FEATURE_INVALID)),
+        (sql.compare(exp.GT, "fp_infinite", 0), sql.number(SampleStatus.FEATURE_INVALID)),
+        (sql.compare(exp.GT, "fp_unusable", 0), sql.number(SampleStatus.FEATURE_MISSING)),
     )
-    kept = _columns("sample_id", "event_time", "output", "fp_raw")
-    return _select([*kept, _as(status, "fp_status"), _as(rank, "fp_rank")], grouped)
+    kept = sql.columns_of("sample_id", "event_time", "output", "fp_raw")
+    return sql.select_from([*kept, sql.named(status, "fp_status"), sql.named(rank, "fp_rank")], grouped)
 
 
 def _checked(ranked: exp.Select) -> exp.Select:
     """Return the latest rows, and how many of the sample's scores are not finite."""
-    overflow = _flag_unless(exp.LTE(this=exp.Abs(this=_column("fp_raw")), expression=_double(_LARGEST)))
-    overflows = exp.Window(this=exp.Sum(this=overflow), partition_by=_columns("sample_id"))
-    columns = [*_columns("sample_id", "event_time", "output", "fp_raw", "fp_status"), _as(overflows, "fp_overflows")]
-    return _select(columns, ranked).where(_equals("fp_rank", 1), copy=False)
-
-
-def _select(columns: list[exp.Expr], source: exp.Select) -> exp.Select:
-    return exp.Select(expressions=columns).from_(source.subquery("fp_rows", copy=False), copy=False)
-
-
-def _stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Select:
-    values = [exp.EQ(this=_column(name), expression=exp.Placeholder(this=name)) for name in partition]
-    return exp.Select(expressions=columns).from_(table, copy=False).where(*values, copy=False)
-
-
-def _flag_unless(condition: exp.Expr) -> exp.Expr:
-    return _case(_number(1), (condition, _number(0)))
-
-
-def _tree(operator: type[exp.Binary], terms: Sequence[exp.Expr]) -> exp.Expr:
-    """Return the terms joined by an operator, in short chains that stand in parentheses."""
-    size = math.isqrt(len(terms))
-    chains = [_chain(operator, terms[start : start + size]) for start in range(0, len(terms), size)]
-    return _chain(operator, chains)
-
-
-def _chain(operator: type[exp.Binary], terms: Sequence[exp.Expr]) -> exp.Expr:
-    return exp.Paren(this=reduce(lambda left, right: operator(this=left, expression=right), terms))
-
-
-def _case(otherwise: exp.Expr, *branches: tuple[exp.Expr, exp.Expr]) -> exp.Case:
-    return exp.Case(ifs=[exp.If(this=condition, true=value) for condition, value in branches], default=otherwise)
-
-
-def _compare(operator: type[exp.Binary], column: str, number: int) -> exp.Expr:
-    return operator(this=_column(column), expression=_number(number))
-
-
-def _equals(column: str, number: int) -> exp.Expr:
-    return _compare(exp.EQ, column, number)
-
-
-def _columns(*names: str) -> list[exp.Expr]:
-    return [_column(name) for name in names]
-
-
-def _column(name: str, table: str | None = None) -> exp.Column:
-    return exp.column(name, table, quoted=True)
-
-
-def _as(expression: exp.Expr, name: str) -> exp.Expr:
-    return exp.Alias(this=expression, alias=exp.to_identifier(name, quoted=True))
-
-
-def _number(value: int) -> exp.Expr:
-    return exp.Literal.number(int(value))
-
-
-def _double(text: str) -> exp.Expr:
-    return exp.cast(exp.Literal.string(text), exp.DataType.Type.DOUBLE)
+    overflow = sql.flag_unless(exp.LTE(this=exp.Abs(this=sql.column("fp_raw")), expression=sql.double(sql.LARGEST)))
+    overflows = exp.Window(this=exp.Sum(this=overflow), partition_by=sql.columns_of("sample_id"))
+    columns = [
+        *sql.columns_of("sample_id", "event_time", "output", "fp_raw", "fp_status"),
+        sql.named(overflows, "fp_overflows"),
+    ]
+    return sql.select_from(columns, ranked).where(sql.equals("fp_rank", 1), copy=False)

@@ -14,10 +14,13 @@ from fedpredict.errors import FedPredictError, TableCorruptError
 from fedpredict.model.ids import check_digest, check_model_id, check_party_id, check_view_name
 from fedpredict.model.kinds import Kind, check_link, check_widths
 from fedpredict.model.links import Link
-from fedpredict.tables.digest import SALT_BYTES
+from fedpredict.model.part import Family
+from fedpredict.tables.layouts import ENGINES, LAYOUTS
 from fedpredict.tables.names import column_names
-from fedpredict.tables.schemas import MODELS, linear_schema
+from fedpredict.tables.schemas import MODELS
 from fedpredict.warehouse.base import Partition
+
+SALT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,10 @@ class ModelVersion:
         certificate: What was checked at conversion, for people; JSON values.
         created_at: When this version was published, UTC.
         source_sha256: The digest of the model file.
+        family: How the part computes.
+        categories: For each text feature, the texts that the part knows, in the order of their codes.
+        options: What else its layout needs to read its rows; JSON values.
+        engines: Those of `ENGINES` that can compute the part.
     """
 
     model_id: str
@@ -67,6 +74,10 @@ class ModelVersion:
     certificate: Mapping[str, object]
     created_at: datetime
     source_sha256: str
+    family: Family = Family.LINEAR
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    engines: tuple[str, ...] = ENGINES
 
     def __post_init__(self) -> None:
         check_model_id(self.model_id)
@@ -80,13 +91,13 @@ class ModelVersion:
             raise ValueError(f"a salt of {len(self.salt)} bytes")
 
     @property
-    def parameter_table(self) -> str:
-        """The table that holds the parameters."""
-        return linear_schema(self.view, ()).name
+    def parameter_tables(self) -> tuple[str, ...]:
+        """The tables that hold the parameters."""
+        return tuple(schema.name for schema in LAYOUTS[self.family].schemas(self.view, ()))
 
     @property
     def partition(self) -> Partition:
-        """Where that table holds them."""
+        """Where those tables hold them."""
         return {"model_id": self.model_id, "params_sha256": self.params_sha256}
 
 
@@ -110,13 +121,25 @@ def version_to_rows(version: ModelVersion) -> pa.Table:
         "party": version.party,
         "fit_intercept": version.fit_intercept,
         "holds_intercept": version.holds_intercept,
-        "options": json.dumps({"features": version.features, "metadata": dict(version.metadata)}),
+        "options": json.dumps(_options(version)),
         "salt": version.salt.hex(),
         "certificate": json.dumps(dict(version.certificate)),
         "created_at": version.created_at.astimezone(UTC),
         "source_sha256": version.source_sha256,
     }
     return pa.Table.from_pylist([row], schema=MODELS.arrow_schema)
+
+
+def _options(version: ModelVersion) -> dict[str, object]:
+    """Return the options; those of a linear part are what they were before there were other families."""
+    options: dict[str, object] = {"features": version.features, "metadata": dict(version.metadata)}
+    if version.family is not Family.LINEAR:
+        options["family"] = version.family.value
+        options["engines"] = version.engines
+        options["part"] = dict(version.options)
+    if version.categories:
+        options["categories"] = {name: list(texts) for name, texts in version.categories.items()}
+    return options
 
 
 def versions_from_rows(rows: pa.Table) -> list[ModelVersion]:
@@ -157,6 +180,10 @@ def _parse(row: Mapping[str, object]) -> ModelVersion:
             certificate=dict(json.loads(_text(row, "certificate"))),
             created_at=_instant(row, "created_at"),
             source_sha256=_text(row, "source_sha256"),
+            family=Family(options.get("family", Family.LINEAR)),
+            categories={name: tuple(texts) for name, texts in options.get("categories", {}).items()},
+            options=dict(options.get("part", {})),
+            engines=tuple(options.get("engines", ENGINES)),
         )
     except (ValueError, KeyError, TypeError, FedPredictError) as error:
         raise TableCorruptError(

@@ -35,6 +35,7 @@ from fedpredict.tables.views import (
     snapshot_name,
 )
 from fedpredict.warehouse.base import ColumnType, Partition, TableSchema, Value, Warehouse
+from tests.linear_parts import linear
 
 pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
 
@@ -63,8 +64,8 @@ def number_of(warehouse: Warehouse, model_id: str) -> float | None:
     if version is None:
         return None
     part = load_model(warehouse, version).part
-    numbers = {*part.weights.ravel().tolist(), *part.offset.tolist()}
-    number = float(part.weights[0, 0])
+    numbers = {*linear(part).weights.ravel().tolist(), *linear(part).offset.tolist()}
+    number = float(linear(part).weights[0, 0])
     assert numbers == {number, 2 * number}
     return number
 
@@ -126,8 +127,8 @@ def test_a_published_part_comes_back_bit_equal(warehouse: Warehouse, name: str) 
     assert found.metadata == partial.metadata
     assert found.certificate == {"rows": 3}
     assert loaded.part.features == NAMES
-    assert loaded.part.weights.tobytes() == EXTREMES.tobytes()
-    assert loaded.part.constant.tobytes() == part.constant.tobytes()
+    assert linear(loaded.part).weights.tobytes() == EXTREMES.tobytes()
+    assert linear(loaded.part).constant.tobytes() == linear(part).constant.tobytes()
     assert loaded.part.intercept is None
 
 
@@ -139,7 +140,7 @@ def test_a_view_that_grows_gets_columns_and_old_models_keep_working(warehouse: W
     publish_model(warehouse, partial_of(f"{name}-old", 3.5, ["age", "debt"]), wider, "c" * 64)
 
     first, second = list_versions(warehouse, f"{name}-old")
-    assert load_model(warehouse, first).part.weights.tolist() == [[1.5], [1.5]]
+    assert linear(load_model(warehouse, first).part).weights.tolist() == [[1.5], [1.5]]
     assert load_model(warehouse, second).part.features == ("age", "debt")
     assert number_of(warehouse, f"{name}-new") == 2.5
     assert number_of(warehouse, f"{name}-old") == 3.5
@@ -170,11 +171,11 @@ def test_the_same_file_again_writes_nothing_and_lost_parameters_are_healed(wareh
 
     again = publish_model(Interruptible(warehouse, 2), partial, view, "a" * 64)  # two calls of ensure, no write
     none = (
-        warehouse.read(version.parameter_table, ["output"], version.partition)
+        warehouse.read(version.parameter_tables[0], ["output"], version.partition)
         .slice(0, 0)
         .cast(pa.schema([("output", pa.int32())]))
     )
-    warehouse.replace(version.parameter_table, version.partition, none)
+    warehouse.replace(version.parameter_tables[0], version.partition, none)
     healed = publish_model(warehouse, partial, view, "a" * 64)
 
     assert again == (version, False)
@@ -194,7 +195,7 @@ def test_a_rollback_and_a_deletion_are_seen_at_once(warehouse: Warehouse, name: 
     assert (back.version, between) == (3, 1.5)
     assert count == 3
     assert number_of(warehouse, name) is None
-    assert warehouse.read(back.parameter_table, ["output"], {"model_id": name}).num_rows == 0
+    assert warehouse.read(back.parameter_tables[0], ["output"], {"model_id": name}).num_rows == 0
 
 
 @pytest.mark.parametrize("at", range(4))

@@ -29,6 +29,7 @@ from fedpredict.tables.views import (
 )
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.linear_parts import linear
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -64,7 +65,7 @@ def visible(warehouse: LocalWarehouse) -> tuple[float | None, float | None]:
     if "credit" in (current := current_versions(warehouse)):
         part = load_model(warehouse, current["credit"]).part
         assert part.intercept is not None
-        numbers = {*part.weights.ravel().tolist(), *part.intercept.tolist(), *part.constant.tolist()}
+        numbers = {*linear(part).weights.ravel().tolist(), *part.intercept.tolist(), *linear(part).constant.tolist()}
         assert len(numbers) == 1
         model = numbers.pop()
     if latest := latest_snapshot(warehouse, "bank"):

@@ -15,6 +15,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.combine import combine
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus, build_share
+from tests.linear_parts import linear
 
 
 def options_for(n_features: int, **changes: Any) -> ReadOptions:
@@ -55,7 +56,7 @@ def assert_same_scores(model: Any, partial: PartialModel, features: Floats) -> N
     ours = partial.part.partial_scores(features)
     score = model.decision_function if hasattr(model, "decision_function") else model.predict
     theirs = np.asarray(score(features), dtype=np.float64).reshape(ours.shape)
-    terms = np.abs(features) @ np.abs(partial.part.weights) + np.abs(partial.part.offset)
+    terms = np.abs(features) @ np.abs(linear(partial.part).weights) + np.abs(linear(partial.part).offset)
     assert (np.abs(ours - theirs) <= 1e-12 * terms).all()
 
 

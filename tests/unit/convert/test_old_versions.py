@@ -19,6 +19,7 @@ from fedpredict.convert.options import Limits
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.links import Link
+from tests.linear_parts import linear
 from tests.unit.convert.support import options_for, predictions_of
 
 FOLDER = Path(__file__).parent / "old_models"
@@ -109,7 +110,7 @@ def test_multi_class_and_solver_decide_as_in_the_version(  # noqa: PLR0917  one 
     ).partial
 
     assert partial.kind is kind
-    assert (partial.part.weights == factor * model.coef_.T).all()
+    assert (linear(partial.part).weights == factor * model.coef_.T).all()
     assert partial.part.intercept is not None
     assert (partial.part.intercept == factor * model.intercept_).all()
 

@@ -28,6 +28,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link, parse_link
 from fedpredict.model.partial import PartialModel, VerificationRows
+from tests.linear_parts import linear
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -56,8 +57,8 @@ def test_lists_and_names_are_read() -> None:
 
     assert partial.kind is Kind.MULTINOMIAL
     assert partial.part.features == ("age", "income")
-    assert partial.part.weights.tolist() == [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]
-    assert partial.part.constant.tolist() == [1.0, 2.0, 3.0]
+    assert linear(partial.part).weights.tolist() == [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]
+    assert linear(partial.part).constant.tolist() == [1.0, 2.0, 3.0]
     assert partial.metadata == {"trained_by": "FATE"}
 
 
@@ -65,10 +66,10 @@ def test_weights_by_name_and_single_numbers_are_read() -> None:
     by_name = from_portable(binary(features=..., weights={"age": 1.5, "income": [-2.0]}))
 
     assert by_name.part.features == ("age", "income")
-    assert by_name.part.weights.tolist() == [[1.5], [-2.0]]
+    assert linear(by_name.part).weights.tolist() == [[1.5], [-2.0]]
     assert by_name.part.intercept is not None
     assert by_name.part.intercept.tolist() == [0.25]
-    assert by_name.part.constant.tolist() == [0.0]
+    assert linear(by_name.part).constant.tolist() == [0.0]
 
 
 def test_numbers_as_class_labels_become_text() -> None:
@@ -130,11 +131,11 @@ def test_json_gives_every_float_back_bit_equal(data: st.DataObject) -> None:
 
     for back in (from_portable(parse_json(to_json(partial))), from_portable(to_portable(partial))):
         assert back.part.features == names
-        assert back.part.weights.tobytes() == part.weights.tobytes()
+        assert linear(back.part).weights.tobytes() == linear(part).weights.tobytes()
         assert back.part.intercept is not None
         assert part.intercept is not None
         assert back.part.intercept.tobytes() == part.intercept.tobytes()
-        assert back.part.constant.tobytes() == part.constant.tobytes()
+        assert linear(back.part).constant.tobytes() == linear(part).constant.tobytes()
         assert back.verification is not None
         assert back.verification.features.tobytes() == rows.features.tobytes()
         assert back.metadata == partial.metadata

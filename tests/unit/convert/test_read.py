@@ -32,6 +32,7 @@ from fedpredict.errors import (
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel, VerificationRows
+from tests.linear_parts import linear
 from tests.unit.convert.support import options_for
 from tests.unit.convert.test_unpickle import attacks
 
@@ -49,7 +50,7 @@ def test_a_scikit_learn_file_is_read_by_a_confined_process(tmp_path: Path, small
 
     result = read_model_file(path, options_for(2))
 
-    assert (result.partial.part.weights == model.coef_.T).all()
+    assert (linear(result.partial.part).weights == model.coef_.T).all()
     assert result.source_sha256 == hashlib.sha256(small_pickle).hexdigest()
     assert result.source.startswith("scikit-learn 1.")
     assert result.feature_constants is not None
@@ -65,7 +66,7 @@ def test_a_written_part_reads_back_bit_equal(name: str, tmp_path: Path) -> None:
     result = read_model_file(path)
 
     assert to_portable(result.partial) == to_portable(partial(verification=rows, metadata={"note": "größer"}))
-    assert result.partial.part.weights.tobytes() == partial().part.weights.tobytes()
+    assert linear(result.partial.part).weights.tobytes() == linear(partial().part).weights.tobytes()
     assert str(result.partial.part.intercept) == "[-0.]"
     assert result.feature_constants is None
     assert [entry.name for entry in tmp_path.iterdir()] == [name]

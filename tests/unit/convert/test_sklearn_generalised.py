@@ -39,6 +39,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
+from tests.linear_parts import linear
 from tests.unit.convert.support import assert_same_scores, options_for, predictions_of, read_estimator
 
 CANCER, WINE, DIABETES = (load(return_X_y=True) for load in (load_breast_cancer, load_wine, load_diabetes))
@@ -59,7 +60,7 @@ def scaled(model: Any) -> Any:
 def assert_predicts(partial: PartialModel, features: Floats, expected: Any) -> None:
     """Predictions agree to 1e-9, relative to the sum of the absolute terms of a raw score where that is larger."""
     ours, theirs = predictions_of(partial, features), np.asarray(expected, dtype=np.float64)
-    terms = np.abs(features) @ np.abs(partial.part.weights) + np.abs(partial.part.offset)
+    terms = np.abs(features) @ np.abs(linear(partial.part).weights) + np.abs(linear(partial.part).offset)
     theirs = theirs.reshape(ours.shape)
     assert (np.abs(ours - theirs) <= 1e-9 * np.maximum(terms, np.abs(theirs))).all()
 
@@ -167,7 +168,7 @@ def test_every_protocol_gives_the_same_model(model: Any, protocol: int) -> None:
 
     partial = read_estimator(model, protocol).partial
 
-    assert (partial.part.weights[:, 0] == model.coef_.ravel()).all()
+    assert (linear(partial.part).weights[:, 0] == model.coef_.ravel()).all()
 
 
 @functools.cache

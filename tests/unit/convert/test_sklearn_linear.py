@@ -37,6 +37,7 @@ from fedpredict.errors import (
     UnsupportedModelError,
 )
 from fedpredict.model.kinds import Kind
+from tests.linear_parts import linear
 from tests.unit.convert.support import (
     assert_same_scores,
     expected_of,
@@ -169,7 +170,7 @@ def test_coefficients_of_float32_are_read_exactly() -> None:
 
     partial = read_estimator(model).partial
 
-    assert (partial.part.weights[:, 0] == model.coef_[0].astype(np.float64)).all()
+    assert (linear(partial.part).weights[:, 0] == model.coef_[0].astype(np.float64)).all()
 
 
 @given(data=st.data())
@@ -204,12 +205,12 @@ def test_scalers_fold_at_any_shape_and_magnitude(data: st.DataObject) -> None:
 
     reading = read_estimator(model)
 
-    part = reading.partial.part
+    part = linear(reading.partial.part)
     terms = np.abs(features) @ np.abs(part.weights) + np.abs(part.constant) + np.abs(part.offset - part.constant)
     difference = np.abs(part.partial_scores(features)[:, 0] - model.predict(features))
     assert (difference <= 1e-12 * terms[:, 0]).all()
     assert reading.feature_constants is not None
-    np.testing.assert_allclose(reading.feature_constants.sum(axis=0), part.constant)
+    np.testing.assert_allclose(reading.feature_constants.sum(axis=0), linear(part).constant)
 
 
 def test_a_constant_column_keeps_its_scale_of_one() -> None:
@@ -226,7 +227,7 @@ def test_the_constant_is_not_in_the_intercept() -> None:
 
     assert part.intercept is not None
     assert (part.intercept == model[-1].intercept_).all()
-    assert part.constant[0] != 0.0
+    assert linear(part).constant[0] != 0.0
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel, largest_difference
 from fedpredict.model.share import SampleStatus, build_share
+from tests.linear_parts import linear
 from tests.unit.convert.support import expected_of, read_estimator
 
 WINE, WINE_CLASSES = load_wine(return_X_y=True)
@@ -80,17 +81,17 @@ def test_each_part_depends_on_its_own_features_scaling_only() -> None:
     first = split_model(READING.partial, parties, "b", feature_constants=READING.feature_constants)["a"]
     second = split_model(other.partial, parties, "b", feature_constants=other.feature_constants)["a"]
 
-    np.testing.assert_allclose(first.part.constant, second.part.constant, rtol=1e-3)
-    assert first.part.constant.any()
+    np.testing.assert_allclose(linear(first.part).constant, linear(second.part).constant, rtol=1e-3)
+    assert linear(first.part).constant.any()
 
 
 def test_a_constant_that_is_only_known_as_a_sum_goes_with_the_intercept() -> None:
     parts = split_model(joint(), {"p": ["a"], "q": ["c", "b"]}, "q")
 
-    assert parts["p"].part.constant.tolist() == [0.0]
-    assert parts["q"].part.constant.tolist() == [10.0]
+    assert linear(parts["p"].part).constant.tolist() == [0.0]
+    assert linear(parts["q"].part).constant.tolist() == [10.0]
     assert parts["q"].part.features == ("c", "b")
-    assert parts["q"].part.weights.tolist() == [[4.0], [3.0]]
+    assert linear(parts["q"].part).weights.tolist() == [[4.0], [3.0]]
     assert parts["p"].part.intercept is None
     assert parts["q"].part.intercept is not None
     assert (parts["p"].party, parts["p"].model_id, parts["p"].fit_intercept) == ("p", "m", True)

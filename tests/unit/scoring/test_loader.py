@@ -19,6 +19,7 @@ from fedpredict.tables.models import ModelVersion, delete_model, publish_model, 
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.linear_parts import linear
 
 VIEW = FeatureView(
     "people",
@@ -64,7 +65,7 @@ class World:
 
     def weights(self) -> dict[str, float]:
         """Model id -> the weight of its current version."""
-        return {each: float(model.part.weights[0, 0]) for each, model in self.loader.state.current.items()}
+        return {each: float(linear(model.part).weights[0, 0]) for each, model in self.loader.state.current.items()}
 
     def damage(self, table: str, model_id: str, content: bytes = b"no Parquet") -> list[tuple[Path, bytes]]:
         """Overwrite the files of a model; return what they held."""

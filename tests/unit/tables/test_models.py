@@ -36,6 +36,7 @@ from fedpredict.tables.version import version_to_rows
 from fedpredict.tables.views import FeatureView, ViewFeature
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.linear_parts import linear
 
 FILE_A, FILE_B = "a" * 64, "b" * 64
 
@@ -58,7 +59,7 @@ def partial_of(
 def numbers(partial: PartialModel) -> tuple[bytes, bytes | None, bytes]:
     part = partial.part
     intercept = None if part.intercept is None else part.intercept.tobytes()
-    return np.ascontiguousarray(part.weights).tobytes(), intercept, part.constant.tobytes()
+    return np.ascontiguousarray(linear(part).weights).tobytes(), intercept, linear(part).constant.tobytes()
 
 
 def parameter_file(root: Path) -> Path:
@@ -192,7 +193,7 @@ def test_a_damaged_row_of_models_is_named(warehouse: LocalWarehouse) -> None:
 def test_parameters_that_nobody_points_to_are_not_seen(warehouse: LocalWarehouse) -> None:
     old, _ = publish_model(warehouse, partial_of(0.5), VIEW, FILE_A)
     orphan = {"model_id": "credit", "params_sha256": "f" * 64}
-    warehouse.replace("fp_linear_bank", orphan, part_to_rows(partial_of(9.0).part))
+    warehouse.replace("fp_linear_bank", orphan, part_to_rows(linear(partial_of(9.0).part)))
 
     assert current_versions(warehouse) == {"credit": old}
     assert numbers(load_model(warehouse, old)) == numbers(partial_of(0.5))
@@ -235,7 +236,7 @@ def test_a_deleted_model_is_gone_with_its_parameters_and_others_stay(warehouse: 
     publish_model(warehouse, partial_of(0.75), VIEW, FILE_B)
     publish_model(warehouse, partial_of(model_id="other"), VIEW, FILE_A)
     orphan = {"model_id": "credit", "params_sha256": "f" * 64}
-    warehouse.replace("fp_linear_bank", orphan, part_to_rows(partial_of(9.0).part))
+    warehouse.replace("fp_linear_bank", orphan, part_to_rows(linear(partial_of(9.0).part)))
 
     count = delete_model(warehouse, "credit")
 
@@ -305,7 +306,7 @@ def test_a_thousand_models_live_in_one_table(warehouse: LocalWarehouse, monkeypa
         partial = partial_of(float(number), model_id=f"m{number}")
         digest = params_sha256(partial, VIEW.name, VIEW.version, first.salt)
         version = replace(first, model_id=partial.model_id, params_sha256=digest)
-        warehouse.replace(version.parameter_table, version.partition, part_to_rows(partial.part))
+        warehouse.replace(version.parameter_tables[0], version.partition, part_to_rows(linear(partial.part)))
         warehouse.replace(MODELS.name, {"model_id": version.model_id, "version": 1}, version_to_rows(version))
 
     new, written = publish_model(warehouse, partial_of(2.0, model_id="m777"), VIEW, FILE_B)
@@ -314,8 +315,8 @@ def test_a_thousand_models_live_in_one_table(warehouse: LocalWarehouse, monkeypa
     assert written
     assert len(current) == 1000
     assert current["m777"] == new
-    assert load_model(warehouse, new).part.weights.tolist() == [[2.0], [2.0]]
-    assert load_model(warehouse, current["m778"]).part.weights.tolist() == [[778.0], [778.0]]
+    assert linear(load_model(warehouse, new).part).weights.tolist() == [[2.0], [2.0]]
+    assert linear(load_model(warehouse, current["m778"]).part).weights.tolist() == [[778.0], [778.0]]
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -18,7 +18,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.models import ModelVersion, publish_model
-from fedpredict.tables.statements import linear_scores, score_in_engine
+from fedpredict.tables.statements import partial_scores_query, score_in_engine
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
@@ -49,7 +49,7 @@ def snapshot_of(warehouse: LocalWarehouse, a: list[float | None], b: list[float 
 def test_the_statement_holds_no_weight_and_no_name_of_a_model(warehouse: LocalWarehouse, dialect: str) -> None:
     version = publish(warehouse, [[0.987654321], [-0.5]])
 
-    statement, params = linear_scores(version, snapshot_of(warehouse, [1.0], [2.0]))
+    statement, params = partial_scores_query(version, snapshot_of(warehouse, [1.0], [2.0]))
     sql = statement.sql(dialect=dialect, identify=True)
 
     assert set(params.values()) == {"m", version.params_sha256, 1, "20261122T120000.000000Z"}
@@ -80,7 +80,7 @@ def test_a_sample_without_a_score_has_null_for_all_outputs(warehouse: LocalWareh
 def test_parameters_that_are_gone_are_an_error_and_not_an_empty_answer(warehouse: LocalWarehouse) -> None:
     version, snapshot = publish(warehouse, [[1.0], [1.0]]), snapshot_of(warehouse, [1.0], [1.0])
     empty = pa.table({"output": pa.array([], pa.int32())})
-    warehouse.replace(version.parameter_table, version.partition, empty)
+    warehouse.replace(version.parameter_tables[0], version.partition, empty)
 
     with pytest.raises(TableCorruptError, match="model m; convert the model again"):
         score_in_engine(warehouse, version, snapshot)
@@ -89,7 +89,7 @@ def test_parameters_that_are_gone_are_an_error_and_not_an_empty_answer(warehouse
 def test_a_lost_weight_gives_no_number(warehouse: LocalWarehouse) -> None:
     version, snapshot = publish(warehouse, [[1.0], [1.0]]), snapshot_of(warehouse, [1.0], [1.0])
     rows = pa.table({"output": pa.array([0], pa.int32()), "constant": [0.0], "w_a": [1.0]})
-    warehouse.replace(version.parameter_table, version.partition, rows)
+    warehouse.replace(version.parameter_tables[0], version.partition, rows)
 
     assert score_in_engine(warehouse, version, snapshot).column("scores").to_pylist() == [None]
 

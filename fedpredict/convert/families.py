@@ -1,0 +1,39 @@
+"""What conversion knows of each family of parts: its portable form, and how a jointly trained part is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from fedpredict.convert.linear_cut import cut_linear
+from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
+from fedpredict.convert.options import ReadOptions
+from fedpredict.model.arrays import Floats
+from fedpredict.model.part import Family, Part
+
+Cut: TypeAlias = Callable[[Any, Mapping[str, list[int]], str | None, Floats | None], Mapping[str, Part]]
+"""(joint part, party -> the positions of its features, the intercept's party or None, constants by feature or None)
+-> party -> its part, whose shares add up to the joint part's scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyForm:
+    """How parts of one family are written and cut.
+
+    Attributes:
+        to_plain: A part -> plain Python (dict, list, str, float, int, bool, None), under keys of its own.
+        from_plain: The inverse: (mapping, what the operator adds) -> the part. Raises `ModelFileError` where a value is
+            missing, of the wrong type or does not fit, `FeatureNamesError` where names do not.
+        cut: See `Cut`. Raises `ModelConflictError` where it cannot be cut so.
+    """
+
+    to_plain: Callable[[Any], dict[str, object]]
+    from_plain: Callable[[Mapping[str, object], ReadOptions], Part]
+    cut: Cut
+
+
+FAMILIES: Mapping[Family, FamilyForm] = {
+    Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
+}
+"""The one place that says so."""

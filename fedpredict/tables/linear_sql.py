@@ -1,0 +1,76 @@
+"""The shares of linear parts in the engine's SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlglot import exp
+
+from fedpredict.tables import sql
+from fedpredict.tables.linear import weight_columns
+from fedpredict.tables.names import column_names
+from fedpredict.tables.version import ModelVersion
+from fedpredict.tables.views import Snapshot
+
+
+def linear_scores(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
+    """Return the raw scores of every row of a snapshot, as `statements.Scored` says.
+
+    Grouping keeps Hive from moving the arithmetic behind the windows that follow, and so 2,000 columns into them.
+    """
+    keys = ("sample_id", "event_time", "output")
+    sums = [sql.named(exp.Sum(this=sql.column(name)), name) for name in ("fp_raw", "fp_unusable", "fp_infinite")]
+    ties = sql.named(exp.Count(this=exp.Star()), "fp_ties")
+    scored = sql.select_from([*sql.columns_of(*keys), *sums, ties], _scored(version, snapshot))
+    return scored.group_by(*sql.columns_of(*keys), copy=False)
+
+
+def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
+    """Return every row with every output: fp_raw, and whether a feature is not finite, or infinite.
+
+    Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
+    arithmetic quickly, but not through a sort. Columns keep their names, because Spark's optimizer needs minutes for
+    2,000 aliases.
+    """
+    features = [sql.column(name, "fp_f") for name in column_names(version.features).values()]
+    weights = [sql.column(name, "fp_p") for name in weight_columns(version.features)]
+    top, lowest = sql.column("fp_top", "fp_p"), exp.Neg(this=sql.column("fp_top", "fp_p"))
+    terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
+    sizes = [exp.Abs(this=each.copy()) for each in features]
+    finite = [exp.LTE(this=size, expression=top.copy()) for size in sizes]
+    infinite = [exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy()) for size in sizes]
+    columns = [
+        *(sql.column(name, "fp_f") for name in ("sample_id", "event_time")),
+        sql.column("output", "fp_p"),
+        sql.named(sql.balanced(exp.Add, [*terms, sql.column("fp_offset", "fp_p")]), "fp_raw"),
+        sql.named(
+            sql.case(sql.number(1), (sql.balanced(exp.And, finite or [exp.true()]), sql.number(0))), "fp_unusable"
+        ),
+        sql.named(
+            sql.case(sql.number(0), (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(1))), "fp_infinite"
+        ),
+    ]
+    rows = sql.stored(
+        [*sql.columns_of("sample_id", "event_time"), *sql.columns_of(*(each.name for each in features))],
+        snapshot.view.schema.name,
+        snapshot.partition,
+    )
+    parameters = _parameters(version, weights)
+    return (
+        exp.Select(expressions=columns)
+        .from_(rows.subquery("fp_f", copy=False), copy=False)
+        .join(parameters.subquery("fp_p", copy=False), join_type="cross", copy=False)
+    )
+
+
+def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Select:
+    """Return the parameter rows: output, weights, the sum of intercept and constant, and the largest finite number."""
+    intercept = exp.Coalesce(this=sql.column("intercept"), expressions=[sql.double("0")])
+    fixed = [
+        sql.column("output"),
+        sql.named(sql.balanced(exp.Add, [intercept, sql.column("constant")]), "fp_offset"),
+        sql.named(sql.double(sql.LARGEST), "fp_top"),
+    ]
+    return sql.stored(
+        [*fixed, *sql.columns_of(*(weight.name for weight in weights))], version.parameter_tables[0], version.partition
+    )
