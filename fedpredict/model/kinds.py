@@ -22,6 +22,8 @@ class Kind(StrEnum):
     ONE_VS_REST = "one_vs_rest"
     DECISION = "decision"
     """A classifier without probabilities, such as a support vector machine: predictions are its decision values."""
+    PROBABILITY = "probability"
+    """A classifier whose raw scores are probabilities already, such as a forest, the mean of its trees'."""
 
 
 class Output(StrEnum):
@@ -63,9 +65,11 @@ KINDS: dict[Kind, KindSpec] = {
     Kind.MULTINOMIAL: KindSpec(("softmax",), Output.PROBABILITY),
     Kind.ONE_VS_REST: KindSpec(("logit_normalised",), Output.PROBABILITY, min_classes=3),
     Kind.DECISION: KindSpec(("identity",), Output.DECISION_VALUE),
+    Kind.PROBABILITY: KindSpec(("identity",), Output.PROBABILITY),
 }
 """The one place that says what a kind means; what a link means is in `links.LINKS`."""
 
+_ONE_SCORE_FOR_TWO = frozenset({Kind.DECISION, Kind.PROBABILITY})
 _OWN_LINKS = {kind: Link(spec.links[0]) for kind, spec in KINDS.items()}
 
 
@@ -92,9 +96,9 @@ def check_link(kind: Kind, link: Link) -> None:
 def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
     """Check that classes and the number of scores fit the kind.
 
-    A binary model has one score and two classes, and predicts the probability of `classes[1]`; a decision model of two
-    classes has one score too, positive for `classes[1]`; the other classifiers have one score per class; a regression
-    has no classes and any number of scores.
+    A binary model has one score and two classes, and predicts the probability of `classes[1]`; a decision or
+    probability model of two classes has one score too, which speaks for `classes[1]`; the other classifiers have one
+    score per class; a regression has no classes and any number of scores.
 
     Raises:
         ValueError: With the counts; the caller names the file or the parties.
@@ -107,7 +111,7 @@ def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
             raise ValueError(f"a {kind} model has no classes, but {len(classes)} are given")
         return
     _check_classes(kind, classes)
-    one_score = kind is Kind.BINARY or (kind is Kind.DECISION and len(classes) == 2)
+    one_score = kind is Kind.BINARY or (kind in _ONE_SCORE_FOR_TWO and len(classes) == 2)
     expected = 1 if one_score else len(classes)
     if n_scores != expected:
         raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")

@@ -8,31 +8,30 @@ from sqlglot import exp
 
 from fedpredict.tables import sql
 from fedpredict.tables.linear import weight_columns
-from fedpredict.tables.names import column_names
+from fedpredict.tables.source import Source
 from fedpredict.tables.version import ModelVersion
-from fedpredict.tables.views import Snapshot
 
 
-def linear_scores(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
-    """Return the raw scores of every row of a snapshot, as `statements.Scored` says.
+def linear_scores(version: ModelVersion, source: Source) -> exp.Select:
+    """Return the raw scores of every row of a source, as `statements.Scored` says.
 
     Grouping keeps Hive from moving the arithmetic behind the windows that follow, and so 2,000 columns into them.
     """
     keys = ("sample_id", "event_time", "output")
     sums = [sql.named(exp.Sum(this=sql.column(name)), name) for name in ("fp_raw", "fp_unusable", "fp_infinite")]
     ties = sql.named(exp.Count(this=exp.Star()), "fp_ties")
-    scored = sql.select_from([*sql.columns_of(*keys), *sums, ties], _scored(version, snapshot))
+    scored = sql.select_from([*sql.columns_of(*keys), *sums, ties], _scored(version, source))
     return scored.group_by(*sql.columns_of(*keys), copy=False)
 
 
-def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
+def _scored(version: ModelVersion, source: Source) -> exp.Select:
     """Return every row with every output: fp_raw, and whether a feature is not finite, or infinite.
 
     Rows that are not the latest of their sample are scored too, because an engine passes 2,000 columns through
     arithmetic quickly, but not through a sort. Columns keep their names, because Spark's optimizer needs minutes for
     2,000 aliases.
     """
-    features = [sql.column(name, "fp_f") for name in column_names(version.features).values()]
+    features = [sql.column(name, "fp_f") for name in source.column_of.values()]
     weights = [sql.column(name, "fp_p") for name in weight_columns(version.features)]
     top, lowest = sql.column("fp_top", "fp_p"), exp.Neg(this=sql.column("fp_top", "fp_p"))
     terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
@@ -50,11 +49,7 @@ def _scored(version: ModelVersion, snapshot: Snapshot) -> exp.Select:
             sql.case(sql.number(0), (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(1))), "fp_infinite"
         ),
     ]
-    rows = sql.stored(
-        [*sql.columns_of("sample_id", "event_time"), *sql.columns_of(*(each.name for each in features))],
-        snapshot.view.schema.name,
-        snapshot.partition,
-    )
+    rows = source.rows(["sample_id", "event_time", *(each.name for each in features)])
     parameters = _parameters(version, weights)
     return (
         exp.Select(expressions=columns)

@@ -26,12 +26,13 @@ from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
 from fedpredict.tables.linear_sql import linear_scores
+from fedpredict.tables.source import Source, source_of
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Value, Warehouse
 
-Scored: TypeAlias = Callable[[ModelVersion, Snapshot], exp.Select]
-"""A family's query for the raw scores of every row of a snapshot, with `ModelVersion.partition` and
+Scored: TypeAlias = Callable[[ModelVersion, Source], exp.Select]
+"""A family's query for the raw scores of every row of a source, with `ModelVersion.partition` and
 `Snapshot.partition` to bind.
 
 One row per sample id, event time and output: sample_id, event_time, output (INT, from 0), fp_raw (DOUBLE, the score),
@@ -67,7 +68,7 @@ def partial_scores_query(version: ModelVersion, snapshot: Snapshot) -> tuple[exp
             sql.column("output"),
             sql.named(score, "score"),
         ],
-        _checked(_ranked(SCORED[version.family](version, snapshot))),
+        _checked(_ranked(SCORED[version.family](version, source_of(snapshot, version.features)))),
     )
     return statement, {**version.partition, **snapshot.partition}
 

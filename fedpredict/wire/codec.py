@@ -44,6 +44,7 @@ KINDS = {
     Kind.MULTINOMIAL: common_pb2.KIND_MULTINOMIAL,
     Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
     Kind.DECISION: common_pb2.KIND_DECISION,
+    Kind.PROBABILITY: common_pb2.KIND_PROBABILITY,
 }
 MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,

@@ -35,6 +35,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_MULTINOMIAL: _ClassVar[Kind]
     KIND_ONE_VS_REST: _ClassVar[Kind]
     KIND_DECISION: _ClassVar[Kind]
+    KIND_PROBABILITY: _ClassVar[Kind]
 MODE_UNSPECIFIED: Mode
 MODE_REALTIME: Mode
 MODE_NEARLINE: Mode
@@ -55,6 +56,7 @@ KIND_BINARY: Kind
 KIND_MULTINOMIAL: Kind
 KIND_ONE_VS_REST: Kind
 KIND_DECISION: Kind
+KIND_PROBABILITY: Kind
 
 class SampleIds(_message.Message):
     __slots__ = ("data", "offsets")

@@ -204,6 +204,7 @@ def test_a_kind_has_its_own_link_and_no_other_kinds() -> None:
         Kind.MULTINOMIAL: "softmax",
         Kind.ONE_VS_REST: "logit_normalised",
         Kind.DECISION: "identity",
+        Kind.PROBABILITY: "identity",
     }
     assert {name for spec in KINDS.values() for name in spec.links} == set(LINKS)
     with pytest.raises(ValueError, match="a binary model cannot have the link log; it may have logit, probit, cloglog"):

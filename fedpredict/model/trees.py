@@ -1,0 +1,252 @@
+"""A party's part of summed decision trees: nodes as arrays, features -> the sum of leaf values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.part import Family, statuses_of_numbers
+from fedpredict.model.share import SampleStatus, all_ok_statuses
+
+LEAF = -1
+"""In `Trees.feature`: the node is a leaf."""
+NO_SET = -1
+"""In `Trees.left_set` and `Trees.known_set`: there is none."""
+MAX_CODE = 2**31 - 1
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trees:
+    """Binary decision trees; nodes of all trees one after another, a root first in its tree, a child after its parent.
+
+    A node sends a sample by the value x of its feature:
+
+    - NaN, and also a number with |x| <= float32(1e-35) where `zero_is_missing`: left if `missing_left`, else right.
+    - Without a `left_set`: left if x <= threshold (x < threshold where `strict`), else right.
+    - With one, the code is x cut to an integer. One that is negative, above `MAX_CODE`, or not in the `known_set` (if
+      there is one) is unknown and goes left if `unknown_left`, else right; any other goes left if it is in the
+      `left_set`, else right.
+
+    Attributes:
+        start: Shape (n_trees + 1,): the first node of each tree, and the number of nodes.
+        feature: Shape (n_nodes,): a column of the features, or `LEAF`.
+        threshold: Shape (n_nodes,); 0.0 at leaves and at categorical nodes.
+        left: Shape (n_nodes,): the node (counted over all trees); `LEAF` at leaves.
+        right: The same.
+        missing_left: Shape (n_nodes,).
+        zero_is_missing: Shape (n_nodes,).
+        left_set: Shape (n_nodes,): a set of `sets`, or `NO_SET` for a numeric node.
+        known_set: Shape (n_nodes,): a set of `sets`, or `NO_SET`.
+        unknown_left: Shape (n_nodes,).
+        sets: Sets of codes, each sorted and without repeats.
+        strict: Whether nodes compare by <, not by <=.
+        float32: Whether x is rounded to float32 before it is compared.
+    """
+
+    start: NDArray[np.int64]
+    feature: Ints
+    threshold: Floats
+    left: Ints
+    right: Ints
+    missing_left: Bools
+    zero_is_missing: Bools
+    left_set: Ints
+    known_set: Ints
+    unknown_left: Bools
+    sets: tuple[Ints, ...]
+    strict: bool
+    float32: bool
+
+    def __post_init__(self) -> None:
+        n_nodes = len(self.feature)
+        for name in ("threshold", "left", "right", "missing_left", "zero_is_missing", "left_set", "known_set",
+                     "unknown_left"):  # fmt: skip
+            if getattr(self, name).shape != (n_nodes,):
+                raise ValueError(f"{name} has shape {getattr(self, name).shape} for {n_nodes} nodes")
+        bounds = self.start
+        if (
+            bounds.ndim != 1
+            or len(bounds) < 1
+            or bounds[0] != 0
+            or bounds[-1] != n_nodes
+            or (np.diff(bounds) < 1).any()
+        ):
+            raise ValueError("the trees do not share the nodes out: each has at least one, one tree after the other")
+        if not np.isfinite(self.threshold).all():
+            raise ValueError("a threshold is NaN or infinite")
+        self._check_children()
+        self._check_sets()
+
+    def _check_children(self) -> None:
+        leaf = self.feature == LEAF
+        if (self.feature < LEAF).any():
+            raise ValueError("a node of no feature")
+        if ((self.left == LEAF) != leaf).any() or ((self.right == LEAF) != leaf).any():
+            raise ValueError("a leaf with children, or a node without")
+        tree = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+        inner = np.flatnonzero(~leaf)
+        children = np.concatenate([self.left[inner], self.right[inner]])
+        parents = np.concatenate([inner, inner])
+        if ((children <= parents) | (children >= len(leaf))).any() or (tree[children] != tree[parents]).any():
+            raise ValueError("a child that does not come after its parent in the same tree: dangling, or in a circle")
+        if len(np.unique(children)) != len(children) or len(children) != len(leaf) - self.n_trees:
+            raise ValueError("a node with two parents, or with none")
+
+    def _check_sets(self) -> None:
+        for name, sets in (("left_set", self.left_set), ("known_set", self.known_set)):
+            if ((sets < NO_SET) | (sets >= len(self.sets))).any():
+                raise ValueError(f"a {name} that does not exist")
+        if ((self.left_set != NO_SET) & (self.feature == LEAF)).any():
+            raise ValueError("a leaf with a set of categories")
+        for codes in self.sets:
+            if codes.ndim != 1 or (codes < 0).any() or (np.diff(codes) <= 0).any():
+                raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
+
+    @property
+    def n_trees(self) -> int:
+        """The number of trees."""
+        return len(self.start) - 1
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory of all arrays."""
+        arrays = (getattr(self, name) for name in self.__slots__)
+        return sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
+
+    def leaves(self, features: Floats) -> NDArray[np.int64]:
+        """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).
+
+        Args:
+            features: Shape (n_samples, n_features).
+        """
+        if self.float32:
+            with np.errstate(over="ignore"):
+                features = features.astype(np.float32).astype(np.float64)
+        nodes = np.tile(self.start[:-1], (len(features), 1))
+        rows = np.arange(len(features))[:, None]
+        while (inner := self.feature[nodes] != LEAF).any():
+            x = features[rows, np.maximum(self.feature[nodes], 0)]
+            nodes = np.where(inner, np.where(self._goes_left(nodes, x), self.left[nodes], self.right[nodes]), nodes)
+        return nodes
+
+    def _goes_left(self, nodes: NDArray[np.int64], x: Floats) -> Bools:
+        missing = np.isnan(x) | (self.zero_is_missing[nodes] & (np.abs(x) <= float(np.float32(1e-35))))
+        with np.errstate(invalid="ignore"):
+            left = x < self.threshold[nodes] if self.strict else x <= self.threshold[nodes]
+        for at in zip(*np.nonzero(self.left_set[nodes] != NO_SET), strict=True):
+            left[at] = not missing[at] and self._is_in_left(int(nodes[at]), float(x[at]))
+        return np.where(missing, self.missing_left[nodes], left)
+
+    def _is_in_left(self, node: int, x: float) -> bool:
+        code = int(np.clip(x, -(2.0**40), 2.0**40))
+        known = self.known_set[node]
+        if x < 0 or code > MAX_CODE or (known != NO_SET and code not in self.sets[known]):
+            return bool(self.unknown_left[node])
+        return code in self.sets[self.left_set[node]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreesPart:
+    """Trees over one party's features alone, whose leaf values are summed.
+
+    Attributes:
+        features: The feature names, in the order of the columns.
+        categories: For each text feature, its texts in the order of their codes.
+        may_miss: Shape (n_features,): whether a sample without the feature is scored, as the trees say.
+        trees: The nodes.
+        n_scores: The number of partial scores per sample.
+        output: Shape (n_trees,): the score that a tree adds to; -1 where every leaf has a value for each score (then it
+            is so for all trees).
+        values: Shape (n_nodes, 1), or (n_nodes, n_scores) where every leaf has a value for each score: what a leaf
+            adds, with every weight and learning rate in it. 0.0 at nodes that are no leaf.
+        intercept: Shape (n_scores,): the base score in raw score, or None where another party holds it.
+    """
+
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    may_miss: Bools
+    trees: Trees
+    n_scores: int
+    output: Ints
+    values: Floats
+    intercept: Floats | None
+
+    def __post_init__(self) -> None:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("repeated feature names")
+        if self.may_miss.shape != (len(self.features),):
+            raise ValueError(f"may_miss of shape {self.may_miss.shape} for {len(self.features)} features")
+        unknown = set(self.categories) - set(self.features)
+        if unknown or any(len(set(texts)) != len(texts) for texts in self.categories.values()):
+            raise ValueError("categories of a feature that there is not, or repeated")
+        if self.trees.feature.max(initial=LEAF) >= len(self.features):
+            raise ValueError("a tree refers to a feature that there is not")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        n_nodes, n_trees = len(self.trees.feature), self.trees.n_trees
+        wide = bool(n_trees) and bool((self.output == -1).all())
+        if self.output.shape != (n_trees,) or not (wide or ((self.output >= 0) & (self.output < self.n_scores)).all()):
+            raise ValueError(f"trees add to outputs that are not among {self.n_scores}")
+        if self.values.shape != (n_nodes, self.n_scores if wide else 1):
+            raise ValueError(f"leaf values of shape {self.values.shape} for {n_nodes} nodes")
+        if self.intercept is not None and self.intercept.shape != (self.n_scores,):
+            raise ValueError(f"a base score of shape {self.intercept.shape} for {self.n_scores} outputs")
+        if (
+            not np.isfinite(self.values).all()
+            or not np.isfinite(0.0 if self.intercept is None else self.intercept).all()
+        ):
+            raise ValueError("a leaf value or the base score is NaN or infinite")
+
+    @property
+    def family(self) -> Family:
+        """Trees."""
+        return Family.TREES
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory of all arrays."""
+        return self.trees.n_bytes + self.values.nbytes + self.output.nbytes + self.may_miss.nbytes
+
+    def partial_scores(self, features: Floats) -> Floats:
+        """Return the sum of the leaf values in the order of the trees, and the base score; as `Part.partial_scores`."""
+        return self._sum(features, self.values, 0.0 if self.intercept is None else self.intercept)
+
+    def magnitudes(self, features: Floats) -> Floats:
+        """Return the sum of the absolute leaf values and base score, as `Part.magnitudes`."""
+        return self._sum(features, np.abs(self.values), 0.0 if self.intercept is None else np.abs(self.intercept))
+
+    def _sum(self, features: Floats, values: Floats, base: Floats | float) -> Floats:
+        if features.ndim != 2 or features.shape[1] != len(self.features):
+            raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
+        scores = np.zeros((len(features), self.n_scores))
+        leaves = self.trees.leaves(features)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for tree, output in enumerate(self.output.tolist()):
+                if output < 0:
+                    scores += values[leaves[:, tree]]
+                else:
+                    scores[:, output] += values[leaves[:, tree], 0]
+            scores += base
+        return scores
+
+    def statuses(self, features: Floats) -> Statuses | None:
+        """Return why samples cannot be scored, as `Part.statuses`.
+
+        A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
+        """
+        status = statuses_of_numbers(features, self.may_miss)
+        if self.trees.float32:
+            with np.errstate(invalid="ignore"):
+                beyond = (np.abs(features) > _LARGEST_FLOAT32).any(axis=1)
+            if beyond.any():
+                status = all_ok_statuses(len(features)) if status is None else status
+                status[beyond] = SampleStatus.FEATURE_INVALID
+        return status
