@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kernel.library import LIBRARY
-from fedpredict.model.kernel.walker import LEAVES_PER_WORD, packed, word_starts
+from fedpredict.model.kernel.masker import LEAVES_PER_WORD, word_starts
+from fedpredict.model.kernel.rules import packed
 
 __all__ = ["LEAVES_PER_WORD", "NONE", "NO_MASK", "SEVERAL", "surviving_leaves", "word_starts"]
 
