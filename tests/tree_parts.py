@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,3 +175,117 @@ def _cell(texts: Sequence[str], code: float, unknown: Sequence[str]) -> str | No
     if np.isnan(code):
         return None
     return unknown[0] if code < 0 else texts[int(code)]
+
+
+def of_lightgbm(
+    booster: Any, features: Sequence[str], categories: Mapping[str, Sequence[str]], base: float | None = None
+) -> TreesPart:
+    """Return a LightGBM model of one output, from what it dumps of itself."""
+    trees = [_Written() for _ in booster.dump_model()["tree_info"]]
+    for written, dumped in zip(trees, booster.dump_model()["tree_info"], strict=True):
+        written.add_lightgbm(dumped["tree_structure"])
+    intercept = None if base is None else np.array([base])
+    return _joined(trees, features, categories, intercept, output=np.zeros(len(trees), dtype=np.int32))
+
+
+def of_forest(forest: Any, features: Sequence[str]) -> TreesPart:
+    """Return a scikit-learn forest of classifiers, with a value for each class at each leaf."""
+    trees = [_Written() for _ in forest.estimators_]
+    for written, estimator in zip(trees, forest.estimators_, strict=True):
+        written.add_sklearn(estimator.tree_, len(trees))
+    return _joined(trees, features, {}, None, output=np.full(len(trees), -1, dtype=np.int32), float32=True)
+
+
+class _Written:
+    """One tree, written node by node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        self.values: list[Floats] = []
+
+    def _add(self, values: Floats, **node: Any) -> int:
+        self.nodes.append(node)
+        self.values.append(values)
+        return len(self.nodes) - 1
+
+    def add_lightgbm(self, dumped: Mapping[str, Any]) -> int:
+        if "leaf_value" in dumped:
+            return self._add(np.array([dumped["leaf_value"]]))
+        as_zero = dumped["missing_type"] == "None"
+        is_set = dumped["decision_type"] == "=="
+        node = {"feature": dumped["split_feature"], "zero_is_missing": dumped["missing_type"] == "Zero"}
+        if is_set:
+            node |= {"codes": sorted(int(code) for code in dumped["threshold"].split("||")), "missing_left": False}
+        else:
+            threshold = float(dumped["threshold"])
+            node |= {"threshold": threshold, "missing_left": threshold >= 0.0 if as_zero else dumped["default_left"]}
+        at = self._add(np.zeros(1), **node)
+        self.nodes[at]["left"] = self.add_lightgbm(dumped["left_child"])
+        self.nodes[at]["right"] = self.add_lightgbm(dumped["right_child"])
+        return at
+
+    def add_sklearn(self, tree: Any, n_trees: int) -> None:
+        shares = tree.value[:, 0, :] / tree.value[:, 0, :].sum(axis=1, keepdims=True) / n_trees
+        for at in range(tree.node_count):
+            if tree.children_left[at] < 0:
+                self._add(shares[at])
+                continue
+            self._add(
+                np.zeros(shares.shape[1]),
+                feature=int(tree.feature[at]),
+                threshold=float(tree.threshold[at]),
+                missing_left=bool(tree.missing_go_to_left[at]),
+                left=int(tree.children_left[at]),
+                right=int(tree.children_right[at]),
+            )
+
+
+def _joined(
+    trees: Sequence[_Written],
+    features: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    intercept: Floats | None,
+    *,
+    output: Ints,
+    float32: bool = False,
+) -> TreesPart:
+    sizes = [len(tree.nodes) for tree in trees]
+    start = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
+    nodes = [node for tree in trees for node in tree.nodes]
+    first = np.repeat(start[:-1], sizes)
+    sets = tuple(np.array(node["codes"], dtype=np.int32) for node in nodes if "codes" in node)
+    left_set = np.full(len(nodes), NO_SET, dtype=np.int32)
+    left_set[["codes" in node for node in nodes]] = np.arange(len(sets))
+
+    def column(name: str, missing: float, kind: type) -> Any:
+        return np.array([node.get(name, missing) for node in nodes], dtype=kind)
+
+    def children(name: str) -> Ints:
+        inside = column(name, LEAF, np.int32)
+        return np.where(inside == LEAF, LEAF, inside + first).astype(np.int32)
+
+    values = np.array([value for tree in trees for value in tree.values])
+    return TreesPart(
+        features=tuple(features),
+        categories={name: tuple(texts) for name, texts in categories.items()},
+        may_miss=np.ones(len(features), dtype=np.bool_),
+        trees=Trees(
+            start=start,
+            feature=column("feature", LEAF, np.int32),
+            threshold=column("threshold", 0.0, np.float64),
+            left=children("left"),
+            right=children("right"),
+            missing_left=column("missing_left", False, np.bool_),
+            zero_is_missing=column("zero_is_missing", False, np.bool_),
+            left_set=left_set,
+            known_set=np.full(len(nodes), NO_SET, dtype=np.int32),
+            unknown_left=np.zeros(len(nodes), dtype=np.bool_),
+            sets=sets,
+            strict=False,
+            float32=float32,
+        ),
+        n_scores=values.shape[1],
+        output=output,
+        values=values,
+        intercept=intercept,
+    )
