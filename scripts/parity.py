@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from paritycases.case import Case, Floats
+from paritycases.case import Case, Floats, Trained
 
 from fedpredict.convert.certify import feature_rows
 from fedpredict.convert.options import ReadOptions
@@ -44,6 +44,7 @@ from fedpredict.warehouse.local import LocalWarehouse
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("numpy", "duckdb", "spark", "hive")
+MODULES = ("linear", "sklearn_trees")
 SERVERS = ("spark", "hive")
 SNAPSHOT = "20260101T000000.000000Z"
 SERVER_ROWS, HIVE_ROWS = 2_000, 200
@@ -100,35 +101,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _cases(only: str) -> Iterator[Case]:
-    for module in ("linear",):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # models that have not converged predict as well as others
-            for case in importlib.import_module(f"paritycases.{module}").cases():
-                if only in f"{case.kind} {case.source} {case.data.name}":
-                    yield case
+    for module in MODULES:
+        for case in importlib.import_module(f"paritycases.{module}").cases():
+            if only in f"{case.kind} {case.source} {case.data.name}":
+                yield case
 
 
 def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a model that has not converged predicts as well as any other
+        trained = case.train()
+    options = ReadOptions(model_id=f"parity-{uuid.uuid4().hex[:12]}", training_run="parity", party="joint")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{case.suffix}"
-        path.write_bytes(case.file)
-        options = ReadOptions(
-            model_id=f"parity-{uuid.uuid4().hex[:12]}",
-            training_run="parity",
-            party="joint",
-            features=tuple(case.data.frame.columns),
-        )
-        reading = read_model_file(path, _without_names(case, options))
+        path.write_bytes(trained.file)
+        reading = read_model_file(path, options)
     parts = _cut(case, reading)
     for engine, scorer in scorers.items():
         rows = slice(0, {"spark": SERVER_ROWS, "hive": HIVE_ROWS}.get(engine))
         shares = {party: scorer(part, _features(case, part.part)[rows]) for party, part in parts.items()}
-        yield _result(case, engine, reading.partial, combine(reading.partial.link, shares), rows)
-
-
-def _without_names(case: Case, options: ReadOptions) -> ReadOptions:
-    """Name the features only where the file does not."""
-    return replace(options, features=None) if not case.options.get("name_features") else options
+        yield _result(case, trained, engine, reading.partial, combine(reading.partial.link, shares), rows)
 
 
 def _cut(case: Case, reading: ReadResult) -> Mapping[str, PartialModel]:
@@ -149,13 +141,13 @@ def _features(case: Case, part: Part) -> Floats:
     return np.column_stack(columns) if columns else np.zeros((len(case.data.frame), 0))
 
 
-def _result(case: Case, engine: str, joint: PartialModel, combined: Combined, rows: slice) -> Result:
-    raw, features = case.raw[rows], _features(case, joint.part)[rows]
+def _result(case: Case, trained: Trained, engine: str, joint: PartialModel, combined: Combined, rows: slice) -> Result:
+    raw, features = trained.raw[rows], _features(case, joint.part)[rows]
     difference = np.abs(combined.raw - raw)
     difference = np.where(np.isnan(combined.raw) & np.isnan(raw), 0.0, difference)
     terms = joint.part.magnitudes(features)
     relative = np.divide(difference, terms, out=np.where(difference > 0.0, np.inf, 0.0), where=terms > 0.0)
-    expected = raw if case.predictions is None else case.predictions[rows]
+    expected = raw if trained.predictions is None else trained.predictions[rows]
     both = ~(np.isnan(combined.predictions) & np.isnan(expected))
     absolute = np.abs(combined.predictions - expected)[both]
     return Result(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import xgboost
 
 from fedpredict.model.partial import TOLERANCE, TOLERANCE_FLOAT32
-from paritycases.case import Case, Data, Floats, all_data, pickled, with_missing
+from paritycases.case import Case, Data, Trained, all_data, as_rows, pickled, with_missing
 
 ROUNDS = 20
 
@@ -24,11 +26,7 @@ def cases() -> Iterator[Case]:
             continue
         for each in (data, with_missing(data)):
             yield from _xgboost(each)
-            yield from _lightgbm(each)
-
-
-def _own_columns(data: Data) -> list[list[str]]:
-    return [list(names) for names in data.parties.values()]
+            yield from _lightgbm(_without_spaces(each))
 
 
 def _objectives(data: Data) -> list[tuple[str, str, str]]:
@@ -45,78 +43,92 @@ def _objectives(data: Data) -> list[tuple[str, str, str]]:
 
 
 def _xgboost(data: Data) -> Iterator[Case]:
-    n_classes = len(np.unique(data.target))
     for kind, objective, _ in _objectives(data):
         for shape in ("gbtree", "dart"):
-            arguments: dict[str, Any] = {"objective": objective, "booster": shape, "max_depth": 4, "nthread": 1}
-            arguments |= {"interaction_constraints": _own_columns(data)}
-            arguments |= {"num_class": n_classes} if kind == "multinomial" else {}
-            arguments |= {"rate_drop": 0.2, "seed": 3} if shape == "dart" else {}
-            matrix = xgboost.DMatrix(data.frame, label=_target(kind, data))
-            booster = xgboost.train(arguments, matrix, num_boost_round=ROUNDS)
-            raw = booster.predict(matrix, output_margin=True)
-            predictions = _columns(booster.predict(matrix), data)
-            for suffix, file in _forms(booster, shape):
+            arguments = {"objective": objective, "booster": shape, "max_depth": 4, "nthread": 1, "seed": 3}
+            arguments |= {"interaction_constraints": [list(names) for names in data.parties.values()]}
+            arguments |= {"num_class": len(np.unique(data.target))} if kind == "multinomial" else {}
+            arguments |= {"rate_drop": 0.2} if shape == "dart" else {}
+            train = _xgboost_trainer(kind, arguments, data)
+            for suffix in (".pkl",) if shape == "dart" else (".pkl", ".json", ".ubj"):
                 yield Case(
                     kind=f"trees, {kind}",
                     source=f"XGBoost {shape} {objective} ({suffix[1:]})",
                     data=data,
-                    file=file,
+                    train=lambda suffix=suffix, train=train: train(suffix),
                     suffix=suffix,
-                    raw=_columns(raw, data),
-                    predictions=predictions,
                     tolerance=TOLERANCE_FLOAT32,
                 )
 
 
-def _forms(booster: xgboost.Booster, shape: str) -> Iterator[tuple[str, bytes]]:
-    yield ".pkl", pickled(booster)
-    if shape == "dart":
-        return
+def _xgboost_trainer(kind: str, arguments: dict[str, Any], data: Data) -> Callable[[str], Trained]:
+    @cache
+    def booster() -> tuple[xgboost.Booster, xgboost.DMatrix]:
+        matrix = xgboost.DMatrix(data.frame, label=_target(kind, data))
+        return xgboost.train(arguments, matrix, num_boost_round=ROUNDS), matrix
+
+    def train(suffix: str) -> Trained:
+        model, matrix = booster()
+        return Trained(
+            file=_saved(model, suffix),
+            raw=as_rows(model.predict(matrix, output_margin=True), data),
+            predictions=as_rows(model.predict(matrix), data),
+        )
+
+    return train
+
+
+def _saved(booster: xgboost.Booster, suffix: str) -> bytes:
+    if suffix == ".pkl":
+        return pickled(booster)
     with tempfile.TemporaryDirectory() as folder:
-        for suffix in (".json", ".ubj"):
-            path = Path(folder) / f"model{suffix}"
-            booster.save_model(path)
-            yield suffix, path.read_bytes()
+        path = Path(folder) / f"model{suffix}"
+        booster.save_model(path)
+        return path.read_bytes()
 
 
 def _lightgbm(data: Data) -> Iterator[Case]:
+    positions = {name: at for at, name in enumerate(data.frame.columns)}
+    own = [[positions[name] for name in names] for names in data.parties.values()]
     for kind, _, objective in _objectives(data):
-        arguments: dict[str, Any] = {
-            "objective": objective,
-            "num_threads": 1,
-            "verbose": -1,
-            "num_leaves": 15,
-            "seed": 3,
-        }
-        positions = {name: at for at, name in enumerate(data.frame.columns)}
-        arguments["interaction_constraints"] = [[positions[name] for name in names] for names in _own_columns(data)]
+        arguments: dict[str, Any] = {"objective": objective, "num_threads": 1, "verbose": -1, "num_leaves": 15}
+        arguments |= {"interaction_constraints": own, "seed": 3}
         arguments |= {"num_class": len(np.unique(data.target))} if kind == "multinomial" else {}
-        frame = data.frame.rename(columns=lambda each: str(each).replace(" ", "_"))
-        booster = lightgbm.train(arguments, lightgbm.Dataset(frame, label=_target(kind, data)), num_boost_round=ROUNDS)
-        renamed = Data(
-            name=data.name,
-            frame=frame,
-            target=data.target,
-            is_classes=data.is_classes,
-            parties={party: [each.replace(" ", "_") for each in names] for party, names in data.parties.items()},
-        )
-        for suffix, file in ((".txt", booster.model_to_string().encode()), (".pkl", pickled(booster))):
+        train = _lightgbm_trainer(kind, arguments, data)
+        for suffix in (".txt", ".pkl"):
             yield Case(
                 kind=f"trees, {kind}",
                 source=f"LightGBM {objective} ({suffix[1:]})",
-                data=renamed,
-                file=file,
+                data=data,
+                train=lambda suffix=suffix, train=train: train(suffix),
                 suffix=suffix,
-                raw=_columns(booster.predict(frame, raw_score=True), data),
-                predictions=_columns(booster.predict(frame), data),
                 tolerance=TOLERANCE,
             )
 
 
+def _lightgbm_trainer(kind: str, arguments: dict[str, Any], data: Data) -> Callable[[str], Trained]:
+    @cache
+    def booster() -> lightgbm.Booster:
+        samples = lightgbm.Dataset(data.frame, label=_target(kind, data))
+        return lightgbm.train(arguments, samples, num_boost_round=ROUNDS)
+
+    def train(suffix: str) -> Trained:
+        model = booster()
+        return Trained(
+            file=pickled(model) if suffix == ".pkl" else model.model_to_string().encode(),
+            raw=as_rows(model.predict(data.frame, raw_score=True), data),
+            predictions=as_rows(model.predict(data.frame), data),
+        )
+
+    return train
+
+
+def _without_spaces(data: Data) -> Data:
+    """Return the data under the names that LightGBM makes of them."""
+    frame = data.frame.rename(columns=lambda each: str(each).replace(" ", "_"))
+    parties = {party: [each.replace(" ", "_") for each in names] for party, names in data.parties.items()}
+    return replace(data, frame=frame, parties=parties)
+
+
 def _target(kind: str, data: Data) -> Any:
     return np.abs(data.target) if kind == "log link" else data.target
-
-
-def _columns(values: Any, data: Data) -> Floats:
-    return np.asarray(values, dtype=np.float64).reshape(len(data.frame), -1)

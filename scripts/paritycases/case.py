@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,37 +41,55 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Trained:
     """A trained model, and what its library says of every row.
+
+    Attributes:
+        file: The model file.
+        raw: Shape (n_rows, n_scores): the library's raw scores; NaN where it gives none.
+        predictions: Shape (n_rows, n_outputs): its predictions; None where they are the raw scores.
+    """
+
+    file: bytes
+    raw: Floats
+    predictions: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model to train and to compare.
 
     Attributes:
         kind: The family and kind, for the table.
         source: The library and class, for the table.
-        data: What it was trained on; `frame` may hold missing values that the target was fitted with.
-        file: The model file.
-        suffix: Of its name.
-        raw: Shape (n_rows, n_scores): the library's raw scores; NaN where it gives none.
-        predictions: Shape (n_rows, n_outputs): its predictions; None for those that the raw scores are.
+        data: What it is trained on; `frame` may hold missing values.
+        train: Trains it; called once.
+        suffix: Of the model file's name.
         tolerance: Relative to the sum of the absolute terms.
-        intercept: Whether some party has to hold an intercept.
-        options: What `model split` is told besides.
     """
 
     kind: str
     source: str
     data: Data
-    file: bytes
-    raw: Floats
-    predictions: Floats | None = None
+    train: Callable[[], Trained]
     suffix: str = ".pkl"
     tolerance: float = TOLERANCE
-    intercept: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pickled(model: object) -> bytes:
     """Return a model as a user saves it."""
     return pickle.dumps(model)
+
+
+def as_rows(values: Any, data: Data) -> Floats:
+    """Return what a library gave as (n_rows, n_columns)."""
+    return np.asarray(values, dtype=np.float64).reshape(len(data.frame), -1)
+
+
+def positive(probabilities: Any) -> Floats:
+    """Return probabilities as a binary model gives them: of the second of two classes alone."""
+    found = np.asarray(probabilities, dtype=np.float64)
+    return found[:, 1:] if found.shape[1] == 2 else found
 
 
 def two_parties(names: Sequence[str]) -> dict[str, list[str]]:
@@ -120,14 +138,12 @@ def _read(path: Path) -> pd.DataFrame:
     return frame.astype(np.float64)
 
 
+def at_one(data: Data) -> Data:
+    """Return the data with all features at one party, and none at another."""
+    return replace(data, parties={"alpha": list(data.frame.columns), "beta": []})
+
+
 def with_missing(data: Data, share: float = 0.1) -> Data:
     """Return the data with a share of all numbers missing, always the same ones."""
     gone = np.random.default_rng(7).random(data.frame.shape) < share
-    frame = data.frame.mask(gone)
-    return Data(
-        name=f"{data.name}, {share:.0%} missing",
-        frame=frame,
-        target=data.target,
-        is_classes=data.is_classes,
-        parties=data.parties,
-    )
+    return replace(data, name=f"{data.name}, {share:.0%} missing", frame=data.frame.mask(gone))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from sklearn import linear_model, svm
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from paritycases.case import Case, Data, all_data, pickled
+from paritycases.case import Case, Data, Trained, all_data, as_rows, pickled, positive
 
 
 def cases() -> Iterator[Case]:
@@ -20,50 +21,37 @@ def cases() -> Iterator[Case]:
 
 def _classifiers(data: Data) -> Iterator[Case]:
     two = len(np.unique(data.target)) == 2
-    kind = "binary" if two else "multinomial"
-    model = make_pipeline(StandardScaler(), linear_model.LogisticRegression(max_iter=300))
-    model.fit(data.frame, data.target)
-    yield _case(f"linear, {kind}", "Pipeline(StandardScaler, LogisticRegression)", data, model, proba=True)
+    logistic = make_pipeline(StandardScaler(), linear_model.LogisticRegression(max_iter=300))
+    yield _case("binary" if two else "multinomial", logistic, data)
     sgd = make_pipeline(MinMaxScaler(), linear_model.SGDClassifier(loss="log_loss", random_state=0))
-    sgd.fit(data.frame, data.target)
-    kind = "binary" if two else "one_vs_rest"
-    yield _case(f"linear, {kind}", "Pipeline(MinMaxScaler, SGDClassifier)", data, sgd, proba=True)
+    yield _case("binary" if two else "one_vs_rest", sgd, data)
     for make in (svm.LinearSVC, linear_model.Perceptron, linear_model.RidgeClassifier):
-        decision = make_pipeline(StandardScaler(), make(random_state=0)).fit(data.frame, data.target)
-        yield _case("linear, decision", f"Pipeline(StandardScaler, {make.__name__})", data, decision)
+        yield _case("decision", make_pipeline(StandardScaler(), make(random_state=0)), data)
 
 
 def _regressors(data: Data) -> Iterator[Case]:
-    yield _case(
-        "linear, linear", "LinearRegression", data, linear_model.LinearRegression().fit(data.frame, data.target)
-    )
+    yield _case("linear", make_pipeline(linear_model.LinearRegression()), data)
     if data.target.ndim > 1:
         return
-    target = np.abs(data.target) + 0.5
-    for make, link in (
-        (linear_model.PoissonRegressor, "log"),
-        (linear_model.GammaRegressor, "log"),
-        (linear_model.TweedieRegressor, "log"),
+    for model in (
+        linear_model.PoissonRegressor(max_iter=500),
+        linear_model.GammaRegressor(max_iter=500),
+        linear_model.TweedieRegressor(max_iter=500, power=1.5, link="log"),
     ):
-        arguments = {"power": 1.5, "link": "log"} if make is linear_model.TweedieRegressor else {}
-        model = make_pipeline(StandardScaler(), make(max_iter=500, **arguments)).fit(data.frame, target)
-        mean = model.predict(data.frame)[:, None]
-        yield Case(
-            kind=f"linear, {link} link",
-            source=f"scikit-learn Pipeline(StandardScaler, {make.__name__})",
-            data=data,
-            file=pickled(model),
-            raw=np.log(mean),
-            predictions=mean,
-        )
+        yield _case("log link", make_pipeline(StandardScaler(), model), data)
 
 
-def _case(kind: str, source: str, data: Data, model: object, *, proba: bool = False) -> Case:
-    raw = model.decision_function(data.frame) if hasattr(model, "decision_function") else model.predict(data.frame)
-    raw = np.asarray(raw, dtype=np.float64).reshape(len(data.frame), -1)
-    predictions = model.predict_proba(data.frame) if proba else None
-    if predictions is not None and predictions.shape[1] == 2:
-        predictions = predictions[:, 1:]
-    return Case(
-        kind=kind, source=f"scikit-learn {source}", data=data, file=pickled(model), raw=raw, predictions=predictions
-    )
+def _case(kind: str, pipeline: Any, data: Data) -> Case:
+    def train() -> Trained:
+        model = pipeline.fit(data.frame, np.abs(data.target) + 0.5 if kind == "log link" else data.target)
+        if kind == "log link":
+            mean = as_rows(model.predict(data.frame), data)
+            return Trained(file=pickled(model), raw=np.log(mean), predictions=mean)
+        raw = model.decision_function(data.frame) if data.is_classes else model.predict(data.frame)
+        has_probabilities = data.is_classes and kind != "decision"
+        predictions = positive(model.predict_proba(data.frame)) if has_probabilities else None
+        return Trained(file=pickled(model), raw=as_rows(raw, data), predictions=predictions)
+
+    names = [type(step).__name__ for _, step in pipeline.steps]
+    source = names[0] if len(names) == 1 else f"Pipeline({', '.join(names)})"
+    return Case(kind=f"linear, {kind}", source=f"scikit-learn {source}", data=data, train=train)
