@@ -38,7 +38,7 @@ class MasksStruct(ctypes.Structure):
 
     _fields_ = (
         ("rules", Rules),
-        *((name, ctypes.c_void_p) for name in ("splits", "split_start", "n_roots", "word_start", "last_word")),
+        *((name, ctypes.c_void_p) for name in ("splits", "split_start", "n_roots", "word_start", "all")),
         *((name, ctypes.c_int64) for name in ("n_trees", "most_splits", "most_words")),
     )
 

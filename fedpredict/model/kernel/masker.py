@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LEAVES_PER_WORD = 52
 """A word of a leaf mask is then a whole number that float64 holds exactly."""
+_GROUP = 32
+"""As in trees.c."""
 _SIDE = np.dtype([("place", np.uint32), ("n_leaves", np.int32), ("below", np.int32), ("n_below", np.int32)])
 _SPLIT = np.dtype([("node", NODE), ("sides", _SIDE, (2,))])
 
@@ -34,16 +36,18 @@ class Masker:
         splits = np.zeros(len(order), dtype=_SPLIT)
         splits["node"] = nodes_of(trees)[order]
         first, count = number_leaves(trees)
+        tree = np.searchsorted(start, order, side="right") - 1
+        word = words[tree] - words[tree // _GROUP * _GROUP]
         for side, other in enumerate((trees.right[order], trees.left[order])):
             places = splits["sides"][:, side]
-            places["place"] = first[other] // LEAVES_PER_WORD * 64 + first[other] % LEAVES_PER_WORD
+            places["place"] = (word + first[other] // LEAVES_PER_WORD) * 64 + first[other] % LEAVES_PER_WORD
             places["n_leaves"] = count[other]
             places["below"] = below[:, side]
             places["n_below"] = below[:, side + 1] - below[:, side]
         rules, sets = rules_of(trees)
-        last_word = (1 << ((trees.n_leaves - 1) % LEAVES_PER_WORD + 1)) - 1
-        own = (splits, split_start, n_roots, words, last_word)
-        most = (int(np.diff(each).max(initial=0)) for each in (split_start, words))
+        own = (splits, split_start, n_roots, words, _all_leaves(trees.n_leaves, words))
+        groups = np.append(np.arange(0, trees.n_trees, _GROUP), trees.n_trees)
+        most = (int(np.diff(each[groups]).max(initial=0)) for each in (split_start, words))
         self._arrays = (*own, *sets)
         self._struct = MasksStruct(rules, *(each.ctypes.data for each in own), trees.n_trees, *most)
         self._address = ctypes.addressof(self._struct)
@@ -94,6 +98,13 @@ def _order(
     below = np.empty((n_splits, 3), dtype=np.int32)
     split_start = np.empty(len(start), dtype=np.int64)
     n_roots = np.empty(trees.n_trees, dtype=np.int32)
-    arrays = (start, *shape, stack, order, below, split_start, n_roots)
+    arrays: tuple[NDArray[Any], ...] = (start, *shape, stack, order, below, split_start, n_roots)
     LIBRARY.fp_order_splits(trees.n_trees, *(each.ctypes.data for each in arrays))
     return order, below, split_start, n_roots
+
+
+def _all_leaves(n_leaves: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A mask with every leaf."""
+    everything = np.full(words[-1], 2**LEAVES_PER_WORD - 1, dtype=np.uint64)
+    everything[words[1:] - 1] = (1 << ((n_leaves - 1) % LEAVES_PER_WORD + 1)) - 1
+    return everything

@@ -15,7 +15,8 @@
 #define LANES 8            /* rows walked side by side: while one waits for memory, the others go on */
 #define MAX_BLOCK 512      /* rows that see all trees before the next ones */
 #define BLOCK_NUMBERS 32768 /* features of a block: 256 kB */
-#define FEW_SPLITS 4096     /* trees of more splits, or mask words, need memory from the heap while masks are made */
+#define GROUP 32            /* trees whose masks are made side by side */
+#define FEW_SPLITS 4096     /* groups of more splits, or mask words, need memory from the heap while masks are made */
 #define FEW_WORDS 512
 #define PAD 4
 #define MASK_BLOCK 16       /* rows whose masks are made tree by tree */
@@ -165,7 +166,7 @@ void fp_sums(const Trees *trees, const double *features, int64_t n_rows, int64_t
 /* Leaf masks. A party's own splits form a tree of their own: below each side of a split come the splits that are reached
  * through other parties' alone. All leaves are allowed at first; a split that is reached forbids those of its other side. */
 typedef struct {
-    uint32_t place;    /* the first leaf of the other side: its word times 64, and its bit */
+    uint32_t place;    /* the first leaf of the other side: its word in its group of trees times 64, and its bit */
     int32_t n_leaves;  /* of the other side */
     int32_t below;     /* the first split below this side; they stand side by side */
     int32_t n_below;
@@ -182,9 +183,9 @@ typedef struct {
     const int64_t *split_start; /* (n_trees + 1,): the first split of each tree */
     const int32_t *n_roots;     /* (n_trees,): how many of a tree's first splits are reached by every sample */
     const int64_t *word_start;  /* (n_trees + 1,): the first word of each tree */
-    const uint64_t *last_word;  /* (n_trees,): all leaves of a tree's last word */
+    const uint64_t *all;        /* (n_words,): a mask with all leaves */
     int64_t n_trees;
-    int64_t most_splits;        /* of one tree */
+    int64_t most_splits;        /* of one group of trees */
     int64_t most_words;
 } Masks;
 
@@ -240,7 +241,7 @@ void fp_order_splits(int64_t n_trees, const int64_t *start, const int32_t *featu
     split_start[n_trees] = end;
 }
 
-/* `words` has one more than the tree needs. */
+/* `words` has one more than the trees need. */
 static inline void forbid(uint64_t *words, uint32_t place, int32_t n_leaves) {
     uint64_t *word = words + (place >> 6);
     uint32_t bit = place & 63;
@@ -253,15 +254,21 @@ static inline void forbid(uint64_t *words, uint32_t place, int32_t n_leaves) {
     word[1] &= ~(leaves >> (LEAVES_PER_WORD - bit));
 }
 
-static void mask_of_tree(const Masks *masks, int64_t tree, const double *row, uint64_t *words, int32_t *reached) {
-    int32_t n_reached = masks->n_roots[tree];
-    for (int32_t at = 0; at < n_reached; at++) reached[at] = (int32_t)masks->split_start[tree] + at;
+/* Trees are looked at in groups, because splits of one tree wait for each other, and those of others need not. */
+static void mask_of_group(const Masks *masks, int64_t first, int64_t end, const double *row, uint64_t *words,
+                          int32_t *reached) {
+    int32_t n_reached = 0;
+    for (int64_t tree = first; tree < end; tree++)
+        for (int32_t root = 0; root < masks->n_roots[tree]; root++)
+            reached[n_reached++] = (int32_t)masks->split_start[tree] + root;
     for (int32_t at = 0; at < n_reached; at++) {
         const Split *split = masks->splits + reached[at];
         const Side *side = split->sides + step(&masks->rules, &split->node, row);
         /* most often there are 0, 1 or 2 below: to write always PAD of them spares a branch that nobody can predict */
         for (int32_t next = 0; next < PAD; next++) reached[n_reached + next] = side->below + next;
         for (int32_t next = PAD; next < side->n_below; next++) reached[n_reached + next] = side->below + next;
+        __builtin_prefetch(masks->splits + side->below);
+        __builtin_prefetch(masks->splits + side->below + 1);
         n_reached += side->n_below;
         forbid(words, side->place, side->n_leaves);
     }
@@ -277,15 +284,15 @@ int fp_masks(const Masks *masks, const double *features, int64_t n_rows, int64_t
     if (masks->most_splits + PAD > FEW_SPLITS) reached = malloc((size_t)(masks->most_splits + PAD) * sizeof *reached);
     int failed = !words || !reached;
     for (int64_t first = 0; first < n_rows && !failed; first += MASK_BLOCK) {
-        int64_t end = n_rows - first < MASK_BLOCK ? n_rows : first + MASK_BLOCK;
-        for (int64_t tree = 0; tree < masks->n_trees; tree++) {
-            int64_t n = start[tree + 1] - start[tree];
-            for (int64_t row = first; row < end; row++) {
+        int64_t last = n_rows - first < MASK_BLOCK ? n_rows : first + MASK_BLOCK;
+        for (int64_t tree = 0; tree < masks->n_trees; tree += GROUP) {
+            int64_t end = masks->n_trees - tree < GROUP ? masks->n_trees : tree + GROUP;
+            int64_t n = start[end] - start[tree];
+            for (int64_t row = first; row < last; row++) {
                 double *own = out + row * n_words + start[tree];
-                for (int64_t word = 0; word < n; word++) words[word] = ALL_LEAVES;
-                mask_of_tree(masks, tree, features + row * n_columns, words, reached);
-                words[n - 1] &= masks->last_word[tree];
-                for (int64_t word = 0; word < n; word++) own[word] = (double)(int64_t)(words[word] & ALL_LEAVES);
+                memcpy(words, masks->all + start[tree], (size_t)n * sizeof *words);
+                mask_of_group(masks, tree, end, features + row * n_columns, words, reached);
+                for (int64_t word = 0; word < n; word++) own[word] = (double)(int64_t)words[word];
             }
         }
     }
