@@ -106,7 +106,7 @@ class Trees:
         parents = np.concatenate([inner, inner])
         if ((children <= parents) | (children >= len(leaf))).any() or (tree[children] != tree[parents]).any():
             raise ValueError("a child that does not come after its parent in the same tree: dangling, or in a circle")
-        if len(np.unique(children)) != len(children) or len(children) != len(leaf) - self.n_trees:
+        if (np.bincount(children, minlength=1) > 1).any() or len(children) != len(leaf) - self.n_trees:
             raise ValueError("a node with two parents, or with none")
 
     def _check_sets(self) -> None:
@@ -159,11 +159,7 @@ class Trees:
 
     @property
     def masker(self) -> Masker:
-        """The splits by columns as the kernel makes masks of them, laid out at the first call.
-
-        Raises:
-            ValueError: The masks would be too long.
-        """
+        """The splits by columns as the kernel makes masks of them, laid out at the first call."""
         if self._masker is None:
             object.__setattr__(self, "_masker", Masker(self))
         return cast("Masker", self._masker)

@@ -38,8 +38,8 @@ class MasksStruct(ctypes.Structure):
 
     _fields_ = (
         ("rules", Rules),
-        *((name, ctypes.c_void_p) for name in ("splits", "split_start", "n_roots", "all")),
-        *((name, ctypes.c_int64) for name in ("n_trees", "n_words", "longest")),
+        *((name, ctypes.c_void_p) for name in ("splits", "split_start", "n_roots", "word_start", "all")),
+        *((name, ctypes.c_int64) for name in ("n_trees", "most_splits", "most_words")),
     )
 
 

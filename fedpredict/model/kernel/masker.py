@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 
 LEAVES_PER_WORD = 52
 """A word of a leaf mask is then a whole number that float64 holds exactly."""
-MAX_WORDS = 2**26
+_GROUP = 32
+"""As in trees.c."""
 _SIDE = np.dtype([("place", np.uint32), ("n_leaves", np.int32), ("below", np.int32), ("n_below", np.int32)])
 _SPLIT = np.dtype([("node", NODE), ("sides", _SIDE, (2,))])
 
 
 class Masker:
-    """A party's splits as the kernel reads them. Any thread may call.
-
-    Raises:
-        ValueError: The masks would have more than `MAX_WORDS` words.
-    """
+    """A party's splits as the kernel reads them. Any thread may call."""
 
     __slots__ = ("_address", "_arrays", "_struct", "n_words")
 
@@ -35,13 +32,12 @@ class Masker:
         start = np.ascontiguousarray(trees.start, dtype=np.int64)
         words = word_starts(trees.n_leaves)
         self.n_words = int(words[-1])
-        if self.n_words > MAX_WORDS:
-            raise ValueError(f"leaf masks of {self.n_words} words; at most {MAX_WORDS}")
         order, below, split_start, n_roots = _order(trees, start)
         splits = np.zeros(len(order), dtype=_SPLIT)
         splits["node"] = nodes_of(trees)[order]
         first, count = number_leaves(trees)
-        word = words[np.searchsorted(start, order, side="right") - 1]
+        tree = np.searchsorted(start, order, side="right") - 1
+        word = words[tree] - words[tree // _GROUP * _GROUP]
         for side, other in enumerate((trees.right[order], trees.left[order])):
             places = splits["sides"][:, side]
             places["place"] = (word + first[other] // LEAVES_PER_WORD) * 64 + first[other] % LEAVES_PER_WORD
@@ -49,10 +45,11 @@ class Masker:
             places["below"] = below[:, side]
             places["n_below"] = below[:, side + 1] - below[:, side]
         rules, sets = rules_of(trees)
-        own = (splits, split_start, n_roots, _all_leaves(trees.n_leaves, words))
-        longest = int(np.diff(split_start).max(initial=0))
+        own = (splits, split_start, n_roots, words, _all_leaves(trees.n_leaves, words))
+        groups = np.append(np.arange(0, trees.n_trees, _GROUP), trees.n_trees)
+        most = (int(np.diff(each[groups]).max(initial=0)) for each in (split_start, words))
         self._arrays = (*own, *sets)
-        self._struct = MasksStruct(rules, *(each.ctypes.data for each in own), trees.n_trees, self.n_words, longest)
+        self._struct = MasksStruct(rules, *(each.ctypes.data for each in own), trees.n_trees, *most)
         self._address = ctypes.addressof(self._struct)
 
     @property
@@ -85,7 +82,7 @@ def word_starts(n_leaves: NDArray[np.integer]) -> NDArray[np.int64]:
 def number_leaves(trees: Trees) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return for each node the number of its first leaf among those of its tree, and how many leaves it has."""
     left, right = (np.ascontiguousarray(each, dtype=np.int32) for each in (trees.left, trees.right))
-    first, count = np.zeros((2, len(left)), dtype=np.int32)
+    first, count = np.zeros(len(left), dtype=np.int32), np.zeros(len(left), dtype=np.int32)
     LIBRARY.fp_number_leaves(len(left), *(each.ctypes.data for each in (left, right, first, count)))
     return first, count
 
@@ -101,7 +98,7 @@ def _order(
     below = np.empty((n_splits, 3), dtype=np.int32)
     split_start = np.empty(len(start), dtype=np.int64)
     n_roots = np.empty(trees.n_trees, dtype=np.int32)
-    arrays = (start, *shape, stack, order, below, split_start, n_roots)
+    arrays: tuple[NDArray[Any], ...] = (start, *shape, stack, order, below, split_start, n_roots)
     LIBRARY.fp_order_splits(trees.n_trees, *(each.ctypes.data for each in arrays))
     return order, below, split_start, n_roots
 
@@ -109,6 +106,5 @@ def _order(
 def _all_leaves(n_leaves: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A mask with every leaf."""
     everything = np.full(words[-1], 2**LEAVES_PER_WORD - 1, dtype=np.uint64)
-    in_last = (n_leaves - 1) % LEAVES_PER_WORD + 1
-    everything[words[1:] - 1] = (np.int64(1) << in_last) - 1
+    everything[words[1:] - 1] = (1 << ((n_leaves - 1) % LEAVES_PER_WORD + 1)) - 1
     return everything

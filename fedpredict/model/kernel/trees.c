@@ -15,9 +15,13 @@
 #define LANES 8            /* rows walked side by side: while one waits for memory, the others go on */
 #define MAX_BLOCK 512      /* rows that see all trees before the next ones */
 #define BLOCK_NUMBERS 32768 /* features of a block: 256 kB */
-#define FEW_SPLITS 4096     /* more than that in one tree need memory from the heap while masks are made */
+#define GROUP 32            /* trees whose masks are made side by side */
+#define FEW_SPLITS 4096     /* groups of more splits, or mask words, need memory from the heap while masks are made */
+#define FEW_WORDS 512
+#define PAD 4
 #define MASK_BLOCK 16       /* rows whose masks are made tree by tree */
 #define LEAVES_PER_WORD 52 /* so that a word is a whole number that float64 holds exactly */
+#define ALL_LEAVES ((1ull << LEAVES_PER_WORD) - 1)
 
 #define COLUMN 0x03ffffffu
 #define LEAF (1u << 26)
@@ -162,7 +166,7 @@ void fp_sums(const Trees *trees, const double *features, int64_t n_rows, int64_t
 /* Leaf masks. A party's own splits form a tree of their own: below each side of a split come the splits that are reached
  * through other parties' alone. All leaves are allowed at first; a split that is reached forbids those of its other side. */
 typedef struct {
-    uint32_t place;    /* the first leaf of the other side: its word times 64, and its bit */
+    uint32_t place;    /* the first leaf of the other side: its word in its group of trees times 64, and its bit */
     int32_t n_leaves;  /* of the other side */
     int32_t below;     /* the first split below this side; they stand side by side */
     int32_t n_below;
@@ -178,10 +182,11 @@ typedef struct {
     const Split *splits;
     const int64_t *split_start; /* (n_trees + 1,): the first split of each tree */
     const int32_t *n_roots;     /* (n_trees,): how many of a tree's first splits are reached by every sample */
+    const int64_t *word_start;  /* (n_trees + 1,): the first word of each tree */
     const uint64_t *all;        /* (n_words,): a mask with all leaves */
     int64_t n_trees;
-    int64_t n_words;
-    int64_t longest;            /* the largest number of splits of a tree */
+    int64_t most_splits;        /* of one group of trees */
+    int64_t most_words;
 } Masks;
 
 /* For each node, in the caller's order: the number of its first leaf among those of its tree, and how many leaves it has.
@@ -236,50 +241,64 @@ void fp_order_splits(int64_t n_trees, const int64_t *start, const int32_t *featu
     split_start[n_trees] = end;
 }
 
-static inline void forbid(uint64_t *words, uint32_t place, int64_t n_leaves) {
+/* `words` has one more than the trees need. */
+static inline void forbid(uint64_t *words, uint32_t place, int32_t n_leaves) {
     uint64_t *word = words + (place >> 6);
-    int64_t bit = place & 63;
-    for (; bit + n_leaves > LEAVES_PER_WORD; word++, bit = 0) {
+    uint32_t bit = place & 63;
+    for (; n_leaves > LEAVES_PER_WORD; word++, bit = 0) {
         *word &= (1ull << bit) - 1;
-        n_leaves -= LEAVES_PER_WORD - bit;
+        n_leaves -= LEAVES_PER_WORD - (int32_t)bit;
     }
-    *word &= ~(((1ull << n_leaves) - 1) << bit);
+    uint64_t leaves = (1ull << n_leaves) - 1;
+    word[0] &= ~(leaves << bit); /* what is above bit 51 does not count */
+    word[1] &= ~(leaves >> (LEAVES_PER_WORD - bit));
 }
 
-static void forbid_in_tree(const Masks *masks, int64_t tree, const double *row, uint64_t *words,
-                           int32_t *reached) {
-    int32_t n_reached = masks->n_roots[tree];
-    for (int32_t at = 0; at < n_reached; at++) reached[at] = (int32_t)masks->split_start[tree] + at;
+/* Trees are looked at in groups, because splits of one tree wait for each other, and those of others need not. */
+static void mask_of_group(const Masks *masks, int64_t first, int64_t end, const double *row, uint64_t *words,
+                          int32_t *reached) {
+    int32_t n_reached = 0;
+    for (int64_t tree = first; tree < end; tree++)
+        for (int32_t root = 0; root < masks->n_roots[tree]; root++)
+            reached[n_reached++] = (int32_t)masks->split_start[tree] + root;
     for (int32_t at = 0; at < n_reached; at++) {
         const Split *split = masks->splits + reached[at];
         const Side *side = split->sides + step(&masks->rules, &split->node, row);
-        for (int32_t next = 0; next < side->n_below; next++) {
-            reached[n_reached++] = side->below + next;
-            __builtin_prefetch(masks->splits + side->below + next);
-        }
+        /* most often there are 0, 1 or 2 below: to write always PAD of them spares a branch that nobody can predict */
+        for (int32_t next = 0; next < PAD; next++) reached[n_reached + next] = side->below + next;
+        for (int32_t next = PAD; next < side->n_below; next++) reached[n_reached + next] = side->below + next;
+        __builtin_prefetch(masks->splits + side->below);
+        __builtin_prefetch(masks->splits + side->below + 1);
+        n_reached += side->n_below;
         forbid(words, side->place, side->n_leaves);
     }
 }
 
-/* Write the masks, float64 words, into `words` (n_rows, n_words). Returns -1 without memory, else 0. */
-int fp_masks(const Masks *masks, const double *features, int64_t n_rows, int64_t n_columns, uint64_t *words) {
-    int32_t few[FEW_SPLITS], *reached = few;
-    int64_t n_words = masks->n_words;
-    if (masks->longest > FEW_SPLITS && !(reached = malloc((size_t)masks->longest * sizeof *reached))) return -1;
-    for (int64_t first = 0; first < n_rows; first += MASK_BLOCK) {
-        int64_t end = n_rows - first < MASK_BLOCK ? n_rows : first + MASK_BLOCK;
-        for (int64_t row = first; row < end; row++)
-            memcpy(words + row * n_words, masks->all, (size_t)n_words * sizeof *words);
-        for (int64_t tree = 0; tree < masks->n_trees; tree++)
-            for (int64_t row = first; row < end; row++)
-                forbid_in_tree(masks, tree, features + row * n_columns, words + row * n_words, reached);
-        for (int64_t at = first * n_words; at < end * n_words; at++) {
-            double word = (double)(int64_t)words[at];
-            memcpy(words + at, &word, sizeof word);
+/* Write the masks (n_rows, n_words). Returns -1 without memory, else 0. */
+int fp_masks(const Masks *masks, const double *features, int64_t n_rows, int64_t n_columns, double *out) {
+    uint64_t few_words[FEW_WORDS], *words = few_words;
+    int32_t few_splits[FEW_SPLITS], *reached = few_splits;
+    const int64_t *start = masks->word_start;
+    int64_t n_words = start[masks->n_trees];
+    if (masks->most_words + 1 > FEW_WORDS) words = malloc((size_t)(masks->most_words + 1) * sizeof *words);
+    if (masks->most_splits + PAD > FEW_SPLITS) reached = malloc((size_t)(masks->most_splits + PAD) * sizeof *reached);
+    int failed = !words || !reached;
+    for (int64_t first = 0; first < n_rows && !failed; first += MASK_BLOCK) {
+        int64_t last = n_rows - first < MASK_BLOCK ? n_rows : first + MASK_BLOCK;
+        for (int64_t tree = 0; tree < masks->n_trees; tree += GROUP) {
+            int64_t end = masks->n_trees - tree < GROUP ? masks->n_trees : tree + GROUP;
+            int64_t n = start[end] - start[tree];
+            for (int64_t row = first; row < last; row++) {
+                double *own = out + row * n_words + start[tree];
+                memcpy(words, masks->all + start[tree], (size_t)n * sizeof *words);
+                mask_of_group(masks, tree, end, features + row * n_columns, words, reached);
+                for (int64_t word = 0; word < n; word++) own[word] = (double)(int64_t)words[word];
+            }
         }
     }
-    if (reached != few) free(reached);
-    return 0;
+    if (words != few_words) free(words);
+    if (reached != few_splits) free(reached);
+    return failed ? -1 : 0;
 }
 
 #define NONE (-1)
