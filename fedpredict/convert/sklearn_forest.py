@@ -29,6 +29,8 @@ def read_single_tree(model: Estimator) -> FittedTrees:
         UnsupportedModelError: Not fitted, or a classifier of several labels or of a single class.
         ModelFileError: It is damaged.
     """
+    if model.state.get("tree_") is None:
+        raise UnsupportedModelError(f"{model.name} is not fitted: it has no nodes")
     return _mean_of(model, [model], may_miss=takes_missing(model))
 
 
