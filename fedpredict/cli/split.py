@@ -49,7 +49,8 @@ def split(
             model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
         )
         result = read_model_file(file, options)
-    verification = None if rows is None else read_rows(rows, result.partial.part.features)[0]
+    joint = result.partial.part
+    verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
     parts = split_model(
         result.partial, owners, intercept, rows=verification, feature_constants=result.feature_constants
     )
@@ -69,6 +70,12 @@ def split(
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
+    for party, part in parts.items():
+        if not part.part.features:
+            share = "that of the base score" if part.holds_intercept else "zero"
+            output.note(
+                f"note: nothing in the model asks for features of {party}: its share is {share} for all samples"
+            )
     output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
 
 
@@ -89,7 +96,7 @@ def simulate(
             parts[part.party] = part
             advance(len(parts), len(files))
     joint = read_model_file(model / f"{JOINT}.json").partial
-    rows, names = read_rows(data)
+    rows, names = read_rows(data, categories=joint.part.categories)
     report = play(parts, joint, rows, names)
     output.fields(
         {
@@ -114,7 +121,7 @@ def _parse_owner(text: str) -> tuple[str, tuple[str, ...]]:
     party, equals, names = text.partition("=")
     if not equals or not party:
         raise typer.BadParameter(f"{text!r}: write PARTY=feature,feature,... or PARTY=@FILE", param_hint="--party")
-    return party, parse_features(names) or ()
+    return party, (parse_features(names) or ()) if names else ()
 
 
 def _make_folder(path: Path) -> None:
