@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.convert.dtypes import element_type, is_ndarray
-from fedpredict.convert.nodes import Node
+from fedpredict.convert.nodes import Name, Node
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
@@ -219,10 +219,10 @@ def octets(value: object) -> bytes:
                 return text.encode("latin-1")
             case "builtins.bytes" | "__builtin__.bytes", ():
                 return b""
-            case "builtins.bytearray" | "__builtin__.bytearray", (str(text), "latin1" | "latin-1"):
-                return text.encode("latin-1")
-            case "builtins.bytearray" | "__builtin__.bytearray", (inner,) if isinstance(inner, bytes):
+            case "builtins.bytearray" | "__builtin__.bytearray", (bytes() as inner,):
                 return inner
+            case "builtins.bytearray" | "__builtin__.bytearray", (Node(callee=Name(name="encode")) as inner,):
+                return octets(inner)
     raise ModelFileError("an array without bytes")
 
 

@@ -13,6 +13,8 @@ from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
+from fedpredict.convert.lightgbm_text import is_lightgbm
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
@@ -51,6 +53,8 @@ def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
     content = unpack(data, limits.unpacked_bytes)
     if is_xgboost(content):
         return read_xgboost(content, options, limits)
+    if is_lightgbm(content):
+        return read_lightgbm(content, options)
     if is_json(content):
         partial = from_portable(parse_json(_utf8(content)), options)
         return Reading(partial, "portable partial model (JSON)")
@@ -85,11 +89,14 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
         return read_sklearn(value, arrays, options)
     if isinstance(value, Node) and value.path.startswith("xgboost."):
         return read_xgboost_pickle(value, arrays, options, limits)
+    if isinstance(value, Node) and value.path.startswith("lightgbm."):
+        return read_lightgbm_pickle(value, arrays, options)
     plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
     if isinstance(plain, dict):
         return Reading(from_portable(plain, options), "portable partial model (pickle)")
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
+        "models of XGBoost and LightGBM, "
         f"and portable partial models (a dict with format '{FORMAT}')"
     )
 

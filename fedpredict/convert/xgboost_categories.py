@@ -50,7 +50,7 @@ def read_categories(model: Section, features: Sequence[str]) -> Categories:
         features: The feature names, for messages.
 
     Raises:
-        UnsupportedModelError: Labels are numbers, but not whole ones from 0 up.
+        UnsupportedModelError: Labels are numbers, but not whole ones from 0 up, or texts beyond ASCII.
         ModelFileError: They are damaged.
     """
     found = Categories({}, {})
@@ -61,7 +61,7 @@ def read_categories(model: Section, features: Sequence[str]) -> Categories:
         raise ModelFileError(f"the XGBoost model has the categories of {len(listed)} features, not {len(features)}")
     for column, labels in enumerate(listed):
         if labels.has("offsets"):
-            texts = _texts(labels)
+            texts = _texts(labels, features[column])
             if texts:
                 found.texts[column] = texts
         elif labels.has("values"):
@@ -69,23 +69,21 @@ def read_categories(model: Section, features: Sequence[str]) -> Categories:
     return found
 
 
-def _texts(labels: Section) -> tuple[str, ...]:
-    """The labels, whose UTF-8 bytes stand one after another, as signed numbers."""
+def _texts(labels: Section, feature: str) -> tuple[str, ...]:
+    """The labels, whose letters stand one after another."""
     offsets, content = labels.integers("offsets"), labels.integers("values")
     if not len(offsets) and not len(content):
         return ()
-    if (
-        offsets[:1].tolist() != [0]
-        or offsets[-1:].tolist() != [len(content)]
-        or (np.diff(offsets) < 0).any()
-        or ((content < -128) | (content > 255)).any()
-    ):
+    if offsets[:1].tolist() != [0] or offsets[-1:].tolist() != [len(content)] or (np.diff(offsets) < 0).any():
         raise ModelFileError(f"{labels.place} of the XGBoost model is damaged")
-    octets = (content & 0xFF).astype(np.uint8).tobytes()
-    try:
-        texts = [str(octets[start:end], "utf-8") for start, end in itertools.pairwise(offsets)]
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{labels.place} of the XGBoost model holds a text that is not UTF-8") from error
+    if ((content < 0) | (content > 127)).any():
+        # from pandas, XGBoost keeps as many bytes of a label as it has characters, and what follows is shifted
+        raise UnsupportedModelError(
+            f"the categories of feature {shown([feature])} are not plain ASCII, and XGBoost does not keep such labels "
+            "whole: rename them before training"
+        )
+    letters = content.astype(np.uint8).tobytes().decode("ascii")
+    texts = [letters[start:end] for start, end in itertools.pairwise(offsets.tolist())]
     if len(set(texts)) != len(texts):
         raise ModelFileError(f"{labels.place} of the XGBoost model names a category twice")
     return tuple(texts)
