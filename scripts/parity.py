@@ -44,7 +44,7 @@ from fedpredict.warehouse.local import LocalWarehouse
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("numpy", "duckdb", "spark", "hive")
-MODULES = ("linear", "sklearn_trees")
+MODULES = ("linear", "sklearn_trees", "boosters")
 SERVERS = ("spark", "hive")
 SNAPSHOT = "20260101T000000.000000Z"
 SERVER_ROWS, HIVE_ROWS = 2_000, 200
@@ -120,7 +120,8 @@ def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
     for engine, scorer in scorers.items():
         rows = slice(0, {"spark": SERVER_ROWS, "hive": HIVE_ROWS}.get(engine))
         shares = {party: scorer(part, _features(case, part.part)[rows]) for party, part in parts.items()}
-        yield _result(case, trained, engine, reading.partial, combine(reading.partial.link, shares), rows)
+        combined = combine(reading.partial.link, shares)
+        yield _result(case, trained, reading.partial, combined, engine=engine, rows=rows)
 
 
 def _cut(case: Case, reading: ReadResult) -> Mapping[str, PartialModel]:
@@ -141,7 +142,9 @@ def _features(case: Case, part: Part) -> Floats:
     return np.column_stack(columns) if columns else np.zeros((len(case.data.frame), 0))
 
 
-def _result(case: Case, trained: Trained, engine: str, joint: PartialModel, combined: Combined, rows: slice) -> Result:
+def _result(
+    case: Case, trained: Trained, joint: PartialModel, combined: Combined, *, engine: str, rows: slice
+) -> Result:
     raw, features = trained.raw[rows], _features(case, joint.part)[rows]
     difference = np.abs(combined.raw - raw)
     difference = np.where(np.isnan(combined.raw) & np.isnan(raw), 0.0, difference)

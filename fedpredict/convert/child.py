@@ -13,6 +13,8 @@ from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
+from fedpredict.convert.lightgbm_text import is_lightgbm
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
@@ -20,6 +22,8 @@ from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_po
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
+from fedpredict.convert.xgboost_document import is_xgboost
+from fedpredict.convert.xgboost_file import read_xgboost, read_xgboost_pickle
 from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
 
 _MAX_MESSAGE = 4000
@@ -47,6 +51,10 @@ def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
         ConversionError: One of its leaves; nothing in the file was run.
     """
     content = unpack(data, limits.unpacked_bytes)
+    if is_xgboost(content):
+        return read_xgboost(content, options, limits)
+    if is_lightgbm(content):
+        return read_lightgbm(content, options)
     if is_json(content):
         partial = from_portable(parse_json(_utf8(content)), options)
         return Reading(partial, "portable partial model (JSON)")
@@ -79,12 +87,16 @@ def _root(content: bytes, limits: Limits) -> object:
 def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading:
     if isinstance(value, Node) and value.path.startswith("sklearn."):
         return read_sklearn(value, arrays, options)
+    if isinstance(value, Node) and value.path.startswith("xgboost."):
+        return read_xgboost_pickle(value, arrays, options, limits)
+    if isinstance(value, Node) and value.path.startswith("lightgbm."):
+        return read_lightgbm_pickle(value, arrays, options)
     plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
     if isinstance(plain, dict):
         return Reading(from_portable(plain, options), "portable partial model (pickle)")
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models, pipelines of scalers and "
-        f"trees, and portable partial models (a dict with format '{FORMAT}')"
+        f"trees, models of XGBoost and LightGBM, and portable partial models (a dict with format '{FORMAT}')"
     )
 
 
