@@ -34,6 +34,8 @@ TREE_READERS: dict[str, dict[str, Callable[[Estimator], FittedTrees]]] = {
 }
 """By package and class."""
 
+SUPPORTED_TREES = tuple(name for readers in TREE_READERS.values() for name in readers)
+
 
 def is_of_trees(model: Estimator) -> bool:
     """Return whether `read_trees` knows the class."""

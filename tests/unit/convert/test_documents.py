@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from fedpredict.convert.portable import from_portable, parse_json
 from fedpredict.convert.read import check_verification
 from fedpredict.convert.sklearn_linear import SUPPORTED
+from fedpredict.convert.sklearn_trees import SUPPORTED_TREES
 from fedpredict.model.kinds import KINDS
 from fedpredict.model.links import LINKS
 
@@ -63,4 +64,4 @@ def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
 def test_the_page_lists_every_estimator_that_is_read() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]*) \| `", PAGE, re.MULTILINE)
 
-    assert {name for row in rows for name in re.findall(r"[A-Z]\w+", row)} == set(SUPPORTED)
+    assert {name for row in rows for name in re.findall(r"[A-Z]\w+", row)} == {*SUPPORTED, *SUPPORTED_TREES}

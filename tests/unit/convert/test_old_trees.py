@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.child import read_content
 from fedpredict.convert.options import Limits
+from fedpredict.convert.sklearn_forest import takes_missing
+from fedpredict.convert.sklearn_state import Estimator
 from fedpredict.errors import UnsupportedModelError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
@@ -99,3 +102,33 @@ def test_trees_of_a_version_that_was_never_compared_are_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"written by scikit-learn 1\.1\.3; trees are read from 1\.2"):
         read_content(data.replace(b"V1.9.1\n", b"V1.1.3\n"), options_for(1), Limits())
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "criterion", "splitter", "constrained", "expected"),
+    [
+        ((1, 2), "DecisionTreeClassifier", "gini", "best", False, False),
+        ((1, 3), "DecisionTreeClassifier", "entropy", "best", False, True),
+        ((1, 3), "DecisionTreeRegressor", "absolute_error", "best", False, False),
+        ((1, 5), "DecisionTreeRegressor", "poisson", "random", False, False),
+        ((1, 5), "DecisionTreeRegressor", "poisson", "best", True, False),
+        ((1, 5), "ExtraTreeClassifier", "gini", "best", False, True),
+        ((1, 5), "ExtraTreeClassifier", "gini", "random", False, False),
+        ((1, 6), "ExtraTreeClassifier", "gini", "best", False, False),
+        ((1, 6), "ExtraTreeRegressor", "squared_error", "best", False, True),
+        ((1, 7), "ExtraTreeRegressor", "squared_error", "best", False, False),
+        ((1, 7), "DecisionTreeRegressor", "friedman_mse", "random", False, True),
+        ((1, 8), "DecisionTreeRegressor", "absolute_error", "best", False, False),
+        ((1, 8), "DecisionTreeRegressor", "squared_error", "best", True, False),
+        ((1, 9), "DecisionTreeRegressor", "absolute_error", "best", True, True),
+        ((1, 9), "ExtraTreeRegressor", "squared_error", "best", False, False),
+    ],
+)
+def test_trees_take_missing_values_as_each_version_was_seen_to(  # noqa: PLR0917  one row of the table above
+    version: tuple[int, int], name: str, criterion: str, splitter: str, constrained: bool, expected: bool
+) -> None:
+    state: dict[str, object] = {"criterion": criterion, "splitter": splitter}
+    state["monotonic_cst"] = [1, 0] if constrained else None
+    tree = Estimator("sklearn.tree", name, version, f"{version[0]}.{version[1]}.0", state, ArrayReader(1))
+
+    assert takes_missing(tree) is expected
