@@ -343,7 +343,7 @@ def test_features_are_read_whatever_their_layout_is() -> None:
         assert (part.partial_scores(other) == expected).all()
         assert (trees.masks(other) == masks).all()
     with np.errstate(over="ignore"):
-        narrow = features.astype(np.float32)
+        narrow: Any = features.astype(np.float32)
     assert (trees.leaves(narrow) == trees.leaves(narrow.astype(np.float64))).all()
 
 
