@@ -313,19 +313,24 @@ void fp_surviving_leaves(const double *const *masks, int64_t n_parties, int64_t 
     for (int64_t row = 0; row < n_rows; row++) {
         for (int64_t tree = 0; tree < n_trees; tree++) {
             int32_t found = NONE;
+            uint64_t seen = 0, too_many = 0;
+            int bad = 0;
             for (int32_t first = 0; first < n_leaves[tree]; first += LEAVES_PER_WORD, at++) {
                 int32_t n = n_leaves[tree] - first < LEAVES_PER_WORD ? n_leaves[tree] - first : LEAVES_PER_WORD;
                 uint64_t word = (1ull << n) - 1;
                 for (int64_t party = 0; party < n_parties; party++) {
                     double given = masks[party][at];
-                    if (!(given >= 0.0 && given < 4503599627370496.0)) { found = NO_MASK; continue; }
-                    int64_t whole = (int64_t)given;
-                    if ((double)whole != given) found = NO_MASK;
+                    int in_range = (given >= 0.0) & (given < 4503599627370496.0);
+                    int64_t whole = (int64_t)(in_range ? given : 0.0);
+                    bad |= (double)whole != given;
                     word &= (uint64_t)whole;
                 }
-                if (!word || found == NO_MASK) continue;
-                found = found == NONE && !(word & (word - 1)) ? first + __builtin_ctzll(word) : SEVERAL;
+                too_many |= (word & (word - 1)) | (word ? seen : 0);
+                seen |= word;
+                found = word ? first + __builtin_ctzll(word) : found;
             }
+            if (too_many) found = SEVERAL;
+            if (bad) found = NO_MASK;
             *leaves++ = found;
         }
     }

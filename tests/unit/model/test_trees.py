@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,8 +343,8 @@ def test_features_are_read_whatever_their_layout_is() -> None:
         assert (part.partial_scores(other) == expected).all()
         assert (trees.masks(other) == masks).all()
     with np.errstate(over="ignore"):
-        narrow = features.astype(np.float32)
-    assert (trees.leaves(cast("Floats", narrow)) == trees.leaves(narrow.astype(np.float64))).all()
+        narrow: Any = features.astype(np.float32)
+    assert (trees.leaves(narrow) == trees.leaves(narrow.astype(np.float64))).all()
 
 
 def test_too_few_columns_are_refused_before_anything_is_read() -> None:
