@@ -121,10 +121,11 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
     """Return a number cut to an integer as the text that sets are searched for, NULL where it is missing."""
 
     def text(number: exp.Expr) -> exp.Expr:
-        whole = exp.cast(exp.Floor(this=number.copy()), exp.DataType.Type.BIGINT)
+        floor = exp.Floor(this=number.copy())
+        whole = exp.cast(floor, exp.DataType.Type.BIGINT)
         is_code = exp.and_(
-            exp.GTE(this=number.copy(), expression=sql.double("0")),
-            exp.LT(this=number.copy(), expression=sql.double(_CODES)),
+            exp.GTE(this=floor.copy(), expression=sql.double("0")),
+            exp.LT(this=floor.copy(), expression=sql.double(_CODES)),
         )
         return sql.case(_literal(UNKNOWN), (is_code, _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))))
 
@@ -136,11 +137,12 @@ def _if_there(
 ) -> exp.Expr:
     """Return what `of` makes of a number in the precision of the comparison, NULL where it is missing.
 
-    It is asked for its range first, because DuckDB refuses to round a number that is beyond float32.
+    It is asked for its range first, because DuckDB refuses to round a number that is beyond float32. The rounded number
+    stays a FLOAT, which engines compare with a DOUBLE exactly: Hive takes a cast to FLOAT and back for none.
     """
     number: exp.Expr = sql.column(name)
     if options.float32:
-        number = exp.cast(exp.cast(number, exp.DataType.Type.FLOAT), exp.DataType.Type.DOUBLE)
+        number = exp.cast(number, exp.DataType.Type.FLOAT)
     value = of(number)
     if zero_is_missing:
         is_zero = exp.LTE(this=exp.Abs(this=number.copy()), expression=sql.double(_TINY))
