@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sqlglot import exp
 
+from fedpredict.model.trees import MAX_CODE
 from fedpredict.tables import sql
 from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
 from fedpredict.tables.source import Source
@@ -26,8 +27,6 @@ from fedpredict.tables.version import ModelVersion
 _LARGEST_FLOAT32 = repr(float(np.finfo(np.float32).max))
 _TINY = repr(float(np.float32(1e-35)))
 """What is at most this far from zero counts as zero, where zero counts as missing."""
-_CODES = "2147483648"
-"""Categories that are numbers are below it."""
 _SAMPLE = ("sample_id", "event_time", "fp_unusable", "fp_infinite")
 
 
@@ -121,11 +120,11 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
     """Return a number cut to an integer as the text that sets are searched for, NULL where it is missing."""
 
     def text(number: exp.Expr) -> exp.Expr:
-        floor = exp.Floor(this=number.copy())
+        floor = exp.Floor(this=number.copy())  # a BIGINT in Hive, which compares none with a DOUBLE
         whole = exp.cast(floor, exp.DataType.Type.BIGINT)
         is_code = exp.and_(
-            exp.GTE(this=floor.copy(), expression=sql.double("0")),
-            exp.LT(this=floor.copy(), expression=sql.double(_CODES)),
+            exp.GTE(this=floor.copy(), expression=sql.number(0)),
+            exp.LT(this=floor.copy(), expression=sql.number(MAX_CODE + 1)),
         )
         return sql.case(_literal(UNKNOWN), (is_code, _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))))
 
