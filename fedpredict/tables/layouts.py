@@ -10,6 +10,14 @@ import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
 from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
+from fedpredict.tables.network import (
+    network_columns,
+    network_digest_fields,
+    network_from_rows,
+    network_options,
+    network_schemas,
+    network_to_rows,
+)
 from fedpredict.tables.schemas import linear_schema
 from fedpredict.warehouse.base import Column, TableSchema
 
@@ -56,6 +64,14 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+    ),
+    Family.NETWORK: Layout(
+        schemas=network_schemas,
+        columns=network_columns,
+        to_rows=network_to_rows,
+        from_rows=network_from_rows,
+        digest_fields=network_digest_fields,
+        options=network_options,
     ),
 }
 """The one place that says where a family's parameters are."""
