@@ -11,6 +11,8 @@ from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.sklearn_linear import Fitted, read_linear
+from fedpredict.convert.sklearn_network import PACKAGE as NETWORKS
+from fedpredict.convert.sklearn_network import read_network
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.values import clipped
@@ -51,6 +53,8 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     """
     steps = _steps(read_estimator(value, arrays, "the file"))
     model, scalers = steps[-1], steps[:-1]
+    if model.package == NETWORKS:
+        return Reading(read_network(steps, options, _source(steps)), _source(steps))
     fitted = read_linear(model)
     weights, constants = fitted.weights, np.zeros_like(fitted.weights)
     with np.errstate(all="ignore"):  # what overflows here is refused below, as a weight that is not finite

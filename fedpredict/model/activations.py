@@ -1,8 +1,8 @@
 """What stands between the layers of a network: activation functions, stable at any magnitude.
 
-They are written so that every engine can follow them with exp, ln, absolute values and CASE: `tables.activations_sql` has
-the same formulas with the same coefficients. Each takes sums of shape (n_samples, n_units) and the slope of the leaky
-relu, and returns activations of that shape. NaN goes through; nothing warns.
+They are written so that every engine can follow them with exp, ln, absolute values and CASE: `tables.activations_sql`
+has the same formulas with the same coefficients. Each takes sums of shape (n_samples, n_units) and the slope of the
+leaky relu, and returns activations of that shape. NaN goes through; nothing warns.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ ERFC_LARGE = (
     (1.0, 2.56852019228982242e0, 1.87295284992346047e0, 5.27905102951428412e-1, 6.05183413124413191e-2,
      2.33520497626869185e-3),
 )  # fmt: skip
-"""W. J. Cody, Rational Chebyshev approximations for the error function, Math. Comp. 23 (1969): numerator and denominator,
-highest power first. erf(t) = t R(t^2) up to `SMALL_ERF`, erfc(t) = exp(-t^2) R(t) up to `LARGE_ERFC`, then
+"""W. J. Cody, Rational Chebyshev approximations for the error function, Math. Comp. 23 (1969): numerator and
+denominator, highest power first. erf(t) = t R(t^2) up to `SMALL_ERF`, erfc(t) = exp(-t^2) R(t) up to `LARGE_ERFC`, then
 exp(-t^2) (1 / sqrt(pi) - R(1 / t^2) / t^2) / t."""
 
 SMALL_TANH = 0.625

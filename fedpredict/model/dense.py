@@ -1,4 +1,4 @@
-"""Dense layers over a matrix of inputs: all the arithmetic of networks, for bottom networks and for what stands on them."""
+"""Dense layers over a matrix of inputs: all the arithmetic of networks, of bottom networks and of top models."""
 
 from __future__ import annotations
 

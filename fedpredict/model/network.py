@@ -85,7 +85,9 @@ class NetworkPart:
             raise ValueError("an embedding of a feature that there is not, or a text feature without one")
         for name, texts in self.categories.items():
             if len(set(texts)) != len(texts) or len(texts) != len(self.embeddings[name].vectors):
-                raise ValueError(f"feature {name!a} has {len(self.embeddings[name].vectors)} vectors for its categories")
+                raise ValueError(
+                    f"feature {name!a} has {len(self.embeddings[name].vectors)} vectors for its categories"
+                )
         check_chain(self.layers, sum(self.widths))
         if self.intercept is not None:
             if self.intercept.shape != (self.n_scores,):

@@ -1,7 +1,7 @@
 """The activation functions of networks in the engine's SQL: the formulas of `model.activations`, by exp, ln and CASE.
 
-They are written for rows of (sample, unit), so that the text of a formula stands in the statement once per layer. NaN and
-NULL go through: no comparison here is true for NaN in one engine and gives a number there.
+They are written for rows of (sample, unit), so that the text of a formula stands in the statement once per layer. NaN
+and NULL go through: no comparison here is true for NaN in one engine and gives a number there.
 """
 
 from __future__ import annotations

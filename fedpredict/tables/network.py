@@ -1,4 +1,4 @@
-"""A network part as rows: one row per weight, and one per number of an embedding."""
+"""A network part as rows: one for each unit and block of its weights, and one for each number of an embedding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.activations import Activation
-from fedpredict.model.arrays import Floats
+from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.dense import Dense
 from fedpredict.model.ids import check_view_name
 from fedpredict.model.network import Embedding, NetworkPart
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 INTERCEPT_LAYER = -1
 """The layer of the rows that hold the joint model's intercept."""
-BIAS_INPUT = -1
-"""In `_positions`: what stands for the NULL of a bias."""
+BLOCK = 128
+"""Weights in a row: engines multiply wide rows fast, and plan statements over more columns slowly (ADR 0024)."""
 
-_LAYER_COLUMNS = ["layer", "unit", "input", "weight", "activation", "slope"]
+_WEIGHTS = [f"w_{place}" for place in range(BLOCK)]
+_LAYER_COLUMNS = ["layer", "unit", "block", "bias", "activation", "slope", *_WEIGHTS]
 _VECTOR_COLUMNS = ["feature", "category", "number", "place", "value"]
 
 
@@ -57,7 +58,7 @@ class Shape:
 def network_schemas(view: str, _: Sequence[Column]) -> tuple[TableSchema, TableSchema]:
     """Return the tables of weights and of embeddings of a view's networks; they do not depend on its features."""
     kinds = ColumnType
-    layers = (kinds.INT, kinds.INT, kinds.INT, kinds.DOUBLE, kinds.STRING, kinds.DOUBLE)
+    layers = (kinds.INT, kinds.INT, kinds.INT, kinds.DOUBLE, kinds.STRING, kinds.DOUBLE, *[kinds.DOUBLE] * BLOCK)
     vectors = (kinds.INT, kinds.STRING, kinds.DOUBLE, kinds.INT, kinds.DOUBLE)
     return tuple(  # type: ignore[return-value]
         TableSchema(f"{prefix}_{check_view_name(view)}", tuple(map(Column, names, types)), PARAMETER_KEYS)
@@ -104,6 +105,11 @@ def shape_of(version: ModelVersion) -> Shape:
         raise TableCorruptError(f"the options of the model's row do not describe a network: {error!r}") from error
 
 
+def n_blocks(n_inputs: int) -> int:
+    """Return how many rows the weights of one unit take."""
+    return max(1, -(-n_inputs // BLOCK))
+
+
 def network_to_rows(part: NetworkPart) -> tuple[pa.Table, pa.Table]:
     """Return the rows of both tables, as docs/tables.md says."""
     pieces = [_layer_rows(number, layer) for number, layer in enumerate(part.layers)]
@@ -120,27 +126,34 @@ def _layer_rows(number: int, layer: Dense) -> pa.Table:
 
 
 def _rows(layer: int, weights: Floats, bias: Floats, activation: str | None, slope: float | None) -> pa.Table:
-    """Return the weights of each unit by input, and behind them its bias with the activation."""
-    units, inputs = _positions(*weights.shape)
-    is_bias = inputs == BIAS_INPUT
-    numbers = np.vstack([weights, bias]).T.ravel()
-    count = len(numbers)
+    """Return the rows of a layer, unit by unit and block by block; the bias stands in a unit's first row."""
+    n_inputs, n_units = weights.shape
+    units, blocks, is_padding = _positions(n_inputs, n_units)
+    padded = np.zeros((n_units, n_blocks(n_inputs) * BLOCK))
+    padded[:, :n_inputs] = weights.T
+    table = padded.reshape(-1, BLOCK)
+    count = len(units)
     return pa.table(
         {
             "layer": pa.array(np.full(count, layer), pa.int32()),
             "unit": pa.array(units, pa.int32()),
-            "input": pa.array(inputs, pa.int32(), mask=is_bias),
-            "weight": pa.array(numbers, pa.float64()),
-            "activation": pc.if_else(pa.array(is_bias), pa.scalar(activation, pa.string()), None),
-            "slope": pc.if_else(pa.array(is_bias), pa.scalar(slope, pa.float64()), None),
+            "block": pa.array(blocks, pa.int32()),
+            "bias": pa.array(bias[units], pa.float64(), mask=blocks > 0),
+            "activation": pa.array([activation] * count, pa.string()),
+            "slope": pa.array([slope] * count, pa.float64()),
+            **{
+                name: pa.array(table[:, place].copy(), pa.float64(), mask=is_padding[:, place])
+                for place, name in enumerate(_WEIGHTS)
+            },
         }
     )
 
 
-def _positions(n_inputs: int, n_units: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return unit and input of each row of a layer: unit by unit, the inputs in order, then the bias."""
-    inputs = np.append(np.arange(n_inputs), BIAS_INPUT)
-    return np.repeat(np.arange(n_units), n_inputs + 1), np.tile(inputs, n_units)
+def _positions(n_inputs: int, n_units: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Bools]:
+    """Return unit and block of each row of a layer, and which of its places are behind the last input (n, `BLOCK`)."""
+    count = n_blocks(n_inputs)
+    blocks = np.tile(np.arange(count), n_units)
+    return np.repeat(np.arange(n_units), count), blocks, blocks[:, None] * BLOCK + np.arange(BLOCK) >= n_inputs
 
 
 def _vector_rows(part: NetworkPart, name: str) -> pa.Table:
@@ -179,7 +192,7 @@ def network_from_rows(tables: Sequence[pa.Table], version: ModelVersion) -> Netw
     if len(shape.units) != len(shape.activations):
         raise TableCorruptError(f"{len(shape.units)} layers with {len(shape.activations)} activations")
     rows = _typed(tables[0], _LAYER_COLUMNS, version.view, 0).sort_by(
-        [("layer", "ascending"), ("unit", "ascending"), ("input", "ascending")]
+        [("layer", "ascending"), ("unit", "ascending"), ("block", "ascending")]
     )
     widths = [shape.n_inputs(version.features), *shape.units]
     layers = tuple(
@@ -187,9 +200,9 @@ def network_from_rows(tables: Sequence[pa.Table], version: ModelVersion) -> Netw
         for number, activation in enumerate(shape.activations)
     )
     intercept = _intercept(rows, version)
-    expected = sum((before + 1) * after for before, after in zip(widths, shape.units, strict=False))
+    expected = sum(n_blocks(before) * after for before, after in zip(widths, shape.units, strict=False))
     if len(rows) != expected + (0 if intercept is None else len(intercept)):
-        raise TableCorruptError(f"{len(rows)} parameter rows, where the network has {expected} weights and biases")
+        raise TableCorruptError(f"{len(rows)} parameter rows, where the layers of the network have {expected}")
     return NetworkPart(version.features, version.categories, _embeddings(tables[1], version, shape), layers, intercept)
 
 
@@ -200,37 +213,41 @@ def _typed(rows: pa.Table, columns: Sequence[str], view: str, table: int) -> pa.
 
 def _layer(rows: pa.Table, number: int, n_inputs: int, n_units: int, activation: Activation) -> Dense:
     own = rows.filter(pc.equal(rows.column("layer"), number))
-    weights = _weights(own, f"layer {number}", n_inputs, n_units)
-    biases = own.filter(pc.is_null(own.column("input")))
-    if set(biases.column("activation").to_pylist()) != {activation.value}:
+    weights, bias = _weights(own, f"layer {number}", n_inputs, n_units)
+    if set(own.column("activation").to_pylist()) != {activation.value}:
         raise TableCorruptError(f"layer {number} has another activation than {activation}")
-    slopes = set(biases.column("slope").to_pylist())
+    slopes = set(own.column("slope").to_pylist())
     if len(slopes) != 1 or (None in slopes) == (activation is Activation.LEAKY_RELU):
         raise TableCorruptError(f"layer {number} has not one slope, or one too many")
-    return Dense(np.ascontiguousarray(weights[:, :-1].T), weights[:, -1].copy(), activation, slopes.pop() or 0.0)
+    return Dense(weights, bias, activation, slopes.pop() or 0.0)
 
 
 def _intercept(rows: pa.Table, version: ModelVersion) -> Floats | None:
     own = rows.filter(pc.equal(rows.column("layer"), INTERCEPT_LAYER))
     if not version.holds_intercept and len(own):
         raise TableCorruptError("there is an intercept, but the model's row says that another party holds it")
-    return _weights(own, "the intercept", 0, version.n_scores)[:, 0] if version.holds_intercept else None
+    return _weights(own, "the intercept", 0, version.n_scores)[1] if version.holds_intercept else None
 
 
-def _weights(own: pa.Table, what: str, n_inputs: int, n_units: int) -> Floats:
-    """Return the numbers of one layer's rows, shape (n_units, n_inputs + 1), the bias last."""
-    units, inputs = _positions(n_inputs, n_units)
-    found = pc.fill_null(own.column("input"), BIAS_INPUT).to_numpy()
-    if not np.array_equal(own.column("unit").to_numpy(), units) or not np.array_equal(found, inputs):
-        raise TableCorruptError(f"{what} has not one row for each of {n_units} units with {n_inputs} inputs and a bias")
-    return _numbers(own.column("weight"), what).reshape(n_units, n_inputs + 1)
+def _weights(own: pa.Table, what: str, n_inputs: int, n_units: int) -> tuple[Floats, Floats]:
+    """Return weights (n_inputs, n_units) and bias (n_units,) of one layer's rows."""
+    units, blocks, is_padding = _positions(n_inputs, n_units)
+    if not (
+        np.array_equal(own.column("unit").to_numpy(), units) and np.array_equal(own.column("block").to_numpy(), blocks)
+    ):
+        raise TableCorruptError(f"{what} has not its rows for each of {n_units} units with {n_inputs} inputs")
+    found = np.column_stack([_numbers(own.column(name), is_padding[:, at], what) for at, name in enumerate(_WEIGHTS)])
+    weights = found.reshape(n_units, -1)[:, :n_inputs].T
+    return np.ascontiguousarray(weights), _numbers(own.column("bias"), blocks > 0, what)[blocks == 0]
 
 
-def _numbers(column: pa.ChunkedArray, what: str) -> Floats:
-    numbers = column.to_numpy()
-    if column.null_count or not np.isfinite(numbers).all():
-        raise TableCorruptError(f"{what} holds a NULL, NaN or infinite number")
-    return np.asarray(numbers, dtype=np.float64)
+def _numbers(column: pa.ChunkedArray, is_padding: Bools, what: str) -> Floats:
+    """Return the numbers of a column, which must be NULL where there is padding, and finite everywhere else."""
+    is_null = column.is_null().to_numpy()
+    numbers = np.asarray(column.fill_null(0.0).to_numpy(), dtype=np.float64)
+    if not np.array_equal(is_null, is_padding) or not np.isfinite(numbers).all():
+        raise TableCorruptError(f"{what} holds a NaN or infinite number, or NULL where a number should be")
+    return numbers
 
 
 def _embeddings(rows: pa.Table, version: ModelVersion, shape: Shape) -> dict[str, Embedding]:
@@ -254,7 +271,7 @@ def _embedding(rows: pa.Table, name: str, version: ModelVersion, shape: Shape) -
     if len(keys) != count or ((places < 0) | (places >= width)).any() or not _is_permutation(order, position, width):
         raise TableCorruptError(f"feature {name!a} has not one vector of {width} numbers for each of its categories")
     vectors = np.empty(len(position) * width)
-    vectors[order] = _numbers(own.column("value"), f"the embedding of {name!a}")
+    vectors[order] = _numbers(own.column("value"), np.zeros(len(own), dtype=bool), f"the embedding of {name!a}")
     table = vectors.reshape(-1, width)
     return Embedding(table[:count], table[count] if has_unknown else None)
 

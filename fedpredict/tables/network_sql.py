@@ -1,8 +1,8 @@
-"""The shares of networks in the engine's SQL: a pivot, a cross join and an activation for each layer (ADR 0024).
+"""The shares of networks in the engine's SQL: a join, a row of products and a pivot for each layer (ADR 0024).
 
-A layer's weights lie in the table as rows. A pivot makes one wide row of each unit, a cross join with the samples' wide
-rows makes one row per sample and unit, whose sum is a row of products as in `linear_sql`; a second pivot makes wide rows
-of samples again, for the next layer.
+A row of the parameter table has up to `BLOCK` weights of a unit, a row of samples as many inputs. Joined, they make one
+row for each sample and unit, whose sum is a row of products as in `linear_sql` (the sum of several, where there are
+more inputs). A pivot makes wide rows of samples again, for the next layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from fedpredict.tables import sql
 from fedpredict.tables.activations_sql import activated
-from fedpredict.tables.network import INTERCEPT_LAYER, shape_of
+from fedpredict.tables.network import BLOCK, INTERCEPT_LAYER, n_blocks, shape_of
 from fedpredict.tables.source import Source
 from fedpredict.tables.version import ModelVersion
 
@@ -69,7 +69,8 @@ class _Feature:
             return {f"fp_x{self.at}" if self.column.startswith("fp_") else self.column: self.value}
         return {
             f"fp_x{self.at}_{place}": sql.case(
-                sql.column(f"fp_v{place}", f"fp_e{self.at}"), (self.is_unknown, sql.column(f"fp_v{place}", f"fp_u{self.at}"))
+                sql.column(f"fp_v{place}", f"fp_e{self.at}"),
+                (self.is_unknown, sql.column(f"fp_v{place}", f"fp_u{self.at}")),
             )
             for place in range(self.width)
         }
@@ -78,11 +79,12 @@ class _Feature:
 def network_scores(version: ModelVersion, source: Source) -> exp.Select:
     """Return the raw scores of every row of a source, as `statements.Scored` says."""
     shape = shape_of(version)
-    rows, inputs = _first_inputs(version, source)
+    rows = _summed(version, 0, *_first_inputs(version, source))
     for layer, activation in enumerate(shape.activations):
         if layer:
-            rows, inputs = _wide(rows, shape.units[layer - 1])
-        rows = activated(activation, _summed(version, layer, rows, inputs), _KEPT, _SAMPLE)
+            n_inputs = shape.units[layer - 1]
+            rows = _summed_wide(version, layer, _wide(rows, n_inputs), n_inputs)
+        rows = activated(activation, rows, _KEPT, _SAMPLE)
     return _scores(version, rows)
 
 
@@ -155,48 +157,126 @@ def _picked(by: str, place: int, value: str, aggregate: type[exp.AggFunc] = exp.
 
 
 def _summed(version: ModelVersion, layer: int, samples: exp.Select, inputs: Sequence[str]) -> exp.Select:
-    """Return each sample with each unit of a layer: `_KEPT`, the sum `fp_z`, and `fp_slope`."""
-    terms = [
-        exp.Mul(this=sql.column(name, "fp_s"), expression=sql.column(f"fp_w{at}", "fp_p"))
-        for at, name in enumerate(inputs)
-    ]
+    """Return each sample with each unit of the first layer, whose inputs are columns of one row."""
+    blocks = [inputs[start : start + BLOCK] for start in range(0, len(inputs), BLOCK)] or [[]]
+    sums = [_products(block) for block in blocks]
+    total = sums[0]
+    if len(sums) > 1:
+        branches = [(exp.EQ(this=_weight("block"), expression=sql.number(at)), each) for at, each in enumerate(sums)]
+        total = sql.case(exp.null(), *branches)
+    return _joined(version, layer, samples, total, len(blocks), is_first=True)
+
+
+def _summed_wide(version: ModelVersion, layer: int, samples: exp.Select, n_inputs: int) -> exp.Select:
+    """Return each sample with each unit of a later layer, whose inputs are the columns of `_wide`."""
+    count = n_blocks(n_inputs)
+    names = _places(n_inputs)
+    whole = n_inputs - (count - 1) * BLOCK
+    terms: list[exp.Expr] = [_product(name, at) for at, name in enumerate(names)]
+    is_last = exp.EQ(this=_weight("block"), expression=sql.number(count - 1))
+    # the last row of a sample, and that of a unit, have NULL behind the last input
+    terms = [each if at < whole else sql.case(each, (is_last.copy(), sql.double("0"))) for at, each in enumerate(terms)]
+    return _joined(version, layer, samples, sql.balanced(exp.Add, terms), count, is_first=False)
+
+
+def _products(block: Sequence[str]) -> exp.Expr:
+    terms = [_product(name, at) for at, name in enumerate(block)]
+    return sql.balanced(exp.Add, terms) if terms else sql.double("0")
+
+
+def _product(name: str, at: int) -> exp.Expr:
+    return exp.Mul(this=sql.column(name, "fp_s"), expression=_weight(f"w_{at}"))
+
+
+def _weight(name: str) -> exp.Column:
+    return sql.column(name, "fp_p")
+
+
+def _joined(
+    version: ModelVersion, layer: int, samples: exp.Select, total: exp.Expr, count: int, *, is_first: bool
+) -> exp.Select:
+    """Return `_KEPT`, the sum `fp_z` and `fp_slope` for each sample and unit of a layer.
+
+    Args:
+        version: With the parameter table.
+        layer: Which.
+        samples: One row for each sample; where it is not the first layer, for each sample and block.
+        total: The sum of the products of such a row (`fp_s`) and a row of a unit (`fp_p`).
+        count: How many blocks there are.
+        is_first: Whether this is the first layer.
+    """
     columns = [
         *(sql.column(name, "fp_s") for name in _KEPT[:-1]),
-        sql.column("fp_unit", "fp_p"),
-        sql.named(sql.balanced(exp.Add, [*terms, sql.column("fp_bias", "fp_p")]), "fp_z"),
-        sql.column("fp_slope", "fp_p"),
+        sql.named(_weight("unit"), "fp_unit"),
+        sql.named(_weight("block"), "fp_block"),
+        sql.named(exp.Add(this=total, expression=_bias(count)), "fp_z"),
+        sql.named(_weight("slope"), "fp_slope"),
     ]
-    return (
+    parameters = sql.stored(
+        sql.columns_of("unit", "block", "bias", "slope", *(f"w_{at}" for at in range(BLOCK))),
+        version.parameter_tables[0],
+        version.partition,
+    ).where(sql.equals("layer", layer), copy=False)
+    same = None if is_first or count == 1 else exp.EQ(this=sql.column("fp_block", "fp_s"), expression=_weight("block"))
+    rows = (
         exp.Select(expressions=columns)
         .from_(samples.subquery("fp_s", copy=False), copy=False)
-        .join(_units(version, layer, len(inputs)).subquery("fp_p", copy=False), join_type="cross", copy=False)
+        .join(
+            parameters.subquery("fp_p", copy=False), on=same, join_type="cross" if same is None else "inner", copy=False
+        )
     )
+    return rows if count == 1 else _added(rows, count)
 
 
-def _units(version: ModelVersion, layer: int, n_inputs: int) -> exp.Select:
-    """Return one row for each unit of a layer, with all its weights."""
-    is_bias = exp.Is(this=sql.column("input"), expression=exp.null())
-    bias = exp.Max(this=exp.Case(ifs=[exp.If(this=is_bias, true=sql.column("weight"))]))
+def _bias(count: int) -> exp.Expr:
+    """Return the bias, which only the first block of a unit has."""
+    if count == 1:
+        return _weight("bias")
+    return sql.case(sql.double("0"), (exp.EQ(this=_weight("block"), expression=sql.number(0)), _weight("bias")))
+
+
+def _added(rows: exp.Select, count: int) -> exp.Select:
+    """Return the sums over all blocks; a unit of which one is lost has none, which is noticed."""
+    keys = [*_SAMPLE, "fp_unit"]
+    complete = exp.EQ(this=exp.Count(this=exp.Star()), expression=sql.number(count))
     columns = [
-        sql.named(sql.column("unit"), "fp_unit"),
-        sql.named(bias, "fp_bias"),
-        sql.named(exp.Max(this=sql.column("slope")), "fp_slope"),
-        *(sql.named(_picked("input", at, "weight"), f"fp_w{at}") for at in range(n_inputs)),
+        *sql.columns_of(*keys),
+        *(sql.named(exp.Max(this=sql.column(name)), name) for name in _FLAGS),
+        sql.named(_picked("fp_block", 0, "fp_ties", exp.Sum), "fp_ties"),
+        sql.named(sql.case(exp.null(), (complete, exp.Sum(this=sql.column("fp_z")))), "fp_z"),
+        sql.named(exp.Max(this=sql.column("fp_slope")), "fp_slope"),
     ]
-    rows = sql.stored(columns, version.parameter_tables[0], version.partition)
-    return rows.where(sql.equals("layer", layer), copy=False).group_by(sql.column("unit"), copy=False)
+    return sql.select_from(columns, rows).group_by(*sql.columns_of(*keys), copy=False)
 
 
-def _wide(rows: exp.Select, n_units: int) -> tuple[exp.Select, list[str]]:
-    """Return one row for each sample with the activations of all units, and the names of these columns."""
-    inputs = [f"fp_a{unit}" for unit in range(n_units)]
+def _places(n_units: int) -> list[str]:
+    return [f"fp_a{place}" for place in range(min(n_units, BLOCK))]
+
+
+def _wide(rows: exp.Select, n_units: int) -> exp.Select:
+    """Return the activations of all units of a sample in one row, or where they are more than `BLOCK`, in several."""
+    starts = range(BLOCK, n_units, BLOCK)
+    keys = list(_SAMPLE)
+    if starts:
+        branches = [(sql.compare(exp.LT, "fp_unit", start), sql.number(block)) for block, start in enumerate(starts)]
+        block = sql.named(sql.case(sql.number(len(branches)), *branches), "fp_block")
+        rows = sql.select_from([*sql.columns_of(*_KEPT, "fp_a"), block], rows)
+        keys.append("fp_block")
     columns = [
-        *sql.columns_of(*_SAMPLE),
+        *sql.columns_of(*keys),
         *(sql.named(exp.Max(this=sql.column(name)), name) for name in _FLAGS),
         sql.named(_picked("fp_unit", 0, "fp_ties", exp.Sum), "fp_ties"),
-        *(sql.named(_picked("fp_unit", unit, "fp_a"), name) for unit, name in enumerate(inputs)),
+        *(sql.named(_of_units(range(at, n_units, BLOCK)), name) for at, name in enumerate(_places(n_units))),
     ]
-    return sql.select_from(columns, rows).group_by(*sql.columns_of(*_SAMPLE), copy=False), inputs
+    return sql.select_from(columns, rows).group_by(*sql.columns_of(*keys), copy=False)
+
+
+def _of_units(units: range) -> exp.Expr:
+    """Return the activation of the one unit of a group that is among some."""
+    if len(units) == 1:
+        return _picked("fp_unit", units[0], "fp_a")
+    among = exp.In(this=sql.column("fp_unit"), expressions=[sql.number(each) for each in units])
+    return exp.Max(this=exp.Case(ifs=[exp.If(this=among, true=sql.column("fp_a"))]))
 
 
 def _scores(version: ModelVersion, rows: exp.Select) -> exp.Select:
@@ -216,9 +296,9 @@ def _with_intercept(version: ModelVersion, rows: exp.Select) -> exp.Select:
     columns = [
         *(sql.column(name, "fp_s") for name in _KEPT[:-1]),
         sql.named(sql.column("fp_unit", "fp_s"), "output"),
-        sql.named(exp.Add(this=sql.column("fp_a", "fp_s"), expression=sql.column("weight", "fp_p")), "fp_raw"),
+        sql.named(exp.Add(this=sql.column("fp_a", "fp_s"), expression=sql.column("bias", "fp_p")), "fp_raw"),
     ]
-    stored = sql.stored(sql.columns_of("unit", "weight"), version.parameter_tables[0], version.partition)
+    stored = sql.stored(sql.columns_of("unit", "bias"), version.parameter_tables[0], version.partition)
     intercept = stored.where(sql.equals("layer", INTERCEPT_LAYER), copy=False)
     same = exp.EQ(this=sql.column("fp_unit", "fp_s"), expression=sql.column("unit", "fp_p"))
     return (
