@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from fedpredict.convert.plain import check_keys
 from fedpredict.convert.portable import parse_json
-from fedpredict.convert.tensors import Tensor
+from fedpredict.convert.tensors import Tensor, element_bytes
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 
@@ -87,8 +87,7 @@ def _tensor(name: str, entry: object, storage: memoryview) -> Tensor:
         raise UnsupportedModelError(f"{what} is of a type that no network needs; read are {', '.join(_DTYPES)}")
     if not isinstance(shape, list) or not all(type(each) is int and each >= 0 for each in shape):
         raise ModelFileError(f"{what} has no shape")
-    strides = tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
-    found = Tensor(_DTYPES[dtype], tuple(shape), strides, 0, storage)
-    if found.size * found.item_bytes != len(storage):
+    if math.prod(shape) * element_bytes(_DTYPES[dtype]) != len(storage):
         raise ModelFileError(f"{what} has a shape that does not fit its {len(storage)} bytes")
-    return found
+    strides = tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+    return Tensor(_DTYPES[dtype], tuple(shape), strides, 0, storage)
