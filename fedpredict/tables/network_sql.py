@@ -118,7 +118,7 @@ def _first_inputs(version: ModelVersion, source: Source) -> tuple[exp.Select, li
 def _flags(features: Sequence[_Feature], source: Source) -> list[exp.Expr]:
     usable = [each.is_usable for each in features] or [exp.true()]
     invalid = [condition for each in features for condition in each.invalid] or [exp.false()]
-    flags = [
+    flags: list[exp.Expr] = [
         sql.case(sql.number(1), (sql.balanced(exp.And, usable), sql.number(0))),
         sql.case(sql.number(0), (sql.balanced(exp.Or, invalid), sql.number(1))),
     ]

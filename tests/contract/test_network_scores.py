@@ -28,7 +28,7 @@ from tests.network_parts import chain, mixed_part, written_out
 pytestmark = pytest.mark.timeout(600)  # a server plans for a minute, more on a busy machine
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-Columns = Mapping[str, Sequence[object]]
+Columns = Mapping[str, Sequence[object] | Floats]
 
 
 def scored(

@@ -65,7 +65,9 @@ def test_a_classifier_of_scikit_learn_predicts_its_probabilities(activation: str
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
 def test_a_regressor_of_scikit_learn_predicts_its_numbers(loss: str) -> None:
     model = make_pipeline(
-        StandardScaler(), MinMaxScaler(), MLPRegressor(hidden_layer_sizes=(8, 3), loss=loss, max_iter=30, random_state=0)
+        StandardScaler(),
+        MinMaxScaler(),
+        MLPRegressor(hidden_layer_sizes=(8, 3), loss=loss, max_iter=30, random_state=0),
     ).fit(DIABETES, PROGRESS)
 
     partial = read_estimator(model).partial
@@ -134,7 +136,9 @@ def test_a_damaged_perceptron_is_refused(change: Any, message: str) -> None:
         read_estimator(_damaged(change))
 
 
-@pytest.mark.parametrize("part", [mixed_part(), mixed_part(False, np.array([0.1, -0.0])), numeric_part((2, 3, 1), ("leaky_relu", "tanh"))])
+@pytest.mark.parametrize(
+    "part", [mixed_part(), mixed_part(False, np.array([0.1, -0.0])), numeric_part((2, 3, 1), ("leaky_relu", "tanh"))]
+)
 def test_the_portable_form_comes_back_bit_by_bit(part: NetworkPart) -> None:
     rows = np.array([[0.1, 1.0, 2.0, 0.3], [1 / 3, 0.0, 3.0, 5e-324]])[:, : len(part.features)]
     partial = partial_of(part, verification=VerificationRows(rows, part.partial_scores(rows)))
@@ -229,7 +233,9 @@ def assert_adds_up(joint: NetworkPart, parties: Mapping[str, list[str]], holder:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.integers(0, 2), st.integers(0, 2**32 - 1), st.data())
-def test_a_block_wise_network_is_cut_exactly(counts: list[int], n_constants: int, seed: int, data: st.DataObject) -> None:
+def test_a_block_wise_network_is_cut_exactly(
+    counts: list[int], n_constants: int, seed: int, data: st.DataObject
+) -> None:
     random = np.random.default_rng(seed)
     sizes = {f"party-{at}": count for at, count in enumerate(counts)}
     joint = block_wise(sizes, random, n_constants)
@@ -279,7 +285,7 @@ def test_a_party_whose_features_do_not_matter_has_a_share_of_zero() -> None:
 def test_a_hidden_unit_of_two_parties_is_named() -> None:
     joint = numeric_part((3, 4, 1), ("relu", "identity"))
 
-    with pytest.raises(ModelConflictError, match="unit 0 of layer 1 .* mixes features of the parties 'a', 'b'"):
+    with pytest.raises(ModelConflictError, match=r"unit 0 of layer 1 .* mixes features of the parties 'a', 'b'"):
         split_model(partial_of(joint), {"a": ["f0", "f1"], "b": ["f2"]}, None)
     assert_adds_up(joint, {"a": ["f2", "f0", "f1"]}, None, np.ones((2, 3)))
 
@@ -301,6 +307,4 @@ def test_behind_a_last_activation_nothing_can_be_added_up() -> None:
 
 def test_a_file_that_is_too_large_is_refused_with_its_limit() -> None:
     with pytest.raises(ModelFileError, match="more than 100 bytes"):
-        read_content(
-            pickle.dumps(MLPRegressor(max_iter=2).fit(IRIS, SPECIES)), options_for(4), Limits(array_bytes=100)
-        )
+        read_content(pickle.dumps(MLPRegressor(max_iter=2).fit(IRIS, SPECIES)), options_for(4), Limits(array_bytes=100))

@@ -250,7 +250,7 @@ def test_persistent_ids_are_refused_everywhere_else() -> None:
 
 
 def test_a_file_of_before_pytorch_1_6_is_told() -> None:
-    with pytest.raises(UnsupportedModelError, match="before 1.6"):
+    with pytest.raises(UnsupportedModelError, match=r"before 1\.6"):
         read_content(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2), options_for(1), Limits())
 
 
@@ -328,7 +328,7 @@ def test_the_intercept_is_the_tensor_that_the_description_names() -> None:
 def test_every_activation_can_be_named() -> None:
     for each in Activation:
         slope = {"slope": 0.5} if each is Activation.LEAKY_RELU else {}
-        steps = [{"linear": {"weight": "w"}}, {"activation": each.value, **slope}]
+        steps: list[dict[str, Any]] = [{"linear": {"weight": "w"}}, {"activation": each.value, **slope}]
         part = read(save({"w": np.ones((2, 3))}), layers(steps)).part
         assert isinstance(part, NetworkPart)
         assert part.layers[0].activation is each

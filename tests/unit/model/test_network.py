@@ -120,7 +120,9 @@ def test_what_cannot_be_scored_has_a_status() -> None:
     statuses = mixed_part(unknown=False).statuses(np.array([row for row, _ in cases.values()]))
 
     assert statuses is not None
-    assert dict(zip(cases, map(SampleStatus, statuses), strict=True)) == {name: each for name, (_, each) in cases.items()}
+    assert dict(zip(cases, map(SampleStatus, statuses), strict=True)) == {
+        name: each for name, (_, each) in cases.items()
+    }
 
 
 def test_an_unknown_category_with_a_vector_is_scored_but_an_infinite_one_is_not() -> None:

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, nn.Module] = {
 }
 
 
-class Embedded(nn.Module):
+class Embedded(nn.Module):  # type: ignore[misc]  # PyTorch is not installed where types are checked
     """Two numbers, a text of three with a row for the unknown, and an integer below four."""
 
     def __init__(self) -> None:
