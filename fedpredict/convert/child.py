@@ -20,11 +20,12 @@ from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
+from fedpredict.convert.torch_network import holds_tensors, read_tensors
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
 from fedpredict.convert.xgboost_document import is_xgboost
 from fedpredict.convert.xgboost_file import read_xgboost, read_xgboost_pickle
-from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
 
 _MAX_MESSAGE = 4000
 _PICKLE_START = b"\x80"
@@ -50,6 +51,10 @@ def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
     Raises:
         ConversionError: One of its leaves; nothing in the file was run.
     """
+    if holds_tensors(data):
+        return read_tensors(data, options, limits)
+    if options.layers is not None:
+        raise ModelConflictError("--layers describes the tensors of a PyTorch or safetensors file, which this is not")
     content = unpack(data, limits.unpacked_bytes)
     if is_xgboost(content):
         return read_xgboost(content, options, limits)

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from fedpredict.convert.linear_cut import cut_linear
 from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
+from fedpredict.convert.network_cut import cut_network
+from fedpredict.convert.network_form import network_from_plain, network_to_plain
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.trees_cut import cut_trees
 from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
@@ -40,5 +42,6 @@ class FamilyForm:
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
     Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
+    Family.NETWORK: FamilyForm(network_to_plain, network_from_plain, cut_network),
 }
 """The one place that says so."""

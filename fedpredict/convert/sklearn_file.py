@@ -11,6 +11,8 @@ from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.sklearn_linear import Fitted, read_linear
+from fedpredict.convert.sklearn_network import PACKAGE as NETWORKS
+from fedpredict.convert.sklearn_network import read_network
 from fedpredict.convert.sklearn_nodes import FittedTrees
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
@@ -56,6 +58,8 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     model, scalers = steps[-1], steps[:-1]
     if is_of_trees(model):
         return _of_trees(model, steps, options)
+    if model.package == NETWORKS:
+        return Reading(read_network(steps, options, _source(steps)), _source(steps))
     fitted = read_linear(model)
     weights, constants = fitted.weights, np.zeros_like(fitted.weights)
     with np.errstate(all="ignore"):  # what overflows here is refused below, as a weight that is not finite

@@ -10,6 +10,14 @@ import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
 from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
+from fedpredict.tables.network import (
+    network_columns,
+    network_digest_fields,
+    network_from_rows,
+    network_options,
+    network_schemas,
+    network_to_rows,
+)
 from fedpredict.tables.schemas import linear_schema, trees_schema
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import trees_digest_fields
@@ -68,6 +76,14 @@ LAYOUTS: Mapping[Family, Layout] = {
         digest_fields=trees_digest_fields,
         options=plain_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
+    ),
+    Family.NETWORK: Layout(
+        schemas=network_schemas,
+        columns=network_columns,
+        to_rows=network_to_rows,
+        from_rows=network_from_rows,
+        digest_fields=network_digest_fields,
+        options=network_options,
     ),
 }
 """The one place that says where a family's parameters are."""
