@@ -219,7 +219,7 @@ def _describe(
         kind=partial.kind,
         link=partial.link,
         n_scores=partial.part.n_scores,
-        n_outputs=partial.part.n_scores,
+        n_outputs=partial.link.n_outputs(partial.part.n_scores),
         classes=partial.classes,
         view=view.name,
         view_version=view.version,

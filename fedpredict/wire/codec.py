@@ -45,6 +45,7 @@ KINDS = {
     Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
     Kind.DECISION: common_pb2.KIND_DECISION,
     Kind.PROBABILITY: common_pb2.KIND_PROBABILITY,
+    Kind.ORDINAL: common_pb2.KIND_ORDINAL,
 }
 MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,

@@ -36,6 +36,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_ONE_VS_REST: _ClassVar[Kind]
     KIND_DECISION: _ClassVar[Kind]
     KIND_PROBABILITY: _ClassVar[Kind]
+    KIND_ORDINAL: _ClassVar[Kind]
 MODE_UNSPECIFIED: Mode
 MODE_REALTIME: Mode
 MODE_NEARLINE: Mode
@@ -57,6 +58,7 @@ KIND_MULTINOMIAL: Kind
 KIND_ONE_VS_REST: Kind
 KIND_DECISION: Kind
 KIND_PROBABILITY: Kind
+KIND_ORDINAL: Kind
 
 class SampleIds(_message.Message):
     __slots__ = ("data", "offsets")
