@@ -31,6 +31,14 @@ ModelIdOption = Annotated[
 RunOption = Annotated[
     str | None, typer.Option("--training-run", help="The run that made all parts, where the file does not say it.")
 ]
+OffsetOption = Annotated[
+    str | None,
+    typer.Option("--offset", help="A feature beside the file's that is added to every score as it is."),
+]
+ExposureOption = Annotated[
+    str | None,
+    typer.Option("--exposure", help="A feature beside the file's that multiplies the predictions: link log."),
+]
 
 
 def convert(
@@ -42,6 +50,8 @@ def convert(
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     party: Annotated[str | None, typer.Option("--party", help="Whose part it is; must be the settings' party.")] = None,
     holds_intercept: Annotated[
         bool | None,
@@ -62,6 +72,8 @@ def convert(
             party=ours.party,
             features=names,
             holds_intercept=holds_intercept,
+            offset=offset,
+            exposure=exposure,
         )
         with output.progress(f"reading {file.name}"):
             result = read_model_file(file, options)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fedpredict.cli.convert import FeaturesOption, ModelIdOption, RunOption, parse_features
+from fedpredict.cli.convert import (
+    ExposureOption,
+    FeaturesOption,
+    ModelIdOption,
+    OffsetOption,
+    RunOption,
+    parse_features,
+)
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.convert.options import ReadOptions
@@ -37,6 +44,8 @@ def split(
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Cut a jointly trained model into one pickled partial model per party, by columns."""
@@ -46,7 +55,12 @@ def split(
         raise typer.BadParameter("a party is named twice", param_hint="--party")
     with output.progress(f"reading {file.name}"):
         options = ReadOptions(
-            model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
+            model_id=model_id,
+            training_run=training_run,
+            party=JOINT,
+            features=parse_features(features),
+            offset=offset,
+            exposure=exposure,
         )
         result = read_model_file(file, options)
     verification = None if rows is None else read_rows(rows, result.partial.part.features)[0]

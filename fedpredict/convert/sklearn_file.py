@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.exposure import with_offsets
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
@@ -58,9 +59,11 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
             weights, constants = fold_scaler(scaler, weights, constants)
     in_file = next((names for names in (step.feature_names() for step in steps) if names is not None), None)
     features = chosen_features(in_file, options.features, weights.shape[0])
+    features, weights = with_offsets(features, weights, options.offset, _exposure(fitted, features, options))
+    constants = np.pad(constants, ((0, len(weights) - len(constants)), (0, 0)))
     source = _source(steps)
     try:
-        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0))
+        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0), options.exposure)
         partial = PartialModel(
             model_id=agreed(None, options.model_id, "model_id"),
             training_run=agreed(None, options.training_run, "training_run"),
@@ -75,6 +78,19 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
     return Reading(partial, source, constants)
+
+
+def _exposure(fitted: Fitted, features: tuple[str, ...], options: ReadOptions) -> str | None:
+    """The exposure that predictions are multiplied by, which is no feature of the trained model."""
+    if options.exposure is None:
+        return None
+    if fitted.link.name != "log":
+        raise ModelConflictError(
+            f"--exposure multiplies the predictions of a model with the link log; this one has {fitted.link}"
+        )
+    if options.exposure in features:
+        raise ModelConflictError(f"--exposure {clipped(options.exposure)} has a weight in the file already")
+    return options.exposure
 
 
 def _steps(root: Estimator) -> list[Estimator]:

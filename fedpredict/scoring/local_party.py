@@ -163,14 +163,14 @@ class LocalParty(PartyScorer):
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Linear models of a query for several that read the same features; or one of another family."""
+    """Linear models of a query for several that read the same features; or one of another family, or with exposure."""
 
     model: LoadedModel
     """The first of them."""
     places: list[int] = field(default_factory=list)
     """In the query."""
     linear: list[LinearPart] = field(default_factory=list)
-    """The parts, where they are linear."""
+    """The parts, where they are linear and have no exposure."""
     rows: list[slice] = field(default_factory=list)
 
     @property
@@ -188,8 +188,9 @@ def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], di
         except FedPredictError as error:
             failures[place] = error
             continue
-        linear = [model.part] if isinstance(model.part, LinearPart) else []
-        key = (model.view, model.view_version, model.columns, model.part.n_scores, None if linear else place)
+        part = model.part
+        linear = [part] if isinstance(part, LinearPart) and part.exposure is None else []
+        key = (model.view, model.view_version, model.columns, part.n_scores, None if linear else place)
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(model)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
-from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
+from fedpredict.tables.linear import (
+    exposure_of,
+    linear_columns,
+    linear_digest_fields,
+    linear_options,
+    part_from_rows,
+    part_to_rows,
+)
 from fedpredict.tables.schemas import linear_schema
 from fedpredict.warehouse.base import Column, TableSchema
 
@@ -46,7 +53,13 @@ class Layout:
 
 
 def _linear_from_rows(rows: Sequence[pa.Table], version: ModelVersion) -> Part:
-    return part_from_rows(rows[0], version.features, version.n_scores, holds_intercept=version.holds_intercept)
+    return part_from_rows(
+        rows[0],
+        version.features,
+        version.n_scores,
+        holds_intercept=version.holds_intercept,
+        exposure=exposure_of(version.options),
+    )
 
 
 LAYOUTS: Mapping[Family, Layout] = {
@@ -56,6 +69,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+        options=linear_options,
     ),
 }
 """The one place that says where a family's parameters are."""

@@ -136,6 +136,7 @@ def _options(version: ModelVersion) -> dict[str, object]:
     if version.family is not Family.LINEAR:
         options["family"] = version.family.value
         options["engines"] = version.engines
+    if version.family is not Family.LINEAR or version.options:
         options["part"] = dict(version.options)
     if version.link.numbers:
         options["link_numbers"] = version.link.numbers
