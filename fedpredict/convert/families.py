@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from fedpredict.convert.linear_cut import cut_linear
 from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.scorecard_form import cut_scorecard, scorecard_from_plain, scorecard_to_plain
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Family, Part
 
@@ -35,5 +36,6 @@ class FamilyForm:
 
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
+    Family.SCORECARD: FamilyForm(scorecard_to_plain, scorecard_from_plain, cut_scorecard),
 }
 """The one place that says so."""

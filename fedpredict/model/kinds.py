@@ -64,7 +64,7 @@ KINDS: dict[Kind, KindSpec] = {
         min_classes=0,
         max_classes=0,
     ),
-    Kind.BINARY: KindSpec(("logit", "probit", "cloglog"), Output.PROBABILITY, max_classes=2),
+    Kind.BINARY: KindSpec(("logit", "probit", "cloglog", "odds"), Output.PROBABILITY, max_classes=2),
     Kind.MULTINOMIAL: KindSpec(("softmax",), Output.PROBABILITY),
     Kind.ONE_VS_REST: KindSpec(("logit_normalised",), Output.PROBABILITY, min_classes=3),
     Kind.DECISION: KindSpec(("identity",), Output.DECISION_VALUE),

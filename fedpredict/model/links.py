@@ -143,6 +143,25 @@ def root(raw: Floats, power: float) -> Floats:
         return np.asarray(np.power(raw, 1.0 / power), dtype=np.float64)
 
 
+def odds(raw: Floats, score: float, odds: float, pdo: float) -> Floats:
+    """Return the probability whose odds are `odds` at `score` points and double with every `pdo` points.
+
+    >>> odds(np.array([[600.0], [620.0]]), 600.0, 1.0, 20.0).round(4).ravel()
+    array([0.5   , 0.6667])
+    """
+    with np.errstate(over="ignore"):
+        return sigmoid(math.log(odds) + (raw - score) * (math.log(2.0) / pdo))
+
+
+def _check_odds(numbers: tuple[float, ...]) -> None:
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ValueError("the link odds has three finite numbers: score, odds at that score, points to double the odds")
+    _, at_score, pdo = numbers
+    slope = math.log(2.0) / pdo if pdo else 0.0
+    if at_score <= 0.0 or not slope or not math.isfinite(slope):
+        raise ValueError("the odds of the link odds are not above zero, or the points to double them are (nearly) zero")
+
+
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
     """What a link's name stands for.
@@ -180,6 +199,7 @@ LINKS: dict[str, LinkSpec] = {
     "inverse": LinkSpec(reciprocal, is_total=False),
     "sqrt": LinkSpec(square, is_total=False),
     "power": LinkSpec(root, is_total=False, has_parameter=True, example="power:0.5"),
+    "odds": LinkSpec(odds, check_numbers=_check_odds, example="odds:600,50,20"),
     "cumulative_logit": _cumulative("cumulative_logit", cumulative_logit),
     "cumulative_probit": _cumulative("cumulative_probit", cumulative_probit),
     "cumulative_cloglog": _cumulative("cumulative_cloglog", cumulative_cloglog),
@@ -199,7 +219,8 @@ class Link:
     Attributes:
         name: One of `LINKS`.
         parameter: The power of the power link, mean ** power = raw score; None for the others.
-        numbers: What other links need: the rising thresholds of a cumulative link; empty for those without.
+        numbers: What other links need: the rising thresholds of a cumulative link; of `odds` a score, the odds there,
+            and the points to double the odds. Empty for those without.
         inverse_link: Raw scores (n_samples, n_scores) -> predictions (n_samples, n_outputs).
         is_total: Whether every finite raw score has a finite prediction.
 

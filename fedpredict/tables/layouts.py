@@ -17,7 +17,14 @@ from fedpredict.tables.linear import (
     part_from_rows,
     part_to_rows,
 )
-from fedpredict.tables.schemas import linear_schema
+from fedpredict.tables.schemas import linear_schema, scorecard_schema
+from fedpredict.tables.scorecard import (
+    SCORECARD_COLUMNS,
+    scorecard_digest_fields,
+    scorecard_from_rows,
+    scorecard_options,
+    scorecard_to_rows,
+)
 from fedpredict.warehouse.base import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -70,6 +77,16 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
         options=linear_options,
+    ),
+    Family.SCORECARD: Layout(
+        schemas=lambda view, _: (scorecard_schema(view),),
+        columns=lambda _: (SCORECARD_COLUMNS,),
+        to_rows=lambda part: (scorecard_to_rows(part),),
+        from_rows=lambda rows, version: scorecard_from_rows(
+            rows[0], version.features, version.options, holds_intercept=version.holds_intercept
+        ),
+        digest_fields=scorecard_digest_fields,
+        options=scorecard_options,
     ),
 }
 """The one place that says where a family's parameters are."""
