@@ -26,6 +26,7 @@ from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQu
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL
+from fedpredict.wire.reasons import reasons_from_wire, reasons_to_wire
 from fedpredict.wire.status import failure_to_wire
 from fedpredict.wire.v1 import common_pb2, participant_pb2
 
@@ -233,6 +234,8 @@ def fill_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: Pa
     message.elapsed_s = reply.elapsed_s
     if reply.segment_event_times is not None:
         message.segment_event_times_us = reply.segment_event_times.astype(_I8, copy=False).tobytes()
+    if reply.reasons is not None:
+        reasons_to_wire(message.reasons, reply.reasons)
     for place, error in reply.failures.items():
         message.failures.add(place=place, failure=failure_to_wire(error))
 
@@ -268,6 +271,7 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
         else None,
         elapsed_s=seconds_from_wire(message.elapsed_s),
         segment_event_times=_segment_times(message.segment_event_times_us, query) if query.segments else None,
+        reasons=reasons_from_wire(message.reasons, n_samples) if message.HasField("reasons") else None,
     )
 
 
