@@ -12,7 +12,7 @@ import secrets
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -39,15 +39,7 @@ _PROCESS, _count = secrets.token_hex(8), itertools.count()
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The years 1 to 9999, which every calendar in use can show, in microseconds since 1970 UTC."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-KINDS = {
-    Kind.LINEAR: common_pb2.KIND_LINEAR,
-    Kind.BINARY: common_pb2.KIND_BINARY,
-    Kind.MULTINOMIAL: common_pb2.KIND_MULTINOMIAL,
-    Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
-    Kind.DECISION: common_pb2.KIND_DECISION,
-    Kind.PROBABILITY: common_pb2.KIND_PROBABILITY,
-    Kind.ORDINAL: common_pb2.KIND_ORDINAL,
-}
+KINDS = {kind: cast("common_pb2.Kind", common_pb2.Kind.Value(f"KIND_{kind.name}")) for kind in Kind}
 MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,
     Mode.NEARLINE: common_pb2.MODE_NEARLINE,
