@@ -37,6 +37,14 @@ RunOption = Annotated[
 LayersOption = Annotated[
     Path | None, typer.Option("--layers", help="What the tensors of a PyTorch or safetensors file do: a JSON file.")
 ]
+OffsetOption = Annotated[
+    str | None,
+    typer.Option("--offset", help="A feature beside the file's that is added to every score as it is."),
+]
+ExposureOption = Annotated[
+    str | None,
+    typer.Option("--exposure", help="A feature beside the file's that multiplies the predictions: link log."),
+]
 
 
 def convert(
@@ -51,6 +59,8 @@ def convert(
     training_run: RunOption = None,
     features: FeaturesOption = None,
     layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     party: Annotated[str | None, typer.Option("--party", help="Whose part it is; must be the settings' party.")] = None,
     holds_intercept: Annotated[
         bool | None,
@@ -81,6 +91,8 @@ def convert(
             features=names,
             holds_intercept=holds_intercept,
             layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         with output.progress(f"reading {file.name}"):
             result = read_model_file(file, options)

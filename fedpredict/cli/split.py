@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fedpredict.cli.convert import FeaturesOption, LayersOption, ModelIdOption, RunOption, parse_features, read_layers
+from fedpredict.cli.convert import (
+    ExposureOption,
+    FeaturesOption,
+    LayersOption,
+    ModelIdOption,
+    OffsetOption,
+    RunOption,
+    parse_features,
+    read_layers,
+)
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.convert.options import ReadOptions
@@ -40,6 +49,8 @@ def split(
     training_run: RunOption = None,
     features: FeaturesOption = None,
     layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Cut a jointly trained model into one pickled partial model per party, by columns."""
@@ -54,6 +65,8 @@ def split(
             party=JOINT,
             features=parse_features(features),
             layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         result = read_model_file(file, options)
     joint = result.partial.part

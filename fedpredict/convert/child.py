@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
+from fedpredict.convert.exposure import check_applied
 from fedpredict.convert.joblib_file import read_payload
 from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
 from fedpredict.convert.lightgbm_text import is_lightgbm
@@ -113,6 +114,7 @@ def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
     with os.fdopen(request.descriptor, "rb") as file:
         data = file.read(request.limits.file_bytes + 1)
     reading = read_content(data, request.options, request.limits)
+    check_applied(reading.partial, request.options)
     constants = reading.feature_constants
     return {
         "partial": to_portable(reading.partial),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.exposure import with_offsets
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
@@ -66,8 +67,10 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
         for scaler in reversed(scalers):
             weights, constants = fold_scaler(scaler, weights, constants)
     features = chosen_features(_names_in_file(steps), options.features, weights.shape[0])
+    features, weights = with_offsets(features, weights, options.offset, _exposure(fitted, features, options))
+    constants = np.pad(constants, ((0, len(weights) - len(constants)), (0, 0)))
     try:
-        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0))
+        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0), options.exposure)
         return Reading(_partial(fitted, part, steps, options), _source(steps), constants)
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
@@ -106,6 +109,19 @@ def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], o
         link=fitted.link,
         metadata={"source": _source(steps)},
     )
+
+
+def _exposure(fitted: Fitted, features: tuple[str, ...], options: ReadOptions) -> str | None:
+    """The exposure that predictions are multiplied by, which is no feature of the trained model."""
+    if options.exposure is None:
+        return None
+    if fitted.link.name != "log":
+        raise ModelConflictError(
+            f"--exposure multiplies the predictions of a model with the link log; this one has {fitted.link}"
+        )
+    if options.exposure in features:
+        raise ModelConflictError(f"--exposure {clipped(options.exposure)} has a weight in the file already")
+    return options.exposure
 
 
 def _steps(root: Estimator) -> list[Estimator]:

@@ -163,7 +163,7 @@ class Catalogue:
             classes=pinned.classes if pinned else (),
             parties=pinned.parties if pinned else (),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
-            n_outputs=pinned.n_scores if pinned else 0,
+            n_outputs=pinned.n_outputs if pinned else 0,
         )
 
     def _pin_problem(self, model_id: str) -> Problem | None:
@@ -191,7 +191,7 @@ class Catalogue:
 
 
 def _outputs(manifest: Manifest) -> tuple[object, ...]:
-    return manifest.classes, manifest.n_scores, KINDS[manifest.kind].output
+    return manifest.classes, manifest.n_outputs, KINDS[manifest.kind].output
 
 
 def _misfit(settings: ModelSettings, pinned: Manifest) -> Problem | None:

@@ -96,7 +96,7 @@ class Simulator(Predicts):
             classes=shape.classes,
             parties=(),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
-            n_outputs=shape.n_scores,
+            n_outputs=shape.link.n_outputs(shape.n_scores),
         )
 
     def _shape(self, model_id: str) -> _Shape:

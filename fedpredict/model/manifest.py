@@ -70,6 +70,11 @@ class Manifest:
         object.__setattr__(self, "parties", tuple(party for party, _ in self.digests))
         object.__setattr__(self, "manifest_sha256", hashlib.sha256(manifest_to_json(self).encode()).hexdigest())
 
+    @property
+    def n_outputs(self) -> int:
+        """The width of a prediction."""
+        return self.link.n_outputs(self.n_scores)
+
     def digest_of(self, party: str) -> str:
         """Return the digest of a party's part, in hex; raise `KeyError` for a party that holds none."""
         return dict(self.digests)[party]
@@ -136,7 +141,7 @@ def build_manifest(parts: Mapping[str, PartDescription]) -> Manifest:
     some = next(iter(parts.values()))
     try:
         check_link(some.kind, some.link)
-        check_widths(some.kind, some.n_scores, some.classes)
+        check_widths(some.kind, some.n_scores, some.classes, some.link)
     except ValueError as error:
         raise IncompatiblePartsError(f"model {some.model_id}: {error}", parties=sorted(parts)) from error
     return Manifest(

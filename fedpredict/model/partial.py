@@ -82,7 +82,7 @@ class PartialModel:
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-        check_widths(self.kind, self.part.n_scores, self.classes)
+        check_widths(self.kind, self.part.n_scores, self.classes, self.link)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:

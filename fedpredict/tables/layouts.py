@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
-from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
+from fedpredict.tables.linear import (
+    exposure_of,
+    linear_columns,
+    linear_digest_fields,
+    linear_options,
+    part_from_rows,
+    part_to_rows,
+)
 from fedpredict.tables.network import (
     network_columns,
     network_digest_fields,
@@ -18,7 +25,14 @@ from fedpredict.tables.network import (
     network_schemas,
     network_to_rows,
 )
-from fedpredict.tables.schemas import linear_schema, trees_schema
+from fedpredict.tables.schemas import linear_schema, scorecard_schema, trees_schema
+from fedpredict.tables.scorecard import (
+    SCORECARD_COLUMNS,
+    scorecard_digest_fields,
+    scorecard_from_rows,
+    scorecard_options,
+    scorecard_to_rows,
+)
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
@@ -57,7 +71,13 @@ class Layout:
 
 
 def _linear_from_rows(rows: Sequence[pa.Table], version: ModelVersion) -> Part:
-    return part_from_rows(rows[0], version.features, version.n_scores, holds_intercept=version.holds_intercept)
+    return part_from_rows(
+        rows[0],
+        version.features,
+        version.n_scores,
+        holds_intercept=version.holds_intercept,
+        exposure=exposure_of(version.options),
+    )
 
 
 LAYOUTS: Mapping[Family, Layout] = {
@@ -67,6 +87,17 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+        options=linear_options,
+    ),
+    Family.SCORECARD: Layout(
+        schemas=lambda view, _: (scorecard_schema(view),),
+        columns=lambda _: (SCORECARD_COLUMNS,),
+        to_rows=lambda part: (scorecard_to_rows(part),),
+        from_rows=lambda rows, version: scorecard_from_rows(
+            rows[0], version.features, version.options, holds_intercept=version.holds_intercept
+        ),
+        digest_fields=scorecard_digest_fields,
+        options=scorecard_options,
     ),
     Family.TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),

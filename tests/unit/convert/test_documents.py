@@ -78,7 +78,7 @@ def test_the_example_of_trees_sums_the_values_of_its_leaves() -> None:
 
 
 def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
-    rows = re.findall(r"^\| `(\w+)(?::p)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)(?::[a-z,]+)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
     listed = {name: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows if name in LINKS}
 
     assert listed == {name: {kind.value for kind in KINDS if name in KINDS[kind].links} for name in LINKS}
