@@ -77,7 +77,9 @@ def _root(content: bytes, limits: Limits) -> object:
     except ModelFileError as error:
         if content.startswith(_PICKLE_START):
             raise
-        raise ModelFileError(f"the file is neither a pickle nor a portable partial model ({error})") from error
+        raise ModelFileError(
+            f"the file is neither a pickle nor a portable partial model, nor a file of XGBoost or LightGBM ({error})"
+        ) from error
     if cursor.remaining:
         # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
         raise ModelFileError(f"{cursor.remaining} bytes follow the end of the pickle")
@@ -96,8 +98,7 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
         return Reading(from_portable(plain, options), "portable partial model (pickle)")
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
-        "models of XGBoost and LightGBM, "
-        f"and portable partial models (a dict with format '{FORMAT}')"
+        f"models of XGBoost and LightGBM, and portable partial models (a dict with format '{FORMAT}')"
     )
 
 
