@@ -69,7 +69,7 @@ def test_a_model_whose_trees_keep_to_a_party_is_cut(library: str) -> None:
     """Trained with interaction constraints, the parties' shares add up to the library's own margin."""
     groups = [[0, 2, 4, 6], [1, 3, 5, 7]]
     if library == "xgboost":
-        params = {"max_depth": 3, "nthread": 1, "interaction_constraints": groups}
+        params = {"max_depth": 3, "nthread": 1, "interaction_constraints": str(groups)}
         booster = xgb.train(params, xgb.DMatrix(FEATURES, SIGNAL), 6)
         data, expected = bytes(booster.save_raw("ubj")), booster.predict(xgb.DMatrix(FEATURES))
     else:
