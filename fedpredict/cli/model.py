@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -15,6 +15,8 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.split import split
 from fedpredict.tables.models import ModelVersion, delete_model, list_versions, rollback
 from fedpredict.warehouse.base import Warehouse
+
+_PARITY = ("engine", "version", "rows", "max_abs", "max_rel", "elapsed_s")
 
 app = typer.Typer(help="Convert partial models into parameter tables, and manage their versions.", no_args_is_help=True)
 app.command("convert")(convert)
@@ -44,7 +46,10 @@ def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag 
     if as_json:
         output.fields({**details, "history": history})
         return
-    output.fields(details)
+    certificate = dict(versions[-1].certificate)
+    parity = certificate.pop("parity", [])
+    output.fields({**details, "certificate": certificate})
+    output.rows(_PARITY, cast("list[dict[str, object]]", parity), empty="No verification rows were replayed.")
     output.rows(("version", "digest", "view", "training_run", "created_at"), history, empty="")
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.kernel.masker import Masker, number_leaves
+from fedpredict.model.kernel.rules import MAX_COLUMNS
+from fedpredict.model.kernel.walker import LeafSums, Walker
 from fedpredict.model.part import Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 
 LEAF = -1
 """In `Trees.feature`: the node is a leaf."""
+FOREIGN = -2
+"""In `Trees.feature`: the node is split by a feature of another party, so that both children stand."""
 NO_SET = -1
 """In `Trees.left_set` and `Trees.known_set`: there is none."""
 MAX_CODE = 2**31 - 1
@@ -36,8 +42,8 @@ class Trees:
 
     Attributes:
         start: Shape (n_trees + 1,): the first node of each tree, and the number of nodes.
-        feature: Shape (n_nodes,): a column of the features, or `LEAF`.
-        threshold: Shape (n_nodes,); 0.0 at leaves and at categorical nodes.
+        feature: Shape (n_nodes,): a column of the features, `LEAF`, or `FOREIGN`.
+        threshold: Shape (n_nodes,); 0.0 at leaves, foreign and categorical nodes.
         left: Shape (n_nodes,): the node (counted over all trees); `LEAF` at leaves.
         right: The same.
         missing_left: Shape (n_nodes,).
@@ -63,6 +69,9 @@ class Trees:
     sets: tuple[Ints, ...]
     strict: bool
     float32: bool
+    _n_columns: int = field(init=False)
+    _walker: Walker | None = field(init=False, default=None)
+    _masker: Masker | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         n_nodes = len(self.feature)
@@ -83,10 +92,11 @@ class Trees:
             raise ValueError("a threshold is NaN or infinite")
         self._check_children()
         self._check_sets()
+        object.__setattr__(self, "_n_columns", int(self.feature.max(initial=LEAF)) + 1)
 
     def _check_children(self) -> None:
         leaf = self.feature == LEAF
-        if (self.feature < LEAF).any():
+        if ((self.feature < FOREIGN) | (self.feature >= MAX_COLUMNS)).any():
             raise ValueError("a node of no feature")
         if ((self.left == LEAF) != leaf).any() or ((self.right == LEAF) != leaf).any():
             raise ValueError("a leaf with children, or a node without")
@@ -96,18 +106,23 @@ class Trees:
         parents = np.concatenate([inner, inner])
         if ((children <= parents) | (children >= len(leaf))).any() or (tree[children] != tree[parents]).any():
             raise ValueError("a child that does not come after its parent in the same tree: dangling, or in a circle")
-        if len(np.unique(children)) != len(children) or len(children) != len(leaf) - self.n_trees:
+        if (np.bincount(children, minlength=1) > 1).any() or len(children) != len(leaf) - self.n_trees:
             raise ValueError("a node with two parents, or with none")
 
     def _check_sets(self) -> None:
         for name, sets in (("left_set", self.left_set), ("known_set", self.known_set)):
             if ((sets < NO_SET) | (sets >= len(self.sets))).any():
                 raise ValueError(f"a {name} that does not exist")
-        if ((self.left_set != NO_SET) & (self.feature == LEAF)).any():
-            raise ValueError("a leaf with a set of categories")
-        for codes in self.sets:
-            if codes.ndim != 1 or (codes < 0).any() or (np.diff(codes) <= 0).any():
-                raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
+        if ((self.left_set != NO_SET) & (self.feature < 0)).any():
+            raise ValueError("a set of categories at a leaf, or at a split of another party")
+        if any(codes.ndim != 1 for codes in self.sets):
+            raise ValueError("a set of categories that is no list")
+        codes = np.concatenate([np.zeros(0, dtype=np.int32), *self.sets])
+        rises = np.diff(codes, prepend=-1) > 0
+        starts = np.cumsum([0, *(len(each) for each in self.sets)])
+        rises[starts[starts < len(codes)]] = True
+        if (codes < 0).any() or not rises.all():
+            raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
 
     @property
     def n_trees(self) -> int:
@@ -115,41 +130,81 @@ class Trees:
         return len(self.start) - 1
 
     @property
+    def n_leaves(self) -> NDArray[np.int64]:
+        """The number of leaves of each tree; shape (n_trees,)."""
+        return (np.diff(self.start) + 1) // 2
+
+    @property
+    def leaf_numbers(self) -> Ints:
+        """The number of each leaf among those of its tree, from left to right; -1 for other nodes; shape (n_nodes,)."""
+        return np.where(self.feature == LEAF, number_leaves(self)[0], np.int32(-1))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every split is by a column, none by another party's feature."""
+        return not (self.feature == FOREIGN).any()
+
+    @property
+    def walker(self) -> Walker:
+        """The nodes as the kernel walks them, laid out at the first call.
+
+        Raises:
+            ValueError: A split is another party's.
+        """
+        if self._walker is None:
+            if not self.is_whole:
+                raise ValueError("another party's splits decide too: a sample has no one leaf here")
+            object.__setattr__(self, "_walker", Walker(self))
+        return cast("Walker", self._walker)
+
+    @property
+    def masker(self) -> Masker:
+        """The splits by columns as the kernel makes masks of them, laid out at the first call."""
+        if self._masker is None:
+            object.__setattr__(self, "_masker", Masker(self))
+        return cast("Masker", self._masker)
+
+    @property
+    def n_words(self) -> int:
+        """The width of `masks`."""
+        return self.masker.n_words
+
+    @property
     def n_bytes(self) -> int:
-        """The memory of all arrays."""
+        """The memory of all arrays, with those that were laid out for the kernel."""
         arrays = (getattr(self, name) for name in self.__slots__)
-        return sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
+        given = sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
+        return given + sum(each.n_bytes for each in (self._walker, self._masker) if each is not None)
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
         """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).
 
         Args:
             features: Shape (n_samples, n_features).
+
+        Raises:
+            ValueError: Fewer columns than the trees refer to, or a split is another party's.
         """
-        if self.float32:
-            with np.errstate(over="ignore"):
-                features = features.astype(np.float32).astype(np.float64)
-        nodes = np.tile(self.start[:-1], (len(features), 1))
-        rows = np.arange(len(features))[:, None]
-        while (inner := self.feature[nodes] != LEAF).any():
-            x = features[rows, np.maximum(self.feature[nodes], 0)]
-            nodes = np.where(inner, np.where(self._goes_left(nodes, x), self.left[nodes], self.right[nodes]), nodes)
-        return nodes
+        return self.walker.leaves(self._checked(features))
 
-    def _goes_left(self, nodes: NDArray[np.int64], x: Floats) -> Bools:
-        missing = np.isnan(x) | (self.zero_is_missing[nodes] & (np.abs(x) <= float(np.float32(1e-35))))
-        with np.errstate(invalid="ignore"):
-            left = x < self.threshold[nodes] if self.strict else x <= self.threshold[nodes]
-        for at in zip(*np.nonzero(self.left_set[nodes] != NO_SET), strict=True):
-            left[at] = not missing[at] and self._is_in_left(int(nodes[at]), float(x[at]))
-        return np.where(missing, self.missing_left[nodes], left)
+    def masks(self, features: Floats) -> Floats:
+        """Return for every sample the leaves that the splits by columns allow; shape (n_samples, n_words).
 
-    def _is_in_left(self, node: int, x: float) -> bool:
-        code = int(np.clip(x, -(2.0**40), 2.0**40))
-        known = self.known_set[node]
-        if x < 0 or code > MAX_CODE or (known != NO_SET and code not in self.sets[known]):
-            return bool(self.unknown_left[node])
-        return code in self.sets[self.left_set[node]]
+        The leaves of a tree are numbered from left to right. A tree takes as many words as its leaves need at
+        `LEAVES_PER_WORD` each; word w of a tree is the sum of 2**j over the allowed leaves 52 * w + j.
+
+        Args:
+            features: Shape (n_samples, n_features).
+
+        Raises:
+            ValueError: Fewer columns than the trees refer to.
+        """
+        return self.masker.masks(self._checked(features))
+
+    def _checked(self, features: Floats) -> Floats:
+        if features.ndim != 2 or features.shape[1] < self._n_columns:
+            raise ValueError(f"features of shape {features.shape} for trees over {self._n_columns} columns")
+        return features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +232,7 @@ class TreesPart:
     output: Ints
     values: Floats
     intercept: Floats | None
+    _sums: LeafSums = field(init=False)
 
     def __post_init__(self) -> None:
         if len(set(self.features)) != len(self.features):
@@ -189,10 +245,16 @@ class TreesPart:
         if self.trees.feature.max(initial=LEAF) >= len(self.features):
             raise ValueError("a tree refers to a feature that there is not")
         self._check_values()
+        output = None if self._is_wide() else self.output
+        sums = LeafSums(self.trees.walker, self.values, output, self.intercept, self.n_scores)
+        object.__setattr__(self, "_sums", sums)
+
+    def _is_wide(self) -> bool:
+        return bool(len(self.output)) and bool((self.output == -1).all())
 
     def _check_values(self) -> None:
         n_nodes, n_trees = len(self.trees.feature), self.trees.n_trees
-        wide = bool(n_trees) and bool((self.output == -1).all())
+        wide = self._is_wide()
         if self.output.shape != (n_trees,) or not (wide or ((self.output >= 0) & (self.output < self.n_scores)).all()):
             raise ValueError(f"trees add to outputs that are not among {self.n_scores}")
         if self.values.shape != (n_nodes, self.n_scores if wide else 1):
@@ -217,25 +279,16 @@ class TreesPart:
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return the sum of the leaf values in the order of the trees, and the base score; as `Part.partial_scores`."""
-        return self._sum(features, self.values, 0.0 if self.intercept is None else self.intercept)
+        return self._sums.of(self._checked(features))
 
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute leaf values and base score, as `Part.magnitudes`."""
-        return self._sum(features, np.abs(self.values), 0.0 if self.intercept is None else np.abs(self.intercept))
+        return self._sums.of(self._checked(features), absolute=True)
 
-    def _sum(self, features: Floats, values: Floats, base: Floats | float) -> Floats:
+    def _checked(self, features: Floats) -> Floats:
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
-        scores = np.zeros((len(features), self.n_scores))
-        leaves = self.trees.leaves(features)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for tree, output in enumerate(self.output.tolist()):
-                if output < 0:
-                    scores += values[leaves[:, tree]]
-                else:
-                    scores[:, output] += values[leaves[:, tree], 0]
-            scores += base
-        return scores
+        return features
 
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`.
