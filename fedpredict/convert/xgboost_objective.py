@@ -74,8 +74,7 @@ def objective_of(learner: Section) -> Objective:
     if found is None:
         raise UnsupportedModelError(
             f"the objective '{clipped(name)}' of the XGBoost model is not served; supported are "
-            f"{', '.join(sorted(OBJECTIVES))}. With an objective of your own, train with disable_default_eval_metric "
-            "and one of these names, whose predictions are then what is served"
+            f"{', '.join(sorted(OBJECTIVES))}: train it with one of these"
         )
     return found
 
