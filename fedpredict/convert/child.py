@@ -83,7 +83,9 @@ def _root(content: bytes, limits: Limits) -> object:
     except ModelFileError as error:
         if content.startswith(_PICKLE_START):
             raise
-        raise ModelFileError(f"the file is neither a pickle nor a portable partial model ({error})") from error
+        raise ModelFileError(
+            f"the file is neither a pickle nor a portable partial model, nor a file of XGBoost or LightGBM ({error})"
+        ) from error
     if cursor.remaining:
         # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
         raise ModelFileError(f"{cursor.remaining} bytes follow the end of the pickle")

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.exposure import with_offsets
+from fedpredict.convert.intercepts import held_intercept, joint_intercept
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
@@ -19,7 +20,7 @@ from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part
@@ -70,7 +71,8 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     features, weights = with_offsets(features, weights, options.offset, _exposure(fitted, features, options))
     constants = np.pad(constants, ((0, len(weights) - len(constants)), (0, 0)))
     try:
-        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0), options.exposure)
+        intercept = held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept)
+        part = LinearPart(features, weights, intercept, constants.sum(axis=0), options.exposure)
         return Reading(_partial(fitted, part, steps, options), _source(steps), constants)
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
@@ -85,7 +87,7 @@ def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) ->
     try:
         fitted = read_trees(model)
         features = chosen_features(_names_in_file(steps), options.features, fitted.n_features)
-        part = fitted.part(features, _held_intercept(fitted, options))
+        part = fitted.part(features, held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept))
         return Reading(_partial(fitted, part, steps, options), _source(steps))
     except ValueError as error:
         raise ModelFileError(f"the trees in the file do not make a model: {error}") from error
@@ -104,7 +106,7 @@ def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], o
         party=agreed(None, options.party, "party"),
         kind=fitted.kind,
         classes=fitted.classes,
-        fit_intercept=_joint_intercept(fitted, options),
+        fit_intercept=joint_intercept(options, fitted=fitted.fit_intercept),
         part=part,
         link=fitted.link,
         metadata={"source": _source(steps)},
@@ -146,26 +148,3 @@ def _steps(root: Estimator) -> list[Estimator]:
 def _source(steps: list[Estimator]) -> str:
     names = ", ".join(step.name for step in steps)
     return f"scikit-learn {steps[-1].version_text} {names if len(steps) == 1 else f'Pipeline({names})'}"
-
-
-def _held_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> Floats | None:
-    """The intercept, or None where the file holds none, or the operator says that another party holds it."""
-    holds = fitted.fit_intercept if options.holds_intercept is None else options.holds_intercept
-    if holds and not fitted.fit_intercept:
-        raise ModelConflictError(
-            "the file holds no intercept (fit_intercept=False, or a class without one), the operator says it holds one"
-        )
-    if not holds and fitted.intercept.any():
-        raise ModelConflictError(
-            "the file has an intercept that is not zero, but is said to hold none: scores would change"
-        )
-    return fitted.intercept if holds else None
-
-
-def _joint_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> bool:
-    """Whether the joint model has an intercept somewhere: the operator's word, else the estimator's own setting."""
-    if options.fit_intercept is None:
-        return fitted.fit_intercept
-    if not options.fit_intercept and fitted.fit_intercept and options.holds_intercept is not False:
-        raise ModelConflictError("the file holds an intercept, the operator says that the model has none")
-    return options.fit_intercept
