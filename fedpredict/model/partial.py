@@ -12,6 +12,7 @@ from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link
 from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus
+from fedpredict.model.split_trees import combination_of
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
@@ -74,7 +75,7 @@ class PartialModel:
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-        check_widths(self.kind, self.part.n_scores, self.classes)
+        check_widths(self.kind, n_outputs_of(self.part), self.classes)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
@@ -87,6 +88,12 @@ class PartialModel:
     def holds_intercept(self) -> bool:
         """Whether the joint model's intercept is in this part."""
         return self.part.intercept is not None
+
+
+def n_outputs_of(part: Part) -> int:
+    """Return the number of raw scores per sample of the model that a part is of."""
+    combination = combination_of(part)
+    return part.n_scores if combination is None else combination.n_outputs
 
 
 def largest_difference(partial: PartialModel) -> tuple[float, float]:

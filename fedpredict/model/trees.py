@@ -14,6 +14,8 @@ from fedpredict.model.share import SampleStatus, all_ok_statuses
 
 LEAF = -1
 """In `Trees.feature`: the node is a leaf."""
+FOREIGN = -2
+"""In `Trees.feature`: the node is split by another party; its threshold and sets say nothing."""
 NO_SET = -1
 """In `Trees.left_set` and `Trees.known_set`: there is none."""
 MAX_CODE = 2**31 - 1
@@ -86,7 +88,7 @@ class Trees:
 
     def _check_children(self) -> None:
         leaf = self.feature == LEAF
-        if (self.feature < LEAF).any():
+        if (self.feature < FOREIGN).any():
             raise ValueError("a node of no feature")
         if ((self.left == LEAF) != leaf).any() or ((self.right == LEAF) != leaf).any():
             raise ValueError("a leaf with children, or a node without")
@@ -103,8 +105,8 @@ class Trees:
         for name, sets in (("left_set", self.left_set), ("known_set", self.known_set)):
             if ((sets < NO_SET) | (sets >= len(self.sets))).any():
                 raise ValueError(f"a {name} that does not exist")
-        if ((self.left_set != NO_SET) & (self.feature == LEAF)).any():
-            raise ValueError("a leaf with a set of categories")
+        if ((self.left_set != NO_SET) & (self.feature < 0)).any():
+            raise ValueError("a leaf, or a node of another party, with a set of categories")
         for codes in self.sets:
             if codes.ndim != 1 or (codes < 0).any() or (np.diff(codes) <= 0).any():
                 raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
@@ -133,10 +135,11 @@ class Trees:
         rows = np.arange(len(features))[:, None]
         while (inner := self.feature[nodes] != LEAF).any():
             x = features[rows, np.maximum(self.feature[nodes], 0)]
-            nodes = np.where(inner, np.where(self._goes_left(nodes, x), self.left[nodes], self.right[nodes]), nodes)
+            nodes = np.where(inner, np.where(self.goes_left(nodes, x), self.left[nodes], self.right[nodes]), nodes)
         return nodes
 
-    def _goes_left(self, nodes: NDArray[np.int64], x: Floats) -> Bools:
+    def goes_left(self, nodes: NDArray[np.int64], x: Floats) -> Bools:
+        """Return whether nodes that are no leaves send the values x of their features left; shape of `nodes`."""
         missing = np.isnan(x) | (self.zero_is_missing[nodes] & (np.abs(x) <= float(np.float32(1e-35))))
         with np.errstate(invalid="ignore"):
             left = x < self.threshold[nodes] if self.strict else x <= self.threshold[nodes]
@@ -238,15 +241,20 @@ class TreesPart:
         return scores
 
     def statuses(self, features: Floats) -> Statuses | None:
-        """Return why samples cannot be scored, as `Part.statuses`.
+        """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
+        return statuses_of_trees(features, self.may_miss, self.trees)
 
-        A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
-        """
-        status = statuses_of_numbers(features, self.may_miss)
-        if self.trees.float32:
-            with np.errstate(invalid="ignore"):
-                beyond = (np.abs(features) > _LARGEST_FLOAT32).any(axis=1)
-            if beyond.any():
-                status = all_ok_statuses(len(features)) if status is None else status
-                status[beyond] = SampleStatus.FEATURE_INVALID
-        return status
+
+def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees) -> Statuses | None:
+    """Return why samples cannot be sent through trees, as `Part.statuses`.
+
+    A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
+    """
+    status = statuses_of_numbers(features, may_miss)
+    if trees.float32:
+        with np.errstate(invalid="ignore"):
+            beyond = (np.abs(features) > _LARGEST_FLOAT32).any(axis=1)
+        if beyond.any():
+            status = all_ok_statuses(len(features)) if status is None else status
+            status[beyond] = SampleStatus.FEATURE_INVALID
+    return status

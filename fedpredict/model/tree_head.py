@@ -1,0 +1,103 @@
+"""The head of trees that are split across parties: leaf masks of all parties -> raw scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import Combination, Combining
+from fedpredict.model.head import HeadScores
+from fedpredict.model.leaf_masks import LeafWords, allowed_leaves, count_leaves, leaf_words, surviving_leaves
+from fedpredict.model.trees import Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeHead:
+    """What the leaves of the trees are worth. Immutable; calls may come from any thread.
+
+    Attributes:
+        n_leaves: Shape (n_trees,): the leaves of each tree, which are numbered from left to right.
+        n_outputs: The number of raw scores per sample.
+        output: Shape (n_trees,): the score that a tree adds to; -1 where every leaf has a value for each score (then it
+            is so for all trees).
+        values: Shape (sum of `n_leaves`, 1), or (..., n_outputs) where every leaf has a value for each score: what a
+            leaf adds, in the order of trees and leaves, with every weight and learning rate in it.
+        intercept: Shape (n_outputs,): the base score, in raw score.
+        structure_sha256: The digest of the trees' shapes, which all parties' parts have too.
+    """
+
+    n_leaves: NDArray[np.int64]
+    n_outputs: int
+    output: Ints
+    values: Floats
+    intercept: Floats
+    structure_sha256: str
+    words: LeafWords = field(init=False, repr=False)
+    combination: Combination = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n_trees = len(self.n_leaves)
+        if not n_trees or self.n_leaves.ndim != 1 or (self.n_leaves < 1).any():
+            raise ValueError("no trees, or a tree without leaves")
+        wide = bool((self.output == -1).all())
+        if self.output.shape != (n_trees,) or not (wide or ((self.output >= 0) & (self.output < self.n_outputs)).all()):
+            raise ValueError(f"trees add to outputs that are not among {self.n_outputs}")
+        expected = (int(self.n_leaves.sum()), self.n_outputs if wide else 1)
+        if self.values.shape != expected:
+            raise ValueError(f"leaf values of shape {self.values.shape}, not {expected}")
+        if self.intercept.shape != (self.n_outputs,):
+            raise ValueError(f"a base score of shape {self.intercept.shape} for {self.n_outputs} outputs")
+        if not (np.isfinite(self.values).all() and np.isfinite(self.intercept).all()):
+            raise ValueError("a leaf value or the base score is NaN or infinite")
+        object.__setattr__(self, "words", leaf_words(self.n_leaves))
+        combination = Combination(Combining.LEAF_MASKS, self.structure_sha256, self.n_outputs)
+        object.__setattr__(self, "combination", combination)
+
+    @property
+    def n_scores(self) -> int:
+        """The width of a party's share: the words of a mask."""
+        return self.words.n_words
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory of all arrays."""
+        return self.values.nbytes + self.output.nbytes + 4 * self.n_leaves.nbytes
+
+    def raw_scores(self, shares: Mapping[str, Floats]) -> HeadScores:
+        """Return the sum of the leaves that all parties leave, in the order of the trees, and the base score.
+
+        Args:
+            shares: By party, masks of shape (n_samples, n_words), finite.
+        """
+        allowed = {party: allowed_leaves(masks) for party, masks in shares.items()}
+        joined = reduce(np.bitwise_and, allowed.values())
+        leaf, only = surviving_leaves(joined, self.words)
+        at = np.where(only, leaf, 0) + self.words.first_leaf[:-1]
+        raw = np.zeros((len(joined), self.n_outputs))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for tree, output in enumerate(self.output.tolist()):
+                if output < 0:
+                    raw += self.values[at[:, tree]]
+                else:
+                    raw[:, output] += self.values[at[:, tree], 0]
+            raw += self.intercept
+        misfit = np.logical_not(only.all(axis=1))
+        if not misfit.any():
+            return HeadScores(raw)
+        raw[misfit] = np.nan
+        row = int(np.flatnonzero(misfit)[0])
+        return HeadScores(raw, misfit, self._told(row, int(np.flatnonzero(~only[row])[0]), joined, allowed))
+
+    def _told(self, row: int, tree: int, joined: NDArray[np.int64], allowed: Mapping[str, NDArray[np.int64]]) -> str:
+        """Return what is wrong with one tree of one sample, and whose masks it is that do not fit."""
+        words = slice(int(self.words.first_word[tree]), int(self.words.first_word[tree + 1]))
+        none_alone = [party for party, masks in allowed.items() if not masks[row, words].any()]
+        parties = ", ".join(none_alone or allowed)
+        n_left = count_leaves(joined[row, words])
+        left = f"{n_left} leaves" if n_left != 1 else f"a leaf beyond its {self.n_leaves[tree]}"
+        return f"tree {tree}: the masks of {parties} leave {left}, where one must be left"
