@@ -14,12 +14,16 @@ from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
-from fedpredict.convert.read import ReadResult, read_model_file
+from fedpredict.convert.read import HeadResult, ReadResult, read_file
 from fedpredict.errors import FeatureNamesError, InputError
 from fedpredict.model.partial import PartialModel, largest_difference
+from fedpredict.tables.head_version import HeadVersion
+from fedpredict.tables.heads import publish_head
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
+
+_NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
 
 FeaturesOption = Annotated[
     str | None,
@@ -50,7 +54,7 @@ def convert(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert a partial model; daemons serve the new version at their next poll, older ones stay loaded."""
+    """Convert a partial model, or an initiator's head; daemons serve it at their next poll, older ones stay loaded."""
     output = Output(as_json=as_json)
     names = parse_features(features)
     with wiring.opened_warehouse(config) as ours:
@@ -64,19 +68,46 @@ def convert(
             holds_intercept=holds_intercept,
         )
         with output.progress(f"reading {file.name}"):
-            result = read_model_file(file, options)
+            result = read_file(file, options)
+        if isinstance(result, HeadResult):
+            version, written = publish_head(ours.warehouse, result.head, result.source_sha256)
+            _report_head(output, file, result, version, written=written)
+            return
         target = choose_view(ours.warehouse, view, result.partial)
         match_view(result.partial, [feature.name for feature in target.features])
         with output.progress(f"writing {result.partial.model_id}"):
-            version, written = publish_model(
+            published, written = publish_model(
                 ours.warehouse, result.partial, target, result.source_sha256, _certificate(result)
             )
-    _report(output, file, result, version, written=written)
+    _report(output, file, result, published, written=written)
+
+
+def _report_head(output: Output, file: Path, result: HeadResult, version: HeadVersion, *, written: bool) -> None:
+    if not result.network_isolated:
+        output.note(_NOT_ISOLATED)
+    what = "is now" if written else "was converted before, unchanged; it stays"
+    output.result(
+        {
+            "model_id": version.model_id,
+            "head_sha256": version.head_sha256,
+            "written": written,
+            "source": result.source,
+            "kind": version.kind,
+            "link": str(version.link),
+            "combining": version.combination.combining,
+            "structure_sha256": version.combination.structure_sha256,
+            "n_outputs": version.combination.n_outputs,
+            "training_run": version.training_run,
+        },
+        f"{file.name} ({result.source}) {what} a head of {version.model_id} at {version.party}: digest "
+        f"{version.head_sha256[:12]}, {version.combination}. An initiator whose settings say head = true under "
+        f"[models.{version.model_id}] finishes with it once the parties' parts have that structure.",
+    )
 
 
 def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:
     if not result.network_isolated:
-        output.note("note: this kernel does not let the reading process be cut off the network; all else confines it")
+        output.note(_NOT_ISOLATED)
     what = "is now" if written else "was converted before, unchanged; it stays"
     output.result(
         {

@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
+from fedpredict.convert.head_form import head_from_portable, head_to_portable, is_head
 from fedpredict.convert.joblib_file import read_payload
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
@@ -20,7 +22,8 @@ from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_po
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
-from fedpredict.errors import FedPredictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.model.head import HeadModel
 
 _MAX_MESSAGE = 4000
 _PICKLE_START = b"\x80"
@@ -35,8 +38,29 @@ class Request:
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadReading:
+    """What a file of a head gave.
+
+    Attributes:
+        head: The head.
+        source: What it is, for people.
+    """
+
+    head: HeadModel
+    source: str
+
+
 def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
-    """Return the partial model in the bytes of a model file.
+    """Return the partial model in the bytes of a model file, as `read_either`; a head is refused."""
+    reading = read_either(data, options, limits)
+    if isinstance(reading, HeadReading):
+        raise ModelConflictError("this is a head, for the initiator alone, and no party's part")
+    return reading
+
+
+def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
+    """Return the partial model, or the head, in the bytes of a model file.
 
     Args:
         data: The whole file, compressed or not.
@@ -48,8 +72,7 @@ def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
     """
     content = unpack(data, limits.unpacked_bytes)
     if is_json(content):
-        partial = from_portable(parse_json(_utf8(content)), options)
-        return Reading(partial, "portable partial model (JSON)")
+        return _from_plain(parse_json(_utf8(content)), "JSON", options)
     arrays = ArrayReader(limits.array_bytes)
     return _from_value(_root(content, limits), arrays, options, limits)
 
@@ -76,16 +99,22 @@ def _root(content: bytes, limits: Limits) -> object:
     return value
 
 
-def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading:
+def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
     if isinstance(value, Node) and value.path.startswith("sklearn."):
         return read_sklearn(value, arrays, options)
     plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
     if isinstance(plain, dict):
-        return Reading(from_portable(plain, options), "portable partial model (pickle)")
+        return _from_plain(plain, "pickle", options)
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
         f"and portable partial models (a dict with format '{FORMAT}')"
     )
+
+
+def _from_plain(content: Mapping[str, object], form: str, options: ReadOptions) -> Reading | HeadReading:
+    if is_head(content):
+        return HeadReading(head_from_portable(content, options), f"portable head ({form})")
+    return Reading(from_portable(content, options), f"portable partial model ({form})")
 
 
 def _is_dict(value: object) -> bool:
@@ -95,14 +124,18 @@ def _is_dict(value: object) -> bool:
 def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
     with os.fdopen(request.descriptor, "rb") as file:
         data = file.read(request.limits.file_bytes + 1)
-    reading = read_content(data, request.options, request.limits)
-    constants = reading.feature_constants
-    return {
-        "partial": to_portable(reading.partial),
+    reading = read_either(data, request.options, request.limits)
+    answer: dict[str, object] = {
         "source": reading.source,
-        "feature_constants": None if constants is None else constants.tolist(),
         "source_sha256": hashlib.sha256(data).hexdigest(),
         "network_isolated": isolated,
+    }
+    if isinstance(reading, HeadReading):
+        return answer | {"head": head_to_portable(reading.head)}
+    constants = reading.feature_constants
+    return answer | {
+        "partial": to_portable(reading.partial),
+        "feature_constants": None if constants is None else constants.tolist(),
     }
 
 

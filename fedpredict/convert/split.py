@@ -44,7 +44,7 @@ def split_model(
             is not in the file.
         NameRefusedError: A party's name breaks the naming rules.
     """
-    columns = _columns(joint.part.features, parties)
+    columns = columns_of(joint.part.features, parties)
     _check_intercept(joint, parties, intercept_party)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(joint.part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(joint.part.features)} features")
@@ -54,22 +54,26 @@ def split_model(
             joint,
             party=party,
             part=part,
-            verification=None if rows is None else _verification(part, rows[:, columns[party]]),
+            verification=None if rows is None else verification_of(part, rows[:, columns[party]]),
             metadata=dict(joint.metadata),
         )
         for party, part in parts.items()
     }
 
 
-def _verification(part: Part, rows: Floats) -> VerificationRows | None:
+def verification_of(part: Part, rows: Floats) -> VerificationRows | None:
     """Return those of the rows that the part can score; None where it can score none."""
     statuses = part.statuses(rows)
     usable = rows if statuses is None else rows[statuses == SampleStatus.OK]
     return VerificationRows(usable, part.partial_scores(usable)) if len(usable) else None
 
 
-def _columns(features: Sequence[str], parties: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-    """Party -> the positions of its features in the joint model; every feature at exactly one party."""
+def columns_of(features: Sequence[str], parties: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    """Return party -> the positions of its features in the joint model; every feature at exactly one party.
+
+    Raises:
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
+    """
     position = {name: index for index, name in enumerate(features)}
     named = [name for names in parties.values() for name in names]
     unknown = sorted({name for name in named if name not in position})

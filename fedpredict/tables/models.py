@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from fedpredict.errors import FeatureNamesError, ModelNotFoundError, TableCorruptError, WarehouseWriteError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.partial import PartialModel
+from fedpredict.model.partial import PartialModel, n_outputs_of
 from fedpredict.tables.digest import params_sha256
 from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.schemas import MODELS
@@ -219,7 +219,7 @@ def _describe(
         kind=partial.kind,
         link=partial.link,
         n_scores=partial.part.n_scores,
-        n_outputs=partial.part.n_scores,
+        n_outputs=n_outputs_of(partial.part),
         classes=partial.classes,
         view=view.name,
         view_version=view.version,

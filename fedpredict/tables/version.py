@@ -85,7 +85,7 @@ class ModelVersion:
         check_view_name(self.view)
         check_party_id(self.party)
         check_link(self.kind, self.link)
-        check_widths(self.kind, self.n_scores, self.classes)
+        check_widths(self.kind, self.n_outputs, self.classes)
         column_names(self.features)
         if len(self.salt) != SALT_BYTES:
             raise ValueError(f"a salt of {len(self.salt)} bytes")
