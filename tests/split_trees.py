@@ -134,3 +134,41 @@ def _data(seed: int, n_features: int) -> tuple[Floats, Floats]:
 
 def _node_values(estimators: Sequence[Any]) -> Floats:
     return np.concatenate([each.tree_.value[:, 0, :] for each in estimators])
+
+
+def perfect_trees(n_trees: int, depth: int, n_rows: int, n_features: int = 6) -> Trained:
+    """Return full trees of random splits, each predicted node by node; nobody trained them."""
+    random = np.random.default_rng(7)
+    n_inner, n_nodes = 2**depth - 1, 2 ** (depth + 1) - 1
+    node = np.arange(n_nodes)
+    inner = node < n_inner
+    feature = np.where(inner, random.integers(0, n_features, (n_trees, n_nodes)), LEAF)
+    threshold = np.where(inner, np.round(random.normal(size=(n_trees, n_nodes)), 3), 0.0)
+    values = np.where(inner, 0.0, random.normal(size=(n_trees, n_nodes)))
+    start = np.arange(n_trees + 1) * n_nodes
+    first = start[:-1, None]
+    no, none = np.zeros(n_trees * n_nodes, dtype=np.bool_), np.full(n_trees * n_nodes, NO_SET, dtype=np.int32)
+    trees = Trees(
+        start=start,
+        feature=feature.ravel().astype(np.int32),
+        threshold=threshold.ravel(),
+        left=np.where(inner, first + 2 * node + 1, LEAF).ravel().astype(np.int32),
+        right=np.where(inner, first + 2 * node + 2, LEAF).ravel().astype(np.int32),
+        missing_left=no,
+        zero_is_missing=no,
+        left_set=none,
+        known_set=none,
+        unknown_left=no,
+        sets=(),
+        strict=False,
+        float32=False,
+    )
+    rows = random.normal(size=(n_rows, n_features))
+    at = np.zeros((n_rows, n_trees), dtype=np.int64)
+    every = np.arange(n_trees)
+    for _ in range(depth):
+        goes_left = np.take_along_axis(rows, feature[every, at], axis=1) <= threshold[every, at]
+        at = 2 * at + np.where(goes_left, 1, 2)
+    expected = values[every, at].sum(axis=1, keepdims=True) + 0.5
+    joint = joint_of(trees, Kind.LINEAR, (), values.reshape(-1, 1), np.array([0.5]), n_features=n_features)
+    return Trained(joint, rows, expected)
