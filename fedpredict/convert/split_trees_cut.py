@@ -11,10 +11,10 @@ from fedpredict.convert.split import columns_of, verification_of
 from fedpredict.errors import FeatureNamesError, ModelConflictError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.head import HeadModel
-from fedpredict.model.leaf_masks import number_leaves, structure_sha256
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.tree_head import TreeHead
+from fedpredict.model.tree_shape import structure_sha256
 from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Ints, Trees, TreesPart
 
 _VERIFICATION_NUMBERS = 200_000
@@ -120,17 +120,18 @@ def _used_sets(trees: Trees, own: np.ndarray[tuple[int], np.dtype[np.bool_]]) ->
 
 
 def _head_model(joint: PartialModel, part: TreesPart, party: str) -> HeadModel:
-    leaves = number_leaves(part.trees)
-    is_leaf = part.trees.feature == LEAF
-    values = np.zeros((int(leaves.words.first_leaf[-1]), part.values.shape[1]))
-    values[leaves.words.first_leaf[leaves.tree[is_leaf]] + leaves.first[is_leaf]] = part.values[is_leaf]
+    n_leaves, number = part.trees.n_leaves, part.trees.leaf_numbers
+    is_leaf = number >= 0
+    first = np.repeat(np.cumsum(n_leaves) - n_leaves, np.diff(part.trees.start))
+    values = np.zeros((int(n_leaves.sum()), part.values.shape[1]))
+    values[(first + number)[is_leaf]] = part.values[is_leaf]
     head = TreeHead(
-        n_leaves=leaves.words.n_leaves,
+        n_leaves=n_leaves,
         n_outputs=part.n_scores,
         output=part.output,
         values=values,
         intercept=np.zeros(part.n_scores) if part.intercept is None else part.intercept,
-        structure_sha256=structure_sha256(part.trees, leaves),
+        structure_sha256=structure_sha256(part.trees),
     )
     return HeadModel(
         model_id=joint.model_id,

@@ -37,6 +37,8 @@ MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
 SMALL_ROWS = 256
 """Larger requests travel with others for the same model alone: a job must not hold up every model's applicants."""
+HEAD_NUMBERS = 2**18
+"""Numbers of a party's share in a round that a head finishes, about 2 MB: wide shares hold up all others on a link."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -188,6 +190,8 @@ class Predictor:
     def _new_lane(self, task: PredictTask, plan: _Plan) -> Lane:
         manifest, head = plan.question.manifest, plan.question.head
         round_rows = min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
+        if head is not None:
+            round_rows = min(round_rows, max(1, HEAD_NUMBERS // manifest.n_scores))
         key = _SharedKey(manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows)
         # a round has one head at most: what travels together must be finished together
         is_shared = head is None and task.inputs is None and len(task.sample_ids) <= SMALL_ROWS

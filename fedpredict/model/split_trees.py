@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combination import Combination, Combining
-from fedpredict.model.leaf_masks import WORD_BITS, LeafNumbers, number_leaves, structure_sha256
 from fedpredict.model.part import Family
+from fedpredict.model.tree_shape import structure_sha256
 from fedpredict.model.trees import LEAF, Trees, statuses_of_trees
-
-_ROWS = 64
-"""So many samples at a time keep the leaves of large models in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +33,6 @@ class SplitTreesPart:
     may_miss: Bools
     trees: Trees
     n_outputs: int
-    leaves: LeafNumbers = field(init=False, repr=False)
     combination: Combination = field(init=False, repr=False)
     """What it must have in common with the other parts, and with the head."""
 
@@ -53,9 +48,7 @@ class SplitTreesPart:
             raise ValueError("no trees")
         if self.trees.feature.max(initial=LEAF) >= len(self.features):
             raise ValueError("a tree refers to a feature that there is not")
-        leaves = number_leaves(self.trees)
-        object.__setattr__(self, "leaves", leaves)
-        structure = structure_sha256(self.trees, leaves)
+        structure = structure_sha256(self.trees)
         object.__setattr__(self, "combination", Combination(Combining.LEAF_MASKS, structure, self.n_outputs))
 
     @property
@@ -71,7 +64,7 @@ class SplitTreesPart:
     @property
     def n_scores(self) -> int:
         """The number of words in a mask."""
-        return self.leaves.words.n_words
+        return self.trees.n_words
 
     @property
     def n_splits(self) -> int:
@@ -81,15 +74,13 @@ class SplitTreesPart:
     @property
     def n_bytes(self) -> int:
         """The memory of all arrays."""
-        numbers = self.leaves
-        return self.trees.n_bytes + self.may_miss.nbytes + numbers.first.nbytes + numbers.count.nbytes
+        return self.trees.n_bytes + self.may_miss.nbytes
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return leaf masks, as `Part.partial_scores`: shape (n_samples, n_words), whole numbers."""
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
-        masks = [self._masks(features[start : start + _ROWS]) for start in range(0, len(features), _ROWS)]
-        return np.concatenate(masks) if masks else np.zeros((0, self.n_scores))
+        return self.trees.masks(features)
 
     def magnitudes(self, features: Floats) -> Floats:
         """Return zeros: a mask is exact, so any difference is too much."""
@@ -98,25 +89,6 @@ class SplitTreesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`, by the same rule as for summed trees."""
         return statuses_of_trees(features, self.may_miss, self.trees)
-
-    def _masks(self, features: Floats) -> Floats:
-        trees, numbers, words = self.trees, self.leaves, self.leaves.words
-        if trees.float32:
-            with np.errstate(over="ignore"):
-                features = features.astype(np.float32).astype(np.float64)
-        own = np.flatnonzero(trees.feature >= 0)
-        goes_left = trees.goes_left(np.broadcast_to(own, (len(features), len(own))), features[:, trees.feature[own]])
-        refused = np.where(goes_left, trees.right[own], trees.left[own])
-        # what lies under the refused children: +1 where it begins, -1 after its end
-        edges: NDArray[np.int64] = np.zeros((len(features), int(words.first_leaf[-1]) + 1), dtype=np.int64)
-        rows = np.broadcast_to(np.arange(len(features))[:, None], refused.shape)
-        begin = words.first_leaf[numbers.tree[refused]] + numbers.first[refused]
-        np.add.at(edges, (rows, begin), 1)
-        np.add.at(edges, (rows, begin + numbers.count[refused]), -1)
-        allowed = np.cumsum(edges[:, :-1], axis=1) == 0
-        leaf = np.concatenate([np.arange(each) for each in words.n_leaves.tolist()])
-        first_of_word = np.flatnonzero(leaf % WORD_BITS == 0)
-        return np.add.reduceat(allowed * np.ldexp(1.0, leaf % WORD_BITS), first_of_word, axis=1)
 
 
 def combination_of(part: object) -> Combination | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from fedpredict.model.arrays import Floats
 from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.head import HeadScores
-from fedpredict.model.leaf_masks import LeafWords, allowed_leaves, count_leaves, leaf_words, surviving_leaves
+from fedpredict.model.leaf_masks import NO_MASK, NONE, SEVERAL, surviving_leaves, word_starts
 from fedpredict.model.trees import Ints
 
 
@@ -37,7 +36,10 @@ class TreeHead:
     values: Floats
     intercept: Floats
     structure_sha256: str
-    words: LeafWords = field(init=False, repr=False)
+    first_word: NDArray[np.int64] = field(init=False, repr=False)
+    """Shape (n_trees + 1,): the first word of each tree in a mask, and the number of words."""
+    first_leaf: NDArray[np.int64] = field(init=False, repr=False)
+    """Shape (n_trees + 1,): the first row of `values` of each tree, and their number."""
     combination: Combination = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,14 +56,15 @@ class TreeHead:
             raise ValueError(f"a base score of shape {self.intercept.shape} for {self.n_outputs} outputs")
         if not (np.isfinite(self.values).all() and np.isfinite(self.intercept).all()):
             raise ValueError("a leaf value or the base score is NaN or infinite")
-        object.__setattr__(self, "words", leaf_words(self.n_leaves))
+        object.__setattr__(self, "first_word", word_starts(self.n_leaves))
+        object.__setattr__(self, "first_leaf", np.concatenate([[0], np.cumsum(self.n_leaves)]).astype(np.int64))
         combination = Combination(Combining.LEAF_MASKS, self.structure_sha256, self.n_outputs)
         object.__setattr__(self, "combination", combination)
 
     @property
     def n_scores(self) -> int:
         """The width of a party's share: the words of a mask."""
-        return self.words.n_words
+        return int(self.first_word[-1])
 
     @property
     def n_bytes(self) -> int:
@@ -74,11 +77,9 @@ class TreeHead:
         Args:
             shares: By party, masks of shape (n_samples, n_words), finite.
         """
-        allowed = {party: allowed_leaves(masks) for party, masks in shares.items()}
-        joined = reduce(np.bitwise_and, allowed.values())
-        leaf, only = surviving_leaves(joined, self.words)
-        at = np.where(only, leaf, 0) + self.words.first_leaf[:-1]
-        raw = np.zeros((len(joined), self.n_outputs))
+        leaves = surviving_leaves(list(shares.values()), self.n_leaves)
+        at = np.maximum(leaves, 0) + self.first_leaf[:-1]
+        raw = np.zeros((len(leaves), self.n_outputs))
         with np.errstate(over="ignore", invalid="ignore"):
             for tree, output in enumerate(self.output.tolist()):
                 if output < 0:
@@ -86,18 +87,22 @@ class TreeHead:
                 else:
                     raw[:, output] += self.values[at[:, tree], 0]
             raw += self.intercept
-        misfit = np.logical_not(only.all(axis=1))
+        misfit = np.any(leaves < 0, axis=1)
         if not misfit.any():
             return HeadScores(raw)
         raw[misfit] = np.nan
         row = int(np.flatnonzero(misfit)[0])
-        return HeadScores(raw, misfit, self._told(row, int(np.flatnonzero(~only[row])[0]), joined, allowed))
+        tree = int(np.flatnonzero(leaves[row] < 0)[0])
+        return HeadScores(raw, np.asarray(misfit), self._told(tree, int(leaves[row, tree]), row, shares))
 
-    def _told(self, row: int, tree: int, joined: NDArray[np.int64], allowed: Mapping[str, NDArray[np.int64]]) -> str:
+    def _told(self, tree: int, found: int, row: int, shares: Mapping[str, Floats]) -> str:
         """Return what is wrong with one tree of one sample, and whose masks it is that do not fit."""
-        words = slice(int(self.words.first_word[tree]), int(self.words.first_word[tree + 1]))
-        none_alone = [party for party, masks in allowed.items() if not masks[row, words].any()]
-        parties = ", ".join(none_alone or allowed)
-        n_left = count_leaves(joined[row, words])
-        left = f"{n_left} leaves" if n_left != 1 else f"a leaf beyond its {self.n_leaves[tree]}"
-        return f"tree {tree}: the masks of {parties} leave {left}, where one must be left"
+        words = slice(int(self.first_word[tree]), int(self.first_word[tree + 1]))
+        n_leaves = self.n_leaves[tree : tree + 1]
+        alone = {
+            party: int(surviving_leaves([np.ascontiguousarray(masks[row : row + 1, words])], n_leaves)[0, 0])
+            for party, masks in shares.items()
+        }
+        broken = [party for party, leaf in alone.items() if leaf in (NONE, NO_MASK)]
+        left = "more than one leaf" if found == SEVERAL else "no leaf"
+        return f"tree {tree}: the masks of {', '.join(broken or shares)} leave {left}, where one must be left"

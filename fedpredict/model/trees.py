@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.kernel.walker import MAX_COLUMNS, LeafSums, Walker, number_leaves
 from fedpredict.model.part import Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 
 LEAF = -1
 """In `Trees.feature`: the node is a leaf."""
 FOREIGN = -2
-"""In `Trees.feature`: the node is split by another party; its threshold and sets say nothing."""
+"""In `Trees.feature`: the node is split by a feature of another party, so that both children stand."""
 NO_SET = -1
 """In `Trees.left_set` and `Trees.known_set`: there is none."""
 MAX_CODE = 2**31 - 1
@@ -38,8 +39,8 @@ class Trees:
 
     Attributes:
         start: Shape (n_trees + 1,): the first node of each tree, and the number of nodes.
-        feature: Shape (n_nodes,): a column of the features, or `LEAF`.
-        threshold: Shape (n_nodes,); 0.0 at leaves and at categorical nodes.
+        feature: Shape (n_nodes,): a column of the features, `LEAF`, or `FOREIGN`.
+        threshold: Shape (n_nodes,); 0.0 at leaves, foreign and categorical nodes.
         left: Shape (n_nodes,): the node (counted over all trees); `LEAF` at leaves.
         right: The same.
         missing_left: Shape (n_nodes,).
@@ -50,6 +51,7 @@ class Trees:
         sets: Sets of codes, each sorted and without repeats.
         strict: Whether nodes compare by <, not by <=.
         float32: Whether x is rounded to float32 before it is compared.
+        walker: The same nodes as the kernel reads them.
     """
 
     start: NDArray[np.int64]
@@ -65,6 +67,7 @@ class Trees:
     sets: tuple[Ints, ...]
     strict: bool
     float32: bool
+    walker: Walker = field(init=False)
 
     def __post_init__(self) -> None:
         n_nodes = len(self.feature)
@@ -85,10 +88,11 @@ class Trees:
             raise ValueError("a threshold is NaN or infinite")
         self._check_children()
         self._check_sets()
+        object.__setattr__(self, "walker", Walker(self))
 
     def _check_children(self) -> None:
         leaf = self.feature == LEAF
-        if (self.feature < FOREIGN).any():
+        if ((self.feature < FOREIGN) | (self.feature >= MAX_COLUMNS)).any():
             raise ValueError("a node of no feature")
         if ((self.left == LEAF) != leaf).any() or ((self.right == LEAF) != leaf).any():
             raise ValueError("a leaf with children, or a node without")
@@ -106,10 +110,15 @@ class Trees:
             if ((sets < NO_SET) | (sets >= len(self.sets))).any():
                 raise ValueError(f"a {name} that does not exist")
         if ((self.left_set != NO_SET) & (self.feature < 0)).any():
-            raise ValueError("a leaf, or a node of another party, with a set of categories")
-        for codes in self.sets:
-            if codes.ndim != 1 or (codes < 0).any() or (np.diff(codes) <= 0).any():
-                raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
+            raise ValueError("a set of categories at a leaf, or at a split of another party")
+        if any(codes.ndim != 1 for codes in self.sets):
+            raise ValueError("a set of categories that is no list")
+        codes = np.concatenate([np.zeros(0, dtype=np.int32), *self.sets])
+        rises = np.diff(codes, prepend=-1) > 0
+        starts = np.cumsum([0, *(len(each) for each in self.sets)])
+        rises[starts[starts < len(codes)]] = True
+        if (codes < 0).any() or not rises.all():
+            raise ValueError("a set of categories that is not sorted, repeats one, or has a negative one")
 
     @property
     def n_trees(self) -> int:
@@ -117,42 +126,58 @@ class Trees:
         return len(self.start) - 1
 
     @property
+    def n_leaves(self) -> NDArray[np.int64]:
+        """The number of leaves of each tree; shape (n_trees,)."""
+        return (np.diff(self.start) + 1) // 2
+
+    @property
+    def leaf_numbers(self) -> Ints:
+        """The number of each leaf among those of its tree, from left to right; -1 for other nodes; shape (n_nodes,)."""
+        return np.where(self.feature == LEAF, number_leaves(self)[0], np.int32(-1))
+
+    @property
+    def n_words(self) -> int:
+        """The width of `masks`."""
+        return self.walker.n_words
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every split is by a column, none by another party's feature."""
+        return self.walker.summable
+
+    @property
     def n_bytes(self) -> int:
-        """The memory of all arrays."""
+        """The memory of all arrays, with those that the kernel reads."""
         arrays = (getattr(self, name) for name in self.__slots__)
-        return sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
+        given = sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
+        return given + self.walker.n_bytes
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
         """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).
 
         Args:
             features: Shape (n_samples, n_features).
+
+        Raises:
+            ValueError: Fewer columns than the trees refer to, or a split is another party's.
         """
-        if self.float32:
-            with np.errstate(over="ignore"):
-                features = features.astype(np.float32).astype(np.float64)
-        nodes = np.tile(self.start[:-1], (len(features), 1))
-        rows = np.arange(len(features))[:, None]
-        while (inner := self.feature[nodes] != LEAF).any():
-            x = features[rows, np.maximum(self.feature[nodes], 0)]
-            nodes = np.where(inner, np.where(self.goes_left(nodes, x), self.left[nodes], self.right[nodes]), nodes)
-        return nodes
+        if not self.is_whole:
+            raise ValueError("another party's splits decide too: a sample has no one leaf here")
+        return self.walker.leaves(features)
 
-    def goes_left(self, nodes: NDArray[np.int64], x: Floats) -> Bools:
-        """Return whether nodes that are no leaves send the values x of their features left; shape of `nodes`."""
-        missing = np.isnan(x) | (self.zero_is_missing[nodes] & (np.abs(x) <= float(np.float32(1e-35))))
-        with np.errstate(invalid="ignore"):
-            left = x < self.threshold[nodes] if self.strict else x <= self.threshold[nodes]
-        for at in zip(*np.nonzero(self.left_set[nodes] != NO_SET), strict=True):
-            left[at] = not missing[at] and self._is_in_left(int(nodes[at]), float(x[at]))
-        return np.where(missing, self.missing_left[nodes], left)
+    def masks(self, features: Floats) -> Floats:
+        """Return for every sample the leaves that the splits by columns allow; shape (n_samples, n_words).
 
-    def _is_in_left(self, node: int, x: float) -> bool:
-        code = int(np.clip(x, -(2.0**40), 2.0**40))
-        known = self.known_set[node]
-        if x < 0 or code > MAX_CODE or (known != NO_SET and code not in self.sets[known]):
-            return bool(self.unknown_left[node])
-        return code in self.sets[self.left_set[node]]
+        The leaves of a tree are numbered from left to right. A tree takes as many words as its leaves need at
+        `LEAVES_PER_WORD` each; word w of a tree is the sum of 2**j over the allowed leaves 52 * w + j.
+
+        Args:
+            features: Shape (n_samples, n_features).
+
+        Raises:
+            ValueError: Fewer columns than the trees refer to.
+        """
+        return self.walker.masks(features)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +205,7 @@ class TreesPart:
     output: Ints
     values: Floats
     intercept: Floats | None
+    _sums: LeafSums = field(init=False)
 
     def __post_init__(self) -> None:
         if len(set(self.features)) != len(self.features):
@@ -191,11 +217,19 @@ class TreesPart:
             raise ValueError("categories of a feature that there is not, or repeated")
         if self.trees.feature.max(initial=LEAF) >= len(self.features):
             raise ValueError("a tree refers to a feature that there is not")
+        if not self.trees.is_whole:
+            raise ValueError("trees with another party's splits have no sum at one party")
         self._check_values()
+        output = None if self._is_wide() else self.output
+        sums = LeafSums(self.trees.walker, self.values, output, self.intercept, self.n_scores)
+        object.__setattr__(self, "_sums", sums)
+
+    def _is_wide(self) -> bool:
+        return bool(len(self.output)) and bool((self.output == -1).all())
 
     def _check_values(self) -> None:
         n_nodes, n_trees = len(self.trees.feature), self.trees.n_trees
-        wide = bool(n_trees) and bool((self.output == -1).all())
+        wide = self._is_wide()
         if self.output.shape != (n_trees,) or not (wide or ((self.output >= 0) & (self.output < self.n_scores)).all()):
             raise ValueError(f"trees add to outputs that are not among {self.n_scores}")
         if self.values.shape != (n_nodes, self.n_scores if wide else 1):
@@ -220,25 +254,16 @@ class TreesPart:
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return the sum of the leaf values in the order of the trees, and the base score; as `Part.partial_scores`."""
-        return self._sum(features, self.values, 0.0 if self.intercept is None else self.intercept)
+        return self._sums.of(self._checked(features))
 
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute leaf values and base score, as `Part.magnitudes`."""
-        return self._sum(features, np.abs(self.values), 0.0 if self.intercept is None else np.abs(self.intercept))
+        return self._sums.of(self._checked(features), absolute=True)
 
-    def _sum(self, features: Floats, values: Floats, base: Floats | float) -> Floats:
+    def _checked(self, features: Floats) -> Floats:
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
-        scores = np.zeros((len(features), self.n_scores))
-        leaves = self.trees.leaves(features)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for tree, output in enumerate(self.output.tolist()):
-                if output < 0:
-                    scores += values[leaves[:, tree]]
-                else:
-                    scores[:, output] += values[leaves[:, tree], 0]
-            scores += base
-        return scores
+        return features
 
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""

@@ -36,7 +36,7 @@ def leaves_to_rows(head: TreeHead) -> pa.Table:
     """Return the rows of a head, without partition columns."""
     width = head.values.shape[1]
     tree = np.repeat(np.arange(len(head.n_leaves)), head.n_leaves)
-    leaf = np.arange(len(tree)) - head.words.first_leaf[tree]
+    leaf = np.arange(len(tree)) - head.first_leaf[tree]
     output = np.tile(np.arange(width), len(tree)) if is_wide(head) else head.output[tree]
     columns = {
         "tree": np.concatenate([np.full(head.n_outputs, BASE), np.repeat(tree, width)]),

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from fedpredict.convert.split_trees_cut import HeadedCut, split_with_head
 from fedpredict.errors import ModelNotReadyError
-from fedpredict.model.arrays import Floats
+from fedpredict.initiator.predict import HEAD_NUMBERS
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.prediction import Origin
@@ -44,6 +45,7 @@ class MaskParty(ScriptedParty):
 
     part: PartialModel = field(kw_only=True)
 
+    @override
     def _answer(self, query: ScoreQuery) -> PartyReply:
         known = [sample_id in self.table for sample_id in query.sample_ids]
         width = len(self.part.part.features)
@@ -206,7 +208,7 @@ async def test_a_thousand_rows_of_masks_that_fill_more_than_a_message_travel_in_
     np.testing.assert_allclose(prediction.predictions, trained.expected, rtol=1e-9)
     asked = [len(request.sample_ids.offsets) // 4 - 1 for request in split.parties["lab"].asked]
     assert len(asked) > 1
-    assert max(asked) <= max_samples_of(n_scores)
+    assert max(asked) <= HEAD_NUMBERS // n_scores <= max_samples_of(n_scores)
 
 
 async def test_a_sample_of_unknown_id_has_its_status_and_the_others_a_number(split: Split) -> None:
@@ -246,7 +248,7 @@ async def test_a_mask_that_allows_nothing_is_refused_logged_and_counted_and_the_
     assert np.isnan(prediction.predictions[1]).all()
     found = [record for record in caplog.records if record.message == "shares.contradict"]
     assert [(each.model, each.n_samples) for each in found] == [("m", 1)]  # type: ignore[attr-defined]
-    assert found[0].reason == "tree 3: the masks of shop leave 0 leaves, where one must be left"  # type: ignore[attr-defined]
+    assert found[0].reason == "tree 3: the masks of shop leave no leaf, where one must be left"  # type: ignore[attr-defined]
     assert "s2" not in str(found[0].__dict__)
 
 

@@ -16,7 +16,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.combine import Combined, combine
 from fedpredict.model.head import HeadModel, HeadShelf, LoadedHead
-from fedpredict.model.leaf_masks import WORD_BITS, allowed_leaves, leaf_words, number_leaves, structure_sha256
+from fedpredict.model.leaf_masks import LEAVES_PER_WORD
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import (
     HeadRef,
@@ -29,6 +29,8 @@ from fedpredict.model.manifest import (
 from fedpredict.model.partial import PartialModel, largest_difference
 from fedpredict.model.share import SampleStatus, Share, all_ok_statuses, build_share
 from fedpredict.model.split_trees import SplitTreesPart
+from fedpredict.model.tree_head import TreeHead
+from fedpredict.model.tree_shape import structure_sha256
 from fedpredict.model.trees import FOREIGN, Trees, TreesPart
 from tests.split_trees import Trained, boosted_classifier, boosted_regressor, forest
 
@@ -115,7 +117,7 @@ def test_masks_are_whole_numbers_and_each_alone_leaves_several_leaves(trained: T
 
         assert (masks == np.floor(masks)).all()
         assert (masks > 0).all()
-        assert (masks < 2.0**WORD_BITS).all()
+        assert (masks < 2.0**LEAVES_PER_WORD).all()
         assert np.log2(masks).max() > 1
 
 
@@ -123,10 +125,10 @@ def test_trees_of_more_leaves_than_a_word_holds_take_several() -> None:
     trained = forest()
     part = split_of(split_with_head(trained.joint, {"lab": [f"f{at}" for at in range(6)]}, "bank").parts["lab"])
 
-    n_leaves = part.leaves.words.n_leaves
+    n_leaves = part.trees.n_leaves
 
-    assert n_leaves.max() > WORD_BITS
-    assert part.n_scores == int(np.ceil(n_leaves / WORD_BITS).sum())
+    assert n_leaves.max() > LEAVES_PER_WORD
+    assert part.n_scores == int(np.ceil(n_leaves / LEAVES_PER_WORD).sum())
 
 
 def test_a_part_knows_nothing_of_the_other_partys_splits(trained: Trained, cut: HeadedCut) -> None:
@@ -150,8 +152,8 @@ def test_a_party_no_tree_asks_for_allows_every_leaf(trained: Trained) -> None:
     idle = split_of(cut.parts["idle"])
 
     assert not idle.n_splits
-    words = allowed_leaves(idle.partial_scores(np.zeros((1, 1))))[0].tolist()
-    assert sum(word.bit_count() for word in words) == idle.leaves.words.n_leaves.sum()
+    words = idle.partial_scores(np.zeros((1, 1)))[0].tolist()
+    assert sum(int(word).bit_count() for word in words) == idle.trees.n_leaves.sum()
     rows = np.hstack([trained.rows, np.zeros((len(trained.rows), 1))])
     shares = {
         "bank": build_share(cut.parts["bank"].part.partial_scores(trained.rows), all_ok_statuses(len(rows))),
@@ -182,11 +184,11 @@ def test_a_sample_that_one_party_cannot_score_has_its_status_and_no_number(train
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        (0.0, "tree 2: the masks of lab leave 0 leaves"),
-        (float(2**52), "tree 2: the masks of lab leave 0 leaves"),
-        (2.5, "tree 2: the masks of lab leave 0 leaves"),
-        (-1.0, "tree 2: the masks of lab leave 0 leaves"),
-        (1e300, "tree 2: the masks of lab leave 0 leaves"),
+        (0.0, "tree 2: the masks of lab leave no leaf"),
+        (float(2**52), "tree 2: the masks of lab leave no leaf"),
+        (2.5, "tree 2: the masks of lab leave no leaf"),
+        (-1.0, "tree 2: the masks of lab leave no leaf"),
+        (1e300, "tree 2: the masks of lab leave no leaf"),
     ],
 )
 def test_a_mask_that_leaves_no_leaf_is_refused_and_names_tree_and_party(
@@ -194,7 +196,9 @@ def test_a_mask_that_leaves_no_leaf_is_refused_and_names_tree_and_party(
 ) -> None:
     shares = {party: share_of(part, trained.joint, trained.rows[:5]) for party, part in cut.parts.items()}
     broken = shares["lab"].values.copy()
-    broken[3, cut.head.head.words.first_word[2]] = word  # type: ignore[attr-defined]
+    head = cut.head.head
+    assert isinstance(head, TreeHead)
+    broken[3, head.first_word[2]] = word
     shares["lab"] = Share(broken, shares["lab"].status)
 
     combined = combine(trained.joint.link, shares, cut.head.head)
@@ -209,13 +213,13 @@ def test_a_mask_that_leaves_no_leaf_is_refused_and_names_tree_and_party(
 def test_masks_that_contradict_each_other_or_leave_several_leaves_are_refused(trained: Trained, cut: HeadedCut) -> None:
     shares = {party: share_of(part, trained.joint, trained.rows[:2]) for party, part in cut.parts.items()}
     one = np.ones_like(shares["bank"].values)
-    everything = split_of(cut.parts["bank"]).leaves.words.n_leaves
+    everything = split_of(cut.parts["bank"]).trees.n_leaves
     several = np.tile(2.0**everything - 1.0, (2, 1))
 
     contradiction = {"bank": Share(one, all_ok_statuses(2)), "lab": Share(2.0 * one, all_ok_statuses(2))}
     undecided = dict.fromkeys(("bank", "lab"), Share(several, all_ok_statuses(2)))
 
-    for given_shares, left in ((contradiction, "0 leaves"), (undecided, f"{everything[0]} leaves")):
+    for given_shares, left in ((contradiction, "no leaf"), (undecided, "more than one leaf")):
         combined = combine(trained.joint.link, given_shares, cut.head.head)
         assert (combined.status == SampleStatus.REFUSED).all()
         assert np.isnan(combined.predictions).all()
@@ -229,7 +233,7 @@ def test_a_leaf_that_there_is_not_is_refused(trained: Trained, cut: HeadedCut) -
     combined = combine(trained.joint.link, {"bank": share, "lab": share}, cut.head.head)
 
     assert combined.status.tolist() == [SampleStatus.REFUSED]
-    assert "leave a leaf beyond its" in combined.problem
+    assert "leave no leaf" in combined.problem
 
 
 def test_shares_of_another_width_are_no_masks_of_these_trees(trained: Trained, cut: HeadedCut) -> None:
@@ -264,18 +268,11 @@ def test_the_structure_is_the_same_in_whatever_order_nodes_stand_and_another_for
     deep_left = chain([1, 2, -1, -1, -1], [4, 3, -1, -1, -1])
     same_in_breadth = chain([1, 3, -1, -1, -1], [2, 4, -1, -1, -1])
     deep_right = chain([1, -1, 3, -1, -1], [2, -1, 4, -1, -1])
-    digests = [structure_sha256(each, number_leaves(each)) for each in (deep_left, same_in_breadth, deep_right)]
+    digests = [structure_sha256(each) for each in (deep_left, same_in_breadth, deep_right)]
 
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
-    assert number_leaves(same_in_breadth).first[[3, 4, 2]].tolist() == [0, 1, 2]
-
-
-def test_words_of_trees_stand_one_after_another() -> None:
-    words = leaf_words(np.array([1, 52, 53, 105]))
-
-    assert words.first_word.tolist() == [0, 1, 2, 4, 7]
-    assert words.n_words == 7
+    assert same_in_breadth.leaf_numbers[[3, 4, 2]].tolist() == [0, 1, 2]
 
 
 def test_a_manifest_names_structure_and_head_and_reads_back(cut: HeadedCut) -> None:

@@ -1,0 +1,90 @@
+"""Compiles the kernel of the trees: a hook of hatchling, and `python hatch_build.py` for a checkout on PYTHONPATH."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ModuleNotFoundError:  # by hand, where nothing is packaged
+    BuildHookInterface = object
+
+FOLDER = "fedpredict/model/kernel"
+LIBRARY = "libtrees.so"
+# No flags for the machine at hand, because wheels travel; no contraction and no fast mathematics, because sums must be
+# those of the training libraries.
+FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra")
+
+
+class BuildError(Exception):
+    """The kernel cannot be compiled; the message says what to install."""
+
+
+class KernelHook(BuildHookInterface):
+    """Puts the compiled kernel into wheels, and into the source tree for editable installations."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and tag the wheel for this platform."""
+        root = Path(self.root)
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{platform}"
+        try:
+            if version == "editable":
+                compile_kernel(root, root / FOLDER / LIBRARY)
+                return
+            self._folder = tempfile.TemporaryDirectory()  # a source tree may be read-only, or another machine's
+            library = Path(self._folder.name) / LIBRARY
+            compile_kernel(root, library)
+        except BuildError as error:
+            self.app.abort(str(error))
+        build_data["force_include"][str(library)] = f"{FOLDER}/{LIBRARY}"
+
+
+def compile_kernel(root: Path, library: Path) -> None:
+    """Compile the kernel's source under `root` into `library`, whole or not at all.
+
+    Raises:
+        BuildError: There is no compiler, or it fails.
+    """
+    source = root / FOLDER / "trees.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / LIBRARY
+        command = [*_compiler(), *FLAGS, f'-DFP_SOURCE="{digest}"', str(source), "-o", str(made), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(
+                f"fedpredict's kernel for trees does not compile; it needs a C compiler and the C library's headers "
+                f"(on Debian: apt-get install gcc libc6-dev).\n{shlex.join(command)}\n{done.stderr}"
+            )
+        made.replace(library)
+
+
+def _compiler() -> list[str]:
+    if os.environ.get("CC"):
+        return shlex.split(os.environ["CC"])
+    for name in ("cc", "gcc"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError(
+        "fedpredict's kernel for trees needs a C compiler, and there is none: install one and the C library's headers "
+        "(on Debian: apt-get install gcc libc6-dev), or name yours in CC"
+    )
+
+
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    try:
+        compile_kernel(here, here / FOLDER / LIBRARY)
+    except BuildError as error:
+        sys.exit(str(error))
