@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -18,6 +19,7 @@ from fedpredict.errors import FeatureFileError, InputError
 from fedpredict.features.files import FileColumns, read_columns
 from fedpredict.features.values import to_feature
 from fedpredict.model.arrays import Floats
+from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.warehouse.base import ColumnType
 
 _WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
@@ -53,30 +55,40 @@ def read_ids(path: Path, column: str | None) -> list[str | bytes]:
     return cast("list[str | bytes]", values.to_pylist())
 
 
-def read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[Floats, list[str]]:
-    """Return numeric columns of a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
+def read_rows(
+    path: Path, names: Sequence[str] | None = None, categories: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Floats, list[str]]:
+    """Return columns of a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
 
     Args:
         path: The file.
-        names: The columns, in order; None for every column that holds numbers.
+        names: The columns, in order; None for every column that holds numbers, and those of `categories`.
+        categories: For each column of text, the texts whose positions stand for them, as `model.Part` has it.
 
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one of `names` holds something else.
     """
-    file = read_columns(path)
+    file, texts = read_columns(path), categories or {}
     missing = [name for name in names or () if name not in file.columns]
     if missing:
         raise FeatureFileError(f"{path}: has no column {', '.join(map(repr, missing))}")
-    columns: dict[str, pa.ChunkedArray] = {}
+    columns: dict[str, Floats] = {}
     for name in names if names is not None else file.columns:
-        expected = ColumnType.DOUBLE if names is not None else None
+        expected = ColumnType.STRING if name in texts else ColumnType.DOUBLE if names is not None else None
         values, kind = to_feature(file.columns[name], name, typed=file.typed, expected=expected)
-        if kind is ColumnType.DOUBLE:
-            columns[name] = values
-    if not columns:
+        if name in texts:
+            columns[name] = _codes(values, texts[name])
+        elif kind is ColumnType.DOUBLE:
+            columns[name] = np.asarray(values.to_numpy(), dtype=np.float64)
+    if not columns and names is None:
         raise FeatureFileError(f"{path}: has no numeric column")
-    rows = np.column_stack([np.asarray(values.to_numpy(), dtype=np.float64) for values in columns.values()])
-    return rows, list(columns)
+    return np.column_stack(list(columns.values())) if columns else np.zeros((0, 0)), list(columns)
+
+
+def _codes(values: pa.ChunkedArray, texts: Sequence[str]) -> Floats:
+    """Return the positions of texts, `UNKNOWN_CATEGORY` for one that is not there, NaN for NULL."""
+    found = pc.fill_null(pc.index_in(values, value_set=pa.array(texts, pa.string())), int(UNKNOWN_CATEGORY))
+    return np.where(values.is_null().to_numpy(), np.nan, found.to_numpy().astype(np.float64))
 
 
 def check_out(path: Path | None) -> None:

@@ -68,7 +68,8 @@ def split(
             model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
         )
         result = read_model_file(file, options)
-    verification = None if rows is None else read_rows(rows, result.partial.part.features)[0]
+    joint = result.partial.part
+    verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
     parts, the_head = _cut(result, owners, intercept, head, verification)
     _make_folder(out)
     write_partial(out / f"{JOINT}.json", result.partial)
@@ -86,15 +87,21 @@ def split(
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
+    for party, part in parts.items():
+        if not part.part.features:
+            output.note(f"note: nothing in the model asks for features of {party}: {_share_of_nothing(part)}")
     if the_head is not None:
         write_head(out / HEAD, the_head)
         output.say(
             f"{out / HEAD} is for the initiator {the_head.party} alone: `fedpredict model convert {HEAD}` there."
         )
-        for party, part in parts.items():
-            if isinstance(part.part, SplitTreesPart) and not part.part.n_splits:
-                output.say(f"No tree asks for a feature of {party}: its part allows every leaf.")
     output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+
+
+def _share_of_nothing(part: PartialModel) -> str:
+    if isinstance(part.part, SplitTreesPart):
+        return "its part allows every leaf for all samples"
+    return f"its share is {'that of the base score' if part.holds_intercept else 'zero'} for all samples"
 
 
 def _cut(
@@ -129,7 +136,7 @@ def simulate(
             parts[part.party] = part
             advance(len(parts), len(files))
     joint = read_model_file(model / f"{JOINT}.json").partial
-    rows, names = read_rows(data)
+    rows, names = read_rows(data, categories=joint.part.categories)
     report = play(parts, joint, rows, names, head.head if isinstance(head, HeadResult) else None)
     output.fields(
         {
@@ -154,7 +161,7 @@ def _parse_owner(text: str) -> tuple[str, tuple[str, ...]]:
     party, equals, names = text.partition("=")
     if not equals or not party:
         raise typer.BadParameter(f"{text!r}: write PARTY=feature,feature,... or PARTY=@FILE", param_hint="--party")
-    return party, parse_features(names) or ()
+    return party, (parse_features(names) or ()) if names else ()
 
 
 def _make_folder(path: Path) -> None:

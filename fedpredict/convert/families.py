@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from fedpredict.convert.linear_cut import cut_linear
 from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.trees_cut import cut_trees
+from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Family, Part
 
@@ -26,14 +28,17 @@ class FamilyForm:
         from_plain: The inverse: (mapping, what the operator adds) -> the part. Raises `ModelFileError` where a value is
             missing, of the wrong type or does not fit, `FeatureNamesError` where names do not.
         cut: See `Cut`. Raises `ModelConflictError` where it cannot be cut so.
+        may_be_empty: Whether a party may have no feature; its part is one without, whose share is zero.
     """
 
     to_plain: Callable[[Any], dict[str, object]]
     from_plain: Callable[[Mapping[str, object], ReadOptions], Part]
     cut: Cut
+    may_be_empty: bool = False
 
 
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
+    Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
 }
 """The one place that says so."""

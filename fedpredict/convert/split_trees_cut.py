@@ -51,7 +51,7 @@ def split_with_head(
 
     Raises:
         ModelConflictError: The model is not one of trees, or has none.
-        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model.
         NameRefusedError: A party's name breaks the naming rules.
     """
     part = joint.part
@@ -59,25 +59,27 @@ def split_with_head(
         raise ModelConflictError(
             f"model {joint.model_id} has no trees to be split across parties: cut it without a head, by columns"
         )
-    columns = columns_of(part.features, parties)
+    columns = columns_of(part.features, parties, may_be_empty=True)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(part.features)} features")
     parts: dict[str, PartialModel] = {}
     for party, chosen in columns.items():
         own = _part(part, chosen)
-        few = None if rows is None else rows[: max(1, _VERIFICATION_NUMBERS // own.n_scores), chosen]
+        few = None if rows is None else rows[: max(1, _VERIFICATION_NUMBERS // own.n_scores)]
         parts[party] = replace(
             joint,
             party=party,
             part=own,
             fit_intercept=False,
-            verification=None if few is None else verification_of(own, few),
+            verification=None if few is None else verification_of(own, few[:, chosen if own.features else []]),
             metadata=dict(joint.metadata),
         )
     return HeadedCut(parts, _head_model(joint, part, head_party))
 
 
-def _part(joint: TreesPart, chosen: Sequence[int]) -> SplitTreesPart:
+def _part(joint: TreesPart, columns: Sequence[int]) -> SplitTreesPart:
+    """Return a party's part; without features where no tree asks for one of them."""
+    chosen = columns if np.isin(joint.trees.feature, columns).any() else []
     names = tuple(joint.features[at] for at in chosen)
     return SplitTreesPart(
         features=names,
