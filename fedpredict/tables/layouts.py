@@ -11,8 +11,9 @@ import pyarrow as pa
 from fedpredict.model.part import Family, Part
 from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
 from fedpredict.tables.schemas import linear_schema, trees_schema
+from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_to_rows
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
-from fedpredict.tables.trees_digest import trees_digest_fields
+from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
 from fedpredict.warehouse.base import Column, TableSchema
 
@@ -66,6 +67,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (trees_to_rows(part),),
         from_rows=lambda rows, version: trees_from_rows(rows[0], version),
         digest_fields=trees_digest_fields,
+        options=plain_options,
+        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
+    ),
+    Family.SPLIT_TREES: Layout(
+        schemas=lambda view, _: (trees_schema(view),),
+        columns=lambda _: (TREES_NAMES,),
+        to_rows=lambda part: (split_trees_to_rows(part),),
+        from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
+        digest_fields=split_trees_digest_fields,
         options=plain_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),

@@ -41,7 +41,11 @@ fp_unusable and fp_infinite (above 0 where a feature that must not miss is NULL 
 valid), and fp_ties (rows of the feature table with this id and time).
 """
 
-SCORED: Mapping[Family, Scored] = {Family.LINEAR: linear_scores, Family.TREES: tree_scores}
+SCORED: Mapping[Family, Scored] = {
+    Family.LINEAR: linear_scores,
+    Family.TREES: tree_scores,
+    Family.SPLIT_TREES: tree_scores,
+}
 """What the engines can compute; a family that is not here is scored in process only."""
 
 
