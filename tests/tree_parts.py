@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+
+Places = NDArray[np.int64]
 
 TEXTS = (
     "",
@@ -288,4 +291,52 @@ def _joined(
         output=output,
         values=values,
         intercept=intercept,
+    )
+
+
+def full_trees(random: np.random.Generator, n_trees: int, depth: int, n_features: int) -> TreesPart:
+    """Return trees of numbers whose leaves are all at one depth, node `i` above `2 i + 1` and `2 i + 2`."""
+    size = 2 ** (depth + 1) - 1
+    node, start = np.tile(np.arange(size), n_trees), np.repeat(np.arange(n_trees) * size, size)
+    leaf = node >= size // 2
+    children = np.where(leaf, LEAF, start + 2 * node + 1), np.where(leaf, LEAF, start + 2 * node + 2)
+    return _of_numbers(random, np.arange(n_trees + 1) * size, *children, n_features)
+
+
+def chain_of_splits(depth: int) -> TreesPart:
+    """Return one tree in which every split has a leaf on its left."""
+    at = np.arange(2 * depth + 1)
+    leaf = (at % 2 == 1) | (at == 2 * depth)
+    children = np.where(leaf, LEAF, at + 1), np.where(leaf, LEAF, at + 2)
+    return _of_numbers(np.random.default_rng(5), np.array([0, len(at)]), *children, n_features=2)
+
+
+def _of_numbers(random: np.random.Generator, start: Places, left: Places, right: Places, n_features: int) -> TreesPart:
+    """Return trees of one output with random thresholds and leaf values."""
+    leaf, count = left == LEAF, len(left)
+    none, no = np.full(count, NO_SET, dtype=np.int32), np.zeros(count, dtype=np.bool_)
+    trees = Trees(
+        start=start,
+        feature=np.where(leaf, LEAF, random.integers(0, n_features, count)).astype(np.int32),
+        threshold=np.where(leaf, 0.0, random.normal(size=count)),
+        left=left.astype(np.int32),
+        right=right.astype(np.int32),
+        missing_left=(random.random(count) < 0.5) & ~leaf,
+        zero_is_missing=no,
+        left_set=none,
+        known_set=none,
+        unknown_left=no,
+        sets=(),
+        strict=False,
+        float32=False,
+    )
+    return TreesPart(
+        features=tuple(f"f{at}" for at in range(n_features)),
+        categories={},
+        may_miss=np.ones(n_features, dtype=np.bool_),
+        trees=trees,
+        n_scores=1,
+        output=np.zeros(len(start) - 1, dtype=np.int32),
+        values=np.where(leaf, random.normal(size=count), 0.0)[:, None],
+        intercept=np.array([0.5]),
     )

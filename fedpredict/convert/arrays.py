@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.convert.dtypes import element_type, is_ndarray
-from fedpredict.convert.nodes import Node
+from fedpredict.convert.nodes import Name, Node
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
@@ -102,7 +102,7 @@ class ArrayReader:
             raise ModelFileError(f"{what}: a damaged array") from error
 
     def _shaped(self, data: object, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool) -> NDArray[Any]:
-        content = _octets(data)
+        content = octets(data)
         if math.prod(shape) * dtype.itemsize != len(content):
             raise ModelFileError("an array's shape does not fit its bytes")
         self._count(len(content))
@@ -209,8 +209,8 @@ def _axes(value: object, count: int) -> tuple[int, ...]:
     return axes
 
 
-def _octets(value: object) -> bytes:
-    """Bytes, or the nodes that Python writes for bytes below protocol 3."""
+def octets(value: object) -> bytes:
+    """Return bytes of the file, which below protocol 3 are nodes; raise `ModelFileError` for anything else."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, Node) and not value.built:
@@ -219,8 +219,10 @@ def _octets(value: object) -> bytes:
                 return text.encode("latin-1")
             case "builtins.bytes" | "__builtin__.bytes", ():
                 return b""
-            case "builtins.bytearray" | "__builtin__.bytearray", (inner,) if isinstance(inner, bytes):
+            case "builtins.bytearray" | "__builtin__.bytearray", (bytes() as inner,):
                 return inner
+            case "builtins.bytearray" | "__builtin__.bytearray", (Node(callee=Name(name="encode")) as inner,):
+                return octets(inner)
     raise ModelFileError("an array without bytes")
 
 

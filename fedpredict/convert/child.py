@@ -15,6 +15,8 @@ from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
 from fedpredict.convert.head_form import head_from_portable, head_to_portable, is_head
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
+from fedpredict.convert.lightgbm_text import is_lightgbm
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
@@ -22,6 +24,8 @@ from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_po
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
+from fedpredict.convert.xgboost_document import is_xgboost
+from fedpredict.convert.xgboost_file import read_xgboost, read_xgboost_pickle
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.head import HeadModel
 
@@ -71,6 +75,10 @@ def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | 
         ConversionError: One of its leaves; nothing in the file was run.
     """
     content = unpack(data, limits.unpacked_bytes)
+    if is_xgboost(content):
+        return read_xgboost(content, options, limits)
+    if is_lightgbm(content):
+        return read_lightgbm(content, options)
     if is_json(content):
         return _from_plain(parse_json(_utf8(content)), "JSON", options)
     arrays = ArrayReader(limits.array_bytes)
@@ -102,11 +110,16 @@ def _root(content: bytes, limits: Limits) -> object:
 def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
     if isinstance(value, Node) and value.path.startswith("sklearn."):
         return read_sklearn(value, arrays, options)
+    if isinstance(value, Node) and value.path.startswith("xgboost."):
+        return read_xgboost_pickle(value, arrays, options, limits)
+    if isinstance(value, Node) and value.path.startswith("lightgbm."):
+        return read_lightgbm_pickle(value, arrays, options)
     plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
     if isinstance(plain, dict):
         return _from_plain(plain, "pickle", options)
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
+        "models of XGBoost and LightGBM, "
         f"and portable partial models (a dict with format '{FORMAT}')"
     )
 

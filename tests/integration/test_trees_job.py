@@ -98,5 +98,5 @@ def test_a_joint_file_becomes_scores_that_are_lightgbms_by_both_engines(shop: Sh
             rows = pa.parquet.read_table(f"{party}-{engine}.parquet").to_pylist()
             by_id = {row["sample_id"]: row for row in rows}
             total += [by_id[f"p{at}"]["score"] for at in range(N_ROWS)]
-    expected = shop.booster.predict(shop.matrix, raw_score=True) + BASE
+    expected = np.asarray(shop.booster.predict(shop.matrix, raw_score=True)) + BASE
     assert np.abs(totals["warehouse"] - expected).max() <= 1e-9 * np.abs(expected).max()

@@ -1,0 +1,88 @@
+"""What the files of all boosting libraries have in common: how their trees become a partial model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedpredict.convert.intercepts import held_intercept, joint_intercept
+from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.portable import agreed
+from fedpredict.convert.sklearn_file import Reading
+from fedpredict.errors import ModelFileError
+from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.kinds import Kind, check_widths
+from fedpredict.model.links import Link
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.trees import Ints, Trees, TreesPart
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Ensemble:
+    """A boosted model as its file says it; the arrays as `TreesPart` has them.
+
+    Attributes:
+        source: What wrote it, for people.
+        kind: What a raw score means.
+        link: What relates raw scores and predictions.
+        classes: In the order of the scores; empty for a regression.
+        features: The feature names in the order of the columns.
+        categories: For each text feature, its texts in the order of their codes.
+        may_miss: Shape (n_features,).
+        trees: The nodes.
+        output: Shape (n_trees,).
+        values: Shape (n_nodes, 1) or (n_nodes, n_scores).
+        base: Shape (n_scores,): what is added to every raw score; zeros where the library has no such thing.
+        has_base: Whether it has.
+    """
+
+    source: str
+    kind: Kind
+    link: Link
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    categories: dict[str, tuple[str, ...]]
+    may_miss: Bools
+    trees: Trees
+    output: Ints
+    values: Floats
+    base: Floats
+    has_base: bool
+
+
+def booster_reading(ensemble: Ensemble, options: ReadOptions) -> Reading:
+    """Return the partial model of an ensemble.
+
+    Args:
+        ensemble: What the file says.
+        options: Must name the model id, the training run and the party, because no booster does.
+
+    Raises:
+        ModelFileError: A name is not given, or the pieces do not fit together.
+        ModelConflictError: File and operator say different things.
+    """
+    try:
+        check_widths(ensemble.kind, len(ensemble.base), ensemble.classes)
+        part = TreesPart(
+            features=ensemble.features,
+            categories=ensemble.categories,
+            may_miss=ensemble.may_miss,
+            trees=ensemble.trees,
+            n_scores=len(ensemble.base),
+            output=ensemble.output,
+            values=ensemble.values,
+            intercept=held_intercept(ensemble.base, options, fitted=ensemble.has_base),
+        )
+        partial = PartialModel(
+            model_id=agreed(None, options.model_id, "model_id"),
+            training_run=agreed(None, options.training_run, "training_run"),
+            party=agreed(None, options.party, "party"),
+            kind=ensemble.kind,
+            classes=ensemble.classes,
+            fit_intercept=joint_intercept(options, fitted=ensemble.has_base),
+            part=part,
+            link=ensemble.link,
+            metadata={"source": ensemble.source},
+        )
+    except ValueError as error:
+        raise ModelFileError(f"the trees in the file do not make a model: {error}") from error
+    return Reading(partial, ensemble.source)
