@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from fedpredict.convert.linear_cut import cut_linear
 from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.split_trees_form import refuse_cut, split_trees_from_plain, split_trees_to_plain
 from fedpredict.convert.trees_cut import cut_trees
 from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.model.arrays import Floats
@@ -40,5 +41,6 @@ class FamilyForm:
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
     Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
+    Family.SPLIT_TREES: FamilyForm(split_trees_to_plain, split_trees_from_plain, refuse_cut),
 }
 """The one place that says so."""
