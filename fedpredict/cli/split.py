@@ -71,10 +71,7 @@ def split(
     joint = result.partial.part
     verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
     parts, the_head = _cut(result, owners, intercept, head, verification)
-    _make_folder(out)
-    write_partial(out / f"{JOINT}.json", result.partial)
-    for party, part in parts.items():
-        write_partial(out / f"{party}.pkl", part)
+    _write(out, result.partial, parts, the_head)
     told = [
         {
             "party": party,
@@ -87,21 +84,38 @@ def split(
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
+    _tell_odd(output, out, parts, the_head)
+    output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+
+
+def _write(out: Path, joint: PartialModel, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
+    _make_folder(out)
+    write_partial(out / f"{JOINT}.json", joint)
+    for party, part in parts.items():
+        write_partial(out / f"{party}.pkl", part)
+    if head is not None:
+        write_head(out / HEAD, head)
+
+
+def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     for party, part in parts.items():
         if not part.part.features:
             output.note(f"note: nothing in the model asks for features of {party}: {_share_of_nothing(part)}")
-    if the_head is not None:
-        write_head(out / HEAD, the_head)
-        output.say(
-            f"{out / HEAD} is for the initiator {the_head.party} alone: `fedpredict model convert {HEAD}` there."
-        )
-    output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+    if head is not None:
+        output.say(f"{out / HEAD} is for the initiator {head.party} alone: `fedpredict model convert {HEAD}` there.")
 
 
 def _share_of_nothing(part: PartialModel) -> str:
     if isinstance(part.part, SplitTreesPart):
         return "its part allows every leaf for all samples"
     return f"its share is {'that of the base score' if part.holds_intercept else 'zero'} for all samples"
+
+
+def _head_in(folder: Path) -> HeadModel | None:
+    if not (folder / HEAD).exists():
+        return None
+    result = read_file(folder / HEAD)
+    return result.head if isinstance(result, HeadResult) else None
 
 
 def _cut(
@@ -126,7 +140,6 @@ def simulate(
     """Play all parties of a cut model in this process, and compare with the uncut model."""
     output = Output(as_json=as_json)
     files = sorted(model.glob("*.pkl"))
-    head = read_file(model / HEAD) if (model / HEAD).exists() else None
     if not files or not (model / f"{JOINT}.json").exists():
         raise InputError(f"{model}: not a folder of `fedpredict model split` (PARTY.pkl for each, {JOINT}.json)")
     with output.progress("reading the parts", total=len(files)) as advance:
@@ -137,7 +150,7 @@ def simulate(
             advance(len(parts), len(files))
     joint = read_model_file(model / f"{JOINT}.json").partial
     rows, names = read_rows(data, categories=joint.part.categories)
-    report = play(parts, joint, rows, names, head.head if isinstance(head, HeadResult) else None)
+    report = play(parts, joint, rows, names, _head_in(model))
     output.fields(
         {
             "model_id": joint.model_id,

@@ -55,7 +55,7 @@ def simulate(
         joint: The uncut model.
         features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them.
         names: The names of the columns of `features`; may be more than the model has.
-        head: What finishes the parts' shares; None where they are added up.
+        head: What finishes the parts' shares, where they are not added up.
 
     Raises:
         IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model.
@@ -65,7 +65,7 @@ def simulate(
     manifest = build_manifest({party: _description(party, part) for party, part in parts.items()}, shelf)
     _check_same(manifest, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
-    combined = combine(manifest.link, shares, None if head is None else head.head)
+    combined = combine(manifest.link, shares, head.head if head is not None and manifest.head is not None else None)
     if combined.problem:
         raise IncompatiblePartsError(f"{combined.n_misfits} rows: {combined.problem}", parties=manifest.parties)
     expected = combine(joint.link, {"joint": _share(joint, features, names)})
