@@ -72,21 +72,15 @@ class TreeHead:
         return self.values.nbytes + self.output.nbytes + 4 * self.n_leaves.nbytes
 
     def raw_scores(self, shares: Mapping[str, Floats]) -> HeadScores:
-        """Return the sum of the leaves that all parties leave, in the order of the trees, and the base score.
+        """Return the sum of the leaves that all parties leave, and the base score.
 
         Args:
             shares: By party, masks of shape (n_samples, n_words), finite.
         """
         leaves = surviving_leaves(list(shares.values()), self.n_leaves)
         at = np.maximum(leaves, 0) + self.first_leaf[:-1]
-        raw = np.zeros((len(leaves), self.n_outputs))
         with np.errstate(over="ignore", invalid="ignore"):
-            for tree, output in enumerate(self.output.tolist()):
-                if output < 0:
-                    raw += self.values[at[:, tree]]
-                else:
-                    raw[:, output] += self.values[at[:, tree], 0]
-            raw += self.intercept
+            raw = self._sums(at) + self.intercept
         misfit = np.any(leaves < 0, axis=1)
         if not misfit.any():
             return HeadScores(raw)
@@ -94,6 +88,19 @@ class TreeHead:
         row = int(np.flatnonzero(misfit)[0])
         tree = int(np.flatnonzero(leaves[row] < 0)[0])
         return HeadScores(raw, np.asarray(misfit), self._told(tree, int(leaves[row, tree]), row, shares))
+
+    def _sums(self, at: NDArray[np.int64]) -> Floats:
+        """Return the sums of the values of leaves, shape (n_samples, n_outputs).
+
+        Args:
+            at: Shape (n_samples, n_trees): rows of `values`.
+        """
+        if self.output[0] < 0:
+            return np.asarray(self.values[at].sum(axis=1))
+        added = self.values[at, 0]
+        if self.n_outputs == 1:
+            return added.sum(axis=1, keepdims=True)
+        return np.column_stack([added[:, self.output == output].sum(axis=1) for output in range(self.n_outputs)])
 
     def _told(self, tree: int, found: int, row: int, shares: Mapping[str, Floats]) -> str:
         """Return what is wrong with one tree of one sample, and whose masks it is that do not fit."""
