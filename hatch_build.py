@@ -61,11 +61,15 @@ def compile_kernel(root: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / LIBRARY
         command = [*_compiler(), *FLAGS, f'-DFP_SOURCE="{digest}"', str(source), "-o", str(made), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            failure = done.stderr if done.returncode else None
+        except OSError as error:
+            failure = str(error)
+        if failure is not None:
             raise BuildError(
                 f"fedpredict's kernel for trees does not compile; it needs a C compiler and the C library's headers "
-                f"(on Debian: apt-get install gcc libc6-dev).\n{shlex.join(command)}\n{done.stderr}"
+                f"(on Debian: apt-get install gcc libc6-dev).\n{shlex.join(command)}\n{failure}"
             )
         made.replace(library)
 

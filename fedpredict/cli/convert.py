@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,13 @@ from fedpredict.cli import wiring
 from fedpredict.cli.names import nearest
 from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.verification import read_verification
+from fedpredict.convert.certify import certificate_of, replay
 from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import HeadResult, ReadResult, read_file
 from fedpredict.errors import FeatureNamesError, InputError
-from fedpredict.model.partial import PartialModel, largest_difference
-from fedpredict.tables.head_version import HeadVersion
+from fedpredict.model.partial import PartialModel
 from fedpredict.tables.heads import publish_head
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
@@ -51,6 +53,15 @@ def convert(
         bool | None,
         typer.Option("--intercept/--no-intercept", help="Whether this part holds the joint model's intercept."),
     ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify",
+            help="Rows (CSV, Parquet): the part's features and the training side's score (score_0, score_1, ...), or "
+            "the prediction of a whole model. They are replayed here and in the warehouse's engine; where one differs, "
+            "nothing is converted.",
+        ),
+    ] = None,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -70,19 +81,33 @@ def convert(
         with output.progress(f"reading {file.name}"):
             result = read_file(file, options)
         if isinstance(result, HeadResult):
-            version, written = publish_head(ours.warehouse, result.head, result.source_sha256)
-            _report_head(output, file, result, version, written=written)
+            _convert_head(output, ours.warehouse, file, result, verify)
             return
+        if verify is not None:
+            rows = read_verification(verify, result.partial)
+            result = replace(result, partial=replace(result.partial, verification=rows))
         target = choose_view(ours.warehouse, view, result.partial)
         match_view(result.partial, [feature.name for feature in target.features])
         with output.progress(f"writing {result.partial.model_id}"):
-            published, written = publish_model(
-                ours.warehouse, result.partial, target, result.source_sha256, _certificate(result)
+            version, written = publish_model(
+                ours.warehouse,
+                result.partial,
+                target,
+                result.source_sha256,
+                lambda version: _certificate(ours.warehouse, result, target, version),
             )
-    _report(output, file, result, published, written=written)
+        engine = ours.warehouse.engine.name
+    _report(output, file, result, version, written=written)
+    if engine not in version.engines:
+        output.note(
+            f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
+        )
 
 
-def _report_head(output: Output, file: Path, result: HeadResult, version: HeadVersion, *, written: bool) -> None:
+def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:
+    if verify is not None:
+        raise InputError("--verify: a head has no partial scores; verify the parties' parts")
+    version, written = publish_head(warehouse, result.head, result.source_sha256)
     if not result.network_isolated:
         output.note(_NOT_ISOLATED)
     what = "is now" if written else "was converted before, unchanged; it stays"
@@ -123,6 +148,8 @@ def _report(output: Output, file: Path, result: ReadResult, version: ModelVersio
             "holds_intercept": version.holds_intercept,
             "training_run": version.training_run,
             "params_sha256": version.params_sha256,
+            "engines": version.engines,
+            "certificate": dict(version.certificate),
         },
         f"{file.name} ({result.source}, {len(version.features)} features) {what} version {version.version} of "
         f"{version.model_id} at {version.party}: digest {version.params_sha256[:12]}, view {version.view} "
@@ -167,14 +194,13 @@ def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -
     )
 
 
-def _certificate(result: ReadResult) -> dict[str, object]:
-    absolute, relative = largest_difference(result.partial)
-    rows = result.partial.verification
+def _certificate(
+    warehouse: Warehouse, result: ReadResult, view: FeatureView, version: ModelVersion
+) -> dict[str, object]:
+    replays = replay(warehouse, result.partial, view, version)
     return {
         "converter": f"fedpredict {__version__}",
         "source": result.source,
-        "verification_rows": 0 if rows is None else len(rows.features),
-        "largest_difference": absolute,
-        "largest_relative_difference": relative,
         "network_isolated": result.network_isolated,
+        **certificate_of(replays, result.partial),
     }

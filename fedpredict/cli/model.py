@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -17,6 +17,9 @@ from fedpredict.tables.head_version import HeadVersion
 from fedpredict.tables.heads import delete_heads, list_heads
 from fedpredict.tables.models import ModelVersion, delete_model, list_versions, rollback
 from fedpredict.warehouse.base import Warehouse
+
+_HEAD = ("head", "combining", "structure", "n_outputs", "training_run", "created_at")
+_PARITY = ("engine", "version", "rows", "max_abs", "max_rel", "elapsed_s")
 
 app = typer.Typer(help="Convert partial models into parameter tables, and manage their versions.", no_args_is_help=True)
 app.command("convert")(convert)
@@ -47,13 +50,14 @@ def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag 
     if as_json:
         output.fields({**details, "history": history, **({"heads": shown_heads} if heads else {})})
         return
-    output.fields(details)
     if versions:
+        certificate = dict(versions[-1].certificate)
+        parity = certificate.pop("parity", [])
+        output.fields({**details, "certificate": certificate})
+        output.rows(_PARITY, cast("list[dict[str, object]]", parity), empty="No verification rows were replayed.")
         output.rows(("version", "digest", "view", "training_run", "created_at"), history, empty="")
     if heads:
-        output.rows(
-            ("head", "combining", "structure", "n_outputs", "training_run", "created_at"), shown_heads, empty=""
-        )
+        output.rows(_HEAD, shown_heads, empty="")
 
 
 @app.command("delete")

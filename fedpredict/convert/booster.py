@@ -82,6 +82,7 @@ def booster_reading(ensemble: Ensemble, options: ReadOptions) -> Reading:
             part=part,
             link=ensemble.link,
             metadata={"source": ensemble.source},
+            float32=part.trees.float32,
         )
     except ValueError as error:
         raise ModelFileError(f"the trees in the file do not make a model: {error}") from error

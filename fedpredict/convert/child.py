@@ -118,9 +118,8 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
     if isinstance(plain, dict):
         return _from_plain(plain, "pickle", options)
     raise UnsupportedModelError(
-        f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
-        "models of XGBoost and LightGBM, "
-        f"and portable partial models (a dict with format '{FORMAT}')"
+        f"the file holds {described(value)}; supported are scikit-learn's linear models, pipelines of scalers and "
+        f"trees, models of XGBoost and LightGBM, and portable partial models (a dict with format '{FORMAT}')"
     )
 
 

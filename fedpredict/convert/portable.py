@@ -27,7 +27,7 @@ FORMAT = "fedpredict-partial-1"
 
 _KEYS = (
     "format", "model_id", "training_run", "party", "kind", "link", "classes", "fit_intercept", "verification",
-    "metadata",
+    "metadata", "float32",
 )  # fmt: skip
 _VERIFICATION_KEYS = ("features", "partial_scores")
 
@@ -49,6 +49,8 @@ def to_portable(partial: PartialModel) -> dict[str, object]:
         result.update(linear_to_plain(part))
     else:
         result |= {"family": part.family.value, "part": FAMILIES[part.family].to_plain(part)}
+    if partial.float32:
+        result["float32"] = True
     if partial.link != own_link(partial.kind):
         result["link"] = str(partial.link)  # only then, so that files are what they were before there were links
     if rows is not None:
@@ -122,6 +124,7 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
             part=part,
             verification=_verification(content.get("verification"), part),
             metadata=metadata_of(content.get("metadata")),
+            float32=_float32(content.get("float32")),
         )
     except ValueError as error:
         raise ModelFileError(f"the portable model does not fit together: {error}") from error
@@ -249,6 +252,12 @@ def _coded(rows: object, part: Part) -> Floats:
                 codes[column].get(cell, UNKNOWN_CATEGORY) if isinstance(cell, str) else number(cell, what)
             )
     return result
+
+
+def _float32(value: object) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise ModelFileError("float32 is not true or false")
+    return bool(value)
 
 
 def metadata_of(value: object) -> dict[str, str]:

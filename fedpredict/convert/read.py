@@ -30,9 +30,6 @@ from fedpredict.model.partial import PartialModel, largest_difference
 
 logger = logging.getLogger(__name__)
 
-MAX_RELATIVE_DIFFERENCE = 1e-9
-"""How far verification rows may be off, relative to the sum of the absolute terms of a score."""
-
 _CHUNK_BYTES = 2**20
 _DEFAULTS = Limits()
 
@@ -87,7 +84,8 @@ def read_file(path: Path, options: ReadOptions | None = None, limits: Limits = _
 
     Args:
         path: A pickle or joblib file (also compressed with gzip, zlib, bz2, xz or zstd) of a scikit-learn linear
-            model, or of a portable partial model or head, or the latter as JSON. The content decides, not the name.
+            model or trees, or of a portable partial model or head, or the latter as JSON. The content decides, not the
+            file's name.
         options: What the operator adds to the file, or says as well.
         limits: What reading may cost.
 
@@ -188,11 +186,20 @@ def check_verification(partial: PartialModel) -> None:
     """Replay a partial model's verification rows, if it has some.
 
     Raises:
-        VerificationError: The largest difference, relative to the sum of the absolute terms, is above 1e-9.
+        VerificationError: The largest difference, relative to the sum of the absolute terms, is above its tolerance.
     """
-    absolute, relative = largest_difference(partial)
-    if relative > MAX_RELATIVE_DIFFERENCE:
+    check_parity("numpy", *largest_difference(partial), partial.tolerance)
+
+
+def check_parity(engine: str, absolute: float, relative: float, tolerance: float) -> None:
+    """Check what an engine's scores of verification rows came to.
+
+    Raises:
+        VerificationError: `relative`, or NaN, is above the tolerance.
+    """
+    if not relative <= tolerance:
         raise VerificationError(
-            f"the verification rows give other partial scores: off by {absolute:.3g}, {relative:.3g} of the sum of the "
-            f"absolute terms (allowed: {MAX_RELATIVE_DIFFERENCE:g}); weights, names or order in the file are wrong"
+            f"{engine} gives other partial scores for the verification rows: off by {absolute:.3g}, {relative:.3g} of "
+            f"the sum of the absolute terms (allowed: {tolerance:g}); the file's weights, names or order are wrong, or "
+            "the rows are"
         )

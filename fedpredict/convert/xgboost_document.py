@@ -14,8 +14,8 @@ from fedpredict.convert.options import Limits
 from fedpredict.convert.ubjson import is_ubjson, parse_ubjson
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 
-OLDEST = (1, 2)
-"""The first version whose files are read; their JSON was an experiment before."""
+OLDEST = (1, 5)
+"""The first version whose files are read. 1.2 adds another base score to `binary:logitraw`, and stops elsewhere."""
 NEWEST_MAJOR = 3
 
 AS_JSON = "load it with the XGBoost that wrote it and write it with save_model('model.json')"
@@ -136,7 +136,7 @@ def checked_version(root: Section) -> tuple[int, int, int]:
     if not OLDEST <= (major, minor) < (NEWEST_MAJOR + 1, 0):
         raise UnsupportedModelError(
             f"the model was written by XGBoost {major}.{minor}.{patch}; versions from {OLDEST[0]}.{OLDEST[1]} up to "
-            f"{NEWEST_MAJOR + 1}.0 are read"
+            f"{NEWEST_MAJOR + 1}.0 are read: write it again with one of them"
         )
     return major, minor, patch
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kernel.library import LIBRARY
-from fedpredict.model.kernel.walker import LEAVES_PER_WORD, packed, word_starts
+from fedpredict.model.kernel.masker import LEAVES_PER_WORD, word_starts
+from fedpredict.model.kernel.rules import packed
 
 __all__ = ["LEAVES_PER_WORD", "NONE", "NO_MASK", "SEVERAL", "surviving_leaves", "word_starts"]
 
@@ -45,10 +46,10 @@ def surviving_leaves(masks: Sequence[Floats], n_leaves: NDArray[np.integer]) -> 
     array([[ 1, -1, -2]], dtype=int32)
     """
     counts = np.ascontiguousarray(n_leaves, dtype=np.int32)
-    n_words = int(word_starts(counts)[-1])
+    n_words = int((-(-counts // LEAVES_PER_WORD)).sum())
     if not masks or any(each.shape != (len(masks[0]), n_words) for each in masks):
         raise ValueError(f"masks of shapes {[each.shape for each in masks]} for {n_words} words")
-    if (counts < 1).any():
+    if counts.min(initial=1) < 1:
         raise ValueError("a tree without leaves")
     given = [packed(each) for each in masks]
     addresses = (ctypes.c_void_p * len(given))(*(each.ctypes.data for each in given))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combine import finish
 from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link
@@ -16,6 +17,8 @@ from fedpredict.model.split_trees import combination_of
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
+TOLERANCE, TOLERANCE_FLOAT32 = 1e-9, 1e-6
+"""How far a part's scores may be from those of a library that computes in float64, and in float32."""
 _UNSAID = Link("identity")
 """This very object, where no link is said: the kind's own is meant."""
 
@@ -26,11 +29,14 @@ class VerificationRows:
 
     Attributes:
         features: Shape (n_rows, n_features), columns in the order of the part's features; texts as the part's codes.
-        partial_scores: Shape (n_rows, n_scores).
+        partial_scores: Shape (n_rows, n_scores); NaN throughout where the training side has no score either.
+        predictions: Shape (n_rows, n_outputs): what the training side predicts for them, where it gives that instead of
+            scores (`partial_scores` is then as wide as the part's and NaN); only for a part that is the whole model.
     """
 
     features: Floats
     partial_scores: Floats
+    predictions: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.partial_scores.ndim != 2 or len(self.features) != len(self.partial_scores):
@@ -54,6 +60,7 @@ class PartialModel:
         verification: Rows to replay at conversion, if the training side gave some.
         metadata: Free text by name, shown by `model show`, never used for scoring.
         link: What relates raw scores and predictions; the kind's own where none is said.
+        float32: Whether the training library adds up scores in float32, and so agrees to fewer digits.
     """
 
     model_id: str
@@ -66,6 +73,7 @@ class PartialModel:
     verification: VerificationRows | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     link: Link = _UNSAID
+    float32: bool = False
 
     def __post_init__(self) -> None:
         if self.link is _UNSAID:
@@ -89,6 +97,16 @@ class PartialModel:
         """Whether the joint model's intercept is in this part."""
         return self.part.intercept is not None
 
+    @property
+    def n_outputs(self) -> int:
+        """The width of a prediction."""
+        return self.part.n_scores
+
+    @property
+    def tolerance(self) -> float:
+        """How far scores may be from the training library's, relative to the sum of the absolute terms."""
+        return TOLERANCE_FLOAT32 if self.float32 else TOLERANCE
+
 
 def n_outputs_of(part: Part) -> int:
     """Return the number of raw scores per sample of the model that a part is of."""
@@ -99,18 +117,42 @@ def n_outputs_of(part: Part) -> int:
 def largest_difference(partial: PartialModel) -> tuple[float, float]:
     """Return how far the part's scores are from its verification rows: (largest absolute, largest relative).
 
-    The relative difference is measured against the sum of the absolute terms of each score, because that is what
-    rounding in another order of summation is proportional to. Without verification rows both are 0.0.
+    Without verification rows both are 0.0.
     """
-    if partial.verification is None or not len(partial.verification.features):
+    if partial.verification is None:
         return 0.0, 0.0
-    rows, part = partial.verification, partial.part
+    return largest_deviation(own_scores(partial.part, partial.verification.features), partial.verification, partial)
+
+
+def own_scores(part: Part, features: Floats) -> Floats:
+    """Return a part's scores of samples, NaN where its status is not OK; shape (n_samples, n_scores)."""
+    scores, statuses = part.partial_scores(features), part.statuses(features)
+    return scores if statuses is None else np.where((statuses == SampleStatus.OK)[:, None], scores, np.nan)
+
+
+def largest_deviation(scores: Floats, rows: VerificationRows, partial: PartialModel) -> tuple[float, float]:
+    """Return how far scores of verification rows are from what is expected: (largest absolute, largest relative).
+
+    The relative difference is measured against the sum of the absolute terms of each score, because that is what
+    rounding in another order of summation is proportional to; that of predictions against their size, or 1 where they
+    are smaller. A score where none is expected, and none where one is, are infinitely far.
+
+    Args:
+        scores: Shape (n_rows, n_scores); NaN where there is no score.
+        rows: What is expected.
+        partial: What the rows are of.
+    """
+    if not len(scores):
+        return 0.0, 0.0
+    if rows.predictions is None:
+        found, expected, terms = scores, rows.partial_scores, partial.part.magnitudes(rows.features)
+    else:
+        status = np.where(np.isnan(scores).any(axis=1), SampleStatus.FEATURE_INVALID, SampleStatus.OK)
+        found, expected = finish(partial.link, scores, status.astype(np.uint8)).predictions, rows.predictions
+        terms = np.maximum(1.0, np.abs(expected))
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(part.partial_scores(rows.features) - rows.partial_scores)
-    difference = np.where(np.isnan(difference), np.inf, difference)
-    statuses = part.statuses(rows.features)
-    if statuses is not None:
-        difference[statuses != SampleStatus.OK] = np.inf
-    terms = part.magnitudes(rows.features)
+        difference = np.abs(found - expected)
+    neither = np.isnan(found) & np.isnan(expected)
+    difference = np.where(neither, 0.0, np.where(np.isnan(difference), np.inf, difference))
     relative = np.divide(difference, terms, out=np.where(difference > 0.0, np.inf, 0.0), where=terms > 0.0)
     return float(difference.max()), float(relative.max())

@@ -99,7 +99,7 @@ class TreeHead:
             return np.asarray(self.values[at].sum(axis=1))
         added = self.values[at, 0]
         if self.n_outputs == 1:
-            return added.sum(axis=1, keepdims=True)
+            return np.asarray(added.sum(axis=1, keepdims=True))
         return np.column_stack([added[:, self.output == output].sum(axis=1) for output in range(self.n_outputs)])
 
     def _told(self, tree: int, found: int, row: int, shares: Mapping[str, Floats]) -> str:

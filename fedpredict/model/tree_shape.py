@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from fedpredict.model.kernel.walker import number_leaves
+from fedpredict.model.kernel.masker import number_leaves
 from fedpredict.model.trees import LEAF, Trees
 
 _FORMAT = b"fedpredict-tree-shapes-1"

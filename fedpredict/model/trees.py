@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
-from fedpredict.model.kernel.walker import MAX_COLUMNS, LeafSums, Walker, number_leaves
+from fedpredict.model.kernel.masker import Masker, number_leaves
+from fedpredict.model.kernel.rules import MAX_COLUMNS
+from fedpredict.model.kernel.walker import LeafSums, Walker
 from fedpredict.model.part import Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 
@@ -51,7 +54,6 @@ class Trees:
         sets: Sets of codes, each sorted and without repeats.
         strict: Whether nodes compare by <, not by <=.
         float32: Whether x is rounded to float32 before it is compared.
-        walker: The same nodes as the kernel reads them.
     """
 
     start: NDArray[np.int64]
@@ -67,7 +69,9 @@ class Trees:
     sets: tuple[Ints, ...]
     strict: bool
     float32: bool
-    walker: Walker = field(init=False)
+    _n_columns: int = field(init=False)
+    _walker: Walker | None = field(init=False, default=None)
+    _masker: Masker | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         n_nodes = len(self.feature)
@@ -88,7 +92,7 @@ class Trees:
             raise ValueError("a threshold is NaN or infinite")
         self._check_children()
         self._check_sets()
-        object.__setattr__(self, "walker", Walker(self))
+        object.__setattr__(self, "_n_columns", int(self.feature.max(initial=LEAF)) + 1)
 
     def _check_children(self) -> None:
         leaf = self.feature == LEAF
@@ -102,7 +106,7 @@ class Trees:
         parents = np.concatenate([inner, inner])
         if ((children <= parents) | (children >= len(leaf))).any() or (tree[children] != tree[parents]).any():
             raise ValueError("a child that does not come after its parent in the same tree: dangling, or in a circle")
-        if len(np.unique(children)) != len(children) or len(children) != len(leaf) - self.n_trees:
+        if (np.bincount(children, minlength=1) > 1).any() or len(children) != len(leaf) - self.n_trees:
             raise ValueError("a node with two parents, or with none")
 
     def _check_sets(self) -> None:
@@ -136,21 +140,41 @@ class Trees:
         return np.where(self.feature == LEAF, number_leaves(self)[0], np.int32(-1))
 
     @property
-    def n_words(self) -> int:
-        """The width of `masks`."""
-        return self.walker.n_words
-
-    @property
     def is_whole(self) -> bool:
         """Whether every split is by a column, none by another party's feature."""
-        return self.walker.summable
+        return not (self.feature == FOREIGN).any()
+
+    @property
+    def walker(self) -> Walker:
+        """The nodes as the kernel walks them, laid out at the first call.
+
+        Raises:
+            ValueError: A split is another party's.
+        """
+        if self._walker is None:
+            if not self.is_whole:
+                raise ValueError("another party's splits decide too: a sample has no one leaf here")
+            object.__setattr__(self, "_walker", Walker(self))
+        return cast("Walker", self._walker)
+
+    @property
+    def masker(self) -> Masker:
+        """The splits by columns as the kernel makes masks of them, laid out at the first call."""
+        if self._masker is None:
+            object.__setattr__(self, "_masker", Masker(self))
+        return cast("Masker", self._masker)
+
+    @property
+    def n_words(self) -> int:
+        """The width of `masks`."""
+        return self.masker.n_words
 
     @property
     def n_bytes(self) -> int:
-        """The memory of all arrays, with those that the kernel reads."""
+        """The memory of all arrays, with those that were laid out for the kernel."""
         arrays = (getattr(self, name) for name in self.__slots__)
         given = sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
-        return given + self.walker.n_bytes
+        return given + sum(each.n_bytes for each in (self._walker, self._masker) if each is not None)
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
         """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).
@@ -161,9 +185,7 @@ class Trees:
         Raises:
             ValueError: Fewer columns than the trees refer to, or a split is another party's.
         """
-        if not self.is_whole:
-            raise ValueError("another party's splits decide too: a sample has no one leaf here")
-        return self.walker.leaves(features)
+        return self.walker.leaves(self._checked(features))
 
     def masks(self, features: Floats) -> Floats:
         """Return for every sample the leaves that the splits by columns allow; shape (n_samples, n_words).
@@ -177,7 +199,12 @@ class Trees:
         Raises:
             ValueError: Fewer columns than the trees refer to.
         """
-        return self.walker.masks(features)
+        return self.masker.masks(self._checked(features))
+
+    def _checked(self, features: Floats) -> Floats:
+        if features.ndim != 2 or features.shape[1] < self._n_columns:
+            raise ValueError(f"features of shape {features.shape} for trees over {self._n_columns} columns")
+        return features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,8 +244,6 @@ class TreesPart:
             raise ValueError("categories of a feature that there is not, or repeated")
         if self.trees.feature.max(initial=LEAF) >= len(self.features):
             raise ValueError("a tree refers to a feature that there is not")
-        if not self.trees.is_whole:
-            raise ValueError("trees with another party's splits have no sum at one party")
         self._check_values()
         output = None if self._is_wide() else self.output
         sums = LeafSums(self.trees.walker, self.values, output, self.intercept, self.n_scores)

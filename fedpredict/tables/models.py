@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from fedpredict.errors import FeatureNamesError, ModelNotFoundError, TableCorruptError, WarehouseWriteError
+from fedpredict.errors import (
+    FeatureNamesError,
+    FedPredictError,
+    ModelNotFoundError,
+    TableCorruptError,
+    WarehouseWriteError,
+)
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.partial import PartialModel, n_outputs_of
 from fedpredict.tables.digest import params_sha256
@@ -50,7 +56,7 @@ def publish_model(
     partial: PartialModel,
     view: FeatureView,
     source_sha256: str,
-    certificate: Mapping[str, object] | None = None,
+    certify: Callable[[ModelVersion], Mapping[str, object]] | None = None,
 ) -> tuple[ModelVersion, bool]:
     """Write a part and make it the model's current version.
 
@@ -65,7 +71,8 @@ def publish_model(
         partial: The part.
         view: The view that its features, all numeric, are taken from by name.
         source_sha256: The digest of the model file.
-        certificate: What was checked at conversion; JSON values.
+        certify: Checks the parameters as they are stored, before any reader can see the version, and returns what was
+            checked, as JSON values. If it raises, nothing is published, and parameters that were written are removed.
 
     Returns:
         The current version, and whether anything was written: False where the same file was current and its stored
@@ -79,13 +86,17 @@ def publish_model(
     warehouse.ensure(MODELS)
     for schema in LAYOUTS[partial.part.family].schemas(view.name, view.columns):
         warehouse.ensure(schema)
-    wanted = _describe(partial, view, source_sha256, certificate or {})
+    wanted = _describe(partial, view, source_sha256)
     versions = list_versions(warehouse, partial.model_id)
     known = [each for each in versions if _same_source(each, wanted)]
     salt = known[-1].salt if known else secrets.token_bytes(SALT_BYTES)
     digest = params_sha256(partial, view.name, view.version, salt)
     wanted = replace(wanted, salt=salt, params_sha256=digest)
     stored = _store_parameters(warehouse, wanted, partial)
+    if certify is not None:
+        wanted = _certified(
+            warehouse, wanted, certify, remove=stored and digest not in {each.params_sha256 for each in versions}
+        )
     if versions and versions[-1].params_sha256 == digest:
         return versions[-1], stored
     published = _append(warehouse, wanted)
@@ -207,9 +218,7 @@ def _check_features(partial: PartialModel, view: FeatureView) -> None:
         )
 
 
-def _describe(
-    partial: PartialModel, view: FeatureView, source_sha256: str, certificate: Mapping[str, object]
-) -> ModelVersion:
+def _describe(partial: PartialModel, view: FeatureView, source_sha256: str) -> ModelVersion:
     """Return the version that `partial` will be; number, salt and digest are placeholders."""
     layout = LAYOUTS[partial.part.family]
     return ModelVersion(
@@ -230,7 +239,7 @@ def _describe(
         features=partial.part.features,
         salt=bytes(SALT_BYTES),
         metadata=partial.metadata,
-        certificate=certificate,
+        certificate={},
         created_at=datetime.now(UTC),
         source_sha256=source_sha256,
         family=partial.part.family,
@@ -258,6 +267,23 @@ def _store_parameters(warehouse: Warehouse, version: ModelVersion, partial: Part
             warehouse.replace(table, version.partition, rows)
         return True
     return False
+
+
+def _certified(
+    warehouse: Warehouse,
+    version: ModelVersion,
+    certify: Callable[[ModelVersion], Mapping[str, object]],
+    *,
+    remove: bool,
+) -> ModelVersion:
+    """Return the version with its certificate; without one, no parameters stay that no version points to."""
+    try:
+        return replace(version, certificate=certify(version))
+    except FedPredictError:
+        if remove:
+            for schema in LAYOUTS[version.family].schemas(version.view, ()):
+                warehouse.replace(schema.name, version.partition, schema.arrow_schema.empty_table())
+        raise
 
 
 def _append(warehouse: Warehouse, version: ModelVersion) -> ModelVersion:

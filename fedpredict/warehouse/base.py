@@ -83,8 +83,29 @@ class TableSchema:
         return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in self.columns])
 
 
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What computes a warehouse's queries.
+
+    Attributes:
+        name: "duckdb", "spark" or "hive".
+        version: As the engine says it.
+    """
+
+    name: str
+    version: str
+
+
 class Warehouse(Protocol):
     """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What runs the queries; asks the server where there is one.
+
+        Raises:
+            WarehouseUnavailableError: The engine cannot be reached.
+        """
 
     def ensure(self, schema: TableSchema) -> None:
         """Create the table, or add the columns it lacks; rows that are there keep NULL in them.

@@ -15,6 +15,7 @@ from typing_extensions import override
 from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
 from fedpredict.warehouse.base import (
     Column,
+    EngineInfo,
     Partition,
     TableSchema,
     Value,
@@ -82,6 +83,14 @@ class HiveWarehouse(Warehouse):
             raise WarehouseWriteError(f"database {self._settings.database} is not created: {error}") from error
         finally:
             session.close()
+
+    @property
+    @override
+    def engine(self) -> EngineInfo:
+        """Apache Hive or Spark, as the server says."""
+        with self._session() as session:
+            version = session.execute("SELECT version()").column(0)[0].as_py()
+            return EngineInfo(session.engine.value, str(version).split(" ", 1)[0])
 
     @override
     def ensure(self, schema: TableSchema) -> None:

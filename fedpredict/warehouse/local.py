@@ -20,6 +20,7 @@ from fedpredict.errors import StatementError, TableCorruptError, WarehouseWriteE
 from fedpredict.warehouse.base import (
     ARROW_TYPES,
     Column,
+    EngineInfo,
     Partition,
     TableSchema,
     Value,
@@ -55,6 +56,12 @@ class LocalWarehouse(Warehouse):
         self._root = root.absolute()
         self._engine: LocalEngine | None = None
         self._opening = threading.Lock()
+
+    @property
+    @override
+    def engine(self) -> EngineInfo:
+        """DuckDB."""
+        return EngineInfo("duckdb", self._opened().version)
 
     @override
     def ensure(self, schema: TableSchema) -> None:

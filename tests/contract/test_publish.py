@@ -34,7 +34,7 @@ from fedpredict.tables.views import (
     read_snapshot_rows,
     snapshot_name,
 )
-from fedpredict.warehouse.base import ColumnType, Partition, TableSchema, Value, Warehouse
+from fedpredict.warehouse.base import ColumnType, EngineInfo, Partition, TableSchema, Value, Warehouse
 from tests.linear_parts import linear
 
 pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
@@ -85,6 +85,11 @@ class Interruptible(Warehouse):
             raise Interrupted
         self._left -= 1
 
+    @property
+    @override
+    def engine(self) -> EngineInfo:
+        return self._inner.engine
+
     @override
     def ensure(self, schema: TableSchema) -> None:
         self._step()
@@ -118,7 +123,7 @@ def test_a_published_part_comes_back_bit_equal(warehouse: Warehouse, name: str) 
     part = LinearPart(NAMES, EXTREMES, None, np.array([-0.0, 4.9e-320]))
     partial = PartialModel(name, "run-1", "lab", Kind.LINEAR, (), False, part, metadata={"note": 'it\'s "100%" \\ 年'})
 
-    version, written = publish_model(warehouse, partial, view_of(name, NAMES), "a" * 64, {"rows": 3})
+    version, written = publish_model(warehouse, partial, view_of(name, NAMES), "a" * 64, lambda _: {"rows": 3})
     found = current_versions(warehouse)[name]
     loaded = load_model(warehouse, found)
 

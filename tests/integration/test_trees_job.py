@@ -78,7 +78,7 @@ def test_a_joint_file_becomes_scores_that_are_lightgbms_by_both_engines(shop: Sh
     assert "of shop: its share is that of the base score" in shop.notes
     assert [row["features"] for row in told] == [["age", "income"], ["visits", "debt", "colour"], []]
 
-    played = shop.run("simulate", "--model", "parts", "--data", "rows.parquet")
+    played = shop.run("simulate", "--model", "parts", "--data", "rows.csv")
     assert played["scored"] == N_ROWS
     assert played["largest_relative_difference"] <= 1e-12
 

@@ -13,23 +13,33 @@ _FIX = (
 )
 
 
-class TreesStruct(ctypes.Structure):
-    """`Trees` of `trees.c`: addresses and counts. Who makes one keeps the arrays alive."""
+class Rules(ctypes.Structure):
+    """`Rules` of `trees.c`."""
 
     _fields_ = (
-        ("nodes", ctypes.c_void_p),
-        ("start", ctypes.c_void_p),
-        ("original", ctypes.c_void_p),
-        ("plain", ctypes.c_void_p),
-        ("set_words", ctypes.c_void_p),
-        ("set_start", ctypes.c_void_p),
-        ("set_codes", ctypes.c_void_p),
-        ("codes_start", ctypes.c_void_p),
-        ("word_start", ctypes.c_void_p),
-        ("n_trees", ctypes.c_int64),
-        ("stack_size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("set_words", "set_start", "set_codes", "codes_start")),
         ("zero", ctypes.c_double),
         ("float32", ctypes.c_int64),
+    )
+
+
+class TreesStruct(ctypes.Structure):
+    """`Trees` of `trees.c`. Who makes a structure keeps the arrays alive whose addresses are in it."""
+
+    _fields_ = (
+        ("rules", Rules),
+        *((name, ctypes.c_void_p) for name in ("nodes", "start", "original", "plain")),
+        ("n_trees", ctypes.c_int64),
+    )
+
+
+class MasksStruct(ctypes.Structure):
+    """`Masks` of `trees.c`."""
+
+    _fields_ = (
+        ("rules", Rules),
+        *((name, ctypes.c_void_p) for name in ("splits", "split_start", "n_roots", "word_start", "all")),
+        *((name, ctypes.c_int64) for name in ("n_trees", "most_splits", "most_words")),
     )
 
 
@@ -52,10 +62,11 @@ def load(folder: Path) -> ctypes.CDLL:
         raise ImportError(f"fedpredict's compiled kernel {path} is not made from the trees.c beside it: {_FIX}")
     address, count = ctypes.c_void_p, ctypes.c_int64
     for name, arguments, result in (
-        ("fp_trees_leaves", (address, address, count, count, address), None),
-        ("fp_trees_sum", (address, address, count, count, *[address] * 3, count, count, address), None),
-        ("fp_trees_number", (count, *[address] * 7), None),
-        ("fp_trees_masks", (address, address, count, count, address), ctypes.c_int),
+        ("fp_leaves", (address, address, count, count, address), None),
+        ("fp_sums", (address, address, count, count, *[address] * 3, count, count, address), None),
+        ("fp_number_leaves", (count, *[address] * 4), None),
+        ("fp_order_splits", (count, *[address] * 9), None),
+        ("fp_masks", (address, address, count, count, address), ctypes.c_int),
         ("fp_surviving_leaves", (address, count, count, count, address, address), None),
     ):
         function = getattr(library, name)

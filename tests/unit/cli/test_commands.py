@@ -352,3 +352,40 @@ def test_the_names_of_a_file_without_names_may_stand_in_a_file(shell: Shell) -> 
     assert "nothing cannot be read" in shell.fails(
         4, "model", "convert", "lab.json", "--features", "@nothing", "--config", shell.config
     )
+
+
+def test_verification_rows_are_replayed_and_shown(shell: Shell) -> None:
+    load(shell)
+    rows = "age,income,score,note\n40,2,-8.875,a\n20,4,-2.875,b\n,4,,c\n"
+    (shell.folder / "rows.csv").write_text(rows)
+
+    converted = shell.json("model", "convert", "lab.json", "--verify", "rows.csv", "--config", shell.config)
+
+    parity = converted["certificate"]["parity"]
+    assert [(each["engine"], each["rows"], each["max_abs"]) for each in parity] == [
+        ("numpy", 3, 0.0),
+        ("duckdb", 3, 0.0),
+    ]
+    assert converted["engines"] == ["numpy", "duckdb", "spark", "hive"]
+    shown = shell.run("model", "show", "credit", "--config", shell.config)
+    assert "duckdb" in shown
+    assert shell.json("model", "show", "credit", "--config", shell.config)["certificate"]["parity"] == parity
+
+
+def test_a_verification_row_that_differs_converts_nothing(shell: Shell) -> None:
+    load(shell)
+    (shell.folder / "rows.csv").write_text("age,income,score\n40,2,-8.875\n20,4,-2.8\n")
+
+    told = shell.fails(4, "model", "convert", "lab.json", "--verify", "rows.csv", "--config", shell.config)
+
+    assert "numpy gives other partial scores for the verification rows: off by 0.075" in told
+    assert shell.json("model", "list", "--config", shell.config) == []
+
+
+def test_verification_rows_without_a_feature_or_a_score_name_the_column(shell: Shell) -> None:
+    load(shell)
+    (shell.folder / "rows.csv").write_text("age,scores\n40,-8.875\n")
+
+    told = shell.fails(4, "model", "convert", "lab.json", "--verify", "rows.csv", "--config", shell.config)
+
+    assert "has no column 'income', 'score'" in told

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from fedpredict.convert.portable import from_portable, parse_json
 from fedpredict.convert.read import check_verification
 from fedpredict.convert.sklearn_linear import SUPPORTED
+from fedpredict.convert.sklearn_trees import SUPPORTED_TREES
 from fedpredict.model.kinds import KINDS
 from fedpredict.model.links import LINKS
 
@@ -46,6 +47,13 @@ def test_the_examples_are_the_model_that_they_say() -> None:
     assert imaging.classes == tuple(model.classes_)
 
 
+def test_the_example_of_trees_sums_the_values_of_its_leaves() -> None:
+    bank = from_portable(parse_json(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[1]))
+
+    rows = np.array([[30.0, 1.0], [np.nan, 0.0], [31.0, 0.0]])
+    assert bank.part.partial_scores(rows)[:, 0].tolist() == [1.5, 2.5, 4.5]
+
+
 def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
     rows = re.findall(r"^\| `(\w+)(?::p)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
     listed = {name: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows if name in LINKS}
@@ -56,4 +64,4 @@ def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
 def test_the_page_lists_every_estimator_that_is_read() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]*) \| `", PAGE, re.MULTILINE)
 
-    assert {name for row in rows for name in re.findall(r"[A-Z]\w+", row)} == set(SUPPORTED)
+    assert {name for row in rows for name in re.findall(r"[A-Z]\w+", row)} == {*SUPPORTED, *SUPPORTED_TREES}

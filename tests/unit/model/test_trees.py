@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.leaf_masks import LEAVES_PER_WORD, NO_MASK, NONE, SEVERAL, surviving_leaves
+from fedpredict.model.share import SampleStatus
 from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Trees, TreesPart
 from tests.unit.model.random_trees import random_features, random_trees, walk
 
@@ -181,3 +182,219 @@ def test_masks_of_another_shape_are_refused() -> None:
             surviving_leaves(masks, np.array([3]))
     with pytest.raises(ValueError, match="without leaves"):
         surviving_leaves([np.ones((1, 1))], np.array([3, 0]))
+
+
+def numeric(
+    structures: list[list[tuple[int, float, int, int]]], *, missing_left: bool = False, **options: bool
+) -> Trees:
+    """Trees of (feature, threshold, left, right) a node; a leaf has the feature `LEAF`."""
+    starts = np.cumsum([0, *(len(nodes) for nodes in structures)])
+    rows = [
+        (feature, threshold, *(LEAF if feature == LEAF else child + start for child in children))
+        for nodes, start in zip(structures, starts.tolist(), strict=False)
+        for feature, threshold, *children in nodes
+    ]
+    feature, threshold, left, right = (np.array(column) for column in zip(*rows, strict=True))
+    n = len(rows)
+    return Trees(
+        start=starts,
+        feature=feature.astype(np.int32),
+        threshold=threshold.astype(np.float64),
+        left=left.astype(np.int32),
+        right=right.astype(np.int32),
+        missing_left=np.full(n, missing_left),
+        zero_is_missing=np.zeros(n, dtype=bool),
+        left_set=np.full(n, NO_SET, dtype=np.int32),
+        known_set=np.full(n, NO_SET, dtype=np.int32),
+        unknown_left=np.zeros(n, dtype=bool),
+        sets=(),
+        strict=options.get("strict", False),
+        float32=options.get("float32", False),
+    )
+
+
+def test_a_tree_of_scikit_learn_gives_its_predictions() -> None:
+    from sklearn.tree import DecisionTreeRegressor
+
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(2000, 4)).round(1) / 3
+    outcome = np.column_stack([features.sum(axis=1) + rng.normal(size=2000), features[:, 0]])
+    tree = DecisionTreeRegressor(max_depth=9).fit(features, outcome).tree_
+    nodes = list(zip(np.maximum(tree.feature, LEAF), tree.threshold, tree.children_left, tree.children_right))  # noqa: B905
+    trees = numeric([nodes], float32=True)
+    asked = np.concatenate([features, tree.threshold[rng.integers(0, tree.node_count, (500, 4))]])
+
+    part = part_of(trees, 4, tree.value[:, :, 0], np.array([-1]), 2)
+
+    expected = tree.predict(asked.astype(np.float32))[:, :, 0]
+    assert (part.partial_scores(asked) == expected - 0.75).all()
+    assert (trees.leaves(asked)[:, 0] == tree.apply(asked.astype(np.float32))).all()
+
+
+def test_trees_of_xgboost_compare_as_it_does_between_float32_and_float64() -> None:
+    xgboost = pytest.importorskip("xgboost")
+
+    rng = np.random.default_rng(6)
+    features = rng.choice(np.linspace(-1, 1, 7), (1500, 3))
+    features[rng.random((1500, 3)) < 0.1] = np.nan
+    data = xgboost.DMatrix(features, label=np.nan_to_num(features).sum(axis=1))
+    booster = xgboost.train({"max_depth": 4, "nthread": 1}, data, num_boost_round=5)
+    frame = booster.trees_to_dataframe()
+    frame["leaf"] = frame["Feature"] == "Leaf"
+    structures = []
+    for _, own in frame.groupby("Tree"):
+        place = {name: number for number, name in enumerate(own["ID"])}
+        structures.append(
+            [
+                (LEAF, 0.0, 0, 0) if each.leaf else (int(each.Feature[1:]), each.Split, place[each.Yes], place[each.No])
+                for each in own.itertuples()
+            ]
+        )
+    trees = numeric(structures, strict=True, float32=True)
+    default_left = (~frame["leaf"] & (frame["Missing"] == frame["Yes"])).to_numpy()
+    trees = replace(trees, missing_left=default_left, threshold=trees.threshold.astype(np.float32).astype(np.float64))
+    inner = trees.feature != LEAF
+    cuts = trees.threshold[inner].astype(np.float32)
+    near = [cuts.astype(np.float64)]
+    for side in (-np.inf, np.inf):
+        other = np.nextafter(cuts, np.float32(side)).astype(np.float64)
+        near += [other, (near[0] + other) / 2, np.nextafter((near[0] + other) / 2, side)]
+    asked = rng.choice(np.concatenate([*near, [np.nan]]), (2000, 3))
+
+    leaves = booster.predict(xgboost.DMatrix(asked), pred_leaf=True).astype(int)
+
+    assert inner.sum() > 20
+    assert (trees.leaves(asked) - trees.start[:-1] == leaves).all()
+
+
+def broken(**changes: list[Any]) -> Trees:
+    """A root with two leaves, and a tree of one leaf, with changes."""
+    whole = numeric([[(0, 0.5, 1, 2), (LEAF, 0, 0, 0), (LEAF, 0, 0, 0)], [(LEAF, 0, 0, 0)]])
+    given: dict[str, Any] = {
+        name: tuple(value) if name == "sets" else np.array(value, dtype=getattr(whole, name).dtype)
+        for name, value in changes.items()
+    }
+    return replace(whole, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"left": [2, -1, -1, -1]}, "two parents"),
+        ({"left": [0, -1, -1, -1]}, "in a circle"),
+        ({"left": [3, -1, -1, -1]}, "same tree"),
+        ({"left": [4, -1, -1, -1]}, "dangling"),
+        ({"left": [-1, -1, -1, -1]}, "a leaf with children, or a node without"),
+        ({"right": [2, -1, -1, 3]}, "a leaf with children"),
+        ({"feature": [-3, -1, -1, -1]}, "no feature"),
+        ({"feature": [2**26, -1, -1, -1]}, "no feature"),
+        ({"feature": [-2, -1, -1, -1], "left_set": [0, -1, -1, -1], "sets": [np.array([1])]}, "another party"),
+        ({"start": [0, 3, 5]}, "share the nodes out"),
+        ({"start": [0, 4, 4]}, "share the nodes out"),
+        ({"start": []}, "share the nodes out"),
+        ({"threshold": [np.nan, 0, 0, 0]}, "NaN or infinite"),
+        ({"threshold": [0.0]}, "shape"),
+        ({"left_set": [0, -1, -1, -1]}, "does not exist"),
+        ({"known_set": [-2, -1, -1, -1]}, "does not exist"),
+        ({"left_set": [-1, 0, -1, -1], "sets": [np.array([1])]}, "at a leaf"),
+        ({"sets": [np.array([1, 1])]}, "not sorted"),
+        ({"sets": [np.array([5]), np.array([2, 1])]}, "not sorted"),
+        ({"sets": [np.array([-1, 1])]}, "negative"),
+        ({"sets": [np.array([[1]])]}, "no list"),
+    ],
+)
+def test_a_structure_that_is_no_tree_is_refused(changes: dict[str, list[Any]], problem: str) -> None:
+    broken()
+    with pytest.raises(ValueError, match=problem):
+        broken(**changes)
+
+
+def test_a_part_that_does_not_fit_its_trees_is_refused() -> None:
+    trees = broken()
+    values = np.zeros((4, 1))
+    part_of(trees, 1, values, np.array([0, 0]), 1)
+    for problem, changes in (
+        ("a feature that there is not", {"n_features": 0}),
+        ("outputs that are not among", {"output": np.array([0, 1])}),
+        ("outputs that are not among", {"output": np.array([0, -1])}),
+        ("leaf values of shape", {"values": np.zeros((4, 2))}),
+        ("NaN or infinite", {"values": np.full((4, 1), np.inf)}),
+        ("another party's splits", {"trees": broken(feature=[FOREIGN, -1, -1, -1])}),
+    ):
+        given: dict[str, Any] = {"trees": trees, "n_features": 1, "values": values, "output": np.array([0, 0])}
+        with pytest.raises(ValueError, match=problem):
+            part_of(**(given | changes), n_scores=1)
+
+
+def test_features_are_read_whatever_their_layout_is() -> None:
+    rng = np.random.default_rng(1)
+    trees = random_trees(rng, n_trees=4, n_features=3)
+    features = random_features(rng, 30, 3)
+    part = part_of(trees, 3, np.asfortranarray(rng.normal(size=(len(trees.feature), 2))), np.full(4, -1), 2)
+    expected, masks = part.partial_scores(features), trees.masks(features)
+
+    unaligned = np.frombuffer(b"." + features.tobytes(), dtype=np.float64, offset=1).reshape(30, 3)
+    for other in (
+        np.asfortranarray(features),
+        features.astype(">f8"),
+        unaligned,
+        np.repeat(features, 2, axis=1)[:, ::2],
+    ):
+        assert (part.partial_scores(other) == expected).all()
+        assert (trees.masks(other) == masks).all()
+    with np.errstate(over="ignore"):
+        narrow: Any = features.astype(np.float32)
+    assert (trees.leaves(narrow) == trees.leaves(narrow.astype(np.float64))).all()
+
+
+def test_too_few_columns_are_refused_before_anything_is_read() -> None:
+    trees = numeric([[(2, 0.5, 1, 2), (LEAF, 0, 0, 0), (LEAF, 0, 0, 0)]])
+    part = part_of(trees, 3, np.zeros((3, 1)), np.array([0]), 1)
+    for features in (np.zeros((5, 2)), np.zeros(3)):
+        for call in (trees.leaves, trees.masks, part.partial_scores, part.magnitudes):
+            with pytest.raises(ValueError, match="features of shape"):
+                call(features)
+
+
+def test_another_partys_split_has_no_leaf_here() -> None:
+    with pytest.raises(ValueError, match="another party's splits"):
+        broken(feature=[FOREIGN, -1, -1, -1]).leaves(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("depth", [100, 10000])
+def test_a_deep_chain_of_nodes_is_walked(depth: int) -> None:
+    nodes = [(0, float(depth - level), 2 * level + 2, 2 * level + 1) for level in range(depth)]
+    chain = [node for pair in zip(nodes, [(LEAF, 0.0, 0, 0)] * depth, strict=True) for node in pair] + [
+        (LEAF, 0.0, 0, 0)
+    ]
+    trees = numeric([chain])
+    features = np.array([[0.5], [depth + 1.0]])
+    assert trees.leaves(features).tolist() == [[2 * depth], [1]]
+    assert surviving_leaves([trees.masks(features)], trees.n_leaves).tolist() == [[0], [depth]]
+    foreign = cut(trees, np.array([False])).masks(features)
+    assert surviving_leaves([foreign, trees.masks(features)], trees.n_leaves).tolist() == [[0], [depth]]
+    assert surviving_leaves([foreign], trees.n_leaves).tolist() == [[SEVERAL], [SEVERAL]]
+
+
+def test_sums_that_overflow_do_not_warn() -> None:
+    trees = numeric([[(LEAF, 0, 0, 0)]] * 2)
+    part = part_of(trees, 0, np.array([[1.7e308], [1.7e308]]), np.array([0, 0]), 1)
+    assert part.partial_scores(np.zeros((2, 0))).tolist() == [[np.inf], [np.inf]]
+
+
+def test_a_number_beyond_float32_is_invalid_where_the_trainer_rounds_to_it() -> None:
+    features = np.array([[1.0], [1e39], [np.nan], [-np.inf]])
+    for float32, second in ((True, SampleStatus.FEATURE_INVALID), (False, SampleStatus.OK)):
+        trees = replace(broken(), float32=float32)
+        statuses = part_of(trees, 1, np.zeros((4, 1)), np.array([0, 0]), 1).statuses(features)
+        assert statuses is not None
+        assert statuses.tolist() == [SampleStatus.OK, second, SampleStatus.OK, SampleStatus.FEATURE_INVALID]
+
+
+def test_the_memory_of_what_is_laid_out_counts() -> None:
+    trees = broken()
+    before = trees.n_bytes
+    trees.leaves(np.zeros((0, 1)))
+    walked = trees.n_bytes
+    trees.masks(np.zeros((0, 1)))
+    assert before < walked < trees.n_bytes

@@ -69,7 +69,7 @@ def parameter_file(root: Path) -> Path:
 def test_a_published_model_is_current_and_loads_bit_equal(warehouse: LocalWarehouse) -> None:
     partial = partial_of()
 
-    version, written = publish_model(warehouse, partial, VIEW, FILE_A, {"rows": 20, "largest": 1e-17})
+    version, written = publish_model(warehouse, partial, VIEW, FILE_A, lambda _: {"rows": 20, "largest": 1e-17})
     loaded = load_model(warehouse, current_versions(warehouse)["credit"])
 
     assert written

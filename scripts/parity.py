@@ -1,0 +1,259 @@
+"""scripts/parity: how far federated scores are from those of the training libraries, per kind, source, engine and data.
+
+Every model is trained by its library on all columns, saved as users save it, read by `fedpredict`, cut by who holds
+which feature, published in every party's warehouse, scored there by every engine, combined, and compared with what the
+library says of the joined table. `max_abs` is the largest absolute difference of a prediction; `max_rel` the largest
+difference of a raw score relative to the sum of its absolute terms. Exit code 1 where one is above its tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from paritycases.case import Case, Floats, Trained
+
+from fedpredict.convert.certify import feature_rows
+from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.read import ReadResult, read_model_file
+from fedpredict.convert.split import split_model
+from fedpredict.model.combine import Combined, combine
+from fedpredict.model.part import UNKNOWN_CATEGORY, Part
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.share import Share, all_ok_statuses, build_share
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.names import column_names
+from fedpredict.tables.statements import score_in_engine
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot
+from fedpredict.warehouse.base import ColumnType, Warehouse
+from fedpredict.warehouse.hive import HiveWarehouse
+from fedpredict.warehouse.hive_settings import HiveSettings
+from fedpredict.warehouse.local import LocalWarehouse
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINES = ("numpy", "duckdb", "spark", "hive")
+MODULES = ("linear", "sklearn_trees", "boosters")
+SERVERS = ("spark", "hive")
+SNAPSHOT = "20260101T000000.000000Z"
+SERVER_ROWS, HIVE_ROWS = 2_000, 200
+"""So many rows at most go to a server's engine: a statement of Hive's takes seconds whatever its rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of the table; see the module."""
+
+    kind: str
+    source: str
+    engine: str
+    data: str
+    rows: int
+    max_abs: float
+    max_rel: float
+    tolerance: float
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the scores are the library's; NaN is not."""
+        return self.max_rel <= self.tolerance
+
+
+Scorer = Callable[[PartialModel, Floats], Share]
+"""(a party's part, its features by the part's columns) -> its share."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what the arguments ask for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/parity", description=__doc__)
+    parser.add_argument("--engine", default="numpy,duckdb", help=f"of {', '.join(ENGINES)}; servers are started")
+    parser.add_argument("--only", default="", help="only lines whose kind, source or data has this text")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/parity.md")
+    arguments = parser.parse_args(argv)
+    engines = arguments.engine.split(",")
+    unknown = sorted(set(engines) - set(ENGINES))
+    if unknown:
+        parser.error(f"no engine {', '.join(unknown)}; there are {', '.join(ENGINES)}")
+    results = []
+    with contextlib.ExitStack() as stack:
+        scorers = {engine: stack.enter_context(_scorer(engine)) for engine in engines}
+        for case in _cases(arguments.only):
+            for result in _compare(case, scorers):
+                results.append(result)
+                _print(result, as_json=arguments.json)
+    beyond = [each for each in results if not each.is_within]
+    if arguments.write:
+        (ROOT / "docs" / "parity.md").write_text(_page(results))
+    print(f"{len(results)} lines, {len(beyond)} above their tolerance", file=sys.stderr)
+    return 1 if beyond or not results else 0
+
+
+def _cases(only: str) -> Iterator[Case]:
+    for module in MODULES:
+        for case in importlib.import_module(f"paritycases.{module}").cases():
+            if only in f"{case.kind} {case.source} {case.data.name}":
+                yield case
+
+
+def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a model that has not converged predicts as well as any other
+        trained = case.train()
+    options = ReadOptions(model_id=f"parity-{uuid.uuid4().hex[:12]}", training_run="parity", party="joint")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{case.suffix}"
+        path.write_bytes(trained.file)
+        reading = read_model_file(path, options)
+    parts = _cut(case, reading)
+    for engine, scorer in scorers.items():
+        rows = slice(0, {"spark": SERVER_ROWS, "hive": HIVE_ROWS}.get(engine))
+        shares = {party: scorer(part, _features(case, part.part)[rows]) for party, part in parts.items()}
+        combined = combine(reading.partial.link, shares)
+        yield _result(case, trained, reading.partial, combined, engine=engine, rows=rows)
+
+
+def _cut(case: Case, reading: ReadResult) -> Mapping[str, PartialModel]:
+    holder = next(iter(case.data.parties)) if reading.partial.holds_intercept else None
+    return split_model(reading.partial, case.data.parties, holder, feature_constants=reading.feature_constants)
+
+
+def _features(case: Case, part: Part) -> Floats:
+    """Return the columns of a part; texts as its codes."""
+    columns = []
+    for name in part.features:
+        column, texts = case.data.frame[name], part.categories.get(name)
+        if texts is None:
+            columns.append(column.to_numpy(dtype=np.float64))
+        else:
+            codes = {text: float(code) for code, text in enumerate(texts)}
+            columns.append(np.array([np.nan if each is None else codes.get(each, UNKNOWN_CATEGORY) for each in column]))
+    return np.column_stack(columns) if columns else np.zeros((len(case.data.frame), 0))
+
+
+def _result(
+    case: Case, trained: Trained, joint: PartialModel, combined: Combined, *, engine: str, rows: slice
+) -> Result:
+    raw, features = trained.raw[rows], _features(case, joint.part)[rows]
+    difference = np.abs(combined.raw - raw)
+    difference = np.where(np.isnan(combined.raw) & np.isnan(raw), 0.0, difference)
+    terms = joint.part.magnitudes(features)
+    relative = np.divide(difference, terms, out=np.where(difference > 0.0, np.inf, 0.0), where=terms > 0.0)
+    expected = raw if trained.predictions is None else trained.predictions[rows]
+    both = ~(np.isnan(combined.predictions) & np.isnan(expected))
+    absolute = np.abs(combined.predictions - expected)[both]
+    return Result(
+        kind=case.kind,
+        source=case.source,
+        engine=engine,
+        data=case.data.name,
+        rows=len(raw),
+        max_abs=float(absolute.max(initial=0.0)),
+        max_rel=float(np.where(np.isnan(relative), np.inf, relative).max(initial=0.0)),
+        tolerance=case.tolerance,
+    )
+
+
+@contextlib.contextmanager
+def _scorer(engine: str) -> Iterator[Scorer]:
+    if engine == "numpy":
+        yield _score_numpy
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if engine == "duckdb":
+            warehouse: Warehouse = LocalWarehouse(Path(folder))
+        else:
+            warehouse = stack.enter_context(_server(engine, Path(folder)))
+        stack.callback(warehouse.close)
+        yield lambda partial, features: _score_engine(warehouse, partial, features)
+
+
+@contextlib.contextmanager
+def _server(name: str, staging: Path) -> Iterator[Warehouse]:
+    """Give a database on a server of `scripts/services`, started if it is not running and stopped again."""
+    services = str(ROOT / "scripts" / "services")
+    running = subprocess.run([services, "status", name], capture_output=True, check=False).returncode == 0
+    address = subprocess.run([services, "up", name], stdout=subprocess.PIPE, check=True, text=True).stdout.split()[1]
+    host, _, port = address.rpartition(":")
+    staging.chmod(0o777)
+    settings = HiveSettings(
+        host=host, port=int(port), database=f"parity_{uuid.uuid4().hex}", staging=f"file://{staging}"
+    )
+    warehouse = HiveWarehouse(settings)
+    try:
+        warehouse.create_database()
+        yield warehouse
+    finally:
+        if not running:
+            subprocess.run([services, "down", name], check=True, stdout=subprocess.DEVNULL)
+
+
+def _score_numpy(partial: PartialModel, features: Floats) -> Share:
+    statuses = partial.part.statuses(features)
+    status = all_ok_statuses(len(features)) if statuses is None else statuses
+    return build_share(partial.part.partial_scores(features), status)
+
+
+def _score_engine(warehouse: Warehouse, partial: PartialModel, features: Floats) -> Share:
+    """Publish part and rows as a party does, and return what its engine says."""
+    view = _view(partial.part)
+    snapshot = Snapshot(view, SNAPSHOT, len(features))
+    publish_snapshot(warehouse, view, snapshot.snapshot, feature_rows(features, partial.part, view))
+    own = replace(partial, model_id=f"{partial.model_id}-{uuid.uuid4().hex[:8]}")
+    version, _ = publish_model(warehouse, own, view, "0" * 64)
+    scored = {row["sample_id"]: row for row in score_in_engine(warehouse, version, snapshot).to_pylist()}
+    rows = [scored[str(at)] for at in range(len(features))]
+    status = np.array([row["status"] for row in rows], dtype=np.uint8)
+    nothing = [np.nan] * partial.part.n_scores
+    return Share(np.array([row["scores"] or nothing for row in rows], dtype=np.float64), status)
+
+
+def _view(part: Part) -> FeatureView:
+    kinds = {name: ColumnType.STRING if name in part.categories else ColumnType.DOUBLE for name in part.features}
+    columns = column_names(part.features)
+    features = tuple(ViewFeature(name, columns[name], kind) for name, kind in kinds.items())
+    return FeatureView(f"v_{uuid.uuid4().hex}", 1, features, "id", None)
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(result)), flush=True)
+        return
+    mark = "" if result.is_within else "  ABOVE"
+    told = f"{result.engine:7} {result.kind:24} {result.source:60} {result.data:28} {result.rows:6}"
+    print(f"{told} {result.max_abs:9.2e} {result.max_rel:9.2e} of {result.tolerance:.0e}{mark}", flush=True)
+
+
+def _page(results: Sequence[Result]) -> str:
+    lines = [
+        "# Parity",
+        "",
+        "How far federated scores are from those of the training libraries, made by `scripts/parity --write` "
+        f"({time.strftime('%Y-%m-%d', time.gmtime())}).",
+        "",
+        *(line.strip() for line in (__doc__ or "").split("\n\n", 1)[1].strip().splitlines()),
+        "",
+        "| kind | source | engine | data | rows | max_abs | max_rel | tolerance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.kind} | {each.source} | {each.engine} | {each.data} | {each.rows} | {each.max_abs:.1e} "
+        f"| {each.max_rel:.1e} | {each.tolerance:.0e} |"
+        for each in sorted(results, key=lambda each: (each.kind, each.source, each.data, ENGINES.index(each.engine)))
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Models of real libraries on real data, for `scripts/parity`: one module per family of sources."""

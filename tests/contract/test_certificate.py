@@ -1,0 +1,125 @@
+"""The parity certificate: what verification rows come to in process and in each engine, and what a wrong one does."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+
+from fedpredict.convert.certify import certificate_of, replay
+from fedpredict.errors import ModelNotFoundError, VerificationError
+from fedpredict.model.arrays import Floats
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel, VerificationRows
+from fedpredict.tables.models import ModelVersion, list_versions, publish_model, rollback
+from fedpredict.tables.names import column_names
+from fedpredict.tables.views import FeatureView, ViewFeature, list_snapshots
+from fedpredict.warehouse.base import ColumnType, Warehouse
+
+pytestmark = pytest.mark.timeout(300)
+
+WINE = load_wine()
+NAMES = tuple(str(name) for name in WINE.feature_names)
+
+
+def new_view() -> FeatureView:
+    columns = column_names([*NAMES, "unused text"])
+    kinds = {name: ColumnType.STRING if name == "unused text" else ColumnType.DOUBLE for name in columns}
+    features = tuple(ViewFeature(name, column, kinds[name]) for name, column in columns.items())
+    return FeatureView(f"v_{uuid.uuid4().hex}", 1, features, "id", None)
+
+
+def trained(change: float = 0.0) -> tuple[PartialModel, Floats]:
+    """A model with verification rows of scikit-learn's scores, the first one changed; the last row has none."""
+    model = LogisticRegression(max_iter=5000).fit(WINE.data, WINE.target)
+    rows = np.vstack([WINE.data[:20], np.full(13, np.nan)])
+    scores = np.vstack([model.decision_function(WINE.data[:20]), np.full(3, np.nan)])
+    scores[0, 0] += change
+    part = LinearPart(NAMES, model.coef_.T, model.intercept_, np.zeros(3))
+    classes = tuple(str(each) for each in WINE.target_names)
+    name = f"m-{uuid.uuid4().hex}"
+    verification = VerificationRows(rows, scores)
+    return PartialModel(name, "run-1", "lab", Kind.MULTINOMIAL, classes, True, part, verification), scores
+
+
+def convert(warehouse: Warehouse, partial: PartialModel, view: FeatureView) -> ModelVersion:
+    def certify(version: ModelVersion) -> Mapping[str, object]:
+        return certificate_of(replay(warehouse, partial, view, version), partial)
+
+    return publish_model(warehouse, partial, view, "a" * 64, certify)[0]
+
+
+def test_numpy_and_the_engine_replay_the_rows_and_the_version_keeps_what_they_came_to(warehouse: Warehouse) -> None:
+    partial, _ = trained()
+    view = new_view()
+
+    convert(warehouse, partial, view)
+
+    kept = list_versions(warehouse, partial.model_id)[0].certificate
+    parity = kept["parity"]
+    assert isinstance(parity, list)
+    assert [each["engine"] for each in parity] == ["numpy", warehouse.engine.name]
+    assert [each["version"] for each in parity] == [np.__version__, warehouse.engine.version]
+    assert all(each["rows"] == 21 and 0.0 <= each["max_rel"] <= 1e-12 and each["elapsed_s"] > 0.0 for each in parity)
+    assert (kept["verification_rows"], kept["tolerance"]) == (21, 1e-9)
+
+
+def test_the_rows_leave_nothing_behind_that_looks_like_a_snapshot(warehouse: Warehouse) -> None:
+    partial, _ = trained()
+    view = new_view()
+
+    convert(warehouse, partial, view)
+
+    assert [each for each in list_snapshots(warehouse) if each.view.name == view.name] == []
+    assert warehouse.read(view.schema.name, ["sample_id"], {"view_version": 1}).num_rows == 0
+
+
+@pytest.mark.parametrize("change", [1e-3, float("nan")])
+def test_a_score_that_differs_and_nothing_is_published_nor_left(warehouse: Warehouse, change: float) -> None:
+    partial, _ = trained(change)
+    view = new_view()
+
+    with pytest.raises(VerificationError, match="numpy gives other partial scores"):
+        convert(warehouse, partial, view)
+
+    assert list_versions(warehouse, partial.model_id) == []
+    table = f"fp_linear_{view.name}"
+    assert warehouse.read(table, ["params_sha256"], {"model_id": partial.model_id}).num_rows == 0
+    with pytest.raises(ModelNotFoundError):
+        rollback(warehouse, partial.model_id)
+
+
+def test_an_engine_that_differs_from_numpy_is_caught(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameter rows are what the engine computes from: damage them, and only the engine's scores change."""
+    partial, scores = trained()
+    view = new_view()
+    other = PartialModel(
+        partial.model_id, "run-1", "lab", partial.kind, partial.classes, True,
+        LinearPart(NAMES, partial.part.weights * 1.001, partial.part.intercept, np.zeros(3)),  # type: ignore[attr-defined]
+        VerificationRows(np.nan_to_num(WINE.data[:20]), scores[:20]),
+    )  # fmt: skip
+    version = publish_model(warehouse, other, view, "b" * 64)[0]
+
+    with pytest.raises(VerificationError, match=f"{warehouse.engine.name} gives other partial scores"):
+        replay(warehouse, partial, view, version)
+
+
+def test_predictions_of_a_whole_model_are_compared_behind_the_link(warehouse: Warehouse) -> None:
+    model = LogisticRegression(max_iter=5000).fit(WINE.data, WINE.target)
+    partial, _ = trained()
+    expected = model.predict_proba(WINE.data[:20])
+    rows = VerificationRows(WINE.data[:20], np.full((20, 3), np.nan), expected)
+    right = PartialModel(
+        partial.model_id, "run-1", "lab", partial.kind, partial.classes, True, partial.part, rows
+    )  # fmt: skip
+
+    version = convert(warehouse, right, new_view())
+
+    parity = version.certificate["parity"]
+    assert isinstance(parity, list)
+    assert all(each["max_abs"] <= 1e-12 for each in parity)
