@@ -98,10 +98,7 @@ def convert(
             )
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
-    if engine not in version.engines:
-        output.note(
-            f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
-        )
+    _note_engine(output, version, engine)
 
 
 def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:
@@ -128,6 +125,13 @@ def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: Head
         f"{version.head_sha256[:12]}, {version.combination}. An initiator whose settings say head = true under "
         f"[models.{version.model_id}] finishes with it once the parties' parts have that structure.",
     )
+
+
+def _note_engine(output: Output, version: ModelVersion, engine: str) -> None:
+    if engine not in version.engines:
+        output.note(
+            f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
+        )
 
 
 def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:

@@ -24,7 +24,7 @@ from tests.integration.federation import POLL_S, Certificates, Federation
 
 OWNERS = {"bank": ("age", "income"), "lab": ("visits", "debt"), "shop": ("basket",)}
 NAMES = tuple(name for names in OWNERS.values() for name in names)
-N_ROWS = 400
+N_ROWS = 200
 Run = Callable[..., Any]
 
 
@@ -39,14 +39,14 @@ class Saved:
 
 def saved_lightgbm(folder: Path, rows: Floats, target: Floats) -> Saved:
     settings = {"num_leaves": 70, "min_data_in_leaf": 2, "verbose": -1, "seed": 3}
-    booster = lightgbm.train(settings, lightgbm.Dataset(rows, target, feature_name=list(NAMES)), 25)
+    booster = lightgbm.train(settings, lightgbm.Dataset(rows, target, feature_name=list(NAMES)), 8)
     booster.save_model(folder / "model.txt")
     return Saved(folder / "model.txt", np.asarray(booster.predict(rows)), 1e-9)
 
 
 def saved_xgboost(folder: Path, rows: Floats, target: Floats) -> Saved:
     matrix = xgboost.DMatrix(rows, target > 0, feature_names=list(NAMES))
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "seed": 3}, matrix, 25)
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 5, "seed": 3}, matrix, 8)
     booster.save_model(folder / "model.json")
     return Saved(folder / "model.json", booster.predict(matrix).astype(np.float64), 1e-6)
 
