@@ -14,7 +14,10 @@ from typing_extensions import override
 
 from fedpredict.convert.split_trees_cut import HeadedCut, split_with_head
 from fedpredict.errors import ModelNotReadyError
+from fedpredict.features.load import load_file
 from fedpredict.initiator.predict import HEAD_NUMBERS
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.prediction import Origin
@@ -22,6 +25,8 @@ from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import SampleStatus, build_share
 from fedpredict.model.split_trees import combination_of
 from fedpredict.tables.heads import delete_heads, list_heads, publish_head
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, max_samples_of
 from fedpredict.wire.v1 import participant_pb2
@@ -99,7 +104,9 @@ class Split:
             self.federation.stack.push_async_callback(party.stop)
             self.federation.parties[name] = party.address
             self.parties[name] = party
-        models = {"m": {"parties": list(OWNERS), "head": True, **settings}}
+        models: dict[str, dict[str, Any]] = {"m": {"parties": list(OWNERS), "head": True, **settings}}
+        if "fallback_model" in settings:
+            models["own"] = {"parties": ["bank"]}
         await self.federation.initiator(models, warehouse=self.warehouse, max_samples=10_000)
 
 
@@ -252,13 +259,26 @@ async def test_a_mask_that_allows_nothing_is_refused_logged_and_counted_and_the_
     assert "s2" not in str(found[0].__dict__)
 
 
-async def test_where_a_party_is_away_the_fallback_model_answers_and_no_constant_does(split: Split) -> None:
+async def test_where_a_party_is_away_the_fallback_model_answers(split: Split) -> None:
     publish_head(split.warehouse, split.cut.head, FILE)
-    await split.start()
+    rows = split.federation.folder / "own.csv"
+    rows.write_text("who,income\ns1,3.0\ns2,-1.0\n")
+    load_file(split.warehouse, rows, view="own", key="who")
+    snapshot = latest_snapshot(split.warehouse, "own")
+    assert snapshot is not None
+    part = LinearPart(("income",), np.array([[2.0]]), None, np.zeros(1))
+    own = PartialModel("own", "run-1", "bank", Kind.BINARY, ("0", "1"), False, part)
+    publish_model(split.warehouse, own, snapshot.view, FILE)
+    await split.start(policy="fallback_model", fallback_model="own")
     await split.federation.ready()
+    await split.federation.ready("own")
+    whole = await split.federation.predict(b"s1")
+    assert whole.origin.tolist() == [Origin.MODEL]
+    np.testing.assert_allclose(whole.predictions, split.trained.expected[1:2], rtol=1e-9)
+
     await split.parties["shop"].stop()
+    prediction = await split.federation.predict(b"s1", b"nobody")
 
-    prediction = await split.federation.predict(b"s1", timeout_s=3.0)
-
-    assert prediction.status.tolist() == [SampleStatus.PARTY_UNAVAILABLE]
-    assert prediction.origin.tolist() == [Origin.UNSPECIFIED]
+    assert prediction.status.tolist() == [SampleStatus.OK, SampleStatus.PARTY_UNAVAILABLE]
+    assert prediction.origin.tolist() == [Origin.FALLBACK_MODEL, Origin.UNSPECIFIED]
+    np.testing.assert_allclose(prediction.predictions[0], 1.0 / (1.0 + np.exp(-6.0)), rtol=1e-12)
