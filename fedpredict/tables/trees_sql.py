@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sqlglot import exp
 
-from fedpredict.model.part import Family
 from fedpredict.tables import sql
 from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
 from fedpredict.tables.source import Source
@@ -35,8 +34,8 @@ _SAMPLE = ("sample_id", "event_time", "fp_unusable", "fp_infinite")
 def tree_scores(version: ModelVersion, source: Source) -> exp.Select:
     """Return the raw scores of every row of a source, as `statements.Scored` says.
 
-    Of trees that are split across parties these are leaf masks: at a split of another party a sample goes both ways,
-    and each leaf that it gets to adds its bit.
+    Of trees that are split across parties these are leaf masks: a split of another party is two rows, one for each
+    child, so that a sample goes both ways, and each leaf that it gets to adds its bit.
     """
     options = parse_options(version.options)
     walk = _at_roots(version, options, _prepared(version, options, source))
@@ -219,25 +218,9 @@ def _goes_left(options: TreesOptions) -> exp.Expr:
     return sql.case(by_number, (_is_there(sql.column("fp_text")), by_set)) if options.numbers else by_set
 
 
-def _splits(version: ModelVersion, options: TreesOptions, level: int) -> exp.Query:
-    """Return the splits of one level: once, or twice for one of another party, so that a sample goes both ways."""
-    if version.family is not Family.SPLIT_TREES:
-        return _splits_of(version, options, level)
-    is_foreign = exp.Is(this=sql.column("feature"), expression=exp.null())
-    own = _splits_of(version, options, level).where(exp.Not(this=is_foreign), copy=False)
-    both = (
-        _splits_of(version, options, level, child, child).where(is_foreign.copy(), copy=False)
-        for child in ("left_child", "right_child")
-    )
-    return exp.union(own, *both, distinct=False, copy=False)
-
-
-def _splits_of(
-    version: ModelVersion, options: TreesOptions, level: int, left: str = "left_child", right: str = "right_child"
-) -> exp.Select:
+def _splits(version: ModelVersion, options: TreesOptions, level: int) -> exp.Select:
     """Return the splits of one level, and the place of what each looks at among the numbers or the texts."""
-    columns = sql.columns_of("tree", "node", "threshold")
-    columns += [sql.named(sql.column(left), "left_child"), sql.named(sql.column(right), "right_child")]
+    columns = sql.columns_of("tree", "node", "threshold", "left_child", "right_child")
     columns.append(sql.named(_is_left("missing"), "fp_missing_left"))
     n_numbers = len(options.numbers)
     is_number = sql.compare(exp.LT, "input", n_numbers)
@@ -260,7 +243,7 @@ def _stored(version: ModelVersion, columns: list[exp.Expr], *conditions: exp.Exp
     return sql.stored(columns, version.parameter_tables[0], version.partition).where(*conditions, copy=False)
 
 
-def _joined(columns: Sequence[str | exp.Expr], walk: exp.Select, nodes: exp.Query, side: str) -> exp.Select:
+def _joined(columns: Sequence[str | exp.Expr], walk: exp.Select, nodes: exp.Select, side: str) -> exp.Select:
     """Return columns of samples in trees and the nodes that they are at."""
     is_at = exp.and_(
         exp.EQ(this=sql.column("fp_tree"), expression=sql.column("tree")),
