@@ -20,7 +20,7 @@ from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part

@@ -85,9 +85,14 @@ class Delivery:
 
     def _combine(self, sides: Mapping[str, Side]) -> Answer:
         combining = self._watched.combining()
-        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
+        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()}, self._route.head)
         if combining is not None:
             combining.end("ok")
+        if answer.n_misfits:
+            self._watched.misfit(answer.n_misfits)
+            model = self._batch.parts[0].question.manifest.model_id
+            extra = {"model": model, "reason": answer.problem, "n_samples": answer.n_misfits}
+            logger.error("shares.contradict", extra=extra)
         return answer
 
     def _deliver_by_policy(

@@ -20,6 +20,7 @@ class Family(StrEnum):
 
     LINEAR = "linear"
     TREES = "trees"
+    SPLIT_TREES = "split_trees"
     SCORECARD = "scorecard"
     NETWORK = "network"
 

@@ -19,6 +19,8 @@ from fedpredict.errors import (
 )
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
+from fedpredict.model.split_trees import combination_of
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.names import column_names
@@ -155,7 +157,7 @@ class ModelLoader:
         part = load_model(self._warehouse, version).part
         column_of = column_names(part.features)
         return LoadedModel(
-            description=_description(version, self._party),
+            description=_description(version, self._party, part),
             part=part,
             view=version.view,
             view_version=version.view_version,
@@ -228,7 +230,7 @@ def _distinct(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]
     return list(by_digest.values())[:keep]
 
 
-def _description(version: ModelVersion, party: str) -> PartDescription:
+def _description(version: ModelVersion, party: str, part: Part) -> PartDescription:
     return PartDescription(
         party=party,
         model_id=version.model_id,
@@ -240,6 +242,7 @@ def _description(version: ModelVersion, party: str) -> PartDescription:
         n_scores=version.n_scores,
         holds_intercept=version.holds_intercept,
         fit_intercept=version.fit_intercept,
+        combination=combination_of(part),
     )
 
 

@@ -33,8 +33,9 @@ from fedpredict.tables.scorecard import (
     scorecard_options,
     scorecard_to_rows,
 )
+from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_to_rows
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
-from fedpredict.tables.trees_digest import trees_digest_fields
+from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
 from fedpredict.warehouse.base import Column, TableSchema
 
@@ -115,6 +116,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=network_from_rows,
         digest_fields=network_digest_fields,
         options=network_options,
+    ),
+    Family.SPLIT_TREES: Layout(
+        schemas=lambda view, _: (trees_schema(view),),
+        columns=lambda _: (TREES_NAMES,),
+        to_rows=lambda part: (split_trees_to_rows(part),),
+        from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
+        digest_fields=split_trees_digest_fields,
+        options=plain_options,
+        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),
 }
 """The one place that says where a family's parameters are."""

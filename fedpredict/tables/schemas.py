@@ -54,6 +54,38 @@ PARAMETER_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
 FEATURE_KEYS = (Column("view_version", _INT), Column("snapshot", _STRING))
 
 
+HEAD_KEYS = (Column("model_id", _STRING), Column("head_sha256", _STRING))
+
+HEADS = TableSchema(
+    "fp_heads",
+    (
+        Column("party", _STRING),
+        Column("training_run", _STRING),
+        Column("kind", _STRING),
+        Column("link", _STRING),
+        Column("link_parameter", _DOUBLE),
+        Column("classes", _STRING),
+        Column("combining", _STRING),
+        Column("structure_sha256", _STRING),
+        Column("n_outputs", _INT),
+        Column("n_scores", _INT),
+        Column("options", _STRING),
+        Column("salt", _STRING),
+        Column("created_at", _TIMESTAMP),
+        Column("source_sha256", _STRING),
+    ),
+    HEAD_KEYS,
+)
+"""One row per head of a model, at its initiator; written once and last (ADR 0026)."""
+
+HEAD_LEAVES = TableSchema(
+    "fp_head_leaves",
+    (Column("tree", _INT), Column("leaf", _INT), Column("output", _INT), Column("value", _DOUBLE)),
+    HEAD_KEYS,
+)
+"""What the leaves of split trees add."""
+
+
 def weight_column(column: str) -> str:
     """Return the column of a parameter table that holds the weights of a feature column.
 

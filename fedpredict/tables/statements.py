@@ -48,6 +48,7 @@ SCORED: Mapping[Family, Scored] = {
     Family.TREES: tree_scores,
     Family.NETWORK: network_scores,
     Family.SCORECARD: scorecard_scores,
+    Family.SPLIT_TREES: tree_scores,
 }
 """What the engines can compute; a family that is not here is scored in process only."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools
+from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
 
 MAX_DEPTH = 32
@@ -45,7 +46,7 @@ class TreesOptions:
         return [*self.numbers, *self.sets]
 
 
-def options_of(part: TreesPart) -> TreesOptions:
+def options_of(part: TreesPart | SplitTreesPart) -> TreesOptions:
     """Return the options of a part."""
     trees = part.trees
     is_set = trees.left_set != NO_SET
@@ -54,19 +55,19 @@ def options_of(part: TreesPart) -> TreesOptions:
         depth=int(levels_of(trees).max(initial=0)),
         strict=trees.strict,
         float32=trees.float32,
-        wide=part.values.shape[1] > 1 or bool((part.output < 0).any()),
+        wide=isinstance(part, TreesPart) and (part.values.shape[1] > 1 or bool((part.output < 0).any())),
         may_miss=np.flatnonzero(part.may_miss).tolist(),
         numbers=_looked_at(trees, ~is_set),
         sets=_looked_at(trees, is_set),
     )
 
 
-def plain_options(part: TreesPart) -> dict[str, object]:
+def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     """Return the options as JSON values, as `Layout.options` says."""
     return asdict(options_of(part))
 
 
-def in_engines(part: TreesPart) -> bool:
+def in_engines(part: TreesPart | SplitTreesPart) -> bool:
     """Return whether SQL can compute a part: it is not too deep, and asks of texts only whether they are in a set."""
     options = options_of(part)
     texts = {at for at, name in enumerate(part.features) if name in part.categories}

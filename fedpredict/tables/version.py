@@ -85,7 +85,8 @@ class ModelVersion:
         check_view_name(self.view)
         check_party_id(self.party)
         check_link(self.kind, self.link)
-        check_widths(self.kind, self.n_scores, self.classes, self.link)
+        n_raw = self.n_outputs if self.family is Family.SPLIT_TREES else self.n_scores
+        check_widths(self.kind, n_raw, self.classes, self.link)
         column_names(self.features)
         if len(self.salt) != SALT_BYTES:
             raise ValueError(f"a salt of {len(self.salt)} bytes")

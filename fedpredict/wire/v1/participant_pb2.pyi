@@ -54,7 +54,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
 
 class DescribeModelReply(_message.Message):
-    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind")
+    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind", "combination")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class DescribeModelReply(_message.Message):
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     LINKED_KIND_FIELD_NUMBER: _ClassVar[int]
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     party: str
     model_id: str
@@ -81,7 +82,22 @@ class DescribeModelReply(_message.Message):
     max_samples: int
     link: str
     linked_kind: _common_pb2.Kind
-    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ...) -> None: ...
+    combination: Combination
+    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., combination: _Optional[_Union[Combination, _Mapping]] = ...) -> None: ...
+
+class Combination(_message.Message):
+    __slots__ = ("combining", "structure_sha256", "n_outputs", "kind", "link")
+    COMBINING_FIELD_NUMBER: _ClassVar[int]
+    STRUCTURE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    N_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    combining: str
+    structure_sha256: bytes
+    n_outputs: int
+    kind: _common_pb2.Kind
+    link: str
+    def __init__(self, combining: _Optional[str] = ..., structure_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., link: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent", "further", "model_rows")
