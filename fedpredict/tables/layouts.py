@@ -13,6 +13,7 @@ from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_
 from fedpredict.tables.network import (
     network_columns,
     network_digest_fields,
+    network_engines,
     network_from_rows,
     network_options,
     network_schemas,
@@ -72,6 +73,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=network_from_rows,
         digest_fields=network_digest_fields,
         options=network_options,
+        engines=network_engines,
     ),
 }
 """The one place that says where a family's parameters are."""
