@@ -20,6 +20,7 @@ from fedpredict.tables.linear import (
 from fedpredict.tables.network import (
     network_columns,
     network_digest_fields,
+    network_engines,
     network_from_rows,
     network_options,
     network_schemas,
@@ -116,6 +117,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=network_from_rows,
         digest_fields=network_digest_fields,
         options=network_options,
+        engines=network_engines,
     ),
     Family.SPLIT_TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),
