@@ -44,7 +44,7 @@ from fedpredict.warehouse.local import LocalWarehouse
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("numpy", "duckdb", "spark", "hive")
-MODULES = ("linear", "sklearn_trees", "boosters")
+MODULES = ("linear", "sklearn_trees", "boosters", "networks")
 SERVERS = ("spark", "hive")
 SNAPSHOT = "20260101T000000.000000Z"
 SERVER_ROWS, HIVE_ROWS = 2_000, 200

@@ -173,6 +173,7 @@ def _manifest(manifest: Manifest | None) -> dict[str, object] | None:
         "link": str(manifest.link),
         "classes": manifest.classes,
         "n_scores": manifest.n_scores,
+        "n_outputs": manifest.n_outputs,
         "intercept_party": manifest.intercept_party,
         **_head(manifest),
         **{f"digest of {party}": digest for party, digest in manifest.digests},

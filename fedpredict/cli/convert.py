@@ -37,10 +37,23 @@ ModelIdOption = Annotated[
 RunOption = Annotated[
     str | None, typer.Option("--training-run", help="The run that made all parts, where the file does not say it.")
 ]
+LayersOption = Annotated[
+    Path | None, typer.Option("--layers", help="What the tensors of a PyTorch or safetensors file do: a JSON file.")
+]
+OffsetOption = Annotated[
+    str | None,
+    typer.Option("--offset", help="A feature beside the file's that is added to every score as it is."),
+]
+ExposureOption = Annotated[
+    str | None,
+    typer.Option("--exposure", help="A feature beside the file's that multiplies the predictions: link log."),
+]
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="A pickle, joblib or JSON file; nothing in it is executed.")],
+    file: Annotated[
+        Path, typer.Argument(help="A pickle, joblib, JSON, PyTorch or safetensors file; nothing in it is executed.")
+    ],
     *,
     view: Annotated[
         str | None, typer.Option("--view", help="The feature view; default: the one that has the model's features.")
@@ -48,6 +61,9 @@ def convert(
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
+    layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     party: Annotated[str | None, typer.Option("--party", help="Whose part it is; must be the settings' party.")] = None,
     holds_intercept: Annotated[
         bool | None,
@@ -77,6 +93,9 @@ def convert(
             party=ours.party,
             features=names,
             holds_intercept=holds_intercept,
+            layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         with output.progress(f"reading {file.name}"):
             result = read_file(file, options)
@@ -171,6 +190,16 @@ def parse_features(text: str | None) -> tuple[str, ...] | None:
         return tuple(line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line)
     except (OSError, UnicodeError) as error:
         raise InputError(f"--features: {text[1:]} cannot be read: {error}") from error
+
+
+def read_layers(file: Path | None) -> str | None:
+    """Return the text of `--layers`."""
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--layers: {file} cannot be read: {error}") from error
 
 
 def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -> FeatureView:

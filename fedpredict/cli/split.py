@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from fedpredict.cli.convert import FeaturesOption, ModelIdOption, RunOption, parse_features
+from fedpredict.cli.convert import (
+    ExposureOption,
+    FeaturesOption,
+    LayersOption,
+    ModelIdOption,
+    OffsetOption,
+    RunOption,
+    parse_features,
+    read_layers,
+)
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.convert.options import ReadOptions
@@ -31,7 +40,9 @@ LIMIT = 1e-12
 
 
 def split(
-    file: Annotated[Path, typer.Argument(help="The jointly trained model: pickle, joblib or JSON.")],
+    file: Annotated[
+        Path, typer.Argument(help="The jointly trained model: pickle, joblib, JSON, PyTorch or safetensors.")
+    ],
     *,
     parties: Annotated[
         list[str], typer.Option("--party", help="PARTY=feature,feature,... or PARTY=@FILE; repeat for every party.")
@@ -51,6 +62,9 @@ def split(
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
+    layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Cut a jointly trained model into one pickled partial model per party, by columns.
@@ -65,7 +79,13 @@ def split(
         raise typer.BadParameter("with --head the initiator gets the base score too", param_hint="--intercept")
     with output.progress(f"reading {file.name}"):
         options = ReadOptions(
-            model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
+            model_id=model_id,
+            training_run=training_run,
+            party=JOINT,
+            features=parse_features(features),
+            layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         result = read_model_file(file, options)
     joint = result.partial.part

@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
+from fedpredict.cli.files import read_rows
 from fedpredict.errors import FeatureFileError
-from fedpredict.features.files import FileColumns, read_columns
-from fedpredict.features.values import to_feature
-from fedpredict.model.arrays import Floats
-from fedpredict.model.part import UNKNOWN_CATEGORY
+from fedpredict.features.files import read_columns
 from fedpredict.model.partial import PartialModel, VerificationRows
-from fedpredict.warehouse.base import ColumnType
 
 
 def _names(what: str, count: int) -> list[str]:
@@ -33,34 +29,17 @@ def read_verification(path: Path, partial: PartialModel) -> VerificationRows:
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one holds something else.
     """
-    file, part = read_columns(path), partial.part
+    present, part = read_columns(path).columns, partial.part
     scores, predictions = _names("score", part.n_scores), _names("prediction", partial.n_outputs)
-    chosen = predictions if predictions[0] in file.columns and scores[0] not in file.columns else scores
-    missing = [name for name in (*part.features, *chosen) if name not in file.columns]
+    chosen = predictions if predictions[0] in present and scores[0] not in present else scores
+    missing = [name for name in (*part.features, *chosen) if name not in present]
     if missing:
         raise FeatureFileError(
             f"{path}: has no column {', '.join(map(repr, missing))}; verification rows have the part's features, and "
             f"{', '.join(scores)} or {', '.join(predictions)}"
         )
-    expected = np.column_stack([_numbers(file, name) for name in chosen])
-    features = np.full((len(expected), len(part.features)), np.nan)
-    for at, name in enumerate(part.features):
-        features[:, at] = _codes(file, name, part.categories.get(name))
+    expected = read_rows(path, chosen)[0]
+    features = read_rows(path, part.features, part.categories)[0].reshape(len(expected), len(part.features))
     if chosen is scores:
         return VerificationRows(features, expected)
     return VerificationRows(features, np.full((len(expected), part.n_scores), np.nan), expected)
-
-
-def _numbers(file: FileColumns, name: str) -> Floats:
-    values, _ = to_feature(file.columns[name], name, typed=file.typed, expected=ColumnType.DOUBLE)
-    return np.asarray(values.to_numpy(), dtype=np.float64)
-
-
-def _codes(file: FileColumns, name: str, texts: tuple[str, ...] | None) -> Floats:
-    if texts is None:
-        return _numbers(file, name)
-    values, _ = to_feature(file.columns[name], name, typed=file.typed, expected=ColumnType.STRING)
-    codes = values.cast(pa.string())
-    code_of = {text: float(code) for code, text in enumerate(texts)}
-    cells = [np.nan if text is None else code_of.get(text, UNKNOWN_CATEGORY) for text in codes.to_pylist()]
-    return np.array(cells, dtype=np.float64)

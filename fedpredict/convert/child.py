@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
+from fedpredict.convert.exposure import check_applied
 from fedpredict.convert.head_form import head_from_portable, head_to_portable, is_head
 from fedpredict.convert.joblib_file import read_payload
 from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
@@ -22,6 +23,7 @@ from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
 from fedpredict.convert.sklearn_file import Reading, read_sklearn
+from fedpredict.convert.torch_network import holds_tensors, read_tensors
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
 from fedpredict.convert.xgboost_document import is_xgboost
@@ -74,6 +76,10 @@ def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | 
     Raises:
         ConversionError: One of its leaves; nothing in the file was run.
     """
+    if holds_tensors(data):
+        return read_tensors(data, options, limits)
+    if options.layers is not None:
+        raise ModelConflictError("--layers describes the tensors of a PyTorch or safetensors file, which this is not")
     content = unpack(data, limits.unpacked_bytes)
     if is_xgboost(content):
         return read_xgboost(content, options, limits)
@@ -100,7 +106,9 @@ def _root(content: bytes, limits: Limits) -> object:
     except ModelFileError as error:
         if content.startswith(_PICKLE_START):
             raise
-        raise ModelFileError(f"the file is neither a pickle nor a portable partial model ({error})") from error
+        raise ModelFileError(
+            f"the file is neither a pickle nor a portable partial model, nor a file of XGBoost or LightGBM ({error})"
+        ) from error
     if cursor.remaining:
         # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
         raise ModelFileError(f"{cursor.remaining} bytes follow the end of the pickle")
@@ -144,6 +152,7 @@ def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
     }
     if isinstance(reading, HeadReading):
         return answer | {"head": head_to_portable(reading.head)}
+    check_applied(reading.partial, request.options)
     constants = reading.feature_constants
     return answer | {
         "partial": to_portable(reading.partial),

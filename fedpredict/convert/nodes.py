@@ -22,6 +22,13 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """What a pickle refers to outside itself by a persistent id; only the archives of PyTorch have such."""
+
+    key: object
+
+
 @dataclass(slots=True, eq=False)
 class Pairs:
     """A dict of the file, in the file's order; keys may repeat and may be anything."""

@@ -17,7 +17,7 @@ from fedpredict.convert.plain import check_keys, matrix, number, optional_text
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.kinds import Kind, is_own_link, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link, parse_link
 from fedpredict.model.part import UNKNOWN_CATEGORY, Family, Part
@@ -51,7 +51,7 @@ def to_portable(partial: PartialModel) -> dict[str, object]:
         result |= {"family": part.family.value, "part": FAMILIES[part.family].to_plain(part)}
     if partial.float32:
         result["float32"] = True
-    if partial.link != own_link(partial.kind):
+    if not is_own_link(partial.kind, partial.link):
         result["link"] = str(partial.link)  # only then, so that files are what they were before there were links
     if rows is not None:
         result["verification"] = {

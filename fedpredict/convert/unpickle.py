@@ -22,22 +22,33 @@ BuildHook = Callable[[Node, Cursor, Budget], None]
 """Called after each BUILD, with the cursor behind it."""
 
 
-def unpickle(cursor: Cursor, budget: Budget, on_build: BuildHook | None = None) -> object:
+PersistentHook = Callable[[object], object]
+"""Gives what a persistent id stands for."""
+
+
+def unpickle(
+    cursor: Cursor,
+    budget: Budget,
+    on_build: BuildHook | None = None,
+    on_persistent: PersistentHook | None = None,
+) -> object:
     """Return what the pickle at the cursor describes, as inert values; the cursor stands behind it afterwards.
 
     Args:
         cursor: At the first byte of the pickle.
         budget: How many opcodes are left.
         on_build: Reads what joblib writes behind an array's wrapper.
+        on_persistent: Gives the value of a persistent id; without it such ids are refused.
 
     Returns:
-        None, bool, int, float, str, bytes, tuple, list (also for sets), `Pairs`, `Name` or `Node`.
+        None, bool, int, float, str, bytes, tuple, list (also for sets), `Pairs`, `Name`, `Node`, or what
+        `on_persistent` gives.
 
     Raises:
         ModelFileError: The bytes are not a pickle, damaged, or use what no model file needs.
     """
     try:
-        return _Machine(cursor, budget, on_build).run()
+        return _Machine(cursor, budget, on_build, on_persistent).run()
     except (ValueError, OverflowError, struct.error) as error:
         raise ModelFileError(f"the file is damaged: {type(error).__name__} at byte {cursor.position}") from error
 
@@ -45,10 +56,13 @@ def unpickle(cursor: Cursor, budget: Budget, on_build: BuildHook | None = None) 
 class _Machine:
     """The stack, the memo and one method per group of opcodes."""
 
-    def __init__(self, cursor: Cursor, budget: Budget, on_build: BuildHook | None) -> None:
+    def __init__(
+        self, cursor: Cursor, budget: Budget, on_build: BuildHook | None, on_persistent: PersistentHook | None
+    ) -> None:
         self._cursor = cursor
         self._budget = budget
         self._on_build = on_build
+        self._on_persistent = on_persistent
         self._stack: list[object] = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
@@ -64,6 +78,8 @@ class _Machine:
                 _ACTIONS[name](self, argument)
             elif name == "STOP":
                 break
+            elif name == "BINPERSID" and self._on_persistent is not None:
+                self._stack.append(self._on_persistent(self._pop()))
             else:
                 raise ModelFileError(f"the pickle uses {name}, which no model file needs: refused")
         result = self._pop()
@@ -285,7 +301,8 @@ _PUSHES = frozenset(
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
 """Opcodes whose argument is the value. What is neither here nor in `_ACTIONS` is refused: EXT1, EXT2 and EXT4 would
-reach a registry of functions, PERSID and BINPERSID an application, NEXT_BUFFER and READONLY_BUFFER another file."""
+reach a registry of functions, PERSID and BINPERSID an application (the latter is taken where a caller gives it a
+meaning), NEXT_BUFFER and READONLY_BUFFER another file."""
 
 _ACTIONS: dict[str, Callable[[_Machine, object], None]] = {
     "MARK": _Machine.mark,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 
 from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
-from fedpredict.model.kinds import Kind, check_link, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
@@ -72,15 +72,15 @@ class SimulateSettings(_Settings):
 
     kind: Kind = Kind.BINARY
     link: Annotated[Link, PlainValidator(_link)] | None = None
-    """Default: the kind's own."""
+    """Default: the kind's own; an ordinal model has none."""
     classes: tuple[str, ...] = ("0", "1")
     n_scores: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _widths_fit(self) -> SimulateSettings:
-        if self.link is not None:
-            check_link(self.kind, self.link)
-        check_widths(self.kind, self.n_scores, self.classes)
+        link = own_link(self.kind) if self.link is None else self.link
+        check_link(self.kind, link)
+        check_widths(self.kind, self.n_scores, self.classes, link)
         return self
 
 

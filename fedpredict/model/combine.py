@@ -139,7 +139,7 @@ def _finish_some(link: Link, raw: Floats, status: Statuses) -> Combined:
     """Return predictions where some sample has no number; `status` is changed."""
     _out_of_range_unless_finite(raw, status)
     scored = status == SampleStatus.OK
-    predictions = np.full_like(raw, np.nan)
+    predictions = np.full((len(raw), link.n_outputs(raw.shape[1])), np.nan)
     if scored.any():
         predictions[scored] = link.inverse_link(raw[scored])
         _out_of_range_unless_finite(predictions, status)

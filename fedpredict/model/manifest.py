@@ -100,7 +100,12 @@ class Manifest:
 
     @property
     def n_outputs(self) -> int:
-        """The number of raw scores per sample, and of predictions."""
+        """The width of a prediction."""
+        return self.link.n_outputs(self.n_raw)
+
+    @property
+    def n_raw(self) -> int:
+        """The number of raw scores per sample."""
         return self.n_scores if self.combination is None else self.combination.n_outputs
 
     def digest_of(self, party: str) -> str:
@@ -197,7 +202,8 @@ def build_manifest(parts: Mapping[str, PartDescription], shelf: HeadShelf | None
     combination = some.combination
     try:
         check_link(some.kind, some.link)
-        check_widths(some.kind, some.n_scores if combination is None else combination.n_outputs, some.classes)
+        n_raw = some.n_scores if combination is None else combination.n_outputs
+        check_widths(some.kind, n_raw, some.classes, some.link)
     except ValueError as error:
         raise IncompatiblePartsError(f"model {some.model_id}: {error}", parties=sorted(parts)) from error
     return Manifest(

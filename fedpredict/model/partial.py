@@ -83,7 +83,7 @@ class PartialModel:
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-        check_widths(self.kind, n_outputs_of(self.part), self.classes)
+        check_widths(self.kind, n_raw_of(self.part), self.classes, self.link)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
@@ -108,7 +108,7 @@ class PartialModel:
         return TOLERANCE_FLOAT32 if self.float32 else TOLERANCE
 
 
-def n_outputs_of(part: Part) -> int:
+def n_raw_of(part: Part) -> int:
     """Return the number of raw scores per sample of the model that a part is of."""
     combination = combination_of(part)
     return part.n_scores if combination is None else combination.n_outputs

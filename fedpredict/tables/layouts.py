@@ -9,9 +9,31 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
-from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
-from fedpredict.tables.schemas import linear_schema, trees_schema
-from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_to_rows
+from fedpredict.tables.linear import (
+    exposure_of,
+    linear_columns,
+    linear_digest_fields,
+    linear_options,
+    part_from_rows,
+    part_to_rows,
+)
+from fedpredict.tables.network import (
+    network_columns,
+    network_digest_fields,
+    network_from_rows,
+    network_options,
+    network_schemas,
+    network_to_rows,
+)
+from fedpredict.tables.schemas import linear_schema, scorecard_schema, trees_schema
+from fedpredict.tables.scorecard import (
+    SCORECARD_COLUMNS,
+    scorecard_digest_fields,
+    scorecard_from_rows,
+    scorecard_options,
+    scorecard_to_rows,
+)
+from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_options, split_trees_to_rows
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
@@ -50,7 +72,13 @@ class Layout:
 
 
 def _linear_from_rows(rows: Sequence[pa.Table], version: ModelVersion) -> Part:
-    return part_from_rows(rows[0], version.features, version.n_scores, holds_intercept=version.holds_intercept)
+    return part_from_rows(
+        rows[0],
+        version.features,
+        version.n_scores,
+        holds_intercept=version.holds_intercept,
+        exposure=exposure_of(version.options),
+    )
 
 
 LAYOUTS: Mapping[Family, Layout] = {
@@ -60,6 +88,17 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+        options=linear_options,
+    ),
+    Family.SCORECARD: Layout(
+        schemas=lambda view, _: (scorecard_schema(view),),
+        columns=lambda _: (SCORECARD_COLUMNS,),
+        to_rows=lambda part: (scorecard_to_rows(part),),
+        from_rows=lambda rows, version: scorecard_from_rows(
+            rows[0], version.features, version.options, holds_intercept=version.holds_intercept
+        ),
+        digest_fields=scorecard_digest_fields,
+        options=scorecard_options,
     ),
     Family.TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),
@@ -76,8 +115,16 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (split_trees_to_rows(part),),
         from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
         digest_fields=split_trees_digest_fields,
-        options=plain_options,
+        options=split_trees_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
+    ),
+    Family.NETWORK: Layout(
+        schemas=network_schemas,
+        columns=network_columns,
+        to_rows=network_to_rows,
+        from_rows=network_from_rows,
+        digest_fields=network_digest_fields,
+        options=network_options,
     ),
 }
 """The one place that says where a family's parameters are."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlglot import exp
 
 from fedpredict.tables import sql
-from fedpredict.tables.linear import weight_columns
+from fedpredict.tables.linear import exposure_of, weight_columns
 from fedpredict.tables.source import Source
 from fedpredict.tables.version import ModelVersion
 
@@ -32,12 +32,19 @@ def _scored(version: ModelVersion, source: Source) -> exp.Select:
     2,000 aliases.
     """
     features = [sql.column(name, "fp_f") for name in source.column_of.values()]
+    exposure = exposure_of(version.options)
+    exposed = None if exposure is None else sql.column(source.column_of[exposure], "fp_f")
     weights = [sql.column(name, "fp_p") for name in weight_columns(version.features)]
     top, lowest = sql.column("fp_top", "fp_p"), exp.Neg(this=sql.column("fp_top", "fp_p"))
-    terms = [exp.Mul(this=each, expression=weight) for each, weight in zip(features, weights, strict=True)]
+    terms = [
+        exp.Mul(this=_logarithm(each, top) if each == exposed else each, expression=weight)
+        for each, weight in zip(features, weights, strict=True)
+    ]
     sizes = [exp.Abs(this=each.copy()) for each in features]
     finite = [exp.LTE(this=size, expression=top.copy()) for size in sizes]
-    infinite = [exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy()) for size in sizes]
+    infinite: list[exp.Expr] = [exp.LT(this=exp.Neg(this=size.copy()), expression=lowest.copy()) for size in sizes]
+    if exposed is not None:
+        infinite.append(exp.LTE(this=exposed.copy(), expression=sql.number(0)))
     columns = [
         *(sql.column(name, "fp_f") for name in ("sample_id", "event_time")),
         sql.column("output", "fp_p"),
@@ -56,6 +63,13 @@ def _scored(version: ModelVersion, source: Source) -> exp.Select:
         .from_(rows.subquery("fp_f", copy=False), copy=False)
         .join(parameters.subquery("fp_p", copy=False), join_type="cross", copy=False)
     )
+
+
+def _logarithm(feature: exp.Column, top: exp.Column) -> exp.Expr:
+    """Return the natural logarithm of a feature; of 1 where it has none, as DuckDB fails at it and Spark says NULL."""
+    positive = exp.GT(this=feature.copy(), expression=sql.number(0))
+    finite = exp.LTE(this=feature.copy(), expression=top.copy())
+    return exp.Ln(this=sql.case(sql.double("1"), (exp.and_(positive, finite), feature.copy())))
 
 
 def _parameters(version: ModelVersion, weights: Sequence[exp.Column]) -> exp.Select:

@@ -144,6 +144,27 @@ def trees_schema(view: str) -> TableSchema:
     return TableSchema(f"fp_trees_{check_view_name(view)}", TREES_COLUMNS, PARAMETER_KEYS)
 
 
+def scorecard_schema(view: str) -> TableSchema:
+    """Return the parameter table of the scorecards over a view.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    columns = (
+        Column("position", _INT),
+        Column("rule", _STRING),
+        Column("bin", _INT),
+        Column("low", _DOUBLE),
+        Column("high", _DOUBLE),
+        Column("low_closed", _BOOLEAN),
+        Column("high_closed", _BOOLEAN),
+        Column("text", _STRING),
+        Column("points", _DOUBLE),
+        Column("reason", _STRING),
+    )
+    return TableSchema(f"fp_scorecard_{check_view_name(view)}", columns, PARAMETER_KEYS)
+
+
 def features_schema(view: str, features: Iterable[Column]) -> TableSchema:
     """Return the feature table of a view.
 

@@ -26,6 +26,8 @@ from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
 from fedpredict.tables.linear_sql import linear_scores
+from fedpredict.tables.network_sql import network_scores
+from fedpredict.tables.scorecard_sql import scorecard_scores
 from fedpredict.tables.source import Source, source_of
 from fedpredict.tables.trees_sql import tree_scores
 from fedpredict.tables.version import ModelVersion
@@ -44,6 +46,8 @@ valid), and fp_ties (rows of the feature table with this id and time).
 SCORED: Mapping[Family, Scored] = {
     Family.LINEAR: linear_scores,
     Family.TREES: tree_scores,
+    Family.NETWORK: network_scores,
+    Family.SCORECARD: scorecard_scores,
     Family.SPLIT_TREES: tree_scores,
 }
 """What the engines can compute; a family that is not here is scored in process only."""

@@ -12,7 +12,7 @@ from fedpredict.model.arrays import Bools
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
 
-MAX_DEPTH = 64
+MAX_DEPTH = 32
 """Splits one below the other that engines take; each is a subquery around the one before."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sqlglot import exp
 
+from fedpredict.model.trees import MAX_CODE
 from fedpredict.tables import sql
 from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
 from fedpredict.tables.source import Source
@@ -26,8 +27,6 @@ from fedpredict.tables.version import ModelVersion
 _LARGEST_FLOAT32 = repr(float(np.finfo(np.float32).max))
 _TINY = repr(float(np.float32(1e-35)))
 """What is at most this far from zero counts as zero, where zero counts as missing."""
-_CODES = "2147483648"
-"""Categories that are numbers are below it."""
 _SAMPLE = ("sample_id", "event_time", "fp_unusable", "fp_infinite")
 
 
@@ -125,10 +124,11 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
     """Return a number cut to an integer as the text that sets are searched for, NULL where it is missing."""
 
     def text(number: exp.Expr) -> exp.Expr:
-        whole = exp.cast(exp.Floor(this=number.copy()), exp.DataType.Type.BIGINT)
+        floor = exp.Floor(this=number.copy())  # a BIGINT in Hive, which compares none with a DOUBLE
+        whole = exp.cast(floor, exp.DataType.Type.BIGINT)
         is_code = exp.and_(
-            exp.GTE(this=number.copy(), expression=sql.double("0")),
-            exp.LT(this=number.copy(), expression=sql.double(_CODES)),
+            exp.GTE(this=floor.copy(), expression=sql.number(0)),
+            exp.LT(this=floor.copy(), expression=sql.number(MAX_CODE + 1)),
         )
         return sql.case(_literal(UNKNOWN), (is_code, _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))))
 
@@ -140,11 +140,12 @@ def _if_there(
 ) -> exp.Expr:
     """Return what `of` makes of a number in the precision of the comparison, NULL where it is missing.
 
-    It is asked for its range first, because DuckDB refuses to round a number that is beyond float32.
+    It is asked for its range first, because DuckDB refuses to round a number that is beyond float32. The rounded number
+    stays a FLOAT, which engines compare with a DOUBLE exactly: Hive takes a cast to FLOAT and back for none.
     """
     number: exp.Expr = sql.column(name)
     if options.float32:
-        number = exp.cast(exp.cast(number, exp.DataType.Type.FLOAT), exp.DataType.Type.DOUBLE)
+        number = exp.cast(number, exp.DataType.Type.FLOAT)
     value = of(number)
     if zero_is_missing:
         is_zero = exp.LTE(this=exp.Abs(this=number.copy()), expression=sql.double(_TINY))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedpredict.errors import ProtocolError
 from fedpredict.model.combination import Combination, Combining
-from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind, check_link, own_link
+from fedpredict.model.kinds import MAX_CLASS_LABEL, MAX_CLASSES, Kind, check_link, is_own_link, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, PartDescription
 from fedpredict.model.partial import MAX_TRAINING_RUN
@@ -16,7 +16,7 @@ from fedpredict.wire.v1 import common_pb2, participant_pb2
 def description_to_wire(request_id: str, part: PartDescription) -> participant_pb2.DescribeModelReply:
     """Return what a party tells of its part as a message."""
     headed = part.combination is not None
-    linked = not headed and part.link != own_link(part.kind)
+    linked = not headed and not is_own_link(part.kind, part.link)
     return participant_pb2.DescribeModelReply(
         request_id=request_id,
         party=part.party,
@@ -82,10 +82,8 @@ def _combination_from_wire(message: participant_pb2.Combination) -> Combination:
 
 def link_from_wire(text: str, kind: Kind) -> Link:
     """Return the link of a model of a kind, its own where the text is empty; raise `ProtocolError` for no such link."""
-    if not text:
-        return own_link(kind)
     try:
-        link = parse_link(text)
+        link = parse_link(text) if text else own_link(kind)
         check_link(kind, link)
     except ValueError as error:
         raise ProtocolError(str(error)) from error

@@ -139,8 +139,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def at_one(data: Data) -> Data:
-    """Return the data with all features at one party, and none at another."""
-    return replace(data, parties={"alpha": list(data.frame.columns), "beta": []})
+    """Return the data with all features at one party."""
+    return replace(data, parties={"alpha": list(data.frame.columns)})
 
 
 def with_missing(data: Data, share: float = 0.1) -> Data:

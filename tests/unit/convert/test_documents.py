@@ -13,10 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fedpredict.convert.layers_file import parse_layers
 from fedpredict.convert.portable import from_portable, parse_json
 from fedpredict.convert.read import check_verification
 from fedpredict.convert.sklearn_linear import SUPPORTED
 from fedpredict.convert.sklearn_trees import SUPPORTED_TREES
+from fedpredict.model.activations import Activation
 from fedpredict.model.kinds import KINDS
 from fedpredict.model.links import LINKS
 
@@ -27,6 +29,27 @@ def block(language: str) -> str:
     found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     return found[1]
+
+
+def test_the_examples_of_networks_are_read() -> None:
+    network, described = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[1:3]
+
+    part = from_portable(parse_json(network)).part
+    layers = parse_layers(described)
+
+    assert part.partial_scores(np.array([[2.0, 1.0]])) == pytest.approx(
+        1.5 * (1 + 0.25 + 0.5 + 0.1) - 2 * (2 - 0.125 + 1.5 - 0.1) + 0.3
+    )
+    assert layers.inputs is not None
+    assert [each.feature for each in layers.inputs] == ["age", "colour"]
+    assert len(layers.steps) == 4
+
+
+def test_the_page_lists_every_activation() -> None:
+    found = re.search(r"\*\*Activations\*\*:(.*?)\n- ", PAGE, re.DOTALL)
+
+    assert found is not None
+    assert set(re.findall(r"`(\w+)`", found[1])) - {"slope"} == {each.value for each in Activation}
 
 
 def test_the_examples_are_the_model_that_they_say() -> None:
@@ -55,7 +78,7 @@ def test_the_example_of_trees_sums_the_values_of_its_leaves() -> None:
 
 
 def test_the_page_lists_every_link_with_the_kinds_that_may_have_it() -> None:
-    rows = re.findall(r"^\| `(\w+)(?::p)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)(?::[a-z,]+)?` \| [^|]* \| ([^|]*) \|", PAGE, re.MULTILINE)
     listed = {name: set(re.findall(r"`(\w+)`", kinds)) for name, kinds in rows if name in LINKS}
 
     assert listed == {name: {kind.value for kind in KINDS if name in KINDS[kind].links} for name in LINKS}

@@ -22,6 +22,7 @@ from fedpredict.tables.models import ModelVersion, delete_model, publish_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.source import Source
 from fedpredict.tables.statements import partial_scores_query, score_in_engine
+from fedpredict.tables.trees_options import MAX_DEPTH
 from fedpredict.tables.trees_sql import tree_scores
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType
@@ -86,8 +87,8 @@ def test_random_trees_give_numpys_numbers_and_statuses(
             assert np.all(np.abs(np.array(row["scores"]) - score) <= 1e-12 * magnitude)
 
 
-def test_64_levels_are_walked(warehouse: LocalWarehouse) -> None:
-    part = chain_of_splits(64)
+def test_as_many_levels_as_are_offered_are_walked(warehouse: LocalWarehouse) -> None:
+    part = chain_of_splits(MAX_DEPTH)
     rows = np.random.default_rng(0).normal(size=(20, 2)) * 4
 
     scored = score_in_engine(warehouse, *publish(warehouse, part, rows)).to_pylist()
