@@ -84,8 +84,8 @@ def read_file(path: Path, options: ReadOptions | None = None, limits: Limits = _
 
     Args:
         path: A pickle or joblib file (also compressed with gzip, zlib, bz2, xz or zstd) of a scikit-learn linear
-            model or trees, of a booster of XGBoost or LightGBM, or of a portable partial model or head; the latter also as
-            JSON, a booster also as its library's own file. The content decides, not the file's name.
+            model or trees, of a booster of XGBoost or LightGBM, or of a portable partial model or head; the latter also
+            as JSON, a booster also as its library's own file. The content decides, not the file's name.
         options: What the operator adds to the file, or says as well.
         limits: What reading may cost.
 
