@@ -108,9 +108,9 @@ def _check_same(manifest: Manifest, joint: PartialModel) -> None:
                 f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",
                 parties=manifest.parties,
             )
-    if manifest.n_outputs != ours.n_scores:
+    if manifest.n_raw != ours.n_scores:
         raise IncompatiblePartsError(
-            f"the head makes {manifest.n_outputs} scores a sample, the uncut model {ours.n_scores}",
+            f"the head makes {manifest.n_raw} scores a sample, the uncut model {ours.n_scores}",
             parties=manifest.parties,
         )
 

@@ -165,7 +165,7 @@ class Predictor:
             question=Question(manifest=manifest, settings=settings, fallback=fallback, head=head),
             deadline_s=settings.deadline_s or self._deadline_s,
             for_parties=FOR_PARTIES if falls_back else 1.0,
-            max_samples=max_samples_of(manifest.n_outputs),
+            max_samples=max_samples_of(max(manifest.n_raw, manifest.n_outputs)),
             limits_seen=self._catalogue.limits_seen,
         )
 
@@ -260,8 +260,9 @@ def _less_way_back(deadline_s: float) -> float:
 
 
 def _too_wide(task: PredictTask, plan: _Plan) -> TooManySamplesError:
-    n_outputs = plan.question.manifest.n_outputs
-    told = f"{len(task.sample_ids)} samples of {n_outputs} numbers each are more than one message holds"
+    manifest = plan.question.manifest
+    width = max(manifest.n_raw, manifest.n_outputs)
+    told = f"{len(task.sample_ids)} samples of {width} numbers each are more than one message holds"
     return TooManySamplesError(told, limit=plan.max_samples)
 
 

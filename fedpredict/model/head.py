@@ -80,7 +80,7 @@ class HeadModel:
         check_link(self.kind, self.link)
         check_model_id(self.model_id)
         check_party_id(self.party)
-        check_widths(self.kind, self.head.combination.n_outputs, self.classes)
+        check_widths(self.kind, self.head.combination.n_outputs, self.classes, self.link)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

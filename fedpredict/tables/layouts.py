@@ -34,7 +34,7 @@ from fedpredict.tables.scorecard import (
     scorecard_options,
     scorecard_to_rows,
 )
-from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_to_rows
+from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_options, split_trees_to_rows
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
@@ -125,7 +125,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (split_trees_to_rows(part),),
         from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
         digest_fields=split_trees_digest_fields,
-        options=plain_options,
+        options=split_trees_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),
 }

@@ -20,6 +20,7 @@ from fedpredict.model.leaf_masks import LEAVES_PER_WORD, word_starts
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import FOREIGN, Trees
 from fedpredict.tables.trees import node_rows, nodes_from_rows, with_special_rows
+from fedpredict.tables.trees_options import plain_options
 
 if TYPE_CHECKING:
     from fedpredict.tables.version import ModelVersion
@@ -41,6 +42,11 @@ def split_trees_to_rows(part: SplitTreesPart) -> pa.Table:
     return with_special_rows(part, rows)
 
 
+def split_trees_options(part: SplitTreesPart) -> dict[str, object]:
+    """Return the options of the trees, and the number of raw scores that the head makes."""
+    return {**plain_options(part), "n_outputs": part.n_outputs}
+
+
 def split_trees_from_rows(rows: pa.Table, version: ModelVersion) -> SplitTreesPart:
     """Return the part that `split_trees_to_rows` wrote; arguments and errors as of `trees_from_rows`."""
     found = nodes_from_rows(_one_row_each(rows), version)
@@ -55,7 +61,7 @@ def split_trees_from_rows(rows: pa.Table, version: ModelVersion) -> SplitTreesPa
         categories=version.categories,
         may_miss=found.may_miss,
         trees=found.trees,
-        n_outputs=version.n_outputs,
+        n_outputs=version.n_raw,
     )
 
 

@@ -85,11 +85,16 @@ class ModelVersion:
         check_view_name(self.view)
         check_party_id(self.party)
         check_link(self.kind, self.link)
-        n_raw = self.n_outputs if self.family is Family.SPLIT_TREES else self.n_scores
-        check_widths(self.kind, n_raw, self.classes, self.link)
+        check_widths(self.kind, self.n_raw, self.classes, self.link)
         column_names(self.features)
         if len(self.salt) != SALT_BYTES:
             raise ValueError(f"a salt of {len(self.salt)} bytes")
+
+    @property
+    def n_raw(self) -> int:
+        """The number of raw scores per sample of the model."""
+        n_raw = self.options.get("n_outputs") if self.family is Family.SPLIT_TREES else self.n_scores
+        return n_raw if isinstance(n_raw, int) else 0
 
     @property
     def parameter_tables(self) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
-from tests.split_trees import forest
 from tests.tree_parts import Shape, as_cells, random_part, random_rows
 
 pytestmark = pytest.mark.timeout(600)  # Hive walks a level in several seconds
@@ -101,13 +100,12 @@ def test_engines_give_masks_that_the_head_turns_into_the_joint_models_scores(
 
 
 def test_a_party_that_no_tree_asks_allows_every_leaf_in_the_engine_too(warehouse: Warehouse) -> None:
-    trained = forest()
-    joint = trained.joint.part
-    assert isinstance(joint, TreesPart)
-    parties = {"lab": list(joint.features), "idle": []}
-    cut = split_with_head(trained.joint, parties, "bank")
+    random = np.random.default_rng(6)
+    joint = random_part(random, Shape(20, 2))
+    model = PartialModel(f"m-{uuid.uuid4().hex}", "run-1", "joint-model", Kind.LINEAR, (), True, joint)
+    cut = split_with_head(model, {"lab": list(joint.features), "idle": []}, "bank")
 
-    share = share_in_engine(warehouse, cut.parts["idle"], joint, trained.rows[:3])
+    share = share_in_engine(warehouse, cut.parts["idle"], joint, random_rows(random, joint, 3))
 
     everything = sum(int(word).bit_count() for word in share.values[0].tolist())
     assert everything == joint.trees.n_leaves.sum()
