@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from fedpredict.errors import FeatureFileError, InputError
 from fedpredict.features.files import FileColumns, read_columns
+from fedpredict.features.texts import codes_of
 from fedpredict.features.values import to_feature
 from fedpredict.model.arrays import Floats
 from fedpredict.warehouse.base import ColumnType
@@ -53,12 +54,15 @@ def read_ids(path: Path, column: str | None) -> list[str | bytes]:
     return cast("list[str | bytes]", values.to_pylist())
 
 
-def read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[Floats, list[str]]:
-    """Return numeric columns of a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
+def read_rows(
+    path: Path, names: Sequence[str] | None = None, categories: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Floats, list[str]]:
+    """Return features in a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
 
     Args:
         path: The file.
-        names: The columns, in order; None for every column that holds numbers.
+        names: The columns, in order; None for every column that holds numbers or is among `categories`.
+        categories: For each column that is text, the texts that its codes are positions in, as `Part.categories`.
 
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one of `names` holds something else.
@@ -67,16 +71,18 @@ def read_rows(path: Path, names: Sequence[str] | None = None) -> tuple[Floats, l
     missing = [name for name in names or () if name not in file.columns]
     if missing:
         raise FeatureFileError(f"{path}: has no column {', '.join(map(repr, missing))}")
-    columns: dict[str, pa.ChunkedArray] = {}
+    columns: dict[str, Floats] = {}
     for name in names if names is not None else file.columns:
-        expected = ColumnType.DOUBLE if names is not None else None
+        texts = (categories or {}).get(name)
+        expected = ColumnType.STRING if texts is not None else ColumnType.DOUBLE if names is not None else None
         values, kind = to_feature(file.columns[name], name, typed=file.typed, expected=expected)
-        if kind is ColumnType.DOUBLE:
-            columns[name] = values
+        if texts is not None:
+            columns[name] = codes_of(values, texts)
+        elif kind is ColumnType.DOUBLE:
+            columns[name] = np.asarray(values.to_numpy(), dtype=np.float64)
     if not columns:
         raise FeatureFileError(f"{path}: has no numeric column")
-    rows = np.column_stack([np.asarray(values.to_numpy(), dtype=np.float64) for values in columns.values()])
-    return rows, list(columns)
+    return np.column_stack(list(columns.values())), list(columns)
 
 
 def check_out(path: Path | None) -> None:

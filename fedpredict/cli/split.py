@@ -49,7 +49,8 @@ def split(
             model_id=model_id, training_run=training_run, party=JOINT, features=parse_features(features)
         )
         result = read_model_file(file, options)
-    verification = None if rows is None else read_rows(rows, result.partial.part.features)[0]
+    joint = result.partial.part
+    verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
     parts = split_model(
         result.partial, owners, intercept, rows=verification, feature_constants=result.feature_constants
     )
@@ -89,7 +90,7 @@ def simulate(
             parts[part.party] = part
             advance(len(parts), len(files))
     joint = read_model_file(model / f"{JOINT}.json").partial
-    rows, names = read_rows(data)
+    rows, names = read_rows(data, categories=joint.part.categories)
     report = play(parts, joint, rows, names)
     output.fields(
         {

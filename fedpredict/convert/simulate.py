@@ -47,15 +47,18 @@ def simulate(
     Args:
         parts: Party id -> its part.
         joint: The uncut model.
-        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them.
+        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them; texts as the uncut
+            model's codes.
         names: The names of the columns of `features`; may be more than the model has.
 
     Raises:
-        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model.
+        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model, or have other
+            categories.
         FeatureNamesError: A feature of a part or of the uncut model is not among `names`.
     """
     manifest = build_manifest({party: _description(party, part) for party, part in parts.items()})
     _check_same(manifest, joint)
+    _check_categories(parts, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
     combined = combine(manifest.link, shares)
     expected = combine(joint.link, {"joint": _share(joint, features, names)})
@@ -94,6 +97,15 @@ def _check_same(manifest: Manifest, joint: PartialModel) -> None:
                 f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",
                 parties=manifest.parties,
             )
+
+
+def _check_categories(parts: Mapping[str, PartialModel], joint: PartialModel) -> None:
+    for party, partial in parts.items():
+        for name in partial.part.features:
+            if partial.part.categories.get(name) != joint.part.categories.get(name):
+                raise IncompatiblePartsError(
+                    f"feature {name!r} of {party} has other categories than in the uncut model", parties=[party]
+                )
 
 
 def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:
