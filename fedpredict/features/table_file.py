@@ -10,8 +10,8 @@
 | values | fixed_size_list<float64>[k] | row-major; absent where the view has no feature; codes where it is text |
 | texts | dictionary<int8, large_list<large_binary>> | see below; absent where there is no text, or no row |
 
-Of `texts` only the dictionary says something, because it need not be as long as the other columns: it has one list for each
-text column, with the texts that the column's codes are positions in.
+Of `texts` only the dictionary says something, because it need not be as long as the other columns: it has one list for
+each text column, with the texts that the column's codes are positions in.
 
 The name of a file ends with the first half of the SHA-256 of its bytes, so that whoever maps it knows that it is whole.
 """
