@@ -22,6 +22,7 @@ class Family(StrEnum):
     TREES = "trees"
     SCORECARD = "scorecard"
     NETWORK = "network"
+    STEPS = "steps"
 
 
 class Part(Protocol):
