@@ -159,10 +159,13 @@ def _check_product(step: Step) -> None:
 def _check_single(step: Step) -> None:
     if len(step.inputs) != 1:
         raise ValueError(f"{step.kind} has {len(step.inputs)} inputs instead of one")
-    width = len(step.outputs)
     if step.kind is StepKind.MAP:
-        _check_map(step, width)
-        return
+        _check_map(step, len(step.outputs))
+    else:
+        _check_vectors(step, len(step.outputs))
+
+
+def _check_vectors(step: Step, width: int) -> None:
     numbers = {name: each[:, 0] for name, each in step.numbers.items() if each.shape[1] == 1}
     if set(step.numbers) != set(_NUMBERS[step.kind]) or len(numbers) != len(step.numbers):
         raise ValueError(f"{step.kind} needs columns of numbers {', '.join(_NUMBERS[step.kind])}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,16 +146,3 @@ def _either(some: Bools | None, others: Bools | None) -> Bools | None:
     if others is None or not any_true(others):
         return some
     return others if some is None else some | others
-
-
-def levels(features: Sequence[str], steps: Sequence[Step]) -> list[list[Step]]:
-    """Return the steps by how many stand in front of them, one behind another: each reads levels before its own."""
-    depth = dict.fromkeys(features, 0)
-    found: list[list[Step]] = []
-    for step in steps:
-        own = max((depth[name] for name in step.inputs), default=0)
-        depth |= dict.fromkeys(step.outputs, own + 1)
-        while len(found) <= own:
-            found.append([])
-        found[own].append(step)
-    return found

@@ -11,6 +11,15 @@ import pyarrow as pa
 from fedpredict.model.part import Family, Part
 from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
 from fedpredict.tables.schemas import linear_schema
+from fedpredict.tables.steps import (
+    steps_columns,
+    steps_digest_fields,
+    steps_engines,
+    steps_from_rows,
+    steps_options,
+    steps_schemas,
+    steps_to_rows,
+)
 from fedpredict.warehouse.base import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -56,6 +65,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+    ),
+    Family.STEPS: Layout(
+        schemas=lambda view, columns: steps_schemas(LAYOUTS, view, columns),
+        columns=lambda version: steps_columns(LAYOUTS, version),
+        to_rows=lambda part: steps_to_rows(LAYOUTS, part),
+        from_rows=lambda rows, version: steps_from_rows(LAYOUTS, rows, version),
+        digest_fields=lambda part: steps_digest_fields(LAYOUTS, part),
+        options=lambda part: steps_options(LAYOUTS, part),
+        engines=lambda part: steps_engines(LAYOUTS, part),
     ),
 }
 """The one place that says where a family's parameters are."""

@@ -27,6 +27,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
 from fedpredict.tables.linear_sql import linear_scores
 from fedpredict.tables.source import Source, source_of
+from fedpredict.tables.steps_sql import steps_scores
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Value, Warehouse
@@ -40,7 +41,10 @@ fp_unusable and fp_infinite (above 0 where a feature that must not miss is NULL 
 valid), and fp_ties (rows of the feature table with this id and time).
 """
 
-SCORED: Mapping[Family, Scored] = {Family.LINEAR: linear_scores}
+SCORED: Mapping[Family, Scored] = {
+    Family.LINEAR: linear_scores,
+    Family.STEPS: lambda version, source: steps_scores(SCORED, version, source),
+}
 """What the engines can compute; a family that is not here is scored in process only."""
 
 
