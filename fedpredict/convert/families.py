@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from fedpredict.convert.linear_cut import cut_linear
 from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.steps_cut import cut_steps
+from fedpredict.convert.steps_form import steps_from_plain, steps_to_plain
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Family, Part
 
@@ -35,5 +37,10 @@ class FamilyForm:
 
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
+    Family.STEPS: FamilyForm(
+        lambda part: steps_to_plain(FAMILIES, part),
+        lambda content, options: steps_from_plain(FAMILIES, content, options),
+        lambda *args: cut_steps(FAMILIES, *args),
+    ),
 }
 """The one place that says so."""
