@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -65,6 +65,35 @@ class ArrayReader:
             raise ModelFileError(f"{what} is not an array of numbers")
         return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
 
+    def records(self, value: object, what: str, fields: Sequence[str]) -> NDArray[np.void]:
+        """Return a one-dimensional array of the file whose items have fields, each a number; read fields by name.
+
+        Args:
+            value: An inert value of the file.
+            what: Names it in the message.
+            fields: The fields that each item must have.
+
+        Raises:
+            ModelFileError: It is no such array, or has not all of the fields.
+        """
+        array = self._array(value, what)
+        names = () if isinstance(array, Objects) else array.dtype.names or ()
+        if len(array.shape) != 1 or not set(fields) <= set(names):
+            raise ModelFileError(f"{what} is not a list of records with the fields {', '.join(fields)}")
+        found: NDArray[np.void] = array
+        return found
+
+    def objects(self, value: object, what: str) -> Objects:
+        """Return an array of Python objects of the file: inert values in C order.
+
+        Raises:
+            ModelFileError: It is no such array.
+        """
+        array = self._array(value, what)
+        if not isinstance(array, Objects):
+            raise ModelFileError(f"{what} is not an array of objects")
+        return array
+
     def labels(self, value: object, what: str) -> list[Label]:
         """Return a one-dimensional array of the file as a list of texts or numbers.
 
@@ -82,6 +111,8 @@ class ArrayReader:
     def plain(self, value: Node, what: str) -> object:
         """Return an array of the file as (nested) lists, a scalar as a number or text."""
         array = self._array(value, what)
+        if not isinstance(array, Objects) and array.dtype.names:
+            raise ModelFileError(f"{what} is an array with fields inside an item")
         return self.labels(value, what) if isinstance(array, Objects) else array.tolist()
 
     def _objects(self, array: Objects, what: str) -> list[Any]:

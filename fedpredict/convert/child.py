@@ -83,8 +83,8 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
     if isinstance(plain, dict):
         return Reading(from_portable(plain, options), "portable partial model (pickle)")
     raise UnsupportedModelError(
-        f"the file holds {described(value)}; supported are scikit-learn's linear models and pipelines of scalers, "
-        f"and portable partial models (a dict with format '{FORMAT}')"
+        f"the file holds {described(value)}; supported are scikit-learn's linear models, pipelines of scalers and "
+        f"trees, and portable partial models (a dict with format '{FORMAT}')"
     )
 
 

@@ -79,4 +79,4 @@ class Budget:
         """
         self._left -= 1
         if self._left < 0:
-            raise ModelFileError(f"the file has more than {self._limit} operations; no linear model needs as many")
+            raise ModelFileError(f"the file has more than {self._limit} operations; no model needs as many")

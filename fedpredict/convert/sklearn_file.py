@@ -11,12 +11,15 @@ from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.sklearn_linear import Fitted, read_linear
+from fedpredict.convert.sklearn_nodes import FittedTrees
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
+from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError
+from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.part import Part
 from fedpredict.model.partial import PartialModel
 
 
@@ -51,30 +54,54 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     """
     steps = _steps(read_estimator(value, arrays, "the file"))
     model, scalers = steps[-1], steps[:-1]
+    if is_of_trees(model):
+        return _of_trees(model, steps, options)
     fitted = read_linear(model)
     weights, constants = fitted.weights, np.zeros_like(fitted.weights)
     with np.errstate(all="ignore"):  # what overflows here is refused below, as a weight that is not finite
         for scaler in reversed(scalers):
             weights, constants = fold_scaler(scaler, weights, constants)
-    in_file = next((names for names in (step.feature_names() for step in steps) if names is not None), None)
-    features = chosen_features(in_file, options.features, weights.shape[0])
-    source = _source(steps)
+    features = chosen_features(_names_in_file(steps), options.features, weights.shape[0])
     try:
         part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0))
-        partial = PartialModel(
-            model_id=agreed(None, options.model_id, "model_id"),
-            training_run=agreed(None, options.training_run, "training_run"),
-            party=agreed(None, options.party, "party"),
-            kind=fitted.kind,
-            classes=fitted.classes,
-            fit_intercept=_joint_intercept(fitted, options),
-            part=part,
-            link=fitted.link,
-            metadata={"source": source},
-        )
+        return Reading(_partial(fitted, part, steps, options), _source(steps), constants)
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
-    return Reading(partial, source, constants)
+
+
+def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) -> Reading:
+    if len(steps) > 1:
+        raise UnsupportedModelError(
+            f"the pipeline has a step {clipped(steps[0].name)} before {model.name}, which does not fold into trees: "
+            "train the trees on the features themselves, which need no scaling"
+        )
+    try:
+        fitted = read_trees(model)
+        features = chosen_features(_names_in_file(steps), options.features, fitted.n_features)
+        part = fitted.part(features, _held_intercept(fitted, options))
+        return Reading(_partial(fitted, part, steps, options), _source(steps))
+    except ValueError as error:
+        raise ModelFileError(f"the trees in the file do not make a model: {error}") from error
+
+
+def _names_in_file(steps: list[Estimator]) -> tuple[str, ...] | None:
+    """The feature names that the first step which has some was fitted with."""
+    return next((names for names in (step.feature_names() for step in steps) if names is not None), None)
+
+
+def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], options: ReadOptions) -> PartialModel:
+    """The part with what the operator adds."""
+    return PartialModel(
+        model_id=agreed(None, options.model_id, "model_id"),
+        training_run=agreed(None, options.training_run, "training_run"),
+        party=agreed(None, options.party, "party"),
+        kind=fitted.kind,
+        classes=fitted.classes,
+        fit_intercept=_joint_intercept(fitted, options),
+        part=part,
+        link=fitted.link,
+        metadata={"source": _source(steps)},
+    )
 
 
 def _steps(root: Estimator) -> list[Estimator]:
@@ -101,11 +128,13 @@ def _source(steps: list[Estimator]) -> str:
     return f"scikit-learn {steps[-1].version_text} {names if len(steps) == 1 else f'Pipeline({names})'}"
 
 
-def _held_intercept(fitted: Fitted, options: ReadOptions) -> Floats | None:
+def _held_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> Floats | None:
     """The intercept, or None where the file holds none, or the operator says that another party holds it."""
     holds = fitted.fit_intercept if options.holds_intercept is None else options.holds_intercept
     if holds and not fitted.fit_intercept:
-        raise ModelConflictError("the file was trained with fit_intercept=False, the operator says it holds one")
+        raise ModelConflictError(
+            "the file holds no intercept (fit_intercept=False, or a class without one), the operator says it holds one"
+        )
     if not holds and fitted.intercept.any():
         raise ModelConflictError(
             "the file has an intercept that is not zero, but is said to hold none: scores would change"
@@ -113,7 +142,7 @@ def _held_intercept(fitted: Fitted, options: ReadOptions) -> Floats | None:
     return fitted.intercept if holds else None
 
 
-def _joint_intercept(fitted: Fitted, options: ReadOptions) -> bool:
+def _joint_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> bool:
     """Whether the joint model has an intercept somewhere: the operator's word, else the estimator's own setting."""
     if options.fit_intercept is None:
         return fitted.fit_intercept

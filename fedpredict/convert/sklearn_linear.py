@@ -49,7 +49,8 @@ def read_linear(model: Estimator) -> Fitted:
     if reader is None:
         raise UnsupportedModelError(
             f"{clipped(model.package)}...{clipped(model.name)} is not served; supported are "
-            f"{', '.join(sorted(SUPPORTED))}, alone or as the last step of a Pipeline of scalers"
+            f"{', '.join(sorted(SUPPORTED))}, alone or as the last step of a Pipeline of scalers; and decision trees, "
+            "forests and gradient boosting"
         )
     return reader(model)
 
