@@ -51,7 +51,8 @@ class Step:
     | scale | (x - subtract) / divide * multiply + add | each of the four may be left out; (n, 1) | |
     | clip | low where x < low, high where x > high, else x | low, high (n, 1) | |
     | power | the transform of Yeo and Johnson, or of Box and Cox (x > 0) | exponent (n, 1) | method |
-    | quantile | the mean of what interpolation from the left and from the right gives | from, to (n_points, 1) | |
+    | quantile | the mean of interpolations from the left and from the right, its own value at either end | from, to
+      (n_points, 1), rising | |
     | bins | how many edges are <= x | edge (n_edges, 1), rising | |
     | map | the row of values whose key x is, or of the text x | key (n_rows, 1) for a number, rising; values
       (n_rows, n_outputs), for a text in the order of its codes; unknown, missing (1, n_outputs) | unknown, missing |
@@ -255,7 +256,8 @@ def _quantile(step: Step) -> Program:
     def run(x: Floats) -> Derived:
         # of equal points the one side takes the first, the other the last
         both = np.interp(x, points, reached) - np.interp(-x, -points[::-1], -reached[::-1])
-        return Derived(np.where(np.isnan(x), x, 0.5 * both))
+        both = np.where(x == points[-1], 2.0 * reached[-1], both)
+        return Derived(np.where(np.isnan(x), x, 0.5 * np.where(x == points[0], 2.0 * reached[0], both)))
 
     return run
 
