@@ -67,22 +67,22 @@ def read_rows(
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one of `names` holds something else.
     """
-    file = read_columns(path)
+    file, texts = read_columns(path), categories or {}
     missing = [name for name in names or () if name not in file.columns]
     if missing:
         raise FeatureFileError(f"{path}: has no column {', '.join(map(repr, missing))}")
     columns: dict[str, Floats] = {}
     for name in names if names is not None else file.columns:
-        texts = (categories or {}).get(name)
-        expected = ColumnType.STRING if texts is not None else ColumnType.DOUBLE if names is not None else None
+        known = texts.get(name)
+        expected = ColumnType.STRING if known is not None else ColumnType.DOUBLE if names is not None else None
         values, kind = to_feature(file.columns[name], name, typed=file.typed, expected=expected)
-        if texts is not None:
-            columns[name] = codes_of(values, texts)
+        if known is not None:
+            columns[name] = codes_of(values, known)
         elif kind is ColumnType.DOUBLE:
             columns[name] = np.asarray(values.to_numpy(), dtype=np.float64)
-    if not columns:
+    if not columns and names is None:
         raise FeatureFileError(f"{path}: has no numeric column")
-    return np.column_stack(list(columns.values())), list(columns)
+    return np.column_stack(list(columns.values())) if columns else np.zeros((0, 0)), list(columns)
 
 
 def check_out(path: Path | None) -> None:

@@ -70,6 +70,12 @@ def split(
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
+    for party, part in parts.items():
+        if not part.part.features:
+            share = "that of the base score" if part.holds_intercept else "zero"
+            output.note(
+                f"note: nothing in the model asks for features of {party}: its share is {share} for all samples"
+            )
     output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
 
 
@@ -115,7 +121,7 @@ def _parse_owner(text: str) -> tuple[str, tuple[str, ...]]:
     party, equals, names = text.partition("=")
     if not equals or not party:
         raise typer.BadParameter(f"{text!r}: write PARTY=feature,feature,... or PARTY=@FILE", param_hint="--party")
-    return party, parse_features(names) or ()
+    return party, (parse_features(names) or ()) if names else ()
 
 
 def _make_folder(path: Path) -> None:

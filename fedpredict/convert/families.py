@@ -11,6 +11,8 @@ from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.steps_cut import cut_steps
 from fedpredict.convert.steps_form import steps_from_plain, steps_to_plain
+from fedpredict.convert.trees_cut import cut_trees
+from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Family, Part
 
@@ -28,11 +30,13 @@ class FamilyForm:
         from_plain: The inverse: (mapping, what the operator adds) -> the part. Raises `ModelFileError` where a value is
             missing, of the wrong type or does not fit, `FeatureNamesError` where names do not.
         cut: See `Cut`. Raises `ModelConflictError` where it cannot be cut so.
+        may_be_empty: Whether a party may have no feature; its part is one without, whose share is zero.
     """
 
     to_plain: Callable[[Any], dict[str, object]]
     from_plain: Callable[[Mapping[str, object], ReadOptions], Part]
     cut: Cut
+    may_be_empty: bool = False
 
 
 FAMILIES: Mapping[Family, FamilyForm] = {
@@ -42,5 +46,6 @@ FAMILIES: Mapping[Family, FamilyForm] = {
         lambda content, options: steps_from_plain(FAMILIES, content, options),
         lambda *args: cut_steps(FAMILIES, *args),
     ),
+    Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
 }
 """The one place that says so."""

@@ -39,26 +39,32 @@ def split_model(
         By party id, in the order of `parties`.
 
     Raises:
-        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none, where
+            the family allows none such.
         ModelConflictError: The intercept's party is missing or none of the parties, or the joint model's intercept
             is not in the file.
         NameRefusedError: A party's name breaks the naming rules.
     """
-    columns = _columns(joint.part.features, parties)
+    family = FAMILIES[joint.part.family]
+    columns = _columns(joint.part.features, parties, may_be_empty=family.may_be_empty)
     _check_intercept(joint, parties, intercept_party)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(joint.part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(joint.part.features)} features")
-    parts = FAMILIES[joint.part.family].cut(joint.part, columns, intercept_party, feature_constants)
+    parts = family.cut(joint.part, columns, intercept_party, feature_constants)
     return {
         party: replace(
             joint,
             party=party,
             part=part,
-            verification=None if rows is None else _verification(part, rows[:, columns[party]]),
+            verification=None if rows is None else _verification(part, _columns_of(part, joint.part, rows)),
             metadata=dict(joint.metadata),
         )
         for party, part in parts.items()
     }
+
+
+def _columns_of(part: Part, joint: Part, rows: Floats) -> Floats:
+    return rows[:, [joint.features.index(name) for name in part.features]]
 
 
 def _verification(part: Part, rows: Floats) -> VerificationRows | None:
@@ -68,14 +74,16 @@ def _verification(part: Part, rows: Floats) -> VerificationRows | None:
     return VerificationRows(usable, part.partial_scores(usable)) if len(usable) else None
 
 
-def _columns(features: Sequence[str], parties: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+def _columns(
+    features: Sequence[str], parties: Mapping[str, Sequence[str]], *, may_be_empty: bool
+) -> dict[str, list[int]]:
     """Party -> the positions of its features in the joint model; every feature at exactly one party."""
     position = {name: index for index, name in enumerate(features)}
     named = [name for names in parties.values() for name in names]
     unknown = sorted({name for name in named if name not in position})
     twice = sorted({name for name in named if named.count(name) > 1})
     absent = [name for name in features if name not in set(named)]
-    empty = sorted(party for party, names in parties.items() if not names)
+    empty = sorted(party for party, names in parties.items() if not names and not may_be_empty)
     problems = [
         f"{what}: {shown(names)}"
         for what, names in (

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
 from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
-from fedpredict.tables.schemas import linear_schema
+from fedpredict.tables.schemas import linear_schema, trees_schema
 from fedpredict.tables.steps import (
     steps_columns,
     steps_digest_fields,
@@ -20,6 +20,9 @@ from fedpredict.tables.steps import (
     steps_schemas,
     steps_to_rows,
 )
+from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
+from fedpredict.tables.trees_digest import trees_digest_fields
+from fedpredict.tables.trees_options import in_engines, plain_options
 from fedpredict.warehouse.base import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -74,6 +77,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         digest_fields=lambda part: steps_digest_fields(LAYOUTS, part),
         options=lambda part: steps_options(LAYOUTS, part),
         engines=lambda part: steps_engines(LAYOUTS, part),
+    ),
+    Family.TREES: Layout(
+        schemas=lambda view, _: (trees_schema(view),),
+        columns=lambda _: (TREES_NAMES,),
+        to_rows=lambda part: (trees_to_rows(part),),
+        from_rows=lambda rows, version: trees_from_rows(rows[0], version),
+        digest_fields=trees_digest_fields,
+        options=plain_options,
+        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),
 }
 """The one place that says where a family's parameters are."""

@@ -82,6 +82,36 @@ def linear_schema(view: str, features: Iterable[Column]) -> TableSchema:
     return TableSchema(f"fp_linear_{check_view_name(view)}", (*fixed, *weights), PARAMETER_KEYS)
 
 
+TREES_COLUMNS = (
+    Column("tree", _INT),
+    Column("node", _INT),
+    Column("level", _INT),
+    Column("feature", _STRING),
+    Column("input", _INT),
+    Column("op", _STRING),
+    Column("threshold", _DOUBLE),
+    Column("categories", _STRING),
+    Column("known", _STRING),
+    Column("compare", _STRING),
+    Column("missing", _STRING),
+    Column("zero_is_missing", _BOOLEAN),
+    Column("unknown", _STRING),
+    Column("left_child", _INT),
+    Column("right_child", _INT),
+    Column("output", _INT),
+    Column("leaf_value", _DOUBLE),
+)
+
+
+def trees_schema(view: str) -> TableSchema:
+    """Return the parameter table of the trees over a view.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    return TableSchema(f"fp_trees_{check_view_name(view)}", TREES_COLUMNS, PARAMETER_KEYS)
+
+
 def steps_schema(view: str) -> TableSchema:
     """Return the table of the numbers of preprocessing in front of the models over a view.
 

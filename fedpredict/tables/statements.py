@@ -28,6 +28,7 @@ from fedpredict.tables import sql
 from fedpredict.tables.linear_sql import linear_scores
 from fedpredict.tables.source import Source, source_of
 from fedpredict.tables.steps_sql import steps_scores
+from fedpredict.tables.trees_sql import tree_scores
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Value, Warehouse
@@ -43,6 +44,7 @@ valid), and fp_ties (rows of the feature table with this id and time).
 
 SCORED: Mapping[Family, Scored] = {
     Family.LINEAR: linear_scores,
+    Family.TREES: tree_scores,
     Family.STEPS: lambda version, source: steps_scores(SCORED, version, source),
 }
 """What the engines can compute; a family that is not here is scored in process only."""

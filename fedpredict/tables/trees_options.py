@@ -1,0 +1,135 @@
+"""What of a part of trees stands in its version's row: what holds for all nodes, and what a statement must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from fedpredict.errors import TableCorruptError
+from fedpredict.model.arrays import Bools
+from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+
+MAX_DEPTH = 64
+"""Splits one below the other that engines take; each is a subquery around the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreesOptions:
+    """What the rows of one part have in common.
+
+    Attributes:
+        n_trees: The number of trees.
+        depth: Splits on the longest way from a root to a leaf; 0 without a split.
+        strict: Whether nodes compare by <, not by <=.
+        float32: Whether features are rounded to float32 before they are compared.
+        wide: Whether every leaf has a value for each output.
+        may_miss: The features (positions) that a sample may lack.
+        numbers: What nodes with a threshold look at: (feature, whether zero counts as missing), without repeats.
+        sets: The same for nodes with a set of categories.
+    """
+
+    n_trees: int
+    depth: int
+    strict: bool
+    float32: bool
+    wide: bool
+    may_miss: list[int]
+    numbers: list[tuple[int, bool]]
+    sets: list[tuple[int, bool]]
+
+    @property
+    def inputs(self) -> list[tuple[int, bool]]:
+        """All that nodes look at; the column `input` of the table counts in it."""
+        return [*self.numbers, *self.sets]
+
+
+def options_of(part: TreesPart) -> TreesOptions:
+    """Return the options of a part."""
+    trees = part.trees
+    is_set = trees.left_set != NO_SET
+    return TreesOptions(
+        n_trees=trees.n_trees,
+        depth=int(levels_of(trees).max(initial=0)),
+        strict=trees.strict,
+        float32=trees.float32,
+        wide=part.values.shape[1] > 1 or bool((part.output < 0).any()),
+        may_miss=np.flatnonzero(part.may_miss).tolist(),
+        numbers=_looked_at(trees, ~is_set),
+        sets=_looked_at(trees, is_set),
+    )
+
+
+def plain_options(part: TreesPart) -> dict[str, object]:
+    """Return the options as JSON values, as `Layout.options` says."""
+    return asdict(options_of(part))
+
+
+def in_engines(part: TreesPart) -> bool:
+    """Return whether SQL can compute a part: it is not too deep, and asks of texts only whether they are in a set."""
+    options = options_of(part)
+    texts = {at for at, name in enumerate(part.features) if name in part.categories}
+    as_number = {at for at, _ in options.numbers} | {at for at, zero_is_missing in options.sets if zero_is_missing}
+    return options.depth <= MAX_DEPTH and not texts & as_number
+
+
+def parse_options(content: Mapping[str, object]) -> TreesOptions:
+    """Return what `plain_options` gave.
+
+    Raises:
+        TableCorruptError: A value is missing or of another type.
+    """
+    try:
+        return TreesOptions(
+            n_trees=_count(content["n_trees"]),
+            depth=_count(content["depth"]),
+            strict=_flag(content["strict"]),
+            float32=_flag(content["float32"]),
+            wide=_flag(content["wide"]),
+            may_miss=[_count(each) for each in _list(content["may_miss"])],
+            numbers=[_input(each) for each in _list(content["numbers"])],
+            sets=[_input(each) for each in _list(content["sets"])],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableCorruptError(f"the options of trees are damaged ({error})") from error
+
+
+def levels_of(trees: Trees) -> Ints:
+    """Return the number of splits above each node, shape (n_nodes,)."""
+    levels = np.zeros(len(trees.feature), dtype=np.int32)
+    nodes, level = trees.start[:-1], 0
+    while len(nodes):
+        levels[nodes] = level
+        inner = nodes[trees.feature[nodes] != LEAF]
+        nodes, level = np.concatenate([trees.left[inner], trees.right[inner]]), level + 1
+    return levels
+
+
+def _looked_at(trees: Trees, chosen: Bools) -> list[tuple[int, bool]]:
+    of_features = chosen & (trees.feature >= 0)
+    pairs = np.unique(trees.feature[of_features].astype(np.int64) * 2 + trees.zero_is_missing[of_features])
+    return [(int(pair) // 2, bool(pair % 2)) for pair in pairs]
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("a count is no count")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("a flag is no flag")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list | tuple):
+        raise TypeError("a list is no list")
+    return list(value)
+
+
+def _input(value: object) -> tuple[int, bool]:
+    feature, zero_is_missing = _list(value)
+    return _count(feature), _flag(zero_is_missing)
