@@ -36,6 +36,8 @@ IN_ENGINES = [
     ("power", "linear"),
     ("clipping", "linear"),
     ("polynomial", "linear"),
+    ("onehot, missing as a category", "trees"),
+    ("ordinal", "trees"),
 ]
 
 
