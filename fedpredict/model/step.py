@@ -12,7 +12,7 @@ from fedpredict.model.arrays import Bools, Floats
 
 
 class StepKind(StrEnum):
-    """What a step computes. The names are those of the tables and the files; docs/steps.md tells each."""
+    """What a step computes. The names are those of the tables and the files; docs/portable-model.md tells each."""
 
     FILL = "fill"
     MISSING = "missing"
