@@ -120,6 +120,7 @@ TRANSFORMS: Mapping[str, Callable[[], Any]] = {
     "polynomial": lambda: _numbers_only(StandardScaler(), PolynomialFeatures(3), FunctionTransformer()),
     "interactions": lambda: _numbers_only(PolynomialFeatures(2, interaction_only=True, include_bias=False)),
     "quantile": lambda: _numbers_only(QuantileTransformer(n_quantiles=40)),
+    "quantile, normal": lambda: _numbers_only(QuantileTransformer(n_quantiles=30, output_distribution="normal")),
     "union": lambda: _numbers_only(FeatureUnion([("a", "passthrough"), ("b", PowerTransformer()), ("c", "drop")])),
 }
 

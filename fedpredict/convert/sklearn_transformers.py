@@ -24,6 +24,8 @@ Transform: TypeAlias = Callable[[Builder, Estimator, Sequence[Column]], list[Col
 
 _OLDEST = (1, 2)
 _MAX_TERMS = 20_000
+_MARGIN = 1e-7
+"""What QuantileTransformer takes for its ends, where it makes a normal distribution."""
 
 
 def _identity(_: Builder, transformer: Estimator, columns: Sequence[Column]) -> list[Column]:
@@ -168,18 +170,20 @@ def _power(builder: Builder, transformer: Estimator, columns: Sequence[Column]) 
 
 
 def _quantile(builder: Builder, transformer: Estimator, columns: Sequence[Column]) -> list[Column]:
-    if transformer.text("output_distribution") != "uniform":
-        raise UnsupportedModelError(
-            "QuantileTransformer(output_distribution='normal') is not served: use 'uniform', or a PowerTransformer"
-        )
+    shape = transformer.text("output_distribution")
+    if shape not in {"uniform", "normal"}:
+        raise UnsupportedModelError(f"QuantileTransformer(output_distribution='{clipped(shape)}') is unknown")
+    margin = np.array([0.0 if shape == "uniform" else _MARGIN])
     points = transformer.arrays.numbers(transformer.state.get("quantiles_"), "QuantileTransformer.quantiles_")
     reached = transformer.arrays.numbers(transformer.state.get("references_"), "QuantileTransformer.references_")
     if points.shape != (len(reached), len(columns)):
         raise ModelFileError(f"QuantileTransformer.quantiles_ has shape {points.shape} for {len(columns)} columns")
     result: list[Column] = []
     for place, column in enumerate(columns):
-        result += builder.add(StepKind.QUANTILE, [column], 1, {"from": points[:, place], "to": reached})
-    return result
+        result += builder.add(
+            StepKind.QUANTILE, [column], 1, {"from": points[:, place], "to": reached, "margin": margin}
+        )
+    return result if shape == "uniform" else builder.add(StepKind.NORMAL, result, len(result), {})
 
 
 def _polynomial(builder: Builder, transformer: Estimator, columns: Sequence[Column]) -> list[Column]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.normal import normal_quantile
 
 
 class StepKind(StrEnum):
@@ -20,13 +21,16 @@ class StepKind(StrEnum):
     CLIP = "clip"
     POWER = "power"
     QUANTILE = "quantile"
+    NORMAL = "normal"
     BINS = "bins"
     MAP = "map"
     ONEHOT = "onehot"
     PRODUCT = "product"
 
 
-ELEMENTWISE = frozenset({StepKind.FILL, StepKind.MISSING, StepKind.SCALE, StepKind.CLIP, StepKind.POWER})
+ELEMENTWISE = frozenset(
+    {StepKind.FILL, StepKind.MISSING, StepKind.SCALE, StepKind.CLIP, StepKind.POWER, StepKind.NORMAL}
+)
 """Kinds of which each output comes from the input in its place, and each row of numbers belongs to one of them."""
 
 INVALID, VALUE, NAN, MISSING = "invalid", "value", "nan", "missing"
@@ -51,16 +55,17 @@ class Step:
     | scale | (x - subtract) / divide * multiply + add | each of the four may be left out; (n, 1) | |
     | clip | low where x < low, high where x > high, else x | low, high (n, 1) | |
     | power | the transform of Yeo and Johnson, or of Box and Cox (x > 0) | exponent (n, 1) | method |
-    | quantile | the mean of interpolations from the left and from the right, its own value at either end | from, to
-      (n_points, 1), rising | |
+    | quantile | the mean of interpolations from the left and from the right; the first `to` where x is below, or by
+      less than margin above, the first `from`; the last likewise | from, to (n_points, 1), rising; margin (1, 1) | |
+    | normal | where the standard normal distribution function reaches x (`normal_quantile`) | | |
     | bins | how many edges are <= x | edge (n_edges, 1), rising | |
     | map | the row of values whose key x is, or of the text x | key (n_rows, 1) for a number, rising; values
       (n_rows, n_outputs), for a text in the order of its codes; unknown, missing (1, n_outputs) | unknown, missing |
     | onehot | 1.0 where x is the output's number, else 0.0 | number (n_outputs, 1) | |
     | product | the product of some inputs, with repeats | | terms: positions of the inputs, for each output |
 
-    A missing x gives a missing output in scale, clip, power, quantile and onehot, and FEATURE_MISSING in bins and
-    product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID.
+    A missing x gives a missing output in scale, clip, power, quantile, normal and onehot, and FEATURE_MISSING in bins
+    and product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID.
 
     Attributes:
         kind: What it computes.
@@ -177,8 +182,10 @@ def _check_vectors(step: Step, width: int) -> None:
         raise ValueError(f"{step.kind} has {width} outputs instead of one")
     elif any((np.diff(each) < 0).any() for each in numbers.values()):
         raise ValueError(f"{step.kind}: {', '.join(numbers)} must rise")
-    elif step.kind is StepKind.QUANTILE and not 0 < len(numbers["from"]) == len(numbers["to"]):
-        raise ValueError("quantile: from and to are as long as each other, and not empty")
+    elif step.kind is StepKind.QUANTILE and (
+        not 0 < len(numbers["from"]) == len(numbers["to"]) or len(numbers["margin"]) != 1 or numbers["margin"][0] < 0.0
+    ):
+        raise ValueError("quantile: from and to are as long as each other and not empty, margin is one number from 0")
 
 
 def _check_map(step: Step, width: int) -> None:
@@ -252,12 +259,14 @@ def _grown(logarithm: Floats, exponent: Floats) -> Floats:
 
 def _quantile(step: Step) -> Program:
     points, reached = step.numbers["from"][:, 0], step.numbers["to"][:, 0]
+    margin = float(step.numbers["margin"][0, 0])
 
     def run(x: Floats) -> Derived:
         # of equal points the one side takes the first, the other the last
         both = np.interp(x, points, reached) - np.interp(-x, -points[::-1], -reached[::-1])
-        both = np.where(x == points[-1], 2.0 * reached[-1], both)
-        return Derived(np.where(np.isnan(x), x, 0.5 * np.where(x == points[0], 2.0 * reached[0], both)))
+        values = np.where((x >= points[-1]) | (x + margin > points[-1]), reached[-1], 0.5 * both)
+        values = np.where((x <= points[0]) | (x - margin < points[0]), reached[0], values)
+        return Derived(np.where(np.isnan(x), x, values))
 
     return run
 
@@ -322,7 +331,8 @@ _NUMBERS: Mapping[StepKind, Sequence[str]] = {
     StepKind.SCALE: _SCALES,
     StepKind.CLIP: ("low", "high"),
     StepKind.POWER: ("exponent",),
-    StepKind.QUANTILE: ("from", "to"),
+    StepKind.QUANTILE: ("from", "to", "margin"),
+    StepKind.NORMAL: (),
     StepKind.BINS: ("edge",),
     StepKind.ONEHOT: ("number",),
 }
@@ -333,6 +343,7 @@ _PROGRAMS: Mapping[StepKind, Callable[[Step], Program]] = {
     StepKind.CLIP: _clip,
     StepKind.POWER: _power,
     StepKind.QUANTILE: _quantile,
+    StepKind.NORMAL: lambda _: lambda x: Derived(normal_quantile(x)),
     StepKind.BINS: _bins,
     StepKind.MAP: _map,
     StepKind.ONEHOT: _onehot,

@@ -23,7 +23,6 @@ from fedpredict.model.steps import StepsPart
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import steps_schema
 from fedpredict.tables.steps_options import (
-    STEPS_IN_ENGINES,
     StepShape,
     StepsOptions,
     core_version,
@@ -144,9 +143,8 @@ def steps_options(layouts: Mapping[Family, Layout], part: StepsPart) -> dict[str
 
 
 def steps_engines(layouts: Mapping[Family, Layout], part: StepsPart) -> tuple[str, ...]:
-    """Return the engines that can compute the core and every step."""
-    engines = layouts[part.core.family].engines(part.core)
-    return engines if all(step.kind in STEPS_IN_ENGINES for step in part.steps) else engines[:1]
+    """Return the engines that can compute the core."""
+    return layouts[part.core.family].engines(part.core)
 
 
 def _without_keys(schema: TableSchema) -> pa.Table:

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from fedpredict.tables.version import ModelVersion
 
 
-STEPS_IN_ENGINES = frozenset(StepKind) - {StepKind.QUANTILE}
-"""Kinds of steps that the engines can compute; the others are computed in process only."""
-
-
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """A step without its numbers: as `Step`, with the shape of each table of numbers."""

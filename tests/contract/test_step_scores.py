@@ -34,8 +34,9 @@ IN_ENGINES = [
     ("ordinal", "linear"),
     ("bins, onehot", "classes"),
     ("power", "linear"),
-    ("clipping", "linear"),
     ("polynomial", "linear"),
+    ("quantile", "linear"),
+    ("quantile, normal", "linear"),
     ("onehot, missing as a category", "trees"),
     ("ordinal", "trees"),
 ]
@@ -103,6 +104,9 @@ def every_step() -> StepsPart:
         Step(StepKind.ONEHOT, ("bin",), ("o1", "o3"), {"number": column(1.0, 3.0)}),
         Step(StepKind.MAP, ("bin",), ("woe",), {"key": column(0, 1, 3, 4), "values": column(-0.5, 0.1, 0.7, 1e-9)},
              {"unknown": "invalid", "missing": "missing"}),
+        Step(StepKind.QUANTILE, ("rooms",), ("q",), {"from": column(1, 1, 2, 2, 2, 4, 4), "margin": column(0.0),
+                                                     "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}),
+        Step(StepKind.NORMAL, ("q", "debt4"), ("n1", "n2")),
         Step(StepKind.MAP, ("debt2",), ("m0",), {"key": column(-0.0), "values": column(2.0), "unknown": column(3.0)},
              {"unknown": "value", "missing": "nan"}),
         Step(StepKind.MAP, ("city",), ("c1", "c2"),
@@ -112,7 +116,7 @@ def every_step() -> StepsPart:
              {"unknown": "value", "missing": "missing"}),
         Step(StepKind.PRODUCT, ("age4", "rooms", "o1"), ("p0", "p1", "p2"), options={"terms": [[], [0, 0, 1], [1, 2]]}),
     )  # fmt: skip
-    names = "age2 age4 debt4 y1 y2 y3 y4 b1 b2 o1 o3 woe m0 c1 c2 j1 p0 p1 p2 rooms"
+    names = "n1 n2 age2 age4 debt4 y1 y2 y3 y4 b1 b2 o1 o3 woe m0 c1 c2 j1 p0 p1 p2 rooms"
     read_columns = tuple(names.split())
     weights = np.random.default_rng(1).normal(size=(len(read_columns), 2))
     core = LinearPart(read_columns, weights, np.array([0.5, -0.25]), np.array([0.0, 1.0]))

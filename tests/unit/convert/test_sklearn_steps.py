@@ -85,7 +85,7 @@ def test_the_portable_form_reads_back_bit_by_bit(name: str) -> None:
     np.testing.assert_array_equal(again.part.partial_scores(features), partial.part.partial_scores(features))
 
 
-@pytest.mark.parametrize("name", sorted(TRANSFORMS.keys() - {"polynomial", "interactions", "union", "quantile"}))
+@pytest.mark.parametrize("name", sorted(TRANSFORMS.keys() - {"polynomial", "interactions", "union"}))
 def test_parties_together_give_the_uncut_scores(name: str) -> None:
     model = fitted(name, "classes")
     joint = read(model)

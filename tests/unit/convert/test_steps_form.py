@@ -94,7 +94,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda part: part["steps"].append({"kind": "onehot", "inputs": ["age"], "outputs": ["z"],
                                             "numbers": {"number": [1, 2]}}), "2 numbers for 1"),
         (lambda part: part["steps"].append({"kind": "quantile", "inputs": ["age"], "outputs": ["z"],
-                                            "numbers": {"from": [], "to": []}}), "quantile"),
+                                            "numbers": {"from": [], "to": [], "margin": [0]}}), "quantile"),
     ],
 )  # fmt: skip
 def test_steps_that_do_not_fit_together_are_refused_by_name(

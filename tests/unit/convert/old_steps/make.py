@@ -11,6 +11,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def frame() -> pd.DataFrame:
     return made
 
 
-def pipelines() -> dict[str, object]:
+def pipelines() -> dict[str, Any]:
     texts, numbers = ["c", "d"], ["a", "b"]
     is_text = make_column_selector(dtype_include=object)
     filled = make_pipeline(SimpleImputer(add_indicator=True), StandardScaler())
@@ -80,7 +81,8 @@ def pipelines() -> dict[str, object]:
 def main() -> None:
     rows = frame()
     target = (rows["b"] + rows["n"] + (rows["c"] == "red") > 5.0).astype(int)
-    content = {"rows": {name: [None if pd.isna(cell) else cell for cell in rows[name]] for name in rows}, "models": {}}
+    cells = {str(name): [None if pd.isna(cell) else cell for cell in rows[name]] for name in rows.columns}
+    content: dict[str, dict[str, Any]] = {"rows": cells, "models": {}}
     for name, model in pipelines().items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
