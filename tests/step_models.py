@@ -116,7 +116,7 @@ TRANSFORMS: Mapping[str, Callable[[], Any]] = {
             ("b", PowerTransformer("box-cox", standardize=False), ["income", "rooms"]),
         ]
     ),
-    "clipping": lambda: _numbers_only(MinMaxScaler((-2, 1), clip=True), RobustScaler(), MaxAbsScaler()),
+    "clipping": lambda: _numbers_only(MinMaxScaler((-2, 1), clip=True), RobustScaler(), MaxAbsScaler(clip=True)),
     "polynomial": lambda: _numbers_only(StandardScaler(), PolynomialFeatures(3), FunctionTransformer()),
     "interactions": lambda: _numbers_only(PolynomialFeatures(2, interaction_only=True, include_bias=False)),
     "quantile": lambda: _numbers_only(QuantileTransformer(n_quantiles=40)),
