@@ -126,6 +126,7 @@ def steps_schema(view: str) -> TableSchema:
         Column("item", _INT),
         Column("output", _INT),
         Column("text", _STRING),
+        Column("number", _DOUBLE),
         Column("value", _DOUBLE),
     )
     return TableSchema(f"fp_steps_{check_view_name(view)}", columns, PARAMETER_KEYS)

@@ -1,8 +1,9 @@
 """A part with steps as rows: the steps' numbers, and those of a linear core; other cores have tables of their own.
 
 One row per number: step (INT, from 0), kind, feature (the column that it is about), name, item (INT, its row among the
-numbers of that name), output (INT, its column), text (the text that a row of a `map` is for) and value. A linear core
-follows as one more step of kind `linear`: weight (item: the column it reads; output: the score), intercept, constant.
+numbers of that name), output (INT, its column), text or number (the key that a row of a `map` is for) and value. A
+linear core follows as one more step of kind `linear`: weight (item: the column it reads; output: the score), intercept,
+constant.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from fedpredict.tables.layouts import Layout
     from fedpredict.tables.version import ModelVersion
 
-STEPS_NAMES = ["step", "kind", "feature", "name", "item", "output", "text", "value"]
+STEPS_NAMES = ["step", "kind", "feature", "name", "item", "output", "text", "number", "value"]
 LINEAR_KIND = "linear"
 _OWN_TABLES = (Family.TREES, Family.NETWORK)
 """Families of cores that have tables of their own."""
@@ -45,13 +46,14 @@ _LAYOUT = pa.schema(
         *((name, pa.string()) for name in ("kind", "feature", "name")),
         *((name, pa.int32()) for name in ("item", "output")),
         ("text", pa.string()),
+        ("number", pa.float64()),
         ("value", pa.float64()),
     ]
 )
 
 
-_Labels: TypeAlias = tuple[Sequence[str], Sequence[str] | None]
-"""The columns that rows are about, one for each row or one for all; and the texts that they are for."""
+_Labels: TypeAlias = tuple[Sequence[str], Sequence[str] | None, Floats | None]
+"""The columns that rows are about, one for each row or one for all; and the texts, or numbers, that they are for."""
 
 
 def steps_schemas(layouts: Mapping[Family, Layout], view: str, columns: Sequence[Column]) -> tuple[TableSchema, ...]:
@@ -154,9 +156,16 @@ def _without_keys(schema: TableSchema) -> pa.Table:
 
 def _own_rows(part: StepsPart) -> pa.Table:
     tables = [
-        _rows_of(place, step.kind.value, name, numbers, (_features_of(step), part.categories.get(step.inputs[0])))
+        _rows_of(
+            place,
+            step.kind.value,
+            name,
+            numbers,
+            (_features_of(step), part.categories.get(step.inputs[0]), step.numbers.get("key")),
+        )
         for place, step in enumerate(part.steps)
         for name, numbers in sorted(step.numbers.items())
+        if name != "key"
     ]
     core = part.core
     if isinstance(core, LinearPart):
@@ -164,7 +173,9 @@ def _own_rows(part: StepsPart) -> pa.Table:
         if core.intercept is not None:
             of_core["intercept"] = core.intercept.reshape(1, -1)
         tables += [
-            _rows_of(len(part.steps), LINEAR_KIND, name, numbers, (core.features if name == "weight" else (), None))
+            _rows_of(
+                len(part.steps), LINEAR_KIND, name, numbers, (core.features if name == "weight" else (), None, None)
+            )
             for name, numbers in sorted(of_core.items())
         ]
     return pa.concat_tables(tables) if tables else _LAYOUT.empty_table()
@@ -177,9 +188,10 @@ def _features_of(step: Step) -> tuple[str, ...]:
 
 def _rows_of(step: int, kind: str, name: str, numbers: Floats, labels: _Labels) -> pa.Table:
     n_items, n_outputs = numbers.shape
-    features, texts = labels
+    features, texts, keys = labels
     named: list[str | None] = list(features) if len(features) == n_items else [*features[:1]] * n_items
     of_text = list(texts) if texts is not None and name == "values" else [None] * n_items
+    of_number = keys[:, 0] if keys is not None and name == "values" else [None] * n_items
     items = np.repeat(np.arange(n_items), n_outputs)
     columns = {
         "step": np.full(numbers.size, step),
@@ -189,6 +201,7 @@ def _rows_of(step: int, kind: str, name: str, numbers: Floats, labels: _Labels) 
         "item": items,
         "output": np.tile(np.arange(n_outputs), n_items),
         "text": pa.array(of_text, pa.string()).take(pa.array(items)),
+        "number": pa.array(of_number, pa.float64()).take(pa.array(items)),
         "value": np.ascontiguousarray(numbers, dtype=np.float64).reshape(-1),
     }
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in _LAYOUT})
@@ -196,14 +209,17 @@ def _rows_of(step: int, kind: str, name: str, numbers: Floats, labels: _Labels) 
 
 def _numbers(rows: pa.Table, shapes: Mapping[int, Mapping[str, tuple[int, int]]]) -> dict[int, dict[str, Floats]]:
     numbers = {step: {name: np.full(sizes, np.nan) for name, sizes in of.items()} for step, of in shapes.items()}
-    columns = (rows.column(name).to_pylist() for name in ("step", "name", "item", "output", "value"))
-    for step, name, item, output, value in zip(*columns, strict=True):
+    columns = (rows.column(name).to_pylist() for name in ("step", "name", "item", "output", "number", "value"))
+    for step, name, item, output, number, value in zip(*columns, strict=True):
         known = numbers.get(step, {}).get(name)
         if known is None or not (0 <= item < known.shape[0] and 0 <= output < known.shape[1]) or value is None:
             raise TableCorruptError(f"a row of step {step}, {name}, that no step has")
         if not np.isnan(known[item, output]):
             raise TableCorruptError(f"two rows of step {step}, {name}, item {item}, output {output}")
         known[item, output] = value
+        keys = numbers[step].get("key") if name == "values" else None
+        if keys is not None and number is not None:
+            keys[item, 0] = number
     for step, of_step in numbers.items():
         for name, known in of_step.items():
             if not np.isfinite(known).all():

@@ -100,19 +100,20 @@ class Level:
         """Join the rows of a map; return its values, and whether the input is none of its keys."""
         name, width = f"fp_m{place}", len(step.outputs)
         is_number = "key" in step.shapes
-        found = picked(place, "key", None, None) if is_number else exp.Max(this=sql.column("text"))
-        columns = [
-            sql.named(positive(found) if is_number else found, "fp_key"),
-            *(sql.named(picked(place, "values", None, output), f"fp_v{output}") for output in range(width)),
-        ]
+        key: exp.Expr = positive(sql.column("number")) if is_number else sql.column("text")
+        values: list[exp.Expr] = [sql.column("value")]
+        if width > 1:  # one row per key has to be made; with one output a key has one already, which Hive joins at once
+            key, values = exp.Max(this=key), [picked(place, "values", None, output) for output in range(width)]
+        columns = [sql.named(key, "fp_key"), *(sql.named(each, f"fp_v{at}") for at, each in enumerate(values))]
         rows = sql.stored(columns, self.version.parameter_tables[0], self.version.partition)
-        of_step = exp.and_(sql.equals("step", place), _is_one_of("name", ["values", *(["key"] if is_number else [])]))
-        rows = rows.where(of_step, copy=False).group_by(sql.column("item"), copy=False)
-        key = sql.column("fp_key", name)
+        of_values = exp.EQ(this=sql.column("name"), expression=exp.Literal.string("values"))
+        rows = rows.where(exp.and_(sql.equals("step", place), of_values), copy=False)
+        if width > 1:
+            rows = rows.group_by(sql.column("item"), copy=False)
+        joined = sql.column("fp_key", name)
         given = positive(self.input(step)) if is_number else self.input(step)
-        self.joins.append((rows, name, exp.EQ(this=given, expression=key)))
-        values: list[exp.Expr] = [sql.column(f"fp_v{output}", name) for output in range(width)]
-        return values, is_null(key.copy())
+        self.joins.append((rows, name, exp.EQ(this=given, expression=joined)))
+        return [sql.column(f"fp_v{output}", name) for output in range(width)], is_null(joined.copy())
 
 
 def positive(value: exp.Expr) -> exp.Expr:
@@ -128,10 +129,6 @@ def picked(step: int, name: str, item: int | None, output: int | None) -> exp.Ex
     if output is not None:
         wanted.append(sql.equals("output", output))
     return exp.Max(this=sql.case(exp.null(), (exp.and_(*wanted), sql.column("value"))))
-
-
-def _is_one_of(name: str, texts: Sequence[str]) -> exp.Expr:
-    return exp.In(this=sql.column(name), expressions=[exp.Literal.string(text) for text in texts])
 
 
 def is_null(value: exp.Expr) -> exp.Expr:

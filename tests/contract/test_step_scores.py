@@ -89,7 +89,7 @@ def column(*numbers: float) -> Floats:
 
 
 def every_step() -> StepsPart:
-    """All kinds of steps that engines compute, with each policy, and a core that also reads a feature as it is."""
+    """All kinds of steps but quantiles, with each policy, and a core that also reads a feature as it is."""
     steps = (
         Step(StepKind.FILL, ("age", "debt"), ("age1", "debt1"), {"number": column(40.0, -0.0)}),
         Step(StepKind.MISSING, ("age", "debt"), ("age2", "debt2")),
@@ -104,9 +104,7 @@ def every_step() -> StepsPart:
         Step(StepKind.ONEHOT, ("bin",), ("o1", "o3"), {"number": column(1.0, 3.0)}),
         Step(StepKind.MAP, ("bin",), ("woe",), {"key": column(0, 1, 3, 4), "values": column(-0.5, 0.1, 0.7, 1e-9)},
              {"unknown": "invalid", "missing": "missing"}),
-        Step(StepKind.QUANTILE, ("rooms",), ("q",), {"from": column(1, 1, 2, 2, 2, 4, 4), "margin": column(0.0),
-                                                     "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}),
-        Step(StepKind.NORMAL, ("q", "debt4"), ("n1", "n2")),
+        Step(StepKind.NORMAL, ("debt4",), ("n1",)),
         Step(StepKind.MAP, ("debt2",), ("m0",), {"key": column(-0.0), "values": column(2.0), "unknown": column(3.0)},
              {"unknown": "value", "missing": "nan"}),
         Step(StepKind.MAP, ("city",), ("c1", "c2"),
@@ -116,7 +114,7 @@ def every_step() -> StepsPart:
              {"unknown": "value", "missing": "missing"}),
         Step(StepKind.PRODUCT, ("age4", "rooms", "o1"), ("p0", "p1", "p2"), options={"terms": [[], [0, 0, 1], [1, 2]]}),
     )  # fmt: skip
-    names = "n1 n2 age2 age4 debt4 y1 y2 y3 y4 b1 b2 o1 o3 woe m0 c1 c2 j1 p0 p1 p2 rooms"
+    names = "n1 age2 age4 debt4 y1 y2 y3 y4 b1 b2 o1 o3 woe m0 c1 c2 j1 p0 p1 p2 rooms"
     read_columns = tuple(names.split())
     weights = np.random.default_rng(1).normal(size=(len(read_columns), 2))
     core = LinearPart(read_columns, weights, np.array([0.5, -0.25]), np.array([0.0, 1.0]))
@@ -129,6 +127,20 @@ def test_every_kind_of_step_is_the_same_in_the_engine(warehouse: Warehouse) -> N
     frame = pd.concat([data(60, seed=9), odd_rows()], ignore_index=True)
     found = assert_engine_says(warehouse, partial, frame)
     assert 20 < (~np.isnan(found).any(axis=1)).sum() < len(frame)
+
+
+def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    points = {"from": column(1, 1, 2, 2, 2, 4, 4), "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}
+    steps = (
+        Step(StepKind.QUANTILE, ("rooms",), ("q",), points | {"margin": column(0.0)}),
+        Step(StepKind.QUANTILE, ("debt",), ("r",), points | {"margin": column(0.125)}),
+        Step(StepKind.NORMAL, ("q", "r"), ("n", "m")),
+    )
+    core = LinearPart(("q", "r", "n", "m"), np.ones((4, 1)), None, np.zeros(1))
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, StepsPart(("rooms", "debt"), {}, steps, core))
+    edges = [0.875, 1.0, 1.0625, 1.125, 2.0, 3.0, 3.875, 3.9375, 4.0, 5.0]
+    frame = pd.concat([data(20, seed=9).assign(debt=edges * 2), odd_rows()], ignore_index=True)
+    assert_engine_says(warehouse, partial, frame)
 
 
 def test_a_part_with_steps_comes_back_from_the_warehouse_bit_by_bit(warehouse: Warehouse) -> None:
