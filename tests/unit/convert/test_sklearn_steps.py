@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
+    MinMaxScaler,
     Normalizer,
     OneHotEncoder,
+    OrdinalEncoder,
     PolynomialFeatures,
     PowerTransformer,
     StandardScaler,
@@ -30,7 +35,19 @@ from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus
 from fedpredict.model.step import StepKind
 from fedpredict.model.steps import StepsPart
-from tests.step_models import NUMBERS, TRANSFORMS, accepted, coded, data, fitted, odd_rows, raw_scores, read, target
+from tests.step_models import (
+    NUMBERS,
+    TEXTS,
+    TRANSFORMS,
+    accepted,
+    coded,
+    data,
+    fitted,
+    odd_rows,
+    raw_scores,
+    read,
+    target,
+)
 
 CORES = ["linear", "classes", "trees"]
 
@@ -99,6 +116,42 @@ def test_parties_together_give_the_uncut_scores(name: str) -> None:
         assert part.part.categories == {
             feature: texts for feature, texts in joint.part.categories.items() if feature in part.part.features
         }
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_pipeline_cut_at_random_gives_scikit_learns_scores(drawn: st.DataObject) -> None:
+    """Random rows, columns in random order and number, encoders and imputers by chance; one to four parties."""
+    seed = drawn.draw(st.integers(0, 2**32 - 1))
+    frame = data(60, seed)
+    texts = drawn.draw(st.lists(st.sampled_from(TEXTS), unique=True))
+    numbers = drawn.draw(st.lists(st.sampled_from(NUMBERS), unique=True, min_size=1))
+    unknown = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
+    encoder = drawn.draw(
+        st.sampled_from(
+            [
+                OneHotEncoder(drop="if_binary"),
+                OneHotEncoder(max_categories=3, handle_unknown="ignore", sparse_output=False),
+                make_pipeline(SimpleImputer(strategy="most_frequent"), OrdinalEncoder(**unknown)),
+            ]
+        )
+    )
+    scaler = drawn.draw(st.sampled_from([PowerTransformer(), MinMaxScaler(clip=True), "passthrough"]))
+    filled = SimpleImputer(strategy=drawn.draw(st.sampled_from(["mean", "median"])), add_indicator=True)
+    columns = ColumnTransformer([("t", encoder, texts), ("n", make_pipeline(filled, scaler), numbers)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make_pipeline(columns, Ridge(1.0)).fit(frame, frame["income"] / 1e4)
+    joint = read(model)
+    owner = [drawn.draw(st.sampled_from(["a", "b", "c", "d"])) for _ in joint.part.features]
+    owners = {
+        party: [name for name, of in zip(joint.part.features, owner, strict=True) if of == party]
+        for party in set(owner)
+    }
+    parts = split_model(joint, owners, sorted(owners)[0])
+    total = np.sum([each.part.partial_scores(coded(each.part, frame)) for each in parts.values()], axis=0)
+    bound = 1e-9 * joint.part.magnitudes(coded(joint.part, frame))
+    assert (np.abs(total - raw_scores(model, frame)) <= bound).all()
 
 
 def test_a_product_of_two_parties_features_is_refused_with_their_names() -> None:
