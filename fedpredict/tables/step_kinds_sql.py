@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import TypeAlias
 
 from sqlglot import exp
 
@@ -11,9 +12,11 @@ from fedpredict.model.normal import CENTRAL, CENTRE, CENTRE_SHIFT, LOWEST, TAIL_
 from fedpredict.model.step import BOX_COX, INVALID, MISSING, NAN, StepKind
 from fedpredict.tables import sql
 from fedpredict.tables.steps_level import Emit, Level, is_null, picked
-from fedpredict.tables.steps_options import StepShape
+from fedpredict.tables.steps_options import StepShape, is_joined
 
 _SMALL_EXPONENT = "0.00001"
+_Branch: TypeAlias = tuple[exp.Expr, exp.Expr]
+"""A condition, and the value where it holds."""
 
 
 def _fill(level: Level, place: int, step: StepShape) -> list[exp.Expr]:
@@ -228,21 +231,41 @@ def _bins(level: Level, place: int, step: StepShape) -> list[exp.Expr]:
 
 
 def _map(level: Level, place: int, step: StepShape) -> list[exp.Expr]:
-    values, is_unknown = level.joined(place, step)
     is_missing = is_null(level.input(step))
     if step.options["missing"] == MISSING:
         level.tell(0, is_missing.copy())
+    if is_joined(step):
+        values, is_unknown = level.joined(place, step)
+        found: list[list[_Branch]] = [[(exp.Not(this=exp.Paren(this=is_unknown.copy())), value)] for value in values]
+    else:
+        found, is_unknown = _pivoted(level, place, step)
     if step.options["unknown"] == INVALID:
-        level.tell(1, exp.And(this=exp.Not(this=exp.Paren(this=is_missing.copy())), expression=is_unknown.copy()))
+        level.tell(1, exp.And(this=exp.Not(this=exp.Paren(this=is_missing.copy())), expression=is_unknown))
 
     def other(policy: str, output: int) -> exp.Expr:
         given = step.options[policy]
         return exp.null() if given in (NAN, INVALID, MISSING) else level.number(place, policy, 0, output)
 
     return [
-        sql.case(value, (is_missing.copy(), other("missing", output)), (is_unknown.copy(), other("unknown", output)))
-        for output, value in enumerate(values)
+        sql.case(other("unknown", output), (is_missing.copy(), other("missing", output)), *branches)
+        for output, branches in enumerate(found)
     ]
+
+
+def _pivoted(level: Level, place: int, step: StepShape) -> tuple[list[list[_Branch]], exp.Expr]:
+    """Return for each output a branch per key, and whether the input is none of the keys."""
+    column = "number" if "key" in step.shapes else "text"
+    items = range(step.shapes["values"][0])
+    keys = [level.number(place, "values", item, 0, column=column) for item in items]
+    found: list[list[_Branch]] = [
+        [
+            (exp.EQ(this=level.input(step), expression=key.copy()), level.number(place, "values", item, output))
+            for item, key in enumerate(keys)
+        ]
+        for output in range(len(step.outputs))
+    ]
+    others: list[exp.Expr] = [exp.NEQ(this=level.input(step), expression=key.copy()) for key in keys]
+    return found, sql.balanced(exp.And, others) if others else exp.true()
 
 
 def _onehot(level: Level, place: int, step: StepShape) -> list[exp.Expr]:

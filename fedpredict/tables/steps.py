@@ -27,6 +27,7 @@ from fedpredict.tables.steps_options import (
     StepShape,
     StepsOptions,
     core_version,
+    is_light,
     parse_options,
     plain_options,
 )
@@ -130,7 +131,12 @@ def steps_digest_fields(layouts: Mapping[Family, Layout], part: StepsPart) -> It
 
 def steps_options(layouts: Mapping[Family, Layout], part: StepsPart) -> dict[str, object]:
     """Return the JSON values that stand in the version's row."""
-    steps = tuple(
+    core = part.core
+    return plain_options(StepsOptions(_shapes(part), core.family, core.features, layouts[core.family].options(core)))
+
+
+def _shapes(part: StepsPart) -> tuple[StepShape, ...]:
+    return tuple(
         StepShape(
             step.kind,
             step.inputs,
@@ -140,13 +146,12 @@ def steps_options(layouts: Mapping[Family, Layout], part: StepsPart) -> dict[str
         )
         for step in part.steps
     )
-    core = part.core
-    return plain_options(StepsOptions(steps, core.family, core.features, layouts[core.family].options(core)))
 
 
 def steps_engines(layouts: Mapping[Family, Layout], part: StepsPart) -> tuple[str, ...]:
-    """Return the engines that can compute the core."""
-    return layouts[part.core.family].engines(part.core)
+    """Return the engines of the core; without Hive where the steps take more joins than it has room for."""
+    engines = layouts[part.core.family].engines(part.core)
+    return engines if is_light(_shapes(part)) else tuple(name for name in engines if name != "hive")
 
 
 def _without_keys(schema: TableSchema) -> pa.Table:

@@ -25,8 +25,8 @@ class Level:
     names: Mapping[str, str]
     steps: Sequence[tuple[int, StepShape]]
     carried: Sequence[str]
-    pivoted: dict[tuple[int, str, int, int], str] = field(default_factory=dict)
-    """(step, name, item, output) -> the column of the one row of parameters."""
+    pivoted: dict[tuple[int, str, int, int, str], str] = field(default_factory=dict)
+    """(step, name, item, output, column of the table) -> the column of the one row of parameters."""
     joins: list[tuple[exp.Select, str, exp.Expr]] = field(default_factory=list)
     """Queries to join, under a name, on a condition."""
     lets: tuple[list[exp.Expr], list[exp.Expr]] = field(default_factory=lambda: ([], []))
@@ -76,9 +76,9 @@ class Level:
         self.lets[turn].append(sql.named(value, name))
         return sql.column(name)
 
-    def number(self, step: int, name: str, item: int = 0, output: int = 0) -> exp.Expr:
-        """Return a parameter of a step."""
-        known = self.pivoted.setdefault((step, name, item, output), f"fp_p{len(self.pivoted)}")
+    def number(self, step: int, name: str, item: int = 0, output: int = 0, *, column: str = "value") -> exp.Expr:
+        """Return a parameter of a step; `column`: text or number for the key that its row is for."""
+        known = self.pivoted.setdefault((step, name, item, output, column), f"fp_p{len(self.pivoted)}")
         return sql.column(known, "fp_p")
 
     def tell(self, place: int, condition: exp.Expr) -> None:
@@ -121,14 +121,14 @@ def positive(value: exp.Expr) -> exp.Expr:
     return exp.Add(this=value, expression=sql.double("0"))
 
 
-def picked(step: int, name: str, item: int | None, output: int | None) -> exp.Expr:
+def picked(step: int, name: str, item: int | None, output: int | None, column: str = "value") -> exp.Expr:
     """Return the one value of some rows of the table, NULL for none; None: of any item or output that is grouped."""
     wanted = [sql.equals("step", step), exp.EQ(this=sql.column("name"), expression=exp.Literal.string(name))]
     if item is not None:
         wanted.append(sql.equals("item", item))
     if output is not None:
         wanted.append(sql.equals("output", output))
-    return exp.Max(this=sql.case(exp.null(), (exp.and_(*wanted), sql.column("value"))))
+    return exp.Max(this=sql.case(exp.null(), (exp.and_(*wanted), sql.column(column))))
 
 
 def is_null(value: exp.Expr) -> exp.Expr:

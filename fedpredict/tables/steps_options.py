@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,21 @@ class StepShape:
     outputs: tuple[str, ...]
     options: Mapping[str, object]
     shapes: Mapping[str, tuple[int, int]]
+
+
+_PIVOTED_KEYS = 32
+_HIVE_JOINS = 4
+"""So many are seen to work: Tez allows a query 1,200 counters, and every stage takes some of them."""
+
+
+def is_joined(step: StepShape) -> bool:
+    """Return whether a map is joined rather than pivoted into the one row of parameters: that it has many keys."""
+    return step.kind is StepKind.MAP and step.shapes["values"][0] > _PIVOTED_KEYS
+
+
+def is_light(steps: Sequence[StepShape]) -> bool:
+    """Return whether Hive has room for the joins of some steps: one for a large map, two for a quantile."""
+    return sum(2 if step.kind is StepKind.QUANTILE else is_joined(step) for step in steps) <= _HIVE_JOINS
 
 
 @dataclass(frozen=True, slots=True)
