@@ -129,6 +129,33 @@ def test_every_kind_of_step_is_the_same_in_the_engine(warehouse: Warehouse) -> N
     assert 20 < (~np.isnan(found).any(axis=1)).sum() < len(frame)
 
 
+def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    cities = ("Wien", "O'Hara; --", "", *(f"city {place}" for place in range(60)))
+    rng = np.random.default_rng(4)
+    known = {"unknown": "value", "missing": "value"}
+    texts = {"values": rng.normal(size=(len(cities), 2)), "unknown": np.ones((1, 2)), "missing": np.zeros((1, 2))}
+    numbers = {"key": column(*np.arange(-20.0, 20.0)), "values": rng.normal(size=(40, 1))}
+    steps = (
+        Step(StepKind.MAP, ("city",), ("c1", "c2"), texts, known),
+        Step(StepKind.MAP, ("city",), ("c3",), {name: each[:, :1] for name, each in texts.items()}, known),
+        Step(StepKind.MAP, ("rooms",), ("r",), numbers, {"unknown": "invalid", "missing": "missing"}),
+    )
+    core = LinearPart(("c1", "c2", "c3", "r"), rng.normal(size=(4, 2)), None, np.zeros(2))
+    part = StepsPart(("city", "rooms"), {"city": cities}, steps, core)
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part)
+    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 11)], ignore_index=True)
+    assert_engine_says(warehouse, partial, frame)
+
+
+def test_hive_is_not_offered_for_more_joins_than_it_has_room_for() -> None:
+    numbers = {"key": column(*range(40)), "values": column(*range(40))}
+    policies = {"unknown": "invalid", "missing": "missing"}
+    for count, engines in ((4, ("numpy", "duckdb", "spark", "hive")), (5, ("numpy", "duckdb", "spark"))):
+        steps = tuple(Step(StepKind.MAP, ("age",), (f"m{place}",), numbers, policies) for place in range(count))
+        part = StepsPart(("age",), {}, steps, LinearPart(("m0",), np.ones((1, 1)), None, np.zeros(1)))
+        assert LAYOUTS[part.family].engines(part) == engines
+
+
 def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
     points = {"from": column(1, 1, 2, 2, 2, 4, 4), "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}
     steps = (
