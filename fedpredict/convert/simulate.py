@@ -53,17 +53,20 @@ def simulate(
     Args:
         parts: Party id -> its part.
         joint: The uncut model.
-        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them.
+        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them; texts as the uncut
+            model's codes.
         names: The names of the columns of `features`; may be more than the model has.
         head: What finishes the parts' shares, where they are not added up.
 
     Raises:
-        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model.
+        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model, or have other
+            categories.
         FeatureNamesError: A feature of a part or of the uncut model is not among `names`.
     """
     shelf = HeadShelf({} if head is None else {head.model_id: (LoadedHead(head, _NO_DIGEST),)})
     manifest = build_manifest({party: _description(party, part) for party, part in parts.items()}, shelf)
     _check_same(manifest, joint)
+    _check_categories(parts, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
     combined = combine(manifest.link, shares, head.head if head is not None and manifest.head is not None else None)
     if combined.problem:
@@ -113,6 +116,15 @@ def _check_same(manifest: Manifest, joint: PartialModel) -> None:
             f"the head makes {manifest.n_raw} scores a sample, the uncut model {ours.n_scores}",
             parties=manifest.parties,
         )
+
+
+def _check_categories(parts: Mapping[str, PartialModel], joint: PartialModel) -> None:
+    for party, partial in parts.items():
+        for name in partial.part.features:
+            if partial.part.categories.get(name) != joint.part.categories.get(name):
+                raise IncompatiblePartsError(
+                    f"feature {name!r} of {party} has other categories than in the uncut model", parties=[party]
+                )
 
 
 def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:

@@ -16,11 +16,13 @@ from fedpredict.convert.sklearn_linear import Fitted, read_linear
 from fedpredict.convert.sklearn_network import PACKAGE as NETWORKS
 from fedpredict.convert.sklearn_network import read_network
 from fedpredict.convert.sklearn_nodes import FittedTrees
+from fedpredict.convert.sklearn_pipeline import names_of
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
+from fedpredict.convert.sklearn_steps import n_columns, needs_steps, steps_part
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part
@@ -58,6 +60,8 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     """
     steps = _steps(read_estimator(value, arrays, "the file"))
     model, scalers = steps[-1], steps[:-1]
+    if needs_steps(scalers, is_of_trees=is_of_trees(model)):
+        return _behind_steps(steps, options)
     if is_of_trees(model):
         return _of_trees(model, steps, options)
     if model.package == NETWORKS:
@@ -79,11 +83,6 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
 
 
 def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) -> Reading:
-    if len(steps) > 1:
-        raise UnsupportedModelError(
-            f"the pipeline has a step {clipped(steps[0].name)} before {model.name}, which does not fold into trees: "
-            "train the trees on the features themselves, which need no scaling"
-        )
     try:
         fitted = read_trees(model)
         features = chosen_features(_names_in_file(steps), options.features, fitted.n_features)
@@ -93,9 +92,22 @@ def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) ->
         raise ModelFileError(f"the trees in the file do not make a model: {error}") from error
 
 
+def _behind_steps(steps: list[Estimator], options: ReadOptions) -> Reading:
+    """A pipeline of which not all folds into weights."""
+    model = steps[-1]
+    fitted = read_trees(model) if is_of_trees(model) else read_linear(model)
+    features = chosen_features(_names_in_file(steps), options.features, n_columns(steps))
+    try:
+        intercept = held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept)
+        part = steps_part(features, steps[:-1], fitted, intercept)
+        return Reading(_partial(fitted, part, steps, options), _source(steps))
+    except ValueError as error:
+        raise ModelFileError(f"the steps in the file do not make a model: {error}") from error
+
+
 def _names_in_file(steps: list[Estimator]) -> tuple[str, ...] | None:
     """The feature names that the first step which has some was fitted with."""
-    return next((names for names in (step.feature_names() for step in steps) if names is not None), None)
+    return next((names for names in map(names_of, steps) if names is not None), None)
 
 
 def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], options: ReadOptions) -> PartialModel:

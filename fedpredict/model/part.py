@@ -23,6 +23,7 @@ class Family(StrEnum):
     SPLIT_TREES = "split_trees"
     SCORECARD = "scorecard"
     NETWORK = "network"
+    STEPS = "steps"
 
 
 class Part(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +33,7 @@ from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.texts import TextCodes
 
 _FEW = 16
 """So many ids are taken out of a batch one by one faster than by passes over all."""
@@ -141,6 +142,8 @@ class LocalParty(PartyScorer):
             at = np.concatenate([np.arange(each.start, each.stop) for each in spans])
             ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
+        if rows.texts is not None or model.texts is not None:
+            rows = _coded(model, rows)
         known = _statuses(model.part, rows, ids)
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
@@ -166,7 +169,8 @@ class LocalParty(PartyScorer):
 
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
-            return self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
+            rows = self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
+            return rows if rows.texts is None and model.texts is None else _coded(model, rows)
         snapshot = self._store.snapshot_of(model.view, model.view_version)
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
@@ -221,6 +225,12 @@ def _placed(told: Sequence[tuple[slice | NDArray[np.intp], Reasons | None]], n_s
     which = np.full((n_samples, whole.which.shape[1]), NO_MORE, dtype=np.uint16)
     which[np.concatenate([at for at, _ in groups])] = whole.which
     return Reasons(whole.codes, which)
+
+
+def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:
+    """Return the rows with the part's codes of texts in place of the snapshot's."""
+    texts = model.texts or TextCodes(model.part, model.columns)  # of no text feature: it says which column is text
+    return replace(rows, values=texts.translated(rows))
 
 
 def _statuses(part: Part, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:

@@ -35,6 +35,15 @@ from fedpredict.tables.scorecard import (
     scorecard_to_rows,
 )
 from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_options, split_trees_to_rows
+from fedpredict.tables.steps import (
+    steps_columns,
+    steps_digest_fields,
+    steps_engines,
+    steps_from_rows,
+    steps_options,
+    steps_schemas,
+    steps_to_rows,
+)
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
@@ -100,6 +109,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         ),
         digest_fields=scorecard_digest_fields,
         options=scorecard_options,
+    ),
+    Family.STEPS: Layout(
+        schemas=lambda view, columns: steps_schemas(LAYOUTS, view, columns),
+        columns=lambda version: steps_columns(LAYOUTS, version),
+        to_rows=lambda part: steps_to_rows(LAYOUTS, part),
+        from_rows=lambda rows, version: steps_from_rows(LAYOUTS, rows, version),
+        digest_fields=lambda part: steps_digest_fields(LAYOUTS, part),
+        options=lambda part: steps_options(LAYOUTS, part),
+        engines=lambda part: steps_engines(LAYOUTS, part),
     ),
     Family.TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),

@@ -165,6 +165,26 @@ def scorecard_schema(view: str) -> TableSchema:
     return TableSchema(f"fp_scorecard_{check_view_name(view)}", columns, PARAMETER_KEYS)
 
 
+def steps_schema(view: str) -> TableSchema:
+    """Return the table of the numbers of preprocessing in front of the models over a view.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    columns = (
+        Column("step", _INT),
+        Column("kind", _STRING),
+        Column("feature", _STRING),
+        Column("name", _STRING),
+        Column("item", _INT),
+        Column("output", _INT),
+        Column("text", _STRING),
+        Column("number", _DOUBLE),
+        Column("value", _DOUBLE),
+    )
+    return TableSchema(f"fp_steps_{check_view_name(view)}", columns, PARAMETER_KEYS)
+
+
 def features_schema(view: str, features: Iterable[Column]) -> TableSchema:
     """Return the feature table of a view.
 
