@@ -48,6 +48,15 @@ ExposureOption = Annotated[
     str | None,
     typer.Option("--exposure", help="A feature beside the file's that multiplies the predictions: link log."),
 ]
+VerifyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify",
+        help="Rows (CSV, Parquet): the part's features and the training side's score (score_0, score_1, ...), or the "
+        "prediction of a whole model. They are replayed here and in the warehouse's engine; where one differs, nothing "
+        "is converted.",
+    ),
+]
 
 
 VerifyOption = Annotated[

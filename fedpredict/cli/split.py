@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,9 @@ from fedpredict.cli.convert import (
 )
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.verification import has_expected, read_verification
 from fedpredict.convert.options import ReadOptions
-from fedpredict.convert.read import HeadResult, ReadResult, read_file, read_model_file
+from fedpredict.convert.read import HeadResult, ReadResult, check_verification, read_file, read_model_file
 from fedpredict.convert.simulate import simulate as play
 from fedpredict.convert.split import split_model
 from fedpredict.convert.split_trees_cut import split_with_head
@@ -47,7 +49,12 @@ HeadOption = Annotated[
     ),
 ]
 RowsOption = Annotated[
-    Path | None, typer.Option("--rows", help="Rows (CSV, Parquet) to put into the parts for verification.")
+    Path | None,
+    typer.Option(
+        "--rows",
+        help="Rows (CSV, Parquet) to put into the parts for verification; where they have score or prediction columns, "
+        "the uncut model must give these.",
+    ),
 ]
 
 
@@ -92,23 +99,36 @@ def split(
             exposure=exposure,
         )
         result = read_model_file(file, options)
-    joint = result.partial.part
-    verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
-    parts, the_head = _cut(result, owners, intercept, head, verification)
+    parts, the_head = _cut(
+        result, owners, intercept, head, None if rows is None else _checked_rows(rows, result.partial)
+    )
     _write(out, result.partial, parts, the_head)
+    _report(output, out, parts, the_head)
+
+
+def _checked_rows(path: Path, joint: PartialModel) -> Floats:
+    """Return the features of verification rows; scores or predictions in the file are held against the uncut model."""
+    if not has_expected(path, joint):
+        return read_rows(path, joint.part.features, joint.part.categories)[0]
+    rows = read_verification(path, joint)
+    check_verification(replace(joint, verification=rows))
+    return rows.features
+
+
+def _report(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     told = [
         {
             "party": party,
             "file": out / f"{party}.pkl",
             "kind": part.kind,
             "link": str(part.link),
-            "features": part.part.features if as_json else len(part.part.features),
+            "features": part.part.features if output.as_json else len(part.part.features),
             "holds_intercept": part.holds_intercept,
         }
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
-    _tell_odd(output, out, parts, the_head)
+    _tell_odd(output, out, parts, head)
     output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
 
 

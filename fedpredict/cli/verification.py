@@ -16,6 +16,16 @@ def _names(what: str, count: int) -> list[str]:
     return [what] if count == 1 else [f"{what}_{at}" for at in range(count)]
 
 
+def _expected_names(partial: PartialModel) -> tuple[list[str], list[str]]:
+    return _names("score", partial.part.n_scores), _names("prediction", partial.n_outputs)
+
+
+def has_expected(path: Path, partial: PartialModel) -> bool:
+    """Return whether a file of rows says what the training side gets for them, as `read_verification` reads it."""
+    columns = set(read_columns(path).columns) - set(partial.part.features)
+    return any(names[0] in columns for names in _expected_names(partial))
+
+
 def read_verification(path: Path, partial: PartialModel) -> VerificationRows:
     """Return the verification rows in a CSV or Parquet file.
 
@@ -30,7 +40,7 @@ def read_verification(path: Path, partial: PartialModel) -> VerificationRows:
         FeatureFileError: The file cannot be read, lacks a column, or one holds something else.
     """
     present, part = read_columns(path).columns, partial.part
-    scores, predictions = _names("score", part.n_scores), _names("prediction", partial.n_outputs)
+    scores, predictions = _expected_names(partial)
     chosen = predictions if predictions[0] in present and scores[0] not in present else scores
     missing = [name for name in (*part.features, *chosen) if name not in present]
     if missing:

@@ -44,8 +44,8 @@ class FamilyForm:
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
     Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
-    Family.SPLIT_TREES: FamilyForm(split_trees_to_plain, split_trees_from_plain, refuse_cut),
     Family.NETWORK: FamilyForm(network_to_plain, network_from_plain, cut_network),
     Family.SCORECARD: FamilyForm(scorecard_to_plain, scorecard_from_plain, cut_scorecard),
+    Family.SPLIT_TREES: FamilyForm(split_trees_to_plain, split_trees_from_plain, refuse_cut),
 }
 """The one place that says so."""

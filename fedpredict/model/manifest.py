@@ -105,7 +105,7 @@ class Manifest:
 
     @property
     def n_raw(self) -> int:
-        """The number of raw scores per sample."""
+        """The number of raw scores per sample: the width of a share, or what the head makes of all shares."""
         return self.n_scores if self.combination is None else self.combination.n_outputs
 
     def digest_of(self, party: str) -> str:

@@ -83,7 +83,7 @@ class PartialModel:
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-        check_widths(self.kind, n_raw_of(self.part), self.classes, self.link)
+        check_widths(self.kind, self.n_raw, self.classes, self.link)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
@@ -100,18 +100,18 @@ class PartialModel:
     @property
     def n_outputs(self) -> int:
         """The width of a prediction."""
-        return self.part.n_scores
+        return self.link.n_outputs(self.n_raw)
+
+    @property
+    def n_raw(self) -> int:
+        """The raw scores per sample of the joint model: the width of a share, unless a head makes them."""
+        combination = combination_of(self.part)
+        return self.part.n_scores if combination is None else combination.n_outputs
 
     @property
     def tolerance(self) -> float:
         """How far scores may be from the training library's, relative to the sum of the absolute terms."""
         return TOLERANCE_FLOAT32 if self.float32 else TOLERANCE
-
-
-def n_raw_of(part: Part) -> int:
-    """Return the number of raw scores per sample of the model that a part is of."""
-    combination = combination_of(part)
-    return part.n_scores if combination is None else combination.n_outputs
 
 
 def largest_difference(partial: PartialModel) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from fedpredict.tables.linear import (
 from fedpredict.tables.network import (
     network_columns,
     network_digest_fields,
+    network_engines,
     network_from_rows,
     network_options,
     network_schemas,
@@ -109,6 +110,15 @@ LAYOUTS: Mapping[Family, Layout] = {
         options=plain_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),
+    Family.NETWORK: Layout(
+        schemas=network_schemas,
+        columns=network_columns,
+        to_rows=network_to_rows,
+        from_rows=network_from_rows,
+        digest_fields=network_digest_fields,
+        options=network_options,
+        engines=network_engines,
+    ),
     Family.SPLIT_TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),
         columns=lambda _: (TREES_NAMES,),
@@ -117,14 +127,6 @@ LAYOUTS: Mapping[Family, Layout] = {
         digest_fields=split_trees_digest_fields,
         options=split_trees_options,
         engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
-    ),
-    Family.NETWORK: Layout(
-        schemas=network_schemas,
-        columns=network_columns,
-        to_rows=network_to_rows,
-        from_rows=network_from_rows,
-        digest_fields=network_digest_fields,
-        options=network_options,
     ),
 }
 """The one place that says where a family's parameters are."""

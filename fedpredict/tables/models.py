@@ -21,7 +21,7 @@ from fedpredict.errors import (
     WarehouseWriteError,
 )
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.partial import PartialModel, n_raw_of
+from fedpredict.model.partial import PartialModel
 from fedpredict.tables.digest import params_sha256
 from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.schemas import MODELS
@@ -228,7 +228,7 @@ def _describe(partial: PartialModel, view: FeatureView, source_sha256: str) -> M
         kind=partial.kind,
         link=partial.link,
         n_scores=partial.part.n_scores,
-        n_outputs=partial.link.n_outputs(n_raw_of(partial.part)),
+        n_outputs=partial.n_outputs,
         classes=partial.classes,
         view=view.name,
         view_version=view.version,

@@ -32,7 +32,9 @@ def block(language: str) -> str:
 
 
 def test_the_examples_of_networks_are_read() -> None:
-    network, described = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[1:3]
+    blocks = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (network,) = (each for each in blocks if '"family": "network"' in each)
+    (described,) = (each for each in blocks if '"fedpredict-layers-1"' in each)
 
     part = from_portable(parse_json(network)).part
     layers = parse_layers(described)
