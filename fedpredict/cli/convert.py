@@ -59,17 +59,6 @@ VerifyOption = Annotated[
 ]
 
 
-VerifyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--verify",
-        help="Rows (CSV, Parquet): the part's features and the training side's score (score_0, score_1, ...), or "
-        "the prediction of a whole model. They are replayed here and in the warehouse's engine; where one differs, "
-        "nothing is converted.",
-    ),
-]
-
-
 def convert(
     file: Annotated[
         Path, typer.Argument(help="A pickle, joblib, JSON, PyTorch or safetensors file; nothing in it is executed.")
