@@ -41,6 +41,23 @@ HEAD = "head.json"
 LIMIT = 1e-12
 
 
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        help="The initiator, for trees that mix features of several parties: it gets the values of the leaves.",
+    ),
+]
+RowsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--rows",
+        help="Rows (CSV, Parquet) to put into the parts for verification; where they have score or prediction columns, "
+        "the uncut model must give these.",
+    ),
+]
+
+
 def split(
     file: Annotated[
         Path, typer.Argument(help="The jointly trained model: pickle, joblib, JSON, PyTorch or safetensors.")
@@ -51,21 +68,8 @@ def split(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for one file per party; made where it is missing.")],
     intercept: Annotated[str | None, typer.Option("--intercept", help="The party that gets the intercept.")] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            "--head",
-            help="The initiator, for trees that mix features of several parties: it gets the values of the leaves.",
-        ),
-    ] = None,
-    rows: Annotated[
-        Path | None,
-        typer.Option(
-            "--rows",
-            help="Rows (CSV, Parquet) to put into the parts for verification; where they have "
-            "score or prediction columns, the uncut model must give these.",
-        ),
-    ] = None,
+    head: HeadOption = None,
+    rows: RowsOption = None,
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
