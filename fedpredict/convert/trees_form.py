@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +14,17 @@ from fedpredict.convert.plain import check_keys, matrix, vector
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.kinds import MAX_CLASSES
-from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 TREES_KEYS = (
     "features", "categories", "may_miss", "compare", "op", "n_scores", "intercept", "tree_sizes", "output", "feature",
     "threshold", "left", "right", "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets",
-    "values",
+    "codes", "values",
 )  # fmt: skip
+_Meaning = TypeVar("_Meaning")
 _COMPARE = {"float64": False, "float32": True}
 _OPS = {"<=": False, "<": True}
+_CODES = {rule.value: rule for rule in CodeRule}
 
 
 def trees_to_plain(part: TreesPart) -> dict[str, object]:
@@ -69,6 +72,8 @@ def _sets_to_plain(part: TreesPart) -> dict[str, object]:
             key = int(numbers[node]), feature if feature in part.categories else None
             column[node] = places.setdefault(key, len(places))
         columns[name] = column
+    if any(feature is None for _, feature in places) and trees.codes is not CodeRule.CUT:
+        columns["codes"] = trees.codes.value
     return columns | {"sets": [_members(part, *key) for key in places]}
 
 
@@ -154,6 +159,7 @@ def _trees(content: Mapping[str, object], features: Sequence[str], categories: M
         sets=sets,
         strict=_word(content, "op", _OPS),
         float32=_word(content, "compare", _COMPARE),
+        codes=_word(content, "codes", _CODES) if "codes" in content else CodeRule.CUT,
     )
 
 
@@ -260,7 +266,7 @@ def _texts(value: object, what: str) -> list[str]:
     return value
 
 
-def _word(content: Mapping[str, object], key: str, meaning: Mapping[str, bool]) -> bool:
+def _word(content: Mapping[str, object], key: str, meaning: Mapping[str, _Meaning]) -> _Meaning:
     value = content.get(key)
     if not isinstance(value, str) or value not in meaning:
         raise ModelFileError(f"part.{key} is not one of {', '.join(meaning)}")

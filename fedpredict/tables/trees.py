@@ -209,6 +209,7 @@ def _trees(nodes: pa.Table, version: ModelVersion, options: TreesOptions) -> Tre
         sets=sets,
         strict=options.strict,
         float32=options.float32,
+        codes=options.codes,
     )
     _check_for_sql(nodes, trees, options)
     return trees

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 MAX_DEPTH = 32
 """Splits one below the other that engines take; each is a subquery around the one before."""
@@ -28,6 +28,7 @@ class TreesOptions:
         may_miss: The features (positions) that a sample may lack.
         numbers: What nodes with a threshold look at: (feature, whether zero counts as missing), without repeats.
         sets: The same for nodes with a set of categories.
+        codes: Which numbers are the code of a category; `CUT` where no node asks for the category of a number.
     """
 
     n_trees: int
@@ -38,6 +39,7 @@ class TreesOptions:
     may_miss: list[int]
     numbers: list[tuple[int, bool]]
     sets: list[tuple[int, bool]]
+    codes: CodeRule
 
     @property
     def inputs(self) -> list[tuple[int, bool]]:
@@ -58,12 +60,16 @@ def options_of(part: TreesPart) -> TreesOptions:
         may_miss=np.flatnonzero(part.may_miss).tolist(),
         numbers=_looked_at(trees, ~is_set),
         sets=_looked_at(trees, is_set),
+        codes=trees.codes if _has_codes(part) else CodeRule.CUT,
     )
 
 
 def plain_options(part: TreesPart) -> dict[str, object]:
     """Return the options as JSON values, as `Layout.options` says."""
-    return asdict(options_of(part))
+    plain = asdict(options_of(part))
+    if plain["codes"] is CodeRule.CUT:
+        del plain["codes"]
+    return plain
 
 
 def in_engines(part: TreesPart) -> bool:
@@ -90,6 +96,7 @@ def parse_options(content: Mapping[str, object]) -> TreesOptions:
             may_miss=[_count(each) for each in _list(content["may_miss"])],
             numbers=[_input(each) for each in _list(content["numbers"])],
             sets=[_input(each) for each in _list(content["sets"])],
+            codes=CodeRule(str(content.get("codes", CodeRule.CUT))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TableCorruptError(f"the options of trees are damaged ({error})") from error
@@ -104,6 +111,12 @@ def levels_of(trees: Trees) -> Ints:
         inner = nodes[trees.feature[nodes] != LEAF]
         nodes, level = np.concatenate([trees.left[inner], trees.right[inner]]), level + 1
     return levels
+
+
+def _has_codes(part: TreesPart) -> bool:
+    """Return whether a node asks for the category of a number."""
+    asked = np.unique(part.trees.feature[part.trees.left_set != NO_SET])
+    return any(part.features[at] not in part.categories for at in asked.tolist())
 
 
 def _looked_at(trees: Trees, chosen: Bools) -> list[tuple[int, bool]]:

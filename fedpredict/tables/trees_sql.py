@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sqlglot import exp
 
-from fedpredict.model.trees import MAX_CODE
+from fedpredict.model.trees import MAX_CODE, CodeRule
 from fedpredict.tables import sql
 from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
 from fedpredict.tables.source import Source
@@ -117,16 +117,29 @@ def _number(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.E
 
 
 def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Expr:
-    """Return a number cut to an integer as the text that sets are searched for, NULL where it is missing."""
+    """Return a number's code as the text that sets are searched for, NULL where the number is missing."""
 
     def text(number: exp.Expr) -> exp.Expr:
+        if options.codes is CodeRule.WHOLE:
+            number = sql.column(name)  # not rounded
         floor = exp.Floor(this=number.copy())  # a BIGINT in Hive, which compares none with a DOUBLE
         whole = exp.cast(floor, exp.DataType.Type.BIGINT)
+        code: exp.Expr = _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))
+        if options.codes is CodeRule.WHOLE:
+            is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
+            code = sql.case(_literal(UNKNOWN), (is_whole, code))
         is_code = exp.and_(
             exp.GTE(this=floor.copy(), expression=sql.number(0)),
             exp.LT(this=floor.copy(), expression=sql.number(MAX_CODE + 1)),
         )
-        return sql.case(_literal(UNKNOWN), (is_code, _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))))
+        branches = [(is_code, code)]
+        if options.codes is CodeRule.CUT:
+            is_cut_to_zero = exp.and_(
+                exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1"))),
+                exp.LT(this=number.copy(), expression=sql.double("0")),
+            )
+            branches.append((is_cut_to_zero, _between_bars(_literal("0"))))
+        return sql.case(_literal(UNKNOWN), *branches)
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)
 

@@ -17,6 +17,7 @@ from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.errors import FeatureNamesError, ModelFileError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.partial import PartialModel, VerificationRows
+from fedpredict.model.trees import CodeRule
 from fedpredict.tables.trees_digest import trees_digest_fields
 from tests.tree_parts import Shape, random_part, random_rows, trees_part
 
@@ -29,6 +30,7 @@ def test_a_part_goes_through_json_and_comes_back(data: st.DataObject) -> None:
         Shape, n_trees=st.integers(0, 3), depth=st.integers(0, 3), n_texts=st.integers(0, 2), wide=flag,
         n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag, zero_is_missing=flag, may_miss=flag,
         base=flag,
+        codes=st.sampled_from(CodeRule),
     ))  # fmt: skip
     part = random_part(np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), shape)
 
@@ -141,6 +143,9 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("features", "ab", "features"),
     ("op", ">", "op"),
     ("compare", None, "compare"),
+    ("codes", "round", "codes"),
+    ("codes", None, "codes"),
+    ("codes", ["cut"], "codes"),
     ("treshold", [], "treshold"),
 ]
 
