@@ -29,7 +29,9 @@ from fedpredict.convert.certify import feature_rows
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import ReadResult, read_model_file
 from fedpredict.convert.split import split_model
+from fedpredict.convert.split_trees_cut import split_with_head
 from fedpredict.model.combine import Combined, combine
+from fedpredict.model.head import Head
 from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import Share, all_ok_statuses, build_share
@@ -44,7 +46,7 @@ from fedpredict.warehouse.local import LocalWarehouse
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("numpy", "duckdb", "spark", "hive")
-MODULES = ("linear", "sklearn_trees", "boosters", "networks")
+MODULES = ("linear", "steps", "sklearn_trees", "boosters", "split_trees", "networks")
 SERVERS = ("spark", "hive")
 SNAPSHOT = "20260101T000000.000000Z"
 SERVER_ROWS, HIVE_ROWS = 2_000, 200
@@ -116,17 +118,22 @@ def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
         path = Path(folder) / f"model{case.suffix}"
         path.write_bytes(trained.file)
         reading = read_model_file(path, options)
-    parts = _cut(case, reading)
+    parts, head = _cut(case, reading)
     for engine, scorer in scorers.items():
         rows = slice(0, {"spark": SERVER_ROWS, "hive": HIVE_ROWS}.get(engine))
         shares = {party: scorer(part, _features(case, part.part)[rows]) for party, part in parts.items()}
-        combined = combine(reading.partial.link, shares)
+        combined = combine(reading.partial.link, shares, head)
         yield _result(case, trained, reading.partial, combined, engine=engine, rows=rows)
 
 
-def _cut(case: Case, reading: ReadResult) -> Mapping[str, PartialModel]:
+def _cut(case: Case, reading: ReadResult) -> tuple[Mapping[str, PartialModel], Head | None]:
+    """Return every party's part; with a head where the trees mix the parties' features."""
+    if case.is_split:
+        cut = split_with_head(reading.partial, case.data.parties, next(iter(case.data.parties)))
+        return cut.parts, cut.head.head
     holder = next(iter(case.data.parties)) if reading.partial.holds_intercept else None
-    return split_model(reading.partial, case.data.parties, holder, feature_constants=reading.feature_constants)
+    parts = split_model(reading.partial, case.data.parties, holder, feature_constants=reading.feature_constants)
+    return parts, None
 
 
 def _features(case: Case, part: Part) -> Floats:

@@ -173,6 +173,19 @@ def _manifest(manifest: Manifest | None) -> dict[str, object] | None:
         "link": str(manifest.link),
         "classes": manifest.classes,
         "n_scores": manifest.n_scores,
+        "n_outputs": manifest.n_outputs,
         "intercept_party": manifest.intercept_party,
+        **_head(manifest),
         **{f"digest of {party}": digest for party, digest in manifest.digests},
+    }
+
+
+def _head(manifest: Manifest) -> dict[str, object]:
+    if manifest.combination is None or manifest.head is None:
+        return {}
+    return {
+        "combining": manifest.combination.combining,
+        "structure": manifest.combination.structure_sha256,
+        "n_outputs": manifest.n_outputs,
+        f"head at {manifest.head.party}": manifest.head.head_sha256,
     }

@@ -17,12 +17,15 @@ from fedpredict.cli.verification import read_verification
 from fedpredict.convert.certify import certificate_of, replay
 from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
-from fedpredict.convert.read import ReadResult, read_model_file
+from fedpredict.convert.read import HeadResult, ReadResult, read_file
 from fedpredict.errors import FeatureNamesError, InputError
 from fedpredict.model.partial import PartialModel
+from fedpredict.tables.heads import publish_head
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
+
+_NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
 
 FeaturesOption = Annotated[
     str | None,
@@ -36,6 +39,23 @@ RunOption = Annotated[
 ]
 LayersOption = Annotated[
     Path | None, typer.Option("--layers", help="What the tensors of a PyTorch or safetensors file do: a JSON file.")
+]
+OffsetOption = Annotated[
+    str | None,
+    typer.Option("--offset", help="A feature beside the file's that is added to every score as it is."),
+]
+ExposureOption = Annotated[
+    str | None,
+    typer.Option("--exposure", help="A feature beside the file's that multiplies the predictions: link log."),
+]
+VerifyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify",
+        help="Rows (CSV, Parquet): the part's features and the training side's score (score_0, score_1, ...), or the "
+        "prediction of a whole model. They are replayed here and in the warehouse's engine; where one differs, nothing "
+        "is converted.",
+    ),
 ]
 
 
@@ -51,24 +71,18 @@ def convert(
     training_run: RunOption = None,
     features: FeaturesOption = None,
     layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     party: Annotated[str | None, typer.Option("--party", help="Whose part it is; must be the settings' party.")] = None,
     holds_intercept: Annotated[
         bool | None,
         typer.Option("--intercept/--no-intercept", help="Whether this part holds the joint model's intercept."),
     ] = None,
-    verify: Annotated[
-        Path | None,
-        typer.Option(
-            "--verify",
-            help="Rows (CSV, Parquet): the part's features and the training side's score (score_0, score_1, ...), or "
-            "the prediction of a whole model. They are replayed here and in the warehouse's engine; where one differs, "
-            "nothing is converted.",
-        ),
-    ] = None,
+    verify: VerifyOption = None,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Convert a partial model; daemons serve the new version at their next poll, older ones stay loaded."""
+    """Convert a partial model, or an initiator's head; daemons serve it at their next poll, older ones stay loaded."""
     output = Output(as_json=as_json)
     names = parse_features(features)
     with wiring.opened_warehouse(config) as ours:
@@ -81,9 +95,14 @@ def convert(
             features=names,
             holds_intercept=holds_intercept,
             layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         with output.progress(f"reading {file.name}"):
-            result = read_model_file(file, options)
+            result = read_file(file, options)
+        if isinstance(result, HeadResult):
+            _convert_head(output, ours.warehouse, file, result, verify)
+            return
         if verify is not None:
             rows = read_verification(verify, result.partial)
             result = replace(result, partial=replace(result.partial, verification=rows))
@@ -99,6 +118,36 @@ def convert(
             )
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
+    _note_engine(output, version, engine)
+
+
+def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:
+    if verify is not None:
+        raise InputError("--verify: a head has no partial scores; verify the parties' parts")
+    version, written = publish_head(warehouse, result.head, result.source_sha256)
+    if not result.network_isolated:
+        output.note(_NOT_ISOLATED)
+    what = "is now" if written else "was converted before, unchanged; it stays"
+    output.result(
+        {
+            "model_id": version.model_id,
+            "head_sha256": version.head_sha256,
+            "written": written,
+            "source": result.source,
+            "kind": version.kind,
+            "link": str(version.link),
+            "combining": version.combination.combining,
+            "structure_sha256": version.combination.structure_sha256,
+            "n_outputs": version.combination.n_outputs,
+            "training_run": version.training_run,
+        },
+        f"{file.name} ({result.source}) {what} a head of {version.model_id} at {version.party}: digest "
+        f"{version.head_sha256[:12]}, {version.combination}. An initiator whose settings say head = true under "
+        f"[models.{version.model_id}] finishes with it once the parties' parts have that structure.",
+    )
+
+
+def _note_engine(output: Output, version: ModelVersion, engine: str) -> None:
     if engine not in version.engines:
         output.note(
             f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
@@ -107,7 +156,7 @@ def convert(
 
 def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:
     if not result.network_isolated:
-        output.note("note: this kernel does not let the reading process be cut off the network; all else confines it")
+        output.note(_NOT_ISOLATED)
     what = "is now" if written else "was converted before, unchanged; it stays"
     output.result(
         {

@@ -11,15 +11,14 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from fedpredict.errors import FeatureFileError, InputError
 from fedpredict.features.files import FileColumns, read_columns
+from fedpredict.features.texts import codes_of
 from fedpredict.features.values import to_feature
 from fedpredict.model.arrays import Floats
-from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.warehouse.base import ColumnType
 
 _WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
@@ -58,12 +57,12 @@ def read_ids(path: Path, column: str | None) -> list[str | bytes]:
 def read_rows(
     path: Path, names: Sequence[str] | None = None, categories: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[Floats, list[str]]:
-    """Return columns of a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
+    """Return features in a CSV or Parquet file as (rows, their names); rows of shape (n_rows, n_columns).
 
     Args:
         path: The file.
-        names: The columns, in order; None for every column that holds numbers, and those of `categories`.
-        categories: For each column of text, the texts whose positions stand for them, as `model.Part` has it.
+        names: The columns, in order; None for every column that holds numbers or is among `categories`.
+        categories: For each column that is text, the texts that its codes are positions in, as `Part.categories`.
 
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one of `names` holds something else.
@@ -74,21 +73,16 @@ def read_rows(
         raise FeatureFileError(f"{path}: has no column {', '.join(map(repr, missing))}")
     columns: dict[str, Floats] = {}
     for name in names if names is not None else file.columns:
-        expected = ColumnType.STRING if name in texts else ColumnType.DOUBLE if names is not None else None
+        known = texts.get(name)
+        expected = ColumnType.STRING if known is not None else ColumnType.DOUBLE if names is not None else None
         values, kind = to_feature(file.columns[name], name, typed=file.typed, expected=expected)
-        if name in texts:
-            columns[name] = _codes(values, texts[name])
+        if known is not None:
+            columns[name] = codes_of(values, known)
         elif kind is ColumnType.DOUBLE:
             columns[name] = np.asarray(values.to_numpy(), dtype=np.float64)
     if not columns and names is None:
         raise FeatureFileError(f"{path}: has no numeric column")
     return np.column_stack(list(columns.values())) if columns else np.zeros((0, 0)), list(columns)
-
-
-def _codes(values: pa.ChunkedArray, texts: Sequence[str]) -> Floats:
-    """Return the positions of texts, `UNKNOWN_CATEGORY` for one that is not there, NaN for NULL."""
-    found = pc.fill_null(pc.index_in(values, value_set=pa.array(texts, pa.string())), int(UNKNOWN_CATEGORY))
-    return np.where(values.is_null().to_numpy(), np.nan, found.to_numpy().astype(np.float64))
 
 
 def check_out(path: Path | None) -> None:

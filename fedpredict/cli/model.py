@@ -13,9 +13,12 @@ from fedpredict.cli.names import find_model
 from fedpredict.cli.options import ModelArgument, PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.split import split
+from fedpredict.tables.head_version import HeadVersion
+from fedpredict.tables.heads import delete_heads, list_heads
 from fedpredict.tables.models import ModelVersion, delete_model, list_versions, rollback
 from fedpredict.warehouse.base import Warehouse
 
+_HEAD = ("head", "combining", "structure", "n_outputs", "training_run", "created_at")
 _PARITY = ("engine", "version", "rows", "max_abs", "max_rel", "elapsed_s")
 
 app = typer.Typer(help="Convert partial models into parameter tables, and manage their versions.", no_args_is_help=True)
@@ -39,18 +42,22 @@ def list_all(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
 def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     """Show the current version of a model, and its history; never a weight."""
     with wiring.opened_warehouse(config) as party:
-        versions = _versions(party.warehouse, model_id)
+        versions, heads = _versions(party.warehouse, model_id)
     output = Output(as_json=as_json)
     history = [_summary(each) for each in reversed(versions)]
-    details = _details(versions[-1])
+    shown_heads = [_head(each) for each in heads]
+    details = _details(versions[-1]) if versions else {"model_id": model_id}
     if as_json:
-        output.fields({**details, "history": history})
+        output.fields({**details, "history": history, **({"heads": shown_heads} if heads else {})})
         return
-    certificate = dict(versions[-1].certificate)
-    parity = certificate.pop("parity", [])
-    output.fields({**details, "certificate": certificate})
-    output.rows(_PARITY, cast("list[dict[str, object]]", parity), empty="No verification rows were replayed.")
-    output.rows(("version", "digest", "view", "training_run", "created_at"), history, empty="")
+    if versions:
+        certificate = dict(versions[-1].certificate)
+        parity = certificate.pop("parity", [])
+        output.fields({**details, "certificate": certificate})
+        output.rows(_PARITY, cast("list[dict[str, object]]", parity), empty="No verification rows were replayed.")
+        output.rows(("version", "digest", "view", "training_run", "created_at"), history, empty="")
+    if heads:
+        output.rows(_HEAD, shown_heads, empty="")
 
 
 @app.command("delete")
@@ -62,12 +69,14 @@ def delete(
 ) -> None:
     """Delete a model with all its versions and parameters. This cannot be undone."""
     with wiring.opened_warehouse(config) as party:
-        n_versions = len(_versions(party.warehouse, model_id))
+        versions, heads = _versions(party.warehouse, model_id)
+        told = f"{len(versions)} versions" + (f" and {len(heads)} heads" if heads else "")
         if not yes:
-            typer.confirm(f"Delete model {model_id} of {party.party} with {n_versions} versions?", abort=True, err=True)
+            typer.confirm(f"Delete model {model_id} of {party.party} with {told}?", abort=True, err=True)
         deleted = delete_model(party.warehouse, model_id)
+        delete_heads(party.warehouse, model_id)
     output = Output(as_json=as_json)
-    output.result({"model_id": model_id, "versions": deleted}, f"Deleted {deleted} versions of {model_id}.")
+    output.result({"model_id": model_id, "versions": deleted}, f"Deleted {told} of {model_id}.")
 
 
 @app.command("rollback")
@@ -90,11 +99,29 @@ def roll_back(
     )
 
 
-def _versions(warehouse: Warehouse, model_id: str) -> list[ModelVersion]:
-    by_model: dict[str, list[ModelVersion]] = {}
+def _versions(warehouse: Warehouse, model_id: str) -> tuple[list[ModelVersion], list[HeadVersion]]:
+    """Return the versions of a model's part and its heads; at least one of either."""
+    by_model: dict[str, tuple[list[ModelVersion], list[HeadVersion]]] = {}
     for version in list_versions(warehouse):
-        by_model.setdefault(version.model_id, []).append(version)
+        by_model.setdefault(version.model_id, ([], []))[0].append(version)
+    for head in list_heads(warehouse):
+        by_model.setdefault(head.model_id, ([], []))[1].append(head)
     return find_model(by_model, model_id)
+
+
+def _head(head: HeadVersion) -> dict[str, object]:
+    return {
+        "head": head.head_sha256,
+        "kind": head.kind,
+        "link": str(head.link),
+        "classes": head.classes,
+        "combining": head.combination.combining,
+        "structure": head.combination.structure_sha256,
+        "n_outputs": head.combination.n_outputs,
+        "n_scores": head.n_scores,
+        "training_run": head.training_run,
+        "created_at": head.created_at,
+    }
 
 
 def _summary(version: ModelVersion) -> dict[str, object]:

@@ -148,6 +148,7 @@ def _print(output: Output, predictions: Predictions, out: Path | None) -> None:
     if out is None:
         stood_in = np.isin(predictions.origin, (Origin.DEFAULT_PARTIAL, Origin.FALLBACK_MODEL)).any()
         columns = ("sample_id", "status", *predictions.columns, *(("origin",) if stood_in else ()), "reasons")
+        columns += ("reason_codes",) if any(predictions.reason_codes) else ()
         output.rows(columns, _text_rows(predictions), empty="")
     for party in predictions.parties:
         if party.problem:
@@ -164,6 +165,7 @@ def _json_rows(predictions: Predictions) -> list[dict[str, object]]:
             "origin": Origin(int(predictions.origin[row])),
             "prediction": predictions.values[row].tolist() if scored[row] else None,
             "reasons": [{"party": party, "status": status} for party, status in predictions.reasons[row]],
+            "reason_codes": [{"party": party, "code": code} for party, code in predictions.reason_codes[row]],
         }
         for row in range(len(predictions))
     ]
@@ -178,6 +180,7 @@ def _text_rows(predictions: Predictions) -> list[dict[str, object]]:
             **dict(zip(predictions.columns, predictions.values[row].tolist() if scored[row] else (), strict=False)),
             "origin": Origin(int(predictions.origin[row])) if scored[row] else None,
             "reasons": [f"{party}: {status.name.lower()}" for party, status in predictions.reasons[row]],
+            "reason_codes": [f"{party}: {code}" for party, code in predictions.reason_codes[row]],
         }
         for row in range(len(predictions))
     ]

@@ -18,11 +18,13 @@ from fedpredict.cli.names import find_model
 from fedpredict.cli.options import ModelOption, OutFile, PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.client.ids import encode_ids
-from fedpredict.errors import ModelNotReadyError
+from fedpredict.errors import InputError, ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
+from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
+from fedpredict.model.scorecard import MAX_REASONS, ScorecardPart
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.scoring.local_party import LocalParty
@@ -55,6 +57,9 @@ def score(
     ] = Engine.NUMPY,
     file: Annotated[Path | None, typer.Option("--in", help="Sample ids in a CSV or Parquet file.")] = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="Their column in that file.")] = None,
+    reasons: Annotated[
+        int, typer.Option("--reasons", min=0, max=MAX_REASONS, help="Largest losses of points to list, of a scorecard.")
+    ] = 0,
     out: OutFile = None,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
@@ -62,6 +67,8 @@ def score(
     """Compute this party's partial scores of its newest snapshot: before the link, and for its own eyes."""
     output = Output(as_json=as_json)
     check_out(out)
+    if reasons and engine is not Engine.NUMPY:
+        raise InputError("--reasons are listed by --engine numpy only")
     asked = encode_ids(read_ids(file, id_column) if file is not None else list(sample_ids or ()))
     with wiring.opened_warehouse(config) as party:
         version = find_model(current_versions(party.warehouse), model_id)
@@ -71,7 +78,7 @@ def score(
                 f"view {version.view} version {version.view_version} has no snapshot; see `fedpredict features load`"
             )
         with output.progress(f"scoring {snapshot.n_rows} rows with {engine}"):
-            table = _SCORERS[engine](party.warehouse, version, snapshot, asked)
+            table = _SCORERS[engine](party.warehouse, version, snapshot, asked, reasons)
     if out is not None:
         write_table(out, table)
         output.result(
@@ -82,7 +89,9 @@ def score(
     output.rows(table.column_names, table.to_pylist(), empty="The snapshot has no rows.")
 
 
-def _score_numpy(warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot, asked: Sequence[bytes]) -> pa.Table:
+def _score_numpy(
+    warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot, asked: Sequence[bytes], n_reasons: int
+) -> pa.Table:
     """Score as the daemon does: parameters verified, features from an online store."""
     columns = column_names(version.features)
     rows = read_snapshot_rows(warehouse, snapshot, ["sample_id", "event_time", *columns.values()])
@@ -104,11 +113,28 @@ def _score_numpy(warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot
     statuses = [SampleStatus(int(code)) for code in share.status]
     missing = share.status != SampleStatus.OK
     scores = [pa.array(column.copy(), mask=missing) for column in share.values.T]
-    return _table(ids, statuses, scores)
+    table = _table(ids, statuses, scores)
+    if not n_reasons:
+        return table
+    values = store.lookup(model.view, model.view_version, model.columns, ids).values
+    return _with_reasons(table, model.part, values, missing, n_reasons)
+
+
+def _with_reasons(table: pa.Table, part: Part, features: Floats, missing: Bools, count: int) -> pa.Table:
+    """Return a table with the largest losses of points behind it: reason_1, loss_1, reason_2 ..."""
+    if not isinstance(part, ScorecardPart):
+        raise InputError(f"--reasons are of scorecards; this model's part is of family {part.family}")
+    positions, losses = part.losses(features, count)
+    positions[missing] = -1
+    for at in range(count):
+        codes = [None if each < 0 else part.reason_of(each) for each in positions[:, at].tolist()]
+        table = table.append_column(f"reason_{at + 1}", pa.array(codes, pa.string()))
+        table = table.append_column(f"loss_{at + 1}", pa.array(losses[:, at].copy(), mask=positions[:, at] < 0))
+    return table
 
 
 def _score_warehouse(
-    warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot, asked: Sequence[bytes]
+    warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot, asked: Sequence[bytes], _n_reasons: int
 ) -> pa.Table:
     """Score in the engine; here rows are only picked by id and named."""
     scored = score_in_engine(warehouse, version, snapshot)

@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedpredict.cli.convert import FeaturesOption, LayersOption, ModelIdOption, RunOption, parse_features, read_layers
+from fedpredict.cli.convert import (
+    ExposureOption,
+    FeaturesOption,
+    LayersOption,
+    ModelIdOption,
+    OffsetOption,
+    RunOption,
+    parse_features,
+    read_layers,
+)
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.verification import has_expected, read_verification
 from fedpredict.convert.options import ReadOptions
-from fedpredict.convert.read import read_model_file
+from fedpredict.convert.read import HeadResult, ReadResult, check_verification, read_file, read_model_file
 from fedpredict.convert.simulate import simulate as play
 from fedpredict.convert.split import split_model
-from fedpredict.convert.write import write_partial
+from fedpredict.convert.split_trees_cut import split_with_head
+from fedpredict.convert.write import write_head, write_partial
 from fedpredict.errors import InputError, VerificationError
+from fedpredict.model.arrays import Floats
+from fedpredict.model.head import HeadModel
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.split_trees import SplitTreesPart
 
 JOINT = "joint-model"
 """The party that an uncut model is filed under, and the name of its file; no party's parts are named so."""
+HEAD = "head.json"
+"""The file of the initiator's head."""
 LIMIT = 1e-12
+
+
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        help="The initiator, for trees that mix features of several parties: it gets the values of the leaves.",
+    ),
+]
+RowsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--rows",
+        help="Rows (CSV, Parquet) to put into the parts for verification; where they have score or prediction columns, "
+        "the uncut model must give these.",
+    ),
+]
 
 
 def split(
@@ -33,20 +68,26 @@ def split(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for one file per party; made where it is missing.")],
     intercept: Annotated[str | None, typer.Option("--intercept", help="The party that gets the intercept.")] = None,
-    rows: Annotated[
-        Path | None, typer.Option("--rows", help="Rows (CSV, Parquet) to put into the parts for verification.")
-    ] = None,
+    head: HeadOption = None,
+    rows: RowsOption = None,
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
     layers: LayersOption = None,
+    offset: OffsetOption = None,
+    exposure: ExposureOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cut a jointly trained model into one pickled partial model per party, by columns."""
+    """Cut a jointly trained model into one pickled partial model per party, by columns.
+
+    With --head, trees may mix the parties' features: each party gets its own splits, and the initiator the rest.
+    """
     output = Output(as_json=as_json)
     owners = dict(_parse_owner(text) for text in parties)
     if len(owners) != len(parties):
         raise typer.BadParameter("a party is named twice", param_hint="--party")
+    if head is not None and intercept is not None:
+        raise typer.BadParameter("with --head the initiator gets the base score too", param_hint="--intercept")
     with output.progress(f"reading {file.name}"):
         options = ReadOptions(
             model_id=model_id,
@@ -54,36 +95,85 @@ def split(
             party=JOINT,
             features=parse_features(features),
             layers=read_layers(layers),
+            offset=offset,
+            exposure=exposure,
         )
         result = read_model_file(file, options)
-    joint = result.partial.part
-    verification = None if rows is None else read_rows(rows, joint.features, joint.categories)[0]
-    parts = split_model(
-        result.partial, owners, intercept, rows=verification, feature_constants=result.feature_constants
+    parts, the_head = _cut(
+        result, owners, intercept, head, None if rows is None else _checked_rows(rows, result.partial)
     )
-    _make_folder(out)
-    write_partial(out / f"{JOINT}.json", result.partial)
-    for party, part in parts.items():
-        write_partial(out / f"{party}.pkl", part)
+    _write(out, result.partial, parts, the_head)
+    _report(output, out, parts, the_head)
+
+
+def _checked_rows(path: Path, joint: PartialModel) -> Floats:
+    """Return the features of verification rows; scores or predictions in the file are held against the uncut model."""
+    if not has_expected(path, joint):
+        return read_rows(path, joint.part.features, joint.part.categories)[0]
+    rows = read_verification(path, joint)
+    check_verification(replace(joint, verification=rows))
+    return rows.features
+
+
+def _report(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     told = [
         {
             "party": party,
             "file": out / f"{party}.pkl",
             "kind": part.kind,
             "link": str(part.link),
-            "features": part.part.features if as_json else len(part.part.features),
+            "features": part.part.features if output.as_json else len(part.part.features),
             "holds_intercept": part.holds_intercept,
         }
         for party, part in parts.items()
     ]
     output.rows(("party", "file", "kind", "link", "features", "holds_intercept"), told, empty="")
+    _tell_odd(output, out, parts, head)
+    output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+
+
+def _write(out: Path, joint: PartialModel, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
+    _make_folder(out)
+    write_partial(out / f"{JOINT}.json", joint)
+    for party, part in parts.items():
+        write_partial(out / f"{party}.pkl", part)
+    if head is not None:
+        write_head(out / HEAD, head)
+
+
+def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     for party, part in parts.items():
         if not part.part.features:
-            share = "that of the base score" if part.holds_intercept else "zero"
-            output.note(
-                f"note: nothing in the model asks for features of {party}: its share is {share} for all samples"
-            )
-    output.say(f"The uncut model is kept in {out / JOINT}.json for `fedpredict simulate`; it is for no party.")
+            output.note(f"note: nothing in the model asks for features of {party}: {_share_of_nothing(part)}")
+    if head is not None:
+        output.say(f"{out / HEAD} is for the initiator {head.party} alone: `fedpredict model convert {HEAD}` there.")
+
+
+def _share_of_nothing(part: PartialModel) -> str:
+    if isinstance(part.part, SplitTreesPart):
+        return "its part allows every leaf for all samples"
+    return f"its share is {'that of the base score' if part.holds_intercept else 'zero'} for all samples"
+
+
+def _head_in(folder: Path) -> HeadModel | None:
+    if not (folder / HEAD).exists():
+        return None
+    result = read_file(folder / HEAD)
+    return result.head if isinstance(result, HeadResult) else None
+
+
+def _cut(
+    result: ReadResult,
+    owners: Mapping[str, Sequence[str]],
+    intercept: str | None,
+    head: str | None,
+    rows: Floats | None,
+) -> tuple[Mapping[str, PartialModel], HeadModel | None]:
+    if head is None:
+        constants = result.feature_constants
+        return split_model(result.partial, owners, intercept, rows=rows, feature_constants=constants), None
+    cut = split_with_head(result.partial, owners, head, rows=rows)
+    return cut.parts, cut.head
 
 
 def simulate(
@@ -104,7 +194,7 @@ def simulate(
             advance(len(parts), len(files))
     joint = read_model_file(model / f"{JOINT}.json").partial
     rows, names = read_rows(data, categories=joint.part.categories)
-    report = play(parts, joint, rows, names)
+    report = play(parts, joint, rows, names, _head_in(model))
     output.fields(
         {
             "model_id": joint.model_id,

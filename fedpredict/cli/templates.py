@@ -106,6 +106,7 @@ models = ["*"]               # or the ids of the models
 #                            #   fail: its status and no number
 #                            #   default_partial: the numbers under [models.credit.defaults] stand in for a share
 #                            #   fallback_model: the answer of another model that this party holds alone
+# head = true                # this party holds what finishes the shares, as `fedpredict model split --head` makes it
 # pin = "first"              # "manual": no version is answered with before `fedpredict catalogue pin`
 # [models.credit.defaults]
 # telco = [0.0]              # one number per score, before the link

@@ -5,19 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
+from fedpredict.cli.files import read_rows
 from fedpredict.errors import FeatureFileError
-from fedpredict.features.files import FileColumns, read_columns
-from fedpredict.features.values import to_feature
-from fedpredict.model.arrays import Floats
-from fedpredict.model.part import UNKNOWN_CATEGORY
+from fedpredict.features.files import read_columns
 from fedpredict.model.partial import PartialModel, VerificationRows
-from fedpredict.warehouse.base import ColumnType
 
 
 def _names(what: str, count: int) -> list[str]:
     return [what] if count == 1 else [f"{what}_{at}" for at in range(count)]
+
+
+def _expected_names(partial: PartialModel) -> tuple[list[str], list[str]]:
+    return _names("score", partial.part.n_scores), _names("prediction", partial.n_outputs)
+
+
+def has_expected(path: Path, partial: PartialModel) -> bool:
+    """Return whether a file of rows says what the training side gets for them, as `read_verification` reads it."""
+    columns = set(read_columns(path).columns) - set(partial.part.features)
+    return any(names[0] in columns for names in _expected_names(partial))
 
 
 def read_verification(path: Path, partial: PartialModel) -> VerificationRows:
@@ -33,34 +39,17 @@ def read_verification(path: Path, partial: PartialModel) -> VerificationRows:
     Raises:
         FeatureFileError: The file cannot be read, lacks a column, or one holds something else.
     """
-    file, part = read_columns(path), partial.part
-    scores, predictions = _names("score", part.n_scores), _names("prediction", partial.n_outputs)
-    chosen = predictions if predictions[0] in file.columns and scores[0] not in file.columns else scores
-    missing = [name for name in (*part.features, *chosen) if name not in file.columns]
+    present, part = read_columns(path).columns, partial.part
+    scores, predictions = _expected_names(partial)
+    chosen = predictions if predictions[0] in present and scores[0] not in present else scores
+    missing = [name for name in (*part.features, *chosen) if name not in present]
     if missing:
         raise FeatureFileError(
             f"{path}: has no column {', '.join(map(repr, missing))}; verification rows have the part's features, and "
             f"{', '.join(scores)} or {', '.join(predictions)}"
         )
-    expected = np.column_stack([_numbers(file, name) for name in chosen])
-    features = np.full((len(expected), len(part.features)), np.nan)
-    for at, name in enumerate(part.features):
-        features[:, at] = _codes(file, name, part.categories.get(name))
+    expected = read_rows(path, chosen)[0]
+    features = read_rows(path, part.features, part.categories)[0].reshape(len(expected), len(part.features))
     if chosen is scores:
         return VerificationRows(features, expected)
     return VerificationRows(features, np.full((len(expected), part.n_scores), np.nan), expected)
-
-
-def _numbers(file: FileColumns, name: str) -> Floats:
-    values, _ = to_feature(file.columns[name], name, typed=file.typed, expected=ColumnType.DOUBLE)
-    return np.asarray(values.to_numpy(), dtype=np.float64)
-
-
-def _codes(file: FileColumns, name: str, texts: tuple[str, ...] | None) -> Floats:
-    if texts is None:
-        return _numbers(file, name)
-    values, _ = to_feature(file.columns[name], name, typed=file.typed, expected=ColumnType.STRING)
-    codes = values.cast(pa.string())
-    code_of = {text: float(code) for code, text in enumerate(texts)}
-    cells = [np.nan if text is None else code_of.get(text, UNKNOWN_CATEGORY) for text in codes.to_pylist()]
-    return np.array(cells, dtype=np.float64)

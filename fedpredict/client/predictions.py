@@ -92,6 +92,19 @@ class Predictions:
                     reasons[i].append((report.party, SampleStatus(int(report.status[i]))))
         return [tuple(each) for each in reasons]
 
+    @cached_property
+    def reason_codes(self) -> list[tuple[tuple[str, str], ...]]:
+        """Per sample the parties' codes for points lost, as (party, code): by party, the largest loss first.
+
+        Empty for a sample whose number is not the model's own, and for parties that tell none.
+        """
+        codes: list[list[tuple[str, str]]] = [[] for _ in range(len(self))]
+        for report in self._reports:
+            if report.reasons is not None:
+                for row, texts in enumerate(report.reasons.texts()):
+                    codes[row] += [(report.party, text) for text in texts]
+        return [tuple(each) for each in codes]
+
     @property
     def n_scored(self) -> int:
         """How many samples have numbers."""

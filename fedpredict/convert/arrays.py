@@ -108,6 +108,22 @@ class ArrayReader:
             raise ModelFileError(f"{what} holds more than texts and numbers")
         return found
 
+    def labels_or_none(self, value: object, what: str) -> list[Label | None]:
+        """Return a one-dimensional array of the file as a list of texts, numbers and None.
+
+        Raises:
+            ModelFileError: It is no such array.
+        """
+        array = self._array(value, what)
+        if not isinstance(array, Objects):
+            return list(self.labels(value, what))
+        if len(array.shape) != 1:
+            raise ModelFileError(f"{what} has {len(array.shape)} dimensions instead of one")
+        found = self._objects(array, what)
+        if not all(item is None or isinstance(item, str | int | float) for item in found):
+            raise ModelFileError(f"{what} holds more than texts, numbers and None")
+        return found
+
     def plain(self, value: Node, what: str) -> object:
         """Return an array of the file as (nested) lists, a scalar as a number or text."""
         array = self._array(value, what)

@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
+from fedpredict.convert.exposure import check_applied
+from fedpredict.convert.head_form import head_from_portable, head_to_portable, is_head
 from fedpredict.convert.joblib_file import read_payload
 from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
 from fedpredict.convert.lightgbm_text import is_lightgbm
@@ -26,6 +29,7 @@ from fedpredict.convert.values import PlainReader, described
 from fedpredict.convert.xgboost_document import is_xgboost
 from fedpredict.convert.xgboost_file import read_xgboost, read_xgboost_pickle
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.model.head import HeadModel
 
 _MAX_MESSAGE = 4000
 _PICKLE_START = b"\x80"
@@ -40,8 +44,29 @@ class Request:
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadReading:
+    """What a file of a head gave.
+
+    Attributes:
+        head: The head.
+        source: What it is, for people.
+    """
+
+    head: HeadModel
+    source: str
+
+
 def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
-    """Return the partial model in the bytes of a model file.
+    """Return the partial model in the bytes of a model file, as `read_either`; a head is refused."""
+    reading = read_either(data, options, limits)
+    if isinstance(reading, HeadReading):
+        raise ModelConflictError("this is a head, for the initiator alone, and no party's part")
+    return reading
+
+
+def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
+    """Return the partial model, or the head, in the bytes of a model file.
 
     Args:
         data: The whole file, compressed or not.
@@ -61,8 +86,7 @@ def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
     if is_lightgbm(content):
         return read_lightgbm(content, options)
     if is_json(content):
-        partial = from_portable(parse_json(_utf8(content)), options)
-        return Reading(partial, "portable partial model (JSON)")
+        return _from_plain(parse_json(_utf8(content)), "JSON", options)
     arrays = ArrayReader(limits.array_bytes)
     return _from_value(_root(content, limits), arrays, options, limits)
 
@@ -82,14 +106,16 @@ def _root(content: bytes, limits: Limits) -> object:
     except ModelFileError as error:
         if content.startswith(_PICKLE_START):
             raise
-        raise ModelFileError(f"the file is neither a pickle nor a portable partial model ({error})") from error
+        raise ModelFileError(
+            f"the file is neither a pickle nor a portable partial model, nor a file of XGBoost or LightGBM ({error})"
+        ) from error
     if cursor.remaining:
         # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
         raise ModelFileError(f"{cursor.remaining} bytes follow the end of the pickle")
     return value
 
 
-def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading:
+def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
     if isinstance(value, Node) and value.path.startswith("sklearn."):
         return read_sklearn(value, arrays, options)
     if isinstance(value, Node) and value.path.startswith("xgboost."):
@@ -98,11 +124,17 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
         return read_lightgbm_pickle(value, arrays, options)
     plain = PlainReader(arrays, limits.operations).read(value, "the file") if _is_dict(value) else None
     if isinstance(plain, dict):
-        return Reading(from_portable(plain, options), "portable partial model (pickle)")
+        return _from_plain(plain, "pickle", options)
     raise UnsupportedModelError(
         f"the file holds {described(value)}; supported are scikit-learn's linear models, pipelines of scalers and "
         f"trees, models of XGBoost and LightGBM, and portable partial models (a dict with format '{FORMAT}')"
     )
+
+
+def _from_plain(content: Mapping[str, object], form: str, options: ReadOptions) -> Reading | HeadReading:
+    if is_head(content):
+        return HeadReading(head_from_portable(content, options), f"portable head ({form})")
+    return Reading(from_portable(content, options), f"portable partial model ({form})")
 
 
 def _is_dict(value: object) -> bool:
@@ -112,14 +144,19 @@ def _is_dict(value: object) -> bool:
 def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
     with os.fdopen(request.descriptor, "rb") as file:
         data = file.read(request.limits.file_bytes + 1)
-    reading = read_content(data, request.options, request.limits)
-    constants = reading.feature_constants
-    return {
-        "partial": to_portable(reading.partial),
+    reading = read_either(data, request.options, request.limits)
+    answer: dict[str, object] = {
         "source": reading.source,
-        "feature_constants": None if constants is None else constants.tolist(),
         "source_sha256": hashlib.sha256(data).hexdigest(),
         "network_isolated": isolated,
+    }
+    if isinstance(reading, HeadReading):
+        return answer | {"head": head_to_portable(reading.head)}
+    check_applied(reading.partial, request.options)
+    constants = reading.feature_constants
+    return answer | {
+        "partial": to_portable(reading.partial),
+        "feature_constants": None if constants is None else constants.tolist(),
     }
 
 

@@ -11,6 +11,10 @@ from fedpredict.convert.linear_form import linear_from_plain, linear_to_plain
 from fedpredict.convert.network_cut import cut_network
 from fedpredict.convert.network_form import network_from_plain, network_to_plain
 from fedpredict.convert.options import ReadOptions
+from fedpredict.convert.scorecard_form import cut_scorecard, scorecard_from_plain, scorecard_to_plain
+from fedpredict.convert.split_trees_form import refuse_cut, split_trees_from_plain, split_trees_to_plain
+from fedpredict.convert.steps_cut import cut_steps
+from fedpredict.convert.steps_form import steps_from_plain, steps_to_plain
 from fedpredict.convert.trees_cut import cut_trees
 from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.model.arrays import Floats
@@ -41,7 +45,14 @@ class FamilyForm:
 
 FAMILIES: Mapping[Family, FamilyForm] = {
     Family.LINEAR: FamilyForm(linear_to_plain, linear_from_plain, cut_linear),
+    Family.STEPS: FamilyForm(
+        lambda part: steps_to_plain(FAMILIES, part),
+        lambda content, options: steps_from_plain(FAMILIES, content, options),
+        lambda *args: cut_steps(FAMILIES, *args),
+    ),
     Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
     Family.NETWORK: FamilyForm(network_to_plain, network_from_plain, cut_network),
+    Family.SCORECARD: FamilyForm(scorecard_to_plain, scorecard_from_plain, cut_scorecard),
+    Family.SPLIT_TREES: FamilyForm(split_trees_to_plain, split_trees_from_plain, refuse_cut),
 }
 """The one place that says so."""

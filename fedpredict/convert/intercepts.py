@@ -20,7 +20,9 @@ def held_intercept(intercept: Floats, options: ReadOptions, *, fitted: bool) -> 
     """
     holds = fitted if options.holds_intercept is None else options.holds_intercept
     if holds and not fitted:
-        raise ModelConflictError("the file was trained with fit_intercept=False, the operator says it holds one")
+        raise ModelConflictError(
+            "the file holds no intercept (fit_intercept=False, or a class without one), the operator says it holds one"
+        )
     if not holds and intercept.any():
         raise ModelConflictError(
             "the file has an intercept that is not zero, but is said to hold none: scores would change"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 
-VERSIONS = ("v2", "v3", "v4")
+VERSIONS = ("v3", "v4")
 _START = b"tree\n"
 _END = "end of trees"
 _CATEGORIES = "pandas_categorical:"
@@ -100,7 +100,7 @@ def parse_lightgbm(content: bytes | str) -> ModelText:
     version = head.text("version", "none")
     if version not in VERSIONS:
         raise UnsupportedModelError(
-            f"the LightGBM model is of format '{clipped(version)}'; read are {', '.join(VERSIONS)} (LightGBM 2.2 to 4)"
+            f"the LightGBM model is of format '{clipped(version)}'; read are {', '.join(VERSIONS)} (LightGBM 2.3 to 4)"
         )
     trees = [
         _block(lines[start + 1 : stop], lines[start]) for start, stop in zip(starts, [*starts[1:], end], strict=True)

@@ -24,6 +24,7 @@ def cut_linear(
             joint.weights[chosen],
             joint.intercept if party == intercept_party else None,
             shares[party],
+            joint.exposure if joint.exposure in [joint.features[column] for column in chosen] else None,
         )
         for party, chosen in columns.items()
     }

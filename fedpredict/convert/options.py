@@ -20,6 +20,8 @@ class ReadOptions:
             estimator with `fit_intercept=True` holds it.
         fit_intercept: Whether the joint model has an intercept, at whichever party. None: as the file says.
         layers: What the tensors of a PyTorch or safetensors file do, as JSON text (docs/portable-model.md).
+        offset: A feature beside the file's that is added to every score as it is. Linear models only.
+        exposure: A feature beside the file's whose logarithm is added to every score. Linear models only.
     """
 
     model_id: str | None = None
@@ -29,6 +31,8 @@ class ReadOptions:
     holds_intercept: bool | None = None
     fit_intercept: bool | None = None
     layers: str | None = None
+    offset: str | None = None
+    exposure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from fedpredict.convert.plain import check_keys, matrix, number, optional_text
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.kinds import Kind, is_own_link, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link, parse_link
 from fedpredict.model.part import UNKNOWN_CATEGORY, Family, Part
@@ -51,7 +51,7 @@ def to_portable(partial: PartialModel) -> dict[str, object]:
         result |= {"family": part.family.value, "part": FAMILIES[part.family].to_plain(part)}
     if partial.float32:
         result["float32"] = True
-    if partial.link != own_link(partial.kind):
+    if not is_own_link(partial.kind, partial.link):
         result["link"] = str(partial.link)  # only then, so that files are what they were before there were links
     if rows is not None:
         result["verification"] = {
@@ -110,7 +110,7 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
     check_keys(content, (*_KEYS, *LINEAR_KEYS) if family is None else (*_KEYS, "family", "part"), "the portable model")
     if content.get("format") != FORMAT:
         raise ModelFileError(f"the portable model needs format: {FORMAT!r}")
-    kind = _kind(content)
+    kind = kind_of(content)
     try:
         part = linear_from_plain(content, options) if family is None else _part(content, family, options)
         return PartialModel(
@@ -118,12 +118,12 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
             training_run=agreed(optional_text(content, "training_run"), options.training_run, "training_run"),
             party=agreed(optional_text(content, "party"), options.party, "party"),
             kind=kind,
-            link=_link(content, kind),
-            classes=_classes(content.get("classes")),
+            link=link_of(content, kind),
+            classes=classes_of(content.get("classes")),
             fit_intercept=_fit_intercept(content, options, holds=part.intercept is not None),
             part=part,
             verification=_verification(content.get("verification"), part),
-            metadata=_metadata(content.get("metadata")),
+            metadata=metadata_of(content.get("metadata")),
             float32=_float32(content.get("float32")),
         )
     except ValueError as error:
@@ -166,7 +166,8 @@ def _part(content: Mapping[str, object], family: Family, options: ReadOptions) -
     return FAMILIES[family].from_plain(plain, options)
 
 
-def _kind(content: Mapping[str, object]) -> Kind:
+def kind_of(content: Mapping[str, object]) -> Kind:
+    """Return the kind; raise `ModelFileError` where there is none."""
     value = content.get("kind")
     known = [kind.value for kind in Kind]
     if not isinstance(value, str) or value not in known:
@@ -176,12 +177,14 @@ def _kind(content: Mapping[str, object]) -> Kind:
     return Kind(value)
 
 
-def _link(content: Mapping[str, object], kind: Kind) -> Link:
+def link_of(content: Mapping[str, object], kind: Kind) -> Link:
+    """Return the link, the kind's own where none is said; raise `ValueError` for one that does not exist."""
     text = optional_text(content, "link")
     return own_link(kind) if text is None else parse_link(text)
 
 
-def _classes(value: object) -> tuple[str, ...]:
+def classes_of(value: object) -> tuple[str, ...]:
+    """Return class labels as text; raise `ModelFileError` where they are no list."""
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(label, str | int | float) for label in value):
@@ -257,7 +260,8 @@ def _float32(value: object) -> bool:
     return bool(value)
 
 
-def _metadata(value: object) -> dict[str, str]:
+def metadata_of(value: object) -> dict[str, str]:
+    """Return texts by name; raise `ModelFileError` for anything else."""
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):

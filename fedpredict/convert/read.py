@@ -13,11 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpredict.convert.head_form import head_from_portable
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import from_portable
 from fedpredict.convert.sandbox import run_child
-from fedpredict.errors import FeatureNamesError, FedPredictError, ModelFileError, VerificationError
+from fedpredict.errors import (
+    FeatureNamesError,
+    FedPredictError,
+    ModelConflictError,
+    ModelFileError,
+    VerificationError,
+)
 from fedpredict.model.arrays import Floats
+from fedpredict.model.head import HeadModel
 from fedpredict.model.partial import PartialModel, largest_difference
 
 logger = logging.getLogger(__name__)
@@ -46,13 +54,38 @@ class ReadResult:
     network_isolated: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadResult:
+    """A file of a head, read.
+
+    Attributes:
+        head: The head.
+        source_sha256: Of the file as it stands, in hex.
+        source: What it is, for people.
+        network_isolated: Whether the reading process had no network.
+    """
+
+    head: HeadModel
+    source_sha256: str
+    source: str
+    network_isolated: bool
+
+
 def read_model_file(path: Path, options: ReadOptions | None = None, limits: Limits = _DEFAULTS) -> ReadResult:
-    """Return the partial model in a file, read by a confined process that runs nothing of what is in it.
+    """Return the partial model in a file, as `read_file` does; raise `ModelConflictError` where it holds a head."""
+    result = read_file(path, options, limits)
+    if isinstance(result, HeadResult):
+        raise ModelConflictError(f"{path}: this is a head, for the initiator alone, and no party's part")
+    return result
+
+
+def read_file(path: Path, options: ReadOptions | None = None, limits: Limits = _DEFAULTS) -> ReadResult | HeadResult:
+    """Return what is in a file, read by a confined process that runs nothing of it.
 
     Args:
         path: A pickle or joblib file (also compressed with gzip, zlib, bz2, xz or zstd) of a scikit-learn linear
-            model or trees, or of a portable partial model, or the latter as JSON. The content decides, not the
-            file's name.
+            model or trees, of a booster of XGBoost or LightGBM, or of a portable partial model or head; the latter also
+            as JSON, a booster also as its library's own file. The content decides, not the file's name.
         options: What the operator adds to the file, or says as well.
         limits: What reading may cost.
 
@@ -118,10 +151,14 @@ def _digest(descriptor: int) -> str:
     return digest.hexdigest()
 
 
-def _result(answer: dict[str, object], digest: str) -> ReadResult:
+def _result(answer: dict[str, object], digest: str) -> ReadResult | HeadResult:
     """The child's answer, checked once more here: its arithmetic and its word are not taken on trust."""
     if answer.get("source_sha256") != digest:
         raise ModelFileError("the file changed while it was read: try again")
+    source, isolated = str(answer.get("source")), answer.get("network_isolated") is True
+    head = answer.get("head")
+    if isinstance(head, dict):
+        return HeadResult(head_from_portable(head), digest, source, isolated)
     content = answer.get("partial")
     if not isinstance(content, dict):
         raise ModelFileError("the reading process gave no model")
@@ -130,9 +167,9 @@ def _result(answer: dict[str, object], digest: str) -> ReadResult:
     return ReadResult(
         partial=partial,
         source_sha256=digest,
-        source=str(answer.get("source")),
+        source=source,
         feature_constants=_constants(answer.get("feature_constants"), partial),
-        network_isolated=answer.get("network_isolated") is True,
+        network_isolated=isolated,
     )
 
 

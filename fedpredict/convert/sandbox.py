@@ -41,7 +41,8 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
         limits: What reading may cost.
 
     Returns:
-        `partial` (portable), `source`, `feature_constants`, `source_sha256`, `network_isolated`.
+        `source`, `source_sha256`, `network_isolated`; and `partial` (portable) with `feature_constants`, or
+        `head` (portable).
 
     Raises:
         ConversionError: What the child refused the file for, or that it ended without an answer.

@@ -11,9 +11,11 @@ from fedpredict.convert.labels import shown
 from fedpredict.errors import FeatureNamesError, IncompatiblePartsError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.combine import Combined, combine
+from fedpredict.model.head import HeadModel, HeadShelf, LoadedHead
 from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus, Share, all_ok_statuses, build_share
+from fedpredict.model.split_trees import combination_of
 
 _NO_DIGEST = "0" * 64
 
@@ -40,24 +42,35 @@ class SimulationReport:
 
 
 def simulate(
-    parts: Mapping[str, PartialModel], joint: PartialModel, features: Floats, names: Sequence[str]
+    parts: Mapping[str, PartialModel],
+    joint: PartialModel,
+    features: Floats,
+    names: Sequence[str],
+    head: HeadModel | None = None,
 ) -> SimulationReport:
     """Return how the combined prediction of all parts compares with the uncut model's.
 
     Args:
         parts: Party id -> its part.
         joint: The uncut model.
-        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them.
+        features: Shape (n_samples, len(names)), unscaled, as the feature tables hold them; texts as the uncut
+            model's codes.
         names: The names of the columns of `features`; may be more than the model has.
+        head: What finishes the parts' shares, where they are not added up.
 
     Raises:
-        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model.
+        IncompatiblePartsError: The parts, or the parts and the uncut model, are not of one model, or have other
+            categories.
         FeatureNamesError: A feature of a part or of the uncut model is not among `names`.
     """
-    manifest = build_manifest({party: _description(party, part) for party, part in parts.items()})
+    shelf = HeadShelf({} if head is None else {head.model_id: (LoadedHead(head, _NO_DIGEST),)})
+    manifest = build_manifest({party: _description(party, part) for party, part in parts.items()}, shelf)
     _check_same(manifest, joint)
+    _check_categories(parts, joint)
     shares = {party: _share(part, features, names) for party, part in parts.items()}
-    combined = combine(manifest.link, shares)
+    combined = combine(manifest.link, shares, head.head if head is not None and manifest.head is not None else None)
+    if combined.problem:
+        raise IncompatiblePartsError(f"{combined.n_misfits} rows: {combined.problem}", parties=manifest.parties)
     expected = combine(joint.link, {"joint": _share(joint, features, names)})
     # a score next to where the link has no number may have one in one order of summation only
     scored = (combined.status == SampleStatus.OK) & (expected.status == SampleStatus.OK)
@@ -83,17 +96,35 @@ def _description(party: str, partial: PartialModel) -> PartDescription:
         n_scores=partial.part.n_scores,
         holds_intercept=partial.holds_intercept,
         fit_intercept=partial.fit_intercept,
+        combination=combination_of(partial.part),
     )
 
 
 def _check_same(manifest: Manifest, joint: PartialModel) -> None:
     ours = _description("", joint)
-    for what in ("model_id", "training_run", "kind", "link", "classes", "n_scores", "fit_intercept"):
+    compared = ["model_id", "training_run", "kind", "link", "classes"]
+    if manifest.head is None:
+        compared += ["n_scores", "fit_intercept"]
+    for what in compared:
         if getattr(manifest, what) != getattr(ours, what):
             raise IncompatiblePartsError(
                 f"the parts say {what} {getattr(manifest, what)}, the uncut model {getattr(ours, what)}",
                 parties=manifest.parties,
             )
+    if manifest.n_raw != ours.n_scores:
+        raise IncompatiblePartsError(
+            f"the head makes {manifest.n_raw} scores a sample, the uncut model {ours.n_scores}",
+            parties=manifest.parties,
+        )
+
+
+def _check_categories(parts: Mapping[str, PartialModel], joint: PartialModel) -> None:
+    for party, partial in parts.items():
+        for name in partial.part.features:
+            if partial.part.categories.get(name) != joint.part.categories.get(name):
+                raise IncompatiblePartsError(
+                    f"feature {name!r} of {party} has other categories than in the uncut model", parties=[party]
+                )
 
 
 def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.exposure import with_offsets
+from fedpredict.convert.intercepts import held_intercept, joint_intercept
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
@@ -14,11 +16,13 @@ from fedpredict.convert.sklearn_linear import Fitted, read_linear
 from fedpredict.convert.sklearn_network import PACKAGE as NETWORKS
 from fedpredict.convert.sklearn_network import read_network
 from fedpredict.convert.sklearn_nodes import FittedTrees
+from fedpredict.convert.sklearn_pipeline import names_of
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
+from fedpredict.convert.sklearn_steps import n_columns, needs_steps, steps_part
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelConflictError, ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part
@@ -56,6 +60,8 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
     """
     steps = _steps(read_estimator(value, arrays, "the file"))
     model, scalers = steps[-1], steps[:-1]
+    if needs_steps(scalers, is_of_trees=is_of_trees(model)):
+        return _behind_steps(steps, options)
     if is_of_trees(model):
         return _of_trees(model, steps, options)
     if model.package == NETWORKS:
@@ -66,31 +72,46 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
         for scaler in reversed(scalers):
             weights, constants = fold_scaler(scaler, weights, constants)
     features = chosen_features(_names_in_file(steps), options.features, weights.shape[0])
+    features, weights = with_offsets(features, weights, options.offset, _exposure(fitted, features, options))
+    constants = np.pad(constants, ((0, len(weights) - len(constants)), (0, 0)))
     try:
-        part = LinearPart(features, weights, _held_intercept(fitted, options), constants.sum(axis=0))
+        intercept = held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept)
+        part = LinearPart(features, weights, intercept, constants.sum(axis=0), options.exposure)
         return Reading(_partial(fitted, part, steps, options), _source(steps), constants)
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
 
 
 def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) -> Reading:
-    if len(steps) > 1:
-        raise UnsupportedModelError(
-            f"the pipeline has a step {clipped(steps[0].name)} before {model.name}, which does not fold into trees: "
-            "train the trees on the features themselves, which need no scaling"
-        )
     try:
         fitted = read_trees(model)
         features = chosen_features(_names_in_file(steps), options.features, fitted.n_features)
-        part = fitted.part(features, _held_intercept(fitted, options))
+        part = fitted.part(features, held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept))
         return Reading(_partial(fitted, part, steps, options), _source(steps))
     except ValueError as error:
         raise ModelFileError(f"the trees in the file do not make a model: {error}") from error
 
 
+def _behind_steps(steps: list[Estimator], options: ReadOptions) -> Reading:
+    """A pipeline of which not all folds into weights."""
+    model = steps[-1]
+    if options.offset or options.exposure is not None:
+        raise ModelConflictError(
+            "--offset and --exposure go with a linear model whose preprocessing folds into its weights"
+        )
+    fitted = read_trees(model) if is_of_trees(model) else read_linear(model)
+    features = chosen_features(_names_in_file(steps), options.features, n_columns(steps))
+    try:
+        intercept = held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept)
+        part = steps_part(features, steps[:-1], fitted, intercept)
+        return Reading(_partial(fitted, part, steps, options), _source(steps))
+    except ValueError as error:
+        raise ModelFileError(f"the steps in the file do not make a model: {error}") from error
+
+
 def _names_in_file(steps: list[Estimator]) -> tuple[str, ...] | None:
     """The feature names that the first step which has some was fitted with."""
-    return next((names for names in (step.feature_names() for step in steps) if names is not None), None)
+    return next((names for names in map(names_of, steps) if names is not None), None)
 
 
 def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], options: ReadOptions) -> PartialModel:
@@ -101,11 +122,24 @@ def _partial(fitted: Fitted | FittedTrees, part: Part, steps: list[Estimator], o
         party=agreed(None, options.party, "party"),
         kind=fitted.kind,
         classes=fitted.classes,
-        fit_intercept=_joint_intercept(fitted, options),
+        fit_intercept=joint_intercept(options, fitted=fitted.fit_intercept),
         part=part,
         link=fitted.link,
         metadata={"source": _source(steps)},
     )
+
+
+def _exposure(fitted: Fitted, features: tuple[str, ...], options: ReadOptions) -> str | None:
+    """The exposure that predictions are multiplied by, which is no feature of the trained model."""
+    if options.exposure is None:
+        return None
+    if fitted.link.name != "log":
+        raise ModelConflictError(
+            f"--exposure multiplies the predictions of a model with the link log; this one has {fitted.link}"
+        )
+    if options.exposure in features:
+        raise ModelConflictError(f"--exposure {clipped(options.exposure)} has a weight in the file already")
+    return options.exposure
 
 
 def _steps(root: Estimator) -> list[Estimator]:
@@ -130,26 +164,3 @@ def _steps(root: Estimator) -> list[Estimator]:
 def _source(steps: list[Estimator]) -> str:
     names = ", ".join(step.name for step in steps)
     return f"scikit-learn {steps[-1].version_text} {names if len(steps) == 1 else f'Pipeline({names})'}"
-
-
-def _held_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> Floats | None:
-    """The intercept, or None where the file holds none, or the operator says that another party holds it."""
-    holds = fitted.fit_intercept if options.holds_intercept is None else options.holds_intercept
-    if holds and not fitted.fit_intercept:
-        raise ModelConflictError(
-            "the file holds no intercept (fit_intercept=False, or a class without one), the operator says it holds one"
-        )
-    if not holds and fitted.intercept.any():
-        raise ModelConflictError(
-            "the file has an intercept that is not zero, but is said to hold none: scores would change"
-        )
-    return fitted.intercept if holds else None
-
-
-def _joint_intercept(fitted: Fitted | FittedTrees, options: ReadOptions) -> bool:
-    """Whether the joint model has an intercept somewhere: the operator's word, else the estimator's own setting."""
-    if options.fit_intercept is None:
-        return fitted.fit_intercept
-    if not options.fit_intercept and fitted.fit_intercept and options.holds_intercept is not False:
-        raise ModelConflictError("the file holds an intercept, the operator says that the model has none")
-    return options.fit_intercept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedpredict.convert.sklearn_state import Estimator
-from fedpredict.errors import ModelFileError, UnsupportedModelError
+from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
 Fold = Callable[[Estimator, Floats, Floats], tuple[Floats, Floats]]
@@ -16,7 +16,7 @@ def fold_scaler(scaler: Estimator, weights: Floats, constants: Floats) -> tuple[
     """Return weights and constants for features that the scaler has not seen yet.
 
     Args:
-        scaler: A fitted scaler.
+        scaler: A fitted one of `SCALERS` that does not clip.
         weights: Shape (n_features, n_scores), for scaled features.
         constants: Shape (n_features, n_scores): what each feature adds to every sample.
 
@@ -24,19 +24,10 @@ def fold_scaler(scaler: Estimator, weights: Floats, constants: Floats) -> tuple[
         Weights and constants of the same shapes, for unscaled features; the scores stay the same.
 
     Raises:
-        UnsupportedModelError: No such scaler, or it clips, which no weight can do.
         ModelFileError: Its arrays do not fit the features.
     """
-    fold = SCALERS.get(scaler.name) if scaler.package == "sklearn.preprocessing" else None
-    if fold is None:
-        raise UnsupportedModelError(
-            f"the pipeline has a step {scaler.name}, which does not fold into weights; "
-            f"supported are {', '.join(SCALERS)} and 'passthrough'"
-        )
-    if scaler.flag("clip", default=False):
-        raise UnsupportedModelError(f"{scaler.name}(clip=True) does not fold into weights: train it with clip=False")
     scaler.check_n_features(weights.shape[0])
-    return fold(scaler, weights, constants)
+    return SCALERS[scaler.name](scaler, weights, constants)
 
 
 def _standard(scaler: Estimator, weights: Floats, constants: Floats) -> tuple[Floats, Floats]:

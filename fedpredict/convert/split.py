@@ -46,7 +46,7 @@ def split_model(
         NameRefusedError: A party's name breaks the naming rules.
     """
     family = FAMILIES[joint.part.family]
-    columns = _columns(joint.part.features, parties, may_be_empty=family.may_be_empty)
+    columns = columns_of(joint.part.features, parties, may_be_empty=family.may_be_empty)
     _check_intercept(joint, parties, intercept_party)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(joint.part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(joint.part.features)} features")
@@ -56,7 +56,7 @@ def split_model(
             joint,
             party=party,
             part=part,
-            verification=None if rows is None else _verification(part, _columns_of(part, joint.part, rows)),
+            verification=None if rows is None else verification_of(part, _columns_of(part, joint.part, rows)),
             metadata=dict(joint.metadata),
         )
         for party, part in parts.items()
@@ -67,17 +67,21 @@ def _columns_of(part: Part, joint: Part, rows: Floats) -> Floats:
     return rows[:, [joint.features.index(name) for name in part.features]]
 
 
-def _verification(part: Part, rows: Floats) -> VerificationRows | None:
+def verification_of(part: Part, rows: Floats) -> VerificationRows | None:
     """Return those of the rows that the part can score; None where it can score none."""
     statuses = part.statuses(rows)
     usable = rows if statuses is None else rows[statuses == SampleStatus.OK]
     return VerificationRows(usable, part.partial_scores(usable)) if len(usable) else None
 
 
-def _columns(
+def columns_of(
     features: Sequence[str], parties: Mapping[str, Sequence[str]], *, may_be_empty: bool
 ) -> dict[str, list[int]]:
-    """Party -> the positions of its features in the joint model; every feature at exactly one party."""
+    """Return party -> the positions of its features in the joint model; every feature at exactly one party.
+
+    Raises:
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; or a party has none.
+    """
     position = {name: index for index, name in enumerate(features)}
     named = [name for names in parties.values() for name in names]
     unknown = sorted({name for name in named if name not in position})

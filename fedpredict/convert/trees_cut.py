@@ -50,8 +50,8 @@ def _owners(trees: Trees, columns: Mapping[str, list[int]], of_leaves: int) -> I
         if len(found) > 1:
             names = shown([list(columns)[at] for at in found])
             raise ModelConflictError(
-                f"tree {tree} asks for features of {len(found)} parties ({names}): such a model can only be served as "
-                "trees that are split across parties; to sum up the parties' trees, train each on one party's features"
+                f"tree {tree} asks for features of {len(found)} parties ({names}): name the initiator that shall "
+                "hold the values of the leaves (--head), or, to sum up the parties' trees, train each on one party's"
             )
         owners[tree] = found[0] if len(found) else of_leaves
     return owners

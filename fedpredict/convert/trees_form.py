@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -15,13 +16,14 @@ from fedpredict.convert.plain import check_keys, matrix, numbers, vector
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.kinds import MAX_CLASSES
+from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, CodeRule, Ints, Trees, TreesPart
 
-TREES_KEYS = (
-    "features", "categories", "may_miss", "compare", "op", "n_scores", "intercept", "tree_sizes", "output", "feature",
-    "threshold", "left", "right", "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets",
-    "codes", "values",
+NODE_KEYS = (
+    "features", "categories", "may_miss", "compare", "op", "tree_sizes", "feature", "threshold", "left", "right",
+    "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets", "codes",
 )  # fmt: skip
+TREES_KEYS = (*NODE_KEYS, "n_scores", "intercept", "output", "values")
 _Meaning = TypeVar("_Meaning")
 _COMPARE = {"float64": False, "float32": True}
 _OPS = {"<=": False, "<": True}
@@ -30,7 +32,18 @@ _CODES = {rule.value: rule for rule in CodeRule}
 
 def trees_to_plain(part: TreesPart) -> dict[str, object]:
     """Return `TREES_KEYS`, as docs/portable-model.md says; columns that say nothing are left out."""
-    trees, wide = part.trees, bool((part.output < 0).any())
+    wide = bool((part.output < 0).any())
+    return nodes_to_plain(part) | {
+        "n_scores": part.n_scores,
+        "intercept": None if part.intercept is None else part.intercept.tolist(),
+        "output": None if wide else part.output.tolist(),
+        "values": part.values.tolist() if wide else part.values[:, 0].tolist(),
+    }
+
+
+def nodes_to_plain(part: TreesPart | SplitTreesPart) -> dict[str, object]:
+    """Return `NODE_KEYS`: features and nodes, without what leaves add."""
+    trees = part.trees
     start = np.repeat(trees.start[:-1], np.diff(trees.start))
     is_leaf = trees.feature == LEAF
     plain: dict[str, object] = {
@@ -39,15 +52,11 @@ def trees_to_plain(part: TreesPart) -> dict[str, object]:
         "may_miss": [name for name, may in zip(part.features, part.may_miss.tolist(), strict=True) if may],
         "compare": "float32" if trees.float32 else "float64",
         "op": "<" if trees.strict else "<=",
-        "n_scores": part.n_scores,
-        "intercept": None if part.intercept is None else part.intercept.tolist(),
         "tree_sizes": np.diff(trees.start).tolist(),
-        "output": None if wide else part.output.tolist(),
         "feature": _or_none(trees.feature, is_leaf),
         "threshold": trees.threshold.tolist(),
         "left": _or_none(trees.left - start, is_leaf),
         "right": _or_none(trees.right - start, is_leaf),
-        "values": part.values.tolist() if wide else part.values[:, 0].tolist(),
     }
     flags = {name: getattr(trees, name) for name in ("missing_left", "zero_is_missing", "unknown_left")}
     plain |= {name: column.tolist() for name, column in flags.items() if column.any()}
@@ -58,7 +67,7 @@ def _or_none(numbers: NDArray[np.int64] | Ints, none: Bools) -> list[int | None]
     return [None if is_none else number for number, is_none in zip(numbers.tolist(), none.tolist(), strict=True)]
 
 
-def _sets_to_plain(part: TreesPart) -> dict[str, object]:
+def _sets_to_plain(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     """Return the sets that nodes have, with texts for those of text features, and which each node has."""
     trees = part.trees
     if (trees.left_set == NO_SET).all():
@@ -78,7 +87,7 @@ def _sets_to_plain(part: TreesPart) -> dict[str, object]:
     return columns | {"sets": [_members(part, *key) for key in places]}
 
 
-def _members(part: TreesPart, number: int, feature: str | None) -> list[object]:
+def _members(part: TreesPart | SplitTreesPart, number: int, feature: str | None) -> list[object]:
     codes = part.trees.sets[number].tolist()
     return list(codes) if feature is None else [part.categories[feature][code] for code in codes]
 
@@ -90,30 +99,62 @@ def trees_from_plain(content: Mapping[str, object], options: ReadOptions) -> Tre
         ModelFileError, FeatureNamesError, ModelConflictError: As `FamilyForm.from_plain` says.
     """
     check_keys(content, TREES_KEYS, "part")
-    names = _texts(content.get("features"), "part.features") if content.get("features") is not None else None
-    features = chosen_features(names, options.features, len(names if names is not None else options.features or ()))
-    categories = _categories(content.get("categories"), features)
-    n_scores = content.get("n_scores", 1)
-    if isinstance(n_scores, bool) or not isinstance(n_scores, int) or not 1 <= n_scores <= MAX_CLASSES:
-        raise ModelFileError(f"part.n_scores is not a number from 1 to {MAX_CLASSES}")
-    may_miss = _texts(content.get("may_miss", []), "part.may_miss")
-    unknown = [name for name in may_miss if name not in features]
-    if unknown:
-        raise ModelFileError(f"part.may_miss names {unknown[0][:100]!a}, which is not among the features")
+    n_scores = count_of_scores(content, "n_scores")
     try:
-        trees = _trees(content, features, categories)
+        nodes = nodes_from_plain(content, options, LEAF)
         return TreesPart(
-            features=features,
-            categories=categories,
-            may_miss=np.array([name in may_miss for name in features], dtype=np.bool_),
-            trees=trees,
+            features=nodes.features,
+            categories=nodes.categories,
+            may_miss=nodes.may_miss,
+            trees=nodes.trees,
             n_scores=n_scores,
-            output=_output(content.get("output"), trees.n_trees),
-            values=_values(content, trees, n_scores),
+            output=_output(content.get("output"), nodes.trees.n_trees),
+            values=_values(content, nodes.trees, n_scores),
             intercept=vector(content.get("intercept"), "part.intercept", n_scores),
         )
     except ValueError as error:
         raise ModelFileError(f"part: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nodes:
+    """Features and nodes; the attributes are those of a `TreesPart`."""
+
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    may_miss: Bools
+    trees: Trees
+
+
+def nodes_from_plain(content: Mapping[str, object], options: ReadOptions, lowest: int) -> Nodes:
+    """Return what `NODE_KEYS` say.
+
+    Args:
+        content: The portable part.
+        options: What the operator adds.
+        lowest: The lowest number that a node may have for its feature.
+
+    Raises:
+        ModelFileError, FeatureNamesError, ModelConflictError: As `FamilyForm.from_plain` says.
+        ValueError: They make no trees.
+    """
+    names = _texts(content.get("features"), "part.features") if content.get("features") is not None else None
+    features = chosen_features(names, options.features, len(names if names is not None else options.features or ()))
+    categories = _categories(content.get("categories"), features)
+    may_miss = _texts(content.get("may_miss", []), "part.may_miss")
+    unknown = [name for name in may_miss if name not in features]
+    if unknown:
+        raise ModelFileError(f"part.may_miss names {unknown[0][:100]!a}, which is not among the features")
+    flags = np.array([name in may_miss for name in features], dtype=np.bool_)
+    return Nodes(features, categories, flags, _trees(content, features, categories, lowest))
+
+
+def count_of_scores(content: Mapping[str, object], key: str) -> int:
+    """Return how many scores a key says that there are, 1 where it is not there; raise `ModelFileError`."""
+    value = content.get(key, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CLASSES:
+        raise ModelFileError(f"part.{key} is not a number from 1 to {MAX_CLASSES}")
+    return value
 
 
 def _categories(value: object, features: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -129,7 +170,9 @@ def _categories(value: object, features: Sequence[str]) -> dict[str, tuple[str, 
     return {name: tuple(value[name]) for name in features if name in value}
 
 
-def _trees(content: Mapping[str, object], features: Sequence[str], categories: Mapping[str, tuple[str, ...]]) -> Trees:
+def _trees(
+    content: Mapping[str, object], features: Sequence[str], categories: Mapping[str, tuple[str, ...]], lowest: int
+) -> Trees:
     sizes = _whole(content.get("tree_sizes", []), "part.tree_sizes", None)
     if (sizes < 1).any():
         raise ModelFileError("part.tree_sizes says that a tree has no node")
@@ -138,7 +181,7 @@ def _trees(content: Mapping[str, object], features: Sequence[str], categories: M
     if start[-1] != n_nodes:
         raise ModelFileError(f"part.tree_sizes adds up to {start[-1]} nodes, part.feature has {n_nodes}")
     feature = _whole(content.get("feature"), "part.feature", n_nodes, none=LEAF)
-    if (feature >= len(features)).any() or (feature < LEAF).any():
+    if (feature >= len(features)).any() or (feature < lowest).any():
         raise ModelFileError(f"part.feature refers to a feature that is not among the {len(features)}")
     sets, (left_set, known_set) = _sets(content, feature, features, categories)
     first = np.repeat(start[:-1], sizes)
@@ -198,7 +241,7 @@ def _sets(
         wanted = _whole(content[key], f"part.{key}", len(feature), none=NO_SET)
         if (wanted >= len(given)).any() or (wanted < NO_SET).any():
             raise ModelFileError(f"part.{key} refers to a set that is not among the {len(given)} of part.sets")
-        for node in np.flatnonzero((wanted != NO_SET) & (feature != LEAF)).tolist():
+        for node in np.flatnonzero((wanted != NO_SET) & (feature >= 0)).tolist():
             name = features[feature[node]]
             column[node] = places.setdefault((int(wanted[node]), name if name in code_of else None), len(places))
     sets = tuple(_codes(given[number], number, code_of.get(name or "")) for number, name in places)

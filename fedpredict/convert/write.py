@@ -7,8 +7,10 @@ import pickle
 import tempfile
 from pathlib import Path
 
+from fedpredict.convert.head_form import head_to_json
 from fedpredict.convert.portable import to_json, to_portable
 from fedpredict.errors import ModelFileError
+from fedpredict.model.head import HeadModel
 from fedpredict.model.partial import PartialModel
 
 _PROTOCOL = 4
@@ -27,6 +29,18 @@ def write_partial(path: Path, partial: PartialModel) -> None:
     content = to_json(partial).encode() if is_json else pickle.dumps(to_portable(partial), protocol=_PROTOCOL)
     try:
         _replace(path, content)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def write_head(path: Path, head: HeadModel) -> None:
+    """Write a head in its portable form, as JSON; whole or not at all.
+
+    Raises:
+        ModelFileError: The file cannot be written; the message says why.
+    """
+    try:
+        _replace(path, head_to_json(head).encode())
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error.strerror}") from error
 

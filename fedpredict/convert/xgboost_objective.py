@@ -11,7 +11,7 @@ from fedpredict.convert.values import clipped
 from fedpredict.convert.xgboost_document import Section
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
-from fedpredict.model.kinds import Kind
+from fedpredict.model.kinds import MAX_CLASSES, Kind
 from fedpredict.model.links import Link
 
 _IDENTITY, _LOGIT, _LOG = Link("identity"), Link("logit"), Link("log")
@@ -74,8 +74,7 @@ def objective_of(learner: Section) -> Objective:
     if found is None:
         raise UnsupportedModelError(
             f"the objective '{clipped(name)}' of the XGBoost model is not served; supported are "
-            f"{', '.join(sorted(OBJECTIVES))}. With an objective of your own, train with disable_default_eval_metric "
-            "and one of these names, whose predictions are then what is served"
+            f"{', '.join(sorted(OBJECTIVES))}: train it with one of these"
         )
     return found
 
@@ -89,6 +88,8 @@ def score_width(learner: Section, objective: Objective) -> int:
     """
     parameters = learner.section("learner_model_param")
     n_classes, n_targets = parameters.count("num_class"), max(parameters.count("num_target", 1), 1)
+    if max(n_classes, n_targets) > MAX_CLASSES:
+        raise ModelFileError(f"the XGBoost model has more than {MAX_CLASSES} classes or targets")
     if objective.kind is Kind.MULTINOMIAL:
         if n_classes < 2 or n_targets > 1:
             raise ModelFileError(f"a multi-class XGBoost model of {n_classes} classes and {n_targets} targets")

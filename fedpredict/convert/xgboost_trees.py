@@ -128,13 +128,15 @@ def _n_trees(model: Section, learner: Section, rounds: int, n_scores: int, n_tre
 
 
 def _parallel(model: Section, learner: Section) -> int:
-    """The trees of one round and class. Before 1.6 only the best round tells: its number, and its trees."""
+    """The trees of one round and class. Before 1.6 only the best round tells: how many trees there are up to it."""
     parameters = model.section("gbtree_model_param")
     if parameters.has("num_parallel_tree"):
         return max(parameters.count("num_parallel_tree"), 1)
     attributes = learner.section("attributes")
-    best, trees = attributes.count("best_iteration", 0) + 1, attributes.count("best_ntree_limit", 0)
-    return trees // best if trees and trees % best == 0 else 1
+    best, n_trees = attributes.count("best_iteration") + 1, attributes.count("best_ntree_limit")
+    if n_trees < best or n_trees % best:
+        raise ModelFileError(f"the XGBoost model says that {n_trees} trees make {best} rounds, which cannot be")
+    return n_trees // best
 
 
 def _nodes(tree: Section, weight: float, n_scores: int, sets: CodeSets, categories: Categories) -> FileNodes:

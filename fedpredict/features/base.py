@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
+from fedpredict.features.texts import Texts
 from fedpredict.model.arrays import Bools, Floats, Micros
 from fedpredict.tables.views import Snapshot
 
@@ -24,6 +25,8 @@ class FeatureRows:
         ambiguous: Shape (n_samples,): whether the sample's latest event time has more than one row.
         event_time: Shape (n_samples,): of the row used; 0 where not found.
         is_clear: True where all are found and none is ambiguous; False says nothing.
+        texts: For each column asked for that is text, the texts that its values are positions in; None where no
+            column is text. The same object each time, as long as the same snapshot answers for the same columns.
     """
 
     values: Floats
@@ -31,6 +34,7 @@ class FeatureRows:
     ambiguous: Bools
     event_time: Micros
     is_clear: bool = False
+    texts: Mapping[str, Texts] | None = None
 
 
 class OnlineStore(Protocol):
@@ -48,8 +52,8 @@ class OnlineStore(Protocol):
 
         Args:
             snapshot: What `rows` are a snapshot of.
-            rows: `sample_id` (string), `event_time` (timestamp, UTC) and numeric features by column name, in any order
-                of rows; other columns are not served. Of one sample id the row with the latest event time counts.
+            rows: `sample_id` (string), `event_time` (timestamp, UTC) and the view's features by column name, in any
+                order of rows; other columns are not served. Of one sample id the row with the latest event time counts.
 
         Raises:
             TableCorruptError: A row has no sample id or no event time; what was served stays.
@@ -75,11 +79,11 @@ class OnlineStore(Protocol):
         Args:
             view: The feature view.
             view_version: Its version.
-            columns: Column names, in the order of the answer.
+            columns: Names of feature columns, in the order of the answer; text comes as `FeatureRows.texts` says.
             sample_ids: Any bytes; what is no sample id is not found, also where the snapshot has such a row.
 
         Raises:
-            ModelNotReadyError: No snapshot of that view version is served, or it has no such numeric column.
+            ModelNotReadyError: No snapshot of that view version is served, or it has no such column.
         """
 
     def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:

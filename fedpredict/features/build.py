@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedpredict.errors import TableCorruptError
 from fedpredict.features.rows import latest_rows, seeds, to_micros, to_packed
 from fedpredict.features.table import FeatureTable, TableArrays, bucket_starts
+from fedpredict.features.texts import Texts, encode
 from fedpredict.model.arrays import Floats, Micros, all_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
@@ -31,12 +32,13 @@ class TableParts:
 
     Attributes:
         snapshot: What it is.
-        columns: The numeric columns.
+        columns: The feature columns.
         seed: Of the hash.
         sample_ids: In the order of the table, as everything is.
         start, event_time, ambiguous, hashes: As in `TableArrays`.
         rows: Shape (n,): where in the columns below a row's values are.
-        numbers: By column.
+        numbers: By column; of text, the codes.
+        texts: By column that is text, what its codes are positions in.
     """
 
     snapshot: Snapshot
@@ -49,6 +51,7 @@ class TableParts:
     ambiguous: NDArray[np.uint8]
     rows: NDArray[np.int64]
     numbers: Mapping[str, Floats]
+    texts: Mapping[str, Texts]
 
     def blocks(self) -> Iterator[Floats]:
         """Return the values, shape (n, n_columns), as blocks of some rows each, in order."""
@@ -80,15 +83,21 @@ def prepare(snapshot: Snapshot, rows: pa.Table, some_seeds: Iterable[int] | None
     places = None if all_true(usable) else np.flatnonzero(usable)
     if places is not None:
         sample_ids, event_time = sample_ids.select(usable), event_time[places]
-    columns = _numeric_columns(snapshot, rows)
+    types = _column_types(snapshot, rows)
     # column by column, so that what was read and what becomes of it do not both stand in memory as a whole
-    given = {column: rows.column(column) for column in columns}
+    given = {column: rows.column(column) for column in types}
     del rows
-    numbers = {column: _numbers(given.pop(column)) for column in columns}
+    numbers: dict[str, Floats] = {}
+    texts: dict[str, Texts] = {}
+    for column, kind in types.items():
+        if kind is ColumnType.STRING:
+            numbers[column], texts[column] = encode(given.pop(column))
+        else:
+            numbers[column] = np.asarray(given.pop(column).to_numpy(), dtype=np.float64)
     latest = latest_rows(sample_ids, event_time, seeds() if some_seeds is None else some_seeds)
     return TableParts(
         snapshot=snapshot,
-        columns=columns,
+        columns=tuple(types),
         seed=latest.seed,
         sample_ids=_picked(sample_ids, latest.rows),
         hashes=latest.hashes,
@@ -97,6 +106,7 @@ def prepare(snapshot: Snapshot, rows: pa.Table, some_seeds: Iterable[int] | None
         ambiguous=latest.ambiguous.astype(np.uint8),
         rows=latest.rows if places is None else places[latest.rows],
         numbers=numbers,
+        texts=texts,
     )
 
 
@@ -118,7 +128,7 @@ def build_table(parts: TableParts) -> FeatureTable:
     )
     for array in (arrays.values, arrays.event_time):  # what a look-up may hand out without a copy
         array.flags.writeable = False
-    return FeatureTable(parts.snapshot, parts.columns, parts.seed, arrays)
+    return FeatureTable(parts.snapshot, parts.columns, parts.seed, arrays, parts.texts)
 
 
 def _check_keys(snapshot: Snapshot, rows: pa.Table) -> None:
@@ -135,17 +145,9 @@ def _check_keys(snapshot: Snapshot, rows: pa.Table) -> None:
         )
 
 
-def _numeric_columns(snapshot: Snapshot, rows: pa.Table) -> tuple[str, ...]:
+def _column_types(snapshot: Snapshot, rows: pa.Table) -> dict[str, ColumnType]:
     present = set(rows.column_names)
-    return tuple(
-        feature.column
-        for feature in snapshot.view.features
-        if feature.type is ColumnType.DOUBLE and feature.column in present
-    )
-
-
-def _numbers(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(column.to_numpy(), dtype=np.float64)
+    return {feature.column: feature.type for feature in snapshot.view.features if feature.column in present}
 
 
 def _picked(sample_ids: SampleIds, rows: NDArray[np.int64]) -> SampleIds:

@@ -7,8 +7,9 @@ object exists per id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fedpredict.errors import ModelNotReadyError
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.hashing import Hashes, IdHash, id_words
+from fedpredict.features.texts import Texts
 from fedpredict.model.arrays import Bools, Floats, Micros, all_true, any_true
 from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.sample_ids import SampleIds
@@ -33,6 +35,10 @@ for _constant in (_FOUND, _CLEAR):
     _constant.flags.writeable = False
 
 
+_Chosen: TypeAlias = tuple[NDArray[np.intp] | None, Mapping[str, Texts] | None]
+"""Where the columns of a look-up stand, None for all of them in their order; and the texts of those that are text."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TableArrays:
     """What a table is made of; n rows, one per sample id, in the order of `hashes`.
@@ -44,7 +50,7 @@ class TableArrays:
         start: Shape (n,): the first row whose bucket is this one or a later one, n if there is none.
         event_time: Shape (n,).
         ambiguous: Shape (n,), 0 or 1: whether the id has several latest rows.
-        values: Shape (n, n_columns), row-major; NaN for NULL.
+        values: Shape (n, n_columns), row-major; NaN for NULL; codes where the column is text.
     """
 
     id_bytes: NDArray[np.uint8]
@@ -59,7 +65,9 @@ class TableArrays:
 class FeatureTable:
     """One snapshot, served."""
 
-    def __init__(self, snapshot: Snapshot, columns: Sequence[str], seed: int, arrays: TableArrays) -> None:
+    def __init__(
+        self, snapshot: Snapshot, columns: Sequence[str], seed: int, arrays: TableArrays, texts: Mapping[str, Texts]
+    ) -> None:
         """Serve arrays that nobody changes any more.
 
         Args:
@@ -67,15 +75,17 @@ class FeatureTable:
             columns: The columns of `arrays.values`.
             seed: Of the hash.
             arrays: As `TableArrays` says.
+            texts: By column that is text, what its codes are positions in.
         """
         self.snapshot = snapshot
         self._columns = {column: position for position, column in enumerate(columns)}
         self._arrays = arrays
+        self._texts = texts
         self._hash = IdHash(seed)
         self._n_rows = len(arrays.hashes)
         self._n_buckets = np.uint64(self._n_rows)
         self._has_ambiguous = any_true(arrays.ambiguous != 0)
-        self._chosen: dict[tuple[str, ...], NDArray[np.intp] | None] = {tuple(columns): None}
+        self._chosen: dict[tuple[str, ...], _Chosen] = {tuple(columns): (None, texts or None)}
         # items of a memoryview are plain integers, three times faster than numpy's
         self._hash_items = arrays.hashes.data
         self._start_items = arrays.start.data
@@ -91,7 +101,8 @@ class FeatureTable:
     def n_bytes(self) -> int:
         """The bytes that its arrays take, in memory or mapped."""
         arrays = self._arrays
-        return sum(int(getattr(arrays, name).nbytes) for name in arrays.__slots__)
+        n_bytes = sum(int(getattr(arrays, name).nbytes) for name in arrays.__slots__)
+        return n_bytes + sum(int(each.nbytes) for each in self._texts.values())
 
     def lookup(self, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
         """Return features of samples, as `OnlineStore.lookup` says."""
@@ -107,19 +118,19 @@ class FeatureTable:
         places = np.array(rows, dtype=np.int64)
         return self._rows(places, places >= 0, chosen)
 
-    def _positions(self, columns: tuple[str, ...]) -> NDArray[np.intp] | None:
-        """Return where the columns stand; None for all of them in their order."""
-        if columns in self._chosen:
-            return self._chosen[columns]
+    def _positions(self, columns: tuple[str, ...]) -> _Chosen:
+        known = self._chosen.get(columns)
+        if known is not None:
+            return known
         missing = [column for column in columns if column not in self._columns]
         if missing:
             view = self.snapshot.view
-            told = f"view {view.name} version {view.version} has no numeric column {', '.join(missing)}"
+            told = f"view {view.name} version {view.version} has no column {', '.join(missing)}"
             raise ModelNotReadyError(told)
         # as many as there are models; a race computes one twice
         positions = np.array([self._columns[column] for column in columns], dtype=np.intp)
-        self._chosen[columns] = positions
-        return positions
+        texts = {column: self._texts[column] for column in columns if column in self._texts}
+        return self._chosen.setdefault(columns, (positions, texts or None))
 
     def _find_few(self, sample_ids: Iterable[bytes]) -> list[int]:
         """Return the ids' rows, -1 where not found."""
@@ -167,28 +178,28 @@ class FeatureTable:
             found &= word == other
         return rows, found
 
-    def _row(self, row: int, chosen: NDArray[np.intp] | None) -> FeatureRows:
+    def _row(self, row: int, chosen: _Chosen) -> FeatureRows:
         """Return one row without a copy."""
-        arrays = self._arrays
+        arrays, (positions, texts) = self._arrays, chosen
         values = arrays.values[row : row + 1]
-        if chosen is not None:
-            values = values.take(chosen, axis=1)
+        if positions is not None:
+            values = values.take(positions, axis=1)
         is_clear = not (self._has_ambiguous and arrays.ambiguous[row])
         event_time = arrays.event_time[row : row + 1]
-        return FeatureRows(values, _FOUND, _CLEAR if is_clear else _FOUND, event_time, is_clear)
+        return FeatureRows(values, _FOUND, _CLEAR if is_clear else _FOUND, event_time, is_clear, texts)
 
-    def _rows(self, rows: NDArray[np.int64], found: Bools, chosen: NDArray[np.intp] | None) -> FeatureRows:
+    def _rows(self, rows: NDArray[np.int64], found: Bools, chosen: _Chosen) -> FeatureRows:
         arrays, n_samples = self._arrays, len(rows)
-        n_columns = arrays.values.shape[1] if chosen is None else len(chosen)
+        positions, texts = chosen
+        n_columns = arrays.values.shape[1] if positions is None else len(positions)
         ambiguous = np.zeros(n_samples, dtype=np.bool_)
         if not self._n_rows:
-            return FeatureRows(
-                np.full((n_samples, n_columns), np.nan), found, ambiguous, np.zeros(n_samples, dtype=np.int64)
-            )
-        if chosen is None:
+            values, never = np.full((n_samples, n_columns), np.nan), np.zeros(n_samples, dtype=np.int64)
+            return FeatureRows(values, found, ambiguous, never, texts=texts)
+        if positions is None:
             values = arrays.values.take(rows, axis=0, mode="clip")
         else:
-            at = (rows * arrays.values.shape[1])[:, None] + chosen
+            at = (rows * arrays.values.shape[1])[:, None] + positions
             values = arrays.values.reshape(-1).take(at, mode="clip")
         event_time = arrays.event_time.take(rows, mode="clip")
         if self._has_ambiguous:
@@ -199,7 +210,7 @@ class FeatureTable:
             values[absent] = np.nan
             event_time[absent] = 0
             ambiguous[absent] = False
-        return FeatureRows(values, found, ambiguous, event_time, all_found and not self._has_ambiguous)
+        return FeatureRows(values, found, ambiguous, event_time, all_found and not self._has_ambiguous, texts)
 
 
 def bucket_starts(hashes: Hashes) -> NDArray[np.int32]:

@@ -7,7 +7,11 @@
 | start | int32 | the bucket directory: as long as the others, see `TableArrays` |
 | event_time | int64 | microseconds since 1970 UTC |
 | ambiguous | uint8 | |
-| values | fixed_size_list<float64>[k] | row-major; absent where the view has no numeric column |
+| values | fixed_size_list<float64>[k] | row-major; absent where the view has no feature; codes where it is text |
+| texts | dictionary<int8, large_list<large_binary>> | see below; absent where there is no text, or no row |
+
+Of `texts` only the dictionary says something, because it need not be as long as the other columns: it has one list for
+each text column, with the texts that the column's codes are positions in.
 
 The name of a file ends with the first half of the SHA-256 of its bytes, so that whoever maps it knows that it is whole.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
@@ -28,13 +32,14 @@ import pyarrow as pa
 from fedpredict.errors import TableCorruptError
 from fedpredict.features.build import TableParts
 from fedpredict.features.table import FeatureTable, TableArrays
+from fedpredict.features.texts import Texts
 from fedpredict.model.arrays import Floats
 from fedpredict.tables.views import Snapshot
 
-FORMAT = "1"
+FORMAT = "2"
 DIGEST_DIGITS = 32
 _FORMAT, _SNAPSHOT = b"fedpredict.format", b"fedpredict.snapshot"
-_COLUMNS, _SEED = b"fedpredict.columns", b"fedpredict.seed"
+_COLUMNS, _SEED, _TEXTS = b"fedpredict.columns", b"fedpredict.seed", b"fedpredict.texts"
 
 
 def write_table(path: Path, parts: TableParts) -> str:
@@ -91,7 +96,8 @@ def open_table(path: Path, snapshot: Snapshot, digest: str | None) -> FeatureTab
         if metadata.get(_FORMAT) != FORMAT.encode() or metadata.get(_SNAPSHOT) != _snapshot_text(snapshot):
             raise TableCorruptError(f"{path} holds another format or snapshot than its name says")
         columns = json.loads(metadata[_COLUMNS])
-        return FeatureTable(snapshot, columns, int(metadata[_SEED]), _arrays(whole, batch, len(columns)))
+        texts = _texts(batch, json.loads(metadata[_TEXTS]))
+        return FeatureTable(snapshot, columns, int(metadata[_SEED]), _arrays(whole, batch, len(columns)), texts)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise TableCorruptError(f"{path} is not a table of features: {error}") from error
 
@@ -111,6 +117,11 @@ def _batch(parts: TableParts) -> pa.RecordBatch:
     if n_columns:
         # pages of zeros that were never touched take no memory
         columns["values"] = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n_rows * n_columns)), n_columns)
+    if parts.texts and n_rows:
+        lists = pa.LargeListArray.from_arrays(
+            np.cumsum([0, *map(len, parts.texts.values())]), pa.concat_arrays(list(parts.texts.values()))
+        )
+        columns["texts"] = pa.DictionaryArray.from_arrays(np.zeros(n_rows, dtype=np.int8), lists)
     return pa.record_batch(columns).replace_schema_metadata(_metadata(parts))
 
 
@@ -120,7 +131,19 @@ def _metadata(parts: TableParts) -> Mapping[bytes, bytes]:
         _SNAPSHOT: _snapshot_text(parts.snapshot),
         _COLUMNS: json.dumps(parts.columns).encode(),
         _SEED: str(parts.seed).encode(),
+        _TEXTS: json.dumps(list(parts.texts)).encode(),
     }
+
+
+def _texts(batch: pa.RecordBatch, columns: Sequence[str]) -> dict[str, Texts]:
+    if not columns:
+        return {}
+    if not batch.num_rows:
+        return dict.fromkeys(columns, pa.array([], pa.large_binary()))
+    lists = batch.column("texts").dictionary
+    if len(lists) != len(columns):
+        raise ValueError(f"{len(lists)} dictionaries for {len(columns)} text columns")
+    return {column: lists[position].values for position, column in enumerate(columns)}
 
 
 def _snapshot_text(snapshot: Snapshot) -> bytes:

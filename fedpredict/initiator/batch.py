@@ -13,6 +13,7 @@ from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.arrays import all_true
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.inputs import Inputs
+from fedpredict.model.reasons import Reasons
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply
 from fedpredict.model.share import Share
@@ -96,6 +97,10 @@ class Batch:
     def spread(self, share: Share) -> Share:
         """Return a share of the valid rows as one of all rows."""
         return share if self._all_valid else policy.spread_share(share, self.valid)
+
+    def spread_reasons(self, reasons: Reasons | None) -> Reasons | None:
+        """Return the reasons of the valid rows as those of all rows."""
+        return reasons if reasons is None or self._all_valid else reasons.spread(self.valid)
 
     def event_times(self, reply: PartyReply | None, slices: Sequence[Slice]) -> list[int | None]:
         """Return for each request the oldest event time that a party used for it; None where it used none."""

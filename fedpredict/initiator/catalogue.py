@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedpredict.errors import STATUS, IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.settings import ModelSettings
+from fedpredict.model.head import Head, Heads, HeadShelf
 from fedpredict.model.kinds import KINDS
 from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, Manifest, PartDescription, build_manifest
 from fedpredict.model.prediction import ModelInfo
@@ -59,7 +60,14 @@ class _Entry:
 class Catalogue:
     """The models of the settings, and what is known of each. Used from one thread: the event loop's."""
 
-    def __init__(self, models: Mapping[str, ModelSettings]) -> None:
+    def __init__(self, models: Mapping[str, ModelSettings], heads: Heads = HeadShelf) -> None:
+        """Know nothing of the models yet.
+
+        Args:
+            models: Those of the settings.
+            heads: Returns the heads that this initiator can finish with; default: none.
+        """
+        self._heads = heads
         self._entries = {model_id: _Entry(settings) for model_id, settings in models.items()}
         self.limits_seen = 0
         """How often a model's `max_samples` has changed."""
@@ -124,6 +132,20 @@ class Catalogue:
         self._usable[model_id] = pinned
         return pinned
 
+    def head_of(self, manifest: Manifest) -> Head | None:
+        """Return what finishes the shares of a version; None where they are added up.
+
+        Raises:
+            ModelNotReadyError: The version has a head that is not loaded.
+        """
+        problem = self._head_problem(manifest)
+        if problem is not None:
+            raise ModelNotReadyError(f"model {manifest.model_id}: {problem.told}")
+        if manifest.head is None:
+            return None
+        found = self._heads().version(manifest.model_id, manifest.head.head_sha256)
+        return None if found is None else found.model.head
+
     def max_samples(self, model_id: str) -> int:
         """Return how many sample ids every party of a model takes in one call, as far as they said."""
         sightings = (self.sighting(model_id, party).part for party in self._entry(model_id).settings.parties)
@@ -139,7 +161,7 @@ class Catalogue:
                 return Offered(problem=sighting.problem or Problem(f"party {party} described no part"))
             parts[party] = sighting.part
         try:
-            return Offered(build_manifest(parts))
+            return Offered(build_manifest(parts, self._heads()))
         except IncompatiblePartsError as error:
             return Offered(problem=Problem(str(error), INCOMPATIBLE))
 
@@ -163,7 +185,7 @@ class Catalogue:
             classes=pinned.classes if pinned else (),
             parties=pinned.parties if pinned else (),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
-            n_outputs=pinned.n_scores if pinned else 0,
+            n_outputs=pinned.n_outputs if pinned else 0,
         )
 
     def _pin_problem(self, model_id: str) -> Problem | None:
@@ -172,11 +194,27 @@ class Catalogue:
             return self.offered(model_id).problem or Problem(
                 f"nothing is pinned: look at what is offered, then `fedpredict catalogue pin {model_id}`"
             )
-        return _misfit(entry.settings, entry.pinned) or self._fallback_problem(entry.settings, entry.pinned)
+        return (
+            _misfit(entry.settings, entry.pinned)
+            or self._head_problem(entry.pinned)
+            or self._fallback_problem(entry.settings, entry.pinned)
+        )
+
+    def _head_problem(self, pinned: Manifest) -> Problem | None:
+        if pinned.head is None or self._heads().version(pinned.model_id, pinned.head.head_sha256):
+            return None
+        why = self._heads().problems.get(pinned.model_id) or "no such head is in this initiator's warehouse"
+        return Problem(f"head {pinned.head.head_sha256[:12]} of the pinned version is not loaded: {why}")
 
     def _fallback_problem(self, settings: ModelSettings, pinned: Manifest) -> Problem | None:
         fallback = self._entry(settings.fallback_model).pinned if settings.fallback_model else None
-        if fallback is None or _outputs(fallback) == _outputs(pinned):
+        if fallback is None:
+            return None
+        if fallback.head is not None:
+            return Problem(
+                f"the fallback model {fallback.model_id} has a head; one whose shares are added up is needed"
+            )
+        if _outputs(fallback) == _outputs(pinned):
             return None
         return Problem(
             f"the fallback model {fallback.model_id} has other classes, another number of outputs, or outputs that "
@@ -191,7 +229,7 @@ class Catalogue:
 
 
 def _outputs(manifest: Manifest) -> tuple[object, ...]:
-    return manifest.classes, manifest.n_scores, KINDS[manifest.kind].output
+    return manifest.classes, manifest.n_outputs, KINDS[manifest.kind].output
 
 
 def _misfit(settings: ModelSettings, pinned: Manifest) -> Problem | None:
@@ -199,6 +237,11 @@ def _misfit(settings: ModelSettings, pinned: Manifest) -> Problem | None:
         return Problem(
             f"pinned for {', '.join(pinned.parties)}, but the settings say {', '.join(sorted(settings.parties))}: "
             f"`fedpredict catalogue pin {pinned.model_id}` once all of them are met"
+        )
+    if settings.head != (pinned.head is not None):
+        what = "shares are finished by a head" if pinned.head else "shares are added up"
+        return Problem(
+            f"the pinned version's {what}, but models.{pinned.model_id}.head is {str(settings.head).lower()}"
         )
     for party, constants in sorted(settings.defaults.items()):
         if len(constants) != pinned.n_scores:

@@ -15,7 +15,8 @@ from fedpredict.initiator.fallback import fall_back
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
-from fedpredict.model.prediction import PartyReport
+from fedpredict.model.prediction import Origin, PartyReport
+from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import Share, all_ok
 from fedpredict.observe.watch import RoundWatch
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Side:
     """What a party said in a round: a share of all rows, with the reply behind it or the problem instead.
 
-    Where it has no share for some of the models, `problems` says why.
+    Where it has no share for some of the models, `problems` says why; `reasons` are of all rows, too.
     """
 
     party: str
@@ -37,6 +38,7 @@ class Side:
     elapsed_s: float
     problem: str
     problems: Mapping[Question, str] = field(default_factory=dict)
+    reasons: Reasons | None = None
 
 
 class Delivery:
@@ -83,9 +85,14 @@ class Delivery:
 
     def _combine(self, sides: Mapping[str, Side]) -> Answer:
         combining = self._watched.combining()
-        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()})
+        answer = policy.fail(self._route.link, {party: side.share for party, side in sides.items()}, self._route.head)
         if combining is not None:
             combining.end("ok")
+        if answer.n_misfits:
+            self._watched.misfit(answer.n_misfits)
+            model = self._batch.parts[0].question.manifest.model_id
+            extra = {"model": model, "reason": answer.problem, "n_samples": answer.n_misfits}
+            logger.error("shares.contradict", extra=extra)
         return answer
 
     def _deliver_by_policy(
@@ -122,6 +129,7 @@ class Delivery:
     def _hand_out(self, slices: Sequence[Slice], sides: Mapping[str, Side], answer: Answer, first: int = 0) -> None:
         """Give each request its rows of an answer, which begins at row `first` of the round."""
         by_party = [self._reports(sides[party], slices) for party in self._route.parties]
+        _add_reasons(by_party, [sides[party] for party in self._route.parties], slices, answer, first)
         if len(self._batch.slices) == 1:
             slices[0].waiting.take(slices[0].start, answer, tuple([reports[0] for reports in by_party]))
             return
@@ -141,6 +149,24 @@ class Delivery:
             PartyReport(side.party, None if all_ok(status) else status, oldest, took_s, elapsed_s, told)
             for status, oldest, told in zip(statuses, times, problems, strict=True)
         ]
+
+
+def _add_reasons(
+    by_party: Sequence[Sequence[PartyReport]],
+    sides: Sequence[Side],
+    slices: Sequence[Slice],
+    answer: Answer,
+    first: int,
+) -> None:
+    """Add to each report why points were lost, for the rows whose number is the model's own."""
+    for reports, side in zip(by_party, sides, strict=True):
+        if side.reasons is None:
+            continue
+        for report, each in zip(reports, slices, strict=True):
+            own = answer.origin[each.rows.start - first : each.rows.stop - first]
+            kept = (own == Origin.MODEL) | (own == Origin.DEFAULT_PARTIAL)
+            reasons = side.reasons.cut(each.rows).only(kept)
+            report.reasons = reasons if reasons.codes else None
 
 
 def fail_all(slices: Sequence[Slice], error: BaseException) -> None:

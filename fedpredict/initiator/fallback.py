@@ -43,7 +43,7 @@ async def fall_back(
         return answer
     try:
         manifest = question.fallback()
-        if (manifest.classes, manifest.n_scores) != (question.manifest.classes, question.manifest.n_scores):
+        if (manifest.classes, manifest.n_outputs) != (question.manifest.classes, question.manifest.n_outputs):
             raise ModelNotReadyError(f"the fallback model {manifest.model_id} has other classes by now")
         left_s = max(each.waiting.ends for each in slices) - asyncio.get_running_loop().time()
         ids = batch.ids.cut(rows.start, rows.stop).select(unscored)

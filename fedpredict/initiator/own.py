@@ -1,14 +1,17 @@
-"""This initiator's own part: scored in process, through the same interface as every other party's."""
+"""This initiator's own part, scored in process through the same interface as every other party's, and its heads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fedpredict.features.base import OnlineStore
+from fedpredict.model.head import Heads
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.scoring.heads import HeadLoader
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
@@ -16,25 +19,53 @@ from fedpredict.scoring.readings import store_readings
 from fedpredict.warehouse.base import Warehouse
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What this process holds itself.
+
+    Attributes:
+        part: Scores its parts.
+        heads: Returns the heads that it can finish with.
+    """
+
+    part: PartyScorer
+    heads: Heads
+
+
 @asynccontextmanager
-async def open_own_part(
-    warehouse: Warehouse, party: str, store: OnlineStore, *, poll_s: float, keep_versions: int, measured: StoreMetrics
-) -> AsyncIterator[PartyScorer]:
-    """Keep this party's models and features loaded for as long as the context is open.
+async def open_own(
+    warehouse: Warehouse,
+    party: str,
+    store: OnlineStore,
+    *,
+    poll_s: float,
+    keep_versions: int,
+    measured: StoreMetrics,
+    has_heads: bool,
+) -> AsyncIterator[Own]:
+    """Keep this party's models, heads and features loaded for as long as the context is open.
 
     Args:
         warehouse: This party's own; stays open.
         party: This party's id.
         store: Where its features are served from.
         poll_s: Seconds between two looks for what is new.
-        keep_versions: Versions of a model that stay loaded.
+        keep_versions: Versions of a model, and heads of one, that stay loaded.
         measured: Gets to know the store.
+        has_heads: Whether heads are looked for.
     """
     loader = ModelLoader(warehouse, party, store, keep_versions=keep_versions)
     measured.look = store_readings(loader, store)
-    poller = Poller(loader.refresh, poll_s)
+    heads = HeadLoader(warehouse, party, keep=keep_versions)
+
+    def refresh() -> None:
+        if has_heads:
+            heads.refresh()
+        loader.refresh()
+
+    poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        yield LocalParty(party, lambda: loader.state, store)
+        yield Own(LocalParty(party, lambda: loader.state, store), lambda: heads.shelf)
     finally:
         await asyncio.to_thread(poller.stop)

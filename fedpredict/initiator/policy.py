@@ -9,6 +9,7 @@ import numpy as np
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combine import Combined, combine
+from fedpredict.model.head import Head
 from fedpredict.model.links import Link
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus, Share
@@ -26,26 +27,31 @@ class Answer:
         status: Shape (n_samples,), `SampleStatus` values.
         origin: Shape (n_samples,), `Origin` values; UNSPECIFIED where the status is not OK.
         all_ok: Whether every sample is OK.
+        n_misfits: Samples whose shares contradicted each other.
+        problem: What is wrong with the first of them, for the operator.
     """
 
     predictions: Floats
     status: Statuses
     origin: Statuses
     all_ok: bool = False
+    n_misfits: int = 0
+    problem: str = ""
 
     def cut(self, rows: slice) -> Answer:
         """Return the answer for some consecutive samples."""
         return Answer(self.predictions[rows], self.status[rows], self.origin[rows], self.all_ok)
 
 
-def fail(link: Link, shares: Mapping[str, Share]) -> Answer:
+def fail(link: Link, shares: Mapping[str, Share], head: Head | None = None) -> Answer:
     """Return predictions for the samples that every party scored; the others get the worst party's status, no number.
 
     Args:
         link: Of the pinned manifest.
         shares: By party, every party of the manifest; all of one shape.
+        head: Of the pinned manifest; None where shares are added up.
     """
-    combined = combine(link, shares)
+    combined = combine(link, shares, head)
     if combined.all_ok:
         origin = np.full(len(combined.status), _MODEL, dtype=np.uint8)
         return Answer(combined.predictions, combined.status, origin, all_ok=True)
@@ -134,7 +140,7 @@ def _with_constant(share: Share, missing: Bools, constant: Sequence[float]) -> S
 def _answer(combined: Combined, stood_in: Bools) -> Answer:
     origin = np.where(stood_in, np.uint8(Origin.DEFAULT_PARTIAL), np.uint8(Origin.MODEL))
     origin[combined.status != SampleStatus.OK] = Origin.UNSPECIFIED
-    return Answer(combined.predictions, combined.status, origin)
+    return Answer(combined.predictions, combined.status, origin, n_misfits=combined.n_misfits, problem=combined.problem)
 
 
 def _n_samples(shares: Mapping[str, Share]) -> int:

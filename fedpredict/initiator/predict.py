@@ -37,6 +37,8 @@ MAX_LANES = 64
 """Lanes of one version of a model that are kept while idle: one for each set of names of inputs."""
 SMALL_ROWS = 256
 """Larger requests travel with others for the same model alone: a job must not hold up every model's applicants."""
+HEAD_NUMBERS = 2**18
+"""Numbers of a party's share in a round that a head finishes, about 2 MB: wide shares hold up all others on a link."""
 FOR_PARTIES = 0.75
 """The part of the time that the parties get where a fallback model may have to answer after them."""
 
@@ -158,11 +160,12 @@ class Predictor:
         settings = self._catalogue.settings(model_id)
         falls_back = settings.policy is PolicyName.FALLBACK_MODEL
         fallback = partial(self._catalogue.answerable, settings.fallback_model or "")
+        head = self._catalogue.head_of(manifest)
         return _Plan(
-            question=Question(manifest=manifest, settings=settings, fallback=fallback),
+            question=Question(manifest=manifest, settings=settings, fallback=fallback, head=head),
             deadline_s=settings.deadline_s or self._deadline_s,
             for_parties=FOR_PARTIES if falls_back else 1.0,
-            max_samples=max_samples_of(manifest.n_scores),
+            max_samples=max_samples_of(max(manifest.n_raw, manifest.n_outputs)),
             limits_seen=self._catalogue.limits_seen,
         )
 
@@ -185,10 +188,13 @@ class Predictor:
             )
 
     def _new_lane(self, task: PredictTask, plan: _Plan) -> Lane:
-        manifest = plan.question.manifest
-        round_rows = min(self._catalogue.max_samples(task.model_id), plan.max_samples)
+        manifest, head = plan.question.manifest, plan.question.head
+        round_rows = min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
+        if head is not None:
+            round_rows = min(round_rows, max(1, HEAD_NUMBERS // manifest.n_scores))
         key = _SharedKey(manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows)
-        is_shared = task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
+        # a round has one head at most: what travels together must be finished together
+        is_shared = head is None and task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
         lane = self._shared.get(key) if is_shared else None
         if lane is None:
             route = Route(
@@ -198,6 +204,7 @@ class Predictor:
                 mode=task.mode,
                 scorers=self._scorers,
                 own_party=self._own_party,
+                head=head,
                 watch=self._watch,
             )
             lane = Lane(route, round_rows=round_rows)
@@ -253,8 +260,9 @@ def _less_way_back(deadline_s: float) -> float:
 
 
 def _too_wide(task: PredictTask, plan: _Plan) -> TooManySamplesError:
-    n_scores = plan.question.manifest.n_scores
-    told = f"{len(task.sample_ids)} samples of {n_scores} numbers each are more than one message holds"
+    manifest = plan.question.manifest
+    width = max(manifest.n_raw, manifest.n_outputs)
+    told = f"{len(task.sample_ids)} samples of {width} numbers each are more than one message holds"
     return TooManySamplesError(told, limit=plan.max_samples)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedpredict.initiator.settings import ModelSettings
+from fedpredict.model.head import Head
 from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.scorer import ModelRef, PartyScorer
@@ -21,12 +22,14 @@ class Question:
         manifest: The version that answers.
         settings: The model's.
         fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
+        head: What finishes the shares; None where they are added up.
         refs: By party, what it is asked for.
     """
 
     manifest: Manifest
     settings: ModelSettings
     fallback: Callable[[], Manifest]
+    head: Head | None = None
     refs: Mapping[str, ModelRef] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +50,7 @@ class Route:
         mode: The freshness asked for.
         scorers: By party, those and every party of the fallback models.
         own_party: This initiator's, the only one that ever sees inputs.
+        head: What finishes the shares, of the only model that travels so; None where shares are added up.
         watch: Told of every round.
     """
 
@@ -56,4 +60,5 @@ class Route:
     mode: Mode
     scorers: Mapping[str, PartyScorer]
     own_party: str
+    head: Head | None = None
     watch: PredictionWatch = field(default_factory=PredictionWatch)

@@ -153,6 +153,7 @@ class Round:
             shape = share.values.shape
             raise PartyRefusedError(f"party {party} sent a share of shape {shape}, not {expected}", party=party)
         side = Side(party, self._batch.spread(share), reply, took_s, reply.elapsed_s, "")
+        side.reasons = self._batch.spread_reasons(reply.reasons)
         return self._without(party, side, reply.failures) if reply.failures else side
 
     def _without(self, party: str, side: Side, failures: Mapping[int, FedPredictError]) -> Side:

@@ -27,6 +27,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
 from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
+from fedpredict.model.head import Heads, HeadShelf
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
@@ -93,6 +94,7 @@ class InitiatorServer:
         self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
+        self._heads: Heads = HeadShelf
         self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
@@ -163,7 +165,7 @@ class InitiatorServer:
 
     async def _federated(self, stack: AsyncExitStack) -> tuple[Predicts, Models]:
         scorers = await self._scorers(stack)
-        catalogue = Catalogue(self._settings.models)
+        catalogue = Catalogue(self._settings.models, self._heads)
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
         await watcher.read_pins()
         stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
@@ -195,17 +197,19 @@ class InitiatorServer:
         if self._warehouse is not None:
             # an initiator that holds no part needs neither Arrow nor tables, which are half of its memory
             from fedpredict.features.memory import MemoryStore  # noqa: PLC0415
-            from fedpredict.initiator.own import open_own_part  # noqa: PLC0415
+            from fedpredict.initiator.own import open_own  # noqa: PLC0415
 
-            own = open_own_part(
+            opened = open_own(
                 self._warehouse,
                 self._settings.party,
                 MemoryStore() if self._features is None else self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
                 measured=self._measured,
+                has_heads=bool(self._settings.models_with_head),
             )
-            scorers[self._settings.party] = await stack.enter_async_context(own)
+            own = await stack.enter_async_context(opened)
+            scorers[self._settings.party], self._heads = own.part, own.heads
             self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 
 from fedpredict.features.settings import StoreSettings
 from fedpredict.http.settings import HttpSettings
-from fedpredict.model.kinds import Kind, check_link, check_widths
+from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.security.identity import IdentityKind
@@ -72,15 +72,15 @@ class SimulateSettings(_Settings):
 
     kind: Kind = Kind.BINARY
     link: Annotated[Link, PlainValidator(_link)] | None = None
-    """Default: the kind's own."""
+    """Default: the kind's own; an ordinal model has none."""
     classes: tuple[str, ...] = ("0", "1")
     n_scores: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _widths_fit(self) -> SimulateSettings:
-        if self.link is not None:
-            check_link(self.kind, self.link)
-        check_widths(self.kind, self.n_scores, self.classes)
+        link = own_link(self.kind) if self.link is None else self.link
+        check_link(self.kind, link)
+        check_widths(self.kind, self.n_scores, self.classes, link)
         return self
 
 
@@ -97,6 +97,8 @@ class ModelSettings(_Settings):
     """For `default_partial`: what stands in for a party's share, one number per score, before the link."""
     fallback_model: ModelId | None = None
     """For `fallback_model`: a model that this initiator holds alone."""
+    head: bool = False
+    """Whether this initiator holds what finishes the parties' shares, which are not added up then."""
     simulate: SimulateSettings | None = None
 
     @model_validator(mode="after")
@@ -107,6 +109,11 @@ class ModelSettings(_Settings):
             raise ValueError('defaults: needed by policy = "default_partial", and used by no other policy')
         if (self.fallback_model is not None) != (self.policy is PolicyName.FALLBACK_MODEL):
             raise ValueError('fallback_model: needed by policy = "fallback_model", and used by no other policy')
+        if self.head and self.defaults:
+            raise ValueError(
+                'head: a constant cannot stand in for a share that a head finishes; use policy = "fail", or '
+                '"fallback_model"'
+            )
         strangers = sorted(set(self.defaults) - set(self.parties))
         if strangers:
             raise ValueError(f"defaults: {', '.join(strangers)} holds no part of this model")
@@ -179,8 +186,13 @@ class InitiatorSettings(_Settings):
 
     @property
     def holds_a_part(self) -> bool:
-        """Whether some model has a part at this party."""
-        return any(self.party in model.parties for model in self.models.values())
+        """Whether some model has a part, or its head, at this party."""
+        return any(self.party in model.parties or model.head for model in self.models.values())
+
+    @property
+    def models_with_head(self) -> tuple[str, ...]:
+        """The models whose head this initiator holds, sorted."""
+        return tuple(sorted(model_id for model_id, model in self.models.items() if model.head))
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
@@ -205,6 +217,8 @@ class InitiatorSettings(_Settings):
                 raise ValueError(f"models.{model_id}.parties: {', '.join(strangers)} is not under [parties]")
             if self.party in model.parties and self.warehouse is None:
                 raise ValueError(f"models.{model_id}.parties lists {self.party} itself: [warehouse] is needed")
+            if model.head and self.warehouse is None:
+                raise ValueError(f"models.{model_id}.head is in this party's warehouse: [warehouse] is needed")
         return self
 
     @model_validator(mode="after")

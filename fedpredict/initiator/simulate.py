@@ -96,7 +96,7 @@ class Simulator(Predicts):
             classes=shape.classes,
             parties=(),
             manifest_sha256=pinned.manifest_sha256 if pinned else "",
-            n_outputs=shape.n_scores,
+            n_outputs=shape.link.n_outputs(shape.n_scores),
         )
 
     def _shape(self, model_id: str) -> _Shape:
@@ -116,6 +116,6 @@ def simulated_scores(model_id: str, sample_ids: Sequence[bytes], n_scores: int) 
 
 def _shape_of(settings: ModelSettings, pinned: Manifest | None) -> _Shape:
     if pinned is not None:
-        return _Shape(pinned.kind, pinned.link, pinned.classes, pinned.n_scores)
+        return _Shape(pinned.kind, pinned.link, pinned.classes, pinned.n_raw)
     said = settings.simulate or SimulateSettings()
     return _Shape(said.kind, said.link or own_link(said.kind), said.classes, said.n_scores)

@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """A classifier without probabilities, such as a support vector machine: predictions are its decision values."""
     PROBABILITY = "probability"
     """A classifier whose raw scores are probabilities already, such as a forest, the mean of its trees'."""
+    ORDINAL = "ordinal"
+    """Classes in an order, from one raw score; the thresholds between them are numbers of the link."""
 
 
 class Output(StrEnum):
@@ -39,7 +41,8 @@ class KindSpec:
     """What a kind fixes.
 
     Attributes:
-        links: The names of the links that a model of this kind may have; the first is its own, if none is said.
+        links: The names of the links that a model of this kind may have; the first is its own, if none is said and it
+            needs no numbers.
         output: What the numbers of a prediction are.
         is_classifier: Whether the model has classes.
         min_classes: Fewest classes; 0 for a regression.
@@ -61,25 +64,41 @@ KINDS: dict[Kind, KindSpec] = {
         min_classes=0,
         max_classes=0,
     ),
-    Kind.BINARY: KindSpec(("logit", "probit", "cloglog"), Output.PROBABILITY, max_classes=2),
+    Kind.BINARY: KindSpec(("logit", "probit", "cloglog", "odds"), Output.PROBABILITY, max_classes=2),
     Kind.MULTINOMIAL: KindSpec(("softmax",), Output.PROBABILITY),
     Kind.ONE_VS_REST: KindSpec(("logit_normalised",), Output.PROBABILITY, min_classes=3),
     Kind.DECISION: KindSpec(("identity",), Output.DECISION_VALUE),
     Kind.PROBABILITY: KindSpec(("identity",), Output.PROBABILITY),
+    Kind.ORDINAL: KindSpec(("cumulative_logit", "cumulative_probit", "cumulative_cloglog"), Output.PROBABILITY),
 }
 """The one place that says what a kind means; what a link means is in `links.LINKS`."""
 
 _ONE_SCORE_FOR_TWO = frozenset({Kind.DECISION, Kind.PROBABILITY})
-_OWN_LINKS = {kind: Link(spec.links[0]) for kind, spec in KINDS.items()}
+_ONE_SCORE = frozenset({Kind.BINARY, Kind.ORDINAL})
+_OWN_LINKS: dict[Kind, Link] = {kind: Link(spec.links[0]) for kind, spec in KINDS.items() if kind is not Kind.ORDINAL}
 
 
 def own_link(kind: Kind) -> Link:
     """Return the link of a model of which no other is said.
 
-    >>> own_link(Kind.BINARY)
-    Link(name='logit', parameter=None)
+    Raises:
+        ValueError: A model of this kind has to say its link, because there are numbers in it.
+
+    >>> print(own_link(Kind.BINARY))
+    logit
     """
-    return _OWN_LINKS[kind]
+    own = _OWN_LINKS.get(kind)
+    if own is None:
+        needed = " or ".join(KINDS[kind].links)
+        raise ValueError(
+            f"{_a(kind)} model needs its link: {needed} with its thresholds, as in cumulative_logit:-1,0.5"
+        )
+    return own
+
+
+def is_own_link(kind: Kind, link: Link) -> bool:
+    """Return whether a link is the one that a model of the kind has if none is said."""
+    return _OWN_LINKS.get(kind) == link
 
 
 def check_link(kind: Kind, link: Link) -> None:
@@ -90,41 +109,51 @@ def check_link(kind: Kind, link: Link) -> None:
     """
     known = KINDS[kind].links
     if link.name not in known:
-        raise ValueError(f"a {kind} model cannot have the link {link}; it may have {', '.join(known)}")
+        raise ValueError(f"{_a(kind)} model cannot have the link {link}; it may have {', '.join(known)}")
 
 
-def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...]) -> None:
-    """Check that classes and the number of scores fit the kind.
+def check_widths(kind: Kind, n_scores: int, classes: tuple[str, ...], link: Link | None = None) -> None:
+    """Check that classes and the number of scores fit the kind, and the classes of an ordinal model its link.
 
     A binary model has one score and two classes, and predicts the probability of `classes[1]`; a decision or
-    probability model of two classes has one score too, which speaks for `classes[1]`; the other classifiers have one
-    score per class; a regression has no classes and any number of scores.
+    probability model of two classes has one score too, which speaks for `classes[1]`; an ordinal model has one score,
+    and a probability for each class; the other classifiers have one score per class; a regression has no classes and
+    any number of scores.
 
     Raises:
         ValueError: With the counts; the caller names the file or the parties.
     """
     spec = KINDS[kind]
     if n_scores < 1:
-        raise ValueError(f"a {kind} model with {n_scores} outputs")
+        raise ValueError(f"{_a(kind)} model with {n_scores} outputs")
     if not spec.is_classifier:
         if classes:
-            raise ValueError(f"a {kind} model has no classes, but {len(classes)} are given")
+            raise ValueError(f"{_a(kind)} model has no classes, but {len(classes)} are given")
         return
     _check_classes(kind, classes)
-    one_score = kind is Kind.BINARY or (kind in _ONE_SCORE_FOR_TWO and len(classes) == 2)
+    one_score = kind in _ONE_SCORE or (kind in _ONE_SCORE_FOR_TWO and len(classes) == 2)
     expected = 1 if one_score else len(classes)
     if n_scores != expected:
-        raise ValueError(f"a {kind} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")
+        raise ValueError(f"{_a(kind)} model of {len(classes)} classes needs {expected} scores a sample, not {n_scores}")
+    if kind is Kind.ORDINAL and link is not None and link.n_outputs(n_scores) != len(classes):
+        raise ValueError(
+            f"an ordinal model of {len(classes)} classes needs {len(classes) - 1} thresholds in its link, not "
+            f"{len(link.numbers)}"
+        )
 
 
 def _check_classes(kind: Kind, classes: tuple[str, ...]) -> None:
     spec = KINDS[kind]
     if not classes:
-        raise ValueError(f"a {kind} model needs its classes, but none are given")
+        raise ValueError(f"{_a(kind)} model needs its classes, but none are given")
     repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
     if repeated:
         raise ValueError(f"repeated classes: {', '.join(repeated)}")
     if len(classes) > MAX_CLASSES or any(len(label) > MAX_CLASS_LABEL for label in classes):
         raise ValueError(f"more than {MAX_CLASSES} classes, or a label of more than {MAX_CLASS_LABEL} characters")
     if len(classes) < spec.min_classes or (spec.max_classes is not None and len(classes) > spec.max_classes):
-        raise ValueError(f"a {kind} model with {len(classes)} classes")
+        raise ValueError(f"{_a(kind)} model with {len(classes)} classes")
+
+
+def _a(kind: Kind) -> str:
+    return f"{'an' if kind is Kind.ORDINAL else 'a'} {kind}"

@@ -1,8 +1,9 @@
 """Links, and their inverse functions, stable at any magnitude (ADR 0019).
 
-The functions take raw scores of shape (n_samples, n_scores) and return predictions of the same shape. Where a link has
-no finite value for a score (1 / 0, an exponential beyond float64, a root of a negative number), NaN or an infinity
-comes back without a warning: `combine.finish` makes OUT_OF_RANGE of it.
+The functions take raw scores of shape (n_samples, n_scores) and return predictions of the same shape; those of ordinal
+models, which return more, are in `ordinal`. Where a link has no finite value for a score (1 / 0, an exponential beyond
+float64, a root of a negative number), NaN or an infinity comes back without a warning: `combine.finish` makes
+OUT_OF_RANGE of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ import numpy as np
 from typing_extensions import override
 
 from fedpredict.model.arrays import Floats
+from fedpredict.model.ordinal import (
+    MAX_THRESHOLDS,
+    check_thresholds,
+    cumulative_cloglog,
+    cumulative_logit,
+    cumulative_probit,
+)
 
 _NO_OVERFLOW = -700.0
 """Above this exp(-raw) is finite, and numpy need not be told to be quiet, which takes longer than one exponential."""
@@ -135,19 +143,49 @@ def root(raw: Floats, power: float) -> Floats:
         return np.asarray(np.power(raw, 1.0 / power), dtype=np.float64)
 
 
+def odds(raw: Floats, score: float, odds: float, pdo: float) -> Floats:
+    """Return the probability whose odds are `odds` at `score` points and double with every `pdo` points.
+
+    >>> odds(np.array([[600.0], [620.0]]), 600.0, 1.0, 20.0).round(4).ravel()
+    array([0.5   , 0.6667])
+    """
+    with np.errstate(over="ignore"):
+        return sigmoid(math.log(odds) + (raw - score) * (math.log(2.0) / pdo))
+
+
+def _check_odds(numbers: tuple[float, ...]) -> None:
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ValueError("the link odds has three finite numbers: score, odds at that score, points to double the odds")
+    _, at_score, pdo = numbers
+    slope = math.log(2.0) / pdo if pdo else 0.0
+    if at_score <= 0.0 or not slope or not math.isfinite(slope):
+        raise ValueError("the odds of the link odds are not above zero, or the points to double them are (nearly) zero")
+
+
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
     """What a link's name stands for.
 
     Attributes:
-        inverse_link: Raw scores (n_samples, n_scores) -> predictions of that shape; the parameter is called `power`.
+        inverse_link: Raw scores (n_samples, n_scores), then the link's parameter or numbers one by one, if it has any
+            -> predictions (n_samples, n_outputs).
         is_total: Whether every finite raw score has a finite prediction.
         has_parameter: Whether the link needs a number.
+        check_numbers: For a link that needs several: raises `ValueError` where they are not its numbers.
+        example: A link of this name with what it needs, for messages.
+        widens: Whether a prediction has one number more than the link, instead of one for each raw score.
     """
 
     inverse_link: Callable[..., Floats]
     is_total: bool = True
     has_parameter: bool = False
+    check_numbers: Callable[[tuple[float, ...]], None] | None = None
+    example: str = ""
+    widens: bool = False
+
+
+def _cumulative(name: str, inverse_link: Callable[..., Floats]) -> LinkSpec:
+    return LinkSpec(inverse_link, check_numbers=check_thresholds, example=f"{name}:-1,0.5", widens=True)
 
 
 LINKS: dict[str, LinkSpec] = {
@@ -160,11 +198,18 @@ LINKS: dict[str, LinkSpec] = {
     "log": LinkSpec(exponential, is_total=False),
     "inverse": LinkSpec(reciprocal, is_total=False),
     "sqrt": LinkSpec(square, is_total=False),
-    "power": LinkSpec(root, is_total=False, has_parameter=True),
+    "power": LinkSpec(root, is_total=False, has_parameter=True, example="power:0.5"),
+    "odds": LinkSpec(odds, check_numbers=_check_odds, example="odds:600,50,20"),
+    "cumulative_logit": _cumulative("cumulative_logit", cumulative_logit),
+    "cumulative_probit": _cumulative("cumulative_probit", cumulative_probit),
+    "cumulative_cloglog": _cumulative("cumulative_cloglog", cumulative_cloglog),
 }
 """The one place that says what a link's name means. The names are those of the tables, the messages and the files."""
 
-_TEXT = re.compile(r"([a-z_]{1,40})(?::([-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,4})?))?")
+_NAME = re.compile(r"[a-z_]{1,40}")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,4})?")
+_MAX_NUMBER = 70
+"""Characters of the longest text of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +219,18 @@ class Link:
     Attributes:
         name: One of `LINKS`.
         parameter: The power of the power link, mean ** power = raw score; None for the others.
-        inverse_link: Raw scores (n_samples, n_scores) -> predictions of that shape.
+        numbers: What other links need: the rising thresholds of a cumulative link; of `odds` a score, the odds there,
+            and the points to double the odds. Empty for those without.
+        inverse_link: Raw scores (n_samples, n_scores) -> predictions (n_samples, n_outputs).
         is_total: Whether every finite raw score has a finite prediction.
 
-    >>> print(Link("log"), Link("power", 0.5))
-    log power:0.5
+    >>> print(Link("log"), Link("power", 0.5), Link("cumulative_logit", numbers=(-1.5, 0.25)))
+    log power:0.5 cumulative_logit:-1.5,0.25
     """
 
     name: str
     parameter: float | None = None
+    numbers: tuple[float, ...] = ()
     inverse_link: Callable[[Floats], Floats] = field(init=False, repr=False, compare=False)
     is_total: bool = field(init=False, repr=False, compare=False)
 
@@ -190,36 +238,68 @@ class Link:
         spec = LINKS.get(self.name)
         if spec is None:
             raise ValueError(f"unknown link {self.name[:40]!a}; known are {', '.join(LINKS)}")
-        if spec.has_parameter != (self.parameter is not None):
-            told = "needs its parameter, as in power:0.5" if spec.has_parameter else "has no parameter"
-            raise ValueError(f"link {self.name} {told}")
-        inverse_link = spec.inverse_link
-        if self.parameter is not None:
-            object.__setattr__(self, "parameter", _checked_power(self.parameter))
-            inverse_link = functools.partial(inverse_link, power=self.parameter)
+        self._check(spec)
+        inverse_link, numbers = spec.inverse_link, self._all_numbers
+        if numbers:
+            inverse_link = functools.partial(_applied, inverse_link, numbers)
         # found once: the link of a model is applied in every round
         object.__setattr__(self, "inverse_link", inverse_link)
         object.__setattr__(self, "is_total", spec.is_total)
 
+    def _check(self, spec: LinkSpec) -> None:
+        has_numbers = spec.check_numbers is not None
+        if spec.has_parameter != (self.parameter is not None) or has_numbers != bool(self.numbers):
+            needed = "parameter" if spec.has_parameter else "numbers"
+            told = f"needs its {needed}, as in {spec.example}" if spec.example else "has no parameter"
+            raise ValueError(f"link {self.name} {told}")
+        if self.parameter is not None:
+            object.__setattr__(self, "parameter", _checked_power(self.parameter))
+        if spec.check_numbers is not None:
+            object.__setattr__(self, "numbers", tuple(map(float, self.numbers)))
+            spec.check_numbers(self.numbers)
+
+    @property
+    def _all_numbers(self) -> tuple[float, ...]:
+        return self.numbers if self.parameter is None else (self.parameter,)
+
+    def n_outputs(self, n_scores: int) -> int:
+        """Return the width of a prediction, given that of a share.
+
+        >>> Link("softmax").n_outputs(3), Link("cumulative_logit", numbers=(-1.5, 0.25)).n_outputs(1)
+        (3, 3)
+        """
+        return len(self.numbers) + 1 if LINKS[self.name].widens else n_scores
+
     @override
     def __str__(self) -> str:
         """Return the text form, which `parse_link` reads back as the same link."""
-        return self.name if self.parameter is None else f"{self.name}:{self.parameter!r}"
+        numbers = self._all_numbers
+        return f"{self.name}:{','.join(map(repr, numbers))}" if numbers else self.name
 
 
 def parse_link(text: str) -> Link:
-    """Return the link that a text names: its name, and after a colon its parameter if it has one.
+    """Return the link that a text names: its name, and after a colon its numbers if it has any, with commas between.
 
     Raises:
-        ValueError: There is no such link, or its parameter is missing, too much or not usable.
+        ValueError: There is no such link, or its numbers are missing, too many or not usable.
 
     >>> parse_link("power:2")
-    Link(name='power', parameter=2.0)
+    Link(name='power', parameter=2.0, numbers=())
     """
-    found = _TEXT.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text[:40]!a} is no link; known are {', '.join(LINKS)}, the last as in power:0.5")
-    return Link(found[1], None if found[2] is None else float(found[2]))
+    name, colon, rest = text.partition(":")
+    texts = rest.split(",", MAX_THRESHOLDS + 1) if colon else []
+    # number by number: one pattern for a whole list could be made to look for hours
+    if not _NAME.fullmatch(name) or not all(len(each) <= _MAX_NUMBER and _NUMBER.fullmatch(each) for each in texts):
+        raise ValueError(f"{text[:40]!a} is no link; known are {', '.join(LINKS)}, some with numbers: power:0.5")
+    numbers = tuple(map(float, texts))
+    spec = LINKS.get(name)
+    if len(numbers) == 1 and (spec is None or spec.check_numbers is None):
+        return Link(name, numbers[0])
+    return Link(name, numbers=numbers)
+
+
+def _applied(inverse_link: Callable[..., Floats], numbers: tuple[float, ...], raw: Floats) -> Floats:
+    return inverse_link(raw, *numbers)
 
 
 def _checked_power(power: float) -> float:

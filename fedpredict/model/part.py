@@ -20,8 +20,10 @@ class Family(StrEnum):
 
     LINEAR = "linear"
     TREES = "trees"
+    SPLIT_TREES = "split_trees"
     SCORECARD = "scorecard"
     NETWORK = "network"
+    STEPS = "steps"
 
 
 class Part(Protocol):

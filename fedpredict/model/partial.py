@@ -13,6 +13,7 @@ from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link
 from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus
+from fedpredict.model.split_trees import combination_of
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
@@ -82,7 +83,7 @@ class PartialModel:
         check_party_id(self.party)
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
-        check_widths(self.kind, self.part.n_scores, self.classes)
+        check_widths(self.kind, self.n_raw, self.classes, self.link)
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
@@ -99,7 +100,13 @@ class PartialModel:
     @property
     def n_outputs(self) -> int:
         """The width of a prediction."""
-        return self.part.n_scores
+        return self.link.n_outputs(self.n_raw)
+
+    @property
+    def n_raw(self) -> int:
+        """The raw scores per sample of the joint model: the width of a share, unless a head makes them."""
+        combination = combination_of(self.part)
+        return self.part.n_scores if combination is None else combination.n_outputs
 
     @property
     def tolerance(self) -> float:

@@ -12,6 +12,7 @@ from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
+from fedpredict.model.reasons import Reasons, joined
 from fedpredict.model.share import Mode, SampleStatus
 
 
@@ -56,6 +57,7 @@ class PartyReport:
         round_trip_s: Seconds between asking and having the answer.
         elapsed_s: Seconds that the party says it spent.
         problem: Why the party as a whole has no share, in public words; empty otherwise.
+        reasons: Why points were lost here; None where the party tells nothing.
     """
 
     party: str
@@ -64,6 +66,7 @@ class PartyReport:
     round_trip_s: float
     elapsed_s: float
     problem: str = ""
+    reasons: Reasons | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -129,6 +132,7 @@ def join_reports(reports: Sequence[PartyReport], sizes: Sequence[int]) -> PartyR
         round_trip_s=max(report.round_trip_s for report in reports),
         elapsed_s=max(report.elapsed_s for report in reports),
         problem="; ".join(dict.fromkeys(report.problem for report in reports if report.problem)),
+        reasons=joined([report.reasons for report in reports], sizes),
     )
 
 

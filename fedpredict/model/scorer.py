@@ -10,6 +10,7 @@ from fedpredict.errors import FedPredictError
 from fedpredict.model.arrays import Micros
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.reasons import Reasons
 from fedpredict.model.share import Mode, Share
 
 NO_EVENT_TIME = -(2**63)
@@ -86,6 +87,7 @@ class PartyReply:
             feature was used; None for a query without segments.
         failures: Where there are several models: why one has no share, by its place in the query. Its rows are
             REFUSED here; where no model has a share, the width of this one says nothing.
+        reasons: Why points were lost, in the order of the query's sample ids; None where the party tells nothing.
     """
 
     share: Share
@@ -93,6 +95,7 @@ class PartyReply:
     elapsed_s: float
     segment_event_times: Micros | None = None
     failures: Mapping[int, FedPredictError] = field(default_factory=dict)
+    reasons: Reasons | None = None
 
 
 class PartyScorer(Protocol):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedpredict.errors import FedPredictError, ProtocolError
 from fedpredict.model.arrays import Micros
+from fedpredict.model.reasons import joined
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share
@@ -74,6 +75,10 @@ def join_replies(queries: Sequence[ScoreQuery], outcomes: Sequence[PartyReply | 
             [_event_times(query, each) for query, each in zip(queries, outcomes, strict=True)]
         ),
         failures=failures,
+        reasons=joined(
+            [None if isinstance(each, FedPredictError) else each.reasons for each in outcomes],
+            [len(query.sample_ids) for query in queries],
+        ),
     )
 
 

@@ -305,15 +305,20 @@ class TreesPart:
         return features
 
     def statuses(self, features: Floats) -> Statuses | None:
-        """Return why samples cannot be scored, as `Part.statuses`.
+        """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
+        return statuses_of_trees(features, self.may_miss, self.trees)
 
-        A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
-        """
-        status = statuses_of_numbers(features, self.may_miss)
-        if self.trees.float32:
-            with np.errstate(invalid="ignore"):
-                beyond = (np.abs(features) > _LARGEST_FLOAT32).any(axis=1)
-            if beyond.any():
-                status = all_ok_statuses(len(features)) if status is None else status
-                status[beyond] = SampleStatus.FEATURE_INVALID
-        return status
+
+def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees) -> Statuses | None:
+    """Return why samples cannot be sent through trees, as `Part.statuses`.
+
+    A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
+    """
+    status = statuses_of_numbers(features, may_miss)
+    if trees.float32:
+        with np.errstate(invalid="ignore"):
+            beyond = (np.abs(features) > _LARGEST_FLOAT32).any(axis=1)
+        if beyond.any():
+            status = all_ok_statuses(len(features)) if status is None else status
+            status[beyond] = SampleStatus.FEATURE_INVALID
+    return status

@@ -96,6 +96,9 @@ MODEL_READY = _gauge("model_ready", ("model",), "1 where the model can be answer
 ROUND_SECONDS = _histogram("round_seconds", _ROUND, "Seconds from asking the parties to having combined.")
 ROUND_ROWS = _histogram("round_rows", _ROUND, "Rows that travelled as one round.", ROWS)
 ROUND_REQUESTS = _histogram("round_requests", _ROUND, "Requests that travelled as one round.", REQUESTS_A_ROUND)
+MISFIT_ROWS = _counter(
+    "misfit_rows", _ROUND, "Rows without a number because the parties' shares contradict each other."
+)
 ROUNDS_IN_FLIGHT = _gauge("rounds_in_flight", _ROUND, "Rounds under way.")
 QUEUE_REQUESTS = _gauge("queue_requests", (), "Requests that wait for a round.")
 QUEUE_ROWS = _gauge("queue_rows", (), "Rows of the requests that wait for a round.")
@@ -122,7 +125,7 @@ BUILD_INFO = _gauge(
 INITIATOR: Final = (
     *(REQUEST_SECONDS, REQUEST_ROWS, OPEN_CONNECTIONS, MODEL_READY, ROUND_SECONDS, ROUND_ROWS, ROUND_REQUESTS),
     *(ROUNDS_IN_FLIGHT, QUEUE_REQUESTS, QUEUE_ROWS, PARTY_SECONDS, PARTY_ELAPSED_SECONDS, PARTY_CONNECTED),
-    *(PARTY_LINKS, PARTY_RECONNECTS),
+    *(PARTY_LINKS, PARTY_RECONNECTS, MISFIT_ROWS),
 )
 PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)

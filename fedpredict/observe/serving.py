@@ -51,10 +51,10 @@ class Requests:
 class Rounds:
     """Rounds of one model and mode."""
 
-    __slots__ = ("_requests", "_rows", "_seconds", "in_flight")
+    __slots__ = ("_misfits", "_requests", "_rows", "_seconds", "in_flight")
 
-    def __init__(self, seconds: Distribution, rows: Distribution, requests: Distribution) -> None:
-        self._seconds, self._rows, self._requests = seconds, rows, requests
+    def __init__(self, seconds: Distribution, rows: Distribution, requests: Distribution, misfits: Tally) -> None:
+        self._seconds, self._rows, self._requests, self._misfits = seconds, rows, requests, misfits
         self.in_flight = 0
 
     def began(self, requests: int, rows: int) -> None:
@@ -62,6 +62,10 @@ class Rounds:
         self.in_flight += 1
         self._requests.observe(requests)
         self._rows.observe(rows)
+
+    def misfit(self, rows: int) -> None:
+        """Count rows whose shares contradict each other."""
+        self._misfits.value += rows
 
     def done(self, seconds: float) -> None:
         """Count a round that ended, however it did: exactly once for each that began."""
@@ -135,6 +139,7 @@ class ServingMetrics(Source):
         self._round_seconds = distributions(metrics.ROUND_SECONDS)
         self._round_rows = distributions(metrics.ROUND_ROWS)
         self._round_requests = distributions(metrics.ROUND_REQUESTS)
+        self._misfit_rows = tallies(metrics.MISFIT_ROWS)
         self._party_seconds = distributions(metrics.PARTY_SECONDS)
         self._party_elapsed = distributions(metrics.PARTY_ELAPSED_SECONDS)
         self._requests: dict[tuple[Edge, str, Mode], Requests] = {}
@@ -160,7 +165,10 @@ class ServingMetrics(Source):
             return found
         labels = (model, mode.value)
         made = Rounds(
-            self._round_seconds.child(*labels), self._round_rows.child(*labels), self._round_requests.child(*labels)
+            self._round_seconds.child(*labels),
+            self._round_rows.child(*labels),
+            self._round_requests.child(*labels),
+            self._misfit_rows.child(*labels),
         )
         return self._rounds.setdefault((model, mode), made)
 
@@ -196,6 +204,7 @@ class ServingMetrics(Source):
         yield self._round_requests.reading()
         rounds = tuple(self._rounds.items())
         yield Reading(metrics.ROUNDS_IN_FLIGHT, [((key[0], key[1].value), each.in_flight) for key, each in rounds])
+        yield self._misfit_rows.reading()
         requests, rows = self._queue()
         yield one(metrics.QUEUE_REQUESTS, requests)
         yield one(metrics.QUEUE_ROWS, rows)
@@ -229,6 +238,10 @@ class _NoRounds(Rounds):
         pass
 
     @override
+    def misfit(self, rows: int) -> None:
+        pass
+
+    @override
     def done(self, seconds: float) -> None:
         pass
 
@@ -246,7 +259,7 @@ class _NoServingMetrics(ServingMetrics):
         super().__init__(())
         nothing = Distribution(())
         self._none = _NoRequests(lambda _: (nothing, Tally()))
-        self._no_rounds = _NoRounds(nothing, nothing, nothing)
+        self._no_rounds = _NoRounds(nothing, nothing, nothing, Tally())
 
     @override
     def request(self, edge: Edge, model: str, mode: Mode) -> Requests:

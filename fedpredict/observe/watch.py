@@ -96,6 +96,10 @@ class RoundWatch:
         """Begin the span of combining, which the caller ends with "ok"; None where the round is not traced."""
         return combine_span(self._span)
 
+    def misfit(self, rows: int) -> None:
+        """Say that so many rows have no number because the parties' shares contradict each other."""
+        self._rounds.misfit(rows)
+
     def ended(self, outcome: Outcome = "ok") -> None:
         """Say that the round is over, exactly once; "cancelled" where nobody waited any more."""
         self._rounds.done(perf_counter() - self._began)

@@ -17,6 +17,7 @@ from fedpredict.warehouse.base import ColumnType
 
 NEVER = 2**63 - 1
 """The event time of what has none, so that the oldest of several is found by a minimum."""
+_IS_TEXT = "is text; inputs are numbers: leave them out, so that features are looked up"
 _SHOWN = 80
 """Characters of a name that are repeated to the caller."""
 
@@ -56,8 +57,10 @@ def _check_names(names: Sequence[str], view: FeatureView, features: Sequence[str
             near = difflib.get_close_matches(name[:_SHOWN], types, n=1, cutoff=0.0)
             raise _refused(name, f"is not one of the view; the nearest is {_shown(near[0])}" if near else "is unknown")
         if types[name] is not ColumnType.DOUBLE:
-            raise _refused(name, "is text; inputs are numbers")
+            raise _refused(name, _IS_TEXT)
     missing = sorted(set(features) - set(names))
+    if missing and types.get(missing[0]) is ColumnType.STRING:
+        raise _refused(missing[0], _IS_TEXT)
     if missing:
         raise _refused(missing[0], "is needed by the model and was not sent")
 

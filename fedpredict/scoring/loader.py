@@ -14,17 +14,21 @@ import pyarrow as pa
 from fedpredict.errors import (
     FedPredictError,
     ModelConflictError,
+    ModelNotReadyError,
     TableCorruptError,
     WarehouseUnavailableError,
 )
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
+from fedpredict.model.split_trees import combination_of
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.schemas import MODELS
 from fedpredict.tables.views import Snapshot, latest_snapshot, read_snapshot_rows
-from fedpredict.warehouse.base import ColumnType, Warehouse
+from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +159,7 @@ class ModelLoader:
         part = load_model(self._warehouse, version).part
         column_of = column_names(part.features)
         return LoadedModel(
-            description=_description(version, self._party),
+            description=_description(version, self._party, part),
             part=part,
             view=version.view,
             view_version=version.view_version,
@@ -169,7 +173,7 @@ class ModelLoader:
             if name not in served:
                 served[name] = self._read_snapshot(*name)
         for model_id, model in done.current.items():
-            problem = served[model.view, model.view_version] or self._missing_columns(model)
+            problem = served[model.view, model.view_version] or self._unfit_columns(model)
             if problem:
                 done.problems.setdefault(model_id, problem)
 
@@ -189,7 +193,7 @@ class ModelLoader:
         return ""
 
     def _publish(self, snapshot: Snapshot) -> None:
-        columns = ["sample_id", "event_time", *_numeric(snapshot)]
+        columns = ["sample_id", "event_time", *(feature.column for feature in snapshot.view.features)]
         self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
         view = snapshot.view
         self.loaded_at[view.name, view.version] = time.time()
@@ -201,10 +205,22 @@ class ModelLoader:
         }
         logger.info("snapshot.loaded", extra=extra)
 
-    def _missing_columns(self, model: LoadedModel) -> str:
+    def _unfit_columns(self, model: LoadedModel) -> str:
+        """Return which columns the served snapshot lacks or has in another type; else nothing, and it reads texts."""
         served = self._store.snapshot_of(model.view, model.view_version)
-        missing = sorted(set(model.columns) - set(_numeric(served))) if served else []
-        return f"view {model.view} has no numeric column {', '.join(missing)}" if missing else ""
+        if served is None:
+            return ""
+        types = {feature.column: feature.type for feature in served.view.features}
+        missing = sorted(set(model.columns) - set(types))
+        if missing:
+            return f"view {model.view} has no column {', '.join(missing)}"
+        try:
+            # no rows, but the texts: so no request has to wait for what is made of them
+            rows = self._store.lookup(model.view, model.view_version, model.columns, ())
+            (model.texts or TextCodes(model.part, model.columns)).tables(rows.texts)
+        except ModelNotReadyError as error:
+            return str(error)
+        return ""
 
     def _drop_unused(self, state: PartyState) -> None:
         # with the warehouse away, nobody knows what a file of an earlier run is good for
@@ -216,10 +232,6 @@ class ModelLoader:
             self.loaded_at.pop((view, view_version), None)
 
 
-def _numeric(snapshot: Snapshot) -> list[str]:
-    return [feature.column for feature in snapshot.view.features if feature.type is ColumnType.DOUBLE]
-
-
 def _distinct(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
     """Return the newest version of each of the `keep` newest digests; `versions` come newest first."""
     by_digest: dict[str, ModelVersion] = {}
@@ -228,7 +240,7 @@ def _distinct(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]
     return list(by_digest.values())[:keep]
 
 
-def _description(version: ModelVersion, party: str) -> PartDescription:
+def _description(version: ModelVersion, party: str, part: Part) -> PartDescription:
     return PartDescription(
         party=party,
         model_id=version.model_id,
@@ -240,6 +252,7 @@ def _description(version: ModelVersion, party: str) -> PartDescription:
         n_scores=version.n_scores,
         holds_intercept=version.holds_intercept,
         fit_intercept=version.fit_intercept,
+        combination=combination_of(part),
     )
 
 

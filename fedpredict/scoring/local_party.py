@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -26,12 +26,14 @@ from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
+from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.texts import TextCodes
 
 _FEW = 16
 """So many ids are taken out of a batch one by one faster than by passes over all."""
@@ -107,11 +109,12 @@ class LocalParty(PartyScorer):
         n_samples = len(query.sample_ids)
         scores = np.full((n_samples, groups[0].n_scores if groups else 0), np.nan)
         status, event_time = np.full(n_samples, _REFUSED), np.full(n_samples, NEVER, dtype=np.int64)
+        told: list[tuple[slice | NDArray[np.intp], Reasons | None]] = []
         for group in groups:
             if group.n_scores != scores.shape[1]:
                 raise ProtocolError("models of different widths in one sub-task")
             try:
-                self._fill(group, SampleIds.of(query.sample_ids), scores, status, event_time)
+                told.append(self._fill(group, SampleIds.of(query.sample_ids), scores, status, event_time))
             except ModelNotReadyError as error:
                 failures.update(dict.fromkeys(group.places, error))
         if all_ok(status):
@@ -121,10 +124,17 @@ class LocalParty(PartyScorer):
             event_time[status != _OK] = NEVER
         reply = _reply(query, share, event_time, start)
         reply.failures = failures
+        reply.reasons = _placed(told, n_samples)
         return reply
 
-    def _fill(self, group: _Group, sample_ids: SampleIds, scores: Floats, status: Statuses, event_time: Micros) -> None:
-        """Write what models with the same features say of their rows into the arrays of all rows."""
+    def _fill(
+        self, group: _Group, sample_ids: SampleIds, scores: Floats, status: Statuses, event_time: Micros
+    ) -> tuple[slice | NDArray[np.intp], Reasons | None]:
+        """Write what models with the same features say of their rows into the arrays of all rows.
+
+        Returns:
+            Which rows, and the reasons that go with them.
+        """
         model, spans = group.model, group.rows
         at: slice | NDArray[np.intp] = slice(spans[0].start, spans[-1].stop)
         ids = sample_ids.cut(spans[0].start, spans[-1].stop)
@@ -132,6 +142,8 @@ class LocalParty(PartyScorer):
             at = np.concatenate([np.arange(each.start, each.stop) for each in spans])
             ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
+        if rows.texts is not None or model.texts is not None:
+            rows = _coded(model, rows)
         known = _statuses(model.part, rows, ids)
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
@@ -139,6 +151,7 @@ class LocalParty(PartyScorer):
             scores[at] = partial_scores_of(group.linear, [each.stop - each.start for each in spans], rows.values)
         else:
             scores[at] = model.part.partial_scores(rows.values)
+        return at, reasons_of(model.part, rows.values, known)
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
@@ -150,11 +163,14 @@ class LocalParty(PartyScorer):
             # of what is not usable numbers come out as well, which the share does not keep
             share = build_share(model.part.partial_scores(rows.values), status)
             event_time = np.where(status == _OK, rows.event_time, NEVER)
-        return _reply(query, share, event_time, start)
+        reply = _reply(query, share, event_time, start)
+        reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
+        return reply
 
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
-            return self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
+            rows = self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
+            return rows if rows.texts is None and model.texts is None else _coded(model, rows)
         snapshot = self._store.snapshot_of(model.view, model.view_version)
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
@@ -163,14 +179,14 @@ class LocalParty(PartyScorer):
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Linear models of a query for several that read the same features; or one of another family."""
+    """Linear models of a query for several that read the same features; or one of another family, or with exposure."""
 
     model: LoadedModel
     """The first of them."""
     places: list[int] = field(default_factory=list)
     """In the query."""
     linear: list[LinearPart] = field(default_factory=list)
-    """The parts, where they are linear."""
+    """The parts, where they are linear and have no exposure."""
     rows: list[slice] = field(default_factory=list)
 
     @property
@@ -188,8 +204,9 @@ def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], di
         except FedPredictError as error:
             failures[place] = error
             continue
-        linear = [model.part] if isinstance(model.part, LinearPart) else []
-        key = (model.view, model.view_version, model.columns, model.part.n_scores, None if linear else place)
+        part = model.part
+        linear = [part] if isinstance(part, LinearPart) and part.exposure is None else []
+        key = (model.view, model.view_version, model.columns, part.n_scores, None if linear else place)
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(model)
@@ -197,6 +214,23 @@ def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], di
         group.linear += linear
         group.rows.append(rows)
     return list(groups.values()), failures
+
+
+def _placed(told: Sequence[tuple[slice | NDArray[np.intp], Reasons | None]], n_samples: int) -> Reasons | None:
+    """Return the reasons of groups of rows in the order of all rows; None where no group has any."""
+    groups = [(np.arange(n_samples)[at], reasons) for at, reasons in told if reasons is not None]
+    whole = joined([reasons for _, reasons in groups], [len(at) for at, _ in groups])
+    if whole is None:
+        return None
+    which = np.full((n_samples, whole.which.shape[1]), NO_MORE, dtype=np.uint16)
+    which[np.concatenate([at for at, _ in groups])] = whole.which
+    return Reasons(whole.codes, which)
+
+
+def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:
+    """Return the rows with the part's codes of texts in place of the snapshot's."""
+    texts = model.texts or TextCodes(model.part, model.columns)  # of no text feature: it says which column is text
+    return replace(rows, values=texts.translated(rows))
 
 
 def _statuses(part: Part, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:

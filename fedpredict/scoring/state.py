@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedpredict.errors import ManifestMismatchError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
+from fedpredict.scoring.texts import TextCodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,6 +21,7 @@ class LoadedModel:
         view: The feature view it reads.
         view_version: And its version.
         columns: The columns of the part's features in that view, in the part's order.
+        texts: Reads its text features; None where it has none.
     """
 
     description: PartDescription
@@ -27,6 +29,10 @@ class LoadedModel:
     view: str
     view_version: int
     columns: tuple[str, ...]
+    texts: TextCodes | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", TextCodes(self.part, self.columns) if self.part.categories else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,18 +9,43 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fedpredict.model.part import Family, Part
-from fedpredict.tables.linear import linear_columns, linear_digest_fields, part_from_rows, part_to_rows
+from fedpredict.tables.linear import (
+    exposure_of,
+    linear_columns,
+    linear_digest_fields,
+    linear_options,
+    part_from_rows,
+    part_to_rows,
+)
 from fedpredict.tables.network import (
     network_columns,
     network_digest_fields,
+    network_engines,
     network_from_rows,
     network_options,
     network_schemas,
     network_to_rows,
 )
-from fedpredict.tables.schemas import linear_schema, trees_schema
+from fedpredict.tables.schemas import linear_schema, scorecard_schema, trees_schema
+from fedpredict.tables.scorecard import (
+    SCORECARD_COLUMNS,
+    scorecard_digest_fields,
+    scorecard_from_rows,
+    scorecard_options,
+    scorecard_to_rows,
+)
+from fedpredict.tables.split_trees import split_trees_from_rows, split_trees_options, split_trees_to_rows
+from fedpredict.tables.steps import (
+    steps_columns,
+    steps_digest_fields,
+    steps_engines,
+    steps_from_rows,
+    steps_options,
+    steps_schemas,
+    steps_to_rows,
+)
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
-from fedpredict.tables.trees_digest import trees_digest_fields
+from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
 from fedpredict.tables.trees_options import in_engines, plain_options
 from fedpredict.warehouse.base import Column, TableSchema
 
@@ -57,7 +82,13 @@ class Layout:
 
 
 def _linear_from_rows(rows: Sequence[pa.Table], version: ModelVersion) -> Part:
-    return part_from_rows(rows[0], version.features, version.n_scores, holds_intercept=version.holds_intercept)
+    return part_from_rows(
+        rows[0],
+        version.features,
+        version.n_scores,
+        holds_intercept=version.holds_intercept,
+        exposure=exposure_of(version.options),
+    )
 
 
 LAYOUTS: Mapping[Family, Layout] = {
@@ -67,6 +98,26 @@ LAYOUTS: Mapping[Family, Layout] = {
         to_rows=lambda part: (part_to_rows(part),),
         from_rows=_linear_from_rows,
         digest_fields=linear_digest_fields,
+        options=linear_options,
+    ),
+    Family.SCORECARD: Layout(
+        schemas=lambda view, _: (scorecard_schema(view),),
+        columns=lambda _: (SCORECARD_COLUMNS,),
+        to_rows=lambda part: (scorecard_to_rows(part),),
+        from_rows=lambda rows, version: scorecard_from_rows(
+            rows[0], version.features, version.options, holds_intercept=version.holds_intercept
+        ),
+        digest_fields=scorecard_digest_fields,
+        options=scorecard_options,
+    ),
+    Family.STEPS: Layout(
+        schemas=lambda view, columns: steps_schemas(LAYOUTS, view, columns),
+        columns=lambda version: steps_columns(LAYOUTS, version),
+        to_rows=lambda part: steps_to_rows(LAYOUTS, part),
+        from_rows=lambda rows, version: steps_from_rows(LAYOUTS, rows, version),
+        digest_fields=lambda part: steps_digest_fields(LAYOUTS, part),
+        options=lambda part: steps_options(LAYOUTS, part),
+        engines=lambda part: steps_engines(LAYOUTS, part),
     ),
     Family.TREES: Layout(
         schemas=lambda view, _: (trees_schema(view),),
@@ -84,6 +135,16 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=network_from_rows,
         digest_fields=network_digest_fields,
         options=network_options,
+        engines=network_engines,
+    ),
+    Family.SPLIT_TREES: Layout(
+        schemas=lambda view, _: (trees_schema(view),),
+        columns=lambda _: (TREES_NAMES,),
+        to_rows=lambda part: (split_trees_to_rows(part),),
+        from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
+        digest_fields=split_trees_digest_fields,
+        options=split_trees_options,
+        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
     ),
 }
 """The one place that says where a family's parameters are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,9 @@ def part_to_rows(part: LinearPart) -> pa.Table:
     return pa.table(columns)
 
 
-def part_from_rows(rows: pa.Table, features: Sequence[str], n_scores: int, *, holds_intercept: bool) -> LinearPart:
+def part_from_rows(
+    rows: pa.Table, features: Sequence[str], n_scores: int, *, holds_intercept: bool, exposure: str | None = None
+) -> LinearPart:
     """Return the part that `part_to_rows` wrote.
 
     Args:
@@ -45,6 +47,7 @@ def part_from_rows(rows: pa.Table, features: Sequence[str], n_scores: int, *, ho
         features: Original names, in the order wanted.
         n_scores: Rows that there must be.
         holds_intercept: Whether the intercepts must be numbers, or must be NULL.
+        exposure: Which of the features enters by its logarithm.
 
     Raises:
         TableCorruptError: Rows are missing, repeated, or hold a NULL, NaN or infinite number.
@@ -63,6 +66,7 @@ def part_from_rows(rows: pa.Table, features: Sequence[str], n_scores: int, *, ho
         np.array(weights, dtype=np.float64).reshape(len(weights), n_scores),
         _vector(rows, "intercept") if holds_intercept else None,
         _vector(rows, "constant"),
+        exposure,
     )
 
 
@@ -78,6 +82,19 @@ def _vector(rows: pa.Table, name: str) -> Floats:
     return np.asarray(numbers, dtype=np.float64)
 
 
+def linear_options(part: LinearPart) -> dict[str, object]:
+    """Return what of a part stands in the version's row; nothing for a part without an exposure."""
+    return {} if part.exposure is None else {"exposure": part.exposure}
+
+
+def exposure_of(options: Mapping[str, object]) -> str | None:
+    """Return the exposure that `linear_options` wrote; raise `TableCorruptError` where it is no name."""
+    exposure = options.get("exposure")
+    if exposure is not None and not isinstance(exposure, str):
+        raise TableCorruptError("the exposure in the options of the model's row is no name")
+    return exposure
+
+
 def linear_digest_fields(part: LinearPart) -> Iterator[bytes]:
     """Return the canonical bytes of the parameters, features sorted by name."""
     for index in sorted(range(len(part.features)), key=lambda each: part.features[each]):
@@ -85,3 +102,5 @@ def linear_digest_fields(part: LinearPart) -> Iterator[bytes]:
         yield canonical_numbers(part.weights[index])
     yield b"" if part.intercept is None else canonical_numbers(part.intercept)
     yield canonical_numbers(part.constant)
+    if part.exposure is not None:
+        yield from (b"exposure", part.exposure.encode())

@@ -228,7 +228,7 @@ def _describe(partial: PartialModel, view: FeatureView, source_sha256: str) -> M
         kind=partial.kind,
         link=partial.link,
         n_scores=partial.part.n_scores,
-        n_outputs=partial.part.n_scores,
+        n_outputs=partial.n_outputs,
         classes=partial.classes,
         view=view.name,
         view_version=view.version,

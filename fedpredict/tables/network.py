@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 INTERCEPT_LAYER = -1
 """The layer of the rows that hold the joint model's intercept."""
+HIVE_STEPS = 8
+"""Steps of a statement that Hive on Tez, with the 120 counters that it has by default, was seen to take."""
 BLOCK = 128
 """Weights in a row: engines multiply wide rows fast, and plan statements over more columns slowly (ADR 0024)."""
 
@@ -84,6 +86,22 @@ def network_options(part: NetworkPart) -> dict[str, object]:
             for name, each in part.embeddings.items()
         },
     }
+
+
+def network_engines(part: NetworkPart) -> tuple[str, ...]:
+    """Return the engines that can compute a part.
+
+    A layer is a step of the statement; so are both windows of a softmax, the sum over several blocks, and the two
+    look-ups of an embedding.
+
+    >>> network_engines(NetworkPart(("a",), {}, {}, (Dense(np.ones((1, 1)), np.zeros(1)),) * 9, None))
+    ('numpy', 'duckdb', 'spark')
+    """
+    softmaxes = sum(layer.activation is Activation.SOFTMAX for layer in part.layers)
+    steps = (
+        len(part.layers) + 2 * (softmaxes + len(part.embeddings)) + sum(layer.n_inputs > BLOCK for layer in part.layers)
+    )
+    return ("numpy", "duckdb", "spark", "hive") if steps <= HIVE_STEPS else ("numpy", "duckdb", "spark")
 
 
 def shape_of(version: ModelVersion) -> Shape:

@@ -135,7 +135,9 @@ def _looked_up(statement: exp.Select, version: ModelVersion, feature: _Feature) 
     key = sql.column("category" if feature.is_text else "number")
     no_key = exp.Is(this=key.copy(), expression=exp.null())
     vectors = _vectors(version, feature, [sql.named(key, "fp_key")]).where(exp.Not(this=no_key), copy=False)
-    found = exp.EQ(this=sql.column("fp_key", f"fp_e{feature.at}"), expression=feature.value)
+    # Hive joins bits, and -0.0 plus 0.0 is 0.0
+    value = feature.value if feature.is_text else exp.Add(this=feature.value, expression=sql.double("0"))
+    found = exp.EQ(this=sql.column("fp_key", f"fp_e{feature.at}"), expression=value)
     unknown = _vectors(version, feature, []).where(no_key.copy(), copy=False)
     return statement.join(
         vectors.group_by(key.copy(), copy=False).subquery(f"fp_e{feature.at}", copy=False),

@@ -54,6 +54,38 @@ PARAMETER_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
 FEATURE_KEYS = (Column("view_version", _INT), Column("snapshot", _STRING))
 
 
+HEAD_KEYS = (Column("model_id", _STRING), Column("head_sha256", _STRING))
+
+HEADS = TableSchema(
+    "fp_heads",
+    (
+        Column("party", _STRING),
+        Column("training_run", _STRING),
+        Column("kind", _STRING),
+        Column("link", _STRING),
+        Column("link_parameter", _DOUBLE),
+        Column("classes", _STRING),
+        Column("combining", _STRING),
+        Column("structure_sha256", _STRING),
+        Column("n_outputs", _INT),
+        Column("n_scores", _INT),
+        Column("options", _STRING),
+        Column("salt", _STRING),
+        Column("created_at", _TIMESTAMP),
+        Column("source_sha256", _STRING),
+    ),
+    HEAD_KEYS,
+)
+"""One row per head of a model, at its initiator; written once and last (ADR 0026)."""
+
+HEAD_LEAVES = TableSchema(
+    "fp_head_leaves",
+    (Column("tree", _INT), Column("leaf", _INT), Column("output", _INT), Column("value", _DOUBLE)),
+    HEAD_KEYS,
+)
+"""What the leaves of split trees add."""
+
+
 def weight_column(column: str) -> str:
     """Return the column of a parameter table that holds the weights of a feature column.
 
@@ -110,6 +142,47 @@ def trees_schema(view: str) -> TableSchema:
         NameRefusedError: The view's name breaks the rule.
     """
     return TableSchema(f"fp_trees_{check_view_name(view)}", TREES_COLUMNS, PARAMETER_KEYS)
+
+
+def scorecard_schema(view: str) -> TableSchema:
+    """Return the parameter table of the scorecards over a view.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    columns = (
+        Column("position", _INT),
+        Column("rule", _STRING),
+        Column("bin", _INT),
+        Column("low", _DOUBLE),
+        Column("high", _DOUBLE),
+        Column("low_closed", _BOOLEAN),
+        Column("high_closed", _BOOLEAN),
+        Column("text", _STRING),
+        Column("points", _DOUBLE),
+        Column("reason", _STRING),
+    )
+    return TableSchema(f"fp_scorecard_{check_view_name(view)}", columns, PARAMETER_KEYS)
+
+
+def steps_schema(view: str) -> TableSchema:
+    """Return the table of the numbers of preprocessing in front of the models over a view.
+
+    Raises:
+        NameRefusedError: The view's name breaks the rule.
+    """
+    columns = (
+        Column("step", _INT),
+        Column("kind", _STRING),
+        Column("feature", _STRING),
+        Column("name", _STRING),
+        Column("item", _INT),
+        Column("output", _INT),
+        Column("text", _STRING),
+        Column("number", _DOUBLE),
+        Column("value", _DOUBLE),
+    )
+    return TableSchema(f"fp_steps_{check_view_name(view)}", columns, PARAMETER_KEYS)
 
 
 def features_schema(view: str, features: Iterable[Column]) -> TableSchema:

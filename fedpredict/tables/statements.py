@@ -27,7 +27,9 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
 from fedpredict.tables.linear_sql import linear_scores
 from fedpredict.tables.network_sql import network_scores
+from fedpredict.tables.scorecard_sql import scorecard_scores
 from fedpredict.tables.source import Source, source_of
+from fedpredict.tables.steps_sql import steps_scores
 from fedpredict.tables.trees_sql import tree_scores
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
@@ -46,6 +48,9 @@ SCORED: Mapping[Family, Scored] = {
     Family.LINEAR: linear_scores,
     Family.TREES: tree_scores,
     Family.NETWORK: network_scores,
+    Family.SCORECARD: scorecard_scores,
+    Family.SPLIT_TREES: tree_scores,
+    Family.STEPS: lambda version, source: steps_scores(SCORED, version, source),
 }
 """What the engines can compute; a family that is not here is scored in process only."""
 

@@ -6,7 +6,7 @@ NULL where another party holds it, and tree -2 has for each text feature (`node`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools, Floats
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.part import Family
+from fedpredict.model.split_trees import SplitTreesPart
+from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Ints, Trees, TreesPart
 from fedpredict.tables.category_sets import members_of, set_text
 from fedpredict.tables.schemas import TREES_COLUMNS
 from fedpredict.tables.trees_options import TreesOptions, levels_of, options_of, parse_options
@@ -37,19 +39,23 @@ def trees_to_rows(part: TreesPart) -> pa.Table:
     Raises:
         ValueError: A set of categories of a text feature has a code that no text has.
     """
-    nodes, options = _nodes(part), options_of(part)
+    nodes, options = node_rows(part), options_of(part)
     is_leaf, width = part.trees.feature == LEAF, part.values.shape[1]
     at = np.repeat(np.arange(len(is_leaf)), np.where(is_leaf, width, 1))
     place = np.arange(len(at)) - np.searchsorted(at, at)
     output = place if options.wide else part.output[nodes.column("tree").to_numpy()]
     split = ~is_leaf[at]
-    rows = nodes.take(pa.array(at))
-    rows = rows.append_column("output", pa.array(output, pa.int32(), mask=split))
+    rows = nodes.take(pa.array(at)).append_column("output", pa.array(output, pa.int32(), mask=split))
     rows = rows.append_column("leaf_value", pa.array(part.values[at, place], mask=split))
+    return with_special_rows(part, rows)
+
+
+def with_special_rows(part: TreesPart | SplitTreesPart, rows: pa.Table) -> pa.Table:
+    """Return the rows of nodes and, before them, those of the base score and of the known texts."""
     return pa.concat_tables([_special_rows(part), rows.cast(_SCHEMA)]).combine_chunks()
 
 
-def _special_rows(part: TreesPart) -> pa.Table:
+def _special_rows(part: TreesPart | SplitTreesPart) -> pa.Table:
     base = [None] * part.n_scores if part.intercept is None else part.intercept.tolist()
     rows: list[dict[str, object]] = [
         {"tree": BASE, "node": 0, "level": 0, "output": output, "leaf_value": value}
@@ -63,12 +69,12 @@ def _special_rows(part: TreesPart) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
-def _nodes(part: TreesPart) -> pa.Table:
-    """Return one row per node, without what leaves add."""
+def node_rows(part: TreesPart | SplitTreesPart) -> pa.Table:
+    """Return one row per node, without what leaves add; of a split of another party, no more than its children."""
     trees = part.trees
     tree = np.repeat(np.arange(trees.n_trees), np.diff(trees.start))
     start = trees.start[tree]
-    is_leaf, is_set = trees.feature == LEAF, trees.left_set != NO_SET
+    is_leaf, is_set, asks_nothing = trees.feature == LEAF, trees.left_set != NO_SET, trees.feature < 0
     known = np.where(is_set, trees.known_set, NO_SET)
     names = np.array([*part.features, None], dtype=object)
     return pa.table(
@@ -77,14 +83,14 @@ def _nodes(part: TreesPart) -> pa.Table:
             "node": pa.array(np.arange(len(tree)) - start, pa.int32()),
             "level": pa.array(levels_of(trees)),
             "feature": pa.array(names[np.where(trees.feature >= 0, trees.feature, -1)], pa.string()),
-            "input": pa.array(_inputs(trees, options_of(part)), pa.int32(), mask=trees.feature < 0),
-            "op": _texts(np.where(is_set, "in", "<" if trees.strict else "<="), is_leaf),
-            "threshold": pa.array(trees.threshold, mask=is_leaf | is_set),
+            "input": pa.array(_inputs(trees, options_of(part)), pa.int32(), mask=asks_nothing),
+            "op": _texts(np.where(is_set, "in", "<" if trees.strict else "<="), asks_nothing),
+            "threshold": pa.array(trees.threshold, mask=asks_nothing | is_set),
             "categories": _set_texts(part, trees.left_set),
             "known": _set_texts(part, known),
-            "compare": _texts(np.full(len(tree), "float32" if trees.float32 else "float64"), is_leaf),
-            "missing": _texts(np.where(trees.missing_left, "left", "right"), is_leaf),
-            "zero_is_missing": pa.array(trees.zero_is_missing, mask=is_leaf),
+            "compare": _texts(np.full(len(tree), "float32" if trees.float32 else "float64"), asks_nothing),
+            "missing": _texts(np.where(trees.missing_left, "left", "right"), asks_nothing),
+            "zero_is_missing": pa.array(trees.zero_is_missing, mask=asks_nothing),
             "unknown": _texts(np.where(trees.unknown_left, "left", "right"), ~is_set),
             "left_child": pa.array(trees.left - start, pa.int32(), mask=is_leaf),
             "right_child": pa.array(trees.right - start, pa.int32(), mask=is_leaf),
@@ -100,14 +106,15 @@ def _inputs(trees: Trees, options: TreesOptions) -> Ints:
     """Return for each node the place of what it looks at in `TreesOptions.inputs`; anything where it looks at none."""
     if not len(trees.feature):
         return np.zeros(0, dtype=np.int32)
-    places = np.zeros((int(trees.feature.max()) + 2, 2, 2), dtype=np.int32)  # a leaf's is the last feature's, unused
-    for place, (feature, zero_is_missing) in enumerate(options.inputs):
-        places[feature, int(zero_is_missing), int(place >= len(options.numbers))] = place
+    feature = np.maximum(trees.feature, LEAF)
+    places = np.zeros((int(feature.max()) + 2, 2, 2), dtype=np.int32)  # a leaf's is the last feature's, unused
+    for place, (at, zero_is_missing) in enumerate(options.inputs):
+        places[at, int(zero_is_missing), int(place >= len(options.numbers))] = place
     is_set = (trees.left_set != NO_SET).astype(np.int64)
-    return np.asarray(places[trees.feature, trees.zero_is_missing.astype(np.int64), is_set], dtype=np.int32)
+    return np.asarray(places[feature, trees.zero_is_missing.astype(np.int64), is_set], dtype=np.int32)
 
 
-def _set_texts(part: TreesPart, sets: Ints) -> pa.Array:
+def _set_texts(part: TreesPart | SplitTreesPart, sets: Ints) -> pa.Array:
     """Return the text of each node's set, NULL where it has none."""
     texts: dict[tuple[int, int], str] = {}
     of_nodes: list[str | None] = [None] * len(sets)
@@ -119,7 +126,7 @@ def _set_texts(part: TreesPart, sets: Ints) -> pa.Array:
     return pa.array(of_nodes, pa.string())
 
 
-def _members(part: TreesPart, number: int, feature: int) -> list[str]:
+def _members(part: TreesPart | SplitTreesPart, number: int, feature: int) -> list[str]:
     codes = part.trees.sets[number].tolist()
     known = part.categories.get(part.features[feature]) if feature >= 0 else None
     if known is None:
@@ -140,6 +147,43 @@ def trees_from_rows(rows: pa.Table, version: ModelVersion) -> TreesPart:
         TableCorruptError: Rows are missing, repeated, or do not say what they must.
         ValueError: They make no trees.
     """
+    found = nodes_from_rows(rows, version)
+    output, values = _leaf_values(found, version)
+    return TreesPart(
+        features=version.features,
+        categories=version.categories,
+        may_miss=found.may_miss,
+        trees=found.trees,
+        n_scores=version.n_scores,
+        output=output,
+        values=values,
+        intercept=found.base,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeRows:
+    """What the rows of a part say but for what leaves add.
+
+    Attributes:
+        rows: Those of the nodes, in order; of a leaf one for each output that it adds to.
+        first: Shape (n_nodes,): the first row of each node.
+        trees: The nodes.
+        options: What holds for all.
+        may_miss: Shape (n_features,).
+        base: Shape (n_scores,): the base score; None where another party holds it.
+    """
+
+    rows: pa.Table
+    first: NDArray[np.int64]
+    trees: Trees
+    options: TreesOptions
+    may_miss: Bools
+    base: Floats | None
+
+
+def nodes_from_rows(rows: pa.Table, version: ModelVersion) -> NodeRows:
+    """Return what rows say of nodes; raises as `trees_from_rows`."""
     options = parse_options(version.options)
     if not rows.num_rows:
         raise TableCorruptError("there are no parameter rows")
@@ -151,19 +195,10 @@ def trees_from_rows(rows: pa.Table, version: ModelVersion) -> TreesPart:
         raise TableCorruptError(f"there are rows of tree {tree.min()}")
     first = _first_rows(nodes, options)
     trees = _trees(nodes.take(pa.array(first)), version, options)
-    output, values = _leaf_values(nodes, first, trees, version, options)
     if any(at >= len(version.features) for at in options.may_miss):
         raise TableCorruptError("the model's row says of a feature that there is not that it may miss")
-    return TreesPart(
-        features=version.features,
-        categories=version.categories,
-        may_miss=np.isin(np.arange(len(version.features)), options.may_miss),
-        trees=trees,
-        n_scores=version.n_scores,
-        output=output,
-        values=values,
-        intercept=_base(rows.filter(pa.array(tree == BASE)), version),
-    )
+    may_miss = np.isin(np.arange(len(version.features)), options.may_miss)
+    return NodeRows(nodes, first, trees, options, may_miss, _base(rows.filter(pa.array(tree == BASE)), version))
 
 
 def _first_rows(nodes: pa.Table, options: TreesOptions) -> NDArray[np.int64]:
@@ -187,22 +222,23 @@ def _trees(nodes: pa.Table, version: ModelVersion, options: TreesOptions) -> Tre
     counts = np.bincount(tree, minlength=options.n_trees)
     start = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)]).astype(np.int64)
     is_leaf = nodes.column("left_child").is_null().to_numpy()
-    is_set = _is(nodes, "op", {"in": True, "<" if options.strict else "<=": False}, ~is_leaf)
-    feature = _features(nodes, version.features, is_leaf)
+    feature = _features(nodes, version, is_leaf)
+    asks = feature >= 0
+    is_set = _is(nodes, "op", {"in": True, "<" if options.strict else "<=": False}, asks)
     sets, (left_set, known_set) = _sets(nodes, feature, version)
     if ((left_set != NO_SET) != is_set).any():
         raise TableCorruptError("a node with a set of categories that does not ask for one, or without one that does")
-    number = _optional(nodes, "threshold", ~is_leaf & ~is_set)
+    number = _optional(nodes, "threshold", asks & ~is_set)
     wanted = "float32" if options.float32 else "float64"
-    _is(nodes, "compare", {wanted: True}, ~is_leaf)
+    _is(nodes, "compare", {wanted: True}, asks)
     trees = Trees(
         start=start,
         feature=feature,
         threshold=number,
         left=_children(nodes, "left_child", start[tree], is_leaf),
         right=_children(nodes, "right_child", start[tree], is_leaf),
-        missing_left=_is(nodes, "missing", {"left": True, "right": False}, ~is_leaf),
-        zero_is_missing=_is(nodes, "zero_is_missing", {True: True, False: False}, ~is_leaf),
+        missing_left=_is(nodes, "missing", {"left": True, "right": False}, asks),
+        zero_is_missing=_is(nodes, "zero_is_missing", {True: True, False: False}, asks),
         left_set=left_set,
         known_set=known_set,
         unknown_left=_is(nodes, "unknown", {"left": True, "right": False}, is_set),
@@ -215,9 +251,11 @@ def _trees(nodes: pa.Table, version: ModelVersion, options: TreesOptions) -> Tre
     return trees
 
 
-def _features(nodes: pa.Table, names: Sequence[str], is_leaf: Bools) -> Ints:
+def _features(nodes: pa.Table, version: ModelVersion, is_leaf: Bools) -> Ints:
     column = nodes.column("feature")
-    found = pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), LEAF).to_numpy()
+    found = pc.fill_null(pc.index_in(column, value_set=pa.array(version.features, pa.string())), LEAF).to_numpy()
+    if version.family is Family.SPLIT_TREES:
+        found = np.where(column.is_null().to_numpy() & ~is_leaf, FOREIGN, found)
     odd = np.flatnonzero((found == LEAF) != is_leaf)
     if len(odd):
         name = column[int(odd[0])].as_py()
@@ -281,13 +319,11 @@ def _check_for_sql(nodes: pa.Table, trees: Trees, options: TreesOptions) -> None
         raise TableCorruptError(f"the model's row says that trees are {options.depth} deep; they are {levels.max()}")
 
 
-def _leaf_values(
-    nodes: pa.Table, first: NDArray[np.int64], trees: Trees, version: ModelVersion, options: TreesOptions
-) -> tuple[Ints, Floats]:
+def _leaf_values(found: NodeRows, version: ModelVersion) -> tuple[Ints, Floats]:
     """Return `TreesPart.output` and `TreesPart.values`."""
+    nodes, first, trees, options = found.rows, found.first, found.trees, found.options
     is_leaf = trees.feature == LEAF
-    width = version.n_scores if options.wide else 1
-    counts = np.diff(first, append=len(nodes))
+    width, counts = version.n_scores if options.wide else 1, np.diff(first, append=len(nodes))
     odd = np.flatnonzero(counts != np.where(is_leaf, width, 1))
     if len(odd):
         where = _place(nodes.take(pa.array(first)), odd)
@@ -355,7 +391,7 @@ def _is(rows: pa.Table, name: str, meaning: dict[object, bool], wanted: Bools) -
     odd = np.flatnonzero(place.is_valid().to_numpy() != wanted)
     if len(odd):
         raise TableCorruptError(f"{_place(rows, odd)}: {name} is {column[int(odd[0])]}")
-    words = np.array([*meaning.values(), False], dtype=np.bool_)
+    words = np.array([*meaning.values(), False])
     return np.asarray(words[pc.fill_null(place, len(meaning)).to_numpy()], dtype=np.bool_)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.trees_options import options_of
@@ -14,6 +15,20 @@ from fedpredict.tables.trees_options import options_of
 
 def trees_digest_fields(part: TreesPart) -> Iterator[bytes]:
     """Return the canonical bytes of the parameters, as docs/tables.md lists them; features sorted by name."""
+    yield from shape_digest_fields(part)
+    yield _whole_numbers(part.output)
+    yield canonical_numbers(part.values[part.trees.feature == LEAF])
+    yield b"" if part.intercept is None else canonical_numbers(part.intercept)
+
+
+def split_trees_digest_fields(part: SplitTreesPart) -> Iterator[bytes]:
+    """Return the canonical bytes of a part whose leaves' values the initiator holds."""
+    yield from shape_digest_fields(part)
+    yield str(part.n_outputs).encode()
+
+
+def shape_digest_fields(part: TreesPart | SplitTreesPart) -> Iterator[bytes]:
+    """Return the canonical bytes of features and nodes, without what leaves add."""
     trees, options = part.trees, options_of(part)
     by_name = sorted(range(len(part.features)), key=lambda each: part.features[each])
     for at in by_name:
@@ -28,9 +43,6 @@ def trees_digest_fields(part: TreesPart) -> Iterator[bytes]:
     yield _whole_numbers(np.diff(trees.start))
     yield from _node_fields(trees, by_name)
     yield from _set_fields(trees)
-    yield _whole_numbers(part.output)
-    yield canonical_numbers(part.values[trees.feature == LEAF])
-    yield b"" if part.intercept is None else canonical_numbers(part.intercept)
 
 
 def _node_fields(trees: Trees, by_name: Sequence[int]) -> Iterator[bytes]:

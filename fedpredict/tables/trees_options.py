@@ -9,6 +9,7 @@ import numpy as np
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools
+from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 MAX_DEPTH = 32
@@ -47,7 +48,7 @@ class TreesOptions:
         return [*self.numbers, *self.sets]
 
 
-def options_of(part: TreesPart) -> TreesOptions:
+def options_of(part: TreesPart | SplitTreesPart) -> TreesOptions:
     """Return the options of a part."""
     trees = part.trees
     is_set = trees.left_set != NO_SET
@@ -56,7 +57,7 @@ def options_of(part: TreesPart) -> TreesOptions:
         depth=int(levels_of(trees).max(initial=0)),
         strict=trees.strict,
         float32=trees.float32,
-        wide=part.values.shape[1] > 1 or bool((part.output < 0).any()),
+        wide=isinstance(part, TreesPart) and (part.values.shape[1] > 1 or bool((part.output < 0).any())),
         may_miss=np.flatnonzero(part.may_miss).tolist(),
         numbers=_looked_at(trees, ~is_set),
         sets=_looked_at(trees, is_set),
@@ -64,7 +65,7 @@ def options_of(part: TreesPart) -> TreesOptions:
     )
 
 
-def plain_options(part: TreesPart) -> dict[str, object]:
+def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     """Return the options as JSON values, as `Layout.options` says."""
     plain = asdict(options_of(part))
     if plain["codes"] is CodeRule.CUT:
@@ -72,7 +73,7 @@ def plain_options(part: TreesPart) -> dict[str, object]:
     return plain
 
 
-def in_engines(part: TreesPart) -> bool:
+def in_engines(part: TreesPart | SplitTreesPart) -> bool:
     """Return whether SQL can compute a part: it is not too deep, and asks of texts only whether they are in a set."""
     options = options_of(part)
     texts = {at for at, name in enumerate(part.features) if name in part.categories}
@@ -113,7 +114,7 @@ def levels_of(trees: Trees) -> Ints:
     return levels
 
 
-def _has_codes(part: TreesPart) -> bool:
+def _has_codes(part: TreesPart | SplitTreesPart) -> bool:
     """Return whether a node asks for the category of a number."""
     asked = np.unique(part.trees.feature[part.trees.left_set != NO_SET])
     return any(part.features[at] not in part.categories for at in asked.tolist())

@@ -31,7 +31,11 @@ _SAMPLE = ("sample_id", "event_time", "fp_unusable", "fp_infinite")
 
 
 def tree_scores(version: ModelVersion, source: Source) -> exp.Select:
-    """Return the raw scores of every row of a source, as `statements.Scored` says."""
+    """Return the raw scores of every row of a source, as `statements.Scored` says.
+
+    Of trees that are split across parties these are leaf masks: a split of another party is two rows, one for each
+    child, so that a sample goes both ways, and each leaf that it gets to adds its bit.
+    """
     options = parse_options(version.options)
     walk = _at_roots(version, options, _prepared(version, options, source))
     for level in range(options.depth):
@@ -221,6 +225,8 @@ def _goes_left(options: TreesOptions) -> exp.Expr:
         (exp.Is(this=text.copy(), expression=exp.null()), sql.column("fp_missing_left")),
         (is_unknown, sql.column("fp_unknown_left")),
     )
+    if not options.inputs:  # every split is another party's
+        return exp.false()
     if not options.sets:
         return by_number
     return sql.case(by_number, (_is_there(sql.column("fp_text")), by_set)) if options.numbers else by_set

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -85,10 +85,16 @@ class ModelVersion:
         check_view_name(self.view)
         check_party_id(self.party)
         check_link(self.kind, self.link)
-        check_widths(self.kind, self.n_scores, self.classes)
+        check_widths(self.kind, self.n_raw, self.classes, self.link)
         column_names(self.features)
         if len(self.salt) != SALT_BYTES:
             raise ValueError(f"a salt of {len(self.salt)} bytes")
+
+    @property
+    def n_raw(self) -> int:
+        """The number of raw scores per sample of the model."""
+        n_raw = self.options.get("n_outputs") if self.family is Family.SPLIT_TREES else self.n_scores
+        return n_raw if isinstance(n_raw, int) else 0
 
     @property
     def parameter_tables(self) -> tuple[str, ...]:
@@ -136,7 +142,10 @@ def _options(version: ModelVersion) -> dict[str, object]:
     if version.family is not Family.LINEAR:
         options["family"] = version.family.value
         options["engines"] = version.engines
+    if version.family is not Family.LINEAR or version.options:
         options["part"] = dict(version.options)
+    if version.link.numbers:
+        options["link_numbers"] = version.link.numbers
     if version.categories:
         options["categories"] = {name: list(texts) for name, texts in version.categories.items()}
     return options
@@ -164,7 +173,7 @@ def _parse(row: Mapping[str, object]) -> ModelVersion:
             version=_number(row, "version"),
             params_sha256=_text(row, "params_sha256"),
             kind=Kind(_text(row, "kind")),
-            link=_link(row),
+            link=_link(row, options.get("link_numbers", ())),
             n_scores=_number(row, "n_scores"),
             n_outputs=_number(row, "n_outputs"),
             classes=tuple(json.loads(_text(row, "classes"))),
@@ -192,11 +201,11 @@ def _parse(row: Mapping[str, object]) -> ModelVersion:
         ) from error
 
 
-def _link(row: Mapping[str, object]) -> Link:
+def _link(row: Mapping[str, object], numbers: Sequence[float]) -> Link:
     parameter = row["link_parameter"]
     if parameter is not None and not isinstance(parameter, float):
         raise TypeError("link_parameter is no number")
-    return Link(_text(row, "link"), parameter)
+    return Link(_text(row, "link"), parameter, tuple(numbers))
 
 
 def _instant(row: Mapping[str, object], name: str) -> datetime:

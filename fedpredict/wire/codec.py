@@ -12,7 +12,7 @@ import secrets
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, PartyReply, ScoreQu
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.wire.channel import MAX_MODELS, MAX_SAMPLES_PER_CALL
+from fedpredict.wire.reasons import reasons_from_wire, reasons_to_wire
 from fedpredict.wire.status import failure_to_wire
 from fedpredict.wire.v1 import common_pb2, participant_pb2
 
@@ -38,14 +39,7 @@ _PROCESS, _count = secrets.token_hex(8), itertools.count()
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The years 1 to 9999, which every calendar in use can show, in microseconds since 1970 UTC."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-KINDS = {
-    Kind.LINEAR: common_pb2.KIND_LINEAR,
-    Kind.BINARY: common_pb2.KIND_BINARY,
-    Kind.MULTINOMIAL: common_pb2.KIND_MULTINOMIAL,
-    Kind.ONE_VS_REST: common_pb2.KIND_ONE_VS_REST,
-    Kind.DECISION: common_pb2.KIND_DECISION,
-    Kind.PROBABILITY: common_pb2.KIND_PROBABILITY,
-}
+KINDS = {kind: cast("common_pb2.Kind", common_pb2.Kind.Value(f"KIND_{kind.name}")) for kind in Kind}
 MODES = {
     Mode.REALTIME: common_pb2.MODE_REALTIME,
     Mode.NEARLINE: common_pb2.MODE_NEARLINE,
@@ -232,6 +226,8 @@ def fill_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: Pa
     message.elapsed_s = reply.elapsed_s
     if reply.segment_event_times is not None:
         message.segment_event_times_us = reply.segment_event_times.astype(_I8, copy=False).tobytes()
+    if reply.reasons is not None:
+        reasons_to_wire(message.reasons, reply.reasons)
     for place, error in reply.failures.items():
         message.failures.add(place=place, failure=failure_to_wire(error))
 
@@ -267,6 +263,7 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
         else None,
         elapsed_s=seconds_from_wire(message.elapsed_s),
         segment_event_times=_segment_times(message.segment_event_times_us, query) if query.segments else None,
+        reasons=reasons_from_wire(message.reasons, n_samples) if message.HasField("reasons") else None,
     )
 
 

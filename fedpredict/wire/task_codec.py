@@ -31,6 +31,7 @@ from fedpredict.wire.codec import (
     statuses_from_wire,
 )
 from fedpredict.wire.description import link_from_wire
+from fedpredict.wire.reasons import reasons_from_wire, reasons_to_wire
 from fedpredict.wire.v1 import common_pb2, initiator_pb2
 
 
@@ -143,7 +144,7 @@ def model_info_from_wire(message: initiator_pb2.Model) -> ModelInfo:
 
 def report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
     """Return one party's side of a prediction as a message."""
-    return initiator_pb2.PartyReport(
+    message = initiator_pb2.PartyReport(
         party=report.party,
         status=b"" if report.status is None else report.status.tobytes(),
         oldest_event_time_us=report.oldest_event_time,
@@ -151,6 +152,9 @@ def report_to_wire(report: PartyReport) -> initiator_pb2.PartyReport:
         elapsed_s=report.elapsed_s,
         problem=report.problem,
     )
+    if report.reasons is not None:
+        reasons_to_wire(message.reasons, report.reasons)
+    return message
 
 
 def report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> PartyReport:
@@ -164,6 +168,7 @@ def report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> Part
         round_trip_s=seconds_from_wire(message.round_trip_s),
         elapsed_s=seconds_from_wire(message.elapsed_s),
         problem=message.problem,
+        reasons=reasons_from_wire(message.reasons, n_samples) if message.HasField("reasons") else None,
     )
 
 

@@ -19,14 +19,14 @@ from paritycases.case import Case, Data, Trained, all_data, as_rows, pickled, wi
 ROUNDS = 20
 
 
-def cases() -> Iterator[Case]:
-    """Return a case per objective, form of file and data set."""
+def cases(*, constrained: bool = True) -> Iterator[Case]:
+    """Return a case per objective, form of file and data set; each tree over one party's features if constrained."""
     for data in all_data():
         if data.target.ndim > 1:
             continue
         for each in (data, with_missing(data)):
-            yield from _xgboost(each)
-            yield from _lightgbm(_without_spaces(each))
+            yield from _xgboost(each, constrained=constrained)
+            yield from _lightgbm(_without_spaces(each), constrained=constrained)
 
 
 def _objectives(data: Data) -> list[tuple[str, str, str]]:
@@ -42,11 +42,12 @@ def _objectives(data: Data) -> list[tuple[str, str, str]]:
     return [("multinomial", "multi:softprob", "multiclass")]
 
 
-def _xgboost(data: Data) -> Iterator[Case]:
+def _xgboost(data: Data, *, constrained: bool) -> Iterator[Case]:
     for kind, objective, _ in _objectives(data):
         for shape in ("gbtree", "dart"):
             arguments = {"objective": objective, "booster": shape, "max_depth": 4, "nthread": 1, "seed": 3}
-            arguments |= {"interaction_constraints": [list(names) for names in data.parties.values()]}
+            own = {"interaction_constraints": [list(names) for names in data.parties.values()]}
+            arguments |= own if constrained else {}
             arguments |= {"num_class": len(np.unique(data.target))} if kind == "multinomial" else {}
             arguments |= {"rate_drop": 0.2} if shape == "dart" else {}
             train = _xgboost_trainer(kind, arguments, data)
@@ -87,12 +88,18 @@ def _saved(booster: xgboost.Booster, suffix: str) -> bytes:
         return path.read_bytes()
 
 
-def _lightgbm(data: Data) -> Iterator[Case]:
+def _lightgbm(data: Data, *, constrained: bool) -> Iterator[Case]:
     positions = {name: at for at, name in enumerate(data.frame.columns)}
     own = [[positions[name] for name in names] for names in data.parties.values()]
     for kind, _, objective in _objectives(data):
-        arguments: dict[str, Any] = {"objective": objective, "num_threads": 1, "verbose": -1, "num_leaves": 15}
-        arguments |= {"interaction_constraints": own, "seed": 3}
+        arguments: dict[str, Any] = {
+            "objective": objective,
+            "num_threads": 1,
+            "verbose": -1,
+            "num_leaves": 15,
+            "seed": 3,
+        }
+        arguments |= {"seed": 3} | ({"interaction_constraints": own} if constrained else {})
         arguments |= {"num_class": len(np.unique(data.target))} if kind == "multinomial" else {}
         train = _lightgbm_trainer(kind, arguments, data)
         for suffix in (".txt", ".pkl"):

@@ -66,6 +66,7 @@ class Case:
         train: Trains it; called once.
         suffix: Of the model file's name.
         tolerance: Relative to the sum of the absolute terms.
+        is_split: Whether its trees mix the parties' features, so that shares are leaf masks.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Case:
     train: Callable[[], Trained]
     suffix: str = ".pkl"
     tolerance: float = TOLERANCE
+    is_split: bool = False
 
 
 def pickled(model: object) -> bytes:

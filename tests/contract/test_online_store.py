@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedpredict.errors import ModelNotReadyError, TableCorruptError
-from fedpredict.features.base import OnlineStore
+from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.sample_ids import SampleIds
@@ -124,9 +124,48 @@ def test_what_is_not_served_is_not_ready(store: OnlineStore) -> None:
     with pytest.raises(ModelNotReadyError, match="people"):
         store.lookup("people", 1, ["age"], [b"a"])
     store.publish(snapshot_named(), rows_of(("a", 1, 1.0, 1.0)))
-    for column in ("height", "city"):
-        with pytest.raises(ModelNotReadyError, match=column):
-            store.lookup("people", 1, ["age", column], [b"a"])
+    with pytest.raises(ModelNotReadyError, match="height"):
+        store.lookup("people", 1, ["age", "height"], [b"a"])
+
+
+def texts_of(found: FeatureRows, column: str, place: int) -> list[str | None]:
+    """The texts that the codes of a column stand for."""
+    assert found.texts is not None
+    known = [text.decode() for text in found.texts[column].to_pylist()]
+    return [None if np.isnan(code) else known[int(code)] for code in found.values[:, place]]
+
+
+def with_cities(*cities: str | None) -> pa.Table:
+    rows = rows_of(*((f"u{place}", 10, float(place), 0.0) for place in range(len(cities))))
+    return rows.set_column(rows.column_names.index("city"), "city", pa.array(cities, pa.string()))
+
+
+@pytest.mark.parametrize("n_asked", [1, 3, 60], ids=["one", "few", "many"])
+def test_texts_come_as_positions_in_the_snapshots_own_sorted_texts(store: OnlineStore, n_asked: int) -> None:
+    cities = ["Wien", None, "", "Graz", "graz", "Wien", "Gráz", "年", "Gra\u0301z"] * 8
+    store.publish(snapshot_named(), with_cities(*cities))
+    found = store.lookup("people", 1, ["age", "city"], [f"u{place}".encode() for place in range(n_asked)])
+    assert texts_of(found, "city", 1) == cities[:n_asked]
+    assert found.values[:, 0].tolist() == list(range(n_asked))
+    assert found.texts is not None
+    listed = found.texts["city"].to_pylist()
+    assert listed == sorted(set(listed))
+    again = store.lookup("people", 1, ["age", "city"], [b"u1"])
+    assert again.texts is found.texts
+
+
+def test_only_the_texts_of_the_columns_asked_for_come_along(store: OnlineStore) -> None:
+    store.publish(snapshot_named(), with_cities("Wien"))
+    assert store.lookup("people", 1, ["age"], [b"u0"]).texts is None
+    everything = store.lookup("people", 1, ["age", "city", "income"], [b"u0", b"nobody"])
+    assert texts_of(everything, "city", 1) == ["Wien", None]
+
+
+def test_a_text_column_may_be_empty_throughout_or_have_no_rows(store: OnlineStore) -> None:
+    store.publish(snapshot_named(), with_cities(None, None))
+    assert texts_of(store.lookup("people", 1, ["city"], [b"u0"]), "city", 0) == [None]
+    store.publish(snapshot_named("20260102T000000.000000Z"), rows_of())
+    assert texts_of(store.lookup("people", 1, ["city"], [b"u0"]), "city", 0) == [None]
 
 
 def test_a_snapshot_without_rows_finds_nobody(store: OnlineStore) -> None:

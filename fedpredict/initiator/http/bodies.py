@@ -81,6 +81,10 @@ class PartyAnswer(Struct):
     round_trip_s: Annotated[float, Meta(description="Seconds between asking and having the answer.")]
     elapsed_s: Annotated[float, Meta(description="Seconds that the party says it spent.")]
     problem: Annotated[str, Meta(description="Why the party as a whole has no share; else empty.")]
+    reason_codes: Annotated[
+        list[list[str]] | UnsetType,
+        Meta(description="Per sample why points were lost here, largest loss first; absent where nothing is told."),
+    ] = UNSET
 
 
 class PredictAnswer(Struct):

@@ -45,7 +45,7 @@ def prediction_json(prediction: Prediction, model_id: str) -> bytes:
         return encode(prediction_body(prediction, model_id))
     spans: list[float] = []
     for report in prediction.parties:
-        if report.status is not None or report.problem:
+        if report.status is not None or report.problem or report.reasons is not None:
             return encode(prediction_body(prediction, model_id))
         spans += (report.round_trip_s, report.elapsed_s)
     numbers = _encoder.encode(spans)[1:-1].split(b",")
@@ -120,6 +120,7 @@ def _party_body(report: PartyReport) -> PartyAnswer:
         round_trip_s=report.round_trip_s,
         elapsed_s=report.elapsed_s,
         problem=report.problem,
+        reason_codes=msgspec.UNSET if report.reasons is None else [list(each) for each in report.reasons.texts()],
     )
 
 

@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -36,6 +36,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_ONE_VS_REST: _ClassVar[Kind]
     KIND_DECISION: _ClassVar[Kind]
     KIND_PROBABILITY: _ClassVar[Kind]
+    KIND_ORDINAL: _ClassVar[Kind]
 MODE_UNSPECIFIED: Mode
 MODE_REALTIME: Mode
 MODE_NEARLINE: Mode
@@ -57,6 +58,7 @@ KIND_MULTINOMIAL: Kind
 KIND_ONE_VS_REST: Kind
 KIND_DECISION: Kind
 KIND_PROBABILITY: Kind
+KIND_ORDINAL: Kind
 
 class SampleIds(_message.Message):
     __slots__ = ("data", "offsets")
@@ -75,6 +77,16 @@ class Matrix(_message.Message):
     columns: int
     values: bytes
     def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class ReasonCodes(_message.Message):
+    __slots__ = ("codes", "width", "which")
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    WHICH_FIELD_NUMBER: _ClassVar[int]
+    codes: _containers.RepeatedScalarFieldContainer[str]
+    width: int
+    which: bytes
+    def __init__(self, codes: _Optional[_Iterable[str]] = ..., width: _Optional[int] = ..., which: _Optional[bytes] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("error", "fields")

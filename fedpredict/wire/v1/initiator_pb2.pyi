@@ -129,20 +129,22 @@ class ArrowReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., table: _Optional[bytes] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[_Union[PartyReport, _Mapping]]] = ..., simulated: _Optional[bool] = ...) -> None: ...
 
 class PartyReport(_message.Message):
-    __slots__ = ("party", "status", "oldest_event_time_us", "round_trip_s", "elapsed_s", "problem")
+    __slots__ = ("party", "status", "oldest_event_time_us", "round_trip_s", "elapsed_s", "problem", "reasons")
     PARTY_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     party: str
     status: bytes
     oldest_event_time_us: int
     round_trip_s: float
     elapsed_s: float
     problem: str
-    def __init__(self, party: _Optional[str] = ..., status: _Optional[bytes] = ..., oldest_event_time_us: _Optional[int] = ..., round_trip_s: _Optional[float] = ..., elapsed_s: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+    reasons: _common_pb2.ReasonCodes
+    def __init__(self, party: _Optional[str] = ..., status: _Optional[bytes] = ..., oldest_event_time_us: _Optional[int] = ..., round_trip_s: _Optional[float] = ..., elapsed_s: _Optional[float] = ..., problem: _Optional[str] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("protocol_version",)

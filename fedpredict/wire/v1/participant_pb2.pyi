@@ -54,7 +54,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
 
 class DescribeModelReply(_message.Message):
-    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind")
+    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind", "combination")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class DescribeModelReply(_message.Message):
     MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     LINKED_KIND_FIELD_NUMBER: _ClassVar[int]
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     party: str
     model_id: str
@@ -81,7 +82,22 @@ class DescribeModelReply(_message.Message):
     max_samples: int
     link: str
     linked_kind: _common_pb2.Kind
-    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ...) -> None: ...
+    combination: Combination
+    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., combination: _Optional[_Union[Combination, _Mapping]] = ...) -> None: ...
+
+class Combination(_message.Message):
+    __slots__ = ("combining", "structure_sha256", "n_outputs", "kind", "link")
+    COMBINING_FIELD_NUMBER: _ClassVar[int]
+    STRUCTURE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    N_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    combining: str
+    structure_sha256: bytes
+    n_outputs: int
+    kind: _common_pb2.Kind
+    link: str
+    def __init__(self, combining: _Optional[str] = ..., structure_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., link: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "sample_ids", "remaining_ms", "segments", "traceparent", "further", "model_rows")
@@ -124,7 +140,7 @@ class ModelRef(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures")
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures", "reasons")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +149,7 @@ class ScoreReply(_message.Message):
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     manifest_sha256: bytes
     status: bytes
@@ -141,7 +158,8 @@ class ScoreReply(_message.Message):
     elapsed_s: float
     segment_event_times_us: bytes
     failures: _containers.RepeatedCompositeFieldContainer[ModelFailure]
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ...) -> None: ...
+    reasons: _common_pb2.ReasonCodes
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
 
 class ModelFailure(_message.Message):
     __slots__ = ("place", "failure")

@@ -389,3 +389,33 @@ def test_verification_rows_without_a_feature_or_a_score_name_the_column(shell: S
     told = shell.fails(4, "model", "convert", "lab.json", "--verify", "rows.csv", "--config", shell.config)
 
     assert "has no column 'income', 'score'" in told
+
+
+def test_rows_with_predictions_hold_the_uncut_model_to_them_before_the_cut(shell: Shell) -> None:
+    write_model(shell.folder / "all.json", "joint", {"age": -0.25, "income": 0.5})
+    split = (
+        "model",
+        "split",
+        "all.json",
+        "--party",
+        "a=age",
+        "--party",
+        "b=income",
+        "--intercept",
+        "a",
+        "--out",
+        "cut",
+    )
+    # the sigmoids of 0.125 and -0.125, and a row that nobody scores
+    (shell.folder / "rows.csv").write_text(
+        "age,income,prediction\n0,0,0.5312093733737563\n1,0,0.46879062662624377\n,1,\n"
+    )
+    (shell.folder / "wrong.csv").write_text("age,income,prediction\n0,0,0.5312\n")
+    (shell.folder / "all.json").write_text((shell.folder / "all.json").read_text().replace('"joint"', '"joint-model"'))
+
+    told = shell.fails(4, *split, "--rows", "wrong.csv")
+    assert not (shell.folder / "cut").exists()
+    shell.run(*split, "--rows", "rows.csv")
+
+    assert "numpy gives other partial scores for the verification rows" in told
+    assert len(json.loads((shell.folder / "cut" / "joint-model.json").read_text())["features"]) == 2

@@ -71,6 +71,17 @@ def test_without_names_rows_are_every_numeric_column(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows.csv")[1] == ["a", "b"]
 
 
+def test_texts_are_read_as_the_positions_of_their_categories(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,city,zip\n1,Graz,8010\n2,Wien,\n3,Linz,1010\n")
+    categories = {"city": ("Wien", "Graz"), "zip": ("1010",)}
+
+    for names in (["zip", "city"], None):
+        rows, found = read_rows(tmp_path / "rows.csv", names, categories)
+        by_name = dict(zip(found, rows.T.tolist(), strict=True))
+        assert by_name["city"] == [1.0, 0.0, -1.0]
+        np.testing.assert_array_equal(by_name["zip"], [-1.0, np.nan, 0.0])
+
+
 def test_rows_without_a_wanted_column_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a\n1\n")
 

@@ -546,6 +546,11 @@ def cut(key: str) -> Callable[[dict[str, Any]], None]:
         (lambda d: learner(d)["learner_model_param"].update(base_score="NaN"), "base score NaN"),
         (lambda d: learner(d)["learner_model_param"].update(base_score="much"), "not a number"),
         (lambda d: learner(d)["learner_model_param"].update(num_class="3"), "3 classes whose objective has none"),
+        (lambda d: learner(d)["learner_model_param"].update(num_class="1999999999"), "more than 10000 classes"),
+        (
+            lambda d: learner(d)["learner_model_param"].update(num_feature="9999999999"),
+            "8 feature names for 9999999999",
+        ),
         (lambda d: learner(d)["gradient_booster"].update(name="gbforest"), "'gbforest' is not served"),
         (lambda d: learner(d)["gradient_booster"]["model"].update(trees=[]), "0 trees, but says the class of 2"),
         (lambda d: learner(d)["gradient_booster"]["model"].update(trees=[], tree_info=[]), "no trees"),
@@ -554,7 +559,7 @@ def cut(key: str) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_damaged_model_is_refused(change: Callable[[dict[str, Any]], Any], told: str) -> None:
-    with pytest.raises((ModelFileError, UnsupportedModelError), match=told):
+    with pytest.raises((ModelFileError, UnsupportedModelError, FeatureNamesError), match=told):
         read(changed(change))
 
 

@@ -86,6 +86,20 @@ def test_a_network_comes_back_bit_by_bit(warehouse: LocalWarehouse, name: str) -
     assert version.engines == ("numpy", "duckdb", "spark", "hive")
 
 
+@pytest.mark.parametrize(
+    ("activations", "width", "is_offered"),
+    [(["relu"] * 8, 2, True), (["relu"] * 9, 2, False), (["softmax"] * 3, 2, False), (["relu"] * 8, BLOCK + 1, False)],
+)
+def test_hive_is_offered_as_far_as_it_goes(
+    warehouse: LocalWarehouse, activations: list[str], width: int, is_offered: bool
+) -> None:
+    part = numeric_part((width, *[2] * len(activations)), activations)
+
+    engines = publish(warehouse, part).engines
+
+    assert engines == ("numpy", "duckdb", "spark", *(["hive"] if is_offered else []))
+
+
 def test_publishing_the_same_network_again_writes_nothing(warehouse: LocalWarehouse) -> None:
     part = mixed_part()
     publish(warehouse, part)

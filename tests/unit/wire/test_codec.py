@@ -254,9 +254,29 @@ def test_a_description_survives_the_wire() -> None:
 
 LINKED = replace(PART, kind=Kind.LINEAR, link=Link("power", 0.1), classes=())
 
+ORDINAL = replace(
+    PART, kind=Kind.ORDINAL, link=Link("cumulative_logit", numbers=(-0.1, 1 / 3)), n_scores=1
+)  # fmt: skip
 
-def test_a_description_with_another_link_survives_the_wire() -> None:
-    assert description_from_wire(description_to_wire("r-1", LINKED)) == LINKED
+
+@pytest.mark.parametrize("linked", [LINKED, ORDINAL], ids=str)
+def test_a_description_with_another_link_survives_the_wire(linked: PartDescription) -> None:
+    assert description_from_wire(description_to_wire("r-1", linked)) == linked
+
+
+def test_an_initiator_that_does_not_know_ordinal_models_refuses_a_part_of_one() -> None:
+    message = description_to_wire("r-1", ORDINAL)
+    assert message.kind == common_pb2.KIND_UNSPECIFIED  # what it looks at, as it knows no links or no such kind
+    message.link = ""
+    with pytest.raises(ProtocolError, match="kind"):
+        description_from_wire(message)
+
+
+def test_an_ordinal_part_without_its_link_is_refused() -> None:
+    message = description_to_wire("r-1", ORDINAL)
+    message.link, message.linked_kind, message.kind = "", common_pb2.KIND_UNSPECIFIED, common_pb2.KIND_ORDINAL
+    with pytest.raises(ProtocolError, match="an ordinal model needs its link"):
+        description_from_wire(message)
 
 
 def test_an_initiator_that_knows_no_links_refuses_a_part_that_has_one() -> None:
@@ -390,7 +410,8 @@ def test_a_prediction_for_fewer_samples_than_asked_is_refused() -> None:
 def test_model_information_survives_the_wire(kind: Kind | None) -> None:
     info = ModelInfo(
         model_id="credit", ready=kind is not None, problem="" if kind else "lab is away", kind=kind,
-        link=own_link(kind) if kind else None, classes=("a",), parties=("x", "y"),
+        link=(ORDINAL.link if kind is Kind.ORDINAL else own_link(kind)) if kind else None,
+        classes=("a",), parties=("x", "y"),
         manifest_sha256="ab" * 32, n_outputs=2,
     )  # fmt: skip
     assert task_codec.model_info_from_wire(task_codec.model_info_to_wire(info)) == info

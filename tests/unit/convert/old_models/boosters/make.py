@@ -1,4 +1,4 @@
-"""Writes `xgboost-<version>.json` and `lightgbm-<version>.json`: models of the library that runs this, with its numbers.
+"""Writes `xgboost-<version>.json`, `lightgbm-<version>.json`: models of the library that runs this, with its numbers.
 
 Run once in an environment of each old version (`pip install xgboost==1.5.2 scikit-learn`), never by the tests:
 `python make_boosters.py`. The tests read what it wrote, with no library of that version at hand.

@@ -1,0 +1,96 @@
+"""A party's part of decision trees whose splits belong to several parties: features -> leaf masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.combination import Combination, Combining
+from fedpredict.model.part import Family
+from fedpredict.model.tree_shape import structure_sha256
+from fedpredict.model.trees import LEAF, Trees, statuses_of_trees
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitTreesPart:
+    """Trees with this party's splits alone; of a node that another party splits, only the children are known.
+
+    What the leaves are worth stands in the head, at the initiator.
+
+    Attributes:
+        features: The feature names, in the order of the columns; none where no split is this party's.
+        categories: For each text feature, its texts in the order of their codes.
+        may_miss: Shape (n_features,): whether a sample without the feature is scored, as the trees say.
+        trees: The nodes; `FOREIGN` in `feature` where another party splits.
+        n_outputs: The number of raw scores that the head makes.
+    """
+
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    may_miss: Bools
+    trees: Trees
+    n_outputs: int
+    combination: Combination = field(init=False, repr=False)
+    """What it must have in common with the other parts, and with the head."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("repeated feature names")
+        if self.may_miss.shape != (len(self.features),):
+            raise ValueError(f"may_miss of shape {self.may_miss.shape} for {len(self.features)} features")
+        unknown = set(self.categories) - set(self.features)
+        if unknown or any(len(set(texts)) != len(texts) for texts in self.categories.values()):
+            raise ValueError("categories of a feature that there is not, or repeated")
+        if not self.trees.n_trees:
+            raise ValueError("no trees")
+        if self.trees.feature.max(initial=LEAF) >= len(self.features):
+            raise ValueError("a tree refers to a feature that there is not")
+        structure = structure_sha256(self.trees)
+        object.__setattr__(self, "combination", Combination(Combining.LEAF_MASKS, structure, self.n_outputs))
+
+    @property
+    def family(self) -> Family:
+        """Split trees."""
+        return Family.SPLIT_TREES
+
+    @property
+    def intercept(self) -> Floats | None:
+        """None: the base score stands in the head."""
+        return None
+
+    @property
+    def n_scores(self) -> int:
+        """The number of words in a mask."""
+        return self.trees.n_words
+
+    @property
+    def n_splits(self) -> int:
+        """How many nodes are split by this party."""
+        return int((self.trees.feature >= 0).sum())
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory of all arrays."""
+        return self.trees.n_bytes + self.may_miss.nbytes
+
+    def partial_scores(self, features: Floats) -> Floats:
+        """Return leaf masks, as `Part.partial_scores`: shape (n_samples, n_words), whole numbers."""
+        if features.ndim != 2 or features.shape[1] != len(self.features):
+            raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
+        return self.trees.masks(features)
+
+    def magnitudes(self, features: Floats) -> Floats:
+        """Return zeros: a mask is exact, so any difference is too much."""
+        return np.zeros((len(features), self.n_scores))
+
+    def statuses(self, features: Floats) -> Statuses | None:
+        """Return why samples cannot be scored, as `Part.statuses`, by the same rule as for summed trees."""
+        return statuses_of_trees(features, self.may_miss, self.trees)
+
+
+def combination_of(part: object) -> Combination | None:
+    """Return what a part must have in common with a head; None where shares are added up."""
+    return part.combination if isinstance(part, SplitTreesPart) else None

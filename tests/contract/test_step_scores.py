@@ -1,0 +1,224 @@
+"""Preprocessing in the warehouse's engine: scikit-learn's numbers, and the statuses of scoring in process."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedpredict.model.arrays import Floats
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.share import SampleStatus
+from fedpredict.model.step import BOX_COX, YEO_JOHNSON, Step, StepKind
+from fedpredict.model.steps import StepsPart
+from fedpredict.tables.layouts import LAYOUTS
+from fedpredict.tables.models import ModelVersion, load_model, publish_model
+from fedpredict.tables.statements import partial_scores_query, score_in_engine
+from fedpredict.warehouse.base import Warehouse
+from tests.contract.test_engine_scores import SOURCE, new_view, scores_of, snapshot_of, statuses_of
+from tests.step_models import NUMBERS, TEXTS, coded, data, fitted, odd_rows, raw_scores, read
+
+pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
+
+IN_ENGINES = [
+    ("onehot, ignore", "classes"),
+    ("onehot, missing as a category", "linear"),
+    ("onehot, infrequent", "linear"),
+    ("ordinal", "linear"),
+    ("bins, onehot", "classes"),
+    ("power", "linear"),
+    ("polynomial", "linear"),
+    ("quantile", "linear"),
+    ("quantile, normal", "linear"),
+    ("onehot, missing as a category", "trees"),
+    ("ordinal", "trees"),
+]
+
+
+def published(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) -> tuple[ModelVersion, Any, list[str]]:
+    """Publish a part and a snapshot of the frame; the version, the snapshot and the sample ids."""
+    view = new_view(NUMBERS, TEXTS)
+    ids = [f"row-{place}" for place in range(len(frame))]
+    values = {
+        name: [None if pd.isna(cell) else cell for cell in frame[name]] if name in TEXTS else list(frame[name])
+        for name in (*NUMBERS, *TEXTS)
+    }
+    snapshot = snapshot_of(warehouse, view, ids, values)
+    version, _ = publish_model(warehouse, replace(partial, model_id=f"m-{uuid.uuid4().hex}"), view, SOURCE)
+    return version, snapshot, ids
+
+
+def assert_engine_says(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) -> Floats:
+    """Hold the engine to numpy's statuses and scores; return the scores, NaN where there is none."""
+    version, snapshot, ids = published(warehouse, partial, frame)
+    rows = score_in_engine(warehouse, version, snapshot)
+    features = coded(partial.part, frame)
+    expected = partial.part.statuses(features)
+    if expected is None:
+        expected = np.full(len(frame), SampleStatus.OK, dtype=np.uint8)
+    assert statuses_of(rows) == {name: SampleStatus(int(code)) for name, code in zip(ids, expected, strict=True)}
+    usable, found = expected == SampleStatus.OK, scores_of(rows, ids)
+    bound = 1e-12 * partial.part.magnitudes(features)
+    assert (np.abs(found - partial.part.partial_scores(features)) <= bound)[usable].all()
+    return found
+
+
+@pytest.mark.parametrize(("name", "core"), IN_ENGINES)
+def test_the_engine_gives_scikit_learns_scores_of_a_pipeline(warehouse: Warehouse, name: str, core: str) -> None:
+    model = fitted(name, core)
+    partial = read(model)
+    frame = pd.concat([data(40, seed=7), odd_rows()], ignore_index=True)
+    found = assert_engine_says(warehouse, partial, frame)
+    usable = ~np.isnan(found).any(axis=1)
+    features = coded(partial.part, frame)[usable]
+    assert len(features) > 20
+    bound = 1e-9 * partial.part.magnitudes(features)
+    expected = raw_scores(model, pd.DataFrame(frame[usable]))
+    assert (np.abs(found[usable] - expected) <= bound).all()
+
+
+def column(*numbers: float) -> Floats:
+    return np.array(numbers, dtype=np.float64).reshape(-1, 1)
+
+
+def every_step() -> StepsPart:
+    """All kinds of steps but quantiles, with each policy, and a core that also reads a feature as it is."""
+    steps = (
+        Step(StepKind.FILL, ("age", "debt"), ("age1", "debt1"), {"number": column(40.0, -0.0)}),
+        Step(StepKind.MISSING, ("age", "debt"), ("age2", "debt2")),
+        Step(StepKind.SCALE, ("age1",), ("age3",), {"subtract": column(3.0), "divide": column(7.0)}),
+        Step(StepKind.SCALE, ("debt1",), ("debt3",), {"multiply": column(0.3), "add": column(0.1)}),
+        Step(StepKind.CLIP, ("age3", "debt3"), ("age4", "debt4"), {"low": column(1, -1), "high": column(5, 1)}),
+        Step(StepKind.POWER, ("debt1", "age3", "income", "debt1"), ("y1", "y2", "y3", "y4"),
+             {"exponent": column(0.0, 2.0, -0.7, 1e-7)}, {"method": YEO_JOHNSON}),
+        Step(StepKind.POWER, ("income", "income"), ("b1", "b2"), {"exponent": column(0.0, 0.25)},
+             {"method": BOX_COX}),
+        Step(StepKind.BINS, ("rooms",), ("bin",), {"edge": column(1.0, 2.0, 2.0, 3.5)}),
+        Step(StepKind.ONEHOT, ("bin",), ("o1", "o3"), {"number": column(1.0, 3.0)}),
+        Step(StepKind.MAP, ("bin",), ("woe",), {"key": column(0, 1, 3, 4), "values": column(-0.5, 0.1, 0.7, 1e-9)},
+             {"unknown": "invalid", "missing": "missing"}),
+        Step(StepKind.NORMAL, ("debt4",), ("n1",)),
+        Step(StepKind.MAP, ("debt2",), ("m0",), {"key": column(-0.0), "values": column(2.0), "unknown": column(3.0)},
+             {"unknown": "value", "missing": "nan"}),
+        Step(StepKind.MAP, ("city",), ("c1", "c2"),
+             {"values": np.array([[1.0, -1.0], [0.5, 2.0], [0.0, 4.0]]), "missing": np.array([[9.0, 8.0]])},
+             {"unknown": "invalid", "missing": "value"}),
+        Step(StepKind.MAP, ("job",), ("j1",), {"values": column(0.25, 0.5), "unknown": column(-2.0)},
+             {"unknown": "value", "missing": "missing"}),
+        Step(StepKind.PRODUCT, ("age4", "rooms", "o1"), ("p0", "p1", "p2"), options={"terms": [[], [0, 0, 1], [1, 2]]}),
+    )  # fmt: skip
+    names = "n1 age2 age4 debt4 y1 y2 y3 y4 b1 b2 o1 o3 woe m0 c1 c2 j1 p0 p1 p2 rooms"
+    read_columns = tuple(names.split())
+    weights = np.random.default_rng(1).normal(size=(len(read_columns), 2))
+    core = LinearPart(read_columns, weights, np.array([0.5, -0.25]), np.array([0.0, 1.0]))
+    texts = {"city": ("Wien", "O'Hara; --", ""), "job": ("baker", "smith")}
+    return StepsPart(("job", "age", "income", "debt", "rooms", "city"), texts, steps, core)
+
+
+def test_every_kind_of_step_is_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, every_step())
+    frame = pd.concat([data(60, seed=9), odd_rows()], ignore_index=True)
+    found = assert_engine_says(warehouse, partial, frame)
+    assert 20 < (~np.isnan(found).any(axis=1)).sum() < len(frame)
+
+
+def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    cities = ("Wien", "O'Hara; --", "", *(f"city {place}" for place in range(60)))
+    rng = np.random.default_rng(4)
+    known = {"unknown": "value", "missing": "value"}
+    texts = {"values": rng.normal(size=(len(cities), 2)), "unknown": np.ones((1, 2)), "missing": np.zeros((1, 2))}
+    numbers = {"key": column(*np.arange(-20.0, 20.0)), "values": rng.normal(size=(40, 1))}
+    steps = (
+        Step(StepKind.MAP, ("city",), ("c1", "c2"), texts, known),
+        Step(StepKind.MAP, ("city",), ("c3",), {name: each[:, :1] for name, each in texts.items()}, known),
+        Step(StepKind.MAP, ("rooms",), ("r",), numbers, {"unknown": "invalid", "missing": "missing"}),
+    )
+    core = LinearPart(("c1", "c2", "c3", "r"), rng.normal(size=(4, 2)), None, np.zeros(2))
+    part = StepsPart(("city", "rooms"), {"city": cities}, steps, core)
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part)
+    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 11)], ignore_index=True)
+    assert_engine_says(warehouse, partial, frame)
+
+
+def test_hive_is_not_offered_for_more_joins_than_it_has_room_for() -> None:
+    numbers = {"key": column(*range(40)), "values": column(*range(40))}
+    policies = {"unknown": "invalid", "missing": "missing"}
+    for count, engines in ((4, ("numpy", "duckdb", "spark", "hive")), (5, ("numpy", "duckdb", "spark"))):
+        steps = tuple(Step(StepKind.MAP, ("age",), (f"m{place}",), numbers, policies) for place in range(count))
+        part = StepsPart(("age",), {}, steps, LinearPart(("m0",), np.ones((1, 1)), None, np.zeros(1)))
+        assert LAYOUTS[part.family].engines(part) == engines
+
+
+def test_an_exposure_behind_steps_is_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    steps = (Step(StepKind.FILL, ("income",), ("filled",), {"number": column(2.0)}),)
+    core = LinearPart(("rooms", "filled"), column(0.5, 1.0), None, np.zeros(1), "filled")
+    part = StepsPart(("income", "rooms"), {}, steps, core)
+    frame = pd.concat([data(20, seed=9), odd_rows()], ignore_index=True)
+    assert_engine_says(warehouse, PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part), frame)
+
+
+def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    points = {"from": column(1, 1, 2, 2, 2, 4, 4), "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}
+    steps = (
+        Step(StepKind.QUANTILE, ("rooms",), ("q",), points | {"margin": column(0.0)}),
+        Step(StepKind.QUANTILE, ("debt",), ("r",), points | {"margin": column(0.125)}),
+        Step(StepKind.NORMAL, ("q", "r"), ("n", "m")),
+    )
+    core = LinearPart(("q", "r", "n", "m"), np.ones((4, 1)), None, np.zeros(1))
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, StepsPart(("rooms", "debt"), {}, steps, core))
+    edges = [0.875, 1.0, 1.0625, 1.125, 2.0, 3.0, 3.875, 3.9375, 4.0, 5.0]
+    frame = pd.concat([data(20, seed=9).assign(debt=edges * 2), odd_rows()], ignore_index=True)
+    assert_engine_says(warehouse, partial, frame)
+
+
+def test_a_part_with_steps_comes_back_from_the_warehouse_bit_by_bit(warehouse: Warehouse) -> None:
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, every_step())
+    version, _, _ = published(warehouse, partial, data(5))
+    part = load_model(warehouse, version).part
+    features = coded(partial.part, data(60, seed=9))
+    np.testing.assert_array_equal(part.partial_scores(features), partial.part.partial_scores(features))
+    np.testing.assert_array_equal(part.statuses(features), partial.part.statuses(features))
+    assert LAYOUTS[part.family].engines(part) == ("numpy", "duckdb", "spark", "hive")
+
+
+def test_no_number_and_no_text_of_a_step_stands_in_the_statement(warehouse: Warehouse) -> None:
+    marks = (123.456, 77.125, 31.0625)
+    steps = (
+        Step(StepKind.FILL, ("age",), ("age1",), {"number": column(marks[0])}),
+        Step(StepKind.BINS, ("age1",), ("bin",), {"edge": column(marks[1])}),
+        Step(StepKind.MAP, ("city",), ("c",), {"values": column(marks[2])}, {"unknown": "nan", "missing": "nan"}),
+    )
+    core = LinearPart(("bin", "c"), np.array([[0.515625], [0.53125]]), None, np.zeros(1))
+    part = StepsPart(("age", "city"), {"city": ("Wien",)}, steps, core)
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, part)
+    version, snapshot, _ = published(warehouse, partial, data(5))
+    statement, values = partial_scores_query(version, snapshot)
+    told = f"{statement.sql('duckdb')} {values}"
+    assert not [mark for mark in (*map(str, marks), "0.515625", "0.53125", "Wien") if mark in told]
+
+
+CHANGES: Mapping[str, Callable[[Step], Step]] = {
+    "a number": lambda step: replace(step, numbers={**step.numbers, "low": np.nextafter(step.numbers["low"], 0.0)}),
+    "an input": lambda step: replace(step, inputs=("age", "debt3")),
+    "an output": lambda step: replace(step, outputs=step.outputs[::-1]),
+    "the kind": lambda step: Step(StepKind.MISSING, step.inputs, step.outputs),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_digest_covers_every_step(change: str) -> None:
+    part = every_step()
+    place = next(place for place, step in enumerate(part.steps) if step.kind is StepKind.CLIP)
+    changed = [*part.steps]
+    changed[place] = CHANGES[change](changed[place])
+    other = replace(part, steps=tuple(changed))
+    digests = [list(LAYOUTS[each.family].digest_fields(each)) for each in (part, other, every_step())]
+    assert digests[0] != digests[1]
+    assert digests[0] == digests[2]

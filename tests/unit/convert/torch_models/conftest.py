@@ -1,0 +1,3 @@
+"""The recipe here needs PyTorch, which the tests do without."""
+
+collect_ignore = ["make.py"]
