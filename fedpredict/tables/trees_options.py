@@ -14,6 +14,8 @@ from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPar
 
 MAX_DEPTH = 32
 """Splits one below the other that engines take; each is a subquery around the one before."""
+HIVE_JOINS = 7
+"""Hive on Tez counts what each operator does and has, as it comes, 120 counters: so many levels were seen to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,22 @@ def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     return plain
 
 
-def in_engines(part: TreesPart | SplitTreesPart) -> bool:
-    """Return whether SQL can compute a part: it is not too deep, and asks of texts only whether they are in a set."""
+def trees_engines(part: TreesPart | SplitTreesPart, n_joins: int = 0) -> tuple[str, ...]:
+    """Return the engines that can compute a part: whose trees are not too deep, and ask texts only for their sets.
+
+    Args:
+        part: The trees.
+        n_joins: Joins that the statement has before it comes to them.
+    """
     options = options_of(part)
     texts = {at for at, name in enumerate(part.features) if name in part.categories}
     as_number = {at for at, _ in options.numbers} | {at for at, zero_is_missing in options.sets if zero_is_missing}
-    return options.depth <= MAX_DEPTH and not texts & as_number
+    if options.depth > MAX_DEPTH or texts & as_number:
+        return ("numpy",)
+    if texts & {at for at, _ in options.sets}:
+        n_joins += 1
+    in_hive = options.depth + n_joins <= HIVE_JOINS
+    return ("numpy", "duckdb", "spark", "hive") if in_hive else ("numpy", "duckdb", "spark")
 
 
 def parse_options(content: Mapping[str, object]) -> TreesOptions:

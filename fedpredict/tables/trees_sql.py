@@ -126,24 +126,17 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
     def text(number: exp.Expr) -> exp.Expr:
         if options.codes is CodeRule.WHOLE:
             number = sql.column(name)  # not rounded
-        floor = exp.Floor(this=number.copy())  # a BIGINT in Hive, which compares none with a DOUBLE
-        whole = exp.cast(floor, exp.DataType.Type.BIGINT)
+        # a BIGINT in Hive and Spark, so only what is in its range is cut; -0.5 has the code of 0.5 where it has one
+        whole = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
         code: exp.Expr = _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))
         if options.codes is CodeRule.WHOLE:
             is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
             code = sql.case(_literal(UNKNOWN), (is_whole, code))
-        is_code = exp.and_(
-            exp.GTE(this=floor.copy(), expression=sql.number(0)),
-            exp.LT(this=floor.copy(), expression=sql.number(MAX_CODE + 1)),
-        )
-        branches = [(is_code, code)]
+        lowest: exp.Expr = exp.GTE(this=number.copy(), expression=sql.double("0"))
         if options.codes is CodeRule.CUT:
-            is_cut_to_zero = exp.and_(
-                exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1"))),
-                exp.LT(this=number.copy(), expression=sql.double("0")),
-            )
-            branches.append((is_cut_to_zero, _between_bars(_literal("0"))))
-        return sql.case(_literal(UNKNOWN), *branches)
+            lowest = exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1")))
+        is_code = exp.and_(lowest, exp.LT(this=number.copy(), expression=sql.double(str(MAX_CODE + 1))))
+        return sql.case(_literal(UNKNOWN), (is_code, code))
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)
 

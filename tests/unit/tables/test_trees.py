@@ -23,7 +23,7 @@ from fedpredict.tables.category_sets import members_of, set_text
 from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.trees import trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import trees_digest_fields
-from fedpredict.tables.trees_options import MAX_DEPTH, plain_options
+from fedpredict.tables.trees_options import HIVE_JOINS, MAX_DEPTH, plain_options
 from fedpredict.tables.version import ModelVersion, version_to_rows, versions_from_rows
 from tests.tree_parts import Shape, chain_of_splits, random_part, random_rows
 
@@ -279,10 +279,16 @@ def test_engines_are_not_offered_for_what_they_cannot_ask() -> None:
     part = small_part()
     on_text = replace(part.trees, feature=np.array([1, 1, LEAF, LEAF, LEAF, LEAF], dtype=np.int32))
 
-    assert LAYOUT.engines(part) == ("numpy", "duckdb", "spark", "hive")
+    everywhere, but_hive = ("numpy", "duckdb", "spark", "hive"), ("numpy", "duckdb", "spark")
+    assert LAYOUT.engines(part) == everywhere
     assert LAYOUT.engines(replace(part, trees=on_text)) == ("numpy",)
-    assert LAYOUT.engines(chain_of_splits(MAX_DEPTH)) == ("numpy", "duckdb", "spark", "hive")
+    assert LAYOUT.engines(chain_of_splits(HIVE_JOINS)) == everywhere
+    assert LAYOUT.engines(chain_of_splits(HIVE_JOINS + 1)) == but_hive
+    assert LAYOUT.engines(chain_of_splits(MAX_DEPTH)) == but_hive
     assert LAYOUT.engines(chain_of_splits(MAX_DEPTH + 1)) == ("numpy",)
+    with_texts = random_part(np.random.default_rng(1), Shape(20, HIVE_JOINS, n_texts=2, with_sets=True))
+    assert plain_options(with_texts)["depth"] == HIVE_JOINS
+    assert LAYOUT.engines(with_texts) == but_hive
 
 
 @given(st.lists(st.text(alphabet="ab|~01 年", max_size=4), max_size=5))
