@@ -23,7 +23,6 @@ from fedpredict.model.trees import CodeRule, TreesPart
 from fedpredict.tables.models import ModelVersion, load_model, publish_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
-from fedpredict.tables.trees_options import HIVE_JOINS
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
 from tests.contract.conftest import Place
@@ -142,10 +141,9 @@ def roomy(place: Place, tmp_path: Path) -> Iterator[Warehouse]:
     warehouse.close()
 
 
-def test_500_trees_of_depth_8_are_scored(roomy: Warehouse, place: Place) -> None:
+def test_500_trees_of_depth_8_are_scored(roomy: Warehouse) -> None:
     random = np.random.default_rng(8)
-    depth = HIVE_JOINS if place.kind == "hive" else 8  # Hive is offered for no more
-    part = full_trees(random, n_trees=500, depth=depth, n_features=20)
+    part = full_trees(random, n_trees=500, depth=8, n_features=20)
     rows = random.normal(size=(20, 20))
     rows[random.random(rows.shape) < 0.05] = np.nan
 
