@@ -246,11 +246,12 @@ def test_any_features_are_scored_as_scikit_learn_scores_them(rows: list[Any], se
     features = np.array(rows)
     target = np.random.default_rng(seed).integers(0, 3, len(features))
     options = {"n_estimators": 3} if kind is RandomForestRegressor else {}
-    model = fit(kind(random_state=seed, **options), features, target)
-    if kind is DecisionTreeClassifier and len(model.classes_) < 2:
-        return
+    with np.errstate(invalid="ignore"):  # scikit-learn adds up all numbers, beyond float32 in both directions
+        model = fit(kind(random_state=seed, **options), features, target)
+        if kind is DecisionTreeClassifier and len(model.classes_) < 2:
+            return
 
-    assert_predicts(model, read_estimator(model).partial, features[::-1])
+        assert_predicts(model, read_estimator(model).partial, features[::-1])
 
 
 @functools.cache
