@@ -31,6 +31,8 @@ def cut_network(
         ModelConflictError: A hidden unit depends on features of two parties, or the last layer is no sum.
     """
     del feature_constants  # folded preprocessing stands in the first layer's bias, and so in each unit's own
+    if joint.combination is not None:
+        raise ModelConflictError("the network is one party's, for a head: cut the joint model instead")
     parties = list(columns)
     if len(parties) > 1 and joint.layers[-1].activation is not Activation.IDENTITY:
         raise ModelConflictError(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import combination_of
 from fedpredict.model.combine import finish
 from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link
 from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus
-from fedpredict.model.split_trees import combination_of
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""

@@ -17,9 +17,9 @@ from fedpredict.model.network import NetworkPart
 from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus
+from fedpredict.tables.layer_rows import BLOCK
 from fedpredict.tables.models import load_model, publish_model
 from fedpredict.tables.names import column_names
-from fedpredict.tables.network import BLOCK
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
