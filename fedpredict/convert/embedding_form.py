@@ -62,14 +62,19 @@ def embedding_layers(layers: tuple[Dense, ...], content: Mapping[str, object]) -
     width, own = count_from_plain(content["n_scores"], "n_scores", MAX_WIDTH), layers[-1].n_units
     if width < own:
         raise ModelFileError(f"n_scores is {width}, but the network's embedding has {own} numbers")
+    return padded(layers, width)
+
+
+def padded(layers: tuple[Dense, ...], width: int) -> tuple[Dense, ...]:
+    """Return layers that give `width` numbers: zeros behind their own."""
+    last, own = layers[-1], layers[-1].n_units
     if width == own:
         return layers
-    last = layers[-1]
     if last.activation is Activation.SOFTMAX or activate(last.activation, np.zeros((1, 1)), last.slope).any():
         layers, last = (*layers, Dense(np.eye(own), np.zeros(own))), Dense(np.eye(own), np.zeros(own))
     more = width - own
-    padded = replace(last, weights=np.pad(last.weights, ((0, 0), (0, more))), bias=np.pad(last.bias, (0, more)))
-    return (*layers[:-1], padded)
+    wide = replace(last, weights=np.pad(last.weights, ((0, 0), (0, more))), bias=np.pad(last.bias, (0, more)))
+    return (*layers[:-1], wide)
 
 
 def structure_from_plain(content: Mapping[str, object], combining: Combining) -> str:

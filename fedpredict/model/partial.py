@@ -84,6 +84,8 @@ class PartialModel:
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
         check_widths(self.kind, self.n_raw, self.classes, self.link)
+        if self.fit_intercept and combination_of(self.part) is not None:
+            raise ValueError("the intercept of a model with a head is in the head: fit_intercept must be false")
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:
