@@ -95,6 +95,10 @@ def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) ->
 def _behind_steps(steps: list[Estimator], options: ReadOptions) -> Reading:
     """A pipeline of which not all folds into weights."""
     model = steps[-1]
+    if options.offset or options.exposure is not None:
+        raise ModelConflictError(
+            "--offset and --exposure go with a linear model whose preprocessing folds into its weights"
+        )
     fitted = read_trees(model) if is_of_trees(model) else read_linear(model)
     features = chosen_features(_names_in_file(steps), options.features, n_columns(steps))
     try:

@@ -10,6 +10,7 @@ from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.plain import check_keys, matrix
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
+from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Family, Part
 from fedpredict.model.step import Step, StepKind
 from fedpredict.model.steps import StepsPart
@@ -93,10 +94,16 @@ def _step(value: object, what: str) -> Step:
     inputs, outputs = (_texts(value.get(name), f"{what}: {name}") for name in ("inputs", "outputs"))
     what = f"{what} ({clipped(kind)})"
     try:
-        read = {str(name): matrix(rows, f"{what}: {clipped(str(name))}") for name, rows in numbers.items()}
+        read = {str(name): _columns(rows, f"{what}: {clipped(str(name))}") for name, rows in numbers.items()}
         return Step(StepKind(kind), inputs, outputs, read, options)
     except ValueError as error:
         raise ModelFileError(f"{what}: {error}") from error
+
+
+def _columns(rows: object, what: str) -> Floats:
+    """Return numbers as a matrix; none, as a bin of a constant has no edge, are a column of none."""
+    found = matrix(rows, what)
+    return found if len(found) else found.reshape(0, 1)
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 
-from fedpredict.errors import TableCorruptError
+from fedpredict.errors import StatementError, TableCorruptError
 from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
@@ -100,7 +100,14 @@ def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snaps
 
     Raises:
         TableCorruptError: The parameter table has not one row per output.
+        StatementError: The engine is not one of the version's; it is scored in process.
     """
+    engine = warehouse.engine.name
+    if engine not in version.engines:
+        raise StatementError(
+            f"{engine} cannot compute version {version.version} of {version.model_id} (engines:"
+            f" {', '.join(version.engines)}): score it in process"
+        )
     rows = warehouse.run(*partial_scores_query(version, snapshot)).sort_by(
         [("sample_id", "ascending"), ("output", "ascending")]
     )

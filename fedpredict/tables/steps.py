@@ -21,6 +21,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Family, Part
 from fedpredict.model.step import ELEMENTWISE, Step
 from fedpredict.model.steps import StepsPart
+from fedpredict.tables.linear import exposure_of
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import steps_schema
 from fedpredict.tables.steps_options import (
@@ -241,7 +242,8 @@ def _core(
 ) -> Part:
     if shape.core is Family.LINEAR:
         intercept = numbers["intercept"][0] if version.holds_intercept else None
-        return LinearPart(shape.core_features, numbers["weight"], intercept, numbers["constant"][0])
+        exposure = exposure_of(shape.core_options)
+        return LinearPart(shape.core_features, numbers["weight"], intercept, numbers["constant"][0], exposure)
     start = 0
     for family in _OWN_TABLES:
         count = len(layouts[family].schemas(version.view, ())) if family in layouts else 0

@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from fedpredict.model.part import Family
 from fedpredict.tables import sql
+from fedpredict.tables.linear import exposure_of
 from fedpredict.tables.linear_sql import weighted_scores
 from fedpredict.tables.source import Source
 from fedpredict.tables.step_kinds_sql import EMIT
@@ -36,7 +37,10 @@ def steps_scores(
     if shape.core is not Family.LINEAR:
         return scored[shape.core](core_version(version, shape), derived)
     weights = [f"fp_w{place}" for place in range(len(shape.core_features))]
-    return weighted_scores(derived, list(derived.column_of.values()), weights, _weights(version, shape, weights))
+    exposure = exposure_of(shape.core_options)
+    exposed = None if exposure is None else derived.column_of[exposure]
+    columns = list(derived.column_of.values())
+    return weighted_scores(derived, columns, weights, _weights(version, shape, weights), exposure=exposed)
 
 
 def _weights(version: ModelVersion, shape: StepsOptions, names: Sequence[str]) -> exp.Select:

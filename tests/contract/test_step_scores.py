@@ -156,6 +156,14 @@ def test_hive_is_not_offered_for_more_joins_than_it_has_room_for() -> None:
         assert LAYOUTS[part.family].engines(part) == engines
 
 
+def test_an_exposure_behind_steps_is_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    steps = (Step(StepKind.FILL, ("income",), ("filled",), {"number": column(2.0)}),)
+    core = LinearPart(("rooms", "filled"), column(0.5, 1.0), None, np.zeros(1), "filled")
+    part = StepsPart(("income", "rooms"), {}, steps, core)
+    frame = pd.concat([data(20, seed=9), odd_rows()], ignore_index=True)
+    assert_engine_says(warehouse, PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part), frame)
+
+
 def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
     points = {"from": column(1, 1, 2, 2, 2, 4, 4), "to": column(0, 0.25, 0.3, 0.4, 0.5, 0.75, 1)}
     steps = (

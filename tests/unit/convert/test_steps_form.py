@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import KBinsDiscretizer
 
-from fedpredict.convert.portable import from_portable, parse_json, to_portable
+from fedpredict.convert.portable import from_portable, parse_json, to_json, to_portable
 from fedpredict.convert.sklearn_transformers import TRANSFORMERS
 from fedpredict.errors import ConversionError
 from fedpredict.model.share import SampleStatus
 from fedpredict.model.step import StepKind
+from tests.unit.convert.support import read_estimator
 
 PAGE = (Path(__file__).parents[3] / "docs" / "portable-model.md").read_text()
 NAN = float("nan")
@@ -46,6 +52,20 @@ def test_the_page_lists_every_kind_of_step_and_every_transformer() -> None:
 def test_a_form_written_again_is_the_same() -> None:
     partial = from_portable(example())
     assert to_portable(from_portable(to_portable(partial))) == to_portable(partial)
+
+
+def test_the_one_bin_of_a_constant_has_no_edge_also_when_written_and_read_again() -> None:
+    frame = pd.DataFrame({"always": np.full(8, 5.0), "some": np.arange(8.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn says that one bin is left of the constant
+        bins = KBinsDiscretizer(3, encode="onehot-dense", quantile_method="averaged_inverted_cdf")
+        model = make_pipeline(bins, LogisticRegression()).fit(frame, np.arange(8) % 2)
+    reading = read_estimator(model, features=None)
+
+    again = from_portable(parse_json(to_json(reading.partial)))
+
+    expected = model.decision_function(frame)
+    np.testing.assert_allclose(again.part.partial_scores(frame.to_numpy())[:, 0], expected, rtol=1e-12, atol=1e-12)
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

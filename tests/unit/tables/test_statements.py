@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import sqlglot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpredict.errors import TableCorruptError
+from fedpredict.errors import StatementError, TableCorruptError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
@@ -119,3 +120,10 @@ def test_the_engine_agrees_with_numpy_on_any_features(
         else:
             terms = abs(a * 0.5) + abs(b * 3.25) + 0.123456789
             assert row["scores"][0] == pytest.approx(a * 0.5 - b * 3.25 + 0.123456789, rel=0, abs=1e-12 * terms)
+
+
+def test_an_engine_that_is_not_one_of_the_versions_is_not_asked(warehouse: LocalWarehouse) -> None:
+    version = replace(publish(warehouse, [[1.0], [1.0]]), engines=("numpy", "spark"))
+
+    with pytest.raises(StatementError, match=r"duckdb cannot compute version 1 of .* \(engines: numpy, spark\)"):
+        score_in_engine(warehouse, version, snapshot_of(warehouse, [1.0], [2.0]))
