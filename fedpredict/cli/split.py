@@ -22,6 +22,7 @@ from fedpredict.cli.convert import (
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.verification import has_expected, read_verification
+from fedpredict.convert.network_top_cut import split_under_top
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import HeadResult, ReadResult, check_verification, read_file, read_model_file
 from fedpredict.convert.simulate import simulate as play
@@ -31,6 +32,7 @@ from fedpredict.convert.write import write_head, write_partial
 from fedpredict.errors import InputError, VerificationError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.head import HeadModel
+from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.split_trees import SplitTreesPart
 
@@ -45,7 +47,8 @@ HeadOption = Annotated[
     str | None,
     typer.Option(
         "--head",
-        help="The initiator, for trees that mix features of several parties: it gets the values of the leaves.",
+        help="The initiator, for trees and networks that mix features of several parties: it gets the values of the "
+        "leaves, or the layers above.",
     ),
 ]
 RowsOption = Annotated[
@@ -80,7 +83,8 @@ def split(
 ) -> None:
     """Cut a jointly trained model into one pickled partial model per party, by columns.
 
-    With --head, trees may mix the parties' features: each party gets its own splits, and the initiator the rest.
+    With --head, trees and networks may mix the parties' features: each party gets its own splits, or the units below
+    the first that mix, and the initiator the rest.
     """
     output = Output(as_json=as_json)
     owners = dict(_parse_owner(text) for text in parties)
@@ -172,7 +176,8 @@ def _cut(
     if head is None:
         constants = result.feature_constants
         return split_model(result.partial, owners, intercept, rows=rows, feature_constants=constants), None
-    cut = split_with_head(result.partial, owners, head, rows=rows)
+    cut_off = split_under_top if isinstance(result.partial.part, NetworkPart) else split_with_head
+    cut = cut_off(result.partial, owners, head, rows=rows)
     return cut.parts, cut.head
 
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.plain import check_keys, matrix, optional_text, vector
 from fedpredict.convert.portable import agreed, classes_of, kind_of, link_of, metadata_of
+from fedpredict.convert.top_form import top_from_plain, top_to_plain
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError
 from fedpredict.model.combination import Combining
-from fedpredict.model.head import HeadModel
+from fedpredict.model.head import Head, HeadModel
 from fedpredict.model.kinds import MAX_CLASSES, own_link
+from fedpredict.model.top_head import TopHead
 from fedpredict.model.tree_head import TreeHead
 from fedpredict.model.trees import MAX_CODE
 
@@ -28,10 +30,6 @@ _TREE_KEYS = ("structure_sha256", "n_leaves", "n_outputs", "output", "values", "
 
 def head_to_portable(head: HeadModel) -> dict[str, object]:
     """Return a head as plain Python; the inverse of `head_from_portable`."""
-    trees = head.head
-    if not isinstance(trees, TreeHead):
-        raise TypeError(f"a {type(trees).__name__} has no portable form")
-    wide = bool((trees.output == -1).all())
     result: dict[str, object] = {
         "format": HEAD_FORMAT,
         "model_id": head.model_id,
@@ -40,19 +38,32 @@ def head_to_portable(head: HeadModel) -> dict[str, object]:
         "kind": head.kind.value,
         "classes": list(head.classes),
         "metadata": dict(head.metadata),
-        "combining": trees.combination.combining.value,
-        "head": {
-            "structure_sha256": trees.structure_sha256,
-            "n_leaves": trees.n_leaves.tolist(),
-            "n_outputs": trees.n_outputs,
-            "output": None if wide else trees.output.tolist(),
-            "values": trees.values.tolist() if wide else trees.values[:, 0].tolist(),
-            "intercept": trees.intercept.tolist(),
-        },
+        "combining": head.head.combination.combining.value,
+        "head": _to_plain(head.head),
     }
     if head.link != own_link(head.kind):
         result["link"] = str(head.link)
     return result
+
+
+def _to_plain(head: Head) -> dict[str, object]:
+    if isinstance(head, TopHead):
+        return top_to_plain(head)
+    if isinstance(head, TreeHead):
+        return _trees_to_plain(head)
+    raise TypeError(f"a {type(head).__name__} has no portable form")
+
+
+def _trees_to_plain(trees: TreeHead) -> dict[str, object]:
+    wide = bool((trees.output == -1).all())
+    return {
+        "structure_sha256": trees.structure_sha256,
+        "n_leaves": trees.n_leaves.tolist(),
+        "n_outputs": trees.n_outputs,
+        "output": None if wide else trees.output.tolist(),
+        "values": trees.values.tolist() if wide else trees.values[:, 0].tolist(),
+        "intercept": trees.intercept.tolist(),
+    }
 
 
 def head_to_json(head: HeadModel) -> str:
@@ -83,9 +94,7 @@ def head_from_portable(content: Mapping[str, object], options: ReadOptions | Non
         raise ModelFileError(f"the portable head needs format: {HEAD_FORMAT!r}")
     if options.holds_intercept or options.features:
         raise ModelConflictError("a head has neither features nor an intercept to choose: leave those options out")
-    combining, plain, kind = optional_text(content, "combining"), content.get("head"), kind_of(content)
-    if combining != Combining.LEAF_MASKS:
-        raise ModelFileError(f"the portable head needs combining: {Combining.LEAF_MASKS.value!r}")
+    combining, plain, kind = _combining(content), content.get("head"), kind_of(content)
     if not isinstance(plain, dict):
         raise ModelFileError("the portable head needs head: a dict")
     try:
@@ -96,11 +105,18 @@ def head_from_portable(content: Mapping[str, object], options: ReadOptions | Non
             kind=kind,
             classes=classes_of(content.get("classes")),
             link=link_of(content, kind),
-            head=_tree_head(plain),
+            head=_tree_head(plain) if combining is Combining.LEAF_MASKS else top_from_plain(plain, combining),
             metadata=metadata_of(content.get("metadata")),
         )
     except ValueError as error:
         raise ModelFileError(f"the portable head does not fit together: {error}") from error
+
+
+def _combining(content: Mapping[str, object]) -> Combining:
+    value, known = optional_text(content, "combining"), [each.value for each in Combining]
+    if value not in known:
+        raise ModelFileError(f"the portable head needs combining: one of {', '.join(known)}")
+    return Combining(value)
 
 
 def _tree_head(plain: Mapping[str, object]) -> TreeHead:

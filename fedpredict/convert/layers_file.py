@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedpredict.convert.embedding_form import EMBEDDING_KEYS
 from fedpredict.convert.labels import label_text
 from fedpredict.convert.network_form import activation_of, slope_of
 from fedpredict.convert.plain import check_keys, number, optional_text
@@ -18,6 +19,7 @@ from fedpredict.model.links import Link, parse_link
 FORMAT = "fedpredict-layers-1"
 _KEYS = (
     "format", "kind", "link", "classes", "prefix", "inputs", "layers", "intercept", "fit_intercept", "ignore",
+    *EMBEDDING_KEYS,
 )  # fmt: skip
 _INPUT_KEYS = ("feature", "embedding", "categories", "unknown")
 _TORCH_EPS = 1e-5
@@ -79,6 +81,7 @@ class Layers:
         intercept: The tensor that the joint model adds to the sum of all parties' networks; None where it is not here.
         fit_intercept: Whether there is one, at whichever party; None where nothing is said.
         ignore: Names of tensors that are not needed; one that ends with `*` stands for all that start so.
+        embedding: `EMBEDDING_KEYS` with their values, where the scores are an embedding for a head.
     """
 
     kind: Kind
@@ -90,6 +93,7 @@ class Layers:
     intercept: str | None
     fit_intercept: bool | None
     ignore: tuple[str, ...]
+    embedding: Mapping[str, object]
 
 
 def parse_layers(text: str) -> Layers:
@@ -107,7 +111,9 @@ def parse_layers(text: str) -> Layers:
     if not isinstance(steps, list) or not steps:
         raise ModelFileError("the description of the layers needs layers: a list")
     found = tuple(_step(each, at) for at, each in enumerate(steps, start=1))
-    _check_end(kind, found[-1])
+    embedding = {key: content[key] for key in EMBEDDING_KEYS if key in content}
+    if not embedding:
+        _check_end(kind, found[-1])
     fit_intercept = content.get("fit_intercept")
     if fit_intercept is not None and not isinstance(fit_intercept, bool):
         raise ModelFileError("fit_intercept is not true or false")
@@ -121,6 +127,7 @@ def parse_layers(text: str) -> Layers:
         intercept=optional_text(content, "intercept"),
         fit_intercept=fit_intercept,
         ignore=_texts(content.get("ignore", []), "ignore"),
+        embedding=embedding,
     )
 
 

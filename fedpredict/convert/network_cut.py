@@ -31,6 +31,8 @@ def cut_network(
         ModelConflictError: A hidden unit depends on features of two parties, or the last layer is no sum.
     """
     del feature_constants  # folded preprocessing stands in the first layer's bias, and so in each unit's own
+    if joint.combination is not None:
+        raise ModelConflictError("the network is one party's, for a head: cut the joint model instead")
     parties = list(columns)
     if len(parties) > 1 and joint.layers[-1].activation is not Activation.IDENTITY:
         raise ModelConflictError(
@@ -38,31 +40,37 @@ def cut_network(
             " the identity there and let the kind's link do the rest, or train a network for each party"
         )
     holder = intercept_party if intercept_party is not None else parties[0]
-    inputs = {party: _inputs_of(joint, chosen) for party, chosen in columns.items()}
-    owners = _owners(joint, inputs, parties)
+    inputs = {party: inputs_of(joint, chosen) for party, chosen in columns.items()}
+    owners = unit_owners(joint, list(inputs.values()))
+    for number, depends in enumerate(owners, start=1):
+        _check_owners(depends, number, parties)
     return {
         party: _part(joint, chosen, inputs[party], at, owners, is_holder=party == holder)
         for at, (party, chosen) in enumerate(columns.items())
     }
 
 
-def _inputs_of(joint: NetworkPart, chosen: list[int]) -> list[int]:
+def inputs_of(joint: NetworkPart, chosen: list[int]) -> list[int]:
     """Return the inputs of the first layer that some features give, in the order of these."""
     starts = np.cumsum([0, *joint.widths])
     return [each for feature in chosen for each in range(starts[feature], starts[feature + 1])]
 
 
-def _owners(joint: NetworkPart, inputs: Mapping[str, list[int]], parties: list[str]) -> list[Bools]:
-    """Return for each hidden layer which parties each unit depends on, shape (n_parties, n_units)."""
-    depends = np.zeros((len(parties), joint.layers[0].n_inputs), dtype=bool)
-    for at, party in enumerate(parties):
-        depends[at, inputs[party]] = True
+def unit_owners(joint: NetworkPart, inputs: Sequence[list[int]]) -> list[Bools]:
+    """Return for each hidden layer which parties each unit depends on, shape (n_parties, n_units).
+
+    Args:
+        joint: The network over all features.
+        inputs: For each party, what its features give to the first layer.
+    """
+    depends = np.zeros((len(inputs), joint.layers[0].n_inputs), dtype=bool)
+    for at, own in enumerate(inputs):
+        depends[at, own] = True
     owners = []
-    for number, layer in enumerate(joint.layers[:-1], start=1):
+    for layer in joint.layers[:-1]:
         depends = depends @ (layer.weights != 0.0)
         if layer.activation is Activation.SOFTMAX:
             depends = np.repeat(depends.any(axis=1, keepdims=True), layer.n_units, axis=1)
-        _check_owners(depends, number, parties)
         owners.append(depends)
     return owners
 
@@ -76,7 +84,8 @@ def _check_owners(depends: Bools, number: int, parties: list[str]) -> None:
     raise ModelConflictError(
         f"unit {unit} of layer {number} (and {len(mixed) - 1} more) mixes features of the parties {told}, and behind it"
         " shares cannot be added up: train a network for each party whose outputs are added (a partial model each), or"
-        " one without connections between the parties' units"
+        " one without connections between the parties' units; or name the initiator that shall hold the layers above"
+        " (--head)"
     )
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
+from fedpredict.convert.embedding_form import (
+    EMBEDDING_KEYS,
+    combination_from_plain,
+    combination_to_plain,
+    embedding_layers,
+)
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.plain import check_keys, matrix, number, vector
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelFileError
 from fedpredict.model.activations import Activation
+from fedpredict.model.combination import Combination
 from fedpredict.model.dense import Dense
 from fedpredict.model.network import Embedding, NetworkPart
 
-_KEYS = ("features", "embeddings", "layers", "intercept")
+_KEYS = ("features", "embeddings", "layers", "intercept", *EMBEDDING_KEYS)
 _EMBEDDING_KEYS = ("categories", "vectors", "unknown")
 _LAYER_KEYS = ("weights", "bias", "activation", "slope")
 
@@ -35,6 +43,7 @@ def network_to_plain(part: NetworkPart) -> dict[str, object]:
         },
         "layers": [layer_to_plain(layer) for layer in part.layers],
         "intercept": None if part.intercept is None else part.intercept.tolist(),
+        **combination_to_plain(part.combination),
     }
 
 
@@ -56,14 +65,17 @@ def network_from_plain(content: Mapping[str, object], options: ReadOptions) -> N
         ModelFileError, FeatureNamesError, ModelConflictError: As `FamilyForm.from_plain` says.
     """
     check_keys(content, _KEYS, "the network")
-    layers = layers_from_plain(content.get("layers"))
+    layers, combination = layers_from_plain(content.get("layers")), combination_from_plain(content)
+    if combination is not None:
+        layers = embedding_layers(layers, content)
     embeddings, categories = _embeddings(content.get("embeddings"))
     names = content.get("features")
     if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
         raise ModelFileError("features is not a list of texts")
     n_features = layers[0].n_inputs - sum(each.width - 1 for each in embeddings.values())
     features = chosen_features(names, options.features, len(names) if names is not None else n_features)
-    return network_part(features, categories, embeddings, layers, content.get("intercept"))
+    part = network_part(features, categories, embeddings, layers, content.get("intercept"))
+    return part if combination is None else as_embedding(part, combination)
 
 
 def network_part(
@@ -83,6 +95,13 @@ def network_part(
         return NetworkPart(features, categories, embeddings, layers, added)
     except ValueError as error:
         raise ModelFileError(f"the network does not fit together: {error}") from error
+
+
+def as_embedding(part: NetworkPart, combination: Combination) -> NetworkPart:
+    """Return the part with scores that go into a head; raise `ModelFileError` where it has an intercept."""
+    if part.intercept is not None:
+        raise ModelFileError("a network whose scores are an embedding has no intercept: it belongs into the top model")
+    return replace(part, combination=combination)
 
 
 def layers_from_plain(value: object) -> tuple[Dense, ...]:

@@ -10,12 +10,12 @@ import numpy as np
 from fedpredict.convert.labels import shown
 from fedpredict.errors import FeatureNamesError, IncompatiblePartsError
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import combination_of
 from fedpredict.model.combine import Combined, combine
 from fedpredict.model.head import HeadModel, HeadShelf, LoadedHead
 from fedpredict.model.manifest import Manifest, PartDescription, build_manifest
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus, Share, all_ok_statuses, build_share
-from fedpredict.model.split_trees import combination_of
 
 _NO_DIGEST = "0" * 64
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedpredict.convert.embedding_form import combination_from_plain, embedding_layers
 from fedpredict.convert.labels import chosen_features, shown
 from fedpredict.convert.layers_file import Activate, BatchNorm, Input, Layers, Linear, parse_layers
-from fedpredict.convert.network_form import network_part
+from fedpredict.convert.network_form import as_embedding, network_part
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.safetensors_file import is_safetensors, read_safetensors
@@ -73,7 +74,10 @@ def _partial(layers: Layers, named: _Named, options: ReadOptions, source: str) -
     intercept = None if layers.intercept is None else named.numbers(layers.intercept, (dense[-1].n_units,)).tolist()
     named.check_all_used(layers.ignore)
     categories = {each.feature: tuple(each.rows) for each in inputs if each.rows is not None}
-    part = network_part(features, categories, embeddings, dense, intercept)
+    combination = combination_from_plain(layers.embedding)
+    wide = dense if combination is None else embedding_layers(dense, layers.embedding)
+    part = network_part(features, categories, embeddings, wide, intercept)
+    part = part if combination is None else as_embedding(part, combination)
     if options.holds_intercept is not None and options.holds_intercept != (intercept is not None):
         raise ModelConflictError("the description of the layers and the operator differ on who holds the intercept")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +16,14 @@ class Combining(StrEnum):
 
     LEAF_MASKS = "leaf_masks"
     """A share says for each tree which leaves a party's splits still allow; the head sums the leaves left by all."""
+    TOP_SUM = "top_sum"
+    """A share is an embedding; the head runs a top model over the sum of all parties'."""
+    TOP_CONCAT = "top_concat"
+    """A share is an embedding; the head runs a top model over all parties', one after the other."""
+
+
+TOPS = (Combining.TOP_SUM, Combining.TOP_CONCAT)
+"""Those whose shares are embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +49,18 @@ class Combination:
     def __str__(self) -> str:
         """Return what people are told."""
         return f"{self.combining} of structure {self.structure_sha256[:12]} for {self.n_outputs} outputs"
+
+
+def combination_of(part: object) -> Combination | None:
+    """Return what a part must have in common with a head; None where shares are added up."""
+    found = getattr(part, "combination", None)
+    return found if isinstance(found, Combination) else None
+
+
+def structure_of(combining: Combining, text: str) -> str:
+    """Return the `structure_sha256` of networks whose joint architecture a text names.
+
+    >>> structure_of(Combining.TOP_SUM, "a") == structure_of(Combining.TOP_CONCAT, "a")
+    False
+    """
+    return hashlib.sha256(f"{combining.value}\n{text}".encode()).hexdigest()

@@ -36,6 +36,10 @@ class Head(Protocol):
         """What it must have in common with the parties' parts."""
 
     @property
+    def parties(self) -> tuple[str, ...] | None:
+        """Whose shares it takes; None where any parties' do."""
+
+    @property
     def n_scores(self) -> int:
         """The width of a party's share."""
 

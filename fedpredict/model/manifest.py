@@ -238,6 +238,12 @@ def _head_of(parts: Mapping[str, PartDescription], combination: Combination, she
             raise IncompatiblePartsError(
                 f"model {some.model_id}: head and parts differ in {what}: {told}", parties=sorted(parts)
             )
+    if model.head.parties is not None and set(model.head.parties) != set(parts):
+        raise IncompatiblePartsError(
+            f"model {some.model_id}: the head takes shares of {', '.join(sorted(model.head.parties))}, but the model's"
+            f" parties are {', '.join(sorted(parts))}",
+            parties=sorted(set(model.head.parties) ^ set(parts)),
+        )
     if model.head.n_scores != some.n_scores:
         raise IncompatiblePartsError(
             f"model {some.model_id}: the head takes shares of {model.head.n_scores} numbers, the parts have "

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.combination import TOPS, Combination
 from fedpredict.model.dense import Dense, absolute_terms, check_chain, run_layers
 from fedpredict.model.part import Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
@@ -68,6 +69,8 @@ class NetworkPart:
         layers: In order; the last gives the scores, its bias included.
         intercept: Shape (n_scores,): what the joint model adds to the sum of all parties' networks, beside their own
             biases; None where another party holds it, or the model has none.
+        combination: What the part must have in common with the head that its scores, an embedding, go into; None where
+            all parties' scores are added up.
     """
 
     features: tuple[str, ...]
@@ -75,6 +78,7 @@ class NetworkPart:
     embeddings: Mapping[str, Embedding]
     layers: tuple[Dense, ...]
     intercept: Floats | None
+    combination: Combination | None = None
     _tables: tuple[tuple[int, Embedding, Floats], ...] = field(init=False, repr=False)
     """Column, embedding and its table of each categorical feature, in the order of the columns."""
 
@@ -89,14 +93,19 @@ class NetworkPart:
                     f"feature {name!a} has {len(self.embeddings[name].vectors)} vectors for its categories"
                 )
         check_chain(self.layers, sum(self.widths))
+        self._check_scores()
+        places = ((self.features.index(name), each) for name, each in self.embeddings.items())
+        tables = tuple((column, each, each.table) for column, each in sorted(places, key=lambda place: place[0]))
+        object.__setattr__(self, "_tables", tables)
+
+    def _check_scores(self) -> None:
+        if self.combination is not None and (self.intercept is not None or self.combination.combining not in TOPS):
+            raise ValueError(f"a network with an intercept, or without an embedding, for {self.combination.combining}")
         if self.intercept is not None:
             if self.intercept.shape != (self.n_scores,):
                 raise ValueError(f"an intercept of shape {self.intercept.shape} for {self.n_scores} outputs")
             if not np.isfinite(self.intercept).all():
                 raise ValueError("an intercept is NaN or infinite")
-        places = ((self.features.index(name), each) for name, each in self.embeddings.items())
-        tables = tuple((column, each, each.table) for column, each in sorted(places, key=lambda place: place[0]))
-        object.__setattr__(self, "_tables", tables)
 
     @property
     def family(self) -> Family:

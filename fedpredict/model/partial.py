@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import combination_of
 from fedpredict.model.combine import finish
 from fedpredict.model.ids import check_model_id, check_party_id
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link
 from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus
-from fedpredict.model.split_trees import combination_of
 
 MAX_TRAINING_RUN = 200
 """Characters in the name of a training run."""
@@ -84,6 +84,8 @@ class PartialModel:
         if not 1 <= len(self.training_run) <= MAX_TRAINING_RUN or not self.training_run.isprintable():
             raise ValueError(f"a training run is named by 1 to {MAX_TRAINING_RUN} printable characters")
         check_widths(self.kind, self.n_raw, self.classes, self.link)
+        if self.fit_intercept and combination_of(self.part) is not None:
+            raise ValueError("the intercept of a model with a head is in the head: fit_intercept must be false")
         if self.holds_intercept and not self.fit_intercept:
             raise ValueError("this part holds an intercept, but the joint model is said to have none")
         if self.verification is not None:

@@ -89,8 +89,3 @@ class SplitTreesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`, by the same rule as for summed trees."""
         return statuses_of_trees(features, self.may_miss, self.trees)
-
-
-def combination_of(part: object) -> Combination | None:
-    """Return what a part must have in common with a head; None where shares are added up."""
-    return part.combination if isinstance(part, SplitTreesPart) else None

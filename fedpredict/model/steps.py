@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses, all_finite, any_true
+from fedpredict.model.combination import Combination, combination_of
 from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 from fedpredict.model.step import Program, Step, program_of
@@ -89,6 +90,11 @@ class StepsPart:
     def intercept(self) -> Floats | None:
         """The core's."""
         return self.core.intercept
+
+    @property
+    def combination(self) -> Combination | None:
+        """The core's: what it must have in common with a head."""
+        return combination_of(self.core)
 
     @property
     def n_scores(self) -> int:

@@ -62,6 +62,11 @@ class TreeHead:
         object.__setattr__(self, "combination", combination)
 
     @property
+    def parties(self) -> None:
+        """None: which parties there are is all the same to masks."""
+        return
+
+    @property
     def n_scores(self) -> int:
         """The width of a party's share: the words of a mask."""
         return int(self.first_word[-1])

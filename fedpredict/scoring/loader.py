@@ -19,9 +19,9 @@ from fedpredict.errors import (
     WarehouseUnavailableError,
 )
 from fedpredict.features.base import OnlineStore
+from fedpredict.model.combination import combination_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
-from fedpredict.model.split_trees import combination_of
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables.models import ModelVersion, list_versions, load_model

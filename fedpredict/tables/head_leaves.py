@@ -64,14 +64,15 @@ def leaves_from_rows(rows: pa.Table, version: HeadVersion) -> TreeHead:
     tree, output = (rows.column(name).to_numpy().astype(np.int64) for name in ("tree", "output"))
     value: Floats = rows.column("value").to_numpy().astype(np.float64)
     n_outputs, is_base = version.combination.n_outputs, tree == BASE
+    wide = version.options.get("wide") is True
     if not np.array_equal(output[is_base], np.arange(n_outputs)):
         raise TableCorruptError("the base score has not one row for each output")
-    width = n_outputs if version.wide else 1
+    width = n_outputs if wide else 1
     if len(value[~is_base]) % width:
         raise TableCorruptError("a leaf has not one value for each output")
     first = np.flatnonzero(np.diff(tree[~is_base], prepend=BASE))
     n_leaves = np.diff(first, append=len(value[~is_base])) // width
-    of_tree = np.full(len(first), -1) if version.wide else output[~is_base][first]
+    of_tree = np.full(len(first), -1) if wide else output[~is_base][first]
     head = TreeHead(
         n_leaves=n_leaves,
         n_outputs=n_outputs,

@@ -36,7 +36,7 @@ class HeadVersion:
         classes: Class labels; empty for a regression.
         combination: What it has in common with the parts.
         n_scores: The width of a party's share.
-        wide: Whether every leaf has a value for each output.
+        options: What else is needed to read its rows; JSON values by name.
         salt: What keeps the digest from telling the parameters.
         metadata: From the file, for people.
         created_at: When it was published, UTC.
@@ -52,7 +52,7 @@ class HeadVersion:
     classes: tuple[str, ...]
     combination: Combination
     n_scores: int
-    wide: bool
+    options: Mapping[str, object]
     salt: bytes = field(repr=False)
     metadata: Mapping[str, str]
     created_at: datetime
@@ -83,7 +83,7 @@ def head_to_row(version: HeadVersion) -> pa.Table:
         "structure_sha256": version.combination.structure_sha256,
         "n_outputs": version.combination.n_outputs,
         "n_scores": version.n_scores,
-        "options": json.dumps({"metadata": dict(version.metadata), "wide": version.wide}),
+        "options": json.dumps({"metadata": dict(version.metadata), **version.options}),
         "salt": version.salt.hex(),
         "created_at": version.created_at.astimezone(UTC),
         "source_sha256": version.source_sha256,
@@ -116,7 +116,7 @@ def head_from_row(row: Mapping[str, Any]) -> HeadVersion:
             classes=tuple(json.loads(text("classes"))),
             combination=Combination(Combining(text("combining")), text("structure_sha256"), row["n_outputs"]),
             n_scores=row["n_scores"],
-            wide=options["wide"] is True,
+            options={name: value for name, value in options.items() if name != "metadata"},
             salt=bytes.fromhex(text("salt")),
             metadata=dict(options["metadata"]),
             created_at=row["created_at"].astimezone(UTC),

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.head import HeadModel
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.tree_head import TreeHead
-from fedpredict.tables.head_leaves import LEAF_COLUMNS, is_wide, leaf_digest_fields, leaves_from_rows, leaves_to_rows
+from fedpredict.tables.head_layouts import layout_of
 from fedpredict.tables.head_version import HEAD_COLUMNS, HeadVersion, head_from_row, head_to_row
-from fedpredict.tables.schemas import HEAD_LEAVES, HEADS
+from fedpredict.tables.schemas import HEADS
 from fedpredict.tables.version import SALT_BYTES
 from fedpredict.warehouse.base import Warehouse
 
@@ -39,7 +38,8 @@ def publish_head(warehouse: Warehouse, head: HeadModel, source_sha256: str) -> t
     Returns:
         The head, and whether anything was written.
     """
-    for schema in (HEADS, HEAD_LEAVES):
+    layout = layout_of(head.head.combination.combining)
+    for schema in (HEADS, layout.schema):
         warehouse.ensure(schema)
     known = [each for each in list_heads(warehouse, head.model_id) if each.source_sha256 == source_sha256]
     salt = known[0].salt if known else secrets.token_bytes(SALT_BYTES)
@@ -47,7 +47,7 @@ def publish_head(warehouse: Warehouse, head: HeadModel, source_sha256: str) -> t
     stored = [each for each in known if each.head_sha256 == version.head_sha256]
     if stored and _is_whole(warehouse, stored[0]):
         return stored[0], False
-    warehouse.replace(HEAD_LEAVES.name, version.partition, leaves_to_rows(_tree_head(head)))
+    warehouse.replace(layout.schema.name, version.partition, layout.to_rows(head.head))
     warehouse.replace(HEADS.name, version.partition, head_to_row(version))
     logger.info("head.published", extra={"model": version.model_id, "head_sha256": version.head_sha256})
     return version, True
@@ -70,7 +70,9 @@ def load_head(warehouse: Warehouse, version: HeadVersion) -> HeadModel:
     Raises:
         TableCorruptError: The rows are not those that were published; the message names the model and the fix.
     """
-    rows = warehouse.read(HEAD_LEAVES.name, LEAF_COLUMNS, version.partition)
+    layout = layout_of(version.combination.combining)
+    columns = [column.name for column in layout.schema.columns]
+    rows = warehouse.read(layout.schema.name, columns, version.partition)
     try:
         head = HeadModel(
             model_id=version.model_id,
@@ -79,7 +81,7 @@ def load_head(warehouse: Warehouse, version: HeadVersion) -> HeadModel:
             kind=version.kind,
             classes=version.classes,
             link=version.link,
-            head=leaves_from_rows(rows, version),
+            head=layout.from_rows(rows, version),
             metadata=dict(version.metadata),
         )
         digest = head_sha256(head, version.salt)
@@ -95,7 +97,8 @@ def delete_heads(warehouse: Warehouse, model_id: str) -> int:
     heads = list_heads(warehouse, model_id)
     for version in heads:
         warehouse.replace(HEADS.name, version.partition, HEADS.arrow_schema.empty_table())
-        warehouse.replace(HEAD_LEAVES.name, version.partition, HEAD_LEAVES.arrow_schema.empty_table())
+        schema = layout_of(version.combination.combining).schema
+        warehouse.replace(schema.name, version.partition, schema.arrow_schema.empty_table())
     return len(heads)
 
 
@@ -124,13 +127,7 @@ def _fields(head: HeadModel) -> Iterator[bytes]:
         *head.classes,
     ]
     yield from (text.encode() for text in texts)
-    yield from leaf_digest_fields(_tree_head(head))
-
-
-def _tree_head(head: HeadModel) -> TreeHead:
-    if not isinstance(head.head, TreeHead):
-        raise TypeError(f"a {type(head.head).__name__} has no table")
-    return head.head
+    yield from layout_of(combination.combining).digest_fields(head.head)
 
 
 def _described(head: HeadModel, salt: bytes, source_sha256: str) -> HeadVersion:
@@ -144,7 +141,7 @@ def _described(head: HeadModel, salt: bytes, source_sha256: str) -> HeadVersion:
         classes=head.classes,
         combination=head.head.combination,
         n_scores=head.head.n_scores,
-        wide=is_wide(_tree_head(head)),
+        options=layout_of(head.head.combination.combining).options(head.head),
         salt=salt,
         metadata=head.metadata,
         created_at=datetime.now(UTC),
@@ -161,7 +158,7 @@ def _is_whole(warehouse: Warehouse, version: HeadVersion) -> bool:
 
 
 def _corrupt(version: HeadVersion, why: str) -> TableCorruptError:
+    table = layout_of(version.combination.combining).schema.name
     return TableCorruptError(
-        f"head {version.head_sha256[:12]} of model {version.model_id} in {HEAD_LEAVES.name}: {why}; convert the head"
-        " again"
+        f"head {version.head_sha256[:12]} of model {version.model_id} in {table}: {why}; convert the head again"
     )

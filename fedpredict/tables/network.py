@@ -11,12 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedpredict.errors import TableCorruptError
+from fedpredict.errors import FedPredictError, TableCorruptError
 from fedpredict.model.activations import Activation
-from fedpredict.model.arrays import Bools, Floats
-from fedpredict.model.dense import Dense
+from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.ids import check_view_name
 from fedpredict.model.network import Embedding, NetworkPart
+from fedpredict.tables.layer_rows import (
+    BLOCK,
+    LAYER_COLUMNS,
+    LAYER_NAMES,
+    finite_numbers,
+    layer_digest_fields,
+    layer_from_rows,
+    layer_rows,
+    n_blocks,
+    rows_of,
+    weights_from_rows,
+)
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import PARAMETER_KEYS
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
@@ -28,11 +40,6 @@ INTERCEPT_LAYER = -1
 """The layer of the rows that hold the joint model's intercept."""
 HIVE_STEPS = 8
 """Steps of a statement that Hive on Tez, with the 120 counters that it has by default, was seen to take."""
-BLOCK = 128
-"""Weights in a row: engines multiply wide rows fast, and plan statements over more columns slowly (ADR 0024)."""
-
-_WEIGHTS = [f"w_{place}" for place in range(BLOCK)]
-_LAYER_COLUMNS = ["layer", "unit", "block", "bias", "activation", "slope", *_WEIGHTS]
 _VECTOR_COLUMNS = ["feature", "category", "number", "place", "value"]
 
 
@@ -45,12 +52,14 @@ class Shape:
         activations: And what is applied to its sums.
         embeddings: Feature -> the width of its vectors, and whether there is one for unknown categories.
         n_categories: Feature -> how many vectors it has besides.
+        combination: What the part must have in common with a head; None where shares are added up.
     """
 
     units: tuple[int, ...]
     activations: tuple[Activation, ...]
     embeddings: dict[str, tuple[int, bool]]
     n_categories: dict[str, int]
+    combination: Combination | None
 
     def n_inputs(self, features: Sequence[str]) -> int:
         """Return how many inputs the features give to the first layer."""
@@ -60,20 +69,16 @@ class Shape:
 def network_schemas(view: str, _: Sequence[Column]) -> tuple[TableSchema, TableSchema]:
     """Return the tables of weights and of embeddings of a view's networks; they do not depend on its features."""
     kinds = ColumnType
-    layers = (kinds.INT, kinds.INT, kinds.INT, kinds.DOUBLE, kinds.STRING, kinds.DOUBLE, *[kinds.DOUBLE] * BLOCK)
-    vectors = (kinds.INT, kinds.STRING, kinds.DOUBLE, kinds.INT, kinds.DOUBLE)
-    return tuple(  # type: ignore[return-value]
-        TableSchema(f"{prefix}_{check_view_name(view)}", tuple(map(Column, names, types)), PARAMETER_KEYS)
-        for prefix, names, types in (
-            ("fp_network", _LAYER_COLUMNS, layers),
-            ("fp_embeddings", _VECTOR_COLUMNS, vectors),
-        )
+    vectors = map(Column, _VECTOR_COLUMNS, (kinds.INT, kinds.STRING, kinds.DOUBLE, kinds.INT, kinds.DOUBLE))
+    return (
+        TableSchema(f"fp_network_{check_view_name(view)}", LAYER_COLUMNS, PARAMETER_KEYS),
+        TableSchema(f"fp_embeddings_{check_view_name(view)}", tuple(vectors), PARAMETER_KEYS),
     )
 
 
 def network_columns(_: ModelVersion) -> tuple[list[str], list[str]]:
     """Return the columns of the two tables."""
-    return list(_LAYER_COLUMNS), list(_VECTOR_COLUMNS)
+    return list(LAYER_NAMES), list(_VECTOR_COLUMNS)
 
 
 def network_options(part: NetworkPart) -> dict[str, object]:
@@ -85,6 +90,17 @@ def network_options(part: NetworkPart) -> dict[str, object]:
             name: {"width": each.width, "categories": len(each.vectors), "unknown": each.unknown is not None}
             for name, each in part.embeddings.items()
         },
+        **_combination_options(part.combination),
+    }
+
+
+def _combination_options(combination: Combination | None) -> dict[str, object]:
+    if combination is None:
+        return {}
+    return {
+        "combining": combination.combining.value,
+        "structure_sha256": combination.structure_sha256,
+        "n_outputs": combination.n_outputs,
     }
 
 
@@ -118,60 +134,24 @@ def shape_of(version: ModelVersion) -> Shape:
             activations=tuple(Activation(each) for each in options["activations"]),
             embeddings={name: (int(each["width"]), bool(each["unknown"])) for name, each in embeddings.items()},
             n_categories={name: int(each["categories"]) for name, each in embeddings.items()},
+            combination=_combination(options) if "combining" in options else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, FedPredictError) as error:
         raise TableCorruptError(f"the options of the model's row do not describe a network: {error!r}") from error
 
 
-def n_blocks(n_inputs: int) -> int:
-    """Return how many rows the weights of one unit take."""
-    return max(1, -(-n_inputs // BLOCK))
+def _combination(options: dict[str, Any]) -> Combination:
+    return Combination(Combining(options["combining"]), options["structure_sha256"], int(options["n_outputs"]))
 
 
 def network_to_rows(part: NetworkPart) -> tuple[pa.Table, pa.Table]:
     """Return the rows of both tables, as docs/tables.md says."""
-    pieces = [_layer_rows(number, layer) for number, layer in enumerate(part.layers)]
+    pieces = [layer_rows(number, layer) for number, layer in enumerate(part.layers)]
     if part.intercept is not None:
-        pieces.append(_rows(INTERCEPT_LAYER, np.empty((0, part.n_scores)), part.intercept, None, None))
+        pieces.append(rows_of(INTERCEPT_LAYER, np.empty((0, part.n_scores)), part.intercept, None, None))
     vectors = [_vector_rows(part, name) for name in part.embeddings]
     schema = network_schemas("any", ())[1].arrow_schema
     return pa.concat_tables(pieces), pa.concat_tables([schema.empty_table(), *vectors])
-
-
-def _layer_rows(number: int, layer: Dense) -> pa.Table:
-    slope = layer.slope if layer.activation is Activation.LEAKY_RELU else None
-    return _rows(number, layer.weights, layer.bias, layer.activation.value, slope)
-
-
-def _rows(layer: int, weights: Floats, bias: Floats, activation: str | None, slope: float | None) -> pa.Table:
-    """Return the rows of a layer, unit by unit and block by block; the bias stands in a unit's first row."""
-    n_inputs, n_units = weights.shape
-    units, blocks, is_padding = _positions(n_inputs, n_units)
-    padded = np.zeros((n_units, n_blocks(n_inputs) * BLOCK))
-    padded[:, :n_inputs] = weights.T
-    table = padded.reshape(-1, BLOCK)
-    count = len(units)
-    return pa.table(
-        {
-            "layer": pa.array(np.full(count, layer), pa.int32()),
-            "unit": pa.array(units, pa.int32()),
-            "block": pa.array(blocks, pa.int32()),
-            "bias": pa.array(bias[units], pa.float64(), mask=blocks > 0),
-            "activation": pa.array([activation] * count, pa.string()),
-            "slope": pa.array([slope] * count, pa.float64()),
-            **{
-                name: pa.array(table[:, place].copy(), pa.float64(), mask=is_padding[:, place])
-                for place, name in enumerate(_WEIGHTS)
-            },
-        }
-    )
-
-
-def _positions(n_inputs: int, n_units: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Bools]:
-    """Return unit and block of each row of a layer, and which of its places are behind the last input (n, `BLOCK`)."""
-    count = n_blocks(n_inputs)
-    blocks = np.tile(np.arange(count), n_units)
-    return np.repeat(np.arange(n_units), count), blocks, blocks[:, None] * BLOCK + np.arange(BLOCK) >= n_inputs
 
 
 def _vector_rows(part: NetworkPart, name: str) -> pa.Table:
@@ -209,19 +189,20 @@ def network_from_rows(tables: Sequence[pa.Table], version: ModelVersion) -> Netw
     shape = shape_of(version)
     if len(shape.units) != len(shape.activations):
         raise TableCorruptError(f"{len(shape.units)} layers with {len(shape.activations)} activations")
-    rows = _typed(tables[0], _LAYER_COLUMNS, version.view, 0).sort_by(
+    rows = _typed(tables[0], LAYER_NAMES, version.view, 0).sort_by(
         [("layer", "ascending"), ("unit", "ascending"), ("block", "ascending")]
     )
     widths = [shape.n_inputs(version.features), *shape.units]
     layers = tuple(
-        _layer(rows, number, widths[number], widths[number + 1], activation)
+        layer_from_rows(rows, number, widths[number], widths[number + 1], activation)
         for number, activation in enumerate(shape.activations)
     )
     intercept = _intercept(rows, version)
     expected = sum(n_blocks(before) * after for before, after in zip(widths, shape.units, strict=False))
     if len(rows) != expected + (0 if intercept is None else len(intercept)):
         raise TableCorruptError(f"{len(rows)} parameter rows, where the layers of the network have {expected}")
-    return NetworkPart(version.features, version.categories, _embeddings(tables[1], version, shape), layers, intercept)
+    embeddings = _embeddings(tables[1], version, shape)
+    return NetworkPart(version.features, version.categories, embeddings, layers, intercept, shape.combination)
 
 
 def _typed(rows: pa.Table, columns: Sequence[str], view: str, table: int) -> pa.Table:
@@ -229,43 +210,11 @@ def _typed(rows: pa.Table, columns: Sequence[str], view: str, table: int) -> pa.
     return rows.select(columns).cast(network_schemas(view, ())[table].arrow_schema)
 
 
-def _layer(rows: pa.Table, number: int, n_inputs: int, n_units: int, activation: Activation) -> Dense:
-    own = rows.filter(pc.equal(rows.column("layer"), number))
-    weights, bias = _weights(own, f"layer {number}", n_inputs, n_units)
-    if set(own.column("activation").to_pylist()) != {activation.value}:
-        raise TableCorruptError(f"layer {number} has another activation than {activation}")
-    slopes = set(own.column("slope").to_pylist())
-    if len(slopes) != 1 or (None in slopes) == (activation is Activation.LEAKY_RELU):
-        raise TableCorruptError(f"layer {number} has not one slope, or one too many")
-    return Dense(weights, bias, activation, slopes.pop() or 0.0)
-
-
 def _intercept(rows: pa.Table, version: ModelVersion) -> Floats | None:
     own = rows.filter(pc.equal(rows.column("layer"), INTERCEPT_LAYER))
     if not version.holds_intercept and len(own):
         raise TableCorruptError("there is an intercept, but the model's row says that another party holds it")
-    return _weights(own, "the intercept", 0, version.n_scores)[1] if version.holds_intercept else None
-
-
-def _weights(own: pa.Table, what: str, n_inputs: int, n_units: int) -> tuple[Floats, Floats]:
-    """Return weights (n_inputs, n_units) and bias (n_units,) of one layer's rows."""
-    units, blocks, is_padding = _positions(n_inputs, n_units)
-    if not (
-        np.array_equal(own.column("unit").to_numpy(), units) and np.array_equal(own.column("block").to_numpy(), blocks)
-    ):
-        raise TableCorruptError(f"{what} has not its rows for each of {n_units} units with {n_inputs} inputs")
-    found = np.column_stack([_numbers(own.column(name), is_padding[:, at], what) for at, name in enumerate(_WEIGHTS)])
-    weights = found.reshape(n_units, -1)[:, :n_inputs].T
-    return np.ascontiguousarray(weights), _numbers(own.column("bias"), blocks > 0, what)[blocks == 0]
-
-
-def _numbers(column: pa.ChunkedArray, is_padding: Bools, what: str) -> Floats:
-    """Return the numbers of a column, which must be NULL where there is padding, and finite everywhere else."""
-    is_null = column.is_null().to_numpy()
-    numbers = np.asarray(column.fill_null(0.0).to_numpy(), dtype=np.float64)
-    if not np.array_equal(is_null, is_padding) or not np.isfinite(numbers).all():
-        raise TableCorruptError(f"{what} holds a NaN or infinite number, or NULL where a number should be")
-    return numbers
+    return weights_from_rows(own, "the intercept", 0, version.n_scores)[1] if version.holds_intercept else None
 
 
 def _embeddings(rows: pa.Table, version: ModelVersion, shape: Shape) -> dict[str, Embedding]:
@@ -289,7 +238,7 @@ def _embedding(rows: pa.Table, name: str, version: ModelVersion, shape: Shape) -
     if len(keys) != count or ((places < 0) | (places >= width)).any() or not _is_permutation(order, position, width):
         raise TableCorruptError(f"feature {name!a} has not one vector of {width} numbers for each of its categories")
     vectors = np.empty(len(position) * width)
-    vectors[order] = _numbers(own.column("value"), np.zeros(len(own), dtype=bool), f"the embedding of {name!a}")
+    vectors[order] = finite_numbers(own.column("value"), np.zeros(len(own), dtype=bool), f"the embedding of {name!a}")
     table = vectors.reshape(-1, width)
     return Embedding(table[:count], table[count] if has_unknown else None)
 
@@ -302,7 +251,8 @@ def network_digest_fields(part: NetworkPart) -> Iterator[bytes]:
     """Return the canonical bytes of the parameters.
 
     Features sorted by name, each with its texts, vectors and its weights of the first layer; then the number of layers,
-    each one's activation, slope and bias, and from the second on its weights; then the intercept.
+    each one's activation, slope and bias, and from the second on its weights; then the intercept, and for a head what
+    the part has in common with it.
     """
     starts = np.cumsum([0, *part.widths])
     for index in sorted(range(len(part.features)), key=lambda each: part.features[each]):
@@ -312,11 +262,13 @@ def network_digest_fields(part: NetworkPart) -> Iterator[bytes]:
         yield canonical_numbers(part.layers[0].weights[starts[index] : starts[index + 1]])
     yield str(len(part.layers)).encode()
     for number, layer in enumerate(part.layers):
-        yield layer.activation.value.encode()
-        yield canonical_numbers(np.array([layer.slope]))
-        yield canonical_numbers(layer.bias)
+        yield from layer_digest_fields(layer)
         yield canonical_numbers(layer.weights) if number else b""
     yield b"" if part.intercept is None else canonical_numbers(part.intercept)
+    if part.combination is not None:
+        combination = part.combination
+        yield from (combination.combining.value.encode(), combination.structure_sha256.encode())
+        yield str(combination.n_outputs).encode()
 
 
 def _embedding_fields(part: NetworkPart, name: str) -> Iterator[bytes]:

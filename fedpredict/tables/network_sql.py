@@ -14,7 +14,8 @@ from sqlglot import exp
 
 from fedpredict.tables import sql
 from fedpredict.tables.activations_sql import activated
-from fedpredict.tables.network import BLOCK, INTERCEPT_LAYER, n_blocks, shape_of
+from fedpredict.tables.layer_rows import BLOCK, n_blocks
+from fedpredict.tables.network import INTERCEPT_LAYER, shape_of
 from fedpredict.tables.source import Source
 from fedpredict.tables.version import ModelVersion
 

@@ -93,7 +93,9 @@ class ModelVersion:
     @property
     def n_raw(self) -> int:
         """The number of raw scores per sample of the model."""
-        n_raw = self.options.get("n_outputs") if self.family is Family.SPLIT_TREES else self.n_scores
+        options = self.options.get("core_options") if self.family is Family.STEPS else self.options
+        unsaid = None if self.family is Family.SPLIT_TREES else self.n_scores
+        n_raw = options.get("n_outputs", unsaid) if isinstance(options, Mapping) else unsaid
         return n_raw if isinstance(n_raw, int) else 0
 
     @property

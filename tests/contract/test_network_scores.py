@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.convert.embedding_form import padded
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import Combination, Combining, structure_of
 from fedpredict.model.dense import Dense
 from fedpredict.model.kinds import Kind
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus
+from fedpredict.tables.layer_rows import BLOCK
 from fedpredict.tables.models import load_model, publish_model
 from fedpredict.tables.names import column_names
-from fedpredict.tables.network import BLOCK
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
@@ -158,3 +161,16 @@ def test_layers_wider_than_a_row_of_the_table_are_added_up(warehouse: Warehouse)
     found = scored(warehouse, part, dict(zip(features, rows.T, strict=True)))
 
     assert_close(found, part.partial_scores(rows), part.magnitudes(rows))
+
+
+def test_a_padded_embedding_for_a_head_is_as_wide_as_the_widest(warehouse: Warehouse) -> None:
+    random = np.random.default_rng(9)
+    layers = padded(chain(random, (2, 3, 2), ("relu", "sigmoid")), 4)
+    structure = structure_of(Combining.TOP_CONCAT, "joint")
+    part = NetworkPart(("a", "b"), {}, {}, layers, None, Combination(Combining.TOP_CONCAT, structure, 1))
+    rows = random.normal(size=(6, 2))
+
+    found = scored(warehouse, part, dict(zip(part.features, rows.T, strict=True)))
+
+    expected = np.hstack([written_out(replace(part, layers=layers[:2]), rows), np.zeros((6, 2))])
+    assert_close(found, expected, np.ones_like(expected))

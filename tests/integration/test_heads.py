@@ -16,6 +16,7 @@ from fedpredict.convert.split_trees_cut import HeadedCut, split_with_head
 from fedpredict.errors import ModelNotReadyError
 from fedpredict.features.load import load_file
 from fedpredict.initiator.predict import HEAD_NUMBERS
+from fedpredict.model.combination import combination_of
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
@@ -23,7 +24,6 @@ from fedpredict.model.partial import PartialModel
 from fedpredict.model.prediction import Origin
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import SampleStatus, build_share
-from fedpredict.model.split_trees import combination_of
 from fedpredict.tables.heads import delete_heads, list_heads, publish_head
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot

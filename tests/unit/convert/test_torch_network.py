@@ -21,6 +21,7 @@ from fedpredict.convert.options import Limits
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.activations import Activation
 from fedpredict.model.arrays import Floats
+from fedpredict.model.combination import combination_of
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus
@@ -104,6 +105,25 @@ def test_the_description_may_stand_in_the_metadata_of_a_safetensors_file() -> No
     assert partial.part.partial_scores(np.ones((1, 3))).tolist() == [[10.0]]
     with pytest.raises(ModelConflictError, match="leave --layers out"):
         read(data, described)
+
+
+def test_a_bottom_network_of_split_learning_may_end_with_any_activation_and_is_padded() -> None:
+    tensors = {"a.weight": np.array([[2.0, 3.0, 4.0]]), "a.bias": np.array([1.0])}
+    steps = [{"linear": "a"}, {"activation": "sigmoid"}]
+    embedding = {"combining": "top_concat", "structure": "two", "n_outputs": 1, "n_scores": 2}
+    described = {**layers(steps), "kind": "binary", "classes": ["no", "yes"]}
+
+    partial = read(save(tensors), {**described, **embedding})
+
+    expected = 1 / (1 + np.exp(-1.25))
+    found = partial.part.partial_scores(np.array([[-1.0, 0.25, 0.375]]))
+    np.testing.assert_allclose(found, [[expected, 0.0]], rtol=1e-15)
+    assert combination_of(partial.part) is not None
+    assert (partial.n_raw, partial.fit_intercept) == (1, False)
+    with pytest.raises(ModelFileError, match="needs structure"):
+        read(save(tensors), {**described, "combining": "top_sum"})
+    with pytest.raises(ModelFileError, match="leave it out"):
+        read(save(tensors), described)
 
 
 @pytest.mark.parametrize("dtype", ["<f8", "<f4", "<f2", "<i8"])

@@ -21,8 +21,9 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.digest import params_sha256
+from fedpredict.tables.layer_rows import BLOCK
 from fedpredict.tables.models import ModelVersion, delete_model, load_model, publish_model
-from fedpredict.tables.network import BLOCK, network_to_rows
+from fedpredict.tables.network import network_to_rows
 from fedpredict.tables.statements import partial_scores_query
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType

@@ -1,0 +1,143 @@
+"""Cuts a jointly trained network: each party gets the units of its own features, a top model the layers above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpredict.convert.embedding_form import padded
+from fedpredict.convert.network_cut import inputs_of, unit_owners
+from fedpredict.convert.split import columns_of, verification_of
+from fedpredict.convert.split_trees_cut import HeadedCut
+from fedpredict.errors import FeatureNamesError, ModelConflictError
+from fedpredict.model.activations import Activation
+from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.combination import Combining, structure_of
+from fedpredict.model.dense import Dense
+from fedpredict.model.head import HeadModel
+from fedpredict.model.network import NetworkPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.top_head import TopHead
+
+_Bottoms = dict[str, tuple[Dense, ...]]
+
+
+def split_under_top(
+    joint: PartialModel, parties: Mapping[str, Sequence[str]], head_party: str, *, rows: Floats | None = None
+) -> HeadedCut:
+    """Return one bottom network per party, and the head with the layers above.
+
+    Where the units of the first hidden layers each depend on one party's features, and every party has some, they are
+    cut off, and the head takes the concatenation of what they give. In any other network each party gets its rows of
+    the first layer's weights, and the head takes the sum.
+
+    Args:
+        joint: The model over all features: a network.
+        parties: Party id -> the names of its features, in the order that its part shall have.
+        head_party: The initiator, which gets the head; it need not be one of the parties.
+        rows: Shape (n_rows, n_features), columns in the joint model's order: each part gets its columns of them, and
+            its embeddings, as verification rows.
+
+    Raises:
+        ModelConflictError: The model is no network, or one that was cut before.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
+        NameRefusedError: A party's name breaks the naming rules.
+    """
+    part = joint.part
+    if not isinstance(part, NetworkPart) or part.combination is not None:
+        raise ModelConflictError(f"model {joint.model_id} is no joint network: nothing of it can be cut off for a head")
+    columns = columns_of(part.features, parties, may_be_empty=False)
+    if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(part.features)):
+        raise FeatureNamesError(f"rows of shape {rows.shape} for {len(part.features)} features")
+    head, bottoms = _head(part, columns)
+    parts: dict[str, PartialModel] = {}
+    for party, chosen in columns.items():
+        own = _part(part, chosen, padded(bottoms[party], head.n_scores), head)
+        verification = None if rows is None else verification_of(own, rows[:, chosen])
+        parts[party] = replace(
+            joint, party=party, part=own, fit_intercept=False, verification=verification, metadata=dict(joint.metadata)
+        )
+    return HeadedCut(
+        parts,
+        HeadModel(
+            model_id=joint.model_id,
+            training_run=joint.training_run,
+            party=head_party,
+            kind=joint.kind,
+            classes=joint.classes,
+            link=joint.link,
+            head=head,
+            metadata=dict(joint.metadata),
+        ),
+    )
+
+
+def _part(joint: NetworkPart, chosen: Sequence[int], layers: tuple[Dense, ...], head: TopHead) -> NetworkPart:
+    names = tuple(joint.features[at] for at in chosen)
+    return NetworkPart(
+        names,
+        {name: joint.categories[name] for name in names if name in joint.categories},
+        {name: joint.embeddings[name] for name in names if name in joint.embeddings},
+        layers,
+        None,
+        head.combination,
+    )
+
+
+def _head(joint: NetworkPart, columns: Mapping[str, list[int]]) -> tuple[TopHead, _Bottoms]:
+    """Return the head, and each party's bottom network."""
+    inputs = {party: inputs_of(joint, chosen) for party, chosen in columns.items()}
+    owners = _unmixed(unit_owners(joint, list(inputs.values())))
+    if owners and owners[-1].any(axis=1).all():
+        combining, (bottoms, top) = Combining.TOP_CONCAT, _concatenated(joint, inputs, owners)
+    else:
+        combining, (bottoms, top) = Combining.TOP_SUM, _summed(joint, inputs)
+    layers = _with_intercept(top, joint.intercept)
+    widths = tuple(bottom[-1].n_units for bottom in bottoms.values())
+    shape = [f"{party}:{width}" for party, width in zip(columns, widths, strict=True)]
+    shape += [f"{layer.n_units}:{layer.activation.value}" for layer in layers]
+    return TopHead(combining, structure_of(combining, ",".join(shape)), tuple(columns), widths, layers), bottoms
+
+
+def _unmixed(owners: list[Bools]) -> list[Bools]:
+    """Return the hidden layers before the first of which a unit depends on two parties."""
+    mixes = [bool((depends.sum(axis=0) > 1).any()) for depends in owners]
+    return owners[: mixes.index(True)] if True in mixes else owners
+
+
+def _concatenated(
+    joint: NetworkPart, inputs: Mapping[str, list[int]], owners: list[Bools]
+) -> tuple[_Bottoms, tuple[Dense, ...]]:
+    bottoms: _Bottoms = {}
+    order: list[NDArray[np.intp]] = []
+    for at, (party, own) in enumerate(inputs.items()):
+        layers: list[Dense] = []
+        units = np.array(own, dtype=np.intp)
+        for number, (layer, depends) in enumerate(zip(joint.layers, owners, strict=False), start=1):
+            is_constant = ~depends.any(axis=0)  # every party may compute it, and the first sends it
+            below, units = units, np.flatnonzero(depends[at] | is_constant & (number < len(owners) or at == 0))
+            layers.append(replace(layer, weights=layer.weights[np.ix_(below, units)], bias=layer.bias[units]))
+        bottoms[party] = tuple(layers)
+        order.append(units)
+    above = joint.layers[len(owners)]
+    first = replace(above, weights=above.weights[np.concatenate(order)])
+    return bottoms, (first, *joint.layers[len(owners) + 1 :])
+
+
+def _summed(joint: NetworkPart, inputs: Mapping[str, list[int]]) -> tuple[_Bottoms, tuple[Dense, ...]]:
+    first = joint.layers[0]
+    nothing = np.zeros(first.n_units)
+    bottoms: _Bottoms = {party: (Dense(first.weights[own], nothing),) for party, own in inputs.items()}
+    return bottoms, (replace(first, weights=np.eye(first.n_units)), *joint.layers[1:])
+
+
+def _with_intercept(layers: tuple[Dense, ...], intercept: Floats | None) -> tuple[Dense, ...]:
+    if intercept is None:
+        return layers
+    last = layers[-1]
+    if last.activation is Activation.IDENTITY:
+        return (*layers[:-1], replace(last, bias=last.bias + intercept))
+    return (*layers, Dense(np.eye(last.n_units), intercept))
