@@ -23,7 +23,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
 from fedpredict.convert.child import read_content
@@ -305,7 +305,7 @@ class OwnForest(RandomForestRegressor):  # type: ignore[misc]
     ("model", "data", "told"),
     [
         (OwnForest(**FEW), DIABETES, "OwnForest"),
-        (make_pipeline(StandardScaler(), RandomForestRegressor(**FEW)), DIABETES, "StandardScaler before RandomForest"),
+        (make_pipeline(Normalizer(), RandomForestRegressor(**FEW)), DIABETES, "Normalizer"),
         (DecisionTreeClassifier(**SMALL), (TARGETS[0], TARGETS[1].astype(int) % 3), "2 labels at once"),
         (RandomForestClassifier(**FEW), (CANCER[0], np.zeros(len(CANCER[0]))), "1 class"),
         (GradientBoostingRegressor(init=LinearRegression(), **FEW), DIABETES, "without init"),
