@@ -83,12 +83,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="only lines whose kind, source or data has this text")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--write", action="store_true", help="write the table to docs/parity.md")
+    parser.add_argument("--add", action="append", default=[], metavar="FILE", help="lines of an earlier run's --json")
     arguments = parser.parse_args(argv)
     engines = arguments.engine.split(",")
     unknown = sorted(set(engines) - set(ENGINES))
     if unknown:
         parser.error(f"no engine {', '.join(unknown)}; there are {', '.join(ENGINES)}")
-    results = []
+    results = [Result(**json.loads(line)) for path in arguments.add for line in Path(path).read_text().splitlines()]
     with contextlib.ExitStack() as stack:
         scorers = {engine: stack.enter_context(_scorer(engine)) for engine in engines}
         for case in _cases(arguments.only):
