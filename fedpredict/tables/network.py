@@ -110,6 +110,7 @@ def network_engines(part: NetworkPart) -> tuple[str, ...]:
     A layer is a step of the statement; so are both windows of a softmax, the sum over several blocks, and the two
     look-ups of an embedding.
 
+    >>> from fedpredict.model.dense import Dense
     >>> network_engines(NetworkPart(("a",), {}, {}, (Dense(np.ones((1, 1)), np.zeros(1)),) * 9, None))
     ('numpy', 'duckdb', 'spark')
     """
