@@ -15,6 +15,7 @@ from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -127,11 +128,12 @@ TRANSFORMS: Mapping[str, Callable[[], Any]] = {
 
 @functools.cache
 def fitted(name: str, core: str = "linear") -> Pipeline:
-    """A pipeline of one of the transforms and a core: linear (two classes, three classes) or trees."""
+    """A pipeline of one of the transforms and a core: linear (two classes, three classes), trees or a network."""
     cores: Mapping[str, Callable[[], Any]] = {
         "linear": lambda: Ridge(0.1),
         "classes": lambda: LogisticRegression(max_iter=40),
         "trees": lambda: RandomForestRegressor(4, max_depth=5, random_state=0),
+        "network": lambda: MLPRegressor(hidden_layer_sizes=(5,), activation="tanh", max_iter=20, random_state=0),
     }
     frame = data()
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import UNKNOWN_CATEGORY, Part
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 Places = NDArray[np.int64]
 
@@ -58,6 +58,7 @@ class Shape:
     zero_is_missing: bool = False
     may_miss: bool = True
     base: bool = True
+    codes: CodeRule = CodeRule.CUT
 
 
 class _Growing:
@@ -128,6 +129,7 @@ def random_part(random: np.random.Generator, shape: Shape) -> TreesPart:
             sets=tuple(growing.sets),
             strict=shape.strict,
             float32=shape.float32,
+            codes=shape.codes,
         ),
         n_scores=shape.n_scores,
         output=output.astype(np.int32),
@@ -140,7 +142,7 @@ def numbers(random: np.random.Generator, count: int) -> Floats:
     """Return numbers of all sizes, many of them whole and small."""
     chosen = np.array(
         [0.0, -0.0, 1.0, 2.0, -1.0, 5e-324, 1e-45, 1e-46, 1e-35, -1e-36, 2e-35, 1 + 2.0**-24, 1 + 2.0**-25, 3.4e38,
-         16777217.0, 2147483647.5, 2147483648.0, -0.5, 0.5, 0.1, 3.9, 15.0, 16.0]
+         16777217.0, 2147483647.5, 2147483648.0, -0.5, -1e-50, -1 + 2.0**-30, 3 - 2.0**-30, 0.5, 0.1, 3.9, 15.0, 16.0]
     )  # fmt: skip
     return np.where(random.random(count) < 0.6, random.choice(chosen, count), random.normal(size=count))
 

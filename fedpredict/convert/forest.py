@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Bools, Floats
-from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, Ints, Trees
+from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, CodeRule, Ints, Trees
 
 Indices = NDArray[np.int64]
 
@@ -74,7 +74,7 @@ class FileNodes:
 
 
 def build_trees(
-    nodes: Sequence[FileNodes], sets: CodeSets, *, n_features: int, strict: bool, float32: bool
+    nodes: Sequence[FileNodes], sets: CodeSets, *, n_features: int, strict: bool, float32: bool, codes: CodeRule
 ) -> tuple[Trees, Floats]:
     """Return the trees, and the values of their nodes (0.0 at those that are no leaf).
 
@@ -86,6 +86,7 @@ def build_trees(
         n_features: How many features there are.
         strict: As in `Trees`.
         float32: As in `Trees`.
+        codes: As in `Trees`.
 
     Raises:
         ModelFileError: No tree, a child that does not exist, a circle, a node with two parents, a feature that does not
@@ -106,13 +107,14 @@ def build_trees(
     place = np.zeros(len(tree_of), dtype=np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     ordered = FileNodes(**{name: getattr(joined, name)[order] for name in FileNodes.__slots__})
-    return _checked(ordered, place[left[order]], place[right[order]], tree_of[order], sets, strict, float32)
+    return _checked(ordered, place[left[order]], place[right[order]], tree_of[order], sets, (strict, float32, codes))
 
 
 def _checked(  # noqa: PLR0917  the pieces of one result
-    nodes: FileNodes, left: Ints, right: Ints, tree_of: Indices, sets: CodeSets, strict: bool, float32: bool
+    nodes: FileNodes, left: Ints, right: Ints, tree_of: Indices, sets: CodeSets, how: tuple[bool, bool, CodeRule]
 ) -> tuple[Trees, Floats]:
     """The trees of nodes that are in order already, with children counted over all of them."""
+    strict, float32, codes = how
     leaf = nodes.leaf
     numeric = ~leaf & (nodes.left_set == NO_SET)
     _check(numeric & ~np.isfinite(nodes.threshold), tree_of, "has a threshold that is NaN or infinite")
@@ -132,6 +134,7 @@ def _checked(  # noqa: PLR0917  the pieces of one result
         sets=sets.all,
         strict=strict,
         float32=float32,
+        codes=codes,
     )
     return trees, np.where(leaf[:, None], nodes.values, 0.0)
 

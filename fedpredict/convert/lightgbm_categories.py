@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedpredict.convert.labels import shown
 from fedpredict.convert.lightgbm_text import ModelText
 from fedpredict.errors import ModelFileError, UnsupportedModelError
-from fedpredict.model.trees import MAX_CODE
+from fedpredict.model.trees import MAX_CODE, CodeRule
 
 Indices = NDArray[np.int64]
 _UNUSED = "none"
@@ -38,6 +38,11 @@ class Categories:
             return codes[codes < len(self.texts[column])]
         labels = self.numbers.get(column)
         return codes if labels is None else labels[codes[codes < len(labels)]]
+
+    @property
+    def rule(self) -> CodeRule:
+        """Which numbers are codes: LightGBM cuts them, and pandas knows only its labels. There are not both."""
+        return CodeRule.WHOLE if self.numbers else CodeRule.CUT
 
 
 def read_categories(text: ModelText, features: Sequence[str]) -> Categories:

@@ -55,7 +55,7 @@ def read_trees(blocks: list[Block], n_features: int, categories: Categories) -> 
         seen[inner[known]] = True
         missed[inner[known & (missing != _NONE)]] = True
         nodes.append(tree)
-    trees, values = build_trees(nodes, sets, n_features=n_features, strict=False, float32=False)
+    trees, values = build_trees(nodes, sets, n_features=n_features, strict=False, float32=False, codes=categories.rule)
     if len(trees.feature) != sum(len(tree.feature) for tree in nodes):
         raise ModelFileError("a tree of the LightGBM model has nodes that no path reaches")
     return Grown(trees, values, ~seen | missed)

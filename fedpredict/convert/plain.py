@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +12,8 @@ import numpy as np
 
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
+
+_NUMBERS = {int, float}
 
 
 def check_keys(content: Mapping[str, object], known: Sequence[str], what: str) -> None:
@@ -41,12 +45,13 @@ def matrix(rows: object, what: str) -> Floats:
     """
     if not isinstance(rows, list):
         raise ModelFileError(f"{what} is not a list")
+    if rows and list not in set(map(type, rows)):
+        return numbers(rows, what).reshape(len(rows), 1)
     listed = [row if isinstance(row, list) else [row] for row in rows]
-    if len({len(row) for row in listed}) > 1:
+    if len(set(map(len, listed))) > 1:
         raise ModelFileError(f"the rows of {what} have different lengths")
     width = len(listed[0]) if listed else 0
-    flat = [number(value, what) for row in listed for value in row]
-    return np.array(flat, dtype=np.float64).reshape(len(listed), width)
+    return numbers(list(itertools.chain.from_iterable(listed)), what).reshape(len(listed), width)
 
 
 def vector(value: object, what: str, width: int) -> Floats | None:
@@ -60,7 +65,21 @@ def vector(value: object, what: str, width: int) -> Floats | None:
     listed = value if isinstance(value, list) else [value]
     if len(listed) != width:
         raise ModelFileError(f"{what} has {len(listed)} numbers, the weights have {width} columns")
-    return np.array([number(item, what) for item in listed], dtype=np.float64)
+    return numbers(listed, what)
+
+
+def numbers(values: Sequence[object], what: str) -> Floats:
+    """Return finite numbers, as `number` takes them, of shape (len(values),); floats and ints as fast as numpy.
+
+    Raises:
+        ModelFileError: One is something else.
+    """
+    if set(map(type, values)) <= _NUMBERS:  # numpy would take texts and truth values for numbers
+        with contextlib.suppress(OverflowError):
+            found = np.array(values, dtype=np.float64)
+            if np.isfinite(found).all():
+                return found
+    return np.array([number(value, what) for value in values], dtype=np.float64)
 
 
 def number(value: object, what: str) -> float:

@@ -1,7 +1,8 @@
 """The features of a histogram gradient boosting as its trees count them, and the categories of those that have some.
 
 Up to 1.3 a category is its own code, 0 to 255. Since 1.4 an encoder stands in front, which numbers the categories of
-each column in their order and moves these columns before the numeric ones; the trees see only that.
+each column in their order and moves these columns before the numeric ones; the trees see only that. What it does not
+find among its categories, such as a number with a fraction, is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.values import described, mapping
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Bools
-from fedpredict.model.trees import MAX_CODE, Ints
+from fedpredict.model.trees import MAX_CODE, CodeRule, Ints
 
 _N_CODES = 256
 _BIN_MAPPER = "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper"
@@ -33,12 +34,14 @@ class TreeFeatures:
             features with categories.
         known: The same keys -> the trees' own codes that training knew, sorted.
         texts: Position among the features of training -> the texts of a text feature in the order of their codes.
+        rule: Which numbers are the code of a category.
     """
 
     columns: Ints
     codes: Mapping[int, Ints]
     known: Mapping[int, Ints]
     texts: Mapping[int, tuple[str, ...]]
+    rule: CodeRule
 
 
 def tree_features(model: Estimator, n_features: int) -> TreeFeatures:
@@ -62,7 +65,8 @@ def tree_features(model: Estimator, n_features: int) -> TreeFeatures:
         codes = {at: _codes(model, values, int(first[at])) for at, values in enumerate(listed.values())}
     texts = {at: tuple(map(str, values)) for at, values in listed.items() if values and isinstance(values[0], str)}
     known = {at: _known(model, at, len(codes[at])) for at in positions}
-    return TreeFeatures(columns, codes, known, texts)
+    rule = CodeRule.CUT_FROM_ZERO if encoder is None else CodeRule.WHOLE
+    return TreeFeatures(columns, codes, known, texts, rule)
 
 
 def _mask(model: Estimator, n_features: int) -> Bools:

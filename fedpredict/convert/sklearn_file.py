@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from fedpredict.convert.sklearn_nodes import FittedTrees
 from fedpredict.convert.sklearn_pipeline import names_of
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
-from fedpredict.convert.sklearn_steps import n_columns, needs_steps, steps_part
+from fedpredict.convert.sklearn_steps import n_columns, needs_steps, network_part, steps_part
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError
@@ -99,9 +99,17 @@ def _behind_steps(steps: list[Estimator], options: ReadOptions) -> Reading:
         raise ModelConflictError(
             "--offset and --exposure go with a linear model whose preprocessing folds into its weights"
         )
-    fitted = read_trees(model) if is_of_trees(model) else read_linear(model)
     features = chosen_features(_names_in_file(steps), options.features, n_columns(steps))
     try:
+        if model.package == NETWORKS:
+            alone = replace(model, state={**model.state, "feature_names_in_": None})
+            partial = network_part(
+                features,
+                steps[:-1],
+                lambda names: read_network([alone], replace(options, features=names), _source(steps)),
+            )
+            return Reading(partial, _source(steps))
+        fitted = read_trees(model) if is_of_trees(model) else read_linear(model)
         intercept = held_intercept(fitted.intercept, options, fitted=fitted.fit_intercept)
         part = steps_part(features, steps[:-1], fitted, intercept)
         return Reading(_partial(fitted, part, steps, options), _source(steps))

@@ -66,7 +66,7 @@ def read_hist_boosting(model: Estimator) -> FittedTrees:
         kind=kind,
         classes=classes,
         link=link,
-        trees=join_trees(trees, tuple(reader.sets), float32=False),
+        trees=join_trees(trees, tuple(reader.sets), float32=False, codes=reader.features.rule),
         output=np.tile(np.arange(n_scores, dtype=np.int32), len(stages)),
         values=np.concatenate(leaves)[:, None],
         n_features=n_features,

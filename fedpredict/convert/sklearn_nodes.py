@@ -16,7 +16,7 @@ from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 _LARGEST = float(np.finfo(np.float64).max)
 _FIELDS = ("left_child", "right_child", "feature", "threshold")
@@ -145,13 +145,16 @@ class FileNodes:
             raise ModelFileError(f"{what} has a node with two parents")
 
 
-def join_trees(trees: Sequence[OneTree], sets: tuple[Ints, ...] = (), *, float32: bool) -> Trees:
+def join_trees(
+    trees: Sequence[OneTree], sets: tuple[Ints, ...] = (), *, float32: bool, codes: CodeRule = CodeRule.CUT
+) -> Trees:
     """Return the trees one after another.
 
     Args:
         trees: At least one.
         sets: What `left_set` and `known_set` refer to.
         float32: Whether features are rounded to float32 before they are compared.
+        codes: Which numbers are the code of a category.
 
     Raises:
         ValueError: A set is not sorted, or repeats a code.
@@ -177,6 +180,7 @@ def join_trees(trees: Sequence[OneTree], sets: tuple[Ints, ...] = (), *, float32
         sets=sets,
         strict=False,
         float32=float32,
+        codes=codes,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part
+from fedpredict.model.partial import PartialModel
 from fedpredict.model.step import Step
 from fedpredict.model.steps import StepsPart
 
@@ -60,11 +62,7 @@ def steps_part(
         ModelFileError: One is damaged, or does not fit what stands before it.
         ValueError: Its numbers do not make a step.
     """
-    builder = Builder(features)
-    columns = [Column(name) for name in features]
-    for transformer in transformers:
-        columns = transformed(builder, transformer, columns)
-    names = [column.name for column in builder.apart(columns)]
+    builder, names = _columns_of(features, transformers)
     steps: Sequence[Step] = builder.steps
     core: Part
     if isinstance(fitted, Fitted):
@@ -78,6 +76,39 @@ def steps_part(
         for place, texts in fitted.categories.items():
             builder.know(names[place], texts)
         core = fitted.part(tuple(names), intercept)
-    read = {name for step in steps for name in step.inputs} | set(names)
-    used = tuple(name for name in features if name in read)
-    return StepsPart(used, builder.categories, tuple(steps), core)
+    return _behind(features, builder, steps, core)
+
+
+def network_part(
+    features: tuple[str, ...],
+    transformers: Sequence[Estimator],
+    read_core: Callable[[tuple[str, ...]], PartialModel],
+) -> PartialModel:
+    """Return the partial model of a network behind steps.
+
+    Args:
+        features: All that the pipeline was fitted with.
+        transformers: What stands in front of the network, in order.
+        read_core: The names of the columns that the steps make -> the network over them.
+
+    Raises:
+        UnsupportedModelError, ModelFileError, ValueError: As `steps_part`.
+    """
+    builder, names = _columns_of(features, transformers)
+    core = read_core(tuple(names))
+    return replace(core, part=_behind(features, builder, builder.steps, core.part))
+
+
+def _columns_of(features: tuple[str, ...], transformers: Sequence[Estimator]) -> tuple[Builder, list[str]]:
+    """Return what the transformers become, and the names of the columns that the model sees."""
+    builder = Builder(features)
+    columns = [Column(name) for name in features]
+    for transformer in transformers:
+        columns = transformed(builder, transformer, columns)
+    return builder, [column.name for column in builder.apart(columns)]
+
+
+def _behind(features: Sequence[str], builder: Builder, steps: Sequence[Step], core: Part) -> StepsPart:
+    """Return the part with those of the features that a step or the core reads."""
+    read = {name for step in steps for name in step.inputs} | set(core.features)
+    return StepsPart(tuple(name for name in features if name in read), builder.categories, tuple(steps), core)

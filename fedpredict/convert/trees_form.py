@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
-from fedpredict.convert.plain import check_keys, matrix, vector
+from fedpredict.convert.plain import check_keys, matrix, numbers, vector
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.kinds import MAX_CLASSES
 from fedpredict.model.split_trees import SplitTreesPart
-from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 NODE_KEYS = (
     "features", "categories", "may_miss", "compare", "op", "tree_sizes", "feature", "threshold", "left", "right",
-    "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets",
+    "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets", "codes",
 )  # fmt: skip
 TREES_KEYS = (*NODE_KEYS, "n_scores", "intercept", "output", "values")
+_Meaning = TypeVar("_Meaning")
 _COMPARE = {"float64": False, "float32": True}
 _OPS = {"<=": False, "<": True}
+_CODES = {rule.value: rule for rule in CodeRule}
 
 
 def trees_to_plain(part: TreesPart) -> dict[str, object]:
@@ -78,6 +82,8 @@ def _sets_to_plain(part: TreesPart | SplitTreesPart) -> dict[str, object]:
             key = int(numbers[node]), feature if feature in part.categories else None
             column[node] = places.setdefault(key, len(places))
         columns[name] = column
+    if any(feature is None for _, feature in places) and trees.codes is not CodeRule.CUT:
+        columns["codes"] = trees.codes.value
     return columns | {"sets": [_members(part, *key) for key in places]}
 
 
@@ -197,6 +203,7 @@ def _trees(
         sets=sets,
         strict=_word(content, "op", _OPS),
         float32=_word(content, "compare", _COMPARE),
+        codes=_word(content, "codes", _CODES) if "codes" in content else CodeRule.CUT,
     )
 
 
@@ -208,11 +215,9 @@ def _length(content: Mapping[str, object]) -> int:
 
 
 def _threshold(value: object, n_nodes: int) -> Floats:
-    found = vector([0.0 if each is None else each for each in value] if isinstance(value, list) else value,
-                   "part.threshold", n_nodes)  # fmt: skip
-    if found is None:
-        raise ModelFileError("part.threshold is missing: one for each node, null at a leaf")
-    return found
+    if not isinstance(value, list) or len(value) != n_nodes:
+        raise ModelFileError(f"part.threshold is not a list of {n_nodes}: one for each node, null at a leaf")
+    return numbers([0.0 if each is None else each for each in value], "part.threshold")
 
 
 def _sets(
@@ -229,15 +234,16 @@ def _sets(
     places: dict[tuple[int, str | None], int] = {}
     columns = []
     for key in ("left_set", "known_set"):
-        value = content.get(key)
-        wanted = _whole([None] * len(feature) if value is None else value, f"part.{key}", len(feature), none=NO_SET)
+        column = np.full(len(feature), NO_SET, dtype=np.int32)
+        columns.append(column)
+        if content.get(key) is None:
+            continue
+        wanted = _whole(content[key], f"part.{key}", len(feature), none=NO_SET)
         if (wanted >= len(given)).any() or (wanted < NO_SET).any():
             raise ModelFileError(f"part.{key} refers to a set that is not among the {len(given)} of part.sets")
-        column = np.full(len(feature), NO_SET, dtype=np.int32)
         for node in np.flatnonzero((wanted != NO_SET) & (feature >= 0)).tolist():
             name = features[feature[node]]
             column[node] = places.setdefault((int(wanted[node]), name if name in code_of else None), len(places))
-        columns.append(column)
     sets = tuple(_codes(given[number], number, code_of.get(name or "")) for number, name in places)
     return sets, columns
 
@@ -283,16 +289,19 @@ def _whole(value: object, what: str, length: int | None, *, none: int | None = N
         expected = "" if length is None else f" of {length}, one each"
         raise ModelFileError(f"{what} is not a list{expected}")
     listed = value if none is None else [none if each is None else each for each in value]
-    if not all(type(each) is int and abs(each) <= MAX_CODE for each in listed):
-        raise ModelFileError(f"{what} holds something that is no whole number up to {MAX_CODE}")
-    return np.array(listed, dtype=np.int32)
+    # numpy would cut fractions, and take texts and truth values for numbers
+    with contextlib.suppress(OverflowError):
+        found = np.array(listed, dtype=np.int64) if set(map(type, listed)) <= {int} else None
+        if found is not None and ((found >= -MAX_CODE) & (found <= MAX_CODE)).all():
+            return found.astype(np.int32)
+    raise ModelFileError(f"{what} holds something that is no whole number up to {MAX_CODE}")
 
 
 def _flags(content: Mapping[str, object], key: str, length: int) -> Bools:
     value = content.get(key)
     if value is None:
         return np.zeros(length, dtype=np.bool_)
-    if not isinstance(value, list) or len(value) != length or not all(type(each) is bool for each in value):
+    if not isinstance(value, list) or len(value) != length or not set(map(type, value)) <= {bool}:
         raise ModelFileError(f"part.{key} is not a list of true and false, one for each of {length} nodes")
     return np.array(value, dtype=np.bool_)
 
@@ -303,7 +312,7 @@ def _texts(value: object, what: str) -> list[str]:
     return value
 
 
-def _word(content: Mapping[str, object], key: str, meaning: Mapping[str, bool]) -> bool:
+def _word(content: Mapping[str, object], key: str, meaning: Mapping[str, _Meaning]) -> _Meaning:
     value = content.get(key)
     if not isinstance(value, str) or value not in meaning:
         raise ModelFileError(f"part.{key} is not one of {', '.join(meaning)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from fedpredict.convert.labels import shown
 from fedpredict.convert.xgboost_document import Section
 from fedpredict.errors import ModelFileError, UnsupportedModelError
-from fedpredict.model.trees import MAX_CODE
+from fedpredict.model.trees import MAX_CODE, CodeRule
 
 Indices = NDArray[np.int64]
+_FIRST_INVALID = 2**24
+"""From here on, XGBoost takes no number for a code."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +35,8 @@ class Categories:
     def values(self, column: int, codes: Indices) -> Indices:
         """Return the codes as a feature table gives them: of texts their positions, of numbers the numbers.
 
+        A code that XGBoost takes for invalid, whatever the tree says of it, is left out.
+
         Raises:
             ModelFileError: A code is none of the feature's.
         """
@@ -39,7 +44,25 @@ class Categories:
         n_labels = len(labels) if labels is not None else len(self.texts[column]) if column in self.texts else None
         if n_labels is not None and ((codes < 0) | (codes >= n_labels)).any():
             raise ModelFileError(f"the XGBoost model splits feature {column} by a category that it does not name")
-        return codes if labels is None else labels[codes]
+        return codes[codes < _FIRST_INVALID] if labels is None else labels[codes]
+
+    def rule(self, columns: AbstractSet[int]) -> CodeRule:
+        """Return which numbers are codes, for the columns that trees split by categories.
+
+        XGBoost cuts numbers that are codes, and refuses one that is no label.
+
+        Raises:
+            UnsupportedModelError: Some have labels that are numbers, others are codes.
+        """
+        labelled = columns & self.numbers.keys()
+        if not labelled:
+            return CodeRule.CUT_FROM_ZERO
+        if columns - self.numbers.keys() - self.texts.keys():
+            raise UnsupportedModelError(
+                "the XGBoost model has categories that are labels and numbers, and others that are codes, whose "
+                "fractions it treats in two ways: give it all categorical features as pandas' categories"
+            )
+        return CodeRule.WHOLE
 
 
 def read_categories(model: Section, features: Sequence[str]) -> Categories:

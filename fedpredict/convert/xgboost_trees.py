@@ -61,7 +61,7 @@ def read_boosted(  # noqa: PLR0917  what the file says elsewhere
         categories: Translate the codes of categories.
 
     Raises:
-        UnsupportedModelError: They split by categories in a version that is not read.
+        UnsupportedModelError: They split by categories in a version that is not read, or as no one rule can say.
         ModelFileError: Their arrays do not fit each other.
     """
     trees = booster.trees
@@ -79,7 +79,9 @@ def read_boosted(  # noqa: PLR0917  what the file says elsewhere
             )
         weight = 1.0 if booster.weights is None else float(booster.weights[number])
         nodes.append(_nodes(tree, weight, n_scores, sets, categories))
-    built, values = build_trees(nodes, sets, n_features=n_features, strict=True, float32=True)
+    by_set = {int(column) for tree in nodes for column in np.unique(tree.feature[tree.left_set != NO_SET])}
+    rule = categories.rule(by_set)
+    built, values = build_trees(nodes, sets, n_features=n_features, strict=True, float32=True, codes=rule)
     wide = values.shape[1] > 1
     output = np.full(used, -1, dtype=np.int32) if wide else info[:used].astype(np.int32)
     if not wide and ((info < 0) | (info >= n_scores)).any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import cast
 
 import numpy as np
@@ -28,6 +29,17 @@ _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 Ints = NDArray[np.int32]
 
 
+class CodeRule(StrEnum):
+    """Which numbers are the code of a category: those of libraries differ in fractions. Codes are 0 to `MAX_CODE`."""
+
+    CUT = "cut"
+    """A number's code is the number without its fraction, so that -0.5 has code 0."""
+    CUT_FROM_ZERO = "cut_from_zero"
+    """The same, and a negative number has none."""
+    WHOLE = "whole"
+    """Only a whole number has one: itself, not rounded to float32 first."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Trees:
     """Binary decision trees; nodes of all trees one after another, a root first in its tree, a child after its parent.
@@ -36,8 +48,8 @@ class Trees:
 
     - NaN, and also a number with |x| <= float32(1e-35) where `zero_is_missing`: left if `missing_left`, else right.
     - Without a `left_set`: left if x <= threshold (x < threshold where `strict`), else right.
-    - With one, the code is x cut to an integer. One that is negative, above `MAX_CODE`, or not in the `known_set` (if
-      there is one) is unknown and goes left if `unknown_left`, else right; any other goes left if it is in the
+    - With one, the code of x is what `codes` says. If there is none, or it is not in the `known_set` (where there is
+      one), the category is unknown and goes left if `unknown_left`, else right; any other goes left if it is in the
       `left_set`, else right.
 
     Attributes:
@@ -54,6 +66,7 @@ class Trees:
         sets: Sets of codes, each sorted and without repeats.
         strict: Whether nodes compare by <, not by <=.
         float32: Whether x is rounded to float32 before it is compared.
+        codes: Which numbers are the code of a category.
     """
 
     start: NDArray[np.int64]
@@ -69,6 +82,7 @@ class Trees:
     sets: tuple[Ints, ...]
     strict: bool
     float32: bool
+    codes: CodeRule = CodeRule.CUT
     _n_columns: int = field(init=False)
     _walker: Walker | None = field(init=False, default=None)
     _masker: Masker | None = field(init=False, default=None)

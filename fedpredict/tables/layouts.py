@@ -46,7 +46,7 @@ from fedpredict.tables.steps import (
 )
 from fedpredict.tables.trees import TREES_NAMES, trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import split_trees_digest_fields, trees_digest_fields
-from fedpredict.tables.trees_options import in_engines, plain_options
+from fedpredict.tables.trees_options import plain_options, trees_engines
 from fedpredict.warehouse.base import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=lambda rows, version: trees_from_rows(rows[0], version),
         digest_fields=trees_digest_fields,
         options=plain_options,
-        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
+        engines=trees_engines,
     ),
     Family.NETWORK: Layout(
         schemas=network_schemas,
@@ -144,7 +144,7 @@ LAYOUTS: Mapping[Family, Layout] = {
         from_rows=lambda rows, version: split_trees_from_rows(rows[0], version),
         digest_fields=split_trees_digest_fields,
         options=split_trees_options,
-        engines=lambda part: ENGINES if in_engines(part) else ENGINES[:1],
+        engines=trees_engines,
     ),
 }
 """The one place that says where a family's parameters are."""

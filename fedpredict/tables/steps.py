@@ -19,8 +19,10 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Family, Part
+from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.step import ELEMENTWISE, Step
 from fedpredict.model.steps import StepsPart
+from fedpredict.model.trees import TreesPart
 from fedpredict.tables.linear import exposure_of
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import steps_schema
@@ -29,9 +31,11 @@ from fedpredict.tables.steps_options import (
     StepsOptions,
     core_version,
     is_light,
+    joins_of,
     parse_options,
     plain_options,
 )
+from fedpredict.tables.trees_options import trees_engines
 from fedpredict.warehouse.base import Column, TableSchema
 
 if TYPE_CHECKING:
@@ -152,6 +156,8 @@ def _shapes(part: StepsPart) -> tuple[StepShape, ...]:
 def steps_engines(layouts: Mapping[Family, Layout], part: StepsPart) -> tuple[str, ...]:
     """Return the engines of the core; without Hive where the steps take more joins than it has room for."""
     engines = layouts[part.core.family].engines(part.core)
+    if isinstance(part.core, TreesPart | SplitTreesPart):  # their levels are joins as well
+        engines = trees_engines(part.core, joins_of(_shapes(part)))
     return engines if is_light(_shapes(part)) else tuple(name for name in engines if name != "hive")
 
 

@@ -35,9 +35,14 @@ def is_joined(step: StepShape) -> bool:
     return step.kind is StepKind.MAP and step.shapes["values"][0] > _PIVOTED_KEYS
 
 
+def joins_of(steps: Sequence[StepShape]) -> int:
+    """Return the joins of some steps: one for a large map, two for a quantile."""
+    return sum(2 if step.kind is StepKind.QUANTILE else is_joined(step) for step in steps)
+
+
 def is_light(steps: Sequence[StepShape]) -> bool:
-    """Return whether Hive has room for the joins of some steps: one for a large map, two for a quantile."""
-    return sum(2 if step.kind is StepKind.QUANTILE else is_joined(step) for step in steps) <= _HIVE_JOINS
+    """Return whether Hive has room for the joins of some steps."""
+    return joins_of(steps) <= _HIVE_JOINS
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,13 +228,12 @@ def _trees(nodes: pa.Table, version: ModelVersion, options: TreesOptions) -> Tre
     sets, (left_set, known_set) = _sets(nodes, feature, version)
     if ((left_set != NO_SET) != is_set).any():
         raise TableCorruptError("a node with a set of categories that does not ask for one, or without one that does")
-    number = _optional(nodes, "threshold", asks & ~is_set)
     wanted = "float32" if options.float32 else "float64"
     _is(nodes, "compare", {wanted: True}, asks)
     trees = Trees(
         start=start,
         feature=feature,
-        threshold=number,
+        threshold=_optional(nodes, "threshold", asks & ~is_set),
         left=_children(nodes, "left_child", start[tree], is_leaf),
         right=_children(nodes, "right_child", start[tree], is_leaf),
         missing_left=_is(nodes, "missing", {"left": True, "right": False}, asks),
@@ -245,6 +244,7 @@ def _trees(nodes: pa.Table, version: ModelVersion, options: TreesOptions) -> Tre
         sets=sets,
         strict=options.strict,
         float32=options.float32,
+        codes=options.codes,
     )
     _check_for_sql(nodes, trees, options)
     return trees

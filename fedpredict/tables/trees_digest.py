@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.split_trees import SplitTreesPart
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.trees_options import options_of
 
@@ -38,7 +38,8 @@ def shape_digest_fields(part: TreesPart | SplitTreesPart) -> Iterator[bytes]:
         texts = part.categories.get(name)
         yield b"" if texts is None else str(len(texts)).encode()
         yield from (text.encode() for text in texts or ())
-    yield f"{int(trees.strict)}{int(trees.float32)}{int(options.wide)}".encode()
+    rule = "" if options.codes is CodeRule.CUT else options.codes.value
+    yield f"{int(trees.strict)}{int(trees.float32)}{int(options.wide)}{rule}".encode()
     yield _whole_numbers(np.diff(trees.start))
     yield from _node_fields(trees, by_name)
     yield from _set_fields(trees)

@@ -10,10 +10,12 @@ import numpy as np
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools
 from fedpredict.model.split_trees import SplitTreesPart
-from fedpredict.model.trees import LEAF, NO_SET, Ints, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Ints, Trees, TreesPart
 
 MAX_DEPTH = 32
 """Splits one below the other that engines take; each is a subquery around the one before."""
+HIVE_JOINS = 8
+"""Hive on Tez counts what each operator does and has, as it comes, 120 counters: so many levels were seen to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class TreesOptions:
         may_miss: The features (positions) that a sample may lack.
         numbers: What nodes with a threshold look at: (feature, whether zero counts as missing), without repeats.
         sets: The same for nodes with a set of categories.
+        codes: Which numbers are the code of a category; `CUT` where no node asks for the category of a number.
     """
 
     n_trees: int
@@ -39,6 +42,7 @@ class TreesOptions:
     may_miss: list[int]
     numbers: list[tuple[int, bool]]
     sets: list[tuple[int, bool]]
+    codes: CodeRule
 
     @property
     def inputs(self) -> list[tuple[int, bool]]:
@@ -59,20 +63,34 @@ def options_of(part: TreesPart | SplitTreesPart) -> TreesOptions:
         may_miss=np.flatnonzero(part.may_miss).tolist(),
         numbers=_looked_at(trees, ~is_set),
         sets=_looked_at(trees, is_set),
+        codes=trees.codes if _has_codes(part) else CodeRule.CUT,
     )
 
 
 def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     """Return the options as JSON values, as `Layout.options` says."""
-    return asdict(options_of(part))
+    plain = asdict(options_of(part))
+    if plain["codes"] is CodeRule.CUT:
+        del plain["codes"]
+    return plain
 
 
-def in_engines(part: TreesPart | SplitTreesPart) -> bool:
-    """Return whether SQL can compute a part: it is not too deep, and asks of texts only whether they are in a set."""
+def trees_engines(part: TreesPart | SplitTreesPart, n_joins: int = 0) -> tuple[str, ...]:
+    """Return the engines that can compute a part: whose trees are not too deep, and ask texts only for their sets.
+
+    Args:
+        part: The trees.
+        n_joins: Joins that the statement has before it comes to them.
+    """
     options = options_of(part)
     texts = {at for at, name in enumerate(part.features) if name in part.categories}
     as_number = {at for at, _ in options.numbers} | {at for at, zero_is_missing in options.sets if zero_is_missing}
-    return options.depth <= MAX_DEPTH and not texts & as_number
+    if options.depth > MAX_DEPTH or texts & as_number:
+        return ("numpy",)
+    if texts & {at for at, _ in options.sets}:
+        n_joins += 1
+    in_hive = options.depth + n_joins <= HIVE_JOINS
+    return ("numpy", "duckdb", "spark", "hive") if in_hive else ("numpy", "duckdb", "spark")
 
 
 def parse_options(content: Mapping[str, object]) -> TreesOptions:
@@ -91,6 +109,7 @@ def parse_options(content: Mapping[str, object]) -> TreesOptions:
             may_miss=[_count(each) for each in _list(content["may_miss"])],
             numbers=[_input(each) for each in _list(content["numbers"])],
             sets=[_input(each) for each in _list(content["sets"])],
+            codes=CodeRule(str(content.get("codes", CodeRule.CUT))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TableCorruptError(f"the options of trees are damaged ({error})") from error
@@ -105,6 +124,12 @@ def levels_of(trees: Trees) -> Ints:
         inner = nodes[trees.feature[nodes] != LEAF]
         nodes, level = np.concatenate([trees.left[inner], trees.right[inner]]), level + 1
     return levels
+
+
+def _has_codes(part: TreesPart | SplitTreesPart) -> bool:
+    """Return whether a node asks for the category of a number."""
+    asked = np.unique(part.trees.feature[part.trees.left_set != NO_SET])
+    return any(part.features[at] not in part.categories for at in asked.tolist())
 
 
 def _looked_at(trees: Trees, chosen: Bools) -> list[tuple[int, bool]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sqlglot import exp
 
-from fedpredict.model.trees import MAX_CODE
+from fedpredict.model.trees import MAX_CODE, CodeRule
 from fedpredict.tables import sql
 from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
 from fedpredict.tables.source import Source
@@ -121,16 +121,22 @@ def _number(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.E
 
 
 def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Expr:
-    """Return a number cut to an integer as the text that sets are searched for, NULL where it is missing."""
+    """Return a number's code as the text that sets are searched for, NULL where the number is missing."""
 
     def text(number: exp.Expr) -> exp.Expr:
-        floor = exp.Floor(this=number.copy())  # a BIGINT in Hive, which compares none with a DOUBLE
-        whole = exp.cast(floor, exp.DataType.Type.BIGINT)
-        is_code = exp.and_(
-            exp.GTE(this=floor.copy(), expression=sql.number(0)),
-            exp.LT(this=floor.copy(), expression=sql.number(MAX_CODE + 1)),
-        )
-        return sql.case(_literal(UNKNOWN), (is_code, _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))))
+        if options.codes is CodeRule.WHOLE:
+            number = sql.column(name)  # not rounded
+        # a BIGINT in Hive and Spark, so only what is in its range is cut; -0.5 has the code of 0.5 where it has one
+        whole = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
+        code: exp.Expr = _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))
+        if options.codes is CodeRule.WHOLE:
+            is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
+            code = sql.case(_literal(UNKNOWN), (is_whole, code))
+        lowest: exp.Expr = exp.GTE(this=number.copy(), expression=sql.double("0"))
+        if options.codes is CodeRule.CUT:
+            lowest = exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1")))
+        is_code = exp.and_(lowest, exp.LT(this=number.copy(), expression=sql.double(str(MAX_CODE + 1))))
+        return sql.case(_literal(UNKNOWN), (is_code, code))
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)
 
@@ -182,9 +188,17 @@ def _known_column(at: int) -> str:
 
 
 def _at_roots(version: ModelVersion, options: TreesOptions, prepared: exp.Select) -> exp.Select:
-    """Return every sample at the root of every tree."""
+    """Return every sample at the root of every tree.
+
+    A root of several rows (a leaf with a value for each output, the base score, a split of another party) has one of
+    output 0. To ask for it rather than for distinct rows spares Hive counters, of which it has few.
+    """
     columns = [sql.named(sql.column("tree"), "fp_tree"), sql.named(sql.number(0), "fp_node")]
-    roots = _stored(version, columns, sql.equals("node", 0), sql.compare(exp.GTE, "tree", BASE)).distinct(copy=False)
+    is_leaf = exp.Is(this=sql.column("left_child"), expression=exp.null())
+    one_row = exp.and_(is_leaf, sql.compare(exp.GTE, "tree", 0))
+    output = sql.column("output") if options.wide else sql.case(sql.column("output"), (one_row, sql.number(0)))
+    is_first = exp.EQ(this=exp.Coalesce(this=output, expressions=[sql.number(0)]), expression=sql.number(0))
+    roots = _stored(version, columns, sql.equals("node", 0), sql.compare(exp.GTE, "tree", BASE), is_first)
     return sql.select_from(sql.columns_of(*_carried(options), "fp_tree", "fp_node"), prepared).join(
         roots.subquery("fp_t", copy=False), join_type="cross", copy=False
     )

@@ -39,6 +39,8 @@ IN_ENGINES = [
     ("quantile, normal", "linear"),
     ("onehot, missing as a category", "trees"),
     ("ordinal", "trees"),
+    ("onehot, ignore", "network"),
+    ("power", "network"),
 ]
 
 

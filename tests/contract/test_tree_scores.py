@@ -19,7 +19,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus, all_ok_statuses
-from fedpredict.model.trees import TreesPart
+from fedpredict.model.trees import CodeRule, TreesPart
 from fedpredict.tables.models import ModelVersion, load_model, publish_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
@@ -74,11 +74,13 @@ SHAPES = {
     "float32, zero is missing, wide": Shape(3, 3, n_scores=2, wide=True, float32=True, zero_is_missing=True),
     "texts and sets": Shape(4, 3, n_texts=2, n_scores=2, with_sets=True),
     "all at once, by <": Shape(
-        3, 3, n_texts=1, with_sets=True, strict=True, float32=True, zero_is_missing=True, may_miss=False, base=False
+        3, 3, n_texts=1, with_sets=True, strict=True, float32=True, zero_is_missing=True, may_miss=False, base=False,
+        codes=CodeRule.CUT_FROM_ZERO,
     ),
+    "whole codes": Shape(4, 3, n_numbers=2, with_sets=True, float32=True, codes=CodeRule.WHOLE),
     "texts alone": Shape(3, 2, n_numbers=0, n_texts=1),
     "no tree": Shape(0, n_scores=2),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -19,7 +19,7 @@ class Rules(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("set_words", "set_start", "set_codes", "codes_start")),
         ("zero", ctypes.c_double),
-        ("float32", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("float32", "codes")),
     )
 
 

@@ -17,6 +17,7 @@ MAX_COLUMNS = 2**26
 NODE = np.dtype([("threshold", np.float64), ("child", np.int32), ("what", np.uint32)])
 _ZERO = np.array([np.float32(1e-35)], dtype=np.float64)
 # as in trees.c
+_CODES = ("cut", "cut_from_zero", "whole")
 _LEAF, _UNKNOWN_RIGHT, _CATEGORICAL, _ZERO_IS_MISSING, _MISSING_RIGHT = (1 << bit for bit in range(26, 31))
 _FLOAT64 = np.dtype(np.float64)
 _FEWEST_WORDS = 16
@@ -80,7 +81,7 @@ def rules_of(trees: Trees) -> tuple[Rules, tuple[NDArray[np.generic], ...]]:
     """Return the rules that hold for all nodes, and the arrays to keep alive for them."""
     arrays = _sets(trees)
     zero = float(largest_left(_ZERO, strict=False, float32=trees.float32)[0])
-    return Rules(*(each.ctypes.data for each in arrays), zero, int(trees.float32)), arrays
+    return Rules(*(each.ctypes.data for each in arrays), zero, int(trees.float32), _CODES.index(trees.codes)), arrays
 
 
 def _sets(

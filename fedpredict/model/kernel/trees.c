@@ -30,6 +30,9 @@
 #define ZERO_IS_MISSING (1u << 29)
 #define MISSING_RIGHT_BIT 30
 
+#define CUT 0
+#define WHOLE 2
+
 typedef struct {
     double threshold; /* two int32 (left set, known set) where CATEGORICAL; infinite at a leaf */
     int32_t child;    /* the left one */
@@ -42,7 +45,8 @@ typedef struct {
     const int32_t *set_codes;    /* ... and its other codes, sorted */
     const int64_t *codes_start;  /* (n_sets + 1,) */
     double zero;                 /* the largest number that counts as zero */
-    int64_t float32;             /* whether codes are rounded first */
+    int64_t float32;             /* whether numbers are rounded first */
+    int64_t codes;               /* which numbers are a category's code: CUT, CUT_FROM_ZERO or WHOLE */
 } Rules;
 
 typedef struct {
@@ -68,13 +72,17 @@ static int contains(const Rules *rules, int32_t set, int32_t code) {
     return low < rules->codes_start[set + 1] && rules->set_codes[low] == code;
 }
 
-static int category_goes_right(const Rules *rules, const Node *node, double x) {
-    int32_t sets[2];
-    memcpy(sets, &node->threshold, sizeof sets);
+/* The code of a number, or -1. */
+static int32_t code_of(const Rules *rules, double x) {
+    if (rules->codes == WHOLE) return x >= 0.0 && x < 2147483648.0 && x == (double)(int32_t)x ? (int32_t)x : -1;
     if (rules->float32) x = (float)x;
-    if (!(x > -1.0 && x < 2147483648.0)) return (node->what & UNKNOWN_RIGHT) != 0;
-    int32_t code = (int32_t)x;
-    if (sets[1] >= 0 && !contains(rules, sets[1], code)) return (node->what & UNKNOWN_RIGHT) != 0;
+    return x < 2147483648.0 && (rules->codes == CUT ? x > -1.0 : x >= 0.0) ? (int32_t)x : -1;
+}
+
+static int category_goes_right(const Rules *rules, const Node *node, double x) {
+    int32_t sets[2], code = code_of(rules, x);
+    memcpy(sets, &node->threshold, sizeof sets);
+    if (code < 0 || (sets[1] >= 0 && !contains(rules, sets[1], code))) return (node->what & UNKNOWN_RIGHT) != 0;
     return !contains(rules, sets[0], code);
 }
 

@@ -240,7 +240,8 @@ def test_texts_and_whole_numbers_are_categories(one_hot: int) -> None:
     assert (part.trees.left_set >= 0).sum() > 3
     assert list(part.categories) == ["colour"]
     codes = {text: float(code) for code, text in enumerate(part.categories["colour"])}
-    for rows in (fresh, other):
+    between = fresh.assign(region=pd.Categorical(fresh["region"].astype(float) - 0.5))  # no label is among them
+    for rows in (fresh, other, between):
         texts = [codes.get(text, -1.0) if isinstance(text, str) else np.nan for text in rows["colour"]]
         coded = np.column_stack([rows["my amount"], texts, rows["region"].astype(float)])
         assert_raw_scores(reading.partial, coded, booster.predict(rows), RELATIVE)
@@ -252,7 +253,7 @@ def test_codes_without_labels_are_numbers() -> None:
     features = np.column_stack([rng.normal(size=600), np.where(rng.random(600) < 0.1, np.nan, codes)])
     target = features[:, 0] + 3 * np.isin(codes % 5, [0, 3])
     booster = train(OF_CATEGORIES, target, features=features, categorical_feature=[1])
-    odd = [-1.0, 0.5, 3.9, 69.0, 70.0, 95.0, 96.0, 1e3, 2.0**31 - 1, 2.0**31, 2.0**32 + 3, 1e30, np.nan]
+    odd = [-1.0, -0.999, -1e-30, 0.5, 3.9, 4 - 1e-15, 69.0, 70.0, 96.0, 1e3, 2.0**31 - 1, 2.0**31, 2.0**32 + 3, np.nan]
 
     reading = read(booster, 2)
 

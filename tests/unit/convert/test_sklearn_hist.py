@@ -134,7 +134,9 @@ def test_splits_by_categories_go_where_scikit_learn_sends_them(seed: int, chosen
     model = HistGradientBoostingRegressor(categorical_features=chosen, min_samples_leaf=3, max_iter=4)
     model.fit(frame, target)
     asked = frame.copy()
-    asked.loc[:9, "code"] = np.arange(10)  # seven of ten are unknown
+    asked["code"] = asked["code"].astype(float)
+    odd = [0, 1, 2, 3, -1, -0.0, -0.5, 0.5, 2.999999, 3.25]  # three of ten are known
+    asked.loc[:9, "code"] = odd
     if "text" in asked:
         asked["text"] = asked["text"].cat.add_categories("new")
         asked.loc[5:14, "text"] = "new"

@@ -23,7 +23,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
 from fedpredict.convert.child import read_content
@@ -246,11 +246,12 @@ def test_any_features_are_scored_as_scikit_learn_scores_them(rows: list[Any], se
     features = np.array(rows)
     target = np.random.default_rng(seed).integers(0, 3, len(features))
     options = {"n_estimators": 3} if kind is RandomForestRegressor else {}
-    model = fit(kind(random_state=seed, **options), features, target)
-    if kind is DecisionTreeClassifier and len(model.classes_) < 2:
-        return
+    with np.errstate(invalid="ignore"):  # scikit-learn adds up all numbers, beyond float32 in both directions
+        model = fit(kind(random_state=seed, **options), features, target)
+        if kind is DecisionTreeClassifier and len(model.classes_) < 2:
+            return
 
-    assert_predicts(model, read_estimator(model).partial, features[::-1])
+        assert_predicts(model, read_estimator(model).partial, features[::-1])
 
 
 @functools.cache
@@ -304,7 +305,7 @@ class OwnForest(RandomForestRegressor):  # type: ignore[misc]
     ("model", "data", "told"),
     [
         (OwnForest(**FEW), DIABETES, "OwnForest"),
-        (make_pipeline(StandardScaler(), RandomForestRegressor(**FEW)), DIABETES, "StandardScaler before RandomForest"),
+        (make_pipeline(Normalizer(), RandomForestRegressor(**FEW)), DIABETES, "Normalizer"),
         (DecisionTreeClassifier(**SMALL), (TARGETS[0], TARGETS[1].astype(int) % 3), "2 labels at once"),
         (RandomForestClassifier(**FEW), (CANCER[0], np.zeros(len(CANCER[0]))), "1 class"),
         (GradientBoostingRegressor(init=LinearRegression(), **FEW), DIABETES, "without init"),

@@ -17,6 +17,7 @@ from fedpredict.convert.trees_form import trees_from_plain, trees_to_plain
 from fedpredict.errors import FeatureNamesError, ModelFileError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.partial import PartialModel, VerificationRows
+from fedpredict.model.trees import CodeRule
 from fedpredict.tables.trees_digest import trees_digest_fields
 from tests.tree_parts import Shape, random_part, random_rows, trees_part
 
@@ -29,6 +30,7 @@ def test_a_part_goes_through_json_and_comes_back(data: st.DataObject) -> None:
         Shape, n_trees=st.integers(0, 3), depth=st.integers(0, 3), n_texts=st.integers(0, 2), wide=flag,
         n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag, zero_is_missing=flag, may_miss=flag,
         base=flag,
+        codes=st.sampled_from(CodeRule),
     ))  # fmt: skip
     part = random_part(np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), shape)
 
@@ -114,6 +116,20 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("values", [0, 0, 1, 2, 4, np.nan], "values"),
     ("values", [[0, 1]] * 6, "values"),
     ("values", None, "values"),
+    ("values", [0, 0, 1, 2, 4, True], "holds a bool where a number"),
+    ("values", [0, 0, 1, 2, 4, None], "holds a NoneType where a number"),
+    ("values", [0, 0, 1, 2, 4, "8"], "holds a str where a number"),
+    ("values", [0, 0, 1, 2, 4, 10**400], "beyond the range of a float64"),
+    ("values", [0, 0, 1, 2, 4, -np.inf], "NaN or an infinity"),
+    ("values", [0, 0, 1, 2, 4, [8, 8]], "different lengths"),
+    ("threshold", [True, None, None, None, None, None], "holds a bool where a number"),
+    ("threshold", [-(10**400), None, None, None, None, None], "beyond the range of a float64"),
+    ("left", [1, 2, None, None, None, np.nan], "left"),
+    ("left", [1, -(10**30), None, None, None, None], "left"),
+    ("right", [4, "3", None, None, None, None], "right"),
+    ("output", [0, None], "output"),
+    ("output", [False, 0], "output"),
+    ("missing_left", [True, False, False, False, False, None], "missing_left"),
     ("n_scores", 0, "n_scores"),
     ("n_scores", 10**9, "n_scores"),
     ("n_scores", 1.0, "n_scores"),
@@ -141,6 +157,9 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("features", "ab", "features"),
     ("op", ">", "op"),
     ("compare", None, "compare"),
+    ("codes", "round", "codes"),
+    ("codes", None, "codes"),
+    ("codes", ["cut"], "codes"),
     ("treshold", [], "treshold"),
 ]
 

@@ -22,7 +22,7 @@ from fedpredict.convert.sklearn_file import Reading
 from fedpredict.errors import FeatureNamesError, ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
-from fedpredict.model.trees import TreesPart
+from fedpredict.model.trees import CodeRule, TreesPart
 from tests.unit.convert.boosters import assert_raw_scores, mixed_data, signal
 from tests.unit.convert.support import joblib_bytes, options_for, predictions_of
 
@@ -252,7 +252,7 @@ def test_codes_without_labels_are_numbers() -> None:
     target = np.nan_to_num(features[:, 0]) + 3 * np.isin(codes % 5, [0, 3])
     kinds: dict[str, Any] = {"feature_types": ["q", "c"], "enable_categorical": True}
     booster = train({"tree_method": "hist", "max_cat_to_onehot": 1}, target, features=features, **kinds)
-    odd = [-1.0, 0.5, 3.9, 69.0, 70.0, 95.0, 96.0, 1e3, 1e7, 2.0**24, 2.0**24 + 2, 3e9, 1e30, np.nan]
+    odd = [-1.0, -0.5, -1e-30, -1e-50, -0.0, 0.5, 3.9, 4 - 1e-9, 69.0, 70.0, 95.0, 96.0, 1e3, 1e7, 3e9, 1e30, np.nan]
     fresh = np.column_stack([np.zeros(len(odd)), odd])
 
     reading = read(booster, 2)
@@ -260,6 +260,46 @@ def test_codes_without_labels_are_numbers() -> None:
     assert not reading.partial.part.categories
     assert_raw_scores(reading.partial, features, margins(booster, features, **kinds), RELATIVE)
     assert_raw_scores(reading.partial, fresh, margins(booster, fresh, **kinds), RELATIVE)
+
+
+@pytest.mark.parametrize("code", [2**24 - 1, 2**24])
+def test_codes_end_where_xgboost_takes_numbers_for_invalid(code: int) -> None:
+    codes = np.arange(60.0)[:, None] % 3
+    kinds: dict[str, Any] = {"feature_types": ["c"], "enable_categorical": True}
+    booster = train({"tree_method": "hist", "max_cat_to_onehot": 1}, codes[:, 0] == 1, 1, codes, **kinds)
+    document = json.loads(booster.save_raw("json"))
+    split = learner(document)["gradient_booster"]["model"]["trees"][0]
+    split["categories"], split["categories_sizes"], split["categories_segments"] = [0, code], [2], [0]
+    booster = xgb.Booster(model_file=bytearray(json.dumps(document).encode()))
+    odd = np.array([0, -0.5, 1, code - 1, code - 1.5, code - 0.75, code - 0.5, code, code + 0.4, code + 1, code + 2])
+
+    assert split["categories_nodes"] == [0]
+    assert_raw_scores(read(booster, 1).partial, odd[:, None], margins(booster, odd[:, None], **kinds), RELATIVE)
+
+
+def test_a_number_between_labels_is_no_category_where_xgboost_would_refuse_it() -> None:
+    data = frame(0)
+    booster = train({"max_cat_to_onehot": 1, "tree_method": "hist"}, target_of(data), features=data,
+                    enable_categorical=True)  # fmt: skip
+    with pytest.raises(xgb.core.XGBoostError):
+        booster.predict(xgb.DMatrix(data.assign(region=pd.Categorical([99] * len(data))), enable_categorical=True))
+    part = trees_of(read(booster, features=None))
+    between, beyond = np.full((1, 3), 7.0), np.full((1, 3), 7.0)
+    between[0, 2], beyond[0, 2] = 7.5, 99.0
+
+    assert part.trees.codes is CodeRule.WHOLE
+    assert part.partial_scores(between) == part.partial_scores(beyond)
+
+
+def test_labels_that_are_numbers_beside_codes_are_refused() -> None:
+    data = frame(0)[["region"]].assign(code=np.arange(300) % 7)
+    data["code"] = data["code"].astype(float)
+    target = np.isin(data["code"], [1, 4]) + 2.0 * (data["region"].astype(int) % 3 == 0)
+    booster = train({"max_cat_to_onehot": 1, "tree_method": "hist"}, target, features=data, feature_types=["c", "c"],
+                    enable_categorical=True)  # fmt: skip
+
+    with pytest.raises(UnsupportedModelError, match="give it all categorical features as pandas' categories"):
+        read(booster, features=None)
 
 
 @pytest.mark.parametrize(

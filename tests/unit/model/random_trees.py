@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedpredict.model.arrays import Floats
-from fedpredict.model.trees import FOREIGN, LEAF, MAX_CODE, NO_SET, Trees
+from fedpredict.model.trees import FOREIGN, LEAF, MAX_CODE, NO_SET, CodeRule, Trees
 
 THRESHOLDS = (0.0, 1.0, -2.5, 0.1, 1e-35, -1e-40, 3.4028234663852886e38, 1e39, -1e39, 1 + 2.0**-24, 16777217.0, 1e308)
 CODES = (0, 1, 2, 3, 63, 64, 65, 1023, 1024, 5000, 16777216, 16777217, MAX_CODE)
@@ -54,6 +54,7 @@ def random_trees(
         sets=sets,
         strict=bool(rng.random() < 0.5),
         float32=bool(rng.random() < 0.5),
+        codes=list(CodeRule)[int(rng.integers(3))],
     )
 
 
@@ -86,6 +87,7 @@ def walk(trees: Trees, tree: int, row: Floats) -> Iterator[int]:
 
 def goes_left(trees: Trees, node: int, x: float) -> bool:
     """Return where a value goes, in the words of `Trees`."""
+    given = x
     if trees.float32:
         with np.errstate(over="ignore"):
             x = float(np.float32(x))
@@ -94,8 +96,18 @@ def goes_left(trees: Trees, node: int, x: float) -> bool:
     if trees.left_set[node] == NO_SET:
         threshold = float(trees.threshold[node])
         return x < threshold if trees.strict else x <= threshold
-    code = MAX_CODE + 1 if math.isinf(x) else math.trunc(x)
+    code = code_of(trees, given if trees.codes is CodeRule.WHOLE else x)
     known = trees.known_set[node]
-    if code < 0 or code > MAX_CODE or (known != NO_SET and code not in trees.sets[known]):
+    if code is None or (known != NO_SET and code not in trees.sets[known]):
         return bool(trees.unknown_left[node])
     return code in trees.sets[trees.left_set[node]]
+
+
+def code_of(trees: Trees, x: float) -> int | None:
+    """Return the code of a number, None where it has none, in the words of `CodeRule`."""
+    if math.isinf(x) or (trees.codes is CodeRule.WHOLE and x != math.floor(x)):
+        return None
+    if trees.codes is CodeRule.CUT_FROM_ZERO and x < 0:
+        return None
+    code = math.trunc(x)
+    return code if 0 <= code <= MAX_CODE else None

@@ -18,12 +18,12 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
 from fedpredict.model.part import Family
-from fedpredict.model.trees import LEAF, NO_SET, Trees, TreesPart
+from fedpredict.model.trees import LEAF, NO_SET, CodeRule, Trees, TreesPart
 from fedpredict.tables.category_sets import members_of, set_text
 from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.trees import trees_from_rows, trees_to_rows
 from fedpredict.tables.trees_digest import trees_digest_fields
-from fedpredict.tables.trees_options import MAX_DEPTH
+from fedpredict.tables.trees_options import HIVE_JOINS, MAX_DEPTH, plain_options
 from fedpredict.tables.version import ModelVersion, version_to_rows, versions_from_rows
 from tests.tree_parts import Shape, chain_of_splits, random_part, random_rows
 
@@ -36,6 +36,7 @@ def shapes() -> st.SearchStrategy[Shape]:
         Shape, n_trees=few, depth=few, n_numbers=st.integers(1, 3), n_texts=st.integers(0, 2), wide=flag,
         n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag, zero_is_missing=flag, may_miss=flag,
         base=flag,
+        codes=st.sampled_from(CodeRule),
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def test_damaged_rows_are_refused_by_what_is_wrong(damage: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("n_trees", None), ("n_trees", True), ("depth", 3), ("strict", 1), ("numbers", [[0]]), ("sets", [[9, False]]),
-     ("may_miss", [7]), ("may_miss", "b")],
+     ("may_miss", [7]), ("may_miss", "b"), ("codes", "round"), ("codes", 1)],
 )  # fmt: skip
 def test_damaged_options_are_refused(name: str, value: object) -> None:
     part = small_part()
@@ -260,14 +261,34 @@ def test_whatever_changes_a_score_changes_the_digest(name: str) -> None:
     assert list(trees_digest_fields(changed)) != list(trees_digest_fields(part))
 
 
+@pytest.mark.parametrize("rule", [CodeRule.CUT_FROM_ZERO, CodeRule.WHOLE])
+def test_which_numbers_are_codes_counts_where_a_number_has_a_category(rule: CodeRule) -> None:
+    part = small_part()
+    of_texts = replace(part, trees=replace(part.trees, codes=rule))
+    assert list(trees_digest_fields(of_texts)) == list(trees_digest_fields(part))
+    assert plain_options(of_texts) == plain_options(part)
+
+    part = replace(part, categories={})
+    of_numbers = replace(part, trees=replace(part.trees, codes=rule))
+    assert list(trees_digest_fields(of_numbers)) != list(trees_digest_fields(part))
+    back = trees_from_rows(trees_to_rows(of_numbers), version_of(of_numbers))
+    assert back.trees.codes is rule
+
+
 def test_engines_are_not_offered_for_what_they_cannot_ask() -> None:
     part = small_part()
     on_text = replace(part.trees, feature=np.array([1, 1, LEAF, LEAF, LEAF, LEAF], dtype=np.int32))
 
-    assert LAYOUT.engines(part) == ("numpy", "duckdb", "spark", "hive")
+    everywhere, but_hive = ("numpy", "duckdb", "spark", "hive"), ("numpy", "duckdb", "spark")
+    assert LAYOUT.engines(part) == everywhere
     assert LAYOUT.engines(replace(part, trees=on_text)) == ("numpy",)
-    assert LAYOUT.engines(chain_of_splits(MAX_DEPTH)) == ("numpy", "duckdb", "spark", "hive")
+    assert LAYOUT.engines(chain_of_splits(HIVE_JOINS)) == everywhere
+    assert LAYOUT.engines(chain_of_splits(HIVE_JOINS + 1)) == but_hive
+    assert LAYOUT.engines(chain_of_splits(MAX_DEPTH)) == but_hive
     assert LAYOUT.engines(chain_of_splits(MAX_DEPTH + 1)) == ("numpy",)
+    with_texts = random_part(np.random.default_rng(1), Shape(20, HIVE_JOINS, n_texts=2, with_sets=True))
+    assert plain_options(with_texts)["depth"] == HIVE_JOINS
+    assert LAYOUT.engines(with_texts) == but_hive
 
 
 @given(st.lists(st.text(alphabet="ab|~01 年", max_size=4), max_size=5))

@@ -16,7 +16,7 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus, all_ok_statuses
-from fedpredict.model.trees import TreesPart
+from fedpredict.model.trees import CodeRule, TreesPart
 from fedpredict.tables import sql
 from fedpredict.tables.models import ModelVersion, delete_model, publish_model
 from fedpredict.tables.names import column_names
@@ -57,6 +57,7 @@ def cases(draw: st.DrawFn) -> tuple[TreesPart, Floats]:
         Shape, n_trees=st.integers(0, 5), depth=st.integers(0, 5), n_numbers=st.integers(1, 3), wide=flag,
         n_texts=st.integers(0, 2), n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag,
         zero_is_missing=flag, may_miss=flag, base=flag,
+        codes=st.sampled_from(CodeRule),
     ))  # fmt: skip
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     part = random_part(random, shape)
