@@ -35,6 +35,7 @@ from fedpredict.model.head import HeadModel
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.split_trees import SplitTreesPart
+from fedpredict.model.steps import StepsPart
 
 JOINT = "joint-model"
 """The party that an uncut model is filed under, and the name of its file; no party's parts are named so."""
@@ -176,7 +177,9 @@ def _cut(
     if head is None:
         constants = result.feature_constants
         return split_model(result.partial, owners, intercept, rows=rows, feature_constants=constants), None
-    cut_off = split_under_top if isinstance(result.partial.part, NetworkPart) else split_with_head
+    part = result.partial.part
+    core = part.core if isinstance(part, StepsPart) else part
+    cut_off = split_under_top if isinstance(core, NetworkPart) else split_with_head
     cut = cut_off(result.partial, owners, head, rows=rows)
     return cut.parts, cut.head
 

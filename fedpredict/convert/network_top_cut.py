@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.convert.embedding_form import padded
+from fedpredict.convert.families import FAMILIES
 from fedpredict.convert.network_cut import inputs_of, unit_owners
 from fedpredict.convert.split import columns_of, verification_of
 from fedpredict.convert.split_trees_cut import HeadedCut
+from fedpredict.convert.steps_cut import cut_steps
 from fedpredict.errors import FeatureNamesError, ModelConflictError
 from fedpredict.model.activations import Activation
 from fedpredict.model.arrays import Bools, Floats
@@ -19,7 +21,9 @@ from fedpredict.model.combination import Combining, structure_of
 from fedpredict.model.dense import Dense
 from fedpredict.model.head import HeadModel
 from fedpredict.model.network import NetworkPart
+from fedpredict.model.part import Family, Part
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.steps import StepsPart
 from fedpredict.model.top_head import TopHead
 
 _Bottoms = dict[str, tuple[Dense, ...]]
@@ -35,28 +39,28 @@ def split_under_top(
     the first layer's weights, and the head takes the sum.
 
     Args:
-        joint: The model over all features: a network.
+        joint: The model over all features: a network, or one behind preprocessing.
         parties: Party id -> the names of its features, in the order that its part shall have.
         head_party: The initiator, which gets the head; it need not be one of the parties.
         rows: Shape (n_rows, n_features), columns in the joint model's order: each part gets its columns of them, and
             its embeddings, as verification rows.
 
     Raises:
-        ModelConflictError: The model is no network, or one that was cut before.
+        ModelConflictError: The model is no network, or one that was cut before; or a step mixes two parties' features.
         FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
         NameRefusedError: A party's name breaks the naming rules.
     """
     part = joint.part
-    if not isinstance(part, NetworkPart) or part.combination is not None:
+    core = part.core if isinstance(part, StepsPart) else part
+    if not isinstance(core, NetworkPart) or core.combination is not None:
         raise ModelConflictError(f"model {joint.model_id} is no joint network: nothing of it can be cut off for a head")
     columns = columns_of(part.features, parties, may_be_empty=False)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(part.features)} features")
-    head, bottoms = _head(part, columns)
+    head, bottoms = _behind_steps(part, columns) if isinstance(part, StepsPart) else _cut(core, columns)
     parts: dict[str, PartialModel] = {}
-    for party, chosen in columns.items():
-        own = _part(part, chosen, padded(bottoms[party], head.n_scores), head)
-        verification = None if rows is None else verification_of(own, rows[:, chosen])
+    for party, own in bottoms.items():
+        verification = None if rows is None else verification_of(own, rows[:, columns[party]])
         parts[party] = replace(
             joint, party=party, part=own, fit_intercept=False, verification=verification, metadata=dict(joint.metadata)
         )
@@ -75,6 +79,28 @@ def split_under_top(
     )
 
 
+def _behind_steps(joint: StepsPart, columns: Mapping[str, list[int]]) -> tuple[TopHead, Mapping[str, Part]]:
+    """Return as `_cut`, where each party keeps the steps of its own features."""
+    heads: list[TopHead] = []
+
+    def cut(core: NetworkPart, read: Mapping[str, list[int]], *_: object) -> Mapping[str, Part]:
+        head, parts = _cut(core, read)
+        heads.append(head)
+        return parts
+
+    form = replace(FAMILIES[Family.NETWORK], cut=cut)
+    parts = cut_steps({Family.NETWORK: form}, joint, columns, None, None)
+    return heads[0], parts
+
+
+def _cut(joint: NetworkPart, columns: Mapping[str, list[int]]) -> tuple[TopHead, Mapping[str, Part]]:
+    """Return the head, and each party's bottom network."""
+    head, bottoms = _head(joint, columns)
+    return head, {
+        party: _part(joint, chosen, padded(bottoms[party], head.n_scores), head) for party, chosen in columns.items()
+    }
+
+
 def _part(joint: NetworkPart, chosen: Sequence[int], layers: tuple[Dense, ...], head: TopHead) -> NetworkPart:
     names = tuple(joint.features[at] for at in chosen)
     return NetworkPart(
@@ -88,7 +114,7 @@ def _part(joint: NetworkPart, chosen: Sequence[int], layers: tuple[Dense, ...], 
 
 
 def _head(joint: NetworkPart, columns: Mapping[str, list[int]]) -> tuple[TopHead, _Bottoms]:
-    """Return the head, and each party's bottom network."""
+    """Return the head, and the layers of each party's bottom network."""
     inputs = {party: inputs_of(joint, chosen) for party, chosen in columns.items()}
     owners = _unmixed(unit_owners(joint, list(inputs.values())))
     if owners and owners[-1].any(axis=1).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from fedpredict.model.combination import Combining, combination_of
 from fedpredict.model.kinds import Kind
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.step import Step, StepKind
+from fedpredict.model.steps import StepsPart
 from fedpredict.model.top_head import TopHead
-from tests.network_parts import numeric_part
+from tests.network_parts import numeric_part, written_out
 from tests.split_networks import Joint, block_network, masked_classifier
 
 OWNERS = {"bank": (2, 3), "lab": (3, 2), "shop": (1, 1)}
@@ -296,3 +299,26 @@ def test_what_cannot_be_cut_is_refused(joint: Joint, cut: HeadedCut) -> None:
         split_under_top(joint.model, joint.owners, "bank", rows=np.zeros((3, 1)))
     with pytest.raises(ModelConflictError, match=r"mixes features of the parties .*\(--head\)"):
         split_model(block_network(OWNERS, hidden=()).model, joint.owners, None)
+
+
+@pytest.mark.parametrize("hidden", [("relu",), ()])
+def test_preprocessing_of_each_partys_features_stays_in_front_of_its_part(hidden: tuple[str, ...]) -> None:
+    whole = block_network(OWNERS, hidden=hidden)
+    core, names = network_of(whole.model), whole.model.part.features
+    renamed = replace(core, features=tuple(f"clipped {name}" for name in names))
+    numbers = {"low": np.full((len(names), 1), -0.5), "high": np.full((len(names), 1), 0.75)}
+    steps = (Step(StepKind.CLIP, names, renamed.features, numbers, {}),)
+    joint = replace(whole.model, part=StepsPart(names, {}, steps, renamed))
+
+    cut = split_under_top(joint, whole.owners, "bank", rows=whole.rows)
+
+    report = simulate(cut.parts, joint, whole.rows, names, cut.head)
+    expected = written_out(core, np.clip(whole.rows, -0.5, 0.75))
+    np.testing.assert_allclose(report.combined.predictions, expected, rtol=1e-9, atol=1e-12)
+    assert report.n_scored == len(whole.rows)
+    assert {combination_of(part.part) for part in cut.parts.values()} == {cut.head.head.combination}
+    mixing = (Step(StepKind.PRODUCT, names, ("all",), {}, {"terms": [[0, 5]]}),)
+    product = replace(numeric_part((1, 2), ("relu",)), features=("all",))
+    mixed = replace(joint, part=StepsPart(names, {}, mixing, product))
+    with pytest.raises(ModelConflictError, match="bank"):
+        split_under_top(mixed, whole.owners, "bank")
