@@ -35,6 +35,7 @@ from fedpredict.model.head import Head
 from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import Share, all_ok_statuses, build_share
+from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
@@ -121,6 +122,9 @@ def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
         reading = read_model_file(path, options)
     parts, head = _cut(case, reading)
     for engine, scorer in scorers.items():
+        if any(engine not in LAYOUTS[part.part.family].engines(part.part) for part in parts.values()):
+            print(f"{engine} is not offered for {case.kind}, {case.source}, {case.data.name}", file=sys.stderr)
+            continue
         rows = slice(0, {"spark": SERVER_ROWS, "hive": HIVE_ROWS}.get(engine))
         shares = {party: scorer(part, _features(case, part.part)[rows]) for party, part in parts.items()}
         combined = combine(reading.partial.link, shares, head)
