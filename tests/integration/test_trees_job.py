@@ -38,7 +38,9 @@ class Shop:
         target = np.nan_to_num(rows).sum(axis=1) + np.nan_to_num(codes % 2) + random.normal(size=N_ROWS) / 9
         data = lightgbm.Dataset(self.matrix, target, categorical_feature=[4])
         constraints = {"interaction_constraints": [[0, 1], [2, 3, 4]], "min_data_per_group": 5, "cat_smooth": 1}
-        self.booster = lightgbm.train({"num_leaves": 15, "verbose": -1, "seed": 3, **constraints}, data, 30)
+        self.booster = lightgbm.train(
+            {"num_leaves": 15, "max_depth": 6, "verbose": -1, "seed": 3, **constraints}, data, 30
+        )
         part = of_lightgbm(self.booster, [*NUMBERS, "colour"], {"colour": COLOURS}, base=BASE)
         write_partial(folder / "joint.json", PartialModel("risk", "run-1", "joint-model", Kind.LINEAR, (), True, part))
 
