@@ -11,7 +11,7 @@ from fedpredict.model.arrays import Bools, Floats, Statuses
 from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.part import Family
 from fedpredict.model.tree_shape import structure_sha256
-from fedpredict.model.trees import LEAF, Trees, statuses_of_trees
+from fedpredict.model.trees import Trees, check_inputs, statuses_of_trees
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,17 +37,9 @@ class SplitTreesPart:
     """What it must have in common with the other parts, and with the head."""
 
     def __post_init__(self) -> None:
-        if len(set(self.features)) != len(self.features):
-            raise ValueError("repeated feature names")
-        if self.may_miss.shape != (len(self.features),):
-            raise ValueError(f"may_miss of shape {self.may_miss.shape} for {len(self.features)} features")
-        unknown = set(self.categories) - set(self.features)
-        if unknown or any(len(set(texts)) != len(texts) for texts in self.categories.values()):
-            raise ValueError("categories of a feature that there is not, or repeated")
+        check_inputs(self.features, self.categories, self.may_miss, self.trees)
         if not self.trees.n_trees:
             raise ValueError("no trees")
-        if self.trees.feature.max(initial=LEAF) >= len(self.features):
-            raise ValueError("a tree refers to a feature that there is not")
         structure = structure_sha256(self.trees)
         object.__setattr__(self, "combination", Combination(Combining.LEAF_MASKS, structure, self.n_outputs))
 

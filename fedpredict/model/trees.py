@@ -249,15 +249,7 @@ class TreesPart:
     _sums: LeafSums = field(init=False)
 
     def __post_init__(self) -> None:
-        if len(set(self.features)) != len(self.features):
-            raise ValueError("repeated feature names")
-        if self.may_miss.shape != (len(self.features),):
-            raise ValueError(f"may_miss of shape {self.may_miss.shape} for {len(self.features)} features")
-        unknown = set(self.categories) - set(self.features)
-        if unknown or any(len(set(texts)) != len(texts) for texts in self.categories.values()):
-            raise ValueError("categories of a feature that there is not, or repeated")
-        if self.trees.feature.max(initial=LEAF) >= len(self.features):
-            raise ValueError("a tree refers to a feature that there is not")
+        check_inputs(self.features, self.categories, self.may_miss, self.trees)
         self._check_values()
         output = None if self._is_wide() else self.output
         sums = LeafSums(self.trees.walker, self.values, output, self.intercept, self.n_scores)
@@ -307,6 +299,21 @@ class TreesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
         return statuses_of_trees(features, self.may_miss, self.trees)
+
+
+def check_inputs(
+    features: tuple[str, ...], categories: Mapping[str, tuple[str, ...]], may_miss: Bools, trees: Trees
+) -> None:
+    """Check what a part of trees says of its features; raise `ValueError` with what does not fit."""
+    if len(set(features)) != len(features):
+        raise ValueError("repeated feature names")
+    if may_miss.shape != (len(features),):
+        raise ValueError(f"may_miss of shape {may_miss.shape} for {len(features)} features")
+    unknown = set(categories) - set(features)
+    if unknown or any(len(set(texts)) != len(texts) for texts in categories.values()):
+        raise ValueError("categories of a feature that there is not, or repeated")
+    if trees.feature.max(initial=LEAF) >= len(features):
+        raise ValueError("a tree refers to a feature that there is not")
 
 
 def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees) -> Statuses | None:

@@ -69,6 +69,7 @@ class HiveWarehouse(Warehouse):
         self._staging = Staging(settings.staging) if settings.staging else None
         self._lock = threading.RLock()
         self._open: HiveSession | None = None
+        self._engine: EngineInfo | None = None
 
     def create_database(self) -> None:
         """Create the database of the settings unless it exists.
@@ -88,9 +89,11 @@ class HiveWarehouse(Warehouse):
     @override
     def engine(self) -> EngineInfo:
         """Apache Hive or Spark, as the server says."""
-        with self._session() as session:
-            version = session.execute("SELECT version()").column(0)[0].as_py()
-            return EngineInfo(session.engine.value, str(version).split(" ", 1)[0])
+        if self._engine is None:  # asked once: every scoring statement wants to know
+            with self._session() as session:
+                version = session.execute("SELECT version()").column(0)[0].as_py()
+                self._engine = EngineInfo(session.engine.value, str(version).split(" ", 1)[0])
+        return self._engine
 
     @override
     def ensure(self, schema: TableSchema) -> None:

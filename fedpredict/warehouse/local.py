@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -61,7 +62,7 @@ class LocalWarehouse(Warehouse):
     @override
     def engine(self) -> EngineInfo:
         """DuckDB."""
-        return EngineInfo("duckdb", self._opened().version)
+        return EngineInfo("duckdb", version("duckdb"))  # not opened for that: converting needs none
 
     @override
     def ensure(self, schema: TableSchema) -> None:

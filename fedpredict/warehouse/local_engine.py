@@ -61,11 +61,6 @@ class LocalEngine:
             raise StatementError(f"the embedded engine refused a statement: {error}") from error
         return _plain(result)
 
-    @property
-    def version(self) -> str:
-        """DuckDB's version."""
-        return str(duckdb.__version__)
-
     def close(self) -> None:
         """Let go of its memory."""
         self._connection.close()
