@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pyarrow as pa
+from freeports import free_ports
 from matplotlib import use
 from pyarrow import csv
 from rich import box
@@ -98,15 +98,6 @@ def command(*arguments: object, cwd: Path | None = None) -> str:
     if done.returncode:
         raise SystemExit(f"$ fedpredict {' '.join(words[1:])}\n{done.stdout}{done.stderr}")
     return done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def write_settings(ports: dict[str, int], hive: str | None) -> None:

@@ -200,15 +200,21 @@ def _held(listen: str) -> Iterator[None]:
     try:
         with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
             pass  # nobody has it, not even with SO_REUSEPORT
-        held = socket.socket(_family(host), socket.SOCK_STREAM)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host.strip("[]"), int(port)))
     except OSError as error:
-        raise ConfigError(
-            f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine"
-        ) from error
-    with held:
+        raise _cannot_be_bound(listen) from error
+    with socket.socket(_family(host), socket.SOCK_STREAM) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # or closed connections of a server before us, which shared the port with nobody, would keep it for a minute
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise _cannot_be_bound(listen) from error
         yield
+
+
+def _cannot_be_bound(listen: str) -> ConfigError:
+    return ConfigError(f"listen: {listen} cannot be bound; the port is taken, or the address is not of this machine")
 
 
 def _family(host: str) -> socket.AddressFamily:

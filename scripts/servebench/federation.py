@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from freeports import free_ports
 from sklearn.linear_model import LogisticRegression
 
 from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
@@ -94,15 +94,6 @@ def children(pid: int) -> list[int]:
             for child in map(int, (task / "children").read_text().split()):
                 found += [child, *children(child)]
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import socketserver
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing_extensions import override
 from fedpredict.errors import ConfigError, WarehouseUnavailableError
 from fedpredict.warehouse.hive import HiveWarehouse
 from fedpredict.warehouse.hive_settings import HiveSettings
+from scripts.freeports import free_ports
 
 pytestmark = [pytest.mark.hive, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,11 +72,6 @@ def sign(name: str, key: ec.EllipticCurvePrivateKey, issuer: Authority | None) -
 def new_authority(name: str) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     return Authority(name, key, sign(name, key, None))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def write_keystore(path: Path, authority: Authority) -> None:
@@ -142,7 +137,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, directory: int) -> Iterator
     authority = new_authority("right-ca")
     new_authority("wrong-ca").write(folder)
     write_keystore(folder / "server.p12", authority)
-    http_port = free_port()
+    http_port = free_ports(1)[0]
     options = {
         "hive.server2.transport.mode": "all",
         "hive.server2.thrift.http.port": str(http_port),

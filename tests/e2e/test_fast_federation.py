@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fedpredict.client import Client, TlsFiles
 from fedpredict.security.tls import server_name
-from tests.e2e.test_readme import free_ports
+from scripts.freeports import free_ports
 from tests.e2e.test_workers import children
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ def prepared(shared_workshop: Workshop) -> Federation:
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(data.data, data.target)
     joblib.dump(model, shop.folder / "joint.joblib")
     ids = [f"p{row}" for row in range(len(data.data))]
-    grpc, http_port, links = (f"127.0.0.1:{port}" for port in free_ports(3))
-    listening = dict(zip(LISTEN, (f"127.0.0.1:{port}" for port in free_ports(len(LISTEN))), strict=True))
+    grpc, http_port, links, *free = (f"127.0.0.1:{port}" for port in free_ports(3 + 2 * len(LISTEN)))
+    listening = dict(zip(LISTEN, zip(free[::2], free[1::2], strict=True), strict=True))
     shop.run("init", "initiator", "hospital", "--listen", grpc, "--http-listen", http_port)
     for party in PARTICIPANTS:
-        listen = listening.get(party, "127.0.0.1:0")
+        listen, _ = listening.get(party, ("127.0.0.1:0", ""))
         shop.run("init", "participant", party, "--initiator", "hospital", "--listen", listen)
     write_settings(shop, grpc, links, listening)
 
@@ -162,10 +162,10 @@ def prepared(shared_workshop: Workshop) -> Federation:
     return Federation(shop, http_port, ids, model.predict_proba(data.data)[:, 1])
 
 
-def write_settings(shop: Workshop, grpc: str, links: str, listening: dict[str, str]) -> None:
-    """Give everybody two workers, and tell who dials whom."""
+def write_settings(shop: Workshop, grpc: str, links: str, listening: dict[str, tuple[str, str]]) -> None:
+    """Give everybody two workers, and tell who dials whom; `listening` has the addresses for calls and for links."""
     head = f"workers = {WORKERS}\n"
-    peers = [f'[parties.{party}]\naddress = "{address}"' for party, address in listening.items()]
+    peers = [f'[parties.{party}]\naddress = "{address}"' for party, (address, _) in listening.items()]
     peers += [f'[parties.{DIAL}]\nconnect = "in"', f"[models.cancer]\nparties = {list(PARTICIPANTS)}\n{PATIENCE}\n"]
     path = shop.folder / "hospital" / "initiator.toml"
     text = path.read_text().replace("poll_s = 5.0", "poll_s = 0.2").replace("deadline_s = 2.0", PATIENCE)
@@ -176,6 +176,8 @@ def write_settings(shop: Workshop, grpc: str, links: str, listening: dict[str, s
         if party == DIAL:
             text = 'connect = "out"\n' + re.sub(r"(?m)^link_listen.*\n", "", text)
             text += f'\n[initiators.hospital]\naddresses = ["{grpc}"]\nlink_addresses = ["{links}"]\n'
+        else:
+            text = re.sub(r"(?m)^link_listen.*$", f'link_listen = "{listening[party][1]}"', text)
         path.write_text(head + text)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_readme import free_ports, served, shell
+from scripts.freeports import free_ports
+from tests.e2e.test_readme import served, shell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from scripts.freeports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -60,14 +61,6 @@ def served(script: str, folder: Path) -> Iterator[None]:
                 time.sleep(0.05)
             os.killpg(terminal.pid, signal.SIGKILL)
             pytest.fail("a server outlived SIGTERM by 30 s: " + (folder / "serve.log").read_text())
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def test_a_reader_gets_from_an_own_model_to_predictions(tmp_path: Path) -> None:

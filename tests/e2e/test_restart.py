@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.security.tls import TlsFiles
+from scripts.freeports import free_ports
 from tests.e2e.conftest import Daemon, Workshop
 
 pytestmark = pytest.mark.e2e
@@ -26,16 +26,6 @@ EXPECTED = [20.0, 25.0]
 TIMEOUT_S = 60.0
 
 
-def free_port() -> int:
-    """Return a port whose next one is free as well."""
-    while True:
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            second.bind(("127.0.0.1", port + 1))
-            return port
-
-
 @pytest.fixture
 def lab(workshop: Workshop) -> Daemon:
     """A laboratory that serves its part of a model, at ports of its own."""
@@ -43,7 +33,10 @@ def lab(workshop: Workshop) -> Daemon:
     part = LinearPart(("age",), np.array([[0.5]]), None, np.zeros(1))
     write_partial(workshop.folder / "lab.json", PartialModel("credit", "run-1", "lab", Kind.LINEAR, (), False, part))
     workshop.run("certs", "ca", "ca")
-    workshop.run("init", "participant", "lab", "--initiator", "bank", "--listen", f"127.0.0.1:{free_port()}")
+    port, link_port = free_ports(2)
+    workshop.run("init", "participant", "lab", "--initiator", "bank", "--listen", f"127.0.0.1:{port}")
+    settings = workshop.folder / "lab" / "participant.toml"
+    settings.write_text(settings.read_text().replace(f"127.0.0.1:{port + 1}", f"127.0.0.1:{link_port}"))
     config = ("--config", "lab/participant.toml")
     workshop.run("features", "load", "people.csv", "--view", "people", "--key", "id", *config)
     workshop.run("model", "convert", "lab.json", *config)

@@ -45,6 +45,7 @@ from fedpredict.wire.channel import MAX_MESSAGE_BYTES, channel_options
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import MAGIC, Preface, SocketCarrier, dial_socket, listen_sockets
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
+from scripts.freeports import free_ports
 from tests.contract.link_rig import Balancer
 from tests.integration.federation import Certificates, eventually
 
@@ -265,7 +266,7 @@ async def test_the_newest_link_of_a_party_is_used_and_the_old_one_closed(world: 
 
 async def test_a_blocked_port_leaves_the_stream(world: World) -> None:
     lab = await world.participant(link_listen="127.0.0.1:0")
-    lab._answers.link_port = free_port()
+    lab._answers.link_port = free_ports(1)[0]
     remote = await world.remote(lab.address)
     await holds(remote, {"grpc": 1})
 
@@ -273,7 +274,7 @@ async def test_a_blocked_port_leaves_the_stream(world: World) -> None:
 async def test_a_better_carrier_is_taken_when_it_can_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedpredict.initiator.linking.RECHECK_S", 0.2)
     lab = await world.participant(link_listen="127.0.0.1:0")
-    port, lab._answers.link_port = lab._answers.link_port, free_port()
+    port, lab._answers.link_port = lab._answers.link_port, free_ports(1)[0]
     remote = await world.remote(lab.address)
     await holds(remote, {"grpc": 1})
 
@@ -387,7 +388,10 @@ async def test_a_party_whose_machine_vanishes_is_told_of_in_time_given_up_and_as
     lab._answers.link_port = int(link_path.address.rpartition(":")[2])
     bank = await world.initiator({"lab": {"address": path.address}}, deadline_s=1.0)
     assert await world.predicted(bank) == [2.0, 4.0]
-    linked = [record for record in caplog.records if record.message == "party.linked"]
+    async with asyncio.timeout(10.0):
+        # the first answer may have come by a call of its own, before there was a link
+        while not (linked := [record for record in caplog.records if record.message == "party.linked"]):
+            await asyncio.sleep(0.01)
     assert getattr(linked[-1], "carrier", "") == "socket"
 
     for each in (path, link_path):
@@ -524,10 +528,3 @@ async def query(remote: RemoteParty) -> ScoreQuery:
         mode=Mode.NEARLINE,
         sample_ids=(b"u1",),
     )
-
-
-def free_port() -> int:
-    """Return a port at which nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
