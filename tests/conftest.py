@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -43,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     absent = [(item, server) for item in items if (server := _absent(item))]
     counts = {server: sum(1 for _, needed in absent if needed == server) for server in SERVERS}
     config.stash[DESELECTED] = {server: count for server, count in counts.items() if count}
+    if hasattr(config, "workeroutput"):  # of several processes, the one that reports collects nothing itself
+        config.workeroutput["absent"] = config.stash[DESELECTED]
     if absent:
         config.hook.pytest_deselected(items=[item for item, _ in absent])
         left_out = {item for item, _ in absent}
@@ -54,6 +57,11 @@ def pytest_report_header() -> list[str]:
         f"{server}: {_address(server) or ('REQUIRED, BUT NO ADDRESS' if _is_required(server) else 'not tested')}"
         for server in SERVERS
     ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("absent", {})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
