@@ -129,8 +129,8 @@ def _check_categories(parts: Mapping[str, PartialModel], joint: PartialModel) ->
 
 def _share(partial: PartialModel, features: Floats, names: Sequence[str]) -> Share:
     own = _columns(partial, features, names)
-    statuses = partial.part.statuses(own)
-    return build_share(partial.part.partial_scores(own), all_ok_statuses(len(own)) if statuses is None else statuses)
+    scores, statuses = partial.part.scores_and_statuses(own)
+    return build_share(scores, all_ok_statuses(len(own)) if statuses is None else statuses)
 
 
 def _columns(partial: PartialModel, features: Floats, names: Sequence[str]) -> Floats:

@@ -108,6 +108,10 @@ class LinearPart:
             status[without_log] = SampleStatus.FEATURE_INVALID
         return status
 
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return scores and statuses, as `Part.scores_and_statuses`."""
+        return self.partial_scores(features), self.statuses(features)
+
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute terms of each score, as `Part.magnitudes`."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):

@@ -155,6 +155,10 @@ class NetworkPart:
                 status[strange] = SampleStatus.FEATURE_INVALID
         return status
 
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return scores and statuses, as `Part.scores_and_statuses`."""
+        return self.partial_scores(features), self.statuses(features)
+
     def _inputs(self, features: Floats) -> Floats:
         """Return what goes into the first layer, shape (n_samples, sum of `widths`)."""
         if features.ndim != 2 or features.shape[1] != len(self.features):

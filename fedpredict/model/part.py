@@ -72,6 +72,9 @@ class Part(Protocol):
     def statuses(self, features: Floats) -> Statuses | None:
         """Return OK, FEATURE_MISSING or FEATURE_INVALID for each sample, shape (n_samples,); None where all are OK."""
 
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return `partial_scores` and `statuses`; what both of them need is worked out once."""
+
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute terms of each score, shape (n_samples, n_scores): what rounding scales with.
 

@@ -128,7 +128,7 @@ def largest_difference(partial: PartialModel) -> tuple[float, float]:
 
 def own_scores(part: Part, features: Floats) -> Floats:
     """Return a part's scores of samples, NaN where its status is not OK; shape (n_samples, n_scores)."""
-    scores, statuses = part.partial_scores(features), part.statuses(features)
+    scores, statuses = part.scores_and_statuses(features)
     return scores if statuses is None else np.where((statuses == SampleStatus.OK)[:, None], scores, np.nan)
 
 

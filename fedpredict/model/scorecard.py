@@ -190,11 +190,7 @@ class ScorecardPart:
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return the sum of the points in the order of the features, and the base points; as `Part.partial_scores`."""
-        total = np.zeros(len(features))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for column in self._points(features).T:
-                total += column
-            return (total + (0.0 if self.intercept is None else self.intercept.item()))[:, None]
+        return self._total(self._points(features))
 
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute points, as `Part.magnitudes`."""
@@ -208,15 +204,12 @@ class ScorecardPart:
         An infinite value is invalid, and so is one in no bin where there are no points for that; a missing one without
         points for that is missing.
         """
-        unscored = np.isnan(self._points(features))
-        infinite = np.isinf(features)
-        if not (unscored.any() or infinite.any()):
-            return None
-        missing = np.isnan(features)
-        status = all_ok_statuses(len(features))
-        status[(unscored & missing).any(axis=1)] = SampleStatus.FEATURE_MISSING
-        status[((unscored & ~missing) | infinite).any(axis=1)] = SampleStatus.FEATURE_INVALID
-        return status
+        return _statuses_of(features, self._points(features))
+
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return scores and statuses of points that are looked up once, as `Part.scores_and_statuses`."""
+        points = self._points(features)
+        return self._total(points), _statuses_of(features, points)
 
     def losses(self, features: Floats, count: int) -> tuple[Positions, Floats]:
         """Return where samples lost the most points: the most that a feature can give, less what it gave.
@@ -241,6 +234,13 @@ class ScorecardPart:
         """Return the code that tells of points lost at a feature."""
         return self.scored[position].reason or self.scored[position].name
 
+    def _total(self, points: Floats) -> Floats:
+        total = np.zeros(len(points))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for column in points.T:
+                total += column
+            return (total + (0.0 if self.intercept is None else self.intercept.item()))[:, None]
+
     def _points(self, features: Floats) -> Floats:
         """Return each feature's points, shape (n_samples, n_features); NaN where a value is not scored."""
         if features.ndim != 2 or features.shape[1] != len(self.scored):
@@ -248,3 +248,16 @@ class ScorecardPart:
         if not self.scored:
             return np.zeros((len(features), 0))
         return np.column_stack([each.points(column) for each, column in zip(self.scored, features.T, strict=True)])
+
+
+def _statuses_of(features: Floats, points: Floats) -> Statuses | None:
+    """Return why samples cannot be scored, by their values and the points of each; None where all can."""
+    unscored = np.isnan(points)
+    infinite = np.isinf(features)
+    if not (unscored.any() or infinite.any()):
+        return None
+    missing = np.isnan(features)
+    status = all_ok_statuses(len(features))
+    status[(unscored & missing).any(axis=1)] = SampleStatus.FEATURE_MISSING
+    status[((unscored & ~missing) | infinite).any(axis=1)] = SampleStatus.FEATURE_INVALID
+    return status

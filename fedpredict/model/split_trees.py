@@ -81,3 +81,7 @@ class SplitTreesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`, by the same rule as for summed trees."""
         return statuses_of_trees(features, self.may_miss, self.trees)
+
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return scores and statuses, as `Part.scores_and_statuses`."""
+        return self.partial_scores(features), self.statuses(features)

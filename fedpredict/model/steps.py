@@ -117,18 +117,13 @@ class StepsPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`: by an infinite feature, a step, or the core."""
         columns, missing, invalid = self._derived(features)
-        status = self.core.statuses(columns)
-        if not all_finite(features):
-            invalid = _either(invalid, np.asarray(np.isinf(features).any(axis=1), dtype=np.bool_))
-        if missing is None and invalid is None:
-            return status
-        if status is None:
-            status = all_ok_statuses(len(features))
-        if missing is not None:
-            status[missing & (status != SampleStatus.FEATURE_INVALID)] = SampleStatus.FEATURE_MISSING
-        if invalid is not None:
-            status[invalid] = SampleStatus.FEATURE_INVALID
-        return status if any_true(status != SampleStatus.OK) else None
+        return _with_verdicts(features, self.core.statuses(columns), missing, invalid)
+
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return the core's scores and all statuses of columns that are derived once, as `Part.scores_and_statuses`."""
+        columns, missing, invalid = self._derived(features)
+        scores, status = self.core.scores_and_statuses(columns)
+        return scores, _with_verdicts(features, status, missing, invalid)
 
     def _derived(self, features: Floats) -> tuple[Floats, Bools | None, Bools | None]:
         """Return the columns that the core reads, and which samples a step calls missing or invalid (None: none)."""
@@ -145,6 +140,23 @@ class StepsPart:
                 columns[:, outputs] = derived.values
                 missing, invalid = _either(missing, derived.missing), _either(invalid, derived.invalid)
         return columns.take(self._read, axis=1), missing, invalid
+
+
+def _with_verdicts(
+    features: Floats, status: Statuses | None, missing: Bools | None, invalid: Bools | None
+) -> Statuses | None:
+    """Return the core's statuses with what the steps and infinite features add to them."""
+    if not all_finite(features):
+        invalid = _either(invalid, np.asarray(np.isinf(features).any(axis=1), dtype=np.bool_))
+    if missing is None and invalid is None:
+        return status
+    if status is None:
+        status = all_ok_statuses(len(features))
+    if missing is not None:
+        status[missing & (status != SampleStatus.FEATURE_INVALID)] = SampleStatus.FEATURE_MISSING
+    if invalid is not None:
+        status[invalid] = SampleStatus.FEATURE_INVALID
+    return status if any_true(status != SampleStatus.OK) else None
 
 
 def _either(some: Bools | None, others: Bools | None) -> Bools | None:

@@ -25,7 +25,6 @@ from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_true, a
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
-from fedpredict.model.part import Part
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
@@ -144,24 +143,27 @@ class LocalParty(PartyScorer):
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
         if rows.texts is not None or model.texts is not None:
             rows = _coded(model, rows)
-        known = _statuses(model.part, rows, ids)
+        if group.linear:
+            own = partial_scores_of(group.linear, [each.stop - each.start for each in spans], rows.values)
+            known = model.part.statuses(rows.values)
+        else:
+            own, known = model.part.scores_and_statuses(rows.values)
+        known = _with_lookup(known, rows, ids)
+        scores[at] = own
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
-        if group.linear:
-            scores[at] = partial_scores_of(group.linear, [each.stop - each.start for each in spans], rows.values)
-        else:
-            scores[at] = model.part.partial_scores(rows.values)
         return at, reasons_of(model.part, rows.values, known)
 
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
         rows = self._rows(model, query)
-        status = _statuses(model.part, rows, query.sample_ids)
+        scores, status = model.part.scores_and_statuses(rows.values)
+        status = _with_lookup(status, rows, query.sample_ids)
         if status is None:
-            share, event_time = _share_of_all(model.part.partial_scores(rows.values)), rows.event_time
+            share, event_time = _share_of_all(scores), rows.event_time
         else:
             # of what is not usable numbers come out as well, which the share does not keep
-            share = build_share(model.part.partial_scores(rows.values), status)
+            share = build_share(scores, status)
             event_time = np.where(status == _OK, rows.event_time, NEVER)
         reply = _reply(query, share, event_time, start)
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
@@ -233,14 +235,12 @@ def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:
     return replace(rows, values=texts.translated(rows))
 
 
-def _statuses(part: Part, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
-    """Return a status per sample, as far as it is known before scoring; None where all are OK, as mostly they are.
+def _with_lookup(status: Statuses | None, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
+    """Return the part's statuses with what the look-up says; None where all are OK, as mostly they are.
 
     What is found is a sample id: see `OnlineStore.lookup`.
     """
-    is_clear = rows.is_clear or (all_true(rows.found) and not any_true(rows.ambiguous))
-    status = part.statuses(rows.values)
-    if is_clear:
+    if rows.is_clear or (all_true(rows.found) and not any_true(rows.ambiguous)):
         return status
     # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
     if status is None:

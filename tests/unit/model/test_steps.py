@@ -11,6 +11,7 @@ from scipy import stats
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Family
+from fedpredict.model.scorecard import FeaturePoints, Interval, ScorecardPart
 from fedpredict.model.share import SampleStatus
 from fedpredict.model.step import BOX_COX, YEO_JOHNSON, Step, StepKind
 from fedpredict.model.steps import StepsPart
@@ -98,3 +99,26 @@ def test_the_part_is_its_core_to_everybody_else() -> None:
         part.partial_scores(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="steps behind steps"):
         StepsPart(("x",), {}, (), part)
+
+
+@pytest.mark.parametrize("core", ["linear", "scorecard"])
+def test_scores_and_statuses_together_are_those_of_both_calls_from_columns_derived_once(
+    core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (Step(StepKind.BINS, ("x",), ("bin",), {"edge": column(0.0, 2.0)}),)
+    card = ScorecardPart((FeaturePoints("bin", (Interval(5.0, 0.0, 2.0),)),), None)
+    part = StepsPart(
+        ("x",), {}, steps, card if core == "scorecard" else LinearPart(("bin",), column(3.0), None, np.zeros(1))
+    )
+    rows = column(-1.0, 1.0, 3.0, NAN, INF)
+    expected = part.partial_scores(rows), part.statuses(rows)
+    calls: list[int] = []
+    derived = StepsPart._derived
+    monkeypatch.setattr(StepsPart, "_derived", lambda self, rows: calls.append(len(rows)) or derived(self, rows))
+
+    scores, statuses = part.scores_and_statuses(rows)
+
+    assert calls == [5]
+    np.testing.assert_array_equal(scores, expected[0])
+    assert statuses is not None
+    np.testing.assert_array_equal(statuses, expected[1])

@@ -57,6 +57,9 @@ class CodesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         return statuses_of_numbers(features)
 
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        return self.partial_scores(features), self.statuses(features)
+
     def magnitudes(self, features: Floats) -> Floats:
         return np.abs(features)
 
