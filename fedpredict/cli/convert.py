@@ -38,7 +38,11 @@ RunOption = Annotated[
     str | None, typer.Option("--training-run", help="The run that made all parts, where the file does not say it.")
 ]
 LayersOption = Annotated[
-    Path | None, typer.Option("--layers", help="What the tensors of a PyTorch or safetensors file do: a JSON file.")
+    Path | None,
+    typer.Option(
+        "--layers",
+        help="What the tensors of a PyTorch or safetensors file do, or what is below a top model: a JSON file.",
+    ),
 ]
 OffsetOption = Annotated[
     str | None,

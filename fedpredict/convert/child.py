@@ -14,22 +14,22 @@ from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.confine import confine
 from fedpredict.convert.containers import is_json, unpack
 from fedpredict.convert.exposure import check_applied
-from fedpredict.convert.head_form import head_from_portable, head_to_portable, is_head
+from fedpredict.convert.head_form import HeadReading, head_from_portable, head_to_portable, is_head
 from fedpredict.convert.joblib_file import read_payload
+from fedpredict.convert.layers_file import parse_below
 from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
 from fedpredict.convert.lightgbm_text import is_lightgbm
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
-from fedpredict.convert.sklearn_file import Reading, read_sklearn
+from fedpredict.convert.sklearn_file import Reading, read_sklearn, read_sklearn_top
 from fedpredict.convert.torch_network import holds_tensors, read_tensors
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import PlainReader, described
 from fedpredict.convert.xgboost_document import is_xgboost
 from fedpredict.convert.xgboost_file import read_xgboost, read_xgboost_pickle
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError, UnsupportedModelError
-from fedpredict.model.head import HeadModel
 
 _MAX_MESSAGE = 4000
 _PICKLE_START = b"\x80"
@@ -42,19 +42,6 @@ class Request:
     descriptor: int
     options: ReadOptions
     limits: Limits
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadReading:
-    """What a file of a head gave.
-
-    Attributes:
-        head: The head.
-        source: What it is, for people.
-    """
-
-    head: HeadModel
-    source: str
 
 
 def read_content(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
@@ -78,9 +65,9 @@ def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | 
     """
     if holds_tensors(data):
         return read_tensors(data, options, limits)
-    if options.layers is not None:
-        raise ModelConflictError("--layers describes the tensors of a PyTorch or safetensors file, which this is not")
     content = unpack(data, limits.unpacked_bytes)
+    if options.layers is not None:
+        return _top(content, options.layers, options, limits)
     if is_xgboost(content):
         return read_xgboost(content, options, limits)
     if is_lightgbm(content):
@@ -89,6 +76,17 @@ def read_either(data: bytes, options: ReadOptions, limits: Limits) -> Reading | 
         return _from_plain(parse_json(_utf8(content)), "JSON", options)
     arrays = ArrayReader(limits.array_bytes)
     return _from_value(_root(content, limits), arrays, options, limits)
+
+
+def _top(content: bytes, layers: str, options: ReadOptions, limits: Limits) -> HeadReading:
+    """The only other file that a description goes with: a top model that a library saved as one of its own models."""
+    value = None if is_xgboost(content) or is_lightgbm(content) or is_json(content) else _root(content, limits)
+    if not isinstance(value, Node) or not value.path.startswith("sklearn."):
+        raise ModelConflictError(
+            "--layers describes the tensors of a PyTorch or safetensors file, or what is below a top model of "
+            "scikit-learn, and this is neither"
+        )
+    return read_sklearn_top(value, ArrayReader(limits.array_bytes), parse_below(layers), options)
 
 
 def _utf8(content: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,14 @@ from fedpredict.convert.top_form import top_from_plain, top_to_plain
 from fedpredict.errors import FedPredictError, ModelConflictError, ModelFileError
 from fedpredict.model.combination import Combining
 from fedpredict.model.head import Head, HeadModel
-from fedpredict.model.kinds import MAX_CLASSES, own_link
+from fedpredict.model.kinds import MAX_CLASSES, Kind, own_link
+from fedpredict.model.links import Link
 from fedpredict.model.top_head import TopHead
 from fedpredict.model.tree_head import TreeHead
 from fedpredict.model.trees import MAX_CODE
+
+Meaning = tuple[Kind, tuple[str, ...], Link]
+"""Kind, classes and link."""
 
 HEAD_FORMAT = "fedpredict-head-1"
 
@@ -26,6 +31,19 @@ _KEYS = (
     "format", "model_id", "training_run", "party", "kind", "link", "classes", "metadata", "combining", "head",
 )  # fmt: skip
 _TREE_KEYS = ("structure_sha256", "n_leaves", "n_outputs", "output", "values", "intercept")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadReading:
+    """What a file of a head gave.
+
+    Attributes:
+        head: The head.
+        source: What it is, for people.
+    """
+
+    head: HeadModel
+    source: str
 
 
 def head_to_portable(head: HeadModel) -> dict[str, object]:
@@ -92,8 +110,7 @@ def head_from_portable(content: Mapping[str, object], options: ReadOptions | Non
     check_keys(content, _KEYS, "the portable head")
     if not is_head(content):
         raise ModelFileError(f"the portable head needs format: {HEAD_FORMAT!r}")
-    if options.holds_intercept or options.features:
-        raise ModelConflictError("a head has neither features nor an intercept to choose: leave those options out")
+    _check_options(options)
     combining, plain, kind = _combining(content), content.get("head"), kind_of(content)
     if not isinstance(plain, dict):
         raise ModelFileError("the portable head needs head: a dict")
@@ -110,6 +127,39 @@ def head_from_portable(content: Mapping[str, object], options: ReadOptions | Non
         )
     except ValueError as error:
         raise ModelFileError(f"the portable head does not fit together: {error}") from error
+
+
+def head_reading(head: Head, meaning: Meaning, options: ReadOptions, source: str) -> HeadReading:
+    """Return the head of a file that holds no names, which are the operator's.
+
+    Args:
+        head: The parameters.
+        meaning: Kind, link and classes.
+        options: Must name the model id, the training run and the party.
+        source: What wrote the file, for people.
+
+    Raises:
+        ModelFileError: A name is not given, or the head does not fit the kind and its classes.
+        ModelConflictError: The operator says what no head has.
+        NameRefusedError: A model id or party id breaks the naming rules.
+    """
+    _check_options(options)
+    model_id, training_run = (
+        agreed(None, options.model_id, "model_id"),
+        agreed(None, options.training_run, "training_run"),
+    )
+    try:
+        model = HeadModel(
+            model_id, training_run, agreed(None, options.party, "party"), *meaning, head, {"source": source}
+        )
+    except ValueError as error:
+        raise ModelFileError(f"the layers do not make a top model: {error}") from error
+    return HeadReading(model, source)
+
+
+def _check_options(options: ReadOptions) -> None:
+    if options.holds_intercept or options.features or options.offset or options.exposure:
+        raise ModelConflictError("a head has neither features nor an intercept to choose: leave those options out")
 
 
 def _combining(content: Mapping[str, object]) -> Combining:

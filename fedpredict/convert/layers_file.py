@@ -10,17 +10,20 @@ from fedpredict.convert.labels import label_text
 from fedpredict.convert.network_form import activation_of, slope_of
 from fedpredict.convert.plain import check_keys, number, optional_text
 from fedpredict.convert.portable import parse_json
+from fedpredict.convert.top_form import BELOW_KEYS, Below, below_from_plain
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelFileError
 from fedpredict.model.activations import Activation
+from fedpredict.model.combination import TOPS, Combining
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.links import Link, parse_link
 
 FORMAT = "fedpredict-layers-1"
 _KEYS = (
     "format", "kind", "link", "classes", "prefix", "inputs", "layers", "intercept", "fit_intercept", "ignore",
-    *EMBEDDING_KEYS,
+    *EMBEDDING_KEYS, "parties", "widths",
 )  # fmt: skip
+_OF_PARTS = ("inputs", "intercept", "fit_intercept", "n_outputs", "n_scores")
 _INPUT_KEYS = ("feature", "embedding", "categories", "unknown")
 _TORCH_EPS = 1e-5
 
@@ -82,6 +85,7 @@ class Layers:
         fit_intercept: Whether there is one, at whichever party; None where nothing is said.
         ignore: Names of tensors that are not needed; one that ends with `*` stands for all that start so.
         embedding: `EMBEDDING_KEYS` with their values, where the scores are an embedding for a head.
+        below: Whose embeddings go in, where the layers are a top model; None for a party's part.
     """
 
     kind: Kind
@@ -94,6 +98,7 @@ class Layers:
     fit_intercept: bool | None
     ignore: tuple[str, ...]
     embedding: Mapping[str, object]
+    below: Below | None
 
 
 def parse_layers(text: str) -> Layers:
@@ -111,8 +116,9 @@ def parse_layers(text: str) -> Layers:
     if not isinstance(steps, list) or not steps:
         raise ModelFileError("the description of the layers needs layers: a list")
     found = tuple(_step(each, at) for at, each in enumerate(steps, start=1))
+    below = _below(content) if "parties" in content or "widths" in content else None
     embedding = {key: content[key] for key in EMBEDDING_KEYS if key in content}
-    if not embedding:
+    if below is not None or not embedding:
         _check_end(kind, found[-1])
     fit_intercept = content.get("fit_intercept")
     if fit_intercept is not None and not isinstance(fit_intercept, bool):
@@ -128,7 +134,34 @@ def parse_layers(text: str) -> Layers:
         fit_intercept=fit_intercept,
         ignore=_texts(content.get("ignore", []), "ignore"),
         embedding=embedding,
+        below=below,
     )
+
+
+def parse_below(text: str) -> Below:
+    """Return what is below a top model whose file says itself what its layers are.
+
+    Raises:
+        ModelFileError: The text does not say it, or says more.
+    """
+    content = parse_json(text)
+    more = [key for key in content if key in _KEYS and key not in {"format", "combining", *BELOW_KEYS}]
+    if more:
+        raise ModelFileError(f"the description says {more[0]}, which a file of scikit-learn says itself: leave it out")
+    check_keys(content, ("format", "combining", *BELOW_KEYS), "the description of the top model")
+    if content.get("format") != FORMAT:
+        raise ModelFileError(f"the description of the top model needs format: {FORMAT!r}")
+    return _below(content)
+
+
+def _below(content: Mapping[str, object]) -> Below:
+    of_parts = [key for key in _OF_PARTS if key in content]
+    if of_parts:
+        raise ModelFileError(f"the description has parties, so it is of a top model, which has no {of_parts[0]}")
+    combining, known = content.get("combining"), [each.value for each in TOPS]
+    if combining not in known:
+        raise ModelFileError(f"the description of the top model needs combining: one of {', '.join(known)}")
+    return below_from_plain(content, Combining(str(combining)), "")
 
 
 def _meaning(content: Mapping[str, object]) -> tuple[Kind, Link]:

@@ -21,6 +21,7 @@ from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import KINDS, Kind
 
 _BOOSTER = "lightgbm.basic.Booster"
+_SEVERAL_SCORES = (Kind.MULTINOMIAL, Kind.ONE_VS_REST)
 _WRAPPERS = frozenset({"LGBMClassifier", "LGBMRegressor", "LGBMRanker"})
 
 
@@ -95,7 +96,7 @@ def _read(text: ModelText, wrapper: _Wrapper, options: ReadOptions) -> Reading:
     head = text.head
     objective = objective_of(head)
     n_scores = head.count("num_tree_per_iteration")
-    if not 1 <= n_scores <= max(len(text.trees), 1) or (n_scores > 1) != (objective.kind is Kind.MULTINOMIAL):
+    if not 1 <= n_scores <= max(len(text.trees), 1) or (n_scores > 1) != (objective.kind in _SEVERAL_SCORES):
         raise ModelFileError(f"the LightGBM model has {n_scores} trees per round, which does not fit its objective")
     features = _features(head.text("feature_names").split(), options.features, head.count("max_feature_idx") + 1)
     categories = read_categories(text, features)

@@ -45,11 +45,12 @@ OBJECTIVES: dict[str, Objective] = {
     "binary": Objective(Kind.BINARY, Link("logit")),
     "cross_entropy": Objective(Kind.BINARY, Link("logit")),
     "multiclass": Objective(Kind.MULTINOMIAL, Link("softmax")),
+    "multiclassova": Objective(Kind.ONE_VS_REST, Link("logit")),
 }
 """By name."""
 
+_WITH_SIGMOID = frozenset({"binary", "multiclassova"})
 _WHY_NOT = {
-    "multiclassova": "its probabilities are sigmoids that do not add up to 1; train it with objective=multiclass",
     "cross_entropy_lambda": "its predictions are log(1 + exp(x)); train it with objective=cross_entropy",
     "custom": "its predictions are not in the file; train it with one of LightGBM's objectives",
 }
@@ -71,7 +72,7 @@ def objective_of(head: Block) -> Objective:
         raise UnsupportedModelError(
             "the LightGBM model was trained with reg_sqrt=true, whose predictions are sign(x) x^2: train it without"
         )
-    if name != "binary":
+    if name not in _WITH_SIGMOID:
         return found
     return Objective(found.kind, found.link, _sigmoid(parameters))
 

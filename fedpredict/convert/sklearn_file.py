@@ -8,21 +8,23 @@ import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader
 from fedpredict.convert.exposure import with_offsets
+from fedpredict.convert.head_form import HeadReading, head_reading
 from fedpredict.convert.intercepts import held_intercept, joint_intercept
 from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.sklearn_linear import Fitted, read_linear
 from fedpredict.convert.sklearn_network import PACKAGE as NETWORKS
-from fedpredict.convert.sklearn_network import read_network
+from fedpredict.convert.sklearn_network import read_network, read_top
 from fedpredict.convert.sklearn_nodes import FittedTrees
 from fedpredict.convert.sklearn_pipeline import names_of
 from fedpredict.convert.sklearn_scalers import fold_scaler
 from fedpredict.convert.sklearn_state import Estimator, read_estimator
 from fedpredict.convert.sklearn_steps import n_columns, needs_steps, network_part, steps_part
 from fedpredict.convert.sklearn_trees import is_of_trees, read_trees
+from fedpredict.convert.top_form import Below
 from fedpredict.convert.values import clipped
-from fedpredict.errors import ModelConflictError, ModelFileError
+from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.part import Part
@@ -80,6 +82,34 @@ def read_sklearn(value: object, arrays: ArrayReader, options: ReadOptions) -> Re
         return Reading(_partial(fitted, part, steps, options), _source(steps), constants)
     except ValueError as error:
         raise ModelFileError(f"the coefficients in the file do not make a model: {error}") from error
+
+
+def read_sklearn_top(value: object, arrays: ArrayReader, below: Below, options: ReadOptions) -> HeadReading:
+    """Return the head whose top model is a perceptron, fitted to embeddings; scalers in front of it fold.
+
+    Args:
+        value: The inert value at the root of the file.
+        arrays: Rebuilds arrays.
+        below: Whose embeddings.
+        options: Must name the model id, the training run and the party.
+
+    Raises:
+        UnsupportedModelError: It is no perceptron behind scalers.
+        ModelFileError: It is damaged, or does not fit the embeddings.
+        ModelConflictError: The operator says what no head has.
+    """
+    steps = _steps(read_estimator(value, arrays, "the file"))
+    if steps[-1].package != NETWORKS or needs_steps(steps[:-1], is_of_trees=False):
+        raise UnsupportedModelError(
+            f"{_source(steps)} is no top model; of scikit-learn MLPClassifier and MLPRegressor are read as one, alone "
+            "or behind scalers without clip"
+        )
+    layers, meaning = read_top(steps)
+    try:
+        head = below.head(layers)
+    except ValueError as error:
+        raise ModelFileError(f"the layers in the file do not make a top model: {error}") from error
+    return head_reading(head, meaning, options, _source(steps))
 
 
 def _of_trees(model: Estimator, steps: list[Estimator], options: ReadOptions) -> Reading:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedpredict.convert.head_form import Meaning
 from fedpredict.convert.labels import chosen_features, label_text
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
@@ -53,12 +54,7 @@ def read_network(steps: Sequence[Estimator], options: ReadOptions, source: str) 
             that does not fold.
         ModelFileError, FeatureNamesError, ModelConflictError: As `read_sklearn`.
     """
-    model, scalers = steps[-1], steps[:-1]
-    kind, link, classes = _meaning(model)
-    layers, intercept = _layers(model)
-    if kind is not Kind.LINEAR and layers[-1].n_units != (1 if kind is Kind.BINARY else len(classes)):
-        raise ModelFileError(f"{model.name} has {len(classes)} classes and {layers[-1].n_units} outputs")
-    layers[0] = _folded(scalers, layers[0])
+    (kind, classes, link), layers, intercept = _perceptron(steps)
     in_file = next((names for names in (step.feature_names() for step in steps) if names is not None), None)
     features = chosen_features(in_file, options.features, layers[0].n_inputs)
     holds = options.holds_intercept is not False
@@ -83,8 +79,30 @@ def read_network(steps: Sequence[Estimator], options: ReadOptions, source: str) 
         raise ModelFileError(f"the layers in the file do not make a model: {error}") from error
 
 
-def _meaning(model: Estimator) -> tuple[Kind, Link, tuple[str, ...]]:
-    """Return kind, link and classes, as the last activation says."""
+def read_top(steps: Sequence[Estimator]) -> tuple[tuple[Dense, ...], Meaning]:
+    """Return the layers of a perceptron behind scalers, the last with its bias, and what its scores mean.
+
+    Raises:
+        UnsupportedModelError, ModelFileError: As `read_network`.
+    """
+    meaning, layers, intercept = _perceptron(steps)
+    last = layers[-1]
+    return (*layers[:-1], Dense(last.weights, intercept, last.activation)), meaning
+
+
+def _perceptron(steps: Sequence[Estimator]) -> tuple[Meaning, list[Dense], Floats]:
+    """Return what the scores mean, the layers for unscaled inputs, the last without its bias, and that bias."""
+    model = steps[-1]
+    kind, classes, link = _meaning(model)
+    layers, intercept = _layers(model)
+    if kind is not Kind.LINEAR and layers[-1].n_units != (1 if kind is Kind.BINARY else len(classes)):
+        raise ModelFileError(f"{model.name} has {len(classes)} classes and {layers[-1].n_units} outputs")
+    layers[0] = _folded(steps[:-1], layers[0])
+    return (kind, classes, link), layers, intercept
+
+
+def _meaning(model: Estimator) -> Meaning:
+    """Return kind, classes and link, as the last activation says."""
     last = model.text("out_activation_") if "out_activation_" in model.state else None
     if model.name not in {"MLPClassifier", "MLPRegressor"}:
         raise UnsupportedModelError(
@@ -96,7 +114,7 @@ def _meaning(model: Estimator) -> tuple[Kind, Link, tuple[str, ...]]:
     if model.name == "MLPRegressor":
         if last not in _REGRESSIONS:
             raise UnsupportedModelError(f"{model.name} ends with '{clipped(last)}', which is unknown")
-        return Kind.LINEAR, _REGRESSIONS[last], ()
+        return Kind.LINEAR, (), _REGRESSIONS[last]
     encoder = read_estimator(model.state.get("_label_binarizer"), model.arrays, f"{model.name}._label_binarizer")
     labels_are = encoder.text("y_type_")
     kind = _CLASSIFIERS.get((labels_are, last))
@@ -107,7 +125,7 @@ def _meaning(model: Estimator) -> tuple[Kind, Link, tuple[str, ...]]:
             "model for each"
         )
     classes = tuple(map(label_text, model.arrays.labels(model.state.get("classes_"), f"{model.name}.classes_")))
-    return kind, own_link(kind), classes
+    return kind, classes, own_link(kind)
 
 
 def _layers(model: Estimator) -> tuple[list[Dense], Floats]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedpredict.convert.embedding_form import combination_from_plain, embedding_layers
+from fedpredict.convert.head_form import HeadReading, head_reading
 from fedpredict.convert.labels import chosen_features, shown
 from fedpredict.convert.layers_file import Activate, BatchNorm, Input, Layers, Linear, parse_layers
 from fedpredict.convert.network_form import as_embedding, network_part
@@ -15,6 +16,7 @@ from fedpredict.convert.portable import agreed
 from fedpredict.convert.safetensors_file import is_safetensors, read_safetensors
 from fedpredict.convert.sklearn_file import Reading
 from fedpredict.convert.tensors import Tensor, TensorReader
+from fedpredict.convert.top_form import Below
 from fedpredict.convert.torch_file import is_old_torch, is_zip, read_state_dict
 from fedpredict.convert.values import clipped
 from fedpredict.errors import ModelConflictError, ModelFileError, UnsupportedModelError
@@ -35,8 +37,8 @@ def holds_tensors(data: bytes) -> bool:
     return is_zip(data) or is_old_torch(data) or is_safetensors(data)
 
 
-def read_tensors(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
-    """Return the partial model in a file of tensors.
+def read_tensors(data: bytes, options: ReadOptions, limits: Limits) -> Reading | HeadReading:
+    """Return the partial model in a file of tensors; a head, where the description says that it is a top model.
 
     Args:
         data: For which `holds_tensors`.
@@ -61,11 +63,24 @@ def read_tensors(data: bytes, options: ReadOptions, limits: Limits) -> Reading:
     text = in_file if in_file is not None else options.layers
     if text is None:
         raise ModelFileError("the file holds tensors, and nothing says what they do: describe the layers with --layers")
-    return Reading(_partial(parse_layers(text), _Named(tensors, limits.array_bytes), options, source), source)
+    layers, named = parse_layers(text), _Named(tensors, limits.array_bytes)
+    named.only(layers.prefix)
+    if layers.below is not None:
+        return _head(layers, layers.below, named, options, source)
+    return Reading(_partial(layers, named, options, source), source)
+
+
+def _head(layers: Layers, below: Below, named: _Named, options: ReadOptions, source: str) -> HeadReading:
+    dense = _dense(layers, named, below.n_numbers)
+    named.check_all_used(layers.ignore)
+    try:
+        head = below.head(dense)
+    except ValueError as error:
+        raise ModelFileError(f"the layers do not make a top model: {error}") from error
+    return head_reading(head, (layers.kind, layers.classes, layers.link), options, source)
 
 
 def _partial(layers: Layers, named: _Named, options: ReadOptions, source: str) -> PartialModel:
-    named.only(layers.prefix)
     inputs = layers.inputs or ()
     embeddings = {each.feature: _embedding(named, each) for each in inputs if each.embedding is not None}
     dense = _dense(layers, named)
@@ -158,9 +173,15 @@ class _Named:
         return shown(list(self._tensors))
 
 
-def _dense(layers: Layers, named: _Named) -> tuple[Dense, ...]:
-    """Return the layers with every normalisation folded into the weights before or behind it."""
-    chain = _Chain()
+def _dense(layers: Layers, named: _Named, n_inputs: int | None = None) -> tuple[Dense, ...]:
+    """Return the layers with every normalisation folded into the weights before or behind it.
+
+    Args:
+        layers: Their description.
+        named: Their tensors.
+        n_inputs: How many numbers go in, where that is known: only then may an activation come first.
+    """
+    chain = _Chain(n_inputs)
     for step in layers.steps:
         match step:
             case Linear(weight, bias, needs_bias):
@@ -193,7 +214,8 @@ def _normalisation(named: _Named, step: BatchNorm, width: int | None) -> tuple[F
 class _Chain:
     """Dense layers so far, and what is to be multiplied by and added before the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_inputs: int | None) -> None:
+        self._n_inputs = n_inputs
         self._layers: list[Dense] = []
         self._is_open = False
         self._pending: tuple[Floats, Floats] | None = None
@@ -229,9 +251,10 @@ class _Chain:
             return
         self._close_pending()
         if not self._is_open:
-            if self.width is None:
+            width = self._n_inputs if self.width is None else self.width
+            if width is None:
                 raise ModelFileError("the layers begin with an activation: begin with a linear one")
-            self._append(np.eye(self.width), np.zeros(self.width))
+            self._append(np.eye(width), np.zeros(width))
         last = self._layers.pop()
         self._append(last.weights, last.bias, name, slope)
         self._is_open = False

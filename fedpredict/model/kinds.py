@@ -20,6 +20,7 @@ class Kind(StrEnum):
     BINARY = "binary"
     MULTINOMIAL = "multinomial"
     ONE_VS_REST = "one_vs_rest"
+    """A score and a sigmoid per class: divided by their sum, or with the link logit as they are."""
     DECISION = "decision"
     """A classifier without probabilities, such as a support vector machine: predictions are its decision values."""
     PROBABILITY = "probability"
@@ -66,7 +67,7 @@ KINDS: dict[Kind, KindSpec] = {
     ),
     Kind.BINARY: KindSpec(("logit", "probit", "cloglog", "odds"), Output.PROBABILITY, max_classes=2),
     Kind.MULTINOMIAL: KindSpec(("softmax",), Output.PROBABILITY),
-    Kind.ONE_VS_REST: KindSpec(("logit_normalised",), Output.PROBABILITY, min_classes=3),
+    Kind.ONE_VS_REST: KindSpec(("logit_normalised", "logit"), Output.PROBABILITY),
     Kind.DECISION: KindSpec(("identity",), Output.DECISION_VALUE),
     Kind.PROBABILITY: KindSpec(("identity",), Output.PROBABILITY),
     Kind.ORDINAL: KindSpec(("cumulative_logit", "cumulative_probit", "cumulative_cloglog"), Output.PROBABILITY),

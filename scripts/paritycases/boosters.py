@@ -39,12 +39,12 @@ def _objectives(data: Data) -> list[tuple[str, str, str]]:
         ]
     if len(np.unique(data.target)) == 2:
         return [("binary", "binary:logistic", "binary")]
-    return [("multinomial", "multi:softprob", "multiclass")]
+    return [("multinomial", "multi:softprob", "multiclass"), ("one_vs_rest", "", "multiclassova")]  # XGBoost has none
 
 
 def _xgboost(data: Data, *, constrained: bool) -> Iterator[Case]:
     for kind, objective, _ in _objectives(data):
-        for shape in ("gbtree", "dart"):
+        for shape in ("gbtree", "dart") if objective else ():
             arguments = {"objective": objective, "booster": shape, "max_depth": 4, "nthread": 1, "seed": 3}
             own = {"interaction_constraints": [list(names) for names in data.parties.values()]}
             arguments |= own if constrained else {}
@@ -100,7 +100,7 @@ def _lightgbm(data: Data, *, constrained: bool) -> Iterator[Case]:
             "seed": 3,
         }
         arguments |= {"seed": 3} | ({"interaction_constraints": own} if constrained else {})
-        arguments |= {"num_class": len(np.unique(data.target))} if kind == "multinomial" else {}
+        arguments |= {"num_class": len(np.unique(data.target))} if kind in {"multinomial", "one_vs_rest"} else {}
         train = _lightgbm_trainer(kind, arguments, data)
         for suffix in (".txt", ".pkl"):
             yield Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ OWNERS = {"bank": ("age", "income"), "lab": ("visits", "debt"), "shop": ("basket
 NAMES = tuple(name for names in OWNERS.values() for name in names)
 UNITS = {"bank": (2, 3), "lab": (2, 4), "shop": (1, 2)}
 Run = Callable[..., Any]
+SAVED = next((Path(__file__).parents[1] / "unit" / "convert" / "torch_models").glob("split-*.json"))
 
 
 @pytest.fixture
@@ -102,6 +104,34 @@ async def test_predictions_are_those_of_scikit_learn(
     assert prediction.status[-1] == SampleStatus.NOT_FOUND
     expected = model.predict_proba(rows)
     np.testing.assert_allclose(prediction.predictions[:-1], expected[:, 1:] if is_sum else expected, rtol=1e-9)
+
+
+async def test_files_that_pytorch_saved_at_each_party_give_its_predictions(
+    cli: Run, federation: Federation, tmp_path: Path
+) -> None:
+    stored = json.loads(SAVED.read_text())
+    saved = stored["top_concat"]
+    config = {"bank": "bank/initiator.toml", "lab": "lab/participant.toml"}
+    named = ("--model-id", "risk", "--training-run", "run-1")
+    ids = pa.array([f"p{at}" for at in range(len(saved["float64"]))])
+    for party, of_party in config.items():
+        cli("init", "initiator" if party == "bank" else "participant", party, "--no-certs")
+        rows, names = np.array(stored["inputs"][party]), saved["layers"][party]["inputs"]
+        pa.parquet.write_table(pa.table({"who": ids, **dict(zip(names, rows.T, strict=True))}), f"{party}.parquet")
+        cli("features", "load", f"{party}.parquet", "--view", "people", "--key", "who", "--config", of_party)
+    for name in (*config, "top"):
+        Path(f"{name}.pt").write_bytes(base64.b64decode(saved["files"][name]["pt"]))
+        Path(f"{name}.json").write_text(json.dumps(saved["layers"][name]))
+        words = (f"{name}.pt", "--layers", f"{name}.json", *named, "--config", config.get(name, config["bank"]))
+        assert cli("model", "convert", *words)["source"] == "PyTorch state dict"
+
+    await serve(federation, "lab")
+    warehouse = LocalWarehouse(tmp_path / "bank" / "warehouse")
+    await federation.initiator({"risk": {"parties": list(config), "head": True}}, warehouse=warehouse)
+    await federation.ready("risk")
+    prediction = await federation.predict(*(each.encode() for each in ids.to_pylist()), model_id="risk")
+
+    np.testing.assert_allclose(prediction.predictions, saved["float64"], rtol=1e-9)
 
 
 async def test_parties_that_are_not_the_heads_are_told(cli: Run, federation: Federation, tmp_path: Path) -> None:

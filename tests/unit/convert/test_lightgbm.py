@@ -72,6 +72,8 @@ OBJECTIVES: list[tuple[str, dict[str, Any], Any, Kind, str]] = [
     ("binary", {"sigmoid": 2.5, "is_unbalance": True}, POSITIVE, Kind.BINARY, "logit"),
     ("cross_entropy", {}, 0.7 * POSITIVE, Kind.BINARY, "logit"),
     ("multiclass", {"num_class": 3}, THIRDS, Kind.MULTINOMIAL, "softmax"),
+    ("multiclassova", {"num_class": 3, "sigmoid": 0.7}, THIRDS, Kind.ONE_VS_REST, "logit"),
+    ("multiclassova", {"num_class": 2}, POSITIVE, Kind.ONE_VS_REST, "logit"),
     ("binary", {"boosting": "dart", "drop_rate": 0.5}, POSITIVE, Kind.BINARY, "logit"),
     ("regression", {"use_missing": True, "zero_as_missing": True}, SIGNAL, Kind.LINEAR, "identity"),
 ]  # fmt: skip
@@ -95,11 +97,11 @@ def test_predictions_are_lightgbms(objective: str, params: dict[str, Any], targe
     np.testing.assert_allclose(predictions_of(partial, fresh), expected.reshape(len(fresh), -1), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("objective", ["binary", "regression", "multiclass"])
+@pytest.mark.parametrize("objective", ["binary", "regression", "multiclass", "multiclassova"])
 def test_a_forest_is_the_mean_of_its_trees(objective: str) -> None:
-    target = {"binary": POSITIVE, "regression": SIGNAL, "multiclass": THIRDS}[objective]
+    target = {"binary": POSITIVE, "regression": SIGNAL}.get(objective, THIRDS)
     params = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.6, "feature_fraction": 0.7}
-    booster = train({"objective": objective, "num_class": 3 if objective == "multiclass" else 1, **params}, target)
+    booster = train({"objective": objective, "num_class": 3 if target is THIRDS else 1, **params}, target)
 
     partial = read(booster).partial
 
@@ -287,6 +289,7 @@ LABELS = np.array(["alt", "jung", "mittel"], dtype=object)
 WRAPPERS: list[tuple[Any, Any]] = [
     (lgb.LGBMClassifier(n_estimators=5, **QUIET), np.where(POSITIVE, "yes", "no")),
     (lgb.LGBMClassifier(n_estimators=5, **QUIET), LABELS[THIRDS]),
+    (lgb.LGBMClassifier(n_estimators=5, objective="multiclassova", **QUIET), LABELS[THIRDS]),
     (lgb.LGBMRegressor(n_estimators=5, **QUIET), SIGNAL),
     (lgb.LGBMRegressor(n_estimators=5, objective="poisson", **QUIET), COUNTS),
 ]
@@ -387,14 +390,13 @@ def gradient(prediction: Any, data: Any) -> tuple[Any, Any]:
     [
         (lambda: pickle.dumps(lgb.LGBMRegressor()), "not fitted"),
         (lambda: text_of(train({"objective": gradient}, SIGNAL)).encode(), "predictions are not in the file"),
-        (lambda: text_of(train({"objective": "ova", "num_class": 3}, THIRDS)).encode(), "objective=multiclass"),
         (lambda: text_of(train({"objective": "cross_entropy_lambda"}, POSITIVE)).encode(), "objective=cross_entropy"),
         (lambda: text_of(train({"reg_sqrt": True}, SIGNAL)).encode(), "reg_sqrt"),
         (lambda: text_of(train({"linear_tree": True}, SIGNAL)).encode(), "linear_tree=false"),
         (lambda: SMALL.replace("version=v4", "version=v9").encode(), "format 'v9'"),
         (lambda: re.sub("objective=.*", "objective=secret", SMALL).encode(), "'secret' of the LightGBM model"),
     ],
-    ids=["wrapper", "own", "ova", "lambda", "sqrt", "linear", "version", "unknown"],
+    ids=["wrapper", "own", "lambda", "sqrt", "linear", "version", "unknown"],
 )  # fmt: skip
 def test_what_cannot_be_served_is_refused(make: Callable[[], bytes], told: str) -> None:
     with pytest.raises(UnsupportedModelError, match=told):

@@ -28,7 +28,7 @@ from fedpredict.model.share import SampleStatus
 from tests.unit.convert.support import options_for
 
 FOLDER = Path(__file__).parent / "torch_models"
-PATHS = sorted(FOLDER.glob("*.json"))
+PATHS = sorted(FOLDER.glob("networks-*.json"))
 ENTRIES = [
     pytest.param(path, name, kind, id=f"{path.stem}-{name}-{kind}")
     for path in PATHS
@@ -330,7 +330,7 @@ def test_a_variance_that_is_not_above_zero_is_refused() -> None:
 def test_tensors_without_a_description_and_a_description_without_tensors_are_refused() -> None:
     with pytest.raises(ModelFileError, match="describe the layers with --layers"):
         read(save(TENSORS), None)
-    with pytest.raises(ModelConflictError, match="which this is not"):
+    with pytest.raises(ModelConflictError, match="and this is neither"):
         read(b"{}", layers(GOOD))
 
 

@@ -187,7 +187,7 @@ def test_shares_of_different_widths_are_not_added() -> None:
         (Kind.BINARY, 1, ("a", "b", "c"), "with 3 classes"),
         (Kind.BINARY, 2, ("a", "b"), "needs 1 scores"),
         (Kind.MULTINOMIAL, 2, ("a", "b", "c"), "needs 3 scores"),
-        (Kind.ONE_VS_REST, 2, ("a", "b"), "with 2 classes"),
+        (Kind.ONE_VS_REST, 1, ("a", "b"), "needs 2 scores"),
         (Kind.DECISION, 2, ("a", "b"), "needs 1 scores"),
         (Kind.DECISION, 2, ("a", "b", "c"), "needs 3 scores"),
         (Kind.DECISION, 1, ("a",), "with 1 classes"),
