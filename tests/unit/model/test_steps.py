@@ -114,7 +114,12 @@ def test_scores_and_statuses_together_are_those_of_both_calls_from_columns_deriv
     expected = part.partial_scores(rows), part.statuses(rows)
     calls: list[int] = []
     derived = StepsPart._derived
-    monkeypatch.setattr(StepsPart, "_derived", lambda self, rows: calls.append(len(rows)) or derived(self, rows))
+
+    def counted(self: StepsPart, rows: Floats) -> object:
+        calls.append(len(rows))
+        return derived(self, rows)
+
+    monkeypatch.setattr(StepsPart, "_derived", counted)
 
     scores, statuses = part.scores_and_statuses(rows)
 
