@@ -15,7 +15,6 @@ from fedpredict.client.own_inputs import InputsLike, take_inputs
 from fedpredict.client.predictions import Predictions
 from fedpredict.errors import EmptyRequestError, InputError, ManifestMismatchError, ProtocolError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask, join_reports
 from fedpredict.model.share import Mode
 from fedpredict.observe.traces import current_traceparent
@@ -83,7 +82,7 @@ def plan(
             model_id=model_id,
             mode=mode,
             sample_ids=given.packed[start : start + chunk_size],
-            inputs=own and Inputs(own.names, own.values[start : start + chunk_size]),
+            inputs=own and own.of(slice(start, start + chunk_size)),
             traceparent=traceparent,
         )
         for name, start in zip(names, starts, strict=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from fedpredict.initiator import policy
 from fedpredict.initiator.question import Question
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.arrays import all_true
 from fedpredict.model.ids import valid_sample_ids
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import Inputs, joined_inputs
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply
@@ -90,9 +88,9 @@ class Batch:
         first = given[0][1]
         if first is None:
             return None
-        rows = [inputs.values[each.start : each.start + each.n_rows] for each, inputs in given if inputs is not None]
-        values = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        return Inputs(first.names, values if self._all_valid else values[self.valid])
+        rows = [inputs.of(slice(each.start, each.start + each.n_rows)) for each, inputs in given if inputs is not None]
+        inputs = joined_inputs(rows)
+        return inputs if self._all_valid else inputs.of(self.valid)
 
     def spread(self, share: Share) -> Share:
         """Return a share of the valid rows as one of all rows."""

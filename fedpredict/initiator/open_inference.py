@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedpredict import __version__
 from fedpredict.errors import FieldError, ModelNotFoundError, TooManySamplesError, UnscoredError
 from fedpredict.initiator.tensors import CELL_TYPES, pack_strings, unpack_strings
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import MAX_TEXT_BYTES, Inputs, inputs_of
 from fedpredict.model.prediction import ModelInfo, Prediction
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
@@ -200,10 +200,10 @@ def features_of(tensors: Sequence[Tensor]) -> Features:
         raise TooManySamplesError(f"{n_samples} sample ids in one message", limit=MAX_SAMPLES_PER_CALL)
     if not named:
         return Features(ids.cells, None)
-    columns = np.empty((len(named), n_samples))
-    for place, tensor in enumerate(named.values()):
-        columns[place] = _column(tensor, n_samples)  # of whatever type: converted where it is copied
-    return Features(ids.cells, Inputs(tuple(named), columns.T))
+    columns = {name: _column(tensor, n_samples) for name, tensor in named.items()}
+    numbers = {name: column for name, column in columns.items() if isinstance(column, np.ndarray)}
+    texts = {name: column for name, column in columns.items() if not isinstance(column, np.ndarray)}
+    return Features(ids.cells, inputs_of(numbers, texts, n_samples))
 
 
 def check_outputs(names: Sequence[str]) -> tuple[str, ...]:
@@ -278,12 +278,18 @@ def _n_rows(tensor: Tensor) -> int:
     return tensor.shape[0]
 
 
-def _column(tensor: Tensor, n_samples: int) -> NDArray[Any]:
-    if not isinstance(tensor.cells, np.ndarray):
-        raise _wrong(tensor.name, "a feature is a number: FP64, FP32, INT64, INT32 or BOOL")
+def _column(tensor: Tensor, n_samples: int) -> NDArray[Any] | list[str]:
+    """Return numbers of whatever type, or texts."""
     if _n_rows(tensor) != n_samples:
         raise _wrong(tensor.name, f"{_n_rows(tensor)} rows, but {n_samples} sample ids")
-    return tensor.cells
+    if isinstance(tensor.cells, np.ndarray):
+        return tensor.cells
+    if int(tensor.cells.lengths.max(initial=0)) > MAX_TEXT_BYTES:
+        raise _wrong(tensor.name, f"a text of more than {MAX_TEXT_BYTES} bytes")
+    try:
+        return [cell.decode() for cell in tensor.cells]
+    except UnicodeDecodeError as error:
+        raise _wrong(tensor.name, "a text is not UTF-8") from error
 
 
 def _check_datatype(name: str, datatype: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.head import Heads
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.scoring.heads import HeadLoader
@@ -26,10 +27,12 @@ class Own:
     Attributes:
         part: Scores its parts.
         heads: Returns the heads that it can finish with.
+        check_types: Refuses inputs of the wrong type, as `LocalParty.check_types`.
     """
 
     part: PartyScorer
     heads: Heads
+    check_types: Callable[[str, str, Inputs], None]
 
 
 @asynccontextmanager
@@ -66,6 +69,7 @@ async def open_own(
     poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        yield Own(LocalParty(party, lambda: loader.state, store), lambda: heads.shelf)
+        part = LocalParty(party, lambda: loader.state, store)
+        yield Own(part, lambda: heads.shelf, part.check_types)
     finally:
         await asyncio.to_thread(poller.stop)

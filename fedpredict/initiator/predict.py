@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from fedpredict.errors import InputsRefusedError, TooManySamplesError
@@ -18,6 +18,7 @@ from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.initiator.waiting import Waiting
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
 from fedpredict.model.manifest import Manifest
@@ -77,6 +78,10 @@ class Predicts(Protocol):
         """
 
 
+CheckTypes: TypeAlias = Callable[[str, str, Inputs], None]
+"""(model id, this party's digest, inputs): raises `InputsRefusedError` where texts came for numbers, or the reverse."""
+
+
 class Predictor:
     """Answers with the parties' shares."""
 
@@ -89,6 +94,7 @@ class Predictor:
         own_party: str,
         deadline_s: float,
         watch: PredictionWatch | None = None,
+        check_types: CheckTypes | None = None,
     ) -> None:
         """Prepare.
 
@@ -99,7 +105,9 @@ class Predictor:
             own_party: This initiator's.
             deadline_s: Longest wait for the parties, where neither the model's settings nor the caller are stricter.
             watch: Told of every round; default: nobody is.
+            check_types: Refuses inputs of the wrong type; needed where this initiator holds parts.
         """
+        self._check_types = check_types
         self._catalogue = catalogue
         self._scorers = scorers
         self._admission = admission
@@ -170,13 +178,18 @@ class Predictor:
         )
 
     def _lane(self, task: PredictTask, plan: _Plan) -> Lane:
-        key = (task.mode, task.inputs.names if task.inputs else None, len(task.sample_ids) <= SMALL_ROWS)
+        given = None if task.inputs is None else (task.inputs.names, frozenset(task.inputs.texts))
+        key = (task.mode, given, len(task.sample_ids) <= SMALL_ROWS)
         lane = plan.lanes.get(key)
         if lane is None:
             self._check_inputs(task, plan.question.manifest)
             if len(plan.lanes) >= MAX_LANES:
                 plan.lanes = {each: lane for each, lane in plan.lanes.items() if not lane.is_idle}
             lane = plan.lanes[key] = self._new_lane(task, plan)
+        if task.inputs is not None and self._check_types is not None:
+            # here, and not where the round is scored: what is wrong with one request is no matter of the others
+            digest = plan.question.manifest.digest_of(self._own_party)
+            self._check_types(task.model_id, digest, task.inputs)
         return lane
 
     def _check_inputs(self, task: PredictTask, manifest: Manifest) -> None:
@@ -234,7 +247,7 @@ class _Plan:
         for_parties: The part of it that the parties get.
         max_samples: Most samples that an answer holds.
         limits_seen: The catalogue's, when the plan was made: lanes keep to the parties' limits as they were then.
-        lanes: By mode, the names of the inputs, and whether requests are small.
+        lanes: By mode, the names of the inputs and which are texts, and whether requests are small.
     """
 
     question: Question
@@ -242,7 +255,7 @@ class _Plan:
     for_parties: float
     max_samples: int
     limits_seen: int
-    lanes: dict[tuple[Mode, tuple[str, ...] | None, bool], Lane] = field(default_factory=dict)
+    lanes: dict[tuple[Mode, tuple[tuple[str, ...], frozenset[str]] | None, bool], Lane] = field(default_factory=dict)
 
 
 def _settle(answer: asyncio.Future[Prediction], outcome: Prediction | BaseException) -> None:

@@ -20,7 +20,7 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
-from fedpredict.initiator.predict import Predictor, Predicts
+from fedpredict.initiator.predict import CheckTypes, Predictor, Predicts
 from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
@@ -95,6 +95,7 @@ class InitiatorServer:
         self._me = me or Instance()
         self._attachments: Attachments | None = None
         self._heads: Heads = HeadShelf
+        self._check_types: CheckTypes | None = None
         self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
@@ -176,6 +177,7 @@ class InitiatorServer:
             own_party=self._settings.party,
             deadline_s=self._settings.deadline_s,
             watch=self._watch,
+            check_types=self._check_types,
         )
         if self.metrics_address:
             self._watch.serving.queue(predictor.waiting)
@@ -209,7 +211,7 @@ class InitiatorServer:
                 has_heads=bool(self._settings.models_with_head),
             )
             own = await stack.enter_async_context(opened)
-            scorers[self._settings.party], self._heads = own.part, own.heads
+            scorers[self._settings.party], self._heads, self._check_types = own.part, own.heads, own.check_types
             self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:

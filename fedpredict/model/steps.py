@@ -75,6 +75,11 @@ class StepsPart:
             raise ValueError(f"map of {step.inputs[0]!a} has not one row for each of {len(texts[0])} texts")
 
     def _check_core(self, known: Mapping[str, int]) -> None:
+        if self.core.family is Family.SCORECARD:
+            raise ValueError(
+                "no steps stand in front of a scorecard, which bins its features itself: leave them out, or write the "
+                "points as bins and map in front of a linear core"
+            )
         for name in self.core.features:
             if name not in known:
                 raise ValueError(f"the core reads {name!a}, which is no feature and no output of a step")

@@ -23,6 +23,7 @@ from fedpredict.errors import (
 from fedpredict.features.base import FeatureRows, OnlineStore
 from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_true, any_true
 from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.inputs import Inputs
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
@@ -30,7 +31,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
-from fedpredict.scoring.inputs import NEVER, rows_of_inputs
+from fedpredict.scoring.inputs import NEVER, check_types, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.scoring.texts import TextCodes
 
@@ -74,6 +75,16 @@ class LocalParty(PartyScorer):
             ModelNotReadyError: It has, but no version could be loaded.
         """
         return self._state().newest(model_id).description
+
+    def check_types(self, model_id: str, params_sha256: str, inputs: Inputs) -> None:
+        """Check inputs before they are put together with those of other requests; of what is not loaded, nothing.
+
+        Raises:
+            InputsRefusedError: A feature of the part is a number and came as text, or the reverse.
+        """
+        model = self._state().loaded.get((model_id, params_sha256))
+        if model is not None:
+            check_types(inputs, model.part)
 
     @override
     async def score(self, query: ScoreQuery, *, deadline_s: float) -> PartyReply:
@@ -176,7 +187,7 @@ class LocalParty(PartyScorer):
         snapshot = self._store.snapshot_of(model.view, model.view_version)
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
-        return rows_of_inputs(query.inputs, snapshot.view, model.part.features, query.sample_ids)
+        return rows_of_inputs(query.inputs, snapshot.view, model, query.sample_ids)
 
 
 @dataclass(slots=True, eq=False)

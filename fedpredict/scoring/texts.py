@@ -10,7 +10,7 @@ from fedpredict.errors import ModelNotReadyError
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.texts import Texts, codes_of
 from fedpredict.model.arrays import Floats
-from fedpredict.model.part import Part
+from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 
 _UNSEEN: Mapping[str, Texts] = {}
 
@@ -33,7 +33,17 @@ class TextCodes:
             for place, name in enumerate(part.features)
             if name in part.categories
         }
+        self._categories = part.categories
+        self._known: dict[str, dict[str, float]] = {}
+        """Text -> code, of features that came with a request."""
         self._made: tuple[Mapping[str, Texts] | None, list[tuple[int, Floats]]] = (_UNSEEN, [])
+
+    def codes(self, feature: str, texts: Sequence[str]) -> Floats:
+        """Return the part's code of each text of a feature, and at the end that of a missing one; (n_texts + 1,)."""
+        known = self._known.get(feature)
+        if known is None:
+            known = self._known[feature] = {text: float(code) for code, text in enumerate(self._categories[feature])}
+        return np.array([*(known.get(text, UNKNOWN_CATEGORY) for text in texts), np.nan])
 
     def translated(self, rows: FeatureRows) -> Floats:
         """Return the values with the part's codes, shape (n_samples, n_columns); a copy.

@@ -104,11 +104,15 @@ def _combination_options(combination: Combination | None) -> dict[str, object]:
     }
 
 
-def network_engines(part: NetworkPart) -> tuple[str, ...]:
+def network_engines(part: NetworkPart, n_before: int = 0) -> tuple[str, ...]:
     """Return the engines that can compute a part.
 
     A layer is a step of the statement; so are both windows of a softmax, the sum over several blocks, and the two
     look-ups of an embedding.
+
+    Args:
+        part: The network.
+        n_before: Steps that the statement has before it comes to the network.
 
     >>> from fedpredict.model.dense import Dense
     >>> network_engines(NetworkPart(("a",), {}, {}, (Dense(np.ones((1, 1)), np.zeros(1)),) * 9, None))
@@ -118,7 +122,7 @@ def network_engines(part: NetworkPart) -> tuple[str, ...]:
     steps = (
         len(part.layers) + 2 * (softmaxes + len(part.embeddings)) + sum(layer.n_inputs > BLOCK for layer in part.layers)
     )
-    return ("numpy", "duckdb", "spark", "hive") if steps <= HIVE_STEPS else ("numpy", "duckdb", "spark")
+    return ("numpy", "duckdb", "spark", "hive") if n_before + steps <= HIVE_STEPS else ("numpy", "duckdb", "spark")
 
 
 def shape_of(version: ModelVersion) -> Shape:

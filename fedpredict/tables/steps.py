@@ -18,20 +18,22 @@ import pyarrow as pa
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.network import NetworkPart
 from fedpredict.model.part import Family, Part
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.step import ELEMENTWISE, Step
 from fedpredict.model.steps import StepsPart
 from fedpredict.model.trees import TreesPart
 from fedpredict.tables.linear import exposure_of
+from fedpredict.tables.network import network_engines
 from fedpredict.tables.numbers import canonical_numbers
 from fedpredict.tables.schemas import steps_schema
 from fedpredict.tables.steps_options import (
     StepShape,
     StepsOptions,
     core_version,
+    hive_steps_of,
     is_light,
-    joins_of,
     parse_options,
     plain_options,
 )
@@ -154,11 +156,15 @@ def _shapes(part: StepsPart) -> tuple[StepShape, ...]:
 
 
 def steps_engines(layouts: Mapping[Family, Layout], part: StepsPart) -> tuple[str, ...]:
-    """Return the engines of the core; without Hive where the steps take more joins than it has room for."""
-    engines = layouts[part.core.family].engines(part.core)
-    if isinstance(part.core, TreesPart | SplitTreesPart):  # their levels are joins as well
-        engines = trees_engines(part.core, joins_of(_shapes(part)))
-    return engines if is_light(_shapes(part)) else tuple(name for name in engines if name != "hive")
+    """Return the engines of the core; without Hive where steps and core together take more than it has room for."""
+    shapes = _shapes(part)
+    if isinstance(part.core, TreesPart | SplitTreesPart):
+        engines = trees_engines(part.core, hive_steps_of(shapes))
+    elif isinstance(part.core, NetworkPart):
+        engines = network_engines(part.core, hive_steps_of(shapes))
+    else:
+        engines = layouts[part.core.family].engines(part.core)
+    return engines if is_light(shapes) else tuple(name for name in engines if name != "hive")
 
 
 def _without_keys(schema: TableSchema) -> pa.Table:

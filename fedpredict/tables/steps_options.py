@@ -27,7 +27,7 @@ class StepShape:
 
 _PIVOTED_KEYS = 32
 _HIVE_JOINS = 4
-"""So many are seen to work: Tez allows a query 1,200 counters, and every stage takes some of them."""
+"""So many are seen to work in front of a linear core, with the 120 counters that Hive on Tez has as it comes."""
 
 
 def is_joined(step: StepShape) -> bool:
@@ -40,9 +40,30 @@ def joins_of(steps: Sequence[StepShape]) -> int:
     return sum(2 if step.kind is StepKind.QUANTILE else is_joined(step) for step in steps)
 
 
+def levels_of(steps: Sequence[StepShape]) -> list[list[tuple[int, StepShape]]]:
+    """Return the steps (with their places) by how many stand in front of them, one behind another."""
+    depth: dict[str, int] = {}  # of what steps make; a feature has none
+    found: list[list[tuple[int, StepShape]]] = []
+    for place, step in enumerate(steps):
+        own = max((depth.get(name, 0) for name in step.inputs), default=0)
+        depth |= dict.fromkeys(step.outputs, own + 1)
+        if len(found) <= own:
+            found.append([])
+        found[own].append((place, step))
+    return found
+
+
 def is_light(steps: Sequence[StepShape]) -> bool:
     """Return whether Hive has room for the joins of some steps."""
     return joins_of(steps) <= _HIVE_JOINS
+
+
+def hive_steps_of(steps: Sequence[StepShape]) -> int:
+    """Return how much of Hive's room steps take, in levels of trees: each level of theirs and each join, and one more.
+
+    ADR 0023 has what was seen to work.
+    """
+    return joins_of(steps) + len(levels_of(steps)) + 1 if steps else 0
 
 
 @dataclass(frozen=True, slots=True)

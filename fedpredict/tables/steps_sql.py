@@ -18,7 +18,7 @@ from fedpredict.tables.linear_sql import weighted_scores
 from fedpredict.tables.source import Source
 from fedpredict.tables.step_kinds_sql import EMIT
 from fedpredict.tables.steps_level import FLAGS, KEYS, Level, picked
-from fedpredict.tables.steps_options import StepShape, StepsOptions, core_version, parse_options
+from fedpredict.tables.steps_options import StepsOptions, core_version, levels_of, parse_options
 from fedpredict.tables.version import ModelVersion
 
 
@@ -68,7 +68,7 @@ def _derived(version: ModelVersion, shape: StepsOptions, source: Source) -> Sour
         names |= {name: f"fp_x{len(names) + place}" for place, name in enumerate(step.outputs)}
     needed = set(shape.core_features)
     layers: list[Level] = []
-    for steps in reversed(_levels(version.features, shape.steps)):
+    for steps in reversed(levels_of(shape.steps)):
         made = {name for _, step in steps for name in step.outputs}
         carried = [name for name in names if name in needed - made]
         layers.append(Level(version, names, steps, carried))
@@ -81,19 +81,6 @@ def _derived(version: ModelVersion, shape: StepsOptions, source: Source) -> Sour
         return sql.select_from(sql.columns_of(*columns), rows)
 
     return Source({name: names[name] for name in shape.core_features}, of, FLAGS)
-
-
-def _levels(features: Sequence[str], steps: Sequence[StepShape]) -> list[list[tuple[int, StepShape]]]:
-    """Return the steps (with their places) by how many stand in front of them, one behind another."""
-    depth = dict.fromkeys(features, 0)
-    found: list[list[tuple[int, StepShape]]] = []
-    for place, step in enumerate(steps):
-        own = max((depth[name] for name in step.inputs), default=0)
-        depth |= dict.fromkeys(step.outputs, own + 1)
-        if len(found) <= own:
-            found.append([])
-        found[own].append((place, step))
-    return found
 
 
 def _features(version: ModelVersion, source: Source, names: Mapping[str, str]) -> exp.Select:

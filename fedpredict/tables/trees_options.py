@@ -75,12 +75,12 @@ def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     return plain
 
 
-def trees_engines(part: TreesPart | SplitTreesPart, n_joins: int = 0) -> tuple[str, ...]:
+def trees_engines(part: TreesPart | SplitTreesPart, n_before: int = 0) -> tuple[str, ...]:
     """Return the engines that can compute a part: whose trees are not too deep, and ask texts only for their sets.
 
     Args:
         part: The trees.
-        n_joins: Joins that the statement has before it comes to them.
+        n_before: What the statement does before it comes to them, in levels of trees.
     """
     options = options_of(part)
     texts = {at for at, name in enumerate(part.features) if name in part.categories}
@@ -88,8 +88,8 @@ def trees_engines(part: TreesPart | SplitTreesPart, n_joins: int = 0) -> tuple[s
     if options.depth > MAX_DEPTH or texts & as_number:
         return ("numpy",)
     if texts & {at for at, _ in options.sets}:
-        n_joins += 1
-    in_hive = options.depth + n_joins <= HIVE_JOINS
+        n_before += 1
+    in_hive = options.depth + n_before <= HIVE_JOINS
     return ("numpy", "duckdb", "spark", "hive") if in_hive else ("numpy", "duckdb", "spark")
 
 

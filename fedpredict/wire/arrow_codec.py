@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from fedpredict.errors import ProtocolError, TooManySamplesError
 from fedpredict.model.arrays import Floats, Statuses
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import Inputs, joined_inputs
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.arrow_ids import holds_ids, ids_from_array, ids_to_array
+from fedpredict.wire.arrow_texts import holds_texts, texts_from_array, texts_to_array
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, MAX_SAMPLES_PER_CALL
 from fedpredict.wire.codec import (
     MODES,
@@ -63,7 +64,8 @@ def task_to_arrow(task: PredictTask, message: initiator_pb2.ArrowRequest | None 
     columns: dict[str, pa.Array] = {SAMPLE_ID: ids_to_array(SampleIds.of(task.sample_ids))}
     if task.inputs is not None:
         for name, values in zip(task.inputs.names, np.asfortranarray(task.inputs.values).T, strict=True):
-            columns[name] = pa.array(values)
+            texts = task.inputs.texts.get(name)
+            columns[name] = pa.array(values) if texts is None else texts_to_array(values, texts)
     message = initiator_pb2.ArrowRequest() if message is None else message
     message.protocol_version = PROTOCOL_VERSION
     message.request_id = task.request_id
@@ -79,6 +81,7 @@ def task_from_arrow(message: initiator_pb2.ArrowRequest) -> PredictTask:
     Raises:
         ProtocolError: The message or its table breaks the protocol.
         TooManySamplesError: More than any process takes.
+        InputsRefusedError: A text is too long.
     """
     check_protocol_version(message.protocol_version)
     with _reading():
@@ -226,11 +229,13 @@ class _TaskColumns:
 
     Attributes:
         sample_id: The place of the sample ids.
-        features: The names of all others, in order.
+        features: The names of all others that are numbers, in order.
+        texts: The names of those that are texts, in order.
     """
 
     sample_id: int
     features: tuple[str, ...]
+    texts: tuple[str, ...]
 
 
 def _task_columns(schema: pa.Schema) -> _TaskColumns:
@@ -240,10 +245,13 @@ def _task_columns(schema: pa.Schema) -> _TaskColumns:
         raise ProtocolError("a table with two columns of one name")
     if SAMPLE_ID not in schema.names:
         raise ProtocolError(f"a table without a column {SAMPLE_ID}")
+    features = [field for field in schema if field.name != SAMPLE_ID]
+    texts = tuple(field.name for field in features if holds_texts(field.type))
     for field in schema:
-        if not (holds_ids(field.type) if field.name == SAMPLE_ID else _is_number(field.type)):
+        if not (holds_ids(field.type) if field.name == SAMPLE_ID else field.name in texts or _is_number(field.type)):
             raise ProtocolError(f"a column of type {field.type}, which is neither a sample id nor a feature")
-    return _TaskColumns(schema.names.index(SAMPLE_ID), tuple(name for name in schema.names if name != SAMPLE_ID))
+    numbers = tuple(field.name for field in features if field.name not in texts)
+    return _TaskColumns(schema.names.index(SAMPLE_ID), numbers, texts)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -254,10 +262,19 @@ def _read_task(columns: _TaskColumns, batches: list[pa.RecordBatch]) -> tuple[Sa
     if not batches:
         return SampleIds.of(()), None
     ids = [ids_from_array(batch.column(columns.sample_id), MAX_MESSAGE_BYTES) for batch in batches]
-    if not columns.features:
+    if not columns.features and not columns.texts:
         return SampleIds.concat(ids), None
-    values = [_matrix(batch.remove_column(columns.sample_id)) for batch in batches]
-    return SampleIds.concat(ids), Inputs(columns.features, values[0] if len(values) == 1 else np.concatenate(values))
+    return SampleIds.concat(ids), joined_inputs([_inputs(columns, batch) for batch in batches])
+
+
+def _inputs(columns: _TaskColumns, batch: pa.RecordBatch) -> Inputs:
+    if not columns.texts:
+        return Inputs(columns.features, _matrix(batch.remove_column(columns.sample_id)))
+    coded = [texts_from_array(name, batch.column(name)) for name in columns.texts]
+    numbers = _matrix(batch.select(columns.features)) if columns.features else np.empty((batch.num_rows, 0))
+    values = np.column_stack([numbers, *(codes for codes, _ in coded)])
+    texts = {name: texts for name, (_, texts) in zip(columns.texts, coded, strict=True)}
+    return Inputs((*columns.features, *columns.texts), values, texts)
 
 
 def _matrix(batch: pa.RecordBatch) -> Floats:

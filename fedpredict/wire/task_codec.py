@@ -9,7 +9,6 @@ import numpy as np
 
 from fedpredict.errors import ProtocolError
 from fedpredict.model.arrays import Bools, Floats
-from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import ModelInfo, Origin, PartyReport, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
@@ -24,13 +23,13 @@ from fedpredict.wire.codec import (
     instant_from_wire,
     matrix_from_wire,
     matrix_to_wire,
-    matrix_view_from_wire,
     model_id_from_wire,
     new_request_id,
     seconds_from_wire,
     statuses_from_wire,
 )
 from fedpredict.wire.description import link_from_wire
+from fedpredict.wire.inputs import inputs_from_wire, inputs_to_wire
 from fedpredict.wire.reasons import reasons_from_wire, reasons_to_wire
 from fedpredict.wire.v1 import common_pb2, initiator_pb2
 
@@ -53,10 +52,7 @@ def task_to_wire(
     message.sample_ids.data = ids.data
     message.sample_ids.offsets = ids.offsets.astype("<u4").tobytes()
     if task.inputs is not None:
-        message.inputs.names.extend(task.inputs.names)
-        matrix = message.inputs.values
-        matrix.rows, matrix.columns = task.inputs.values.shape
-        matrix.values = task.inputs.values.astype("<f8", copy=False).tobytes()
+        inputs_to_wire(task.inputs, message.inputs)
     return message
 
 
@@ -69,7 +65,7 @@ def task_from_wire(message: initiator_pb2.PredictRequest) -> PredictTask:
         model_id=model_id_from_wire(message.model_id),
         mode=from_enum(MODES, message.mode, "mode"),
         sample_ids=sample_ids,
-        inputs=_inputs_from_wire(message.inputs, len(sample_ids)) if message.HasField("inputs") else None,
+        inputs=inputs_from_wire(message.inputs, len(sample_ids)) if message.HasField("inputs") else None,
     )
 
 
@@ -170,11 +166,3 @@ def report_from_wire(message: initiator_pb2.PartyReport, n_samples: int) -> Part
         problem=message.problem,
         reasons=reasons_from_wire(message.reasons, n_samples) if message.HasField("reasons") else None,
     )
-
-
-def _inputs_from_wire(message: initiator_pb2.Inputs, n_samples: int) -> Inputs:
-    names = tuple(message.names)
-    try:
-        return Inputs(names, matrix_view_from_wire(message.values, n_samples, len(names)))
-    except ValueError as error:
-        raise ProtocolError(str(error)) from error

@@ -78,7 +78,14 @@ BODIES: dict[str, tuple[object, str]] = {
         b'{"model":"m","sample_ids":["u1"],"inputs":{"a":[1e999]}}',
         "$.inputs[...][0]: Number out of range",
     ),
-    "inputs that are texts": (body(inputs={"a": ["4711"]}), "$.inputs[...][0]: Expected `float | null`, got `str`"),
+    "inputs that are no values": (
+        body(inputs={"a": [["4711"]]}),
+        "$.inputs[...][0]: Expected `float | str | null`, got `array`",
+    ),
+    "inputs of numbers and texts": (
+        body(sample_ids=["u1", "u2"], inputs={"a": ["4711", 1]}),
+        "$.inputs.a: numbers and texts in one feature",
+    ),
     "inputs for another number of ids": (body(inputs={"age": [1, 2]}), "$.inputs.age: 2 values for 1 sample ids"),
     "deep nesting": (b'{"model":' + b"[" * 100_000, "$.model: Expected `str`, got `array`"),
     "deep nesting under an unknown name": (b'{"x":' + b'{"x":' * 100_000, "$: Object contains unknown field `x`"),

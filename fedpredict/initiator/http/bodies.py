@@ -45,10 +45,10 @@ class PredictBody(Struct, forbid_unknown_fields=True):
     ]
     mode: Annotated[Mode, Meta(description="How fresh the features are.")] = Mode.NEARLINE
     inputs: Annotated[
-        dict[str, list[float | None]] | None,
+        dict[str, list[float | str | None]] | None,
         Meta(
             description="The initiator's own features of these samples, where they are not in its store: by name, one "
-            "value per sample id, null where it is missing. No other party sees them."
+            "number or text per sample id, null where it is missing. No other party sees them."
         ),
     ] = None
     timeout_ms: Annotated[

@@ -15,8 +15,9 @@ from fedpredict.errors import FieldError, NameRefusedError, ProtocolError, TooMa
 from fedpredict.http.application import JSON, ProblemError
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, PredictBody
+from fedpredict.model.arrays import Floats
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import MAX_TEXT_BYTES, Inputs, inputs_of, is_too_long
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.wire.codec import check_request_id, new_request_id
@@ -183,19 +184,43 @@ def pack_ids(sample_ids: list[str]) -> Sequence[bytes]:
     return SampleIds(text.encode(), offsets)
 
 
-def read_inputs(columns: Mapping[str, Sequence[float | None]], n_samples: int) -> Inputs:
-    """Return features by name as one matrix; raise `FieldError` where one has not one value per sample."""
+def read_inputs(columns: Mapping[str, Sequence[float | str | None]], n_samples: int) -> Inputs:
+    """Return features by name as one matrix.
+
+    Raises:
+        FieldError: A feature has not one value per sample, has numbers and texts, or a text that is too long.
+    """
     for name, column in columns.items():
         if len(column) != n_samples:
-            place = f"$.inputs.{name[:MAX_NAME_SHOWN]}"
-            raise _body_error(place, f"{len(column)} values for {n_samples} sample ids")
+            raise _input_error(name, f"{len(column)} values for {n_samples} sample ids")
     try:
-        # three times as fast as numpy over lists; None, a missing value, is what it does not take
+        # three times as fast as numpy over lists; None, a missing value, is what it does not take, and texts are
         pack = struct.Struct(f"={n_samples}d").pack
         values = np.frombuffer(b"".join([pack(*column) for column in columns.values()]), dtype=np.float64)
     except struct.error:
-        values = np.array(list(columns.values()), dtype=np.float64)
+        return _read_mixed(columns, n_samples)
     return Inputs(tuple(columns), values.reshape(len(columns), n_samples).T)
+
+
+def _read_mixed(columns: Mapping[str, Sequence[float | str | None]], n_samples: int) -> Inputs:
+    numbers: dict[str, Floats] = {}
+    texts: dict[str, list[str | None]] = {}
+    for name, column in columns.items():
+        cells = [cell for cell in column if cell is None or isinstance(cell, str)]
+        n_texts = len(cells) - cells.count(None)
+        if not n_texts:
+            numbers[name] = np.array(column, dtype=np.float64)
+        elif len(cells) < n_samples:
+            raise _input_error(name, "numbers and texts in one feature")
+        elif any(cell is not None and is_too_long(cell) for cell in cells):
+            raise _input_error(name, f"a text of more than {MAX_TEXT_BYTES} bytes")
+        else:
+            texts[name] = cells
+    return inputs_of(numbers, texts, n_samples)
+
+
+def _input_error(name: str, problem: str) -> FieldError:
+    return _body_error(f"$.inputs.{name[:MAX_NAME_SHOWN]}", problem)
 
 
 def _check_number(data: bytes, max_samples: int) -> None:

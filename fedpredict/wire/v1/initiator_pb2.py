@@ -26,37 +26,39 @@ from fedpredict.wire.v1 import common_pb2 as fedpredict_dot_wire_dot_v1_dot_comm
 from fedpredict.wire.v1 import link_pb2 as fedpredict_dot_wire_dot_v1_dot_link__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fedpredict/wire/v1/initiator.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\x1a\x1d\x66\x65\x64predict/wire/v1/link.proto\"\xd7\x01\n\x0ePredictRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12&\n\x04mode\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\x31\n\nsample_ids\x18\x05 \x01(\x0b\x32\x1d.fedpredict.wire.v1.SampleIds\x12*\n\x06inputs\x18\x06 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Inputs\"C\n\x06Inputs\x12\r\n\x05names\x18\x01 \x03(\t\x12*\n\x06values\x18\x02 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Matrix\"\xe2\x01\n\x0cPredictReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12/\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Matrix\x12\x0e\n\x06origin\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x30\n\x07parties\x18\x07 \x03(\x0b\x32\x1f.fedpredict.wire.v1.PartyReport\x12\x11\n\tsimulated\x18\x08 \x01(\x08\"\x93\x02\n\x0bPredictCall\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x35\n\x07predict\x18\x03 \x01(\x0b\x32\".fedpredict.wire.v1.PredictRequestH\x00\x12\x31\n\x05\x61rrow\x18\x04 \x01(\x0b\x32 .fedpredict.wire.v1.ArrowRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1a.fedpredict.wire.v1.CancelH\x00\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12-\n\x04more\x18\x0f \x03(\x0b\x32\x1f.fedpredict.wire.v1.PredictCallB\x06\n\x04\x62ody\"\x94\x02\n\rPredictAnswer\x12\n\n\x02id\x18\x01 \x01(\r\x12\x31\n\x05reply\x18\x02 \x01(\x0b\x32 .fedpredict.wire.v1.PredictReplyH\x00\x12/\n\x05\x61rrow\x18\x03 \x01(\x0b\x32\x1e.fedpredict.wire.v1.ArrowReplyH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.fedpredict.wire.v1.FailureH\x00\x12*\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x19.fedpredict.wire.v1.DrainH\x00\x12/\n\x04more\x18\x0f \x03(\x0b\x32!.fedpredict.wire.v1.PredictAnswerB\x06\n\x04\x62ody\"\x85\x01\n\x0c\x41rrowRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12&\n\x04mode\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\r\n\x05table\x18\x05 \x01(\x0c\"\x9e\x01\n\nArrowReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\r\n\x05table\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x04 \x03(\t\x12\x30\n\x07parties\x18\x05 \x03(\x0b\x32\x1f.fedpredict.wire.v1.PartyReport\x12\x11\n\tsimulated\x18\x06 \x01(\x08\"\xd4\x01\n\x0bPartyReport\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12!\n\x14oldest_event_time_us\x18\x03 \x01(\x10H\x00\x88\x01\x01\x12\x14\n\x0cround_trip_s\x18\x04 \x01(\x01\x12\x11\n\telapsed_s\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x30\n\x07reasons\x18\x07 \x01(\x0b\x32\x1f.fedpredict.wire.v1.ReasonCodesB\x17\n\x15_oldest_event_time_us\"-\n\x11ListModelsRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"<\n\x0fListModelsReply\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.fedpredict.wire.v1.Model\"\xbd\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Kind\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x0f\n\x07parties\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_sha256\x18\x07 \x01(\x0c\x12\x11\n\tn_outputs\x18\x08 \x01(\r\x12\x0c\n\x04link\x18\t \x01(\t*i\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x1a\n\x16ORIGIN_DEFAULT_PARTIAL\x10\x02\x12\x19\n\x15ORIGIN_FALLBACK_MODEL\x10\x03\x32\xda\x02\n\x10InitiatorService\x12O\n\x07Predict\x12\".fedpredict.wire.v1.PredictRequest\x1a .fedpredict.wire.v1.PredictReply\x12W\n\rPredictStream\x12\x1f.fedpredict.wire.v1.PredictCall\x1a!.fedpredict.wire.v1.PredictAnswer(\x01\x30\x01\x12\x42\n\x06\x41ttach\x12\x19.fedpredict.wire.v1.Frame\x1a\x19.fedpredict.wire.v1.Frame(\x01\x30\x01\x12X\n\nListModels\x12%.fedpredict.wire.v1.ListModelsRequest\x1a#.fedpredict.wire.v1.ListModelsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fedpredict/wire/v1/initiator.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\x1a\x1d\x66\x65\x64predict/wire/v1/link.proto\"\xd7\x01\n\x0ePredictRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12&\n\x04mode\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\x31\n\nsample_ids\x18\x05 \x01(\x0b\x32\x1d.fedpredict.wire.v1.SampleIds\x12*\n\x06inputs\x18\x06 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Inputs\"r\n\x06Inputs\x12\r\n\x05names\x18\x01 \x03(\t\x12*\n\x06values\x18\x02 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Matrix\x12-\n\x05texts\x18\x03 \x03(\x0b\x32\x1e.fedpredict.wire.v1.InputTexts\"<\n\nInputTexts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x11\n\tpositions\x18\x03 \x01(\x0c\"\xe2\x01\n\x0cPredictReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06status\x18\x03 \x01(\x0c\x12/\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x1a.fedpredict.wire.v1.Matrix\x12\x0e\n\x06origin\x18\x05 \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x06 \x03(\t\x12\x30\n\x07parties\x18\x07 \x03(\x0b\x32\x1f.fedpredict.wire.v1.PartyReport\x12\x11\n\tsimulated\x18\x08 \x01(\x08\"\x93\x02\n\x0bPredictCall\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x35\n\x07predict\x18\x03 \x01(\x0b\x32\".fedpredict.wire.v1.PredictRequestH\x00\x12\x31\n\x05\x61rrow\x18\x04 \x01(\x0b\x32 .fedpredict.wire.v1.ArrowRequestH\x00\x12,\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x1a.fedpredict.wire.v1.CancelH\x00\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12-\n\x04more\x18\x0f \x03(\x0b\x32\x1f.fedpredict.wire.v1.PredictCallB\x06\n\x04\x62ody\"\x94\x02\n\rPredictAnswer\x12\n\n\x02id\x18\x01 \x01(\r\x12\x31\n\x05reply\x18\x02 \x01(\x0b\x32 .fedpredict.wire.v1.PredictReplyH\x00\x12/\n\x05\x61rrow\x18\x03 \x01(\x0b\x32\x1e.fedpredict.wire.v1.ArrowReplyH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.fedpredict.wire.v1.FailureH\x00\x12*\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x19.fedpredict.wire.v1.DrainH\x00\x12/\n\x04more\x18\x0f \x03(\x0b\x32!.fedpredict.wire.v1.PredictAnswerB\x06\n\x04\x62ody\"\x85\x01\n\x0c\x41rrowRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12&\n\x04mode\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Mode\x12\r\n\x05table\x18\x05 \x01(\x0c\"\x9e\x01\n\nArrowReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12\r\n\x05table\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63lasses\x18\x04 \x03(\t\x12\x30\n\x07parties\x18\x05 \x03(\x0b\x32\x1f.fedpredict.wire.v1.PartyReport\x12\x11\n\tsimulated\x18\x06 \x01(\x08\"\xd4\x01\n\x0bPartyReport\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12!\n\x14oldest_event_time_us\x18\x03 \x01(\x10H\x00\x88\x01\x01\x12\x14\n\x0cround_trip_s\x18\x04 \x01(\x01\x12\x11\n\telapsed_s\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x30\n\x07reasons\x18\x07 \x01(\x0b\x32\x1f.fedpredict.wire.v1.ReasonCodesB\x17\n\x15_oldest_event_time_us\"-\n\x11ListModelsRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"<\n\x0fListModelsReply\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.fedpredict.wire.v1.Model\"\xbd\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.fedpredict.wire.v1.Kind\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x0f\n\x07parties\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_sha256\x18\x07 \x01(\x0c\x12\x11\n\tn_outputs\x18\x08 \x01(\r\x12\x0c\n\x04link\x18\t \x01(\t*i\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x1a\n\x16ORIGIN_DEFAULT_PARTIAL\x10\x02\x12\x19\n\x15ORIGIN_FALLBACK_MODEL\x10\x03\x32\xda\x02\n\x10InitiatorService\x12O\n\x07Predict\x12\".fedpredict.wire.v1.PredictRequest\x1a .fedpredict.wire.v1.PredictReply\x12W\n\rPredictStream\x12\x1f.fedpredict.wire.v1.PredictCall\x1a!.fedpredict.wire.v1.PredictAnswer(\x01\x30\x01\x12\x42\n\x06\x41ttach\x12\x19.fedpredict.wire.v1.Frame\x1a\x19.fedpredict.wire.v1.Frame(\x01\x30\x01\x12X\n\nListModels\x12%.fedpredict.wire.v1.ListModelsRequest\x1a#.fedpredict.wire.v1.ListModelsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpredict.wire.v1.initiator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORIGIN']._serialized_start=2008
-  _globals['_ORIGIN']._serialized_end=2113
+  _globals['_ORIGIN']._serialized_start=2117
+  _globals['_ORIGIN']._serialized_end=2222
   _globals['_PREDICTREQUEST']._serialized_start=123
   _globals['_PREDICTREQUEST']._serialized_end=338
   _globals['_INPUTS']._serialized_start=340
-  _globals['_INPUTS']._serialized_end=407
-  _globals['_PREDICTREPLY']._serialized_start=410
-  _globals['_PREDICTREPLY']._serialized_end=636
-  _globals['_PREDICTCALL']._serialized_start=639
-  _globals['_PREDICTCALL']._serialized_end=914
-  _globals['_PREDICTANSWER']._serialized_start=917
-  _globals['_PREDICTANSWER']._serialized_end=1193
-  _globals['_ARROWREQUEST']._serialized_start=1196
-  _globals['_ARROWREQUEST']._serialized_end=1329
-  _globals['_ARROWREPLY']._serialized_start=1332
-  _globals['_ARROWREPLY']._serialized_end=1490
-  _globals['_PARTYREPORT']._serialized_start=1493
-  _globals['_PARTYREPORT']._serialized_end=1705
-  _globals['_LISTMODELSREQUEST']._serialized_start=1707
-  _globals['_LISTMODELSREQUEST']._serialized_end=1752
-  _globals['_LISTMODELSREPLY']._serialized_start=1754
-  _globals['_LISTMODELSREPLY']._serialized_end=1814
-  _globals['_MODEL']._serialized_start=1817
-  _globals['_MODEL']._serialized_end=2006
-  _globals['_INITIATORSERVICE']._serialized_start=2116
-  _globals['_INITIATORSERVICE']._serialized_end=2462
+  _globals['_INPUTS']._serialized_end=454
+  _globals['_INPUTTEXTS']._serialized_start=456
+  _globals['_INPUTTEXTS']._serialized_end=516
+  _globals['_PREDICTREPLY']._serialized_start=519
+  _globals['_PREDICTREPLY']._serialized_end=745
+  _globals['_PREDICTCALL']._serialized_start=748
+  _globals['_PREDICTCALL']._serialized_end=1023
+  _globals['_PREDICTANSWER']._serialized_start=1026
+  _globals['_PREDICTANSWER']._serialized_end=1302
+  _globals['_ARROWREQUEST']._serialized_start=1305
+  _globals['_ARROWREQUEST']._serialized_end=1438
+  _globals['_ARROWREPLY']._serialized_start=1441
+  _globals['_ARROWREPLY']._serialized_end=1599
+  _globals['_PARTYREPORT']._serialized_start=1602
+  _globals['_PARTYREPORT']._serialized_end=1814
+  _globals['_LISTMODELSREQUEST']._serialized_start=1816
+  _globals['_LISTMODELSREQUEST']._serialized_end=1861
+  _globals['_LISTMODELSREPLY']._serialized_start=1863
+  _globals['_LISTMODELSREPLY']._serialized_end=1923
+  _globals['_MODEL']._serialized_start=1926
+  _globals['_MODEL']._serialized_end=2115
+  _globals['_INITIATORSERVICE']._serialized_start=2225
+  _globals['_INITIATORSERVICE']._serialized_end=2571
 # @@protoc_insertion_point(module_scope)

@@ -37,12 +37,24 @@ class PredictRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., inputs: _Optional[_Union[Inputs, _Mapping]] = ...) -> None: ...
 
 class Inputs(_message.Message):
-    __slots__ = ("names", "values")
+    __slots__ = ("names", "values", "texts")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedScalarFieldContainer[str]
     values: _common_pb2.Matrix
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ...) -> None: ...
+    texts: _containers.RepeatedCompositeFieldContainer[InputTexts]
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., texts: _Optional[_Iterable[_Union[InputTexts, _Mapping]]] = ...) -> None: ...
+
+class InputTexts(_message.Message):
+    __slots__ = ("name", "texts", "positions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    positions: bytes
+    def __init__(self, name: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., positions: _Optional[bytes] = ...) -> None: ...
 
 class PredictReply(_message.Message):
     __slots__ = ("request_id", "manifest_sha256", "status", "predictions", "origin", "classes", "parties", "simulated")

@@ -38,6 +38,34 @@ def test_features_come_from_every_usual_container(inputs: Any) -> None:
     np.testing.assert_array_equal(taken.values, [[41.0, 1.5], [23.0, np.nan]])
 
 
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        ["smith", None, "baker", "smith"],
+        np.array(["smith", None, "baker", "smith"], dtype=object),
+        pd.Series(["smith", np.nan, "baker", "smith"]),
+        pd.Series(["smith", None, "baker", "smith"], dtype="category"),
+        pl.Series(["smith", None, "baker", "smith"]),
+        pa.chunked_array([["smith", None], ["baker", "smith"]], pa.large_string()),
+        pa.array(["smith", None, "baker", "smith"]).dictionary_encode(),
+    ],
+    ids=["list", "numpy", "pandas", "category", "polars", "large", "dictionary"],
+)
+def test_texts_come_from_every_usual_column_each_once(jobs: Any) -> None:
+    taken = take_inputs({"age": [1, 2, 3, 4], "job": jobs}, 4)
+
+    texts = taken.texts["job"]
+    assert sorted(texts) == ["baker", "smith"]
+    assert [None if np.isnan(code) else texts[int(code)] for code in taken.values[:, 1]] == [
+        "smith",
+        None,
+        "baker",
+        "smith",
+    ]
+    chunk = taken.of(slice(2, 3))
+    assert (chunk.texts, chunk.values.tolist()) == ({"job": ("baker",)}, [[3.0, 0.0]])
+
+
 def test_truth_values_and_nothing_at_all_are_numbers() -> None:
     np.testing.assert_array_equal(
         take_inputs({"flag": [True, False], "unknown": [None, None]}, 2).values, [[1.0, np.nan], [0.0, np.nan]]
@@ -48,7 +76,10 @@ def test_truth_values_and_nothing_at_all_are_numbers() -> None:
     ("inputs", "told"),
     [
         ({"age": [1.0]}, r"inputs\['age'\] has 1 values for 2 sample ids"),
-        ({"age": ["1.5", "2"]}, r"inputs\['age'\] holds string"),
+        ({"job": ["baker", "x" * 4_097]}, r"inputs\['job'\] has a text of more than 4096 bytes"),
+        ({"job": ["baker", "\ud800"]}, r"inputs\['job'\] is no column of numbers or of texts"),
+        ({"job": "ab"}, r"inputs\['job'\] is no column of numbers or of texts"),
+        ({"job": [b"a", b"b"]}, r"inputs\['job'\] holds binary; features are numbers or texts"),
         ({"age": [1.0, "x"]}, r"inputs\['age'\] is no column of numbers"),
         ({"age": [Decimal(1), Decimal(2)]}, r"inputs\['age'\] holds decimal"),
         ({"age": 3.0}, r"inputs\['age'\] is no column of numbers"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import FieldError, TooManySamplesError
+from fedpredict.errors import FieldError, TooManySamplesError, public_status
 from fedpredict.initiator.http.decode import pack_ids, read_inputs, read_task
 from fedpredict.model.share import Mode
 
@@ -94,3 +94,26 @@ def test_far_too_many_ids_are_refused_before_they_are_decoded(sample_id: str, se
     if sample_id not in {'"', "\\", '\\"'}:  # an escaped quote may hide one: those are counted when they are decoded
         with pytest.raises(TooManySamplesError):
             read_task(body(300_000), "r-1", MAX_SAMPLES)
+
+
+def test_texts_become_positions_among_the_texts_of_their_feature() -> None:
+    inputs = read_inputs({"job": ["baker", None, "smith", "baker"], "age": [1, None, 3, 4], "none": [None] * 4}, 4)
+
+    assert (inputs.names, inputs.texts) == (("age", "none", "job"), {"job": ("baker", "smith")})
+    np.testing.assert_array_equal(inputs.values[:, 0], [1.0, np.nan, 3.0, 4.0])
+    np.testing.assert_array_equal(inputs.values[:, 2], [0.0, np.nan, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (["baker", 1.0], "$.inputs.job: numbers and texts in one feature"),
+        (["baker", "年" * 1_366], "$.inputs.job: a text of more than 4096 bytes"),
+        (["baker"], "$.inputs.job: 1 values for 2 sample ids"),
+    ],
+)
+def test_a_feature_that_is_no_column_of_texts_is_refused_by_name(column: list[float | str | None], told: str) -> None:
+    with pytest.raises(FieldError) as raised:
+        read_inputs({"job": column}, 2)
+
+    assert public_status(raised.value).text == told

@@ -21,7 +21,7 @@ from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import ModelSettings, PolicyName
 from fedpredict.initiator.waiting import Waiting
 from fedpredict.model.ids import valid_sample_ids
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import Inputs, inputs_of
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
@@ -564,6 +564,22 @@ async def test_inputs_reach_the_own_part_alone() -> None:
     assert [query.inputs for query in desk.shop.asked] == [None] * len(desk.shop.asked)
     given = [query.inputs for query in desk.bank.asked]
     assert [each and each.values.ravel().tolist() for each in given] == [[1.0], [3.0, 4.0]]
+
+
+async def test_texts_of_requests_that_travel_together_keep_their_meaning() -> None:
+    desk = Desk(is_open=True)
+    desk.ask("first", b"u0", inputs=inputs_of({}, {"job": ["clerk"]}, 1))
+    desk.ask("second", b"", b"u2", b"u6", inputs=inputs_of({}, {"job": ["x", "smith", None]}, 3))
+    desk.ask("third", b"u4", inputs=inputs_of({}, {"job": ["baker"]}, 1))
+    await desk.idle()
+
+    given = [query.inputs for query in desk.bank.asked]
+    told = [
+        [None if np.isnan(code) else each.texts["job"][int(code)] for code in each.values[:, 0]]
+        for each in given
+        if each
+    ]
+    assert told == [["clerk"], ["smith", None, "baker"]]
 
 
 async def test_a_party_that_refuses_a_round_is_named_to_every_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,10 +127,12 @@ def test_bytes_that_do_not_fit_are_refused_by_tensor(tensor: tuple[str, str, lis
             [ids_tensor(b"u1", b"u2"), oip.parse_cells("f", "FP64", [1, 2], [1, 2])],
             "tensor 'f': the shape is not [n] or [n, 1]",
         ),
+        ([ids_tensor(b"u1"), oip.parse_cells("f", "BYTES", [1], [b"\xff"])], "tensor 'f': a text is not UTF-8"),
         (
-            [ids_tensor(b"u1"), oip.parse_cells("f", "BYTES", [1], [b"x"])],
-            "tensor 'f': a feature is a number: FP64, FP32, INT64, INT32 or BOOL",
+            [ids_tensor(b"u1"), oip.parse_cells("f", "BYTES", [1], [b"x" * 4_097])],
+            "tensor 'f': a text of more than 4096 bytes",
         ),
+        ([ids_tensor(b"u1"), oip.parse_cells("f", "BYTES", [2], [b"x", b"y"])], "tensor 'f': 2 rows, but 1 sample ids"),
     ],
 )
 def test_tensors_that_do_not_fit_each_other_are_refused(tensors: list[oip.Tensor], problem: str) -> None:
@@ -208,3 +210,18 @@ def test_rows_without_a_score_are_named_and_no_more_than_a_hundred() -> None:
 
     assert one.value.rows == "1 (NOT_FOUND)"
     assert many.value.rows.endswith("99 (NOT_FOUND), and 150 more")
+
+
+def test_tensors_of_bytes_are_texts_beside_numbers() -> None:
+    raw = b"\5\0\0\0baker\0\0\0\0\5\0\0\0baker"
+    tensors = [
+        ids_tensor(b"u1", b"u2", b"u3"),
+        oip.parse_raw("job", "BYTES", [3, 1], raw),
+        oip.parse_cells("age", "INT32", [3], [1, 2, 3]),
+    ]
+
+    inputs = oip.features_of(tensors).inputs
+
+    assert inputs is not None
+    assert (inputs.names, inputs.texts) == (("age", "job"), {"job": ("baker", "")})
+    assert inputs.values.tolist() == [[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]]

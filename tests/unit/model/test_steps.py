@@ -101,20 +101,21 @@ def test_the_part_is_its_core_to_everybody_else() -> None:
         StepsPart(("x",), {}, (), part)
 
 
-@pytest.mark.parametrize("core", ["linear", "scorecard"])
 def test_scores_and_statuses_together_are_those_of_both_calls_from_columns_derived_once(
-    core: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = (Step(StepKind.BINS, ("x",), ("bin",), {"edge": column(0.0, 2.0)}),)
-    card = ScorecardPart((FeaturePoints("bin", (Interval(5.0, 0.0, 2.0),)),), None)
-    part = StepsPart(
-        ("x",), {}, steps, card if core == "scorecard" else LinearPart(("bin",), column(3.0), None, np.zeros(1))
-    )
+    part = StepsPart(("x",), {}, steps, LinearPart(("bin",), column(3.0), None, np.zeros(1)))
     rows = column(-1.0, 1.0, 3.0, NAN, INF)
     expected = part.partial_scores(rows), part.statuses(rows)
     calls: list[int] = []
     derived = StepsPart._derived
-    monkeypatch.setattr(StepsPart, "_derived", lambda self, rows: calls.append(len(rows)) or derived(self, rows))
+
+    def counted(self: StepsPart, rows: Floats) -> object:
+        calls.append(len(rows))
+        return derived(self, rows)
+
+    monkeypatch.setattr(StepsPart, "_derived", counted)
 
     scores, statuses = part.scores_and_statuses(rows)
 
@@ -122,3 +123,9 @@ def test_scores_and_statuses_together_are_those_of_both_calls_from_columns_deriv
     np.testing.assert_array_equal(scores, expected[0])
     assert statuses is not None
     np.testing.assert_array_equal(statuses, expected[1])
+
+
+def test_no_steps_stand_in_front_of_a_scorecard() -> None:
+    card = ScorecardPart((FeaturePoints("x", (Interval(5.0),)),), None)
+    with pytest.raises(ValueError, match="bins and map in front of a linear core"):
+        StepsPart(("x",), {}, (), card)

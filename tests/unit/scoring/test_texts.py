@@ -11,7 +11,7 @@ import pytest
 from fedpredict.errors import InputsRefusedError, ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.arrays import Floats, Statuses
-from fedpredict.model.inputs import Inputs
+from fedpredict.model.inputs import Inputs, inputs_of
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import PartDescription
@@ -166,9 +166,36 @@ def test_a_column_of_another_type_than_the_model_needs_is_never_scored(part: Par
         ask(store, loaded(part), n_ids=1)
 
 
-@pytest.mark.parametrize("names", [("Age",), ("Age", "City")])
-def test_a_model_with_text_features_takes_no_inputs(names: tuple[str, ...]) -> None:
+def test_texts_of_a_request_reach_a_part_as_its_own_codes() -> None:
     store = MemoryStore()
     publish(store, ["Wien"], ["x"])
-    with pytest.raises(InputsRefusedError, match="'City' is text"):
-        ask(store, loaded(PART), n_ids=1, inputs=Inputs(names, np.zeros((1, len(names)))))
+    given = inputs_of({"Age": np.arange(float(len(CITIES)))}, {"City": CITIES, "job": ["x"] * len(CITIES)}, len(CITIES))
+    share = ask(store, loaded(PART), n_ids=len(CITIES), inputs=given).share
+    missing = np.isnan(EXPECTED)
+    assert share.status.tolist() == np.where(missing, SampleStatus.FEATURE_MISSING, SampleStatus.OK).tolist()
+    assert share.values[~missing].tolist() == [[EXPECTED[at], at] for at in np.flatnonzero(~missing).tolist()]
+
+
+def test_what_is_missing_throughout_fits_a_text_feature_as_well_as_a_number() -> None:
+    store = MemoryStore()
+    publish(store, ["Wien"], ["x"])
+    for given in (
+        inputs_of({"Age": np.ones(1), "City": np.full(1, np.nan)}, {}, 1),
+        inputs_of({}, {"City": [None], "Age": [None]}, 1),
+    ):
+        assert ask(store, loaded(PART), n_ids=1, inputs=given).share.status.tolist() == [SampleStatus.FEATURE_MISSING]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (Inputs(("Age",), np.zeros((1, 1))), "feature 'City' is needed by the model and was not sent"),
+        (Inputs(("Age", "City"), np.zeros((1, 2))), "feature 'City' is text, and numbers were sent"),
+        (inputs_of({}, {"City": ["Wien"], "Age": ["41"]}, 1), "feature 'Age' is a number, and texts were sent"),
+    ],
+)
+def test_inputs_of_another_type_than_the_feature_are_refused_by_name(given: Inputs, told: str) -> None:
+    store = MemoryStore()
+    publish(store, ["Wien"], ["x"])
+    with pytest.raises(InputsRefusedError, match=told):
+        ask(store, loaded(PART), n_ids=1, inputs=given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpredict.errors import ProtocolError, TooManySamplesError
-from fedpredict.model.inputs import Inputs
+from fedpredict.errors import InputsRefusedError, ProtocolError, TooManySamplesError
+from fedpredict.model.inputs import Inputs, inputs_of
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
-from fedpredict.wire import arrow_codec
+from fedpredict.wire import arrow_codec, task_codec
 from fedpredict.wire.arrow_ids import holds_ids, ids_from_array
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 from fedpredict.wire.v1 import common_pb2, initiator_pb2
@@ -106,7 +107,7 @@ def test_tables_of_one_schema_are_each_read_anew_and_others_judged_anew() -> Non
             assert task.inputs is not None
             assert task.inputs.names == ("a",)
             assert task.inputs.values.tolist() == [[value] for value in values]
-    for other in ({"a": ["x"], "sample_id": ["u"]}, {"a": [1.5], "sample_id": [7]}, {"a": [1.5], "b": [True]}):
+    for other in ({"a": [b"x"], "sample_id": ["u"]}, {"a": [1.5], "sample_id": [7]}, {"a": [1.5], "b": [True]}):
         with pytest.raises(ProtocolError):
             arrow_codec.task_from_arrow(request(pa.table(other)))
 
@@ -141,6 +142,93 @@ def test_a_task_comes_back_as_it_was_sent() -> None:
     np.testing.assert_array_equal(back.inputs.values, task.inputs.values)
 
 
+@pytest.mark.parametrize("codec", ["arrow", "messages"])
+def test_texts_come_back_as_they_were_sent(codec: str) -> None:
+    cells: dict[str, list[str | None]] = {
+        "job": ["baker", None, "baker", ""],
+        "city": ["年", "a" * 4_096, "b", None],
+        "none": [None] * 4,
+    }
+    task = PredictTask(
+        request_id="r",
+        model_id="m",
+        mode=Mode.NEARLINE,
+        sample_ids=SampleIds.of([b"u1", b"u2", b"u3", b"u4"]),
+        inputs=inputs_of({"age": np.arange(4.0)}, cells, 4),
+    )
+
+    if codec == "arrow":
+        back = arrow_codec.task_from_arrow(arrow_codec.task_to_arrow(task))
+    else:
+        sent = task_codec.task_to_wire(task).SerializeToString()
+        back = task_codec.task_from_wire(initiator_pb2.PredictRequest.FromString(sent))
+
+    assert back.inputs is not None
+    assert texts_of(back.inputs) == cells
+    assert back.inputs.values[:, back.inputs.names.index("age")].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def texts_of(inputs: Inputs) -> dict[str, list[str | None]]:
+    columns = {name: inputs.values[:, inputs.names.index(name)].tolist() for name in inputs.texts}
+    return {
+        name: [None if math.isnan(code) else inputs.texts[name][int(code)] for code in codes]
+        for name, codes in columns.items()
+    }
+
+
+def test_texts_come_in_every_type_and_in_batches_with_dictionaries_of_their_own() -> None:
+    jobs = ["baker", None, "smith", "", "baker"]
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        batches = [
+            pa.record_batch({"sample_id": pa.array(["u"] * len(part)), "job": pa.array(part, kind)})
+            for part in (jobs[:2], jobs[2:])
+        ]
+        task = arrow_codec.task_from_arrow(request(pa.Table.from_batches(batches)))
+        assert task.inputs is not None
+        assert texts_of(task.inputs) == {"job": jobs}, kind
+
+
+@pytest.mark.parametrize("position", [-1, 2, 127])
+def test_an_index_beyond_its_dictionary_of_texts_is_refused(position: int) -> None:
+    indices = pa.array([0, position], pa.int8())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"]), safe=False)
+    with pytest.raises(ProtocolError):
+        arrow_codec.task_from_arrow(request(pa.table({"sample_id": ["u1", "u2"], "job": column})))
+
+
+def test_a_text_that_is_too_long_is_refused_by_its_feature() -> None:
+    inputs = inputs_of({}, {"job": ["年" * 1_400]}, 1)
+    task = PredictTask(request_id="r", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u"], inputs=inputs)
+    told = "feature 'job' has a text of more than 4096 bytes"
+    with pytest.raises(InputsRefusedError, match=told):
+        arrow_codec.task_from_arrow(arrow_codec.task_to_arrow(task))
+    with pytest.raises(InputsRefusedError, match=told):
+        task_codec.task_from_wire(task_codec.task_to_wire(task))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        initiator_pb2.InputTexts(name="job", texts=["a"], positions=b"\0" * 3),
+        initiator_pb2.InputTexts(name="job", texts=["a"], positions=b"\1\0\0\0"),
+        initiator_pb2.InputTexts(name="age", texts=["a"], positions=b"\0" * 4),
+    ],
+    ids=["cut off", "beyond the texts", "a name twice"],
+)
+def test_a_message_whose_texts_do_not_fit_is_refused(texts: initiator_pb2.InputTexts) -> None:
+    task = PredictTask(
+        request_id="r",
+        model_id="m",
+        mode=Mode.NEARLINE,
+        sample_ids=[b"u"],
+        inputs=Inputs(("age",), np.ones((1, 1))),
+    )
+    message = task_codec.task_to_wire(task)
+    message.inputs.texts.append(texts)
+    with pytest.raises(ProtocolError):
+        task_codec.task_from_wire(message)
+
+
 def test_a_table_of_no_rows_is_a_task_of_no_ids() -> None:
     assert ids_in(pa.table({"sample_id": pa.array([], pa.string())})) == []
 
@@ -152,14 +240,14 @@ def test_a_table_of_no_rows_is_a_task_of_no_ids() -> None:
         pa.table({"sample_id": [1]}),
         pa.table({"sample_id": [["u1"]]}),
         pa.table({"sample_id": ["u1"], "when": pa.array([0], pa.timestamp("s"))}),
-        pa.table({"sample_id": ["u1"], "who": ["text"]}),
+        pa.table({"sample_id": ["u1"], "who": [b"bytes"]}),
         pa.table({"sample_id": ["u1"], "half": pa.array([1.0], pa.float16())}),
         pa.table([pa.array(["u1"]), pa.array([1.0]), pa.array([2.0])], names=["sample_id", "a", "a"]),
         pa.table([pa.array(["u1"]), pa.array(["u2"])], names=["sample_id", "sample_id"]),
         pa.table([pa.array(["u1"]), *[pa.array([1.0])] * 10_000], names=["sample_id", *map(str, range(10_000))]),
         pa.table({"sample_id": pa.chunked_array([["u1"]] * 1_001)}),
     ],
-    ids=["no id", "number", "list", "time", "text", "half", "name twice", "id twice", "too wide", "too many batches"],
+    ids=["no id", "number", "list", "time", "bytes", "half", "name twice", "id twice", "too wide", "too many batches"],
 )
 def test_a_table_that_is_no_request_is_refused(table: pa.Table) -> None:
     with pytest.raises(ProtocolError):
