@@ -89,7 +89,12 @@ def owners(random: Random, names: Sequence[str], *, may_be_empty: bool, most: in
 
 
 def rows_to_score(
-    random: Random, trained: pd.DataFrame, read: Sequence[str], near: Mapping[str, Floats], n_rows: int = 36
+    random: Random,
+    trained: pd.DataFrame,
+    read: Sequence[str],
+    near: Mapping[str, Floats],
+    unknown: Sequence[str] = (UNKNOWN,),
+    n_rows: int = 36,
 ) -> pd.DataFrame:
     """Return rows like those of training, and rows with odd cells in what a part reads.
 
@@ -98,6 +103,7 @@ def rows_to_score(
         trained: What the model was trained on.
         read: The features that some party's part reads: the others stay as they are.
         near: Feature -> numbers that the model compares it with.
+        unknown: Texts that training did not know.
         n_rows: How many.
     """
     frame = trained.iloc[random.integers(0, len(trained), n_rows)].reset_index(drop=True)
@@ -105,7 +111,7 @@ def rows_to_score(
         column = frame[name].copy()
         if column.dtype == object:
             gaps = [each for each in trained[name] if not isinstance(each, str)][:1]
-            odd: Any = np.array([*(gaps or [None]), UNKNOWN, *LEVELS], dtype=object)
+            odd: Any = np.array([*(gaps or [None]), *unknown, *trained[name].dropna().unique()], dtype=object)
             changed = random.random(n_rows) < 0.15
         else:
             asked = np.array([*near.get(name, ()), 0.0])

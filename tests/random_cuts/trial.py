@@ -24,7 +24,7 @@ from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.steps import StepsPart
 from fedpredict.model.trees import TreesPart
-from tests.random_cuts.data import Random, rows_to_score
+from tests.random_cuts.data import UNKNOWN, Random, rows_to_score
 
 Said = tuple[Floats, Floats]
 """What a library says of some rows: raw scores and predictions, one row each; NaN where it gives no number."""
@@ -64,6 +64,7 @@ def trial_of(
     *,
     with_head: bool = False,
     complete: Sequence[str] = (),
+    unknown: Sequence[str] = (UNKNOWN,),
     **options: Any,
 ) -> Trial:
     """Return a trial of a model file, read and cut by the product's own code.
@@ -76,13 +77,14 @@ def trial_of(
         oracle: The library; raises `ValueError` for rows that it does not take.
         with_head: Whether the initiator gets a head.
         complete: Features without which a sample need not be scored.
+        unknown: Texts that training did not know.
         options: Of reading the file.
     """
     given = {"model_id": f"m-{random.integers(2**48):x}", "training_run": "run-1", "party": "joint-model", **options}
     reading = read_content(file, ReadOptions(**given), Limits())
     parts, head = _cut(reading, parties, with_head=with_head)
     read = [name for part in parts.values() for name in part.part.features]
-    frame = rows_to_score(random, trained, read, _compared_with(reading.partial.part))
+    frame = rows_to_score(random, trained, read, _compared_with(reading.partial.part), unknown)
     raw, predictions = _asked(oracle, frame)
     return Trial(
         joint=reading.partial,
