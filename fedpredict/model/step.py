@@ -68,9 +68,9 @@ class Step:
     | onehot | 1.0 where x is the output's number, else 0.0 | number (n_outputs, 1) | |
     | product | the product of some inputs, with repeats | | terms: positions of the inputs, for each output |
 
-    What a step makes of finite features may overflow; a sample for which a step other than clip reads such an infinity
-    is FEATURE_INVALID. A missing x gives a missing output in scale, clip, power, quantile, normal and onehot, and FEATURE_MISSING in bins
-    and product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID.
+    A missing x gives a missing output in scale, clip, power, quantile, normal and onehot, and FEATURE_MISSING in bins
+    and product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID, and so does an infinity that a step other than
+    clip reads: scale, power and product may overflow.
 
     Attributes:
         kind: What it computes.

@@ -18,7 +18,7 @@ import pytest
 
 from fedpredict.convert.certify import feature_rows
 from fedpredict.convert.portable import from_portable, parse_json, to_json
-from fedpredict.model.arrays import Floats
+from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.combine import combine
 from fedpredict.model.part import Part
 from fedpredict.model.share import SampleStatus, Share, all_ok_statuses, build_share
@@ -66,8 +66,33 @@ def drawn(family: str, seed: int) -> Trial:
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + N_LOCAL))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_local(places: Callable[[str], Place], family: str, seed: int) -> None:
+def test_the_library_numpy_and_the_embedded_engine_agree(
+    places: Callable[[str], Place], family: str, seed: int
+) -> None:
     assert_federated(places("local").warehouse, drawn(family, seed))
+
+
+def for_server(engine: str, family: str) -> Trial:
+    """Return a trial of two parties whose parts an engine is offered for: a server takes seconds for each."""
+    for seed in range(1000, 1100):
+        trial = drawn(family, seed)
+        parts = [partial.part for partial in trial.parts.values()]
+        asks = all(part.features and engine in LAYOUTS[part.family].engines(part) for part in parts)
+        if asks and len(parts) == 2:
+            return trial
+    raise AssertionError(f"no model of {family} that {engine} can compute")
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_library_numpy_and_spark_agree(places: Callable[[str], Place], family: str) -> None:
+    assert_federated(places("spark").warehouse, for_server("spark", family))
+
+
+@pytest.mark.hive
+@pytest.mark.parametrize("family", ["linear", "scorecard", "steps", "lightgbm"])
+def test_the_library_numpy_and_hive_agree(places: Callable[[str], Place], family: str) -> None:
+    assert_federated(places("hive").warehouse, for_server("hive", family))
 
 
 def assert_federated(warehouse: Warehouse, trial: Trial) -> None:
@@ -121,8 +146,8 @@ def assert_as_library(trial: Trial, shares: Mapping[str, Share], engine: str) ->
     """Hold what the shares come to against the library, row by row; no row that it refuses may have a number."""
     combined = combine(trial.joint.link, shares, None if trial.head is None else trial.head.head)
     features = coded(trial.joint.part, trial.frame)
-    allowed = trial.joint.tolerance * trial.joint.part.magnitudes(features)
-    is_scored = combined.status == SampleStatus.OK
+    allowed = trial.joint.tolerance * trial.joint.part.magnitudes(features) + np.finfo(np.float64).tiny
+    is_scored: Bools = np.asarray(combined.status == SampleStatus.OK)
     has_number = np.isfinite(trial.raw).all(axis=1) & np.isfinite(trial.predictions).all(axis=1)
     is_finite = ~np.isinf(features).any(axis=1)
     expected = has_number & is_finite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,28 +35,22 @@ def numbers(random: Random, n_rows: int, names: Sequence[str], *, widest: float,
 
 def _column(random: Random, n_rows: int, earlier: Sequence[Floats], widest: float) -> Floats:
     normal = random.normal(size=n_rows)
-    match random.integers(10):
-        case 0:
-            return np.full(n_rows, random.choice([0.0, 7.5, 1e-3, -3.0]))
-        case 1 if earlier:
-            return earlier[int(random.integers(len(earlier)))].copy()
-        case 2:
-            return random.integers(-3, 9, n_rows).astype(np.float64)
-        case 3:
-            return normal * 10.0**-widest
-        case 4:
-            return np.clip(normal, -3.0, 3.0) / 4.0 * 10.0**widest
-        case 5:
-            return np.sign(normal) * 10.0 ** random.uniform(-widest, widest, n_rows) / 2.0
-        case 6:  # between two numbers of float32
-            near = np.round(normal, 1).astype(np.float32)
-            return near.astype(np.float64) + np.spacing(near) * random.choice([-0.55, -0.45, 0.0, 0.45, 0.55], n_rows)
-        case 7:
-            return random.choice([0.0, -0.0, 1.0, normal[0]], n_rows)
-        case 8:
-            return random.choice([0.1, 0.2, 0.3], n_rows)
-        case _:
-            return normal
+    near = np.round(normal, 1).astype(np.float32)
+    large = 10.0**widest
+    makes: Sequence[Callable[[], Any]] = (
+        lambda: np.full(n_rows, random.choice([0.0, 7.5, 1e-3, -3.0])),
+        lambda: random.choice(np.array(earlier)) if len(earlier) else normal,
+        lambda: random.integers(-3, 9, n_rows),
+        lambda: normal / large,
+        lambda: np.clip(normal, -3.0, 3.0) / 4.0 * large,
+        lambda: np.sign(normal) * 10.0 ** random.uniform(-widest, widest, n_rows) / 2.0,
+        # between two numbers of float32
+        lambda: near.astype(float) + np.spacing(near) * random.choice([-0.55, -0.45, 0.0, 0.45, 0.55], n_rows),
+        lambda: random.choice([0.0, -0.0, 1.0, normal[0]], n_rows),
+        lambda: random.choice([0.1, 0.2, 0.3], n_rows),
+        lambda: normal,
+    )
+    return np.asarray(makes[int(random.integers(len(makes)))](), dtype=np.float64)
 
 
 def texts(random: Random, n_rows: int, *, missing: float = 0.0) -> pd.Series[Any]:
@@ -93,6 +87,7 @@ def rows_to_score(
     trained: pd.DataFrame,
     read: Sequence[str],
     near: Mapping[str, Floats],
+    *,
     unknown: Sequence[str] = (UNKNOWN,),
     n_rows: int = 36,
 ) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def _classifier(random: Random, target: Floats) -> tuple[Any, Any, Any]:
         lambda: linear_model.SGDClassifier(loss="log_loss", max_iter=20, random_state=0),
         lambda: svm.LinearSVC(max_iter=50, random_state=0),
         lambda: linear_model.Perceptron(max_iter=20, random_state=0),
-        lambda: linear_model.RidgeClassifier(),
+        linear_model.RidgeClassifier,
     )
     model = makes[int(random.integers(len(makes)))]()
 

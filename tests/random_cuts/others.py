@@ -26,7 +26,7 @@ def scorecard(random: Random) -> Trial:
     told = [f"text {at}" for at in range(int(random.integers(3)))]
     for name in told:
         frame[name] = texts(random, len(frame), missing=0.1)
-    cards = [_text_points(random, name) if name in told else _points(random, name, frame) for name in frame]
+    cards = [_text_points(random, name) if name in told else _points(random, name, frame) for name in map(str, frame)]
     content = {
         "format": "fedpredict-partial-1", "model_id": f"m-{random.integers(2**48):x}", "training_run": "run-1",
         "party": "joint-model", "kind": "linear", "family": "scorecard", "fit_intercept": True,
@@ -42,8 +42,16 @@ def scorecard(random: Random) -> Trial:
         return as_rows(total, len(rows)), as_rows(total, len(rows))
 
     parties = owners(random, list(frame.columns), may_be_empty=False)
-    given = {"model_id": None, "training_run": None, "party": None}
-    return trial_of(random, json.dumps(content).encode(), frame, parties, oracle, **given)
+    return trial_of(
+        random,
+        json.dumps(content).encode(),
+        frame,
+        parties,
+        oracle,
+        model_id=None,
+        training_run=None,
+        party=None,
+    )
 
 
 def _points(random: Random, name: str, frame: pd.DataFrame) -> tuple[dict[str, Any], Any]:
@@ -222,7 +230,7 @@ def _encoder(random: Random) -> Any:
         lambda: preprocessing.OneHotEncoder(handle_unknown="ignore"),
         lambda: preprocessing.OneHotEncoder(drop="first"),
         lambda: preprocessing.OneHotEncoder(min_frequency=8, handle_unknown="infrequent_if_exist"),
-        lambda: preprocessing.OrdinalEncoder(),
+        preprocessing.OrdinalEncoder,
         lambda: preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-2,
                                              encoded_missing_value=-1),
         lambda: make_pipeline(filled, preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)),

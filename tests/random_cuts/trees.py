@@ -85,7 +85,8 @@ def _hist(random: Random, *, is_split: bool) -> Trial:
         "categorical_features": "from_dtype" if told else None,
     }  # fmt: skip
     if not is_split:
-        places = {name: at for at, name in enumerate(frame.columns)}
+        # scikit-learn counts them as its trees do, which see categories first
+        places = {name: at for at, name in enumerate([*told, *(name for name in frame if name not in told)])}
         settings["interaction_cst"] = [{places[name] for name in names} for names in parties.values() if names]
     draw = int(random.integers(3))
     if draw == 0:
@@ -213,5 +214,6 @@ def _lightgbm(random: Random, *, is_split: bool) -> Trial:
         return tuple(as_rows(model.predict(typed, raw_score=each), len(rows)) for each in (True, False))  # type: ignore[return-value]
 
     file = saved(model) if random.random() < 0.5 else model.model_to_string().encode()
-    complete = [name for name in frame if not (settings["use_missing"] and frame[name].isna().any())]
+    knows_gaps = settings["use_missing"] and not settings["zero_as_missing"]
+    complete = [str(name) for name in frame if not (knows_gaps and frame[name].isna().any())]
     return trial_of(random, file, frame, parties, oracle, with_head=is_split, complete=complete)

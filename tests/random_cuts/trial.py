@@ -84,7 +84,7 @@ def trial_of(
     reading = read_content(file, ReadOptions(**given), Limits())
     parts, head = _cut(reading, parties, with_head=with_head)
     read = [name for part in parts.values() for name in part.part.features]
-    frame = rows_to_score(random, trained, read, _compared_with(reading.partial.part), unknown)
+    frame = rows_to_score(random, trained, read, _compared_with(reading.partial.part), unknown=unknown)
     raw, predictions = _asked(oracle, frame)
     return Trial(
         joint=reading.partial,
