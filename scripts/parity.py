@@ -12,14 +12,17 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,7 @@ from fedpredict.model.head import Head
 from fedpredict.model.part import UNKNOWN_CATEGORY, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import Share, all_ok_statuses, build_share
+from fedpredict.tables.digest import SALT_BYTES, params_sha256
 from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.names import column_names
@@ -49,6 +53,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("numpy", "duckdb", "spark", "hive")
 MODULES = ("linear", "steps", "sklearn_trees", "boosters", "split_trees", "networks")
 SERVERS = ("spark", "hive")
+SERVED = "a server is the one at FEDPREDICT_TEST_SPARK or _HIVE, or is started"
 SNAPSHOT = "20260101T000000.000000Z"
 SERVER_ROWS, HIVE_ROWS = 2_000, 200
 """So many rows at most go to a server's engine: a statement of Hive's takes seconds whatever its rows."""
@@ -80,11 +85,13 @@ Scorer = Callable[[PartialModel, Floats], Share]
 def main(argv: Sequence[str]) -> int:
     """Run what the arguments ask for; return the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/parity", description=__doc__)
-    parser.add_argument("--engine", default="numpy,duckdb", help=f"of {', '.join(ENGINES)}; servers are started")
+    parser.add_argument("--engine", default="numpy,duckdb", help=f"of {', '.join(ENGINES)}; {SERVED}")
     parser.add_argument("--only", default="", help="only lines whose kind, source or data has this text")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--write", action="store_true", help="write the table to docs/parity.md")
-    parser.add_argument("--add", action="append", default=[], metavar="FILE", help="lines of an earlier run's --json")
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N data sets of a kind and source")
+    add = "lines of an earlier run's --json, which are not made again"
+    parser.add_argument("--add", action="append", default=[], metavar="FILE", help=add)
     arguments = parser.parse_args(argv)
     engines = arguments.engine.split(",")
     unknown = sorted(set(engines) - set(ENGINES))
@@ -93,8 +100,10 @@ def main(argv: Sequence[str]) -> int:
     results = [Result(**json.loads(line)) for path in arguments.add for line in Path(path).read_text().splitlines()]
     with contextlib.ExitStack() as stack:
         scorers = {engine: stack.enter_context(_scorer(engine)) for engine in engines}
-        for case in _cases(arguments.only):
-            for result in _compare(case, scorers):
+        made = {(each.kind, each.source, each.data, each.engine) for each in results}
+        for case in _cases(arguments.only, arguments.first):
+            left = {name: each for name, each in scorers.items() if (*_place(case), name) not in made}
+            for result in _compare(case, left) if left else ():
                 results.append(result)
                 _print(result, as_json=arguments.json)
     beyond = [each for each in results if not each.is_within]
@@ -104,11 +113,19 @@ def main(argv: Sequence[str]) -> int:
     return 1 if beyond or not results else 0
 
 
-def _cases(only: str) -> Iterator[Case]:
+def _cases(only: str, first: int | None) -> Iterator[Case]:
+    seen: Counter[tuple[str, str]] = Counter()
     for module in MODULES:
         for case in importlib.import_module(f"paritycases.{module}").cases():
-            if only in f"{case.kind} {case.source} {case.data.name}":
+            if only not in " ".join(_place(case)):
+                continue
+            seen[case.kind, case.source] += 1
+            if first is None or seen[case.kind, case.source] <= first:
                 yield case
+
+
+def _place(case: Case) -> tuple[str, str, str]:
+    return case.kind, case.source, case.data.name
 
 
 def _compare(case: Case, scorers: Mapping[str, Scorer]) -> Iterator[Result]:
@@ -188,24 +205,35 @@ def _scorer(engine: str) -> Iterator[Scorer]:
         else:
             warehouse = stack.enter_context(_server(engine, Path(folder)))
         stack.callback(warehouse.close)
-        yield lambda partial, features: _score_engine(warehouse, partial, features)
+        yield Engine(warehouse)
 
 
 @contextlib.contextmanager
 def _server(name: str, staging: Path) -> Iterator[Warehouse]:
-    """Give a database on a server of `scripts/services`, started if it is not running and stopped again."""
-    services = str(ROOT / "scripts" / "services")
-    running = subprocess.run([services, "status", name], capture_output=True, check=False).returncode == 0
-    address = subprocess.run([services, "up", name], stdout=subprocess.PIPE, check=True, text=True).stdout.split()[1]
-    host, _, port = address.rpartition(":")
+    """Give a database on a server."""
     staging.chmod(0o777)
-    settings = HiveSettings(
-        host=host, port=int(port), database=f"parity_{uuid.uuid4().hex}", staging=f"file://{staging}"
-    )
-    warehouse = HiveWarehouse(settings)
-    try:
+    with _address(name) as address:
+        host, _, port = address.rpartition(":")
+        settings = HiveSettings(
+            host=host, port=int(port), database=f"parity_{uuid.uuid4().hex}", staging=f"file://{staging}"
+        )
+        warehouse = HiveWarehouse(settings)
         warehouse.create_database()
         yield warehouse
+
+
+@contextlib.contextmanager
+def _address(name: str) -> Iterator[str]:
+    """Give the address of the server for the tests, or of one of `scripts/services`, started unless it is running."""
+    told = os.environ.get(f"FEDPREDICT_TEST_{name.upper()}")
+    if told:
+        yield told
+        return
+    services = str(ROOT / "scripts" / "services")
+    running = subprocess.run([services, "status", name], capture_output=True, check=False).returncode == 0
+    up = subprocess.run([services, "up", name], stdout=subprocess.PIPE, check=True, text=True)
+    try:
+        yield up.stdout.split()[1]
     finally:
         if not running:
             subprocess.run([services, "down", name], check=True, stdout=subprocess.DEVNULL)
@@ -217,18 +245,41 @@ def _score_numpy(partial: PartialModel, features: Floats) -> Share:
     return build_share(partial.part.partial_scores(features), status)
 
 
-def _score_engine(warehouse: Warehouse, partial: PartialModel, features: Floats) -> Share:
-    """Publish part and rows as a party does, and return what its engine says."""
-    view = _view(partial.part)
-    snapshot = Snapshot(view, SNAPSHOT, len(features))
-    publish_snapshot(warehouse, view, snapshot.snapshot, feature_rows(features, partial.part, view))
-    own = replace(partial, model_id=f"{partial.model_id}-{uuid.uuid4().hex[:8]}")
-    version, _ = publish_model(warehouse, own, view, "0" * 64)
-    scored = {row["sample_id"]: row for row in score_in_engine(warehouse, version, snapshot).to_pylist()}
-    rows = [scored[str(at)] for at in range(len(features))]
-    status = np.array([row["status"] for row in rows], dtype=np.uint8)
-    nothing = [np.nan] * partial.part.n_scores
-    return Share(np.array([row["scores"] or nothing for row in rows], dtype=np.float64), status)
+@dataclass(frozen=True)
+class Engine:
+    """A warehouse's engine, and what it was asked: nothing is published twice, nor asked twice for the same part.
+
+    The files of a model, pickled or as text, come to the same part: a server computes it once.
+    """
+
+    warehouse: Warehouse
+    snapshots: dict[bytes, Snapshot] = field(default_factory=dict)
+    shares: dict[bytes, Share] = field(default_factory=dict)
+
+    def __call__(self, partial: PartialModel, features: Floats) -> Share:
+        """Return what the engine says of a party's part and rows."""
+        digest = params_sha256(replace(partial, model_id="any"), "any", 1, bytes(SALT_BYTES))
+        asked = pickle.dumps((digest, features))
+        if asked not in self.shares:
+            self.shares[asked] = self._score(partial, self._published(partial.part, features))
+        return self.shares[asked]
+
+    def _published(self, part: Part, features: Floats) -> Snapshot:
+        same = pickle.dumps((part.features, dict(part.categories), features))
+        if same not in self.snapshots:
+            view = _view(part)
+            publish_snapshot(self.warehouse, view, SNAPSHOT, feature_rows(features, part, view))
+            self.snapshots[same] = Snapshot(view, SNAPSHOT, len(features))
+        return self.snapshots[same]
+
+    def _score(self, partial: PartialModel, snapshot: Snapshot) -> Share:
+        own = replace(partial, model_id=f"{partial.model_id}-{uuid.uuid4().hex[:8]}")
+        version, _ = publish_model(self.warehouse, own, snapshot.view, "0" * 64)
+        scored = {row["sample_id"]: row for row in score_in_engine(self.warehouse, version, snapshot).to_pylist()}
+        rows = [scored[str(at)] for at in range(snapshot.n_rows)]
+        nothing = [np.nan] * partial.part.n_scores
+        status = np.array([row["status"] for row in rows], dtype=np.uint8)
+        return Share(np.array([row["scores"] or nothing for row in rows], dtype=np.float64), status)
 
 
 def _view(part: Part) -> FeatureView:

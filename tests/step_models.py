@@ -195,6 +195,8 @@ def odd_rows() -> pd.DataFrame:
         {"rooms": -0.0},
         {"income": -5.0},
         {"income": 1e12},
+        {"income": 1e300},
+        {"debt": -1e300},
         {"age": 1e-300},
     ]
     return pd.concat([first.assign(**change) for change in changes], ignore_index=True).astype(data().dtypes)

@@ -19,6 +19,7 @@ Indices = NDArray[np.int64]
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _NONE, _ZERO, _NAN = 0, 1, 2
 _WORD_BITS = 32
+_ZERO_AT = float(np.float32(1e-35))
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -84,8 +85,7 @@ def _nodes(block: Block, sets: CodeSets, categories: Categories) -> tuple[FileNo
     values[n_splits:, 0] = block.numbers("leaf_value", n_leaves)
     tree = FileNodes(
         feature=_with_leaves(feature, n_leaves),
-        # up to infinity, which any number is, is up to the largest number
-        threshold=_with_leaves(np.where(threshold == np.inf, _LARGEST, threshold), n_leaves),
+        threshold=_with_leaves(_as_compared(threshold), n_leaves),
         left=_with_leaves(_places(children[0], n_splits), n_leaves),
         right=_with_leaves(_places(children[1], n_splits), n_leaves),
         leaf=leaf,
@@ -95,6 +95,16 @@ def _nodes(block: Block, sets: CodeSets, categories: Categories) -> tuple[FileNo
         values=values,
     )
     return tree, missing
+
+
+def _as_compared(threshold: Floats) -> Floats:
+    """The thresholds for numbers as they are: LightGBM takes those within `_ZERO_AT` of zero for zero.
+
+    Up to infinity, which any number is, is up to the largest number.
+    """
+    found = np.where(threshold == np.inf, _LARGEST, threshold)
+    found = np.where((threshold >= 0.0) & (threshold < _ZERO_AT), _ZERO_AT, found)
+    return np.where((threshold < 0.0) & (threshold >= -_ZERO_AT), np.nextafter(-_ZERO_AT, -np.inf), found)
 
 
 def _gap_goes_left(threshold: Floats, decision: Indices, missing: Indices) -> Bools:

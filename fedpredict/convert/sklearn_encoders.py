@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpredict.convert.arrays import ArrayReader
+from fedpredict.convert.arrays import Label
 from fedpredict.convert.sklearn_state import Estimator
 from fedpredict.convert.steps_builder import Builder, Column
 from fedpredict.convert.values import clipped
@@ -29,6 +29,7 @@ class _Categories:
         numbers: Where they are numbers; without the missing one.
         places: Shape (n_categories,): where each of these stands among all.
         missing: Where the missing one stands; None where there is none.
+        is_none: Whether the missing one is None: to scikit-learn a category like another, where NaN is not.
         group: Shape (n_all,): the group of each; its own, where there are no infrequent ones.
         infrequent: The group of the infrequent ones; None where there are none.
     """
@@ -37,6 +38,7 @@ class _Categories:
     numbers: Floats
     places: list[int]
     missing: int | None
+    is_none: bool
     group: list[int]
     infrequent: int | None
 
@@ -70,7 +72,9 @@ def ordinal_encoder(builder: Builder, encoder: Estimator, columns: Sequence[Colu
     of_missing = _optional(encoder, "encoded_missing_value", math.nan)
     result: list[Column] = []
     for column, known in zip(columns, _categories(encoder, len(columns)), strict=True):
-        missing = unknown if known.missing is None else of_missing
+        missing = unknown
+        if known.missing is not None:
+            missing = float(known.group[known.missing]) if known.is_none else of_missing
         codes = np.array([float(known.group[place]) for place in known.places])
         result += _coded(builder, column, known, _Codes(codes, unknown, missing))
     return result
@@ -91,7 +95,7 @@ def _coded(builder: Builder, column: Column, known: _Categories, codes: _Codes) 
     numbers = {"values": codes.known}
     if known.texts is not None:
         builder.know(column.name, known.texts)
-        if column.fill is not None:
+        if column.fill is not None and known.missing is None:  # else the imputer in front left None, and NULL, alone
             missing = codes.known[known.texts.index(column.fill)] if column.fill in known.texts else codes.unknown
     else:
         order = np.argsort(known.numbers)
@@ -124,7 +128,8 @@ def _per_column(encoder: Estimator, key: str, count: int) -> list[object]:
 
 def _column(encoder: Estimator, categories: object, groups: object, rare: object) -> _Categories:
     what = f"{encoder.name}.categories_"
-    values = _values(encoder.arrays, categories, what)
+    labels = encoder.arrays.labels_or_none(categories, what)
+    values = _values(labels)
     gaps = [place for place, value in enumerate(values) if value is None]
     if len(gaps) > 1:
         raise UnsupportedModelError(
@@ -143,13 +148,14 @@ def _column(encoder: Estimator, categories: object, groups: object, rare: object
     if len(group) != len(values) or not values:
         raise ModelFileError(f"{what} does not fit its infrequent groups, or is empty")
     is_text = bool(texts) or not len(numbers)
-    return _Categories(texts if is_text else None, numbers, places, gaps[0] if gaps else None, group, infrequent)
+    missing, is_none = (gaps[0], labels[gaps[0]] is None) if gaps else (None, False)
+    return _Categories(texts if is_text else None, numbers, places, missing, is_none, group, infrequent)
 
 
-def _values(arrays: ArrayReader, value: object, what: str) -> list[str | float | None]:
+def _values(labels: Sequence[Label | None]) -> list[str | float | None]:
     """The categories of a column: texts, numbers, and None for a missing one."""
     found: list[str | float | None] = []
-    for label in arrays.labels_or_none(value, what):
+    for label in labels:
         if isinstance(label, str):
             found.append(label)
         else:

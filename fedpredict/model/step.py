@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +33,9 @@ ELEMENTWISE = frozenset(
     {StepKind.FILL, StepKind.MISSING, StepKind.SCALE, StepKind.CLIP, StepKind.POWER, StepKind.NORMAL}
 )
 """Kinds of which each output comes from the input in its place, and each row of numbers belongs to one of them."""
+
+_GROWING = frozenset({StepKind.SCALE, StepKind.POWER, StepKind.PRODUCT})
+"""Kinds of which an output may be infinite where no input is."""
 
 INVALID, VALUE, NAN, MISSING = "invalid", "value", "nan", "missing"
 """What `map` does with a value that is none of its own (the option `unknown`: invalid, value, nan), or that is missing
@@ -65,7 +69,8 @@ class Step:
     | product | the product of some inputs, with repeats | | terms: positions of the inputs, for each output |
 
     A missing x gives a missing output in scale, clip, power, quantile, normal and onehot, and FEATURE_MISSING in bins
-    and product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID.
+    and product. x <= 0 in Box and Cox's transform gives FEATURE_INVALID, and so does an infinity that a step other than
+    clip reads: scale, power and product may overflow.
 
     Attributes:
         kind: What it computes.
@@ -129,6 +134,34 @@ class Derived:
 
 Program = Callable[[Floats], Derived]
 """The inputs of some samples, shape (n_samples, n_inputs) -> what a step gives."""
+
+
+class Shaped(Protocol):
+    """What stands where, of a step."""
+
+    @property
+    def kind(self) -> StepKind:
+        """What it computes."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of columns."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of new ones."""
+
+
+def refused_infinities(steps: Sequence[Shaped]) -> list[tuple[str, ...]]:
+    """Return for each step the inputs that may have overflowed, and then make a sample invalid.
+
+    No library takes infinities; but a clip is the second half of a scaler that clips, which hands none on.
+    """
+    may_grow = {name for step in steps if step.kind in _GROWING for name in step.outputs}
+    return [
+        () if step.kind is StepKind.CLIP else tuple(name for name in step.inputs if name in may_grow)
+        for step in steps
+    ]  # fmt: skip
 
 
 def program_of(step: Step) -> Program:

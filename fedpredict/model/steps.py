@@ -12,10 +12,10 @@ from fedpredict.model.arrays import Bools, Floats, Statuses, all_finite, any_tru
 from fedpredict.model.combination import Combination, combination_of
 from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
-from fedpredict.model.step import Program, Step, program_of
+from fedpredict.model.step import Program, Step, program_of, refused_infinities
 
-_Compiled = tuple[NDArray[np.intp], slice, Program]
-"""The places of a step's inputs, those of its outputs, and what computes it."""
+_Compiled = tuple[NDArray[np.intp], NDArray[np.intp], slice, Program]
+"""The places of a step's inputs, of those that must not have overflowed, of its outputs, and what computes it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +50,16 @@ class StepsPart:
         if odd or any(len(set(texts)) != len(texts) for texts in self.categories.values()):
             raise ValueError("categories of a feature that there is not, or repeated")
         compiled: list[_Compiled] = []
-        for step in self.steps:
+        for step, refused in zip(self.steps, refused_infinities(self.steps), strict=True):
             self._check_inputs(step, place)
-            inputs = np.array([place[name] for name in step.inputs], dtype=np.intp)
+            inputs, grown = (
+                np.array([place[name] for name in names], dtype=np.intp) for names in (step.inputs, refused)
+            )
             start = len(place)
             place |= {name: start + position for position, name in enumerate(step.outputs)}
             if len(place) != start + len(step.outputs):
                 raise ValueError(f"{step.kind}: an output is named as another column is")
-            compiled.append((inputs, slice(start, len(place)), program_of(step)))
+            compiled.append((inputs, grown, slice(start, len(place)), program_of(step)))
         self._check_core(place)
         object.__setattr__(self, "_compiled", tuple(compiled))
         object.__setattr__(self, "_read", np.array([place[name] for name in self.core.features], dtype=np.intp))
@@ -134,13 +136,15 @@ class StepsPart:
         """Return the columns that the core reads, and which samples a step calls missing or invalid (None: none)."""
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
-        width = self._compiled[-1][1].stop if self._compiled else len(self.features)
+        width = self._compiled[-1][2].stop if self._compiled else len(self.features)
         columns = np.empty((len(features), width))
         columns[:, : len(self.features)] = features
         missing: Bools | None = None
         invalid: Bools | None = None
         with np.errstate(all="ignore"):
-            for inputs, outputs, program in self._compiled:
+            for inputs, grown, outputs, program in self._compiled:
+                if len(grown) and not all_finite(given := columns.take(grown, axis=1)):
+                    invalid = _either(invalid, np.asarray(np.isinf(given).any(axis=1), dtype=np.bool_))
                 derived = program(columns.take(inputs, axis=1))
                 columns[:, outputs] = derived.values
                 missing, invalid = _either(missing, derived.missing), _either(invalid, derived.invalid)

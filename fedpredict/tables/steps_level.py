@@ -25,6 +25,8 @@ class Level:
     names: Mapping[str, str]
     steps: Sequence[tuple[int, StepShape]]
     carried: Sequence[str]
+    refused: Mapping[int, Sequence[str]]
+    """Place of a step -> the inputs that make a row invalid where they are infinite."""
     pivoted: dict[tuple[int, str, int, int, str], str] = field(default_factory=dict)
     """(step, name, item, output, column of the table) -> the column of the one row of parameters."""
     joins: list[tuple[exp.Select, str, exp.Expr]] = field(default_factory=list)
@@ -46,6 +48,9 @@ class Level:
             for place, step in self.steps
             for name, value in zip(step.outputs, emit[step.kind](self, place, step), strict=True)
         ]
+        for place, _ in self.steps:
+            for name in self.refused[place]:
+                self.tell(1, is_infinite(sql.column(self.names[name], "fp_f")))
         flags = [
             sql.named(self._flag(name, conditions), name)
             for name, conditions in zip(FLAGS, self.flags, strict=True)
@@ -134,6 +139,12 @@ def picked(step: int, name: str, item: int | None, output: int | None, column: s
 def is_null(value: exp.Expr) -> exp.Expr:
     """Return whether a value is NULL."""
     return exp.Is(this=value, expression=exp.null())
+
+
+def is_infinite(value: exp.Expr) -> exp.Expr:
+    """Return whether a value is infinite; NaN, which some engines hold for larger than all numbers, is not."""
+    lowest = exp.Neg(this=sql.double(sql.LARGEST))
+    return exp.LT(this=exp.Neg(this=exp.Abs(this=value)), expression=lowest)
 
 
 Emit: TypeAlias = Callable[[Level, int, StepShape], list[exp.Expr]]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlglot import exp
 
 from fedpredict.model.part import Family
+from fedpredict.model.step import refused_infinities
 from fedpredict.tables import sql
 from fedpredict.tables.linear import exposure_of
 from fedpredict.tables.linear_sql import weighted_scores
 from fedpredict.tables.source import Source
 from fedpredict.tables.step_kinds_sql import EMIT
-from fedpredict.tables.steps_level import FLAGS, KEYS, Level, picked
+from fedpredict.tables.steps_level import FLAGS, KEYS, Level, is_infinite, picked
 from fedpredict.tables.steps_options import StepsOptions, core_version, levels_of, parse_options
 from fedpredict.tables.version import ModelVersion
 
@@ -67,11 +68,12 @@ def _derived(version: ModelVersion, shape: StepsOptions, source: Source) -> Sour
     for step in shape.steps:
         names |= {name: f"fp_x{len(names) + place}" for place, name in enumerate(step.outputs)}
     needed = set(shape.core_features)
+    refused = dict(enumerate(refused_infinities(shape.steps)))
     layers: list[Level] = []
     for steps in reversed(levels_of(shape.steps)):
         made = {name for _, step in steps for name in step.outputs}
         carried = [name for name in names if name in needed - made]
-        layers.append(Level(version, names, steps, carried))
+        layers.append(Level(version, names, steps, carried, refused))
         needed = {*carried, *(name for _, step in steps for name in step.inputs)}
     rows = _features(version, source, names)
     for layer in reversed(layers):
@@ -91,7 +93,7 @@ def _features(version: ModelVersion, source: Source, names: Mapping[str, str]) -
         column: exp.Expr = sql.column(source.column_of[name])
         if name not in version.categories:
             finite = exp.LTE(this=exp.Abs(this=column.copy()), expression=sql.double(sql.LARGEST))
-            infinite.append(exp.LT(this=exp.Neg(this=exp.Abs(this=column.copy())), expression=_lowest()))
+            infinite.append(is_infinite(column.copy()))
             column = sql.case(exp.null(), (finite, column), (infinite[-1].copy(), column.copy()))
         columns.append(sql.named(column, names[name]))
     flag = sql.case(sql.number(0), (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(1)))
@@ -100,7 +102,3 @@ def _features(version: ModelVersion, source: Source, names: Mapping[str, str]) -
     stored = [source.column_of[name] for name in version.features]
     rows = source.rows([*KEYS, *stored, *(source.flags or ())])
     return sql.select_from([*sql.columns_of(*KEYS), *columns, *flags], rows)
-
-
-def _lowest() -> exp.Expr:
-    return exp.Neg(this=sql.double(sql.LARGEST))
