@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedpredict.convert.options import SMALLER
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
@@ -93,7 +94,7 @@ class TensorReader:
         """
         self._left -= 8 * tensor.size
         if self._left < 0:
-            raise ModelFileError(f"the tensors take more than {self._limit} bytes")
+            raise ModelFileError(f"the tensors take more than {self._limit} bytes: {SMALLER}")
         if not tensor.size:
             return np.zeros(tensor.shape)
         dtype = np.dtype(tensor.order + ELEMENTS[tensor.element])
