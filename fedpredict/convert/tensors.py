@@ -104,7 +104,8 @@ class TensorReader:
         view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
         if tensor.element == _BFLOAT16:
             view = (view.astype(np.uint32) << 16).view(np.float32)
-        found = np.array(view, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # some NaN; refused below
+            found = np.array(view, dtype=np.float64)
         if not np.isfinite(found).all():
             raise ModelFileError(f"{what} holds NaN or an infinity; every number of a model is finite")
         return found

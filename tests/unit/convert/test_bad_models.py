@@ -157,6 +157,15 @@ def test_parameters_that_are_not_finite_are_refused(
         read_estimator(damaged)
 
 
+@pytest.mark.parametrize("best", [np.array([1.0, 2.0]), np.float64("nan")])
+def test_a_best_round_of_lightgbm_that_is_no_number_is_refused(best: Any) -> None:
+    wrapper = lgb.LGBMRegressor(**QUIET).fit(FEATURES, TARGET)
+    wrapper.booster_.best_iteration = best
+
+    with pytest.raises(ModelFileError, match="best_iteration"):
+        read(pickle.dumps(wrapper))
+
+
 def test_quantiles_that_have_no_references_are_refused() -> None:
     transformer = preprocessing.QuantileTransformer(n_quantiles=5)
     model = make_pipeline(transformer, linear_model.LinearRegression()).fit(FEATURES, TARGET)
