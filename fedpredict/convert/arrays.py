@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedpredict.convert.dtypes import element_type, is_ndarray
 from fedpredict.convert.nodes import Name, Node
+from fedpredict.convert.options import SMALLER
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
@@ -161,7 +162,7 @@ class ArrayReader:
     def _count(self, size_bytes: int) -> None:
         self._left -= size_bytes
         if self._left < 0:
-            raise ModelFileError(f"the arrays take more than {self._limit} bytes")
+            raise ModelFileError(f"the arrays take more than {self._limit} bytes: {SMALLER}")
 
     def _reconstructed(self, node: Node) -> Array:
         """`_reconstruct(ndarray, (0,), b"b")` with the state (version, shape, dtype, fortran, data)."""

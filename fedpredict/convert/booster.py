@@ -4,16 +4,76 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedpredict.convert.arrays import Label
 from fedpredict.convert.intercepts import held_intercept, joint_intercept
+from fedpredict.convert.labels import label_text
+from fedpredict.convert.nodes import Node
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.portable import agreed
 from fedpredict.convert.sklearn_file import Reading
-from fedpredict.errors import ModelFileError
+from fedpredict.convert.values import described, mapping
+from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.trees import Ints, Trees, TreesPart
+
+
+@dataclass(frozen=True, slots=True)
+class Wrappers:
+    """The scikit-learn wrappers of a library.
+
+    Attributes:
+        library: Its name, for people.
+        package: Where its wrappers are.
+        names: The classes that are read.
+        booster: The path of its Booster, which every fitted wrapper holds.
+    """
+
+    library: str
+    package: str
+    names: frozenset[str]
+    booster: str
+
+
+def unwrapped(value: Node, wrappers: Wrappers) -> tuple[str, dict[str, object], Node]:
+    """Return the class and the attributes of a pickled wrapper, and its Booster.
+
+    Raises:
+        UnsupportedModelError: It is of another class, or not fitted.
+        ModelFileError: It is damaged.
+    """
+    package, _, name = value.path.rpartition(".")
+    if package != wrappers.package or name not in wrappers.names:
+        raise UnsupportedModelError(
+            f"the file holds {described(value)}; of {wrappers.library}, Booster and "
+            f"{', '.join(sorted(wrappers.names))} are read"
+        )
+    state = mapping(value.state, f"the state of {name}") if value.built else {}
+    booster = state.get("_Booster")
+    if not isinstance(booster, Node) or booster.path != wrappers.booster:
+        raise UnsupportedModelError(f"{name} is not fitted: it has no Booster")
+    return name, state, booster
+
+
+def class_texts(name: str, labels: tuple[Label, ...] | None, n_scores: int) -> tuple[str, ...]:
+    """Return the labels of a wrapper; without any, the numbers from 0 that a Booster counts its classes by.
+
+    Args:
+        name: The class of the wrapper.
+        labels: Its labels; None for a Booster alone.
+        n_scores: Of a sample; one for two classes.
+
+    Raises:
+        ModelFileError: There are not as many labels as classes.
+    """
+    count = max(n_scores, 2)
+    if labels is None:
+        return tuple(str(number) for number in range(count))
+    if len(labels) != count:
+        raise ModelFileError(f"{name} has {len(labels)} labels, its Booster {count} classes")
+    return tuple(label_text(label) for label in labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

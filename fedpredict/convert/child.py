@@ -21,7 +21,7 @@ from fedpredict.convert.lightgbm_file import read_lightgbm, read_lightgbm_pickle
 from fedpredict.convert.lightgbm_text import is_lightgbm
 from fedpredict.convert.nodes import Budget, Node, Pairs
 from fedpredict.convert.opcodes import Cursor
-from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.convert.options import SMALLER, Limits, ReadOptions
 from fedpredict.convert.portable import FORMAT, from_portable, parse_json, to_portable
 from fedpredict.convert.sklearn_file import Reading, read_sklearn, read_sklearn_top
 from fedpredict.convert.torch_network import holds_tensors, read_tensors
@@ -105,7 +105,8 @@ def _root(content: bytes, limits: Limits) -> object:
         if content.startswith(_PICKLE_START):
             raise
         raise ModelFileError(
-            f"the file is neither a pickle nor a portable partial model, nor a file of XGBoost or LightGBM ({error})"
+            "the file is neither a pickle nor a portable partial model, nor a file of XGBoost, LightGBM, PyTorch or "
+            f"safetensors ({error})"
         ) from error
     if cursor.remaining:
         # One pickle is one model: what follows is damage, or a second object that would be ignored silently.
@@ -124,8 +125,9 @@ def _from_value(value: object, arrays: ArrayReader, options: ReadOptions, limits
     if isinstance(plain, dict):
         return _from_plain(plain, "pickle", options)
     raise UnsupportedModelError(
-        f"the file holds {described(value)}; supported are scikit-learn's linear models, pipelines of scalers and "
-        f"trees, models of XGBoost and LightGBM, and portable partial models (a dict with format '{FORMAT}')"
+        f"the file holds {described(value)}; supported are scikit-learn's linear models, trees, perceptrons and "
+        "pipelines, models of XGBoost and LightGBM (no class of one's own that derives from theirs), state dicts of "
+        f"PyTorch as torch.save writes them, and portable partial models (a dict with format '{FORMAT}')"
     )
 
 
@@ -158,18 +160,29 @@ def _answer(request: Request, *, isolated: bool) -> dict[str, object]:
     }
 
 
-def _guarded(request: Request) -> dict[str, object]:
+def _encoded(answer: dict[str, object]) -> str:
+    """Return an answer as JSON; half a surrogate pair, which no table or message can hold, is refused."""
+    text = json.dumps(answer, allow_nan=False)
+    if "\\ud" in text:  # mostly a whole pair, or a backslash in a name
+        try:
+            json.dumps(answer, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ModelFileError("a name or text in the file holds half a character (a lone surrogate)") from error
+    return text
+
+
+def _guarded(request: Request) -> str:
     isolated = confine(request.limits.memory_bytes, request.limits.cpu_s)
     try:
-        return _answer(request, isolated=isolated)
+        return _encoded(_answer(request, isolated=isolated))
     except FedPredictError as error:
-        told = str(error)[:_MAX_MESSAGE]
-        return {"error": type(error).__name__, "message": told, "names": getattr(error, "names", ())}
+        told, names = str(error)[:_MAX_MESSAGE], getattr(error, "names", ())
+        return json.dumps({"error": type(error).__name__, "message": told, "names": names})
     except MemoryError:
-        told = f"reading the file takes more than {request.limits.memory_bytes} bytes of memory"
-        return {"error": "ModelFileError", "message": told}
+        told = f"reading the file takes more than {request.limits.memory_bytes} bytes of memory: {SMALLER}"
+        return json.dumps({"error": "ModelFileError", "message": told})
     except Exception as error:  # noqa: BLE001  the edge of this process: whatever went wrong, the file is unreadable
-        return {"error": "ModelFileError", "message": f"the file is damaged ({type(error).__name__})"}
+        return json.dumps({"error": "ModelFileError", "message": f"the file is damaged ({type(error).__name__})"})
 
 
 def main() -> None:
@@ -180,5 +193,5 @@ def main() -> None:
     if options["features"] is not None:
         options["features"] = tuple(options["features"])
     request = Request(descriptor=asked["descriptor"], options=ReadOptions(**options), limits=Limits(**asked["limits"]))
-    sys.stdout.write(json.dumps(_guarded(request), allow_nan=False))
+    sys.stdout.write(_guarded(request))
     sys.stdout.flush()

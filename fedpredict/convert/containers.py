@@ -10,6 +10,7 @@ from typing import Protocol
 
 import zstandard
 
+from fedpredict.convert.options import SMALLER
 from fedpredict.errors import ModelFileError
 
 MAX_LAYERS = 3
@@ -75,7 +76,7 @@ def _check_recognised(data: bytes) -> None:
 
 def _checked(content: bytes, limit_bytes: int, *, complete: bool, unused: bytes) -> bytes:
     if len(content) > limit_bytes:
-        raise ModelFileError(f"the file unpacks to more than {limit_bytes} bytes")
+        raise ModelFileError(f"the file unpacks to more than {limit_bytes} bytes: {SMALLER}")
     if not complete:
         raise ModelFileError("the file is damaged: its compressed content is cut off")
     if unused:

@@ -89,12 +89,14 @@ def structure_from_plain(content: Mapping[str, object], combining: Combining) ->
             f"{combining} needs structure: a text that names the joint network, the same in all parts and the head (or"
             " structure_sha256, its digest)"
         )
-    if digest is None:
-        return structure_of(combining, text or "")
     try:
+        if digest is None:
+            return structure_of(combining, text or "")
         return check_digest(digest)
     except FedPredictError as error:
         raise ModelFileError(f"structure_sha256: {error}") from error
+    except UnicodeEncodeError as error:
+        raise ModelFileError("structure holds half a character (a lone surrogate)") from error
 
 
 def count_from_plain(value: object, what: str, largest: int) -> int:

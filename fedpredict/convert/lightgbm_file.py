@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader, Label
-from fedpredict.convert.booster import Ensemble, booster_reading
-from fedpredict.convert.labels import chosen_features, label_text
+from fedpredict.convert.booster import Ensemble, Wrappers, booster_reading, class_texts, unwrapped
+from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.lightgbm_categories import read_categories
 from fedpredict.convert.lightgbm_objective import objective_of
 from fedpredict.convert.lightgbm_text import ModelText, parse_lightgbm
@@ -16,13 +16,17 @@ from fedpredict.convert.lightgbm_trees import read_trees
 from fedpredict.convert.nodes import Node
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.sklearn_file import Reading
-from fedpredict.convert.values import described, mapping
+from fedpredict.convert.values import mapping
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import KINDS, Kind
 
-_BOOSTER = "lightgbm.basic.Booster"
 _SEVERAL_SCORES = (Kind.MULTINOMIAL, Kind.ONE_VS_REST)
-_WRAPPERS = frozenset({"LGBMClassifier", "LGBMRegressor", "LGBMRanker"})
+_WRAPPERS = Wrappers(
+    "LightGBM",
+    "lightgbm.sklearn",
+    frozenset({"LGBMClassifier", "LGBMRegressor", "LGBMRanker"}),
+    booster="lightgbm.basic.Booster",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,32 +68,25 @@ def read_lightgbm_pickle(value: Node, arrays: ArrayReader, options: ReadOptions)
         ConversionError: As `read_lightgbm`.
     """
     name, classes, booster = "Booster", None, value
-    if value.path != _BOOSTER:
-        name, classes, booster = _unwrapped(value, arrays)
+    if value.path != _WRAPPERS.booster:
+        name, beside, booster = unwrapped(value, _WRAPPERS)
+        if beside.get("_classes") is not None:
+            classes = tuple(arrays.labels(beside["_classes"], f"{name}.classes_"))
     state = mapping(booster.state, "the state of the Booster") if booster.built else {}
     text = state.get("_handle", state.get("handle"))
     if not isinstance(text, str):
         raise UnsupportedModelError("the LightGBM Booster is not fitted: it has no model")
-    best = state.get("best_iteration")
+    return _read(parse_lightgbm(text), _Wrapper(name, classes, _rounds(state.get("best_iteration"), arrays)), options)
+
+
+def _rounds(best: object, arrays: ArrayReader) -> int:
+    """How many rounds predictions use; 0, as for any number that is none of a round, for all."""
     if isinstance(best, Node):
-        best = int(arrays.numbers(best, "best_iteration"))
-    rounds = best if isinstance(best, int) and best > 0 else 0
-    return _read(parse_lightgbm(text), _Wrapper(name, classes, rounds), options)
-
-
-def _unwrapped(value: Node, arrays: ArrayReader) -> tuple[str, tuple[Label, ...] | None, Node]:
-    package, _, name = value.path.rpartition(".")
-    if package != "lightgbm.sklearn" or name not in _WRAPPERS:
-        raise UnsupportedModelError(
-            f"the file holds {described(value)}; of LightGBM, Booster and {', '.join(sorted(_WRAPPERS))} are read"
-        )
-    state = mapping(value.state, f"the state of {name}") if value.built else {}
-    booster = state.get("_Booster")
-    if not isinstance(booster, Node) or booster.path != _BOOSTER:
-        raise UnsupportedModelError(f"{name} is not fitted: it has no Booster")
-    classes = state.get("_classes")
-    labels = None if classes is None else tuple(arrays.labels(classes, f"{name}.classes_"))
-    return name, labels, booster
+        found = arrays.numbers(best, "best_iteration of the LightGBM Booster")
+        if found.size != 1 or not np.isfinite(found).all():
+            raise ModelFileError("best_iteration of the LightGBM Booster is not a number")
+        best = int(found.item())
+    return best if isinstance(best, int) and best > 0 else 0
 
 
 def _read(text: ModelText, wrapper: _Wrapper, options: ReadOptions) -> Reading:
@@ -110,7 +107,7 @@ def _read(text: ModelText, wrapper: _Wrapper, options: ReadOptions) -> Reading:
         source=told if used == n_rounds else f"{told}, {used} of its {n_rounds} rounds (the best iteration)",
         kind=objective.kind,
         link=objective.link,
-        classes=_classes(wrapper, n_scores) if KINDS[objective.kind].is_classifier else (),
+        classes=class_texts(wrapper.name, wrapper.classes, n_scores) if KINDS[objective.kind].is_classifier else (),
         features=features,
         categories={features[column]: labels for column, labels in categories.texts.items()},
         may_miss=grown.may_miss,
@@ -130,13 +127,3 @@ def _features(in_file: list[str], named: tuple[str, ...] | None, count: int) -> 
     if named is not None and [name.replace(" ", "_") for name in named] == in_file:
         return chosen_features(None, named, count)
     return chosen_features(in_file, named, count)
-
-
-def _classes(wrapper: _Wrapper, n_scores: int) -> tuple[str, ...]:
-    """The wrapper's labels; LightGBM itself counts them from 0."""
-    count = max(n_scores, 2)
-    if wrapper.classes is None:
-        return tuple(str(number) for number in range(count))
-    if len(wrapper.classes) != count:
-        raise ModelFileError(f"{wrapper.name} has {len(wrapper.classes)} labels, its Booster {count} classes")
-    return tuple(label_text(label) for label in wrapper.classes)

@@ -35,6 +35,10 @@ class ReadOptions:
     exposure: str | None = None
 
 
+SMALLER = "make the model smaller: fewer or shallower trees, fewer units"
+"""What to do about a model that takes more than the limits; the end of such messages."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What reading one file may cost. The defaults leave room for models of millions of weights.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedpredict.convert.head_form import head_from_portable
-from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.convert.options import SMALLER, Limits, ReadOptions
 from fedpredict.convert.portable import from_portable
 from fedpredict.convert.sandbox import run_child
 from fedpredict.errors import (
@@ -139,7 +139,7 @@ def _check_regular(found: os.stat_result, limit_bytes: int) -> None:
     if found.st_size == 0:
         raise ModelFileError("the file is empty")
     if found.st_size > limit_bytes:
-        raise ModelFileError(f"the file has {found.st_size} bytes; the limit is {limit_bytes}")
+        raise ModelFileError(f"the file has {found.st_size} bytes; the limit is {limit_bytes}: {SMALLER}")
 
 
 def _digest(descriptor: int) -> str:

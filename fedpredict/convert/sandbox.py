@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import fedpredict
-from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.convert.options import SMALLER, Limits, ReadOptions
 from fedpredict.errors import (
     FeatureNamesError,
     FedPredictError,
@@ -53,7 +53,9 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
         try:
             output, complaint = child.communicate(request, timeout=limits.wall_s)
         except subprocess.TimeoutExpired as error:
-            raise ModelFileError(f"reading the file took longer than {limits.wall_s} seconds: stopped") from error
+            raise ModelFileError(
+                f"reading the file took longer than {limits.wall_s} seconds and was stopped: {SMALLER}"
+            ) from error
         finally:
             child.kill()
     if child.returncode != 0:
@@ -86,7 +88,7 @@ def _end_of(code: int, complaint: bytes, limits: Limits) -> str:
         lines = complaint.decode("utf-8", "replace").strip().splitlines()
         return f"the reading process ended with code {code}: {ascii(lines[-1][:200]) if lines else 'no message'}"
     if -code == signal.SIGXCPU:
-        return f"reading the file takes more than {limits.cpu_s} seconds of processor time"
+        return f"reading the file takes more than {limits.cpu_s} seconds of processor time: {SMALLER}"
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
     return f"the reading process was ended by {name} (out of memory, or a file made to attack)"
 

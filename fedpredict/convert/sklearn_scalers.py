@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from fedpredict.convert.sklearn_state import Estimator
-from fedpredict.errors import ModelFileError
+from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Floats
 
 Fold = Callable[[Estimator, Floats, Floats], tuple[Floats, Floats]]
@@ -62,7 +64,11 @@ def _max_abs(scaler: Estimator, weights: Floats, constants: Floats) -> tuple[Flo
 
 def _column(scaler: Estimator, key: str, count: int) -> Floats:
     """An array with one number per feature, as a column (n_features, 1)."""
-    array = scaler.arrays.numbers(scaler.state.get(key), f"{scaler.name}.{key}")
+    if key not in scaler.state:
+        raise UnsupportedModelError(f"{scaler.name} is not fitted: it has no {key}")
+    array = scaler.arrays.numbers(scaler.state[key], f"{scaler.name}.{key}")
+    if not np.isfinite(array).all():
+        raise ModelFileError(f"{scaler.name}.{key} holds NaN or an infinity: fit it without")
     if array.shape != (count,):
         raise ModelFileError(f"{scaler.name}.{key} has shape {array.shape} for {count} features")
     return array.reshape(count, 1)

@@ -109,6 +109,7 @@ def read_estimator(value: object, arrays: ArrayReader, what: str) -> Estimator:
     version = int(found[1]), int(found[2])
     if not OLDEST <= version < (NEWEST_MAJOR + 1, 0):
         raise UnsupportedModelError(
-            f"{clipped(parts[-1])} was written by scikit-learn {found[0]}; versions from 0.22 up to 2.0 are read"
+            f"{clipped(parts[-1])} was written by scikit-learn {found[0]}; versions from 0.22 and before 2.0 are read: "
+            "write it again with one of them"
         )
     return Estimator(".".join(parts[:2]), parts[-1], version, found[0], state, arrays)

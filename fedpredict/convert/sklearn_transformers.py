@@ -176,7 +176,7 @@ def _quantile(builder: Builder, transformer: Estimator, columns: Sequence[Column
     margin = np.array([0.0 if shape == "uniform" else _MARGIN])
     points = transformer.arrays.numbers(transformer.state.get("quantiles_"), "QuantileTransformer.quantiles_")
     reached = transformer.arrays.numbers(transformer.state.get("references_"), "QuantileTransformer.references_")
-    if points.shape != (len(reached), len(columns)):
+    if reached.ndim != 1 or points.shape != (len(reached), len(columns)):
         raise ModelFileError(f"QuantileTransformer.quantiles_ has shape {points.shape} for {len(columns)} columns")
     result: list[Column] = []
     for place, column in enumerate(columns):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedpredict.convert.options import SMALLER
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Floats
 
@@ -93,7 +94,7 @@ class TensorReader:
         """
         self._left -= 8 * tensor.size
         if self._left < 0:
-            raise ModelFileError(f"the tensors take more than {self._limit} bytes")
+            raise ModelFileError(f"the tensors take more than {self._limit} bytes: {SMALLER}")
         if not tensor.size:
             return np.zeros(tensor.shape)
         dtype = np.dtype(tensor.order + ELEMENTS[tensor.element])
@@ -103,7 +104,8 @@ class TensorReader:
         view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
         if tensor.element == _BFLOAT16:
             view = (view.astype(np.uint32) << 16).view(np.float32)
-        found = np.array(view, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # some NaN; refused below
+            found = np.array(view, dtype=np.float64)
         if not np.isfinite(found).all():
             raise ModelFileError(f"{what} holds NaN or an infinity; every number of a model is finite")
         return found

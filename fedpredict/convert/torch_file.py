@@ -8,7 +8,7 @@ import zlib
 
 from fedpredict.convert.nodes import Budget, Name, Node, Pairs, Stored
 from fedpredict.convert.opcodes import Cursor
-from fedpredict.convert.options import Limits
+from fedpredict.convert.options import SMALLER, Limits
 from fedpredict.convert.tensors import Tensor, element_bytes
 from fedpredict.convert.unpickle import unpickle
 from fedpredict.convert.values import clipped, described, mapping
@@ -102,7 +102,7 @@ class _Archive:
         found = self._zip.getinfo(path)
         self._left -= found.file_size
         if self._left < 0:
-            raise ModelFileError(f"the file unpacks to more than {self._limit} bytes")
+            raise ModelFileError(f"the file unpacks to more than {self._limit} bytes: {SMALLER}")
         try:
             return self._zip.read(found)  # not more than file_size, and its checksum is checked
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError) as error:

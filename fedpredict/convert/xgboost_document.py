@@ -135,8 +135,8 @@ def checked_version(root: Section) -> tuple[int, int, int]:
     major, minor, patch = numbers
     if not OLDEST <= (major, minor) < (NEWEST_MAJOR + 1, 0):
         raise UnsupportedModelError(
-            f"the model was written by XGBoost {major}.{minor}.{patch}; versions from {OLDEST[0]}.{OLDEST[1]} up to "
-            f"{NEWEST_MAJOR + 1}.0 are read: write it again with one of them"
+            f"the model was written by XGBoost {major}.{minor}.{patch}; versions from {OLDEST[0]}.{OLDEST[1]} and "
+            f"before {NEWEST_MAJOR + 1}.0 are read: write it again with one of them"
         )
     return major, minor, patch
 

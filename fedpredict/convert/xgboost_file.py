@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpredict.convert.arrays import ArrayReader, Label, octets
-from fedpredict.convert.booster import Ensemble, booster_reading
-from fedpredict.convert.labels import chosen_features, label_text
+from fedpredict.convert.booster import Ensemble, Wrappers, booster_reading, class_texts, unwrapped
+from fedpredict.convert.labels import chosen_features
 from fedpredict.convert.nodes import Node
 from fedpredict.convert.options import Limits, ReadOptions
 from fedpredict.convert.sklearn_file import Reading
@@ -21,9 +21,13 @@ from fedpredict.convert.xgboost_trees import booster_of, read_boosted
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import KINDS
 
-_BOOSTER = "xgboost.core.Booster"
 _CLASSIFIERS = frozenset({"XGBClassifier", "XGBRFClassifier"})
-_WRAPPERS = _CLASSIFIERS | {"XGBRegressor", "XGBRFRegressor", "XGBRanker"}
+_WRAPPERS = Wrappers(
+    "XGBoost",
+    "xgboost.sklearn",
+    _CLASSIFIERS | {"XGBRegressor", "XGBRFRegressor", "XGBRanker"},
+    booster="xgboost.core.Booster",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def read_xgboost_pickle(value: Node, arrays: ArrayReader, options: ReadOptions, 
         ConversionError: As `read_xgboost`.
     """
     wrapper, booster = _NO_WRAPPER, value
-    if value.path != _BOOSTER:
+    if value.path != _WRAPPERS.booster:
         wrapper, booster = _unwrapped(value, arrays)
     state = mapping(booster.state, "the state of the Booster") if booster.built else {}
     if state.get("handle") is None:
@@ -93,7 +97,7 @@ def _read(root: Section, wrapper: _Wrapper, options: ReadOptions) -> Reading:
     categories = read_categories(booster.model, features)
     rounds = _rounds(learner, wrapper)
     boosted = read_boosted(booster, learner, version, n_features, n_scores, rounds, categories)
-    classes = _classes(wrapper, n_scores) if KINDS[objective.kind].is_classifier else ()
+    classes = class_texts(wrapper.name, wrapper.classes, n_scores) if KINDS[objective.kind].is_classifier else ()
     if not classes and wrapper.name in _CLASSIFIERS:
         raise UnsupportedModelError(f"{wrapper.name} was trained with the objective of a regression: use XGBRegressor")
     ensemble = Ensemble(
@@ -125,16 +129,6 @@ def _rounds(learner: Section, wrapper: _Wrapper) -> int | None:
     return attributes.count("best_iteration") + 1
 
 
-def _classes(wrapper: _Wrapper, n_scores: int) -> tuple[str, ...]:
-    """The wrapper's labels; XGBoost itself counts them from 0."""
-    count = max(n_scores, 2)
-    if wrapper.classes is None:
-        return tuple(str(number) for number in range(count))
-    if len(wrapper.classes) != count:
-        raise ModelFileError(f"{wrapper.name} has {len(wrapper.classes)} labels, its Booster {count} classes")
-    return tuple(label_text(label) for label in wrapper.classes)
-
-
 def _wrapper_of_file(learner: Section) -> _Wrapper:
     """What a wrapper's `save_model` left in the attributes: up to 2.0 its parameters, later only what it is."""
     attributes = learner.section("attributes") if learner.has("attributes") else Section({}, "learner.attributes")
@@ -158,15 +152,7 @@ def _wrapper_of_file(learner: Section) -> _Wrapper:
 
 
 def _unwrapped(value: Node, arrays: ArrayReader) -> tuple[_Wrapper, Node]:
-    package, _, name = value.path.rpartition(".")
-    if package != "xgboost.sklearn" or name not in _WRAPPERS:
-        raise UnsupportedModelError(
-            f"the file holds {described(value)}; of XGBoost, Booster and {', '.join(sorted(_WRAPPERS))} are read"
-        )
-    state = mapping(value.state, f"the state of {name}") if value.built else {}
-    booster = state.get("_Booster")
-    if not isinstance(booster, Node) or booster.path != _BOOSTER:
-        raise UnsupportedModelError(f"{name} is not fitted: it has no Booster")
+    name, state, booster = unwrapped(value, _WRAPPERS)
     _check_parameters(state, name)
     classes = state.get("classes_") if name in _CLASSIFIERS else None
     labels = None if classes is None else tuple(arrays.labels(classes, f"{name}.classes_"))

@@ -51,12 +51,12 @@ class LinearPart:
             if vector is not None and vector.shape != (self.n_scores,):
                 raise ValueError(f"{name} of shape {vector.shape} for {self.n_scores} outputs")
         for name, numbers in (
-            ("weight", self.weights),
-            ("intercept", self.intercept),
-            ("constant", self.constant),
+            ("a weight", self.weights),
+            ("the intercept", self.intercept),
+            ("a constant", self.constant),
         ):
             if numbers is not None and not np.isfinite(numbers).all():
-                raise ValueError(f"a {name} is NaN or infinite")
+                raise ValueError(f"{name} is NaN or infinite")
         object.__setattr__(self, "_exposure", self._column_of_exposure())
         with np.errstate(over="ignore"):  # samples get OUT_OF_RANGE then
             offset = self.constant if self.intercept is None else self.intercept + self.constant

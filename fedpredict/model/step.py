@@ -42,6 +42,7 @@ INVALID, VALUE, NAN, MISSING = "invalid", "value", "nan", "missing"
 (the option `missing`: missing, value, nan): a status, the numbers of that name, or a missing output."""
 
 YEO_JOHNSON, BOX_COX = "yeo-johnson", "box-cox"
+_METHODS = (YEO_JOHNSON, BOX_COX)
 """The methods of `power`."""
 
 _SCALES = ("subtract", "divide", "multiply", "add")
@@ -182,7 +183,7 @@ def _check_elementwise(step: Step) -> None:
         raise ValueError("scale: a division by zero")
     if step.kind is StepKind.CLIP and (step.numbers["low"] > step.numbers["high"]).any():
         raise ValueError("clip: low above high")
-    if step.kind is StepKind.POWER and step.options.get("method") not in {YEO_JOHNSON, BOX_COX}:
+    if step.kind is StepKind.POWER and step.options.get("method") not in _METHODS:
         raise ValueError(f"power: the method is {YEO_JOHNSON} or {BOX_COX}")
 
 

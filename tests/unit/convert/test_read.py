@@ -139,7 +139,7 @@ def test_a_file_of_two_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
     path.touch()
     os.truncate(path, 2 * 2**30)
 
-    with pytest.raises(ModelFileError, match="2147483648 bytes; the limit is 536870912"):
+    with pytest.raises(ModelFileError, match="2147483648 bytes; the limit is 536870912: make the model smaller"):
         read_model_file(path)
 
 
@@ -161,6 +161,22 @@ def test_a_tuple_five_million_deep_is_refused(tmp_path: Path) -> None:
         read_model_file(path, limits=Limits(operations=1_000_000))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"weights": {"f\ud800": 1.0}}, {"classes": ["no", "\udfff"]}, {"metadata": {"by": "\ud83d"}}]
+)
+def test_half_a_character_is_refused_because_no_table_can_hold_it(changes: dict[str, Any], tmp_path: Path) -> None:
+    content = {"format": "fedpredict-partial-1", "model_id": "m", "training_run": "r", "party": "bank",
+               "kind": "binary", "classes": ["no", "yes"], "weights": {"f": 1.0}, "fit_intercept": False}  # fmt: skip
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(content | {"metadata": {"whole": "\U0001f600", "escaped": "\\ud800"}}))
+    assert read_model_file(path).partial.metadata["whole"] == "\U0001f600"
+
+    path.write_text(json.dumps(content | changes))
+
+    with pytest.raises(ModelFileError, match="half a character"):
+        read_model_file(path)
+
+
 def test_too_much_memory_is_an_error_here_and_not_a_dead_process(tmp_path: Path) -> None:
     path = tmp_path / "memory.pkl"
     path.write_bytes(b"(" + b"]" * 3_000_000 + b"l.")
@@ -173,7 +189,7 @@ def test_too_much_processor_time_ends_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "slow.pkl"
     path.write_bytes(b"N0" * 40_000_000 + b"N.")
 
-    with pytest.raises(ModelFileError, match="1 seconds of processor time"):
+    with pytest.raises(ModelFileError, match="1 seconds of processor time: make the model smaller"):
         read_model_file(path, limits=Limits(cpu_s=1, operations=10**9))
 
 
@@ -181,7 +197,7 @@ def test_too_long_on_the_clock_ends_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "slow.pkl"
     path.write_bytes(b"N0" * 40_000_000 + b"N.")
 
-    with pytest.raises(ModelFileError, match="longer than 1 seconds"):
+    with pytest.raises(ModelFileError, match="longer than 1 seconds and was stopped: make the model smaller"):
         read_model_file(path, limits=Limits(wall_s=1, operations=10**9))
 
 

@@ -108,6 +108,8 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
                                             "numbers": {"low": [1], "high": [0]}}), "low above high"),
         (lambda part: part["steps"].append({"kind": "power", "inputs": ["age"], "outputs": ["z"],
                                             "numbers": {"exponent": [1]}}), "method"),
+        (lambda part: part["steps"].append({"kind": "power", "inputs": ["age"], "outputs": ["z"],
+                                            "numbers": {"exponent": [1]}, "options": {"method": {}}}), "method"),
         (lambda part: part["steps"].append({"kind": "product", "inputs": ["age"], "outputs": ["z"],
                                             "options": {"terms": [[1]]}}), "positions"),
         (lambda part: part["steps"].append({"kind": "product", "inputs": ["age"], "outputs": ["z"]}), "terms"),

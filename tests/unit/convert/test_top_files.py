@@ -98,6 +98,7 @@ def without(key: str) -> dict[str, Any]:
         (without("combining"), "needs combining: one of top_sum, top_concat"),
         (without("structure"), "needs structure"),
         (without("kind"), "needs a kind"),
+        ({**TOP, "structure": "s\ud800"}, "half a character"),
         ({**TOP, "combining": "leaf_masks"}, "needs combining"),
         ({**TOP, "widths": [2, 2]}, "layer 1 takes 3 inputs, but the embeddings give 4"),
         ({**TOP, "widths": [3]}, "2 parties with embeddings of widths"),
