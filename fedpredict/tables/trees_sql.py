@@ -71,7 +71,8 @@ def _prepared(version: ModelVersion, options: TreesOptions, source: Source) -> e
     ]
     rows = source.rows(["sample_id", "event_time", *columns, *(source.flags or ())])
     prepared = sql.select_from(selected, rows)
-    known = [at for at, _ in options.sets if version.features[at] in version.categories]
+    texts_of_sets = (at for at, _ in options.sets if version.features[at] in version.categories)
+    known = sorted({*options.closed, *texts_of_sets})
     if known:
         prepared = prepared.join(
             _known_sets(version, known).subquery("fp_k", copy=False), join_type="cross", copy=False
@@ -91,6 +92,8 @@ def _flags(version: ModelVersion, options: TreesOptions, source: Source) -> list
         if not is_text:
             size, lowest = exp.Neg(this=exp.Abs(this=column.copy())), exp.Neg(this=_top(options))
             infinite.append(exp.LT(this=size, expression=lowest))
+        if at in options.closed:
+            infinite.append(_is_outside(version, options, at, source.column_of[name]))
     flags = (
         sql.case(sql.number(1), (sql.balanced(exp.And, usable or [exp.true()]), sql.number(0))),
         sql.case(sql.number(0), (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(1))),
@@ -100,6 +103,14 @@ def _flags(version: ModelVersion, options: TreesOptions, source: Source) -> list
         sql.named(sql.balanced(exp.Add, [flag, *more]), name)
         for flag, more, name in zip(flags, before, ("fp_unusable", "fp_infinite"), strict=True)
     ]
+
+
+def _is_outside(version: ModelVersion, options: TreesOptions, at: int, column: str) -> exp.Expr:
+    """Return whether a closed feature has a category that training did not know; not true where it is missing."""
+    if version.features[at] in version.categories:
+        return exp.EQ(this=_known_text(column, at), expression=_literal(UNKNOWN))
+    code = _code(column, options, zero_is_missing=False)
+    return exp.EQ(this=_position(sql.column(_known_column(at)), code), expression=sql.number(0))
 
 
 def _top(options: TreesOptions) -> exp.Expr:
