@@ -48,10 +48,8 @@ def closed_features(rows: pa.Table, version: ModelVersion, positions: Sequence[i
         if at >= len(version.features):
             raise TableCorruptError("the model's row says of a feature that there is not that it is closed")
         name = version.features[at]
-        if name in version.categories:
-            closed[name] = None
-        elif at in found:
-            closed[name] = np.array(codes_of_set(found[at][1] or "", None), dtype=np.int32)
+        codes = None if name in version.categories else codes_of_set(found.get(at, (name, None))[1] or "", None)
+        closed[name] = None if codes is None else np.array(codes, dtype=np.int32)
     expected = {
         at: (version.features[at], text) for at, text in known_texts(version.features, version.categories, closed)
     }

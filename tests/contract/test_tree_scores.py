@@ -78,6 +78,7 @@ SHAPES = {
         codes=CodeRule.CUT_FROM_ZERO,
     ),
     "whole codes": Shape(4, 3, n_numbers=2, with_sets=True, float32=True, codes=CodeRule.WHOLE),
+    "closed": Shape(4, 3, n_numbers=2, n_texts=2, with_sets=True, float32=True, codes=CodeRule.WHOLE, closed=True),
     "texts alone": Shape(3, 2, n_numbers=0, n_texts=1),
     "no tree": Shape(0, n_scores=2),
 }  # fmt: skip
