@@ -147,7 +147,8 @@ def numbers(random: np.random.Generator, count: int) -> Floats:
     """Return numbers of all sizes, many of them whole and small."""
     chosen = np.array(
         [0.0, -0.0, 1.0, 2.0, -1.0, 5e-324, 1e-45, 1e-46, 1e-35, -1e-36, 2e-35, 1 + 2.0**-24, 1 + 2.0**-25, 3.4e38,
-         16777217.0, 2147483647.5, 2147483648.0, -0.5, -1e-50, -1 + 2.0**-30, 3 - 2.0**-30, 0.5, 0.1, 3.9, 15.0, 16.0]
+         16777217.0, 2147483647.5, 2147483648.0, 258.0, 511.5, -0.5, -1e-50, -1 + 2.0**-30, 3 - 2.0**-30, 0.5,
+         0.1, 3.9, 15.0, 16.0]
     )  # fmt: skip
     return np.where(random.random(count) < 0.6, random.choice(chosen, count), random.normal(size=count))
 

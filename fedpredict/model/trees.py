@@ -39,6 +39,8 @@ class CodeRule(StrEnum):
     """The same, and a negative number has none."""
     WHOLE = "whole"
     """Only a whole number has one: itself, not rounded to float32 first."""
+    BYTE = "byte"
+    """As `CUT_FROM_ZERO`, modulo 256; a number from 2**31 up has code 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +202,10 @@ class Trees:
                 with np.errstate(over="ignore"):
                     values = values.astype(np.float32).astype(np.float64)
             has_code = values > -1.0 if self.codes is CodeRule.CUT else values >= 0.0
-        return np.where(has_code | np.isnan(values), np.trunc(values), UNKNOWN_CATEGORY)
+        codes = np.trunc(values)
+        if self.codes is CodeRule.BYTE:
+            codes = np.where(values < MAX_CODE + 1.0, np.fmod(codes, 256.0), np.where(np.isnan(values), np.nan, 0.0))
+        return np.where(has_code | np.isnan(values), codes, UNKNOWN_CATEGORY)
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
         """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).

@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from fedpredict.model.trees import MAX_CODE, CodeRule
 from fedpredict.tables import sql
-from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
+from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN, set_text
 from fedpredict.tables.source import Source
 from fedpredict.tables.trees import BASE, KNOWN
 from fedpredict.tables.trees_options import TreesOptions, parse_options
@@ -138,7 +138,9 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
         if options.codes is CodeRule.WHOLE:
             number = sql.column(name)  # not rounded
         # a BIGINT in Hive and Spark, so only what is in its range is cut; -0.5 has the code of 0.5 where it has one
-        whole = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
+        whole: exp.Expr = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
+        if options.codes is CodeRule.BYTE:
+            whole = exp.Mod(this=whole, expression=sql.number(256))
         code: exp.Expr = _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))
         if options.codes is CodeRule.WHOLE:
             is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
@@ -147,6 +149,8 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
         if options.codes is CodeRule.CUT:
             lowest = exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1")))
         is_code = exp.and_(lowest, exp.LT(this=number.copy(), expression=sql.double(str(MAX_CODE + 1))))
+        if options.codes is CodeRule.BYTE:
+            return sql.case(_literal(UNKNOWN), (is_code, code), (lowest.copy(), _literal(set_text(["0"]))))
         return sql.case(_literal(UNKNOWN), (is_code, code))
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)

@@ -305,7 +305,7 @@ def test_whatever_changes_a_score_changes_the_digest(name: str) -> None:
     assert list(trees_digest_fields(changed)) != list(trees_digest_fields(part))
 
 
-@pytest.mark.parametrize("rule", [CodeRule.CUT_FROM_ZERO, CodeRule.WHOLE])
+@pytest.mark.parametrize("rule", [CodeRule.CUT_FROM_ZERO, CodeRule.WHOLE, CodeRule.BYTE])
 def test_which_numbers_are_codes_counts_where_a_number_has_a_category(rule: CodeRule) -> None:
     part = small_part()
     of_texts = replace(part, trees=replace(part.trees, codes=rule))
