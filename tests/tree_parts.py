@@ -59,6 +59,7 @@ class Shape:
     may_miss: bool = True
     base: bool = True
     codes: CodeRule = CodeRule.CUT
+    closed: bool = False
 
 
 class _Growing:
@@ -115,6 +116,9 @@ def random_part(random: np.random.Generator, shape: Shape) -> TreesPart:
     arrays: dict[str, Any] = {
         name: np.array(values, dtype=types.get(name, np.int32)) for name, values in columns.items()
     }
+    closed: dict[str, Ints | None] = dict.fromkeys(texts) if shape.closed else {}
+    if shape.closed and names:
+        closed[names[-1]] = np.flatnonzero(random.random(len(TEXTS)) < 0.7).astype(np.int32)
     wide = shape.wide and shape.n_trees > 0
     values = random.normal(size=(n_nodes, shape.n_scores if wide else 1))
     values[arrays["feature"] != LEAF] = 0.0
@@ -135,6 +139,7 @@ def random_part(random: np.random.Generator, shape: Shape) -> TreesPart:
         output=output.astype(np.int32),
         values=values,
         intercept=random.normal(size=shape.n_scores) if shape.base else None,
+        closed=closed,
     )
 
 
@@ -142,7 +147,8 @@ def numbers(random: np.random.Generator, count: int) -> Floats:
     """Return numbers of all sizes, many of them whole and small."""
     chosen = np.array(
         [0.0, -0.0, 1.0, 2.0, -1.0, 5e-324, 1e-45, 1e-46, 1e-35, -1e-36, 2e-35, 1 + 2.0**-24, 1 + 2.0**-25, 3.4e38,
-         16777217.0, 2147483647.5, 2147483648.0, -0.5, -1e-50, -1 + 2.0**-30, 3 - 2.0**-30, 0.5, 0.1, 3.9, 15.0, 16.0]
+         16777217.0, 2147483647.5, 2147483648.0, 258.0, 511.5, -0.5, -1e-50, -1 + 2.0**-30, 3 - 2.0**-30, 0.5,
+         0.1, 3.9, 15.0, 16.0]
     )  # fmt: skip
     return np.where(random.random(count) < 0.6, random.choice(chosen, count), random.normal(size=count))
 
@@ -161,6 +167,10 @@ def _column(random: np.random.Generator, part: TreesPart, at: int, count: int) -
     asked = part.trees.threshold[part.trees.feature == at]
     near = np.concatenate([asked, np.nextafter(asked, np.inf), np.nextafter(asked, -np.inf), numbers(random, 8)])
     values = np.where(random.random(count) < 0.7, random.choice(near, count), numbers(random, count))
+    known = part.closed.get(part.features[at])
+    if known is not None:  # mostly one of them, some with a fraction, so that rows remain to be scored
+        of_known = random.choice([-7.0, *known.tolist()], count) + np.where(random.random(count) < 0.2, 0.25, 0.0)
+        values = np.where(random.random(count) < 0.8, of_known, values)
     chance = random.random(count)
     values = np.where(chance < 0.1, np.nan, values)
     values = np.where((chance > 0.1) & (chance < 0.12), random.choice([np.inf, -np.inf, 3.5e38, 1e300], count), values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpredict.convert.arrays import Label
 from fedpredict.convert.intercepts import held_intercept, joint_intercept
@@ -14,6 +14,7 @@ from fedpredict.convert.sklearn_file import Reading
 from fedpredict.convert.values import described, mapping
 from fedpredict.errors import ModelFileError, UnsupportedModelError
 from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.closed import Closed
 from fedpredict.model.kinds import Kind, check_widths
 from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
@@ -93,6 +94,7 @@ class Ensemble:
         values: Shape (n_nodes, 1) or (n_nodes, n_scores).
         base: Shape (n_scores,): what is added to every raw score; zeros where the library has no such thing.
         has_base: Whether it has.
+        closed: The features whose unknown categories the library refuses, as `TreesPart` has them.
     """
 
     source: str
@@ -107,6 +109,7 @@ class Ensemble:
     values: Floats
     base: Floats
     has_base: bool
+    closed: Closed = field(default_factory=dict)
 
 
 def booster_reading(ensemble: Ensemble, options: ReadOptions) -> Reading:
@@ -131,6 +134,7 @@ def booster_reading(ensemble: Ensemble, options: ReadOptions) -> Reading:
             output=ensemble.output,
             values=ensemble.values,
             intercept=held_intercept(ensemble.base, options, fitted=ensemble.has_base),
+            closed=ensemble.closed,
         )
         partial = PartialModel(
             model_id=agreed(None, options.model_id, "model_id"),

@@ -198,8 +198,10 @@ def check_parity(engine: str, absolute: float, relative: float, tolerance: float
         VerificationError: `relative`, or NaN, is above the tolerance.
     """
     if not relative <= tolerance:
+        off = f"off by {absolute:.3g}, {relative:.3g} of the sum of the absolute terms (allowed: {tolerance:g})"
+        if absolute == np.inf:
+            off = "a row has a score where none is expected, or none where one is"
         raise VerificationError(
-            f"{engine} gives other partial scores for the verification rows: off by {absolute:.3g}, {relative:.3g} of "
-            f"the sum of the absolute terms (allowed: {tolerance:g}); the file's weights, names or order are wrong, or "
-            "the rows are"
+            f"{engine} gives other partial scores for the verification rows: {off}; the file's weights, names or "
+            "order are wrong, or the rows are"
         )

@@ -1,6 +1,7 @@
 """The features of a histogram gradient boosting as its trees count them, and the categories of those that have some.
 
-Up to 1.3 a category is its own code, 0 to 255. Since 1.4 an encoder stands in front, which numbers the categories of
+Up to 1.3 a category is its own code, 0 to 255; a larger number is taken modulo 256, and from 2**31 up for 0, as those
+versions do on x86-64. Since 1.4 an encoder stands in front, which numbers the categories of
 each column in their order and moves these columns before the numeric ones; the trees see only that. What it does not
 find among its categories, such as a number with a fraction, is missing.
 """
@@ -65,7 +66,7 @@ def tree_features(model: Estimator, n_features: int) -> TreeFeatures:
         codes = {at: _codes(model, values, int(first[at])) for at, values in enumerate(listed.values())}
     texts = {at: tuple(map(str, values)) for at, values in listed.items() if values and isinstance(values[0], str)}
     known = {at: _known(model, at, len(codes[at])) for at in positions}
-    rule = CodeRule.CUT_FROM_ZERO if encoder is None else CodeRule.WHOLE
+    rule = CodeRule.BYTE if encoder is None else CodeRule.WHOLE
     return TreeFeatures(columns, codes, known, texts, rule)
 
 

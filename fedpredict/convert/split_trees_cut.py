@@ -87,6 +87,7 @@ def _part(joint: TreesPart, columns: Sequence[int]) -> SplitTreesPart:
         may_miss=joint.may_miss[list(chosen)],
         trees=_own_splits(joint.trees, chosen),
         n_outputs=joint.n_scores,
+        closed={name: joint.closed[name] for name in names if name in joint.closed},
     )
 
 

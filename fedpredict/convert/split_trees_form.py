@@ -30,7 +30,7 @@ def split_trees_from_plain(content: Mapping[str, object], options: ReadOptions) 
     n_outputs = count_of_scores(content, "n_outputs")
     try:
         nodes = nodes_from_plain(content, options, FOREIGN)
-        return SplitTreesPart(nodes.features, nodes.categories, nodes.may_miss, nodes.trees, n_outputs)
+        return SplitTreesPart(nodes.features, nodes.categories, nodes.may_miss, nodes.trees, n_outputs, nodes.closed)
     except ValueError as error:
         raise ModelFileError(f"part: {error}") from error
 

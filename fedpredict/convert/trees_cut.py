@@ -71,6 +71,7 @@ def _part(joint: TreesPart, columns: Sequence[int], trees: Places, *, holds_inte
         output=joint.output[trees],
         values=joint.values[nodes] if len(trees) else np.zeros((0, 1)),
         intercept=joint.intercept if holds_intercept else None,
+        closed={name: joint.closed[name] for name in names if name in joint.closed},
     )
 
 

@@ -15,13 +15,16 @@ from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.plain import check_keys, matrix, numbers, vector
 from fedpredict.errors import ModelFileError
 from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.closed import Closed
 from fedpredict.model.kinds import MAX_CLASSES
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import LEAF, MAX_CODE, NO_SET, CodeRule, Ints, Trees, TreesPart
+from fedpredict.tables.trees_options import has_codes
 
 NODE_KEYS = (
     "features", "categories", "may_miss", "compare", "op", "tree_sizes", "feature", "threshold", "left", "right",
     "missing_left", "zero_is_missing", "left_set", "known_set", "unknown_left", "sets", "codes",
+    "closed",
 )  # fmt: skip
 TREES_KEYS = (*NODE_KEYS, "n_scores", "intercept", "output", "values")
 _Meaning = TypeVar("_Meaning")
@@ -60,6 +63,10 @@ def nodes_to_plain(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     }
     flags = {name: getattr(trees, name) for name in ("missing_left", "zero_is_missing", "unknown_left")}
     plain |= {name: column.tolist() for name, column in flags.items() if column.any()}
+    if part.closed:
+        plain["closed"] = {name: None if codes is None else codes.tolist() for name, codes in part.closed.items()}
+    if trees.codes is not CodeRule.CUT and has_codes(part):
+        plain["codes"] = trees.codes.value
     return plain | _sets_to_plain(part)
 
 
@@ -82,8 +89,6 @@ def _sets_to_plain(part: TreesPart | SplitTreesPart) -> dict[str, object]:
             key = int(numbers[node]), feature if feature in part.categories else None
             column[node] = places.setdefault(key, len(places))
         columns[name] = column
-    if any(feature is None for _, feature in places) and trees.codes is not CodeRule.CUT:
-        columns["codes"] = trees.codes.value
     return columns | {"sets": [_members(part, *key) for key in places]}
 
 
@@ -111,6 +116,7 @@ def trees_from_plain(content: Mapping[str, object], options: ReadOptions) -> Tre
             output=_output(content.get("output"), nodes.trees.n_trees),
             values=_values(content, nodes.trees, n_scores),
             intercept=vector(content.get("intercept"), "part.intercept", n_scores),
+            closed=nodes.closed,
         )
     except ValueError as error:
         raise ModelFileError(f"part: {error}") from error
@@ -124,6 +130,7 @@ class Nodes:
     categories: Mapping[str, tuple[str, ...]]
     may_miss: Bools
     trees: Trees
+    closed: Closed
 
 
 def nodes_from_plain(content: Mapping[str, object], options: ReadOptions, lowest: int) -> Nodes:
@@ -146,7 +153,8 @@ def nodes_from_plain(content: Mapping[str, object], options: ReadOptions, lowest
     if unknown:
         raise ModelFileError(f"part.may_miss names {unknown[0][:100]!a}, which is not among the features")
     flags = np.array([name in may_miss for name in features], dtype=np.bool_)
-    return Nodes(features, categories, flags, _trees(content, features, categories, lowest))
+    trees = _trees(content, features, categories, lowest)
+    return Nodes(features, categories, flags, trees, _closed(content.get("closed")))
 
 
 def count_of_scores(content: Mapping[str, object], key: str) -> int:
@@ -168,6 +176,17 @@ def _categories(value: object, features: Sequence[str]) -> dict[str, tuple[str, 
         if len(set(_texts(texts, f"part.categories of {name!a}"))) != len(texts):
             raise ModelFileError(f"part.categories of {name!a} repeats a text")
     return {name: tuple(value[name]) for name in features if name in value}
+
+
+def _closed(value: object) -> Closed:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ModelFileError("part.closed is not a dict from a feature to its only codes, or null for a text")
+    return {
+        name: None if codes is None else _whole(codes, f"part.closed of {name[:100]!a}", None)
+        for name, codes in value.items()
+    }
 
 
 def _trees(

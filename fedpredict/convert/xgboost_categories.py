@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedpredict.convert.labels import shown
 from fedpredict.convert.xgboost_document import Section
 from fedpredict.errors import ModelFileError, UnsupportedModelError
+from fedpredict.model.closed import Closed
 from fedpredict.model.trees import MAX_CODE, CodeRule
 
 Indices = NDArray[np.int64]
@@ -45,6 +46,13 @@ class Categories:
         if n_labels is not None and ((codes < 0) | (codes >= n_labels)).any():
             raise ModelFileError(f"the XGBoost model splits feature {column} by a category that it does not name")
         return codes[codes < _FIRST_INVALID] if labels is None else labels[codes]
+
+    def closed(self, features: Sequence[str]) -> Closed:
+        """Return the features with labels: XGBoost refuses any other label, or takes the next one for it."""
+        of_texts: dict[str, NDArray[np.int32] | None] = {features[column]: None for column in self.texts}
+        return of_texts | {
+            features[column]: np.unique(labels).astype(np.int32) for column, labels in self.numbers.items()
+        }
 
     def rule(self, columns: AbstractSet[int]) -> CodeRule:
         """Return which numbers are codes, for the columns that trees split by categories.

@@ -113,6 +113,7 @@ def _read(root: Section, wrapper: _Wrapper, options: ReadOptions) -> Reading:
         values=boosted.values,
         base=base_margins(learner, objective, n_scores),
         has_base=True,
+        closed=categories.closed(features),
     )
     return booster_reading(ensemble, options)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.closed import Closed, ClosedColumns
 from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.part import Family
 from fedpredict.model.tree_shape import structure_sha256
@@ -26,6 +27,7 @@ class SplitTreesPart:
         may_miss: Shape (n_features,): whether a sample without the feature is scored, as the trees say.
         trees: The nodes; `FOREIGN` in `feature` where another party splits.
         n_outputs: The number of raw scores that the head makes.
+        closed: As in `TreesPart`.
     """
 
     features: tuple[str, ...]
@@ -33,11 +35,14 @@ class SplitTreesPart:
     may_miss: Bools
     trees: Trees
     n_outputs: int
+    closed: Closed = field(default_factory=dict)
+    _closed: ClosedColumns | None = field(init=False)
     combination: Combination = field(init=False, repr=False)
     """What it must have in common with the other parts, and with the head."""
 
     def __post_init__(self) -> None:
-        check_inputs(self.features, self.categories, self.may_miss, self.trees)
+        closed = check_inputs(self.features, self.categories, self.may_miss, self.trees, self.closed)
+        object.__setattr__(self, "_closed", closed)
         if not self.trees.n_trees:
             raise ValueError("no trees")
         structure = structure_sha256(self.trees)
@@ -80,7 +85,7 @@ class SplitTreesPart:
 
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`, by the same rule as for summed trees."""
-        return statuses_of_trees(features, self.may_miss, self.trees)
+        return statuses_of_trees(features, self.may_miss, self.trees, self._closed)
 
     def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
         """Return scores and statuses, as `Part.scores_and_statuses`."""

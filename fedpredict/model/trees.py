@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpredict.model.arrays import Bools, Floats, Statuses
+from fedpredict.model.closed import Closed, ClosedColumns
 from fedpredict.model.kernel.masker import Masker, number_leaves
 from fedpredict.model.kernel.rules import MAX_COLUMNS
 from fedpredict.model.kernel.walker import LeafSums, Walker
-from fedpredict.model.part import Family, statuses_of_numbers
+from fedpredict.model.part import UNKNOWN_CATEGORY, Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 
 LEAF = -1
@@ -38,6 +39,8 @@ class CodeRule(StrEnum):
     """The same, and a negative number has none."""
     WHOLE = "whole"
     """Only a whole number has one: itself, not rounded to float32 first."""
+    BYTE = "byte"
+    """As `CUT_FROM_ZERO`, modulo 256; a number from 2**31 up has code 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +193,20 @@ class Trees:
         given = sum(each.nbytes for each in (*arrays, *self.sets) if isinstance(each, np.ndarray))
         return given + sum(each.n_bytes for each in (self._walker, self._masker) if each is not None)
 
+    def codes_of(self, values: Floats) -> Floats:
+        """Return the code of each number as `codes` says: `UNKNOWN_CATEGORY` where it has none, NaN for NaN."""
+        if self.codes is CodeRule.WHOLE:
+            has_code = (values >= 0.0) & (values == np.trunc(values))
+        else:
+            if self.float32:
+                with np.errstate(over="ignore"):
+                    values = values.astype(np.float32).astype(np.float64)
+            has_code = values > -1.0 if self.codes is CodeRule.CUT else values >= 0.0
+        codes = np.trunc(values)
+        if self.codes is CodeRule.BYTE:
+            codes = np.where(values < MAX_CODE + 1.0, np.fmod(codes, 256.0), np.where(np.isnan(values), np.nan, 0.0))
+        return np.where(has_code | np.isnan(values), codes, UNKNOWN_CATEGORY)
+
     def leaves(self, features: Floats) -> NDArray[np.int64]:
         """Return the leaf (a node, counted over all trees) of every sample in every tree; (n_samples, n_trees).
 
@@ -236,6 +253,7 @@ class TreesPart:
         values: Shape (n_nodes, 1), or (n_nodes, n_scores) where every leaf has a value for each score: what a leaf
             adds, with every weight and learning rate in it. 0.0 at nodes that are no leaf.
         intercept: Shape (n_scores,): the base score in raw score, or None where another party holds it.
+        closed: The features that have no category but those named; another one is invalid, wherever nodes send it.
     """
 
     features: tuple[str, ...]
@@ -246,10 +264,13 @@ class TreesPart:
     output: Ints
     values: Floats
     intercept: Floats | None
+    closed: Closed = field(default_factory=dict)
+    _closed: ClosedColumns | None = field(init=False)
     _sums: LeafSums = field(init=False)
 
     def __post_init__(self) -> None:
-        check_inputs(self.features, self.categories, self.may_miss, self.trees)
+        closed = check_inputs(self.features, self.categories, self.may_miss, self.trees, self.closed)
+        object.__setattr__(self, "_closed", closed)
         self._check_values()
         output = None if self._is_wide() else self.output
         sums = LeafSums(self.trees.walker, self.values, output, self.intercept, self.n_scores)
@@ -298,7 +319,7 @@ class TreesPart:
 
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
-        return statuses_of_trees(features, self.may_miss, self.trees)
+        return statuses_of_trees(features, self.may_miss, self.trees, self._closed)
 
     def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
         """Return scores and statuses, as `Part.scores_and_statuses`."""
@@ -306,9 +327,13 @@ class TreesPart:
 
 
 def check_inputs(
-    features: tuple[str, ...], categories: Mapping[str, tuple[str, ...]], may_miss: Bools, trees: Trees
-) -> None:
-    """Check what a part of trees says of its features; raise `ValueError` with what does not fit."""
+    features: tuple[str, ...], categories: Mapping[str, tuple[str, ...]], may_miss: Bools, trees: Trees, closed: Closed
+) -> ClosedColumns | None:
+    """Check what a part of trees says of its features, and return what tells unknown categories of closed ones.
+
+    Raises:
+        ValueError: It does not fit together; says what.
+    """
     if len(set(features)) != len(features):
         raise ValueError("repeated feature names")
     if may_miss.shape != (len(features),):
@@ -318,12 +343,14 @@ def check_inputs(
         raise ValueError("categories of a feature that there is not, or repeated")
     if trees.feature.max(initial=LEAF) >= len(features):
         raise ValueError("a tree refers to a feature that there is not")
+    return ClosedColumns(features, categories, closed, trees) if closed else None
 
 
-def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees) -> Statuses | None:
+def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees, closed: ClosedColumns | None) -> Statuses | None:
     """Return why samples cannot be sent through trees, as `Part.statuses`.
 
-    A number beyond float32 is invalid where trees compare in float32, as the trainers refuse it.
+    A number beyond float32 is invalid where trees compare in float32, and an unknown category where a feature is
+    closed, as the trainers refuse them.
     """
     status = statuses_of_numbers(features, may_miss)
     if trees.float32:
@@ -332,4 +359,8 @@ def statuses_of_trees(features: Floats, may_miss: Bools, trees: Trees) -> Status
         if beyond.any():
             status = all_ok_statuses(len(features)) if status is None else status
             status[beyond] = SampleStatus.FEATURE_INVALID
+    outside = None if closed is None else closed.outside(features)
+    if outside is not None:
+        status = all_ok_statuses(len(features)) if status is None else status
+        status[outside] = SampleStatus.FEATURE_INVALID
     return status

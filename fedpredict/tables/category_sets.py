@@ -6,7 +6,7 @@ written `~1`. So a value is in a set exactly where the bar, the escaped value an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedpredict.errors import TableCorruptError
 
@@ -39,6 +39,26 @@ def members_of(text: str) -> list[str]:
     if set_text(members) != text:
         raise TableCorruptError(f"{text[:100]!a} is no set of categories")
     return members
+
+
+def codes_of_set(text: str, code_of: Mapping[str, int] | None) -> tuple[int, ...]:
+    """Return the codes of a set's members, in their order.
+
+    Args:
+        text: As `set_text` writes it.
+        code_of: Of texts; None where the members are whole numbers.
+
+    Raises:
+        TableCorruptError: A member has no code, or one that is too large.
+    """
+    members = members_of(text)
+    try:
+        codes = [int(member) if code_of is None else code_of[member] for member in members]
+    except (KeyError, ValueError) as error:
+        raise TableCorruptError(f"the set of categories {text[:100]!a} has one that is not known") from error
+    if any(code >= 2**31 for code in codes):
+        raise TableCorruptError(f"the set of categories {text[:100]!a} has a number that is too large")
+    return tuple(codes)
 
 
 def _escaped(member: str) -> str:

@@ -62,6 +62,7 @@ def split_trees_from_rows(rows: pa.Table, version: ModelVersion) -> SplitTreesPa
         may_miss=found.may_miss,
         trees=found.trees,
         n_outputs=version.n_raw,
+        closed=found.closed,
     )
 
 

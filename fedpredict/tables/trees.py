@@ -1,7 +1,8 @@
 """A part of trees as rows: one for each split, and one for each leaf and output that the leaf adds to.
 
 Two kinds of rows stand beside those of the trees (counted from 0): tree -1 is a lone leaf that adds the base score,
-NULL where another party holds it, and tree -2 has for each text feature (`node` is its position) the known texts.
+NULL where another party holds it, and tree -2 has for each text or closed feature (`node` is its position) the known
+categories.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Bools, Floats
+from fedpredict.model.closed import Closed
 from fedpredict.model.part import Family
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Ints, Trees, TreesPart
-from fedpredict.tables.category_sets import members_of, set_text
+from fedpredict.tables.category_sets import codes_of_set, set_text
+from fedpredict.tables.known_categories import closed_features, known_texts
 from fedpredict.tables.schemas import TREES_COLUMNS
 from fedpredict.tables.trees_options import TreesOptions, levels_of, options_of, parse_options
 from fedpredict.warehouse.base import ARROW_TYPES
@@ -62,9 +65,8 @@ def _special_rows(part: TreesPart | SplitTreesPart) -> pa.Table:
         for output, value in enumerate(base)
     ]
     rows += [
-        {"tree": KNOWN, "node": at, "feature": name, "categories": set_text(part.categories[name])}
-        for at, name in enumerate(part.features)
-        if name in part.categories
+        {"tree": KNOWN, "node": at, "feature": part.features[at], "categories": text}
+        for at, text in known_texts(part.features, part.categories, part.closed)
     ]
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
@@ -158,6 +160,7 @@ def trees_from_rows(rows: pa.Table, version: ModelVersion) -> TreesPart:
         output=output,
         values=values,
         intercept=found.base,
+        closed=found.closed,
     )
 
 
@@ -172,6 +175,7 @@ class NodeRows:
         options: What holds for all.
         may_miss: Shape (n_features,).
         base: Shape (n_scores,): the base score; None where another party holds it.
+        closed: As in the part.
     """
 
     rows: pa.Table
@@ -180,6 +184,7 @@ class NodeRows:
     options: TreesOptions
     may_miss: Bools
     base: Floats | None
+    closed: Closed
 
 
 def nodes_from_rows(rows: pa.Table, version: ModelVersion) -> NodeRows:
@@ -189,7 +194,7 @@ def nodes_from_rows(rows: pa.Table, version: ModelVersion) -> NodeRows:
         raise TableCorruptError("there are no parameter rows")
     rows = rows.cast(_SCHEMA).sort_by([("tree", "ascending"), ("node", "ascending"), ("output", "ascending")])
     tree = _whole(rows, "tree")
-    _check_known(rows.filter(pa.array(tree == KNOWN)), version)
+    closed = closed_features(rows.filter(pa.array(tree == KNOWN)), version, options.closed)
     nodes = rows.filter(pa.array(tree >= 0))
     if (tree < KNOWN).any():
         raise TableCorruptError(f"there are rows of tree {tree.min()}")
@@ -198,7 +203,8 @@ def nodes_from_rows(rows: pa.Table, version: ModelVersion) -> NodeRows:
     if any(at >= len(version.features) for at in options.may_miss):
         raise TableCorruptError("the model's row says of a feature that there is not that it may miss")
     may_miss = np.isin(np.arange(len(version.features)), options.may_miss)
-    return NodeRows(nodes, first, trees, options, may_miss, _base(rows.filter(pa.array(tree == BASE)), version))
+    base = _base(rows.filter(pa.array(tree == BASE)), version)
+    return NodeRows(nodes, first, trees, options, may_miss, base, closed)
 
 
 def _first_rows(nodes: pa.Table, options: TreesOptions) -> NDArray[np.int64]:
@@ -285,22 +291,11 @@ def _sets(nodes: pa.Table, feature: Ints, version: ModelVersion) -> tuple[tuple[
         for at in np.flatnonzero(texts.is_valid().to_numpy()).tolist():
             key = texts[at].as_py(), int(feature[at])
             if key not in found:
-                codes = _codes(key[0], code_of[key[1]] if key[1] >= 0 else None)
+                codes = codes_of_set(key[0], code_of[key[1]] if key[1] >= 0 else None)
                 found[key] = sets.setdefault(codes, len(sets))
             numbers[at] = found[key]
         of_columns.append(numbers)
     return tuple(np.array(codes, dtype=np.int32) for codes in sets), of_columns
-
-
-def _codes(text: str, code_of: dict[str, int] | None) -> tuple[int, ...]:
-    members = members_of(text)
-    try:
-        codes = [int(member) if code_of is None else code_of[member] for member in members]
-    except (KeyError, ValueError) as error:
-        raise TableCorruptError(f"the set of categories {text[:100]!a} has one that is not known") from error
-    if any(code >= 2**31 for code in codes):
-        raise TableCorruptError(f"the set of categories {text[:100]!a} has a number that is too large")
-    return tuple(codes)
 
 
 def _check_for_sql(nodes: pa.Table, trees: Trees, options: TreesOptions) -> None:
@@ -354,17 +349,6 @@ def _base(rows: pa.Table, version: ModelVersion) -> Floats | None:
     if rows.column("leaf_value").null_count != len(rows):
         raise TableCorruptError("there is a base score, but the model's row says that another party holds it")
     return None
-
-
-def _check_known(rows: pa.Table, version: ModelVersion) -> None:
-    expected = [
-        (at, name, set_text(version.categories[name]))
-        for at, name in enumerate(version.features)
-        if name in version.categories
-    ]
-    found = list(zip(*(rows.column(name).to_pylist() for name in ("node", "feature", "categories")), strict=True))
-    if found != expected:
-        raise TableCorruptError("the categories of text features are not those of the model's row")
 
 
 def _whole(rows: pa.Table, name: str) -> NDArray[np.int64]:

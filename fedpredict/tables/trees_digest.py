@@ -34,10 +34,13 @@ def shape_digest_fields(part: TreesPart | SplitTreesPart) -> Iterator[bytes]:
     for at in by_name:
         name = part.features[at]
         yield name.encode()
-        yield str(int(part.may_miss[at])).encode()
+        yield f"{int(part.may_miss[at])}{'c' if name in part.closed else ''}".encode()
         texts = part.categories.get(name)
         yield b"" if texts is None else str(len(texts)).encode()
         yield from (text.encode() for text in texts or ())
+        codes = part.closed.get(name)
+        if codes is not None:
+            yield _whole_numbers(codes)
     rule = "" if options.codes is CodeRule.CUT else options.codes.value
     yield f"{int(trees.strict)}{int(trees.float32)}{int(options.wide)}{rule}".encode()
     yield _whole_numbers(np.diff(trees.start))

@@ -31,7 +31,8 @@ class TreesOptions:
         may_miss: The features (positions) that a sample may lack.
         numbers: What nodes with a threshold look at: (feature, whether zero counts as missing), without repeats.
         sets: The same for nodes with a set of categories.
-        codes: Which numbers are the code of a category; `CUT` where no node asks for the category of a number.
+        codes: Which numbers are the code of a category; `CUT` where nothing asks for the category of a number.
+        closed: The features (positions) that have no category but those of training.
     """
 
     n_trees: int
@@ -43,6 +44,7 @@ class TreesOptions:
     numbers: list[tuple[int, bool]]
     sets: list[tuple[int, bool]]
     codes: CodeRule
+    closed: list[int]
 
     @property
     def inputs(self) -> list[tuple[int, bool]]:
@@ -63,7 +65,8 @@ def options_of(part: TreesPart | SplitTreesPart) -> TreesOptions:
         may_miss=np.flatnonzero(part.may_miss).tolist(),
         numbers=_looked_at(trees, ~is_set),
         sets=_looked_at(trees, is_set),
-        codes=trees.codes if _has_codes(part) else CodeRule.CUT,
+        codes=trees.codes if has_codes(part) else CodeRule.CUT,
+        closed=[at for at, name in enumerate(part.features) if name in part.closed],
     )
 
 
@@ -72,6 +75,8 @@ def plain_options(part: TreesPart | SplitTreesPart) -> dict[str, object]:
     plain = asdict(options_of(part))
     if plain["codes"] is CodeRule.CUT:
         del plain["codes"]
+    if not plain["closed"]:
+        del plain["closed"]
     return plain
 
 
@@ -87,7 +92,7 @@ def trees_engines(part: TreesPart | SplitTreesPart, n_before: int = 0) -> tuple[
     as_number = {at for at, _ in options.numbers} | {at for at, zero_is_missing in options.sets if zero_is_missing}
     if options.depth > MAX_DEPTH or texts & as_number:
         return ("numpy",)
-    if texts & {at for at, _ in options.sets}:
+    if options.closed or texts & {at for at, _ in options.sets}:
         n_before += 1
     in_hive = options.depth + n_before <= HIVE_JOINS
     return ("numpy", "duckdb", "spark", "hive") if in_hive else ("numpy", "duckdb", "spark")
@@ -110,9 +115,17 @@ def parse_options(content: Mapping[str, object]) -> TreesOptions:
             numbers=[_input(each) for each in _list(content["numbers"])],
             sets=[_input(each) for each in _list(content["sets"])],
             codes=CodeRule(str(content.get("codes", CodeRule.CUT))),
+            closed=[_count(each) for each in _list(content.get("closed", []))],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TableCorruptError(f"the options of trees are damaged ({error})") from error
+
+
+def has_codes(part: TreesPart | SplitTreesPart) -> bool:
+    """Return whether anything asks for the category of a number: a node, or a closed feature."""
+    asked = np.unique(part.trees.feature[part.trees.left_set != NO_SET])
+    names = {*part.closed, *(part.features[at] for at in asked.tolist())}
+    return not names <= part.categories.keys()
 
 
 def levels_of(trees: Trees) -> Ints:
@@ -124,12 +137,6 @@ def levels_of(trees: Trees) -> Ints:
         inner = nodes[trees.feature[nodes] != LEAF]
         nodes, level = np.concatenate([trees.left[inner], trees.right[inner]]), level + 1
     return levels
-
-
-def _has_codes(part: TreesPart | SplitTreesPart) -> bool:
-    """Return whether a node asks for the category of a number."""
-    asked = np.unique(part.trees.feature[part.trees.left_set != NO_SET])
-    return any(part.features[at] not in part.categories for at in asked.tolist())
 
 
 def _looked_at(trees: Trees, chosen: Bools) -> list[tuple[int, bool]]:

@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from fedpredict.model.trees import MAX_CODE, CodeRule
 from fedpredict.tables import sql
-from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN
+from fedpredict.tables.category_sets import BAR, ESCAPES, UNKNOWN, set_text
 from fedpredict.tables.source import Source
 from fedpredict.tables.trees import BASE, KNOWN
 from fedpredict.tables.trees_options import TreesOptions, parse_options
@@ -71,7 +71,8 @@ def _prepared(version: ModelVersion, options: TreesOptions, source: Source) -> e
     ]
     rows = source.rows(["sample_id", "event_time", *columns, *(source.flags or ())])
     prepared = sql.select_from(selected, rows)
-    known = [at for at, _ in options.sets if version.features[at] in version.categories]
+    texts_of_sets = (at for at, _ in options.sets if version.features[at] in version.categories)
+    known = sorted({*options.closed, *texts_of_sets})
     if known:
         prepared = prepared.join(
             _known_sets(version, known).subquery("fp_k", copy=False), join_type="cross", copy=False
@@ -91,6 +92,8 @@ def _flags(version: ModelVersion, options: TreesOptions, source: Source) -> list
         if not is_text:
             size, lowest = exp.Neg(this=exp.Abs(this=column.copy())), exp.Neg(this=_top(options))
             infinite.append(exp.LT(this=size, expression=lowest))
+        if at in options.closed:
+            infinite.append(_is_outside(version, options, at, source.column_of[name]))
     flags = (
         sql.case(sql.number(1), (sql.balanced(exp.And, usable or [exp.true()]), sql.number(0))),
         sql.case(sql.number(0), (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(1))),
@@ -100,6 +103,14 @@ def _flags(version: ModelVersion, options: TreesOptions, source: Source) -> list
         sql.named(sql.balanced(exp.Add, [flag, *more]), name)
         for flag, more, name in zip(flags, before, ("fp_unusable", "fp_infinite"), strict=True)
     ]
+
+
+def _is_outside(version: ModelVersion, options: TreesOptions, at: int, column: str) -> exp.Expr:
+    """Return whether a closed feature has a category that training did not know; not true where it is missing."""
+    if version.features[at] in version.categories:
+        return exp.EQ(this=_known_text(column, at), expression=_literal(UNKNOWN))
+    code = _code(column, options, zero_is_missing=False)
+    return exp.EQ(this=_position(sql.column(_known_column(at)), code), expression=sql.number(0))
 
 
 def _top(options: TreesOptions) -> exp.Expr:
@@ -127,7 +138,9 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
         if options.codes is CodeRule.WHOLE:
             number = sql.column(name)  # not rounded
         # a BIGINT in Hive and Spark, so only what is in its range is cut; -0.5 has the code of 0.5 where it has one
-        whole = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
+        whole: exp.Expr = exp.cast(exp.Floor(this=exp.Abs(this=number.copy())), exp.DataType.Type.BIGINT)
+        if options.codes is CodeRule.BYTE:
+            whole = exp.Mod(this=whole, expression=sql.number(256))
         code: exp.Expr = _between_bars(exp.cast(whole, exp.DataType.Type.TEXT))
         if options.codes is CodeRule.WHOLE:
             is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
@@ -136,6 +149,8 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
         if options.codes is CodeRule.CUT:
             lowest = exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1")))
         is_code = exp.and_(lowest, exp.LT(this=number.copy(), expression=sql.double(str(MAX_CODE + 1))))
+        if options.codes is CodeRule.BYTE:
+            return sql.case(_literal(UNKNOWN), (is_code, code), (lowest.copy(), _literal(set_text(["0"]))))
         return sql.case(_literal(UNKNOWN), (is_code, code))
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)

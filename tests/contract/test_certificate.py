@@ -15,11 +15,13 @@ from fedpredict.errors import ModelNotFoundError, VerificationError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.model.partial import PartialModel, VerificationRows
 from fedpredict.tables.models import ModelVersion, list_versions, publish_model, rollback
 from fedpredict.tables.names import column_names
 from fedpredict.tables.views import FeatureView, ViewFeature, list_snapshots
 from fedpredict.warehouse.base import ColumnType, Warehouse
+from tests.tree_parts import Shape, random_part
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -107,6 +109,35 @@ def test_an_engine_that_differs_from_numpy_is_caught(warehouse: Warehouse, monke
 
     with pytest.raises(VerificationError, match=f"{warehouse.engine.name} gives other partial scores"):
         replay(warehouse, partial, view, version)
+
+
+@pytest.mark.parametrize("expected", [np.nan, 1.0])
+def test_a_row_with_an_unknown_category_has_no_expected_number(warehouse: Warehouse, expected: float) -> None:
+    """It counts as a row that agrees where the trainer has no number either, and never where it has one."""
+    part = random_part(np.random.default_rng(2), Shape(3, 2, n_texts=1, with_sets=True, closed=True))
+    known = next(float(each) for each in np.asarray(part.closed["n2"]))
+    rows = np.array([[0.5, 0.5, known, 1.0], [0.5, 0.5, known, UNKNOWN_CATEGORY], [0.5, 0.5, 77.0, 1.0]])
+    scores = part.partial_scores(rows)
+    scores[1:] = [[np.nan], [expected]]
+    name, columns = f"m-{uuid.uuid4().hex}", column_names(part.features)
+    kinds = {each: ColumnType.STRING if each == "t0" else ColumnType.DOUBLE for each in columns}
+    view = FeatureView(
+        f"v_{uuid.uuid4().hex}", 1, tuple(ViewFeature(n, c, kinds[n]) for n, c in columns.items()), "id", None
+    )
+    partial = PartialModel(
+        name, "run-1", "lab", Kind.LINEAR, (), True, part, VerificationRows(rows, scores)
+    )  # fmt: skip
+
+    if not np.isnan(expected):
+        with pytest.raises(
+            VerificationError, match=r"numpy gives .*: a row has a score where none is expected, or none"
+        ):
+            convert(warehouse, partial, view)
+        return
+    kept = convert(warehouse, partial, view).certificate["parity"]
+    assert isinstance(kept, list)
+    assert [(each["engine"], each["rows"]) for each in kept] == [("numpy", 3), (warehouse.engine.name, 3)]
+    assert all(each["max_rel"] <= 1e-12 for each in kept)
 
 
 def test_predictions_of_a_whole_model_are_compared_behind_the_link(warehouse: Warehouse) -> None:

@@ -72,9 +72,10 @@ def share_in_engine(warehouse: Warehouse, partial: PartialModel, joint: TreesPar
 
 
 SHAPES = {
-    "all at once": Shape(3, 3, n_texts=1, n_scores=2, wide=True, with_sets=True, float32=True, zero_is_missing=True),
+    "all at once": Shape(3, 3, n_texts=1, n_scores=2, wide=True, with_sets=True, float32=True, zero_is_missing=True,
+                         closed=True),
     "strict, must not miss": Shape(3, 3, n_texts=2, strict=True, may_miss=False),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -24,6 +24,7 @@ from fedpredict.tables.statements import partial_scores_query, score_in_engine
 from fedpredict.warehouse.base import Warehouse
 from tests.contract.test_engine_scores import SOURCE, new_view, scores_of, snapshot_of, statuses_of
 from tests.step_models import NUMBERS, TEXTS, coded, data, fitted, odd_rows, raw_scores, read
+from tests.tree_parts import Shape, random_part
 
 pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
 
@@ -129,6 +130,29 @@ def test_every_kind_of_step_is_the_same_in_the_engine(warehouse: Warehouse) -> N
     frame = pd.concat([data(60, seed=9), odd_rows()], ignore_index=True)
     found = assert_engine_says(warehouse, partial, frame)
     assert 20 < (~np.isnan(found).any(axis=1)).sum() < len(frame)
+
+
+def test_a_core_of_trees_says_which_categories_are_unknown(warehouse: Warehouse) -> None:
+    """Of a text as it stands in the table, and of a number that a step makes."""
+    core = random_part(np.random.default_rng(8), Shape(3, 2, n_numbers=1, n_texts=1, with_sets=True, closed=True))
+    known = ("Wien", "Graz", "", "O'Hara; --", *(f"city {place}" for place in range(12)))
+    step = Step(StepKind.SCALE, ("rooms",), ("n0",), {"subtract": column(1.0), "divide": column(0.5)})
+    core = replace(
+        core,
+        features=("n0", "city"),
+        categories={"city": known},
+        closed={"city": None, "n0": np.array([0, 4], np.int32)},
+    )
+    part = StepsPart(("rooms", "city"), {"city": known}, (step,), core)
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, part)
+    frame = pd.concat([data(40, seed=7), odd_rows()], ignore_index=True)
+
+    found = assert_engine_says(warehouse, partial, frame)
+
+    doubled, cities = 2.0 * (frame["rooms"] - 1.0), frame["city"]
+    refused = ~(doubled.isin([0.0, 4.0]) | doubled.isna()) | ~(cities.isin(known) | cities.isna())
+    assert 3 < refused.sum() < len(frame) - 3
+    assert np.isnan(found[:, 0]).tolist() == refused.tolist()
 
 
 def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> None:

@@ -77,7 +77,10 @@ SHAPES = {
         3, 3, n_texts=1, with_sets=True, strict=True, float32=True, zero_is_missing=True, may_miss=False, base=False,
         codes=CodeRule.CUT_FROM_ZERO,
     ),
-    "whole codes": Shape(4, 3, n_numbers=2, with_sets=True, float32=True, codes=CodeRule.WHOLE),
+    "closed, whole codes": Shape(
+        4, 3, n_numbers=2, n_texts=2, with_sets=True, float32=True, codes=CodeRule.WHOLE, closed=True
+    ),
+    "byte codes": Shape(4, 2, n_numbers=1, with_sets=True, codes=CodeRule.BYTE),
     "texts alone": Shape(3, 2, n_numbers=0, n_texts=1),
     "no tree": Shape(0, n_scores=2),
 }  # fmt: skip

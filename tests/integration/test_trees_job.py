@@ -8,10 +8,12 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import xgboost as xgb
 
 from fedpredict.cli.main import run
 from fedpredict.convert.write import write_partial
@@ -101,3 +103,33 @@ def test_a_joint_file_becomes_scores_that_are_lightgbms_by_both_engines(shop: Sh
     expected = np.asarray(shop.booster.predict(shop.matrix, raw_score=True)) + BASE
     for total in totals.values():
         assert np.abs(total - expected).max() <= 1e-9 * np.abs(expected).max()
+
+
+def test_a_text_that_xgboost_was_not_trained_with_gets_a_status_by_both_engines(shop: Shop) -> None:
+    random = np.random.default_rng(4)
+    frame = pd.DataFrame({"age": random.normal(size=N_ROWS), "colour": random.choice(["blue", "red", "teal"], N_ROWS)})
+    target = frame["age"] + 3.0 * (frame["colour"] == "red")
+    data = xgb.DMatrix(frame.astype({"colour": "category"}), target, enable_categorical=True)
+    booster = xgb.train({"max_depth": 3, "nthread": 1}, data, 5)
+    booster.save_model(shop.folder / "risk.json")
+    expected = booster.predict(data, output_margin=True).astype(np.float64)
+    frame.loc[:1, "colour"] = ["gold", "zebra"]  # XGBoost takes the first for red, and refuses the second
+    expected[:2] = np.nan
+    pa.parquet.write_table(pa.Table.from_pandas(frame.assign(who=[f"p{at}" for at in range(N_ROWS)])), "people.parquet")
+    pa.parquet.write_table(pa.Table.from_pandas(frame.assign(score=expected)), "verify.parquet")
+    config = ("--config", "shop/participant.toml")
+    shop.run("init", "participant", "shop", "--no-certs")
+    shop.run("features", "load", "people.parquet", "--view", "people", "--key", "who", *config)
+
+    names = ("--model-id", "risk", "--training-run", "run-1", "--party", "shop")
+    shop.run("model", "convert", "risk.json", *names, "--verify", "verify.parquet", *config)
+
+    parity = shop.run("model", "show", "risk", *config)["certificate"]["parity"]
+    assert [(each["engine"], each["rows"]) for each in parity] == [("numpy", N_ROWS), ("duckdb", N_ROWS)]
+    for engine in ("numpy", "warehouse"):
+        shop.run("score", "--model", "risk", "--engine", engine, "--out", f"{engine}.parquet", *config)
+        rows = {row["sample_id"]: row for row in pa.parquet.read_table(f"{engine}.parquet").to_pylist()}
+        ordered = [rows[f"p{at}"] for at in range(N_ROWS)]
+        assert [(row["status"], row["score"]) for row in ordered[:2]] == [("feature_invalid", None)] * 2
+        found = np.array([row["score"] for row in ordered[2:]], dtype=np.float64)
+        assert np.abs(found - expected[2:]).max() <= 1e-6 * np.abs(expected[2:]).max()

@@ -17,7 +17,7 @@ MAX_COLUMNS = 2**26
 NODE = np.dtype([("threshold", np.float64), ("child", np.int32), ("what", np.uint32)])
 _ZERO = np.array([np.float32(1e-35)], dtype=np.float64)
 # as in trees.c
-_CODES = ("cut", "cut_from_zero", "whole")
+_CODES = ("cut", "cut_from_zero", "whole", "byte")
 _LEAF, _UNKNOWN_RIGHT, _CATEGORICAL, _ZERO_IS_MISSING, _MISSING_RIGHT = (1 << bit for bit in range(26, 31))
 _FLOAT64 = np.dtype(np.float64)
 _FEWEST_WORDS = 16

@@ -32,6 +32,7 @@
 
 #define CUT 0
 #define WHOLE 2
+#define BYTE 3
 
 typedef struct {
     double threshold; /* two int32 (left set, known set) where CATEGORICAL; infinite at a leaf */
@@ -46,7 +47,7 @@ typedef struct {
     const int64_t *codes_start;  /* (n_sets + 1,) */
     double zero;                 /* the largest number that counts as zero */
     int64_t float32;             /* whether numbers are rounded first */
-    int64_t codes;               /* which numbers are a category's code: CUT, CUT_FROM_ZERO or WHOLE */
+    int64_t codes;               /* which numbers are a category's code: CUT, CUT_FROM_ZERO, WHOLE or BYTE */
 } Rules;
 
 typedef struct {
@@ -76,6 +77,7 @@ static int contains(const Rules *rules, int32_t set, int32_t code) {
 static int32_t code_of(const Rules *rules, double x) {
     if (rules->codes == WHOLE) return x >= 0.0 && x < 2147483648.0 && x == (double)(int32_t)x ? (int32_t)x : -1;
     if (rules->float32) x = (float)x;
+    if (rules->codes == BYTE) return !(x >= 0.0) ? -1 : x < 2147483648.0 ? (int32_t)x & 255 : 0;
     return x < 2147483648.0 && (rules->codes == CUT ? x > -1.0 : x >= 0.0) ? (int32_t)x : -1;
 }
 

@@ -30,7 +30,7 @@ def test_a_part_goes_through_json_and_comes_back(data: st.DataObject) -> None:
         Shape, n_trees=st.integers(0, 3), depth=st.integers(0, 3), n_texts=st.integers(0, 2), wide=flag,
         n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag, zero_is_missing=flag, may_miss=flag,
         base=flag,
-        codes=st.sampled_from(CodeRule),
+        codes=st.sampled_from(CodeRule), closed=flag,
     ))  # fmt: skip
     part = random_part(np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), shape)
 
@@ -98,6 +98,12 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("feature", [0.0, 1, None, None, None, None], "feature"),
     ("feature", [True, 1, None, None, None, None], "feature"),
     ("feature", None, "feature"),
+    ("closed", ["age"], "closed is not a dict"),
+    ("closed", {"other": None}, "closed names 'other'"),
+    ("closed", {"age": None}, "closed has codes of 'age'"),
+    ("closed", {"colour": [1]}, "closed has codes of 'colour'"),
+    ("closed", {"age": [1, "2"]}, "closed of 'age'"),
+    ("closed", {"age": [2, 1]}, "not sorted"),
     ("left", [1, 2, None, None, None], "left"),
     ("left", [0, 2, None, None, None, None], "circle"),
     ("left", [1, 0, None, None, None, None], "circle"),

@@ -18,11 +18,16 @@ from hypothesis import strategies as st
 
 from fedpredict.convert.child import read_content
 from fedpredict.convert.options import Limits, ReadOptions
+from fedpredict.convert.portable import from_portable, parse_json, to_json
 from fedpredict.convert.sklearn_file import Reading
+from fedpredict.convert.split import split_model
+from fedpredict.convert.split_trees_cut import split_with_head
 from fedpredict.errors import FeatureNamesError, ModelConflictError, ModelFileError, UnsupportedModelError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
-from fedpredict.model.trees import CodeRule, TreesPart
+from fedpredict.model.part import UNKNOWN_CATEGORY
+from fedpredict.model.share import SampleStatus
+from fedpredict.model.trees import TreesPart
 from tests.unit.convert.boosters import assert_raw_scores, mixed_data, signal
 from tests.unit.convert.support import joblib_bytes, options_for, predictions_of
 
@@ -277,18 +282,78 @@ def test_codes_end_where_xgboost_takes_numbers_for_invalid(code: int) -> None:
     assert_raw_scores(read(booster, 1).partial, odd[:, None], margins(booster, odd[:, None], **kinds), RELATIVE)
 
 
-def test_a_number_between_labels_is_no_category_where_xgboost_would_refuse_it() -> None:
-    data = frame(0)
-    booster = train({"max_cat_to_onehot": 1, "tree_method": "hist"}, target_of(data), features=data,
-                    enable_categorical=True)  # fmt: skip
-    with pytest.raises(xgb.core.XGBoostError):
-        booster.predict(xgb.DMatrix(data.assign(region=pd.Categorical([99] * len(data))), enable_categorical=True))
-    part = trees_of(read(booster, features=None))
-    between, beyond = np.full((1, 3), 7.0), np.full((1, 3), 7.0)
-    between[0, 2], beyond[0, 2] = 7.5, 99.0
+LABELLED = frame(0)[lambda data: data["region"] != 30].assign(
+    region=lambda data: data["region"].cat.remove_unused_categories()
+)
 
-    assert part.trees.codes is CodeRule.WHOLE
-    assert part.partial_scores(between) == part.partial_scores(beyond)
+
+def labelled_booster() -> xgb.Booster:
+    """A model of texts and of numbers as labels; 30 is none of the numbers."""
+    params = {"max_cat_to_onehot": 1, "tree_method": "hist"}
+    return train(params, target_of(LABELLED), features=LABELLED, enable_categorical=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "label", "coded"),
+    [("Colour of it", "zebra", UNKNOWN_CATEGORY), ("region", 99, 99.0), ("region", 30.5, 30.5)],
+)
+def test_a_label_that_xgboost_refuses_has_a_status_and_no_number(column: str, label: Any, coded: float) -> None:
+    booster, known = labelled_booster(), LABELLED.head(2)
+    with pytest.raises(xgb.core.XGBoostError, match=r"not in the training set|floating point"):
+        booster.predict(xgb.DMatrix(known.assign(**{column: pd.Categorical([label] * 2)}), enable_categorical=True))
+    part = trees_of(read(booster, features=None))
+    row = np.array([[0.0, 1.0, 7.0]])
+    assert part.statuses(row) is None
+
+    row[0, part.features.index(column)] = coded
+
+    assert part.statuses(row) == [SampleStatus.FEATURE_INVALID]
+
+
+@pytest.mark.parametrize(("column", "label", "coded"), [("Colour of it", "gold", UNKNOWN_CATEGORY), ("region", 30, 30)])
+def test_a_label_that_xgboost_takes_for_the_next_one_has_a_status_as_well(
+    column: str, label: Any, coded: float
+) -> None:
+    """It refuses labels beyond the last alone: it looks for the place of one, and not whether it is there."""
+    booster, rows = labelled_booster(), LABELLED.head(20)
+    wrong, following = (
+        booster.predict(xgb.DMatrix(rows.assign(**{column: pd.Categorical([each] * 20)}), enable_categorical=True))
+        for each in (label, {"gold": "r0", 30: 31}[label])
+    )
+    assert wrong.tolist() == following.tolist()
+    part = trees_of(read(booster, features=None))
+    row = np.array([[0.0, np.nan, np.nan]])
+    assert part.statuses(row) is None, "a missing one is scored"
+
+    row[0, part.features.index(column)] = coded
+
+    assert part.statuses(row) == [SampleStatus.FEATURE_INVALID]
+
+
+@pytest.mark.parametrize("head", [None, "bank"])
+def test_the_party_of_the_feature_says_that_its_category_is_unknown(head: str | None) -> None:
+    """Whether its trees are summed, or split with others; also where no node asks for the feature."""
+    data = LABELLED.assign(one=pd.Categorical(["x"] * len(LABELLED)))
+    settings = {} if head else {"interaction_constraints": [["amount", "one"], ["Colour of it", "region"]]}
+    booster = train({"tree_method": "hist", **settings}, target_of(data), features=data, enable_categorical=True)
+    joint = read(booster, features=None).partial
+    assert not (trees_of(read(booster, features=None)).trees.feature == 3).any()
+    parties = {"bank": ["one", "amount"], "shop": ["region", "Colour of it"]}
+    parts = split_with_head(joint, parties, head).parts if head else split_model(joint, parties, "bank")
+
+    found = {
+        party: partial.part.statuses(np.array([[coded, 7.0], [0.0, 7.0]]))
+        for coded, (party, partial) in zip((UNKNOWN_CATEGORY, 99.0), parts.items(), strict=True)
+    }
+
+    for status in found.values():
+        assert status is not None
+        assert status[0] == SampleStatus.FEATURE_INVALID
+    assert found["bank"][1] == SampleStatus.OK  # type: ignore[index]
+    back = from_portable(parse_json(to_json(parts["shop"]))).part
+    status = back.statuses(np.array([[99.0, 1.0], [7.0, 1.0]]))
+    assert status is not None
+    assert status.tolist() == [SampleStatus.FEATURE_INVALID, SampleStatus.OK]
 
 
 def test_labels_that_are_numbers_beside_codes_are_refused() -> None:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.leaf_masks import LEAVES_PER_WORD, NO_MASK, NONE, SEVERAL, surviving_leaves
+from fedpredict.model.part import UNKNOWN_CATEGORY
 from fedpredict.model.share import SampleStatus
-from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Trees, TreesPart
-from tests.unit.model.random_trees import random_features, random_trees, walk
+from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, CodeRule, Trees, TreesPart
+from tests.tree_parts import Shape, random_part
+from tests.unit.model.random_trees import code_of, random_features, random_trees, walk
 
 shapes = given(
     seed=st.integers(0, 2**32), n_trees=st.integers(0, 6), n_features=st.integers(0, 3), n_samples=st.integers(0, 40)
@@ -389,6 +391,48 @@ def test_a_number_beyond_float32_is_invalid_where_the_trainer_rounds_to_it() -> 
         statuses = part_of(trees, 1, np.zeros((4, 1)), np.array([0, 0]), 1).statuses(features)
         assert statuses is not None
         assert statuses.tolist() == [SampleStatus.OK, second, SampleStatus.OK, SampleStatus.FEATURE_INVALID]
+
+
+@pytest.mark.parametrize("rule", CodeRule)
+def test_an_unknown_category_of_a_closed_feature_is_invalid_and_a_missing_one_is_not(rule: CodeRule) -> None:
+    """By the words of `code_of`, whatever the trees ask, and none of it where the feature is not closed."""
+    trees = replace(random_trees(np.random.default_rng(0), n_trees=0, n_features=0), codes=rule)
+    numbers = [0.0, -0.0, -0.5, 1.0, 1.5, 4.0, -1.0, 2.0**31, 5e9, 3.0, 1.0 + 2.0**-30, 4.0 - 2.0**-30, -1e-50, np.nan]
+    rows = np.array([[number, text] for number in numbers for text in (0.0, UNKNOWN_CATEGORY, 1.0, np.nan)])
+    known = np.array([0, 1, 4], dtype=np.int32)
+    arrays: Any = {"output": np.zeros(0, np.int32), "values": np.zeros((0, 1)), "intercept": None, "n_scores": 1}
+    for float32 in (False, True):
+        trees = replace(trees, float32=float32)
+        part = TreesPart(
+            ("n", "t"), {"t": ("x", "y")}, np.array([True, True]), trees, **arrays, closed={"t": None, "n": known}
+        )
+
+        def expected(number: float, text: float, trees: Trees = trees) -> bool:
+            rounded = float(np.float32(number)) if trees.float32 and trees.codes is not CodeRule.WHOLE else number
+            return text < 0 or not (np.isnan(number) or code_of(trees, rounded) in known.tolist())
+
+        found = part.statuses(rows)
+        assert found is not None
+        assert [status == SampleStatus.FEATURE_INVALID for status in found] == [expected(*row) for row in rows.tolist()]
+        assert set(found.tolist()) == {SampleStatus.OK, SampleStatus.FEATURE_INVALID}
+        assert replace(part, closed={}).statuses(rows) is None
+
+
+@pytest.mark.parametrize(
+    ("closed", "problem"),
+    [
+        ({"z": None}, "names 'z'"),
+        ({"n": None}, "codes of 'n'"),
+        ({"t": np.array([0], np.int32)}, "codes of 't'"),
+        ({"n": np.array([1, 1], np.int32)}, "not sorted"),
+        ({"n": np.array([-1, 1], np.int32)}, "negative"),
+        ({"n": np.array([[1]], np.int32)}, "not sorted"),
+    ],
+)
+def test_closed_features_that_do_not_fit_are_refused(closed: Any, problem: str) -> None:
+    part = random_part(np.random.default_rng(0), Shape(0, n_numbers=0))
+    with pytest.raises(ValueError, match=problem):
+        replace(part, features=("n", "t"), categories={"t": ("x",)}, may_miss=np.zeros(2, np.bool_), closed=closed)
 
 
 def test_the_memory_of_what_is_laid_out_counts() -> None:

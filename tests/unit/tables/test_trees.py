@@ -36,7 +36,7 @@ def shapes() -> st.SearchStrategy[Shape]:
         Shape, n_trees=few, depth=few, n_numbers=st.integers(1, 3), n_texts=st.integers(0, 2), wide=flag,
         n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag, zero_is_missing=flag, may_miss=flag,
         base=flag,
-        codes=st.sampled_from(CodeRule),
+        codes=st.sampled_from(CodeRule), closed=flag,
     )  # fmt: skip
 
 
@@ -230,6 +230,50 @@ def test_the_digest_takes_the_documented_bytes() -> None:
     ]  # fmt: skip
 
 
+def test_a_closed_feature_adds_to_the_digest_and_to_the_rows_and_nothing_else_does() -> None:
+    part, codes = small_part(), np.array([1, 30], dtype=np.int32)
+    closed = replace(part, closed={"b": codes, "A": None})
+    plain, fields = list(trees_digest_fields(part)), list(trees_digest_fields(closed))
+
+    assert fields[:4] == [b"A", b"0c", b"2", b"red"]
+    assert fields[5:9] == [b"b", b"1c", b"", struct.pack(">2q", 1, 30)]
+    assert fields[9:] == plain[8:]
+    assert plain_options(closed) == plain_options(part) | {"closed": [0, 1]}
+    rows = trees_to_rows(closed)
+    known = [row for row in rows.to_pylist() if row["tree"] == -2]
+    assert [(row["node"], row["feature"], row["categories"]) for row in known] == [
+        (0, "b", "|1|30|"),
+        (1, "A", "|red|blue|"),
+    ]
+    back = trees_from_rows(rows, version_of(closed))
+    assert list(trees_digest_fields(back)) == fields
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "problem"),
+    [
+        (lambda rows: pa.concat_tables([rows.slice(0, 1), rows.slice(2)]), {}, "no set of categories"),
+        (lambda rows: pa.concat_tables([rows.slice(0, 2), rows.slice(3)]), {}, "are not those of the model's row"),
+        (lambda rows: pa.concat_tables([rows, rows.slice(1, 1)]), {}, "are not those of the model's row"),
+        (lambda rows: with_cell(rows, 1, "categories", "|30|1|"), {}, "not sorted"),
+        (lambda rows: with_cell(rows, 1, "categories", "|red|"), {}, "not known"),
+        (lambda rows: with_cell(rows, 1, "categories", None), {}, "no set of categories"),
+        (lambda rows: rows, {"closed": [1]}, "are not those of the model's row"),
+        (lambda rows: rows, {"closed": [0, 1, 2]}, "a feature that there is not"),
+        (lambda rows: rows, {"closed": "b"}, "damaged"),
+    ],
+)
+def test_damaged_rows_of_closed_features_are_refused(
+    change: Callable[[pa.Table], pa.Table], options: dict[str, object], problem: str
+) -> None:
+    part = small_part(closed={"b": np.array([1, 30], dtype=np.int32), "A": None})
+    version = version_of(part)
+    version = replace(version, options=dict(version.options) | options)
+
+    with pytest.raises((TableCorruptError, ValueError), match=problem):
+        trees_from_rows(change(trees_to_rows(part)), version)
+
+
 def test_the_order_of_features_and_sets_and_what_no_split_looks_at_leave_the_digest_as_it_is() -> None:
     part = small_part()
     trees = part.trees
@@ -261,7 +305,7 @@ def test_whatever_changes_a_score_changes_the_digest(name: str) -> None:
     assert list(trees_digest_fields(changed)) != list(trees_digest_fields(part))
 
 
-@pytest.mark.parametrize("rule", [CodeRule.CUT_FROM_ZERO, CodeRule.WHOLE])
+@pytest.mark.parametrize("rule", [CodeRule.CUT_FROM_ZERO, CodeRule.WHOLE, CodeRule.BYTE])
 def test_which_numbers_are_codes_counts_where_a_number_has_a_category(rule: CodeRule) -> None:
     part = small_part()
     of_texts = replace(part, trees=replace(part.trees, codes=rule))
@@ -289,6 +333,8 @@ def test_engines_are_not_offered_for_what_they_cannot_ask() -> None:
     with_texts = random_part(np.random.default_rng(1), Shape(20, HIVE_JOINS, n_texts=2, with_sets=True))
     assert plain_options(with_texts)["depth"] == HIVE_JOINS
     assert LAYOUT.engines(with_texts) == but_hive
+    closed = replace(chain_of_splits(HIVE_JOINS), closed={"f0": np.array([0], dtype=np.int32)})
+    assert LAYOUT.engines(closed) == but_hive  # to know the categories is one more join
 
 
 @given(st.lists(st.text(alphabet="ab|~01 年", max_size=4), max_size=5))

@@ -57,7 +57,7 @@ def cases(draw: st.DrawFn) -> tuple[TreesPart, Floats]:
         Shape, n_trees=st.integers(0, 5), depth=st.integers(0, 5), n_numbers=st.integers(1, 3), wide=flag,
         n_texts=st.integers(0, 2), n_scores=st.integers(1, 3), with_sets=flag, strict=flag, float32=flag,
         zero_is_missing=flag, may_miss=flag, base=flag,
-        codes=st.sampled_from(CodeRule),
+        codes=st.sampled_from(CodeRule), closed=flag,
     ))  # fmt: skip
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     part = random_part(random, shape)

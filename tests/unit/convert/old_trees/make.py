@@ -97,6 +97,13 @@ def _categories() -> dict[str, tuple[Any, Any, Any]]:
     return {**found, "hist_texts": (model, table, asked)}
 
 
+def _large_codes(rows: Any) -> list[Any]:
+    """Rows whose codes do not fit into a byte."""
+    large = rows[:30].copy()
+    large[:, 1] = np.resize([255, 256, 257, 260.5, 511, 513, 65540, 2**31 - 1, 2**31, 2**31 + 1, 2**40 + 1, 1e30], 30)
+    return [large]
+
+
 def _asked(model: Any, features: Any) -> dict[str, object]:
     """Rows and what the model predicts for them, null if it refuses them; NaN is null too."""
     try:
@@ -128,7 +135,9 @@ def main() -> None:
             continue
         result[f"{name}_trained_with_missing"] = _entry(model, MISSING[:25])
     for name, (model, features, asked) in _categories().items():
-        result[name] = _entry(model.fit(features, BY_CODES), asked[:45])
+        result[name] = _entry(
+            model.fit(features, BY_CODES), asked[:45], *(_large_codes(asked) if name == "hist_codes" else ())
+        )
     path = Path(__file__).with_name(f"scikit-learn-{sklearn.__version__}.json")
     path.write_text(json.dumps(result).replace('"pickle"', '\n"pickle"') + "\n")
 
