@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 from fedpredict.model.step import Program, Step, program_of
 
-_Compiled = tuple[NDArray[np.intp], slice, Program]
+_Compiled = tuple[slice | NDArray[np.intp], slice, Program]
 """The places of a step's inputs, those of its outputs, and what computes it."""
 
 
@@ -37,7 +37,7 @@ class StepsPart:
     steps: tuple[Step, ...]
     core: Part
     _compiled: tuple[_Compiled, ...] = field(init=False)
-    _read: NDArray[np.intp] = field(init=False)
+    _read: slice | NDArray[np.intp] = field(init=False)
     """The places of the columns that the core reads."""
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class StepsPart:
         compiled: list[_Compiled] = []
         for step in self.steps:
             self._check_inputs(step, place)
-            inputs = np.array([place[name] for name in step.inputs], dtype=np.intp)
+            inputs = _slice_or_places([place[name] for name in step.inputs])
             start = len(place)
             place |= {name: start + position for position, name in enumerate(step.outputs)}
             if len(place) != start + len(step.outputs):
@@ -60,7 +60,7 @@ class StepsPart:
             compiled.append((inputs, slice(start, len(place)), program_of(step)))
         self._check_core(place)
         object.__setattr__(self, "_compiled", tuple(compiled))
-        object.__setattr__(self, "_read", np.array([place[name] for name in self.core.features], dtype=np.intp))
+        object.__setattr__(self, "_read", _slice_or_places([place[name] for name in self.core.features]))
 
     def _check_inputs(self, step: Step, known: Mapping[str, int]) -> None:
         unknown = [name for name in step.inputs if name not in known]
@@ -135,20 +135,30 @@ class StepsPart:
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
         width = self._compiled[-1][1].stop if self._compiled else len(self.features)
-        columns = np.empty((len(features), width))
-        columns[:, : len(self.features)] = features
+        columns = np.empty((width, len(features)))  # a column's numbers side by side, because steps go by columns
+        columns[: len(self.features)] = features.T
         missing: Bools | None = None
         invalid: Bools | None = None
         with np.errstate(all="ignore"):
             for inputs, outputs, program in self._compiled:
-                derived = program(columns.take(inputs, axis=1))
-                columns[:, outputs] = derived.values
-                missing, invalid = _either(missing, derived.missing), _either(invalid, derived.invalid)
-        return columns.take(self._read, axis=1), missing, invalid
+                derived = program(columns[inputs].T)
+                columns[outputs] = derived.values.T
+                if derived.missing is not None:
+                    missing = _either(missing, derived.missing)
+                if derived.invalid is not None:
+                    invalid = _either(invalid, derived.invalid)
+        return columns[self._read].T, missing, invalid
 
 
-def _either(some: Bools | None, others: Bools | None) -> Bools | None:
+def _slice_or_places(places: Sequence[int]) -> slice | NDArray[np.intp]:
+    """Return how columns are taken: by a slice where they stand side by side, which copies nothing."""
+    if places and list(places) == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return np.array(places, dtype=np.intp)
+
+
+def _either(some: Bools | None, others: Bools) -> Bools | None:
     """Return which samples either names; None where nobody names one."""
-    if others is None or not any_true(others):
+    if not any_true(others):
         return some
     return others if some is None else some | others
