@@ -37,7 +37,7 @@ SOFTPLUS_LINEAR = 20
 """Above this softplus is the identity, as in PyTorch."""
 
 _FEW = 512
-"""Of fewer numbers the normal distribution function is computed one by one: numpy's fifty passes take three times as long."""
+"""Of so many numbers the normal distribution function is computed one by one: numpy's fifty passes take longer."""
 
 SMALL_ERF = 0.46875
 LARGE_ERFC = 4.0

@@ -6,7 +6,9 @@ Wichura's algorithm AS 241 (1988), PPND16: accurate to about 1e-16 relative, for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +33,10 @@ TAILS = (
 )  # fmt: skip
 """Of each: the coefficients of the polynomial above and of the one below, from the constant upwards."""
 
+_Number = TypeVar("_Number", float, Floats)
+_FEW = 16
+"""Of so many numbers plain Python takes a tenth of numpy's time."""
+
 
 def normal_quantile(probability: Floats) -> Floats:
     """Return where the distribution function reaches a probability; NaN for NaN.
@@ -38,6 +44,8 @@ def normal_quantile(probability: Floats) -> Floats:
     >>> normal_quantile(np.array([0.5, 0.975])).round(6).tolist()
     [0.0, 1.959964]
     """
+    if probability.size <= _FEW:
+        return np.array([_one(p) for p in probability.ravel().tolist()]).reshape(probability.shape)
     p = np.minimum(np.maximum(probability, LOWEST), 1.0 - LOWEST)
     q = p - 0.5
     quantile = q * _ratio(CENTRE_SHIFT - q * q, CENTRAL)
@@ -48,13 +56,21 @@ def normal_quantile(probability: Floats) -> Floats:
     return quantile
 
 
-def _ratio(r: Floats, formula: tuple[Sequence[float], Sequence[float]]) -> Floats:
+def _one(probability: float) -> float:
+    p = min(max(probability, LOWEST), 1.0 - LOWEST)  # NaN stays, as it is the first of both
+    q = p - 0.5
+    if not abs(q) > CENTRE:
+        return q * _ratio(CENTRE_SHIFT - q * q, CENTRAL)
+    return math.copysign(_ratio(math.sqrt(-math.log(min(p, 1.0 - p))) - TAIL_SHIFT, TAILS), q)
+
+
+def _ratio(r: _Number, formula: tuple[Sequence[float], Sequence[float]]) -> _Number:
     above, below = (_polynomial(r, coefficients) for coefficients in formula)
     above /= below
     return above
 
 
-def _polynomial(r: Floats, coefficients: Sequence[float]) -> Floats:
+def _polynomial(r: _Number, coefficients: Sequence[float]) -> _Number:
     """Return a polynomial by Horner's rule, coefficients from the constant upwards."""
     result = r * coefficients[-1]
     result += coefficients[-2]

@@ -263,7 +263,16 @@ def _quantile(step: Step) -> Program:
     mirrored = -points[::-1], -reached[::-1]
     first, last, margin = points.item(0), points.item(-1), step.numbers["margin"].item()
 
+    def one(x: float) -> float:
+        if x >= last or x + margin > last:
+            return reached.item(-1)
+        if x <= first or x - margin < first:
+            return reached.item(0)
+        return 0.5 * (_interpolated(x, points, reached) - _interpolated(-x, *mirrored))
+
     def run(x: Floats) -> Derived:
+        if len(x) == 1:
+            return Derived(np.array([[one(x.item())]]))
         column = x[:, 0]
         # of equal points the one side takes the first, the other the last
         values = np.interp(column, points, reached)
@@ -276,12 +285,22 @@ def _quantile(step: Step) -> Program:
     return run
 
 
+def _interpolated(x: float, points: Floats, reached: Floats) -> float:
+    """Return what np.interp does of one number between the first point and the last, in a third of its time."""
+    at = int(points.searchsorted(x, side="right")) - 1
+    below = points.item(at)
+    if x == below or x != x:  # noqa: PLR0124  NaN
+        return reached.item(at) if x == below else x
+    slope = (reached.item(at + 1) - reached.item(at)) / (points.item(at + 1) - below)
+    return slope * (x - below) + reached.item(at)
+
+
 def _bins(step: Step) -> Program:
     edges = step.numbers["edge"][:, 0]
 
     def run(x: Floats) -> Derived:
         column = x[:, 0]
-        return Derived(count_up_to(edges, column)[:, None], missing=np.isnan(column))
+        return Derived(count_up_to(edges, column)[:, None].astype(np.float64), missing=np.isnan(column))
 
     return run
 
@@ -293,6 +312,8 @@ def _map(step: Step) -> Program:
     is_missing_odd, is_unknown_odd = step.options["missing"] == MISSING, step.options["unknown"] == INVALID
 
     def run(x: Floats) -> Derived:
+        if len(x) == 1 and (place := _row_of(keys, len(rows), x.item())) >= 0:
+            return Derived(rows[place : place + 1])
         column = x[:, 0]
         at, is_own = _rows_of(keys, len(rows), column)
         values = rows.take(at, axis=0, mode="clip") if len(rows) else np.empty((len(column), rows.shape[1]))
@@ -310,6 +331,14 @@ def _only_row(step: Step, name: str) -> Floats:
     """Return what stands for an unknown or missing value, shape (n_outputs,); NaN where there are no numbers for it."""
     numbers = step.numbers.get(name)
     return np.full(len(step.outputs), np.nan) if numbers is None else numbers[0]
+
+
+def _row_of(keys: Floats | None, n_rows: int, value: float) -> int:
+    """Return `_rows_of` for one value, in a fifth of the time; -1 where it has none."""
+    if keys is None:
+        return int(value) if 0.0 <= value < n_rows else -1
+    place = int(keys.searchsorted(value))
+    return place if place < n_rows and keys.item(place) == value else -1
 
 
 def _rows_of(keys: Floats | None, n_rows: int, column: Floats) -> tuple[NDArray[np.intp], Bools]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import joblib
 import numpy as np
-from kernelbench.measure import Fields, names
 
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import read_model_file
 from fedpredict.model.arrays import Floats
 from fedpredict.model.part import Part
+from kernelbench.measure import Fields, names
 
 TRAINED = 10_000
 """Rows that models are trained with."""

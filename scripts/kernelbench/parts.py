@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from kernelbench.measure import Effort, Fields, Scorer, beside, columns, names, one_row
-from kernelbench.models import fitted, read_estimator, read_portable
 
 from fedpredict.model.activations import Activation
 from fedpredict.model.arrays import Floats
@@ -16,6 +15,8 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.ordinal import cumulative_logit
 from fedpredict.model.part import Part
+from kernelbench.measure import Effort, Fields, Scorer, beside, columns, names, one_row
+from kernelbench.models import fitted, read_estimator, read_portable
 
 ROWS = 100_000
 N_POINTS = 20
@@ -57,7 +58,7 @@ def network_part(activation: Activation) -> NetworkPart:
     """Return a network 100 -> 256 -> 64 -> 1 of random weights."""
     rng = np.random.default_rng(7)
     widths = (100, 256, 64, 1)
-    weights = [rng.normal(size=(above, below)) / np.sqrt(above) for above, below in zip(widths, widths[1:], strict=False)]
+    weights = [rng.normal(size=(above, below)) / np.sqrt(above) for above, below in itertools.pairwise(widths)]
     activations = (activation, activation, Activation.IDENTITY)
     layers = tuple(
         Dense(each, rng.normal(size=each.shape[1]), name) for each, name in zip(weights, activations, strict=True)

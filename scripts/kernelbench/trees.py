@@ -7,13 +7,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from kernelbench.measure import Effort, Fields, beside, least, names, one_by_one, one_row
-from kernelbench.models import fitted, read_estimator
 
 from fedpredict.model.arrays import Floats
 from fedpredict.model.leaf_masks import surviving_leaves
 from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.trees import FOREIGN, LEAF, NO_SET, Trees, TreesPart
+from kernelbench.measure import Effort, Fields, beside, least, names, one_by_one, one_row
+from kernelbench.models import fitted, read_estimator
 
 N_FEATURES = 20
 """Of the complete trees."""
@@ -23,9 +23,7 @@ def trees(effort: Effort) -> Iterator[Fields]:
     """`TreesPart` beside LightGBM's predict on the joined matrix."""
     booster, features = grown_by_lightgbm()
     part = read_estimator(booster, 30)
-    found = beside(
-        effort, part.partial_scores, lambda rows: booster.predict(rows, num_threads=1), features, 0.5
-    )
+    found = beside(effort, part.partial_scores, lambda rows: booster.predict(rows, num_threads=1), features, 0.5)
     yield {"trees": 100, "depth": 6, "beside": "LightGBM"} | found
 
 
@@ -127,7 +125,14 @@ def summed_part(n_trees: int, depth: int) -> TreesPart:
     found = complete(n_trees, depth)
     output = np.zeros(n_trees, dtype=np.int32)
     return TreesPart(
-        names(N_FEATURES), {}, np.ones(N_FEATURES, dtype=bool), found, 1, output, np.zeros((len(found.feature), 1)), None
+        names(N_FEATURES),
+        {},
+        np.ones(N_FEATURES, dtype=bool),
+        found,
+        1,
+        output,
+        np.zeros((len(found.feature), 1)),
+        None,
     )
 
 
