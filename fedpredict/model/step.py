@@ -280,7 +280,8 @@ def _quantile(step: Step) -> Program:
         values *= 0.5
         values[(column >= last) | (column + margin > last)] = reached[-1]
         values[(column <= first) | (column - margin < first)] = reached[0]
-        return Derived(values[:, None])  # of NaN np.interp makes NaN
+        values[np.isnan(column)] = np.nan  # of a single point np.interp makes a number of NaN
+        return Derived(values[:, None])
 
     return run
 
