@@ -36,6 +36,9 @@ class Activation(StrEnum):
 SOFTPLUS_LINEAR = 20
 """Above this softplus is the identity, as in PyTorch."""
 
+_FEW = 512
+"""Of so many numbers the normal distribution function is computed one by one: numpy's fifty passes take longer."""
+
 SMALL_ERF = 0.46875
 LARGE_ERFC = 4.0
 INVERSE_ROOT_2 = math.sqrt(0.5)
@@ -87,19 +90,11 @@ def activate(name: Activation, sums: Floats, slope: float = 0.0) -> Floats:
     array([[-0.5,  3. ]])
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return np.asarray(_FUNCTIONS[name](sums, slope), dtype=np.float64)
-
-
-def polynomial(x: Floats, coefficients: Sequence[float]) -> Floats:
-    """Return a polynomial by Horner's rule, the coefficient of the highest power first."""
-    result = np.full_like(x, coefficients[0])
-    for each in coefficients[1:]:
-        result = result * x + each
-    return result
+        return np.asarray(FUNCTIONS[name](sums, slope), dtype=np.float64)
 
 
 def normal_distribution(x: Floats) -> Floats:
-    """Return the standard normal distribution function by Cody's formulas.
+    """Return the standard normal distribution function by Cody's formulas; of few numbers by the C library's erfc.
 
     Against 50 digits it is off by at most 2e-16, and where it is above 1e-17 by at most 2e-14 of itself, which is what
     rounding x / sqrt(2) does.
@@ -107,24 +102,52 @@ def normal_distribution(x: Floats) -> Floats:
     >>> normal_distribution(np.array([-40.0, 0.0, 1.0]))
     array([0.        , 0.5       , 0.84134475])
     """
-    t = np.abs(x) * INVERSE_ROOT_2
+    if x.size <= _FEW:
+        values = map(math.erfc, (x * -INVERSE_ROOT_2).ravel().tolist())
+        return 0.5 * np.fromiter(values, dtype=np.float64, count=x.size).reshape(x.shape)
+    return _normal_distribution(x.ravel()).reshape(x.shape)
+
+
+def _normal_distribution(x: Floats) -> Floats:
+    t = np.abs(x)
+    t *= INVERSE_ROOT_2
     square = t * t
-    # each formula gets an argument within its range, so that it does not overflow where another one is used
-    small = x * INVERSE_ROOT_2 * _ratio(np.minimum(square, SMALL_ERF), ERF_SMALL)
-    middle = _ratio(np.minimum(t, LARGE_ERFC), ERFC_MIDDLE)
-    inverse = 1.0 / np.maximum(square, LARGE_ERFC)
-    large = (INVERSE_ROOT_PI - inverse * _ratio(inverse, ERFC_LARGE)) / np.maximum(t, LARGE_ERFC)
-    tail = 0.5 * np.exp(-square) * np.where(t > LARGE_ERFC, large, middle)
-    return np.where(t <= SMALL_ERF, 0.5 + 0.5 * small, np.where(x < 0.0, tail, 1.0 - tail))
+    # most numbers are of the middle formula: all go through it, and the others' results are put over its own
+    tail = _ratio(np.minimum(t, LARGE_ERFC), ERFC_MIDDLE)
+    large = np.flatnonzero(t > LARGE_ERFC)
+    if len(large):
+        inverse = 1.0 / square[large]
+        tail[large] = (INVERSE_ROOT_PI - inverse * _ratio(inverse, ERFC_LARGE)) / t[large]
+    tail *= np.exp(-square)
+    tail *= 0.5
+    distribution = np.where(x < 0.0, tail, 1.0 - tail)
+    small = np.flatnonzero(t <= SMALL_ERF)
+    distribution[small] = 0.5 + 0.5 * (x[small] * INVERSE_ROOT_2 * _ratio(square[small], ERF_SMALL))
+    return distribution
 
 
 def _ratio(x: Floats, formula: tuple[Sequence[float], Sequence[float]]) -> Floats:
-    return polynomial(x, formula[0]) / polynomial(x, formula[1])
+    quotient = _polynomial(x, formula[0])
+    quotient /= _polynomial(x, formula[1])
+    return quotient
+
+
+def _polynomial(x: Floats, coefficients: Sequence[float]) -> Floats:
+    """Return a polynomial by Horner's rule, the coefficient of the highest power first; at least two of them."""
+    result = x * coefficients[0]
+    result += coefficients[1]
+    for each in coefficients[2:]:
+        result *= x
+        result += each
+    return result
 
 
 def _sigmoid(sums: Floats) -> Floats:
-    small = np.exp(-np.abs(sums))
-    return np.where(sums < 0.0, small, 1.0) / (1.0 + small)
+    """1 / (1 + exp(-x)) does not cancel at either end: where exp overflows, the quotient is below 1e-308."""
+    result = np.negative(sums)
+    np.exp(result, out=result)
+    result += 1.0
+    return np.divide(1.0, result, out=result)
 
 
 def _softmax(sums: Floats, _: float) -> Floats:
@@ -141,7 +164,7 @@ def _gelu_tanh(sums: Floats, _: float) -> Floats:
     return sums * _sigmoid(2.0 * GELU_TANH_SCALE * (sums + GELU_TANH_CUBE * sums * sums * sums))
 
 
-_FUNCTIONS: dict[Activation, Function] = {
+FUNCTIONS: dict[Activation, Function] = {
     Activation.IDENTITY: lambda sums, _: sums,
     Activation.RELU: lambda sums, _: np.maximum(sums, 0.0),
     Activation.LEAKY_RELU: lambda sums, slope: np.where(sums < 0.0, slope * sums, sums),
@@ -153,3 +176,4 @@ _FUNCTIONS: dict[Activation, Function] = {
     Activation.SOFTPLUS: _softplus,
     Activation.SOFTMAX: _softmax,
 }
+"""As `activate` calls them. They may warn of overflows."""

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpredict.model.activations import Activation, activate
+from fedpredict.model.activations import FUNCTIONS, Activation
 from fedpredict.model.arrays import Floats
+
+_BLOCK_NUMBERS = 32_768
+"""The widest layer's sums of so many go through all layers before the next: they stay in the cache meanwhile."""
+_LEAST_ROWS = 32
+"""Of fewer rows a product of matrices is slow."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +89,23 @@ def run_layers(layers: Sequence[Dense], inputs: Floats) -> Floats:
     >>> run_layers([Dense(np.array([[1.0], [1.0]]), np.array([-4.0]), Activation.RELU)], np.array([[1.0, 2.0]]))
     array([[0.]])
     """
+    if not layers:
+        return inputs
+    block = max(_LEAST_ROWS, _BLOCK_NUMBERS // max(layer.n_units for layer in layers))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for layer in layers:
-            inputs = activate(layer.activation, inputs @ layer.weights + layer.bias, layer.slope)
+        if len(inputs) <= block:
+            return _run(layers, inputs)
+        outputs = np.empty((len(inputs), layers[-1].n_units))
+        for start in range(0, len(inputs), block):
+            outputs[start : start + block] = _run(layers, inputs[start : start + block])
+    return outputs
+
+
+def _run(layers: Sequence[Dense], inputs: Floats) -> Floats:
+    for layer in layers:
+        sums: Floats = inputs.dot(layer.weights)  # as `inputs @ weights`, in less time for one row
+        sums += layer.bias
+        inputs = FUNCTIONS[layer.activation](sums, layer.slope)
     return inputs
 
 

@@ -30,6 +30,8 @@ class Embedding:
 
     vectors: Floats
     unknown: Floats | None = None
+    table: Floats = field(init=False, repr=False)
+    """The vectors, which are a view of it, and behind them the unknown one (zeros where there is none)."""
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or not self.vectors.size:
@@ -38,16 +40,14 @@ class Embedding:
             raise ValueError(f"an unknown category's vector of {self.unknown.shape}, the others have {self.width}")
         if not np.isfinite(self.vectors).all() or not (self.unknown is None or np.isfinite(self.unknown).all()):
             raise ValueError("an embedding holds NaN or an infinity")
+        table = np.vstack([self.vectors, np.zeros(self.width) if self.unknown is None else self.unknown])
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "vectors", table[:-1])
 
     @property
     def width(self) -> int:
         """The numbers in a vector."""
         return int(self.vectors.shape[1])
-
-    @property
-    def table(self) -> Floats:
-        """The vectors, and behind them the unknown one (zeros where there is none)."""
-        return np.vstack([self.vectors, np.zeros(self.width) if self.unknown is None else self.unknown])
 
     def codes(self, values: Floats) -> NDArray[np.int64]:
         """Return the category of each value, shape (n_samples,); -1 where it is none."""
@@ -79,8 +79,8 @@ class NetworkPart:
     layers: tuple[Dense, ...]
     intercept: Floats | None
     combination: Combination | None = None
-    _tables: tuple[tuple[int, Embedding, Floats], ...] = field(init=False, repr=False)
-    """Column, embedding and its table of each categorical feature, in the order of the columns."""
+    _placed: tuple[tuple[int, Embedding], ...] = field(init=False, repr=False)
+    """Column and embedding of each categorical feature, in the order of the columns."""
 
     def __post_init__(self) -> None:
         if len(set(self.features)) != len(self.features):
@@ -95,8 +95,7 @@ class NetworkPart:
         check_chain(self.layers, sum(self.widths))
         self._check_scores()
         places = ((self.features.index(name), each) for name, each in self.embeddings.items())
-        tables = tuple((column, each, each.table) for column, each in sorted(places, key=lambda place: place[0]))
-        object.__setattr__(self, "_tables", tables)
+        object.__setattr__(self, "_placed", tuple(sorted(places, key=lambda place: place[0])))
 
     def _check_scores(self) -> None:
         if self.combination is not None and (self.intercept is not None or self.combination.combining not in TOPS):
@@ -126,7 +125,7 @@ class NetworkPart:
     def n_bytes(self) -> int:
         """The memory of all arrays."""
         own = 0 if self.intercept is None else self.intercept.nbytes
-        return own + sum(each.n_bytes for each in self.layers) + sum(2 * table.nbytes for _, _, table in self._tables)
+        return own + sum(each.n_bytes for each in self.layers) + sum(each.table.nbytes for _, each in self._placed)
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return what the last layer gives, and the intercept; as `Part.partial_scores`."""
@@ -148,7 +147,7 @@ class NetworkPart:
         Every feature must be there, and finite; a category without a vector is invalid.
         """
         status = statuses_of_numbers(features)
-        for column, embedding, _ in self._tables:
+        for column, embedding in self._placed:
             values = features[:, column]
             if embedding.unknown is None and (strange := (embedding.codes(values) == _NONE) & ~np.isnan(values)).any():
                 status = all_ok_statuses(len(features)) if status is None else status
@@ -163,12 +162,12 @@ class NetworkPart:
         """Return what goes into the first layer, shape (n_samples, sum of `widths`)."""
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
-        if not self._tables:
+        if not self._placed:
             return features
         pieces, start = [], 0
-        for column, embedding, table in self._tables:
+        for column, embedding in self._placed:
             codes = embedding.codes(features[:, column])
-            pieces += [features[:, start:column], table[codes]]  # -1 is the last row, that of the unknown
+            pieces += [features[:, start:column], embedding.table[codes]]  # -1 is the last row, that of the unknown
             start = column + 1
         return np.hstack([*pieces, features[:, start:]])
 

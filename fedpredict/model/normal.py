@@ -6,6 +6,10 @@ Wichura's algorithm AS 241 (1988), PPND16: accurate to about 1e-16 relative, for
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from fedpredict.model.arrays import Floats
@@ -29,6 +33,10 @@ TAILS = (
 )  # fmt: skip
 """Of each: the coefficients of the polynomial above and of the one below, from the constant upwards."""
 
+_Number = TypeVar("_Number", float, Floats)
+_FEW = 16
+"""Of so many numbers plain Python takes a tenth of numpy's time."""
+
 
 def normal_quantile(probability: Floats) -> Floats:
     """Return where the distribution function reaches a probability; NaN for NaN.
@@ -36,13 +44,37 @@ def normal_quantile(probability: Floats) -> Floats:
     >>> normal_quantile(np.array([0.5, 0.975])).round(6).tolist()
     [0.0, 1.959964]
     """
-    p = np.clip(probability, LOWEST, 1.0 - LOWEST)
+    if probability.size <= _FEW:
+        return np.array([_one(p) for p in probability.ravel().tolist()]).reshape(probability.shape)
+    p = np.minimum(np.maximum(probability, LOWEST), 1.0 - LOWEST)
     q = p - 0.5
-    near = CENTRE_SHIFT - q * q
-    with np.errstate(invalid="ignore"):
-        far = np.sqrt(-np.log(np.minimum(p, 1.0 - p))) - TAIL_SHIFT
-    central, tail = (
-        np.polynomial.polynomial.polyval(r, above) / np.polynomial.polynomial.polyval(r, below)
-        for r, (above, below) in ((near, CENTRAL), (far, TAILS))
-    )
-    return np.asarray(np.where(np.abs(q) <= CENTRE, q * central, np.sign(q) * tail), dtype=np.float64)
+    quantile = q * _ratio(CENTRE_SHIFT - q * q, CENTRAL)
+    far = np.abs(q) > CENTRE
+    if far.any():
+        tail = np.minimum(p[far], 1.0 - p[far])
+        quantile[far] = np.copysign(_ratio(np.sqrt(-np.log(tail)) - TAIL_SHIFT, TAILS), q[far])
+    return quantile
+
+
+def _one(probability: float) -> float:
+    p = min(max(probability, LOWEST), 1.0 - LOWEST)  # NaN stays, as it is the first of both
+    q = p - 0.5
+    if not abs(q) > CENTRE:
+        return q * _ratio(CENTRE_SHIFT - q * q, CENTRAL)
+    return math.copysign(_ratio(math.sqrt(-math.log(min(p, 1.0 - p))) - TAIL_SHIFT, TAILS), q)
+
+
+def _ratio(r: _Number, formula: tuple[Sequence[float], Sequence[float]]) -> _Number:
+    above, below = (_polynomial(r, coefficients) for coefficients in formula)
+    above /= below
+    return above
+
+
+def _polynomial(r: _Number, coefficients: Sequence[float]) -> _Number:
+    """Return a polynomial by Horner's rule, coefficients from the constant upwards."""
+    result = r * coefficients[-1]
+    result += coefficients[-2]
+    for each in coefficients[-3::-1]:
+        result *= r
+        result += each
+    return result

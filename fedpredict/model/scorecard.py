@@ -5,22 +5,26 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpredict.model.arrays import Floats, Statuses
-from fedpredict.model.part import Family
+from fedpredict.model.arrays import Bools, Floats, Statuses, count_up_to
+from fedpredict.model.part import Family, statuses_of_numbers
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 
 MAX_REASONS = 20
 MAX_REASON = 200
 """Characters of a reason code. Codes may travel with every answer, so both are bounded where a model enters."""
 
-_FEW = 16
-"""Values that are looked up one by one."""
+_FEW = 8
+"""Samples whose values are looked up one by one."""
+_FEW_STARTS = 512
+"""Of so many bins at most that is prepared: as lists they take four times the memory."""
+_OF_FEATURE, _OF_INTERVAL, _OF_TEXT, _OF_START = 600, 168, 200, 40
+"""Bytes of Python objects: a feature's, a bin's, a text's, and those of each start that is also in a list."""
 
 Positions = NDArray[np.intp]
 
@@ -74,8 +78,9 @@ class FeaturePoints:
     """Where a bin begins, or what is between two; rising. Texts are their codes."""
     _points: Floats = field(init=False, repr=False)
     """Of what is below the first start, and from each of them on; NaN where the sample is not scored."""
-    _few: tuple[list[float], list[float]] = field(init=False, repr=False)
-    """The same two as lists: for a few values plain Python takes a twentieth of numpy's time."""
+    _few: tuple[list[float], list[float], float] | None = field(init=False, repr=False)
+    """The same two as lists, and what a missing value gets: for a few values plain Python takes a twentieth of numpy's
+    time. None where they are many."""
 
     def __post_init__(self) -> None:
         if bool(self.intervals) == bool(self.texts):
@@ -108,7 +113,8 @@ class FeaturePoints:
                 points.append(of_bin)
             starts.append(math.nextafter(last, math.inf))
             points.append(outside)
-        object.__setattr__(self, "_few", (starts, points))
+        if_missing = math.nan if self.missing is None else self.missing
+        object.__setattr__(self, "_few", (starts, points, if_missing) if len(starts) <= _FEW_STARTS else None)
         object.__setattr__(self, "_starts", np.array(starts, dtype=np.float64))
         object.__setattr__(self, "_points", np.array(points, dtype=np.float64))
 
@@ -118,24 +124,28 @@ class FeaturePoints:
         return max(self._all_points())
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether there are finite values that are not scored."""
+        edges = np.concatenate([[-np.inf], self._starts, [np.inf]])
+        return bool((np.isnan(self._points) & (edges[:-1] < edges[1:])).any())
+
+    @property
+    def few(self) -> tuple[list[float], list[float], float] | None:
+        """Where bins begin, the points before and from each of them on, and of a missing value; None for many bins."""
+        return self._few
+
+    @property
     def n_bytes(self) -> int:
-        """The memory of its arrays."""
-        return self._starts.nbytes + self._points.nbytes
+        """The memory of its arrays, and about that of its Python objects, which are most of it."""
+        few = _OF_START * len(self._starts) if self._few is not None else 0
+        bins = _OF_INTERVAL * len(self.intervals) + _OF_TEXT * len(self.texts)
+        return self._starts.nbytes + self._points.nbytes + few + bins + _OF_FEATURE
 
     def points(self, values: Floats) -> Floats:
         """Return the points of values, shape (n_samples,); NaN where a value is not scored. An infinity gets any."""
-        if_missing = math.nan if self.missing is None else self.missing
-        if len(values) <= _FEW:
-            starts, of_bins = self._few
-            return np.array(
-                [
-                    if_missing if value != value else of_bins[bisect.bisect_right(starts, value)]  # noqa: PLR0124
-                    for value in values.tolist()
-                ]
-            )
-        points = self._points[np.searchsorted(self._starts, values, side="right")]
-        points[np.isnan(values)] = if_missing
-        return np.asarray(points, dtype=np.float64)
+        points = self._points.take(count_up_to(self._starts, values))
+        points[np.isnan(values)] = math.nan if self.missing is None else self.missing
+        return points
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +165,12 @@ class ScorecardPart:
     """The feature names, in the order of the columns."""
     _by_name: Positions = field(init=False, repr=False)
     _best: Floats = field(init=False, repr=False)
+    _may_miss: Bools = field(init=False, repr=False)
+    """Shape (n_features,): which have points for a missing value."""
+    _with_gaps: tuple[int, ...] = field(init=False, repr=False)
+    """The features that have values without points."""
+    _few: tuple[tuple[list[float], list[float], float], ...] | None = field(init=False, repr=False)
+    """`FeaturePoints.few` of each; None where one has none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(each.name for each in self.scored))
@@ -167,6 +183,11 @@ class ScorecardPart:
         by_name = sorted(range(len(self.features)), key=lambda at: self.features[at])
         object.__setattr__(self, "_by_name", np.array(by_name, dtype=np.intp))
         object.__setattr__(self, "_best", np.array([each.best for each in self.scored], dtype=np.float64))
+        may_miss = np.array([each.missing is not None for each in self.scored], dtype=np.bool_)
+        object.__setattr__(self, "_may_miss", may_miss)
+        object.__setattr__(self, "_with_gaps", tuple(at for at, each in enumerate(self.scored) if each.has_gaps))
+        few = [each.few for each in self.scored if each.few is not None]
+        object.__setattr__(self, "_few", tuple(few) if len(few) == len(self.scored) else None)
 
     @property
     def family(self) -> Family:
@@ -185,12 +206,21 @@ class ScorecardPart:
 
     @property
     def n_bytes(self) -> int:
-        """The memory that its arrays take."""
+        """The memory that it takes, by measured averages for what is no array."""
         return sum(each.n_bytes for each in self.scored) + self._by_name.nbytes + self._best.nbytes
 
     def partial_scores(self, features: Floats) -> Floats:
         """Return the sum of the points in the order of the features, and the base points; as `Part.partial_scores`."""
-        return self._total(self._points(features))
+        self._check(features)
+        base = 0.0 if self.intercept is None else self.intercept.item()
+        if len(features) <= _FEW and self._few is not None:
+            return np.array([[_total(self._few, row) + base] for row in features.tolist()]).reshape(-1, 1)
+        total = np.zeros(len(features))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for each, column in zip(self.scored, features.T, strict=True):
+                total += each.points(np.ascontiguousarray(column))
+            total += base
+        return total[:, None]
 
     def magnitudes(self, features: Floats) -> Floats:
         """Return the sum of the absolute points, as `Part.magnitudes`."""
@@ -204,12 +234,21 @@ class ScorecardPart:
         An infinite value is invalid, and so is one in no bin where there are no points for that; a missing one without
         points for that is missing.
         """
-        return _statuses_of(features, self._points(features))
+        return self.scores_and_statuses(features)[1]
 
     def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
-        """Return scores and statuses of points that are looked up once, as `Part.scores_and_statuses`."""
-        points = self._points(features)
-        return self._total(points), _statuses_of(features, points)
+        """Return scores and statuses, as `Part.scores_and_statuses`: a value in no bin shows in the score."""
+        scores = self.partial_scores(features)
+        status = statuses_of_numbers(features, self._may_miss)
+        if not self._with_gaps or not np.isnan(scores).any():
+            return scores, status
+        for place in self._with_gaps:
+            values = features[:, place]
+            strange = np.isnan(self.scored[place].points(values)) & ~np.isnan(values)
+            if strange.any():
+                status = all_ok_statuses(len(features)) if status is None else status
+                status[strange] = SampleStatus.FEATURE_INVALID
+        return scores, status
 
     def losses(self, features: Floats, count: int) -> tuple[Positions, Floats]:
         """Return where samples lost the most points: the most that a feature can give, less what it gave.
@@ -234,30 +273,21 @@ class ScorecardPart:
         """Return the code that tells of points lost at a feature."""
         return self.scored[position].reason or self.scored[position].name
 
-    def _total(self, points: Floats) -> Floats:
-        total = np.zeros(len(points))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for column in points.T:
-                total += column
-            return (total + (0.0 if self.intercept is None else self.intercept.item()))[:, None]
-
     def _points(self, features: Floats) -> Floats:
         """Return each feature's points, shape (n_samples, n_features); NaN where a value is not scored."""
+        self._check(features)
+        points = np.empty((len(self.scored), len(features)))
+        for own, each, column in zip(points, self.scored, features.T, strict=True):
+            own[:] = each.points(np.ascontiguousarray(column))
+        return points.T
+
+    def _check(self, features: Floats) -> None:
         if features.ndim != 2 or features.shape[1] != len(self.scored):
             raise ValueError(f"features of shape {features.shape} for {len(self.scored)} features")
-        if not self.scored:
-            return np.zeros((len(features), 0))
-        return np.column_stack([each.points(column) for each, column in zip(self.scored, features.T, strict=True)])
 
 
-def _statuses_of(features: Floats, points: Floats) -> Statuses | None:
-    """Return why samples cannot be scored, by their values and the points of each; None where all can."""
-    unscored = np.isnan(points)
-    infinite = np.isinf(features)
-    if not (unscored.any() or infinite.any()):
-        return None
-    missing = np.isnan(features)
-    status = all_ok_statuses(len(features))
-    status[(unscored & missing).any(axis=1)] = SampleStatus.FEATURE_MISSING
-    status[((unscored & ~missing) | infinite).any(axis=1)] = SampleStatus.FEATURE_INVALID
-    return status
+def _total(features: Iterable[tuple[list[float], list[float], float]], row: list[float]) -> float:
+    total = 0.0
+    for (starts, points, if_missing), value in zip(features, row, strict=True):
+        total += if_missing if value != value else points[bisect.bisect_right(starts, value)]  # noqa: PLR0124  NaN
+    return total

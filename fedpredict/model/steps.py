@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,10 @@ from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
 from fedpredict.model.step import Program, Step, program_of, refused_infinities
 
-_Compiled = tuple[NDArray[np.intp], NDArray[np.intp], slice, Program]
-"""The places of a step's inputs, of those that must not have overflowed, of its outputs, and what computes it."""
+_Places = slice | NDArray[np.intp]
+_Compiled = tuple[_Places, _Places | None, slice, Program]
+"""The places of a step's inputs, of those that must not have overflowed (None: none), of its outputs, and what computes
+it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +39,7 @@ class StepsPart:
     steps: tuple[Step, ...]
     core: Part
     _compiled: tuple[_Compiled, ...] = field(init=False)
-    _read: NDArray[np.intp] = field(init=False)
+    _read: _Places = field(init=False)
     """The places of the columns that the core reads."""
 
     def __post_init__(self) -> None:
@@ -52,9 +54,8 @@ class StepsPart:
         compiled: list[_Compiled] = []
         for step, refused in zip(self.steps, refused_infinities(self.steps), strict=True):
             self._check_inputs(step, place)
-            inputs, grown = (
-                np.array([place[name] for name in names], dtype=np.intp) for names in (step.inputs, refused)
-            )
+            inputs = _slice_or_places([place[name] for name in step.inputs])
+            grown = _slice_or_places([place[name] for name in refused]) if refused else None
             start = len(place)
             place |= {name: start + position for position, name in enumerate(step.outputs)}
             if len(place) != start + len(step.outputs):
@@ -62,7 +63,7 @@ class StepsPart:
             compiled.append((inputs, grown, slice(start, len(place)), program_of(step)))
         self._check_core(place)
         object.__setattr__(self, "_compiled", tuple(compiled))
-        object.__setattr__(self, "_read", np.array([place[name] for name in self.core.features], dtype=np.intp))
+        object.__setattr__(self, "_read", _slice_or_places([place[name] for name in self.core.features]))
 
     def _check_inputs(self, step: Step, known: Mapping[str, int]) -> None:
         unknown = [name for name in step.inputs if name not in known]
@@ -137,18 +138,25 @@ class StepsPart:
         if features.ndim != 2 or features.shape[1] != len(self.features):
             raise ValueError(f"features of shape {features.shape} for {len(self.features)} features")
         width = self._compiled[-1][2].stop if self._compiled else len(self.features)
-        columns = np.empty((len(features), width))
-        columns[:, : len(self.features)] = features
+        columns = np.empty((width, len(features)))  # a column's numbers side by side, because steps go by columns
+        columns[: len(self.features)] = features.T
         missing: Bools | None = None
         invalid: Bools | None = None
         with np.errstate(all="ignore"):
             for inputs, grown, outputs, program in self._compiled:
-                if len(grown) and not all_finite(given := columns.take(grown, axis=1)):
-                    invalid = _either(invalid, np.asarray(np.isinf(given).any(axis=1), dtype=np.bool_))
-                derived = program(columns.take(inputs, axis=1))
-                columns[:, outputs] = derived.values
+                if grown is not None and not all_finite(given := columns[grown]):
+                    invalid = _either(invalid, np.asarray(np.isinf(given).any(axis=0), dtype=np.bool_))
+                derived = program(columns[inputs].T)
+                columns[outputs] = derived.values.T
                 missing, invalid = _either(missing, derived.missing), _either(invalid, derived.invalid)
-        return columns.take(self._read, axis=1), missing, invalid
+        return columns[self._read].T, missing, invalid
+
+
+def _slice_or_places(places: Sequence[int]) -> _Places:
+    """Return how columns are taken: by a slice where they stand side by side, which copies nothing."""
+    if places and list(places) == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return np.array(places, dtype=np.intp)
 
 
 def _with_verdicts(

@@ -74,7 +74,8 @@ class TreeHead:
     @property
     def n_bytes(self) -> int:
         """The memory of all arrays."""
-        return self.values.nbytes + self.output.nbytes + 4 * self.n_leaves.nbytes
+        arrays = (self.values, self.output, self.n_leaves, self.first_word, self.first_leaf, self.intercept)
+        return sum(each.nbytes for each in arrays)
 
     def raw_scores(self, shares: Mapping[str, Floats]) -> HeadScores:
         """Return the sum of the leaves that all parties leave, and the base score.
