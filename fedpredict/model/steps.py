@@ -12,7 +12,8 @@ from fedpredict.model.arrays import Bools, Floats, Statuses, all_finite, any_tru
 from fedpredict.model.combination import Combination, combination_of
 from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
-from fedpredict.model.step import Program, Step, program_of
+from fedpredict.model.step import Step
+from fedpredict.model.step_programs import Program, program_of
 
 _Compiled = tuple[slice | NDArray[np.intp], slice, Program]
 """The places of a step's inputs, those of its outputs, and what computes it."""
