@@ -41,9 +41,15 @@ def cumulative_logit(raw: Floats, *thresholds: float) -> Floats:
     >>> cumulative_logit(np.array([[0.0]]), 0.0)
     array([[0.5, 0.5]])
     """
-    below, above = _around(raw, thresholds)
-    with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(_gaps(thresholds) / (1.0 + np.exp(-above)) / (1.0 + np.exp(below)), dtype=np.float64)
+    predictions = np.ones((len(raw), len(thresholds) + 1))
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        odds = np.exp(np.array(thresholds) - raw)  # one pass of exp for both sigmoids of a threshold
+        predictions[:, 1:] /= 1.0 + odds
+        np.divide(1.0, odds, out=odds)
+        odds += 1.0
+        predictions[:, :-1] /= odds
+    predictions *= _gaps(thresholds)
+    return predictions
 
 
 def cumulative_cloglog(raw: Floats, *thresholds: float) -> Floats:

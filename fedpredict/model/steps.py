@@ -12,7 +12,8 @@ from fedpredict.model.arrays import Bools, Floats, Statuses, all_finite, any_tru
 from fedpredict.model.combination import Combination, combination_of
 from fedpredict.model.part import Family, Part
 from fedpredict.model.share import SampleStatus, all_ok_statuses
-from fedpredict.model.step import Program, Step, program_of, refused_infinities
+from fedpredict.model.step import Step, refused_infinities
+from fedpredict.model.step_programs import Program, program_of
 
 _Places = slice | NDArray[np.intp]
 _Compiled = tuple[_Places, _Places | None, slice, Program]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from freeports import free_ports
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
@@ -37,6 +39,8 @@ INITIATOR, CLIENT, MODEL, VIEW = "bank", "risk-system", "m", "people"
 N_FEATURES = 10
 STARTS_IN_S, STOPS_IN_S = 90.0, 20.0
 TRAINING_ROWS = 2_000
+N_TREES, DEPTH = 100, 6
+"""Of all parties together."""
 
 # wrk has no client certificate: the HTTP edge is plain text on loopback, every link between parties mutual TLS.
 PLAIN_EDGE = "http_insecure = true\n"
@@ -51,6 +55,8 @@ class Layout:
     own_features: int = 0
     n_ids: int = 100_000
     n_models: int = 1
+    trees: bool = False
+    """Whether models are boosted trees, each of features of one party, instead of linear."""
 
     @property
     def owners(self) -> dict[str, list[str]]:
@@ -65,6 +71,7 @@ class Layout:
 
 
 TWO = Layout("two")
+TREES = Layout("trees", trees=True)
 HUNDRED = Layout("hundred", n_models=100)
 FIVE = Layout("five", participants=("lab", "shop", "post", "road", "mill"))
 OWN = Layout("own", participants=("lab",), own_features=100)
@@ -107,8 +114,7 @@ class Federation:
     http_port: int = 0
     grpc_port: int = 0
     offers_http: bool = True
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
-    intercepts: dict[str, float] = field(default_factory=dict)
+    trained: dict[str, LogisticRegression | HistGradientBoostingClassifier] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -149,7 +155,10 @@ class Federation:
 
     def expected(self, rows: np.ndarray, model: str = MODEL) -> np.ndarray:
         """Return what the joint model predicts: the truth, computed without any of our code."""
-        return 1.0 / (1.0 + np.exp(-(self.features(rows) @ self.weights[model] + self.intercepts[model])))
+        features, trained = self.features(rows), self.trained[model]
+        if self.layout.trees:
+            return trained.predict_proba(features)[:, 1]
+        return 1.0 / (1.0 + np.exp(-(features @ trained.coef_[0] + trained.intercept_[0])))
 
     def set_up(self) -> None:
         """Make certificates, settings, snapshots and parameter tables."""
@@ -229,16 +238,26 @@ class Federation:
         random = np.random.default_rng(self.layout.models.index(model))
         rows = self.features(np.arange(TRAINING_ROWS, dtype=np.float64))
         target = rows @ random.normal(size=rows.shape[1]) + random.normal(size=len(rows)) > 0.1
-        trained = LogisticRegression(max_iter=50).fit(rows, target)
-        trained.feature_names_in_ = np.array(self.names, dtype=object)
-        self.weights[model], self.intercepts[model] = trained.coef_[0], float(trained.intercept_[0])
+        trained = self._estimator().fit(rows, target)
+        self.trained[model] = trained
+        saved = copy.copy(trained)
+        saved.feature_names_in_ = np.array(self.names, dtype=object)
         folder = parts / model
         folder.mkdir()
-        joblib.dump(trained, folder / "joint.joblib")
+        joblib.dump(saved, folder / "joint.joblib")
         cuts = [f"{party}={','.join(names)}" for party, names in self.layout.owners.items()]
         owners = [word for cut in cuts for word in ("--party", cut)]
         identity = ("--model-id", model, "--training-run", "bench-1", "--intercept", next(iter(self.layout.owners)))
         return self._words("model", "split", folder / "joint.joblib", *owners, *identity, "--out", folder)
+
+    def _estimator(self) -> LogisticRegression | HistGradientBoostingClassifier:
+        if not self.layout.trees:
+            return LogisticRegression(max_iter=50)
+        owned = [[self.names.index(name) for name in names] for names in self.layout.owners.values()]
+        return HistGradientBoostingClassifier(
+            max_iter=N_TREES, max_depth=DEPTH, max_leaf_nodes=2**DEPTH, min_samples_leaf=5, early_stopping=False,
+            interaction_cst=owned,
+        )  # fmt: skip
 
     def _keep_settings(self) -> None:
         for path in self.home.glob("*/*.toml"):

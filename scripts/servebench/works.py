@@ -30,7 +30,7 @@ from servebench.bench import (
     post,
     rows_of,
 )
-from servebench.federation import FIVE, HUNDRED, INITIATOR, MILLION, MODEL, OWN, TWO, Federation, Layout
+from servebench.federation import FIVE, HUNDRED, INITIATOR, MILLION, MODEL, OWN, TREES, TWO, Federation, Layout
 from servebench.overload import overload
 from servebench.reference import ratios
 from servebench.result import Line, line_of, middle
@@ -83,7 +83,7 @@ class Http:
             yield line_of(self.name, count, self.rows, measured, tls=bench.tls, **beside)
 
 
-def json_work(name: str, rows: int, connections: tuple[int, ...]) -> Http:
+def json_work(name: str, rows: int, connections: tuple[int, ...], layout: Layout = TWO) -> Http:
     """Return the work of asking for predictions in JSON, by id."""
 
     def pack(bench: Bench, federation: Federation) -> tuple[str, Path]:
@@ -92,7 +92,7 @@ def json_work(name: str, rows: int, connections: tuple[int, ...]) -> Http:
         asked = rows_of(rows, federation.layout.n_ids, count)
         return url, bench.pack(name, url, [json_body(ids_of(each)) for each in asked])
 
-    return Http(name, TWO, rows, connections, check_json, pack)
+    return Http(name, layout, rows, connections, check_json, pack)
 
 
 def grpc_work(
@@ -252,6 +252,8 @@ def memory(bench: Bench) -> Iterator[Line]:
 WORKS: dict[str, Work] = {
     "json-1": json_work("json-1", ONE_ROW, (1, 8, 32, 64, 256)),
     "json-1000": json_work("json-1000", MANY_ROWS, (1, 4, 16)),
+    "trees-1": json_work("trees-1", ONE_ROW, (1, 8, 32, 64), TREES),
+    "trees-1000": json_work("trees-1000", MANY_ROWS, (1, 4), TREES),
     "grpc-unary": grpc_work("grpc-unary", ONE_ROW, 64, grpc_load.unary, check_client),
     "grpc-stream": grpc_work("grpc-stream", ONE_ROW, 64, grpc_load.stream, check_stream),
     "grpc-arrow-1000": grpc_work("grpc-arrow-1000", MANY_ROWS, 4, grpc_load.columnar, check_arrow),
