@@ -1,7 +1,7 @@
 """Real servers for the tests that are marked for one: where they are, and a database of one's own in them.
 
-`FEDPREDICT_TEST_SPARK` and `FEDPREDICT_TEST_HIVE` hold "host:port" (`scripts/services up spark` prints it). Without its
-address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it, they fail.
+`FEDPREDICT_TEST_SPARK`, `_HIVE`, `_REDIS` and `_POSTGRES` hold "host:port" (`scripts/services up spark` prints it). Without
+its address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it, they fail.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ from fedpredict.warehouse.hive_settings import HiveSettings
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-SERVERS = ("spark", "hive")
+SERVERS = ("spark", "hive", "redis", "postgres")
+POSTGRES_PASSWORD = "fedpredict"
+"""Of the user `fedpredict` of the server that `scripts/services` starts."""
 DESELECTED = pytest.StashKey[dict[str, int]]()
 
 
 def _address(server: str) -> str | None:
     return os.environ.get(f"FEDPREDICT_TEST_{server.upper()}")
+
+
+def _server_address(server: str) -> str:
+    address = _address(server)
+    if not address:
+        pytest.fail(f"FEDPREDICT_TEST_REQUIRE names {server}, but FEDPREDICT_TEST_{server.upper()} has no address")
+    return address
 
 
 def _is_required(server: str) -> bool:
@@ -75,10 +84,7 @@ def server_database() -> Iterator[Callable[[str], HiveSettings]]:
     made: list[HiveSettings] = []
 
     def make(server: str) -> HiveSettings:
-        address = _address(server)
-        if not address:
-            pytest.fail(f"FEDPREDICT_TEST_REQUIRE names {server}, but FEDPREDICT_TEST_{server.upper()} has no address")
-        host, _, port = address.rpartition(":")
+        host, _, port = _server_address(server).rpartition(":")
         settings = HiveSettings(host=host, port=int(port), database=f"test_{uuid.uuid4().hex}")
         HiveWarehouse(settings).create_database()
         made.append(settings)
@@ -95,3 +101,36 @@ def server_database() -> Iterator[Callable[[str], HiveSettings]]:
                 raise
         finally:
             session.close()
+
+
+@pytest.fixture(scope="session")
+def redis_address() -> str:
+    """host:port of a Redis that tests share: each takes a prefix of its own."""
+    return _server_address("redis")
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[Callable[[], str]]:
+    """Give a function that makes a new database and returns its URL without the password; all are dropped at the end."""
+    import sqlalchemy as sa
+
+    made: list[str] = []
+    engines: list[sa.Engine] = []
+
+    def execute(statement: str) -> None:
+        if not engines:
+            url = f"postgresql+psycopg://fedpredict:{POSTGRES_PASSWORD}@{_server_address('postgres')}/postgres"
+            engines.append(sa.create_engine(url, isolation_level="AUTOCOMMIT"))
+        with engines[0].connect() as connection:
+            connection.execute(sa.text(statement))
+
+    def make() -> str:
+        made.append(f"test_{uuid.uuid4().hex}")
+        execute(f'CREATE DATABASE "{made[-1]}"')
+        return f"postgresql+psycopg://fedpredict@{_server_address('postgres')}/{made[-1]}"
+
+    yield make
+    for name in made:
+        execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    for engine in engines:
+        engine.dispose()
