@@ -1,7 +1,8 @@
 """Real servers for the tests that are marked for one: where they are, and a database of one's own in them.
 
-`FEDPREDICT_TEST_SPARK`, `_HIVE`, `_REDIS` and `_POSTGRES` hold "host:port" (`scripts/services up spark` prints it). Without
-its address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it, they fail.
+`FEDPREDICT_TEST_SPARK`, `_HIVE`, `_REDIS` and `_POSTGRES` hold "host:port" (`scripts/services up spark` prints it).
+Without its address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it,
+they fail.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 SERVERS = ("spark", "hive", "redis", "postgres")
-POSTGRES_PASSWORD = "fedpredict"
+POSTGRES_PASSWORD = "fedpredict"  # noqa: S105
 """Of the user `fedpredict` of the server that `scripts/services` starts."""
 DESELECTED = pytest.StashKey[dict[str, int]]()
 
@@ -111,7 +112,7 @@ def redis_address() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_database() -> Iterator[Callable[[], str]]:
-    """Give a function that makes a new database and returns its URL without the password; all are dropped at the end."""
+    """Give a function that makes a new database and returns its URL without password; all are dropped at the end."""
     import sqlalchemy as sa
 
     made: list[str] = []

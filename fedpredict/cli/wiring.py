@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
+REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
 LoadedParty: TypeAlias = Loaded[ParticipantSettings] | Loaded[InitiatorSettings]
@@ -121,7 +122,7 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     """Return the store that serves a party's features."""
     from fedpredict.features.open import open_store  # noqa: PLC0415
 
-    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
 def create_database(path: Path | None) -> str:

@@ -44,6 +44,13 @@ class OnlineStore(Protocol):
     """
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is another server's: calls wait for the network, and what it holds may vanish there.
+
+        `snapshot_of` waits for nothing: it tells what was seen last.
+        """
+
+    @property
     def held(self) -> frozenset[tuple[str, int]]:
         """The view versions that the store holds: those served, and those that an earlier process left behind."""
 
@@ -63,7 +70,9 @@ class OnlineStore(Protocol):
     def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
         """Serve a snapshot: as another process left it, else with the rows that `read` returns.
 
-        Of several processes that share a store and ask at the same time, one reads and the others wait for it.
+        Of several processes that share a store and ask at the same time, one reads and the others wait for it. Where
+        the store is remote and a newer snapshot is served there, it stays. Asking again for what is served makes good
+        what a remote store has lost.
 
         Args:
             snapshot: What to serve of its view version.

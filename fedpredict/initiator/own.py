@@ -11,6 +11,7 @@ from fedpredict.features.base import OnlineStore
 from fedpredict.model.head import Heads
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.heads import HeadLoader
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
@@ -40,6 +41,7 @@ async def open_own(
     *,
     poll_s: float,
     keep_versions: int,
+    freshness: FreshnessSettings,
     measured: StoreMetrics,
     has_heads: bool,
 ) -> AsyncIterator[Own]:
@@ -51,6 +53,7 @@ async def open_own(
         store: Where its features are served from.
         poll_s: Seconds between two looks for what is new.
         keep_versions: Versions of a model, and heads of one, that stay loaded.
+        freshness: By view, how old features may be.
         measured: Gets to know the store.
         has_heads: Whether heads are looked for.
     """
@@ -66,6 +69,7 @@ async def open_own(
     poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        yield Own(LocalParty(party, lambda: loader.state, store), lambda: heads.shelf)
+        own = LocalParty(party, lambda: loader.state, store, freshness=freshness)
+        yield Own(own, lambda: heads.shelf)
     finally:
         await asyncio.to_thread(poller.stop)
