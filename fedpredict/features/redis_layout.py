@@ -17,6 +17,7 @@ plus one where the id is ambiguous. Text is a position in the column's texts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,36 +33,24 @@ from fedpredict.features.base import FeatureRows
 from fedpredict.features.build import BLOCK_BYTES, TableParts
 from fedpredict.features.hashing import Hashes, IdHash
 from fedpredict.features.redis_connection import Script, Word
+from fedpredict.features.table import FEW
 from fedpredict.features.texts import Texts
 from fedpredict.model.arrays import Bools
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature
 from fedpredict.warehouse.base import ColumnType
 
-ROWS_PER_BUCKET = 400
-"""On average. A hash of Redis has a power of two of slots: so few leave it below 512."""
-MAX_BUCKETS = 16_384
-"""So that a script that looks at all of them takes some milliseconds."""
+ROWS_PER_BUCKET = 16_000
+"""On average. A hash of Redis has a power of two of slots: so many need 16,384."""
+MAX_BUCKETS = 256
+"""So few that a thousand ids take few commands, and that a script may look at all of them."""
 MARK = b""
 """The field that every bucket has and no sample id is."""
 _TEXT = "text:"
 _HALF = np.uint64(32)
 
+Command: TypeAlias = list[Word]
 _Chosen: TypeAlias = tuple[NDArray[np.intp], Mapping[str, Texts] | None]
-
-READ = Script("""
-local token = redis.call('HGET', KEYS[1], 'token')
-if not token then return redis.status_reply('GONE') end
-if token ~= ARGV[1] then return redis.status_reply('MOVED') end
-local base, n, rows = KEYS[1] .. ':' .. token .. ':', (#ARGV - 1) / 2, {}
-for i = 1, n do
-  local found = redis.call('HMGET', base .. ARGV[1 + i], '', ARGV[1 + n + i])
-  if not found[1] then return redis.status_reply('TORN') end
-  rows[i] = found[2]
-end
-return rows
-""")
-"""Pointer; token, a bucket per id, the ids -> a row or nothing per id, or why there are none."""
 
 LOOK = Script("""
 local served = redis.call('HMGET', KEYS[1], 'token', 'buckets')
@@ -163,27 +152,25 @@ def meta_of(parts: TableParts) -> dict[str, bytes]:
     return fields | {_TEXT + column: _packed_texts(texts) for column, texts in parts.texts.items()}
 
 
-def commands_of(parts: TableParts, keys: Keys, token: str, ttl_s: int) -> Iterator[tuple[list[list[Word]], int]]:
-    """Return the commands that write the buckets, some at a time, each with the number of fields that it makes.
+def commands_of(parts: TableParts, keys: Keys, token: str, ttl_s: int) -> Iterator[tuple[list[Command], int]]:
+    """Return the commands that write the buckets, some rows at a time, each with the number of fields that it makes.
 
     Keys live `ttl_s` seconds, unless the snapshot is committed before.
     """
     n_rows, width = len(parts.rows), 8 * (len(parts.columns) + 1)
     n_buckets = n_buckets_of(n_rows)
     starts = np.searchsorted(buckets_of(parts.hashes, n_buckets), np.arange(n_buckets + 1)).tolist()
-    step = max(1, BLOCK_BYTES // (width * ROWS_PER_BUCKET))
-    for first in range(0, n_buckets, step):
-        last = min(first + step, n_buckets)
-        begin, end = starts[first], starts[last]
-        data, ids = _packed_rows(parts, begin, end), list(parts.sample_ids.cut(begin, end))
-        commands: list[list[Word]] = []
-        for bucket in range(first, last):
-            key = keys.part(token, bucket)
-            command: list[Word] = ["HSET", key, MARK, starts[bucket + 1] - starts[bucket]]
-            for row in range(starts[bucket] - begin, starts[bucket + 1] - begin):
-                command += (ids[row], data[row * width : (row + 1) * width])
-            commands += [command, ["EXPIRE", key, ttl_s]]
-        yield commands, end - begin + last - first
+    step = max(1, BLOCK_BYTES // width)
+    for bucket, (first, last) in enumerate(itertools.pairwise(starts)):
+        key = keys.part(token, bucket)
+        yield [["HSET", key, MARK, last - first], ["EXPIRE", key, ttl_s]], 1
+        for begin in range(first, last, step):
+            end = min(begin + step, last)
+            data = _packed_rows(parts, begin, end)
+            command: Command = ["HSET", key]
+            for row, sample_id in enumerate(parts.sample_ids.cut(begin, end)):
+                command += (sample_id, data[row * width : (row + 1) * width])
+            yield [command], end - begin
 
 
 def _packed_rows(parts: TableParts, begin: int, end: int) -> bytes:
@@ -230,6 +217,11 @@ class ServedSnapshot:
         except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"what stands in Redis as snapshot {token} is of another kind: {error!r}") from error
 
+    @property
+    def token_bytes(self) -> bytes:
+        """As Redis returns it."""
+        return self.token.encode()
+
     def chosen(self, columns: Sequence[str]) -> _Chosen:
         """Return where columns stand in a row, and the texts of those that are text; the same object each time.
 
@@ -248,17 +240,16 @@ class ServedSnapshot:
             known = self._chosen.setdefault(key, (places, texts or None))
         return known
 
-    def questions(self, sample_ids: SampleIds, few: int) -> list[Word]:
-        """Return what the script READ is asked for ids: their buckets, then themselves."""
-        ids = list(sample_ids)
-        if len(ids) <= few:
-            hashes = np.array(self.hashing.few(ids), dtype=np.uint64)
-        else:
-            hashes = self.hashing.many(sample_ids).hashes
-        return [*buckets_of(hashes, self.n_buckets).tolist(), *ids]
+    def groups(self, ids: Sequence[bytes]) -> dict[int, list[int]]:
+        """Return by bucket which of some ids it has, if it has them; by their places."""
+        hashes = self.hashing.few(ids) if len(ids) <= FEW else self.hashing.many(SampleIds.of(ids)).hashes
+        groups: dict[int, list[int]] = {}
+        for place, bucket in enumerate(buckets_of(np.array(hashes, dtype=np.uint64), self.n_buckets).tolist()):
+            groups.setdefault(bucket, []).append(place)
+        return groups
 
     def rows(self, found: Sequence[bytes | None], columns: Sequence[str]) -> FeatureRows:
-        """Return what READ returned for all ids as features.
+        """Return rows, or None for ids that have none, as features.
 
         Raises:
             StoreError: A row has another length than the columns give.

@@ -1,8 +1,9 @@
 """The online store in Redis or Valkey: one copy for processes on any number of machines (ADR 0029).
 
 A snapshot is written under keys of its own, which expire by themselves until one script puts them in the place of those
-before. A reader asks for rows of the snapshot that it knows; the same script that finds them sees whether that is still
-the one that is served, and whether the rows' buckets are there: so a reader gets rows of one whole snapshot, or none.
+before. A reader asks at once which snapshot is served, for rows of the one that it knows, and for the marks of their
+buckets. Keys are never changed once they are committed: so it gets rows of one whole snapshot, or knows that it has to
+ask again, or that Redis has lost some.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from fedpredict.features.redis_layout import (
     COMMIT,
     DROP,
     LOOK,
-    READ,
+    MARK,
     RENEW,
     UNLOCK,
+    Command,
     Keys,
     ServedSnapshot,
     commands_of,
     meta_of,
     n_buckets_of,
 )
-from fedpredict.features.table import FEW
 from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.heap import give_back_memory
@@ -44,7 +45,7 @@ from fedpredict.tables.views import Snapshot
 logger = logging.getLogger(__name__)
 
 IDS_PER_CALL = 4_096
-"""So many ids are asked for at once; the server does nothing else meanwhile, for some milliseconds."""
+"""So many ids are asked for at once, to bound what stands in both ends' buffers."""
 UNFINISHED_S = 3_600
 """How long a snapshot may take to be written; what a killed writer leaves is gone after that."""
 RETRY_S = 0.5
@@ -174,21 +175,15 @@ class RedisStore(OnlineStore):
         """Return the ids' rows; None where another snapshot is served by now, or none."""
         lengths = ids.lengths
         usable = (lengths > 0) & (lengths <= MAX_SAMPLE_ID_BYTES)
-        asked = ids.select(usable)
+        asked = list(ids.select(usable))
         found: list[bytes | None] = []
         for begin in range(0, len(asked), IDS_PER_CALL):
-            some = asked.cut(begin, min(begin + IDS_PER_CALL, len(asked)))
-            words: list[Word] = [served.token, *served.questions(some, FEW)]
-            reply = self._connection.run(READ, [self._keys(*name).pointer], words)
-            if isinstance(reply, bytes):
-                self._forget(name, served)
-                if reply == b"TORN":
-                    raise ModelNotReadyError(
-                        f"Redis at {self._connection.name} has lost a part of snapshot {served.snapshot.snapshot} of "
-                        f"view {name[0]}; it is published again"
-                    )
+            some = self._some_rows(name, served, asked[begin : begin + IDS_PER_CALL])
+            if some is None:
+                if self._served.get(name) is served:
+                    self._served.pop(name, None)
                 return None
-            found += reply
+            found += some
         if len(asked) == len(ids):
             return found
         of_all: list[bytes | None] = [None] * len(ids)
@@ -196,9 +191,27 @@ class RedisStore(OnlineStore):
             of_all[place] = row
         return of_all
 
-    def _forget(self, name: tuple[str, int], served: ServedSnapshot) -> None:
-        if self._served.get(name) is served:
-            self._served.pop(name, None)
+    def _some_rows(self, name: tuple[str, int], served: ServedSnapshot, ids: list[bytes]) -> list[bytes | None] | None:
+        """Ask once: which snapshot is served, and for each bucket whether it is there and its rows."""
+        keys = self._keys(*name)
+        pointer: Command = ["HGET", keys.pointer, "token"]
+        commands, groups = [pointer], served.groups(ids)
+        for bucket, places in groups.items():
+            commands.append(["HMGET", keys.part(served.token, bucket), MARK, *[ids[place] for place in places]])
+        (token, *answers) = self._connection.send(commands)
+        found: list[bytes | None] = [None] * len(ids)
+        for places, (mark, *rows) in zip(groups.values(), answers, strict=True):
+            if mark is None:  # replaced while we asked, or lost
+                token = self._connection.send([pointer])[0] if token == served.token_bytes else token
+                if token == served.token_bytes:
+                    raise ModelNotReadyError(
+                        f"Redis at {self._connection.name} has lost a part of snapshot {served.snapshot.snapshot} of "
+                        f"view {name[0]}; it is published again"
+                    )
+                return None
+            for place, row in zip(places, rows, strict=True):
+                found[place] = row
+        return found if token == served.token_bytes else None
 
     def _load(self, name: tuple[str, int], connection: RedisConnection) -> ServedSnapshot | None:
         """Return what is served, as its keys say, and know it from now on; None where nothing is, or is whole."""
@@ -255,13 +268,13 @@ class RedisStore(OnlineStore):
         fields: list[Word] = [word for pair in meta_of(parts).items() for word in pair]
         self._writing.send([["HSET", meta, *fields], ["EXPIRE", meta, UNFINISHED_S]])
         for commands, n_fields in commands_of(parts, keys, token, UNFINISHED_S):
-            if sum(self._writing.send(commands)[::2]) != n_fields:
+            if self._writing.send(commands)[0] != n_fields:
                 raise self._lost(parts.snapshot)
 
     def _lost(self, snapshot: Snapshot) -> StoreError:
         return StoreError(
-            f"Redis at {self._writing.name} lost a part of snapshot {snapshot.snapshot} before it was written, which may "
-            f"take {UNFINISHED_S} s; it is tried again"
+            f"Redis at {self._writing.name} lost a part of snapshot {snapshot.snapshot} while that was written, which "
+            f"may take {UNFINISHED_S} s; it is tried again"
         )
 
     def _remove(self, keys: Keys, token: str, n_buckets: int) -> None:
