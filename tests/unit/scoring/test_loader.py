@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from typing_extensions import override
 
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.mapped import MappedStore
@@ -38,10 +39,13 @@ FIRST, SECOND = "20260101T000000.000000Z", "20260102T000000.000000Z"
 class World:
     """A warehouse on the disk, and a loader that reads it."""
 
-    def __init__(self, folder: Path, keep_versions: int = 3, *, is_mapped: bool = False) -> None:
+    def __init__(
+        self, folder: Path, keep_versions: int = 3, *, is_mapped: bool = False, store: OnlineStore | None = None
+    ) -> None:
         self.folder = folder
         self.warehouse = LocalWarehouse(folder)
-        self.store: OnlineStore = MappedStore(folder.with_name("store")) if is_mapped else MemoryStore()
+        own: OnlineStore = MappedStore(folder.with_name("store")) if is_mapped else MemoryStore()
+        self.store = own if store is None else store
         self.loader = ModelLoader(self.warehouse, "lab", self.store, keep_versions=keep_versions)
 
     def convert(
@@ -80,6 +84,31 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path / "warehouse")
+
+
+class ForgetfulStore(MemoryStore):
+    """As if at another server."""
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return True
+
+
+def test_what_a_remote_store_lost_is_published_again_at_the_next_look_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    world = World(tmp_path / "warehouse", store=ForgetfulStore())
+    world.load(FIRST, 30.0)
+    world.convert("credit", 2.0)
+    for _ in range(3):
+        world.loader.refresh()
+        assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 30.0
+    assert [record.message for record in caplog.records].count("snapshot.loaded") == 1
+    world.store.drop("people", 1)
+    world.loader.refresh()
+    assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 30.0
 
 
 def test_models_and_the_snapshot_they_need_are_loaded(world: World) -> None:
