@@ -112,26 +112,27 @@ def redis_address() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_database() -> Iterator[Callable[[], str]]:
-    """Give a function that makes a new database and returns its URL without password; all are dropped at the end."""
+    """Give a function that empties a database of these tests' own and returns its URL without password."""
     import sqlalchemy as sa
 
-    made: list[str] = []
-    engines: list[sa.Engine] = []
+    engines: dict[str, sa.Engine] = {}
+    name = f"test_{uuid.uuid4().hex}"
 
-    def execute(statement: str) -> None:
+    def execute(database: str, *statements: str) -> None:
+        if database not in engines:
+            url = f"postgresql+psycopg://fedpredict:{POSTGRES_PASSWORD}@{_server_address('postgres')}/{database}"
+            engines[database] = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engines[database].connect() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    def empty() -> str:
         if not engines:
-            url = f"postgresql+psycopg://fedpredict:{POSTGRES_PASSWORD}@{_server_address('postgres')}/postgres"
-            engines.append(sa.create_engine(url, isolation_level="AUTOCOMMIT"))
-        with engines[0].connect() as connection:
-            connection.execute(sa.text(statement))
+            execute("postgres", f'CREATE DATABASE "{name}"')
+        # a database for each test would take half a second to drop
+        execute(name, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        return f"postgresql+psycopg://fedpredict@{_server_address('postgres')}/{name}"
 
-    def make() -> str:
-        made.append(f"test_{uuid.uuid4().hex}")
-        execute(f'CREATE DATABASE "{made[-1]}"')
-        return f"postgresql+psycopg://fedpredict@{_server_address('postgres')}/{made[-1]}"
-
-    yield make
-    for name in made:
-        execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    for engine in engines:
-        engine.dispose()
+    yield empty
+    if engines:
+        execute("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -29,6 +29,7 @@ from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
+STATE_PASSWORD = "FEDPREDICT_STATE_PASSWORD"  # noqa: S105
 REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
@@ -152,7 +154,10 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
-    return open_pin_store(loaded.settings.state, loaded.base)
+    known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
+    if known is None and file is not None:
+        known = read_password(loaded.base / file, "state_password_file")
+    return open_pin_store(loaded.settings.state, loaded.base, known)
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:

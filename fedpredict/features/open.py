@@ -9,6 +9,7 @@ from fedpredict.features.base import OnlineStore
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.features.settings import StoreSettings
+from fedpredict.security.passwords import read_password
 
 WRITE_TIMEOUT_S = 60.0
 """For a piece of a snapshot, or for the script that replaces one."""
@@ -41,7 +42,7 @@ def _redis_store(settings: StoreSettings, base: Path, party: str, password: str 
     except ModuleNotFoundError as error:
         raise ConfigError("store: Redis's driver is not installed: pip install 'fedpredict[redis]'") from error
     if password is None and settings.password_file is not None:
-        password = _read_password(base / settings.password_file)
+        password = read_password(base / settings.password_file, "store.password_file")
     tls_ca = None if settings.tls_ca is None else base / settings.tls_ca
     if tls_ca is not None and not tls_ca.is_file():
         raise ConfigError(f"store.tls_ca is {tls_ca}, which is no file")
@@ -52,10 +53,3 @@ def _redis_store(settings: StoreSettings, base: Path, party: str, password: str 
 
     writing = connection(max(settings.timeout_s, WRITE_TIMEOUT_S))
     return RedisStore(connection(settings.timeout_s), f"{settings.prefix}:{{{party}}}", writing=writing)
-
-
-def _read_password(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"store.password_file: {path} cannot be read: {error}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
@@ -156,7 +158,9 @@ class InitiatorSettings(_Settings):
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
-    """SQLAlchemy URL of the database that holds the pins."""
+    """SQLAlchemy URL of the database that holds the pins; never with a password."""
+    state_password_file: Path | None = None
+    """A file whose first line is the password of `state`; or the environment holds it."""
     deadline_s: Seconds = 2.0
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
@@ -196,6 +200,13 @@ class InitiatorSettings(_Settings):
     def models_with_head(self) -> tuple[str, ...]:
         """The models whose head this initiator holds, sorted."""
         return tuple(sorted(model_id for model_id, model in self.models.items() if model.head))
+
+    @model_validator(mode="after")
+    def _state_has_no_password(self) -> InitiatorSettings:
+        parts = urlsplit(self.state)
+        if parts.password is not None or "password" in parse_qs(parts.query):
+            raise ValueError("state: holds a password; write it into a file and name that as state_password_file")
+        return self
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:
