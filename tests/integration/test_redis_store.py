@@ -21,23 +21,27 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedpredict.errors import ConfigError, ModelNotReadyError, StoreError
+from fedpredict.errors import Code, ConfigError, FedPredictError, ModelNotReadyError, StoreError, public_status
 from fedpredict.features.open import open_store
 from fedpredict.features.redis_connection import RedisAddress, RedisConnection, Word
 from fedpredict.features.redis_layout import MARK, commands_of, n_buckets_of
 from fedpredict.features.redis_store import RETRY_S, UNFINISHED_S, RedisStore
 from fedpredict.features.settings import StoreSettings
+from fedpredict.initiator.fanout import Dialler
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import ScoreQuery
+from fedpredict.model.scorer import PartyScorer, ScoreQuery
 from fedpredict.model.share import Mode
+from fedpredict.participant.server import ParticipantServer
+from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import publish_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.integration.federation import eventually
 from tests.unit.features.support import FIRST, SECOND, THIRD, numbered, snapshot_named
 
 pytestmark = pytest.mark.redis
@@ -279,43 +283,95 @@ def test_look_ups_at_a_redis_that_is_away_fail_at_once_and_recover_by_themselves
         own.stop()
 
 
-def test_a_party_is_not_ready_while_redis_is_empty_and_its_loader_publishes_again(
+class World:
+    """A warehouse with a linear model: twice the income and once the age."""
+
+    def __init__(self, folder: Path) -> None:
+        self.warehouse = LocalWarehouse(folder)
+        part = LinearPart(("income", "age"), np.array([[2.0], [1.0]]), None, np.zeros(1))
+        partial = PartialModel("credit", "run", "lab", Kind.LINEAR, (), True, part)
+        version, _ = publish_model(self.warehouse, partial, snapshot_named().view, "0" * 64)
+        self.query = ScoreQuery(
+            request_id="r",
+            model_id="credit",
+            manifest_sha256="cd" * 32,
+            params_sha256=version.params_sha256,
+            mode=Mode.NEARLINE,
+            sample_ids=SampleIds.of([b"u3", b"nobody"]),
+        )
+
+    def load(self, name: str, age: float) -> None:
+        """Publish a snapshot of 100 people."""
+        publish_snapshot(self.warehouse, snapshot_named().view, name, numbered(age=age))
+
+
+async def share_of(party: PartyScorer, query: ScoreQuery) -> list[float]:
+    reply = await party.score(query, deadline_s=5.0)
+    return [float(score) for score in reply.share.values[:, 0]]
+
+
+async def test_a_party_is_not_ready_while_redis_is_empty_and_its_loader_publishes_again(
     own: OwnRedis, tmp_path: Path
 ) -> None:
-    warehouse, store = LocalWarehouse(tmp_path), own.store()
-    view = snapshot_named().view
-    part = LinearPart(("income", "age"), np.array([[2.0], [1.0]]), None, np.zeros(1))
-    version, _ = publish_model(
-        warehouse, PartialModel("credit", "run", "lab", Kind.LINEAR, (), True, part), view, "0" * 64
-    )
-    publish_snapshot(warehouse, view, FIRST, numbered(age=5.0))
-    loader = ModelLoader(warehouse, "lab", store)
+    world, store = World(tmp_path), own.store()
+    world.load(FIRST, 5.0)
+    loader = ModelLoader(world.warehouse, "lab", store)
     party = LocalParty("lab", lambda: loader.state, store)
-    query = ScoreQuery(
-        request_id="r",
-        model_id="credit",
-        manifest_sha256="cd" * 32,
-        params_sha256=version.params_sha256,
-        mode=Mode.NEARLINE,
-        sample_ids=SampleIds.of([b"u3", b"nobody"]),
-    )
-
-    def share() -> list[float]:
-        reply = asyncio.run(party.score(query, deadline_s=5.0))
-        return [float(score) for score in reply.share.values[:, 0]]
-
     loader.refresh()
-    np.testing.assert_array_equal(share(), [11.0, np.nan])
+    np.testing.assert_array_equal(await share_of(party, world.query), [11.0, np.nan])
     own.send("FLUSHALL")
     with pytest.raises(ModelNotReadyError):
-        share()
+        await share_of(party, world.query)
     loader.refresh()
-    np.testing.assert_array_equal(share(), [11.0, np.nan])
+    np.testing.assert_array_equal(await share_of(party, world.query), [11.0, np.nan])
     assert loader.state.problems == {}
-    publish_snapshot(warehouse, view, SECOND, numbered(age=6.0))
+    world.load(SECOND, 6.0)
     loader.refresh()
-    np.testing.assert_array_equal(share(), [12.0, np.nan])
+    np.testing.assert_array_equal(await share_of(party, world.query), [12.0, np.nan])
     store.close()
+
+
+async def test_a_participant_serves_on_when_redis_goes_and_comes_back_empty(tmp_path: Path, redis_address: str) -> None:
+    own, world = OwnRedis(tmp_path / "redis"), World(tmp_path / "warehouse")
+    world.load(FIRST, 5.0)
+    own.start()
+    content = {
+        "party": "lab",
+        "insecure": True,
+        "listen": "127.0.0.1:0",
+        "poll_s": 0.05,
+        "warehouse": {"path": "unused"},
+        "callers": {"hospital": {"models": ["*"]}},
+        "store": {"kind": "redis", "url": f"redis://127.0.0.1:{own.port}", "timeout_s": 5.0},
+    }
+    settings = ParticipantSettings.model_validate(content)
+    store = open_store(settings.store, tmp_path, "lab")
+    try:
+        async with (
+            ParticipantServer(settings, world.warehouse, None, store=store) as server,
+            Dialler("hospital", None).dial("lab", server.address) as remote,
+        ):
+            await server.wait_read()
+            np.testing.assert_array_equal(await share_of(remote, world.query), [11.0, np.nan])
+
+            await asyncio.to_thread(own.stop)
+            for _ in range(3):
+                with pytest.raises(FedPredictError) as raised:
+                    await share_of(remote, world.query)
+                assert public_status(raised.value).code is Code.UNAVAILABLE
+            assert (await remote.describe("credit", deadline_s=5.0)).n_scores == 1
+
+            await asyncio.to_thread(own.start)
+
+            async def answers() -> bool:
+                try:
+                    return await share_of(remote, world.query) == pytest.approx([11.0, np.nan], nan_ok=True)
+                except FedPredictError:
+                    return False
+
+            await eventually(answers)
+    finally:
+        own.stop()
 
 
 def certificate_for_loopback(folder: Path) -> tuple[Path, Path]:
