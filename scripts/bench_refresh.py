@@ -1,7 +1,8 @@
 """scripts/bench refresh: what it takes to put a snapshot into an online store; one JSON object a line.
 
 - `publish`: from an Arrow table in memory to the snapshot that is served. `peak_mb` is the process's, the table of rows
-  (`table_mb`) among it; `store_mb` is what the store takes: a file, memory, or what Redis says it uses.
+  (`table_mb`) among it; `cpu_s` is its processor time; `store_mb` is what the store takes: a file, memory, or what
+  Redis says it uses.
 - `lookup`: then `ids` rows at a time, in microseconds: the median over different sets of ids.
 
 Each store is measured in a process of its own. A Redis is started for it, and stopped (scripts/services).
@@ -82,15 +83,16 @@ def _measure(kind: str, url: str | None, n_ids: int, n_features: int) -> None:
         store = open_store(StoreSettings.model_validate(fields), Path(folder), "bank")
         store.drop("people", 1)
         used = _used_mb(store, url)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         store.publish(Snapshot(view, "20260101T000000.000000Z", n_ids), rows)
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
         _print(
             work="publish",
             store=kind,
             rows=n_ids,
             features=n_features,
             seconds=round(seconds, 2),
+            cpu_s=round(busy, 2),
             per_s=round(n_ids / seconds),
             peak_mb=_peak_mb(),
             table_mb=rows.nbytes >> 20,
