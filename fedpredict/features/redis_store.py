@@ -69,9 +69,9 @@ class RedisStore(OnlineStore):
         """Ask for nothing yet.
 
         Args:
-            connection: For look-ups.
+            connection: For all that is answered at once.
             prefix: Of all keys: this party's alone. What is not of a view that is served is removed from it.
-            writing: For all else, with time enough; default: the same.
+            writing: For pieces of snapshots, with time enough; default: the same.
             clock: In seconds.
         """
         self._connection = connection
@@ -92,7 +92,7 @@ class RedisStore(OnlineStore):
     def held(self) -> frozenset[tuple[str, int]]:
         """What Redis lists; where it is away, what this process knows of."""
         try:
-            (names,) = self._writing.send([["SMEMBERS", f"{self._prefix}:views"]])
+            (names,) = self._connection.send([["SMEMBERS", f"{self._prefix}:views"]])
         except StoreError:
             return frozenset(self._served)
         pairs = (name.decode().rpartition(":") for name in names)
@@ -162,7 +162,7 @@ class RedisStore(OnlineStore):
 
     def _lookup(self, name: tuple[str, int], columns: Sequence[str], sample_ids: SampleIds) -> FeatureRows:
         for _ in range(_TRIES):
-            served = self._served.get(name) or self._load(name, self._connection)
+            served = self._served.get(name) or self._load(name)
             if served is None:
                 break
             served.chosen(columns)
@@ -213,14 +213,14 @@ class RedisStore(OnlineStore):
                 found[place] = row
         return found if token == served.token_bytes else None
 
-    def _load(self, name: tuple[str, int], connection: RedisConnection) -> ServedSnapshot | None:
+    def _load(self, name: tuple[str, int]) -> ServedSnapshot | None:
         """Return what is served, as its keys say, and know it from now on; None where nothing is, or is whole."""
         keys = self._keys(*name)
         for _ in range(_TRIES):
-            (token,) = connection.send([["HGET", keys.pointer, "token"]])
+            (token,) = self._connection.send([["HGET", keys.pointer, "token"]])
             if token is None:
                 break
-            (meta,) = connection.send([["HGETALL", keys.part(token.decode(), "meta")]])
+            (meta,) = self._connection.send([["HGETALL", keys.part(token.decode(), "meta")]])
             if meta:  # else it was replaced in between, or lost
                 fields = meta if isinstance(meta, dict) else dict(zip(meta[::2], meta[1::2], strict=True))
                 served = self._served[name] = ServedSnapshot.of(token.decode(), fields)
@@ -230,13 +230,13 @@ class RedisStore(OnlineStore):
     def _take(self, snapshot: Snapshot) -> bool:
         """Return whether the snapshot, or a newer one, is served as a whole; this process knows of it then."""
         name = (snapshot.view.name, snapshot.view.version)
-        look = self._writing.run(LOOK, [self._keys(*name).pointer], [])
+        look = self._connection.run(LOOK, [self._keys(*name).pointer], [])
         if not look or look[1]:
             self._served.pop(name, None)
             return False
         served = self._served.get(name)
         if served is None or served.token != look[0].decode():
-            served = self._load(name, self._writing)
+            served = self._load(name)
         if served is None:
             return False
         return served.snapshot == snapshot or served.snapshot.snapshot > snapshot.snapshot
@@ -254,7 +254,7 @@ class RedisStore(OnlineStore):
             self._remove(keys, token, n_buckets)
             raise
         if done == b"DONE":
-            self._load((snapshot.view.name, snapshot.view.version), self._writing)
+            self._load((snapshot.view.name, snapshot.view.version))
             extra = {"view": snapshot.view.name, "snapshot": snapshot.snapshot, "n_ids": len(parts.rows)}
             logger.info("store.published", extra=extra)
             return
@@ -286,7 +286,7 @@ class RedisStore(OnlineStore):
 
     def _check_policy(self) -> None:
         """Raise `StoreError` where Redis may throw features away to make room."""
-        memory = self._writing.memory()
+        memory = self._connection.memory()
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":
             raise StoreError(

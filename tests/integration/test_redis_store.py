@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -68,6 +71,11 @@ class OwnRedis:
         """Stop it; what it held is gone."""
         command = [*SERVICES, "down", "redis", "--state", str(self._folder)]
         subprocess.run(command, check=True, capture_output=True)
+
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        return int(json.loads((self._folder / "redis/state.json").read_text())["pid"])
 
     def store(self, clock: Callable[[], float] = time.monotonic) -> RedisStore:
         """Open a store there."""
@@ -227,6 +235,26 @@ def test_a_redis_that_lost_a_bucket_answers_nothing_for_its_ids_until_it_is_publ
             assert age_of(store, *ids) == [1.0] * len(ids)
     store.serve(snapshot, lambda: numbered(40_000, age=1.0))
     assert age_of(store, *(b"u%d" % number for number in range(100))) == [1.0] * 100
+    store.close()
+
+
+def test_a_redis_that_hangs_costs_a_look_up_its_timeout_and_the_next_ones_nothing(own: OwnRedis) -> None:
+    connection = RedisConnection(RedisAddress(url=f"redis://127.0.0.1:{own.port}", timeout_s=0.2))
+    now = [0.0]
+    store = RedisStore(connection, "test:{own}", clock=lambda: now[0])
+    store.publish(snapshot_named(), numbered(age=1.0))
+    os.kill(own.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ModelNotReadyError, match="does not answer in time"):
+            age_of(store, b"u1")
+        with pytest.raises(StoreError, match="does not answer in time"):
+            store.serve(snapshot_named(), never_read)
+    finally:
+        os.kill(own.pid, signal.SIGCONT)
+    with pytest.raises(ModelNotReadyError, match="does not answer in time"):
+        age_of(store, b"u1")
+    now[0] += RETRY_S
+    assert age_of(store, b"u1") == [1.0]
     store.close()
 
 
