@@ -235,6 +235,10 @@ def test_a_redis_that_lost_a_bucket_answers_nothing_for_its_ids_until_it_is_publ
             assert age_of(store, *ids) == [1.0] * len(ids)
     store.serve(snapshot, lambda: numbered(40_000, age=1.0))
     assert age_of(store, *(b"u%d" % number for number in range(100))) == [1.0] * 100
+
+    own.send("UNLINK", "test:{own}:people:1")  # all rows are there, and nothing says that they are served
+    with pytest.raises(ModelNotReadyError, match="no snapshot"):
+        age_of(store, b"u1")
     store.close()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.tables.models import ModelVersion, delete_model, publish_model, rollback
-from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.linear_parts import linear
@@ -87,12 +88,25 @@ def world(tmp_path: Path) -> World:
 
 
 class ForgetfulStore(MemoryStore):
-    """As if at another server."""
+    """As if at another server: what was seen last is told, whatever became of it there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Snapshot | None = None
 
     @property
     @override
     def is_remote(self) -> bool:
         return True
+
+    @override
+    def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
+        super().serve(snapshot, read)
+        self.seen = snapshot
+
+    @override
+    def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:
+        return self.seen
 
 
 def test_what_a_remote_store_lost_is_published_again_at_the_next_look_and_told_once(
