@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -100,3 +100,11 @@ class OnlineStore(Protocol):
 
     def drop(self, view: str, view_version: int) -> None:
         """Stop serving a view version and free what it takes; dropping what is not held is harmless."""
+
+
+@runtime_checkable
+class CheckedStore(Protocol):
+    """A store that can say whether its server is there and as it should be."""
+
+    def check(self) -> str:
+        """Return what is there, in the operator's words; raise `StoreError` where something is wrong."""

@@ -152,6 +152,12 @@ class RedisStore(OnlineStore):
         except StoreError as error:
             logger.warning("store.not_removed", extra={"view": view, "reason": str(error)})
 
+    def check(self) -> str:
+        """Return where Redis is and which view versions it holds; raise `StoreError` where it could not be used."""
+        self._check_policy()
+        views = ", ".join(f"{view} {version}" for view, version in sorted(self.held))
+        return f"Redis at {self._connection.name} holds {views or 'no features yet'}"
+
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
