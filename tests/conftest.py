@@ -1,7 +1,8 @@
 """Real servers for the tests that are marked for one: where they are, and a database of one's own in them.
 
-`FEDPREDICT_TEST_SPARK` and `FEDPREDICT_TEST_HIVE` hold "host:port" (`scripts/services up spark` prints it). Without its
-address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it, they fail.
+`FEDPREDICT_TEST_SPARK`, `_HIVE`, `_REDIS` and `_POSTGRES` hold "host:port" (`scripts/services up spark` prints it).
+Without its address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it,
+they fail.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from fedpredict.warehouse.hive_settings import HiveSettings
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-SERVERS = ("spark", "hive")
+SERVERS = ("spark", "hive", "redis", "postgres")
+POSTGRES_PASSWORD = "fedpredict"  # noqa: S105
+"""Of the user `fedpredict` of the server that `scripts/services` starts."""
 DESELECTED = pytest.StashKey[dict[str, int]]()
 
 
 def _address(server: str) -> str | None:
     return os.environ.get(f"FEDPREDICT_TEST_{server.upper()}")
+
+
+def _server_address(server: str) -> str:
+    address = _address(server)
+    if not address:
+        pytest.fail(f"FEDPREDICT_TEST_REQUIRE names {server}, but FEDPREDICT_TEST_{server.upper()} has no address")
+    return address
 
 
 def _is_required(server: str) -> bool:
@@ -83,10 +93,7 @@ def server_database() -> Iterator[Callable[[str], HiveSettings]]:
     made: list[HiveSettings] = []
 
     def make(server: str) -> HiveSettings:
-        address = _address(server)
-        if not address:
-            pytest.fail(f"FEDPREDICT_TEST_REQUIRE names {server}, but FEDPREDICT_TEST_{server.upper()} has no address")
-        host, _, port = address.rpartition(":")
+        host, _, port = _server_address(server).rpartition(":")
         settings = HiveSettings(host=host, port=int(port), database=f"test_{uuid.uuid4().hex}")
         HiveWarehouse(settings).create_database()
         made.append(settings)
@@ -103,3 +110,37 @@ def server_database() -> Iterator[Callable[[str], HiveSettings]]:
                 raise
         finally:
             session.close()
+
+
+@pytest.fixture(scope="session")
+def redis_address() -> str:
+    """host:port of a Redis that tests share: each takes a prefix of its own."""
+    return _server_address("redis")
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[Callable[[], str]]:
+    """Give a function that empties a database of these tests' own and returns its URL without password."""
+    import sqlalchemy as sa
+
+    engines: dict[str, sa.Engine] = {}
+    name = f"test_{uuid.uuid4().hex}"
+
+    def execute(database: str, *statements: str) -> None:
+        if database not in engines:
+            url = f"postgresql+psycopg://fedpredict:{POSTGRES_PASSWORD}@{_server_address('postgres')}/{database}"
+            engines[database] = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engines[database].connect() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    def empty() -> str:
+        if not engines:
+            execute("postgres", f'CREATE DATABASE "{name}"')
+        # a database for each test would take half a second to drop
+        execute(name, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        return f"postgresql+psycopg://fedpredict@{_server_address('postgres')}/{name}"
+
+    yield empty
+    if engines:
+        execute("postgres", f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from fedpredict.cli import wiring
 from fedpredict.errors import ConfigError, FedPredictError, WarehouseUnavailableError
+from fedpredict.features.base import CheckedStore
 from fedpredict.security.certificate import stamp
 from fedpredict.security.check import Finding, Level, check_files, explain_handshake
 from fedpredict.security.identity import Identity, IdentityKind
@@ -56,6 +57,18 @@ def check_warehouse(loaded: wiring.LoadedParty, models: list[str]) -> Iterator[C
         yield _problem("warehouse", error, "correct [warehouse]")
     except FedPredictError as error:
         yield _problem("warehouse", error, "see the warehouse's own log, and the rights of this user")
+
+
+def check_store(loaded: wiring.LoadedParty) -> Iterator[Checked]:
+    """Yield whether the server that features are served from is there, where they are at one."""
+    if loaded.settings.warehouse is None:
+        return
+    try:
+        store = wiring.open_loaded_store(loaded)
+        if isinstance(store, CheckedStore):
+            yield "store", Finding(Level.OK, store.check())
+    except FedPredictError as error:
+        yield _problem("store", error, "start it, or correct [store]; until then nothing is scored")
 
 
 def check_clock(now: datetime) -> Iterator[Checked]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_tls, check_warehouse
+from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
@@ -53,6 +53,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
     yield from check_tls(loaded, now)
     models: list[str] = []
     yield from check_warehouse(loaded, models)
+    yield from check_store(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
         yield from check_catalogue(Loaded(loaded.path, settings))

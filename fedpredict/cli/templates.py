@@ -39,6 +39,13 @@ path = "warehouse"
 [store]                      # where features stand while they are served
 kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
 path = "store"
+# For one copy that many machines share, in Redis or Valkey, instead of the two lines above:
+# kind = "redis"
+# url = "rediss://fedpredict@redis.example:6379/0"
+# password_file = "redis.password"     # or FEDPREDICT_REDIS_PASSWORD
+
+# [freshness]
+# behaviour = "2h"           # features of that view that are older get STALE and no score
 
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
@@ -69,6 +76,7 @@ party = "{{party}}"              # this organisation; its certificate says the s
 listen = "{{listen}}"     # host:port. Loopback until you know who may reach it: then 0.0.0.0:7440
 http_listen = "{{http_listen}}" # the same over HTTP, and its description at /docs; without this line: no HTTP
 state = "sqlite:///state.db" # the pinned versions; PostgreSQL: "postgresql+psycopg://user@host/database"
+# state_password_file = "state.password"         # or FEDPREDICT_STATE_PASSWORD
 deadline_s = 2.0             # longest wait for the parties, in seconds
 max_samples = 10000          # most sample ids in one call
 poll_s = 5.0                 # how often parties are asked for what they hold
@@ -93,6 +101,13 @@ path = "warehouse"
 [store]                      # where features stand while they are served
 kind = "mapped"              # files that all processes share; "memory": a copy in each, nothing on disk
 path = "store"
+# For one copy that many machines share, in Redis or Valkey, instead of the two lines above:
+# kind = "redis"
+# url = "rediss://fedpredict@redis.example:6379/0"
+# password_file = "redis.password"     # or FEDPREDICT_REDIS_PASSWORD
+
+# [freshness]
+# behaviour = "2h"           # features of that view that are older get STALE and no score
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models

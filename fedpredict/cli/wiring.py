@@ -29,6 +29,7 @@ from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
+STATE_PASSWORD = "FEDPREDICT_STATE_PASSWORD"  # noqa: S105
+REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
 LoadedParty: TypeAlias = Loaded[ParticipantSettings] | Loaded[InitiatorSettings]
@@ -121,7 +124,7 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     """Return the store that serves a party's features."""
     from fedpredict.features.open import open_store  # noqa: PLC0415
 
-    return open_store(loaded.settings.store, loaded.base, loaded.settings.party)
+    return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
 def create_database(path: Path | None) -> str:
@@ -151,7 +154,10 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
-    return open_pin_store(loaded.settings.state, loaded.base)
+    known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
+    if known is None and file is not None:
+        known = read_password(loaded.base / file, "state_password_file")
+    return open_pin_store(loaded.settings.state, loaded.base, known)
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:

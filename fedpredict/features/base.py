@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -44,6 +44,13 @@ class OnlineStore(Protocol):
     """
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is another server's: calls wait for the network, and what it holds may vanish there.
+
+        `snapshot_of` waits for nothing: it tells what was seen last.
+        """
+
+    @property
     def held(self) -> frozenset[tuple[str, int]]:
         """The view versions that the store holds: those served, and those that an earlier process left behind."""
 
@@ -63,7 +70,9 @@ class OnlineStore(Protocol):
     def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
         """Serve a snapshot: as another process left it, else with the rows that `read` returns.
 
-        Of several processes that share a store and ask at the same time, one reads and the others wait for it.
+        Of several processes that share a store and ask at the same time, one reads and the others wait for it. Where
+        the store is remote and a newer snapshot is served there, it stays. Asking again for what is served makes good
+        what a remote store has lost.
 
         Args:
             snapshot: What to serve of its view version.
@@ -91,3 +100,11 @@ class OnlineStore(Protocol):
 
     def drop(self, view: str, view_version: int) -> None:
         """Stop serving a view version and free what it takes; dropping what is not held is harmless."""
+
+
+@runtime_checkable
+class CheckedStore(Protocol):
+    """A store that can say whether its server is there and as it should be."""
+
+    def check(self) -> str:
+        """Return what is there, in the operator's words; raise `StoreError` where something is wrong."""

@@ -58,11 +58,15 @@ class TableParts:
         n_columns = len(self.columns)
         step = max(1, BLOCK_BYTES // (8 * max(1, n_columns)))
         for begin in range(0, len(self.rows), step):
-            rows = self.rows[begin : begin + step]
-            block = np.empty((len(rows), n_columns), dtype=np.float64)
-            for position, column in enumerate(self.columns):
-                block[:, position] = self.numbers[column][rows]
-            yield block
+            yield self.block(begin, begin + step)
+
+    def block(self, begin: int, end: int) -> Floats:
+        """Return the values of some rows, shape (n_rows, n_columns)."""
+        rows = self.rows[begin:end]
+        block = np.empty((len(rows), len(self.columns)), dtype=np.float64)
+        for position, column in enumerate(self.columns):
+            block[:, position] = self.numbers[column][rows]
+        return block
 
 
 def prepare(snapshot: Snapshot, rows: pa.Table, some_seeds: Iterable[int] | None = None) -> TableParts:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+REDIS_FIELDS = frozenset({"url", "password_file", "tls_ca", "timeout_s", "prefix"})
 
 
 class StoreSettings(BaseModel):
@@ -13,7 +16,42 @@ class StoreSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["mapped", "memory"] = "mapped"
-    """`mapped`: files that the party's processes share. `memory`: each process has a copy, and nothing is on disk."""
+    kind: Literal["mapped", "memory", "redis"] = "mapped"
+    """`mapped`: files that the party's processes share. `memory`: each process has a copy, and nothing is on disk.
+    `redis`: a Redis or Valkey that processes on any number of machines share."""
     path: Path = Path("store")
     """mapped: the folder, made when missing; every party gets a folder of its own in it."""
+    url: str | None = None
+    """redis: `redis://[user@]host:port/database`, or `rediss://` for TLS; never with a password."""
+    password_file: Path | None = None
+    """redis: a file whose first line is the password; or the environment holds it."""
+    tls_ca: Path | None = None
+    """redis: the CA certificates (PEM) that the server's is verified with; default: the machine's own."""
+    timeout_s: float = Field(default=0.5, gt=0.0, le=60.0)
+    """redis: the longest wait for the answer to a look-up."""
+    prefix: str = Field(default="fedpredict", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    """redis: what every key begins with; the party's id follows."""
+
+    @model_validator(mode="after")
+    def _fields_are_of_the_kind(self) -> StoreSettings:
+        if self.kind == "redis":
+            if "path" in self.model_fields_set:
+                raise ValueError('path: kind = "redis" has no folder')
+            _check_url(self.url)
+            if self.tls_ca is not None and not str(self.url).startswith("rediss://"):
+                raise ValueError("tls_ca: means nothing without a rediss:// url")
+        elif given := sorted(REDIS_FIELDS & self.model_fields_set):
+            raise ValueError(f'{", ".join(given)}: used by kind = "redis" only')
+        return self
+
+
+def _check_url(url: str | None) -> None:
+    if url is None:
+        raise ValueError('url: kind = "redis" needs one, such as redis://127.0.0.1:6379/0')
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("url: write redis://host:port/database, or rediss:// for TLS")
+    if parts.password is not None:
+        raise ValueError("url: holds a password; write it into a file and name that as password_file")
+    if parts.query or parts.fragment or not (parts.path in ("", "/") or parts.path[1:].isdigit()):
+        raise ValueError("url: nothing may follow the number of the database")

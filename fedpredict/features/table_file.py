@@ -38,6 +38,7 @@ from fedpredict.tables.views import Snapshot
 
 FORMAT = "2"
 DIGEST_DIGITS = 32
+_WORD = 8
 _FORMAT, _SNAPSHOT = b"fedpredict.format", b"fedpredict.snapshot"
 _COLUMNS, _SEED, _TEXTS = b"fedpredict.columns", b"fedpredict.seed", b"fedpredict.texts"
 
@@ -178,8 +179,8 @@ def _write_at(file: FileIO, block: Floats, position: int) -> int:
 def _arrays(whole: pa.Buffer, batch: pa.RecordBatch, n_columns: int) -> TableArrays:
     n_rows = batch.num_rows
     _, offsets, data = batch.column("sample_id").buffers()
-    # the file goes on behind the ids, so that a word can be read where the last one begins
-    id_bytes = whole if data is None or not data.size else whole.slice(data.address - whole.address)
+    # a word is read where the last id begins: the file goes on behind it
+    id_bytes = whole if data is None or not data.size else whole.slice(data.address - whole.address, data.size + _WORD)
     values = batch.column("values").values.to_numpy() if n_columns else np.zeros((n_rows, 0))
     return TableArrays(
         id_bytes=np.frombuffer(id_bytes, dtype=np.uint8),

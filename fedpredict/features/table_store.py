@@ -21,6 +21,12 @@ class TableStore(OnlineStore):
     def __init__(self) -> None:
         self._tables: dict[tuple[str, int], FeatureTable] = {}
 
+    @property
+    @override
+    def is_remote(self) -> bool:
+        """No: tables are this process's, or mapped by it."""
+        return False
+
     @override
     def lookup(self, view: str, view_version: int, columns: Sequence[str], sample_ids: Sequence[bytes]) -> FeatureRows:
         """Return features of samples from the table that is served at this moment."""

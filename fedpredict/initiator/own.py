@@ -12,6 +12,7 @@ from fedpredict.model.head import Heads
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.scoring import StoreMetrics
+from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.heads import HeadLoader
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
@@ -43,6 +44,7 @@ async def open_own(
     *,
     poll_s: float,
     keep_versions: int,
+    freshness: FreshnessSettings,
     measured: StoreMetrics,
     has_heads: bool,
 ) -> AsyncIterator[Own]:
@@ -54,6 +56,7 @@ async def open_own(
         store: Where its features are served from.
         poll_s: Seconds between two looks for what is new.
         keep_versions: Versions of a model, and heads of one, that stay loaded.
+        freshness: By view, how old features may be.
         measured: Gets to know the store.
         has_heads: Whether heads are looked for.
     """
@@ -69,7 +72,7 @@ async def open_own(
     poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        part = LocalParty(party, lambda: loader.state, store)
+        part = LocalParty(party, lambda: loader.state, store, freshness=freshness)
         yield Own(part, lambda: heads.shelf, part.check_types)
     finally:
         await asyncio.to_thread(poller.stop)

@@ -207,6 +207,7 @@ class InitiatorServer:
                 MemoryStore() if self._features is None else self._features,
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
+                freshness=self._settings.freshness,
                 measured=self._measured,
                 has_heads=bool(self._settings.models_with_head),
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
@@ -13,6 +15,7 @@ from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
+from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.security.tls import is_loopback
@@ -155,7 +158,9 @@ class InitiatorSettings(_Settings):
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
-    """SQLAlchemy URL of the database that holds the pins."""
+    """SQLAlchemy URL of the database that holds the pins; never with a password."""
+    state_password_file: Path | None = None
+    """A file whose first line is the password of `state`; or the environment holds it."""
     deadline_s: Seconds = 2.0
     """Longest wait for the parties, where neither the caller nor the model is stricter."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
@@ -176,6 +181,8 @@ class InitiatorSettings(_Settings):
     """Where its own part is; needed exactly where a model lists this party."""
     store: StoreSettings = Field(default_factory=StoreSettings)
     """Where its own features stand while they are served."""
+    freshness: FreshnessSettings = Field(default_factory=dict)
+    """By view of its own: how old features may be."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
@@ -193,6 +200,13 @@ class InitiatorSettings(_Settings):
     def models_with_head(self) -> tuple[str, ...]:
         """The models whose head this initiator holds, sorted."""
         return tuple(sorted(model_id for model_id, model in self.models.items() if model.head))
+
+    @model_validator(mode="after")
+    def _state_has_no_password(self) -> InitiatorSettings:
+        parts = urlsplit(self.state)
+        if parts.password is not None or "password" in parse_qs(parts.query):
+            raise ValueError("state: holds a password; write it into a file and name that as state_password_file")
+        return self
 
     @model_validator(mode="after")
     def _transport_is_safe(self) -> InitiatorSettings:

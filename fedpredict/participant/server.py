@@ -73,7 +73,7 @@ class ParticipantServer:
         self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
-        scorer = LocalParty(settings.party, lambda: self.loader.state, store)
+        scorer = LocalParty(settings.party, lambda: self.loader.state, store, freshness=settings.freshness)
         self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None

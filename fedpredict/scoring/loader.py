@@ -184,7 +184,8 @@ class ModelLoader:
             if newest is None:
                 return f"view {view} version {view_version} has no snapshot; load its features"
             served = self._store.snapshot_of(view, view_version)
-            if served is None or served.snapshot != newest.snapshot:
+            # a remote store may have lost what it served
+            if served is None or served.snapshot != newest.snapshot or self._store.is_remote:
                 self._publish(newest)
         except WarehouseUnavailableError:
             raise
@@ -194,8 +195,11 @@ class ModelLoader:
 
     def _publish(self, snapshot: Snapshot) -> None:
         columns = ["sample_id", "event_time", *(feature.column for feature in snapshot.view.features)]
-        self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
         view = snapshot.view
+        before = self._store.snapshot_of(view.name, view.version)
+        self._store.serve(snapshot, lambda: read_snapshot_rows(self._warehouse, snapshot, columns))
+        if before is not None and before == self._store.snapshot_of(view.name, view.version):
+            return
         self.loaded_at[view.name, view.version] = time.time()
         extra = {
             "view": view.name,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -31,6 +33,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
+from fedpredict.scoring.freshness import ViewFreshness
 from fedpredict.scoring.inputs import NEVER, check_types, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.scoring.texts import TextCodes
@@ -43,22 +46,38 @@ _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatu
 _NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
+WAITING_THREADS = 16
+"""So many look-ups may wait for a remote store at the same time."""
 
 
 class LocalParty(PartyScorer):
     """The part that this process holds, behind the interface of every party."""
 
-    def __init__(self, party: str, state: Callable[[], PartyState], store: OnlineStore) -> None:
+    def __init__(
+        self,
+        party: str,
+        state: Callable[[], PartyState],
+        store: OnlineStore,
+        *,
+        freshness: Mapping[str, ViewFreshness] | None = None,
+        now: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
         """Serve what `state` returns at the moment of a call, with the features of `store`.
 
         Args:
             party: This party's id.
             state: Such as `lambda: loader.state`.
             store: Holds a snapshot of every view version that the state's models read.
+            freshness: By view, how old features may be; default: any age.
+            now: In microseconds since 1970 UTC.
         """
         self._party = party
         self._state = state
         self._store = store
+        self._freshness = freshness or {}
+        self._now = now
+        # a remote store must not hold up the event loop, nor those who share its threads
+        self._waiting = ThreadPoolExecutor(WAITING_THREADS, "fedpredict-features") if store.is_remote else None
 
     @property
     @override
@@ -104,18 +123,19 @@ class LocalParty(PartyScorer):
             compute = partial(self._compute_several, self._state(), query)
         else:
             compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
-        if len(query.sample_ids) <= INLINE_SAMPLES:
+        pool = self._waiting if query.inputs is None else None
+        if pool is None and len(query.sample_ids) <= INLINE_SAMPLES:
             return compute()
         try:
             async with asyncio.timeout(deadline_s):
-                return await asyncio.to_thread(compute)
+                return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, compute)
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
 
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         """Return the share of several models: features that models have in common are looked up at once."""
         start = time.perf_counter()
-        groups, failures = _by_features(state, query)
+        groups, failures = _by_features(state, query, self._limit)
         n_samples = len(query.sample_ids)
         scores = np.full((n_samples, groups[0].n_scores if groups else 0), np.nan)
         status, event_time = np.full(n_samples, _REFUSED), np.full(n_samples, NEVER, dtype=np.int64)
@@ -159,7 +179,7 @@ class LocalParty(PartyScorer):
             known = model.part.statuses(rows.values)
         else:
             own, known = model.part.scores_and_statuses(rows.values)
-        known = _with_lookup(known, rows, ids)
+        known = self._with_stale(group.limit, rows, _with_lookup(known, rows, ids))
         scores[at] = own
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
@@ -169,7 +189,7 @@ class LocalParty(PartyScorer):
         start = time.perf_counter()
         rows = self._rows(model, query)
         scores, status = model.part.scores_and_statuses(rows.values)
-        status = _with_lookup(status, rows, query.sample_ids)
+        status = self._with_stale(self._limit(model), rows, _with_lookup(status, rows, query.sample_ids))
         if status is None:
             share, event_time = _share_of_all(scores), rows.event_time
         else:
@@ -179,6 +199,22 @@ class LocalParty(PartyScorer):
         reply = _reply(query, share, event_time, start)
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
+
+    def _limit(self, model: LoadedModel) -> int | None:
+        rule = self._freshness.get(model.view)
+        return None if rule is None else rule.limit(model.description.model_id)
+
+    def _with_stale(self, limit: int | None, rows: FeatureRows, status: Statuses | None) -> Statuses | None:
+        """Return the statuses with STALE where all is well but the features' age."""
+        if limit is None:
+            return status
+        stale = rows.event_time < self._now() - limit
+        if not any_true(stale):
+            return status
+        if status is None:
+            status = all_ok_statuses(len(stale))
+        status[stale & (status == _OK)] = SampleStatus.STALE
+        return status
 
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
@@ -196,6 +232,8 @@ class _Group:
 
     model: LoadedModel
     """The first of them."""
+    limit: int | None
+    """How old the features may be, in microseconds."""
     places: list[int] = field(default_factory=list)
     """In the query."""
     linear: list[LinearPart] = field(default_factory=list)
@@ -207,9 +245,11 @@ class _Group:
         return self.model.part.n_scores
 
 
-def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], dict[int, FedPredictError]]:
+def _by_features(
+    state: PartyState, query: ScoreQuery, limit_of: Callable[[LoadedModel], int | None]
+) -> tuple[list[_Group], dict[int, FedPredictError]]:
     """Return the models of a query that can be scored, and by place why the others cannot."""
-    groups: dict[tuple[str, int, tuple[str, ...], int, int | None], _Group] = {}
+    groups: dict[tuple[str, int, tuple[str, ...], int, int | None, int | None], _Group] = {}
     failures: dict[int, FedPredictError] = {}
     for place, (asked, rows) in enumerate(zip(query.models, rows_of_models(query), strict=True)):
         try:
@@ -219,10 +259,11 @@ def _by_features(state: PartyState, query: ScoreQuery) -> tuple[list[_Group], di
             continue
         part = model.part
         linear = [part] if isinstance(part, LinearPart) and part.exposure is None else []
-        key = (model.view, model.view_version, model.columns, part.n_scores, None if linear else place)
+        limit = limit_of(model)
+        key = (model.view, model.view_version, model.columns, part.n_scores, None if linear else place, limit)
         group = groups.get(key)
         if group is None:
-            group = groups[key] = _Group(model)
+            group = groups[key] = _Group(model, limit)
         group.places.append(place)
         group.linear += linear
         group.rows.append(rows)

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedpredict.errors import NameRefusedError
-from fedpredict.model.ids import check_address, check_model_id, check_party_id
+from fedpredict.model.ids import check_address, check_model_id, check_party_id, check_view_name
 from fedpredict.security.tls import TlsFiles, is_loopback
 
 ALL_MODELS = "*"
@@ -27,6 +27,7 @@ def _name(check: Callable[[str], str]) -> AfterValidator:
 
 ModelId: TypeAlias = Annotated[str, _name(check_model_id)]
 PartyId: TypeAlias = Annotated[str, _name(check_party_id)]
+ViewName: TypeAlias = Annotated[str, _name(check_view_name)]
 ModelOrAll: TypeAlias = Annotated[str, _name(lambda value: value if value == ALL_MODELS else check_model_id(value))]
 Address: TypeAlias = Annotated[str, _name(check_address)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0.0, le=600.0)]

@@ -19,7 +19,11 @@ from fedpredict.state.base import Offer, Pin, PinStore
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 5_000
-"""How long a process waits for another one's transaction on the same SQLite file."""
+"""How long a process waits for another one's transaction on the same database."""
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 30_000
+_LOCK = 0x66656470726564
+"""Of PostgreSQL's advisory locks, the one that transactions here take in turn."""
 
 _METADATA = sa.MetaData()
 _SCHEMA = sa.Table(
@@ -49,23 +53,29 @@ _OFFERS = sa.Table(
 _COMPONENT = "pins"
 
 
-def open_pin_store(url: str, base: Path = Path()) -> SqlPinStore:
+def open_pin_store(url: str, base: Path = Path(), password: str | None = None) -> SqlPinStore:
     """Open the store, and make its tables where there are none.
 
     Args:
         url: An SQLAlchemy URL; the path of an SQLite file may be relative.
         base: What a relative path is relative to.
+        password: For a database that asks for one.
 
     Raises:
         ConfigError: The URL cannot be used, or its driver is not installed.
         StateError: The database is unavailable, or of another version of fedpredict.
     """
     try:
-        engine = _create_engine(_absolute(url, base))
+        engine = _create_engine(_absolute(url, base), password)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise ConfigError(f"state: the URL cannot be used, or its driver is not installed: {error}") from error
+        raise ConfigError(
+            f"state: the URL cannot be used, or its driver is not installed: {error}; for PostgreSQL write "
+            "postgresql+psycopg://user@host/database, and pip install 'fedpredict[postgres]'"
+        ) from error
     if engine.dialect.name == "sqlite":
         _configure_sqlite(engine)
+    elif engine.dialect.name == "postgresql":
+        _configure_postgres(engine)
     store = SqlPinStore(engine)
     try:
         store.prepare()
@@ -169,7 +179,7 @@ class SqlPinStore(PinStore):
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            reason = getattr(error, "orig", None) or error
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StateError(f"the state database {self._name} cannot be used: {reason}") from error
 
     def _pin(self, row: sa.Row[Any]) -> Pin:
@@ -214,7 +224,16 @@ def _absolute(url: str, base: Path) -> URL:
     return parsed.set(database=str(base.absolute() / parsed.database))
 
 
-def _create_engine(url: URL) -> sa.Engine:
+def _create_engine(url: URL, password: str | None) -> sa.Engine:
+    if password is not None:
+        if url.get_backend_name() == "sqlite":
+            raise ConfigError("state: SQLite asks for no password; take state_password_file out, or name a server")
+        url = url.set(password=password)
+    if url.get_backend_name() == "postgresql":
+        options = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict", "options": options}
+        given = {key: value for key, value in own.items() if key not in url.query}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=given)
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
         return sa.create_engine(url, poolclass=sa.NullPool)
@@ -237,3 +256,14 @@ def _configure_sqlite(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _configure_postgres(engine: sa.Engine) -> None:
+    """Make transactions wait for each other, as on SQLite: they are short and rare, and some read before they write.
+
+    Without that, two processes would make the same table, or replace the same row, and one of them would fail.
+    """
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedpredict.errors import ConfigError
+from fedpredict.security.passwords import read_password
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.hive_settings import HiveSettings
 from fedpredict.warehouse.local import LocalWarehouse
@@ -42,15 +43,8 @@ def hive_settings(settings: WarehouseSettings, base: Path, password: str | None 
     if settings.tls_ca is not None:
         fields["tls_ca"] = base / settings.tls_ca
     if password is None and settings.password_file is not None:
-        password = _read_password(base / settings.password_file)
+        password = read_password(base / settings.password_file, "warehouse.password_file")
     return HiveSettings(**fields, password=password)
-
-
-def _read_password(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").split("\n", 1)[0].rstrip("\r")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"warehouse.password_file: {path} cannot be read: {error}") from error
 
 
 def create_database(settings: WarehouseSettings, base: Path, password: str | None = None) -> None:

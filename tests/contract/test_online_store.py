@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,9 @@ from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature
 from fedpredict.warehouse.base import ColumnType
 
 STORES = [
-    pytest.param(lambda folder: MemoryStore(), id="memory"),
-    pytest.param(lambda folder: MappedStore(folder / "store"), id="mapped"),
+    pytest.param("memory", id="memory"),
+    pytest.param("mapped", id="mapped"),
+    pytest.param("redis", id="redis", marks=pytest.mark.redis),
 ]
 
 IDS = ["a", "b", "c", "a" * 8, "a" * 9, "a" * 16, "年" * 85, "a" * 256]
@@ -35,9 +38,25 @@ FEATURES = (
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> OnlineStore:
-    made: OnlineStore = request.param(tmp_path)
-    return made
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "mapped":
+        yield MappedStore(tmp_path / "store")
+    else:
+        yield from shared_redis(request.getfixturevalue("redis_address"))
+
+
+def shared_redis(address: str) -> Iterator[OnlineStore]:
+    """A store below a prefix of its own, emptied in the end."""
+    from fedpredict.features.redis_connection import RedisAddress, RedisConnection
+    from fedpredict.features.redis_store import RedisStore
+
+    made = RedisStore(RedisConnection(RedisAddress(url=f"redis://{address}")), f"test:{{{uuid4().hex}}}")
+    yield made
+    for view, version in made.held:
+        made.drop(view, version)
+    made.close()
 
 
 def snapshot_named(name: str = "20260101T000000.000000Z", *, version: int = 1, n_rows: int = 0) -> Snapshot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,10 +16,33 @@ from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
+from tests.conftest import POSTGRES_PASSWORD
 
 Reopen = Callable[[], PinStore]
 
-STORES = [pytest.param("sqlite:///state.db", id="sqlite")]
+STORES = [
+    pytest.param("sqlite", id="sqlite"),
+    pytest.param("postgres", id="postgres", marks=pytest.mark.postgres),
+]
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where an empty store can be made."""
+
+    url: str
+    base: Path
+    password: str | None
+
+    def open(self) -> PinStore:
+        return open_pin_store(self.url, self.base, self.password)
+
+
+@pytest.fixture(params=STORES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    if request.param == "sqlite":
+        return Database("sqlite:///state.db", tmp_path, None)
+    return Database(request.getfixturevalue("postgres_database")(), tmp_path, POSTGRES_PASSWORD)
 
 
 def manifest_of(digest: str, model_id: str = "credit") -> Manifest:
@@ -38,12 +62,12 @@ def manifest_of(digest: str, model_id: str = "credit") -> Manifest:
 OLD, NEW, NEWER = manifest_of("a"), manifest_of("b"), manifest_of("c")
 
 
-@pytest.fixture(params=STORES)
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+@pytest.fixture
+def reopen(database: Database) -> Iterator[Reopen]:
     opened: list[PinStore] = []
 
     def another() -> PinStore:
-        opened.append(open_pin_store(request.param, tmp_path))
+        opened.append(database.open())
         return opened[-1]
 
     yield another
@@ -146,12 +170,13 @@ from pathlib import Path
 from fedpredict.errors import StateError
 from fedpredict.model.manifest import manifest_from_json
 from fedpredict.state.sql import open_pin_store
-url, base, name, text = sys.argv[1:]
+url, base, password, name, text = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
-store = open_pin_store(url, Path(base))
-for number in range(20):
+store = open_pin_store(url, Path(base), password or None)
+for number in range(8):
     store.offer(f"{name}-{number}", None, "seen by " + name)
+    store.offer("same", None, f"seen by {name} {number}")
     store.pins()
 try:
     store.pin(manifest_from_json(text), by=name, replaces=None)
@@ -162,12 +187,13 @@ store.close()
 """
 
 
-def test_of_processes_that_make_the_store_and_pin_first_at_the_same_time_one_wins(tmp_path: Path) -> None:
+def test_of_processes_that_make_the_store_and_pin_first_at_the_same_time_one_wins(database: Database) -> None:
     from fedpredict.model.manifest import manifest_to_json
 
+    command = [sys.executable, "-c", RACER, database.url, str(database.base), database.password or ""]
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, "sqlite:///state.db", str(tmp_path), name, manifest_to_json(manifest)],
+            [*command, name, manifest_to_json(manifest)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -183,8 +209,8 @@ def test_of_processes_that_make_the_store_and_pin_first_at_the_same_time_one_win
         racer.stdin.flush()
     outcomes = {name: racer.communicate(timeout=60)[0].strip() for name, racer in zip("abc", racers, strict=True)}
     assert sorted(outcomes.values()) == ["lost", "lost", "won"]
-    store = open_pin_store("sqlite:///state.db", tmp_path)
+    store = database.open()
     (pin,) = store.pins()["credit"]
     assert outcomes[pin.pinned_by[0]] == "won"
-    assert len(store.offers()) == 60
+    assert len(store.offers()) == 25
     store.close()

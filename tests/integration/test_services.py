@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,55 @@ def test_a_service_that_is_not_known_is_refused(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "no such service: oracle" in done.stderr
+
+
+def test_a_missing_program_is_named_with_the_package(tmp_path: Path) -> None:
+    done = services("up", "redis", "--port", "0", "--state", str(tmp_path), PATH=str(tmp_path))
+
+    assert done.returncode == 1
+    assert "apt-get install -y redis-server" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.fixture(params=[pytest.param(each, marks=getattr(pytest.mark, each)) for each in ("redis", "postgres")])
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int, Path]]:
+    """A service of the test's own: its name, port and state."""
+    up = services("up", request.param, "--port", "0", "--state", str(tmp_path))
+    assert up.returncode == 0, up.stderr
+    name, _, address = up.stdout.strip().partition(" ")
+    yield name, int(address.rpartition(":")[2]), tmp_path
+    services("down", name, "--state", str(tmp_path))
+
+
+def session_of(pid: int) -> list[str]:
+    """What runs in the session of a process, or was started there; not what nobody has buried yet."""
+    listed = subprocess.run(["ps", "-eo", "sid,ppid,user,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines()[1:] if str(pid) in line.split()[:2] and "<defunct>" not in line]
+
+
+def test_a_server_runs_on_loopback_and_is_stopped_with_all_that_it_started(started: tuple[str, int, Path]) -> None:
+    name, port, folder = started
+    pid = int(json.loads((folder / name / "state.json").read_text())["pid"])
+    status = services("status", name, "--state", str(folder))
+    assert status.stdout.startswith(f"{name} running 127.0.0.1:{port} pid {pid} ")
+    processes = session_of(pid)
+    assert processes
+    assert name != "postgres" or not any(line.split()[2] == "root" for line in processes)
+    again = services("up", name, "--port", "0", "--state", str(folder))
+    assert again.stdout == f"{name} 127.0.0.1:{port}\n"
+
+    down = services("down", name, "--state", str(folder))
+
+    assert down.returncode == 0
+    assert session_of(pid) == []
+    assert [path.name for path in (folder / name).iterdir() if path.name != "lock"] == ["server.log"]
+    assert services("status", name, "--state", str(folder)).returncode == 3
+
+
+@pytest.mark.redis
+def test_settings_reach_the_server(tmp_path: Path) -> None:
+    up = services("up", "redis", "--port", "0", "--state", str(tmp_path), "--set", "maxmemory-policy=no-such-policy")
+
+    assert up.returncode == 1
+    assert "died at start with exit code" in up.stderr
+    assert "maxmemory-policy" in up.stderr

@@ -130,6 +130,29 @@ def test_a_warehouse_that_is_gone_is_a_problem(clinic: Clinic) -> None:
     assert fix
 
 
+def in_redis(clinic: Clinic, address: str) -> None:
+    clinic.edit("lab/participant.toml", 'kind = "mapped"', f'kind = "redis"\nurl = "redis://{address}/0"')
+    clinic.edit("lab/participant.toml", 'path = "store"\n', "")
+
+
+def test_a_redis_that_is_away_is_a_problem(clinic: Clinic) -> None:
+    in_redis(clinic, "127.0.0.1:1")
+
+    ((what, fix),) = [each[1:] for each in clinic.problems("lab/participant.toml") if each[0] == "store"]
+
+    assert "Redis at 127.0.0.1:1: cannot be reached" in what
+    assert "[store]" in fix
+
+
+@pytest.mark.redis
+def test_a_redis_that_answers_is_told_with_what_it_holds(clinic: Clinic, redis_address: str) -> None:
+    in_redis(clinic, redis_address)
+
+    (said,) = [each["what"] for each in clinic.examine("lab/participant.toml", 0) if each["topic"] == "store"]
+
+    assert said == f"Redis at {redis_address} holds no features yet"
+
+
 def test_damaged_parameters_are_a_problem_of_that_model(clinic: Clinic) -> None:
     load_and_convert(clinic)
     files = [each for each in clinic.folder.glob("lab/warehouse/fp_linear_people/**/*.parquet") if each.is_file()]

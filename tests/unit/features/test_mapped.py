@@ -41,6 +41,14 @@ def age(store: MappedStore, sample_id: bytes = b"u1", *, view: str = "people") -
     return float(store.lookup(view, 1, ["age"], [sample_id]).values[0, 0])
 
 
+def test_it_says_how_large_it_is(folder: Path) -> None:
+    store = MappedStore(folder)
+    store.publish(snapshot_named(), numbered(10_000))
+    (file,) = files(folder)
+    n_numbers = 2 + 1 + 1  # features, event time, hash
+    assert 8 * n_numbers * 10_000 < store.n_bytes("people", 1) <= file.stat().st_size
+
+
 def nobody_reads() -> pa.Table:
     raise AssertionError("the warehouse was read")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from fedpredict.errors import ConfigError, StoreError
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.features.open import open_store
@@ -27,7 +28,41 @@ def test_a_store_in_memory_leaves_the_disk_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("table", [{"kind": "redis"}, {"folder": "store"}])
-def test_what_is_not_known_is_refused(table: dict[str, str]) -> None:
-    with pytest.raises(ValidationError):
+def test_redis_is_asked_for_nothing_before_it_is_needed(tmp_path: Path) -> None:
+    url = "redis://ada@redis.invalid:6380/3"
+    store = open_store(StoreSettings(kind="redis", url=url), tmp_path, "lab", "secret")
+    assert store.is_remote
+    assert store.snapshot_of("people", 1) is None
+    with pytest.raises(StoreError, match=r"Redis at redis\.invalid:6380: cannot be reached") as raised:
+        store.publish(snapshot_named(), numbered())
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"kind": "rediss"}, "kind"),
+        ({"folder": "store"}, "folder"),
+        ({"kind": "redis"}, "url: .* needs one"),
+        ({"kind": "redis", "url": "redis://host", "path": "store"}, "path"),
+        ({"kind": "redis", "url": "redis://:secret@host"}, "password_file"),
+        ({"kind": "redis", "url": "http://host"}, "rediss://"),
+        ({"kind": "redis", "url": "redis:///0"}, "redis://host"),
+        ({"kind": "redis", "url": "redis://host/0?password=secret"}, "nothing may follow"),
+        ({"kind": "redis", "url": "redis://host/one"}, "nothing may follow"),
+        ({"kind": "redis", "url": "redis://host", "tls_ca": "ca.pem"}, "tls_ca"),
+        ({"kind": "redis", "url": "redis://host", "prefix": "a{b}"}, "prefix"),
+        ({"kind": "redis", "url": "redis://host", "timeout_s": 0}, "timeout_s"),
+        ({"kind": "memory", "url": "redis://host"}, "url: used by"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(table: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
         StoreSettings.model_validate(table)
+
+
+@pytest.mark.parametrize("name", ["password_file", "tls_ca"])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    settings = StoreSettings.model_validate({"kind": "redis", "url": "rediss://host", name: "nowhere"})
+    with pytest.raises(ConfigError, match=f"{name}.*nowhere"):
+        open_store(settings, tmp_path, "lab")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from fedpredict.cli.config_file import load_settings
+from fedpredict.errors import ConfigError
 from fedpredict.initiator.settings import InitiatorSettings, PinMode, PolicyName
 from fedpredict.model.kinds import Kind
 from fedpredict.model.links import Link
@@ -194,3 +197,19 @@ def test_plain_http_on_loopback_goes_with_tls_everywhere_else() -> None:
 
     assert (settings.http_insecure, settings.insecure) == (True, False)
     assert settings.tls is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('state = "postgresql+psycopg://ada:geheim@db.example/state"', "state_password_file"),
+        ('state = "postgresql+psycopg://ada@db.example/state?password=geheim"', "state_password_file"),
+        ('[store]\nkind = "redis"\nurl = "rediss://:geheim@redis.example"', "password_file"),
+    ],
+)
+def test_a_password_in_the_url_of_the_state_is_refused_and_not_repeated(tmp_path: Path, line: str, key: str) -> None:
+    file = tmp_path / "initiator.toml"
+    file.write_text(f'party = "bank"\ninsecure = true\n{line}\n')
+    with pytest.raises(ConfigError, match=key) as raised:
+        load_settings(file, InitiatorSettings, prefix="X_", environment={})
+    assert "geheim" not in f"{raised.value} {getattr(raised.value, '__notes__', '')}"

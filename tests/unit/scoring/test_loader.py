@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from typing_extensions import override
 
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.mapped import MappedStore
@@ -16,7 +18,7 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.tables.models import ModelVersion, delete_model, publish_model, rollback
-from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.linear_parts import linear
@@ -38,10 +40,13 @@ FIRST, SECOND = "20260101T000000.000000Z", "20260102T000000.000000Z"
 class World:
     """A warehouse on the disk, and a loader that reads it."""
 
-    def __init__(self, folder: Path, keep_versions: int = 3, *, is_mapped: bool = False) -> None:
+    def __init__(
+        self, folder: Path, keep_versions: int = 3, *, is_mapped: bool = False, store: OnlineStore | None = None
+    ) -> None:
         self.folder = folder
         self.warehouse = LocalWarehouse(folder)
-        self.store: OnlineStore = MappedStore(folder.with_name("store")) if is_mapped else MemoryStore()
+        own: OnlineStore = MappedStore(folder.with_name("store")) if is_mapped else MemoryStore()
+        self.store = own if store is None else store
         self.loader = ModelLoader(self.warehouse, "lab", self.store, keep_versions=keep_versions)
 
     def convert(
@@ -80,6 +85,44 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path / "warehouse")
+
+
+class ForgetfulStore(MemoryStore):
+    """As if at another server: what was seen last is told, whatever became of it there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Snapshot | None = None
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return True
+
+    @override
+    def serve(self, snapshot: Snapshot, read: Callable[[], pa.Table]) -> None:
+        super().serve(snapshot, read)
+        self.seen = snapshot
+
+    @override
+    def snapshot_of(self, view: str, view_version: int) -> Snapshot | None:
+        return self.seen
+
+
+def test_what_a_remote_store_lost_is_published_again_at_the_next_look_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    world = World(tmp_path / "warehouse", store=ForgetfulStore())
+    world.load(FIRST, 30.0)
+    world.convert("credit", 2.0)
+    for _ in range(3):
+        world.loader.refresh()
+        assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 30.0
+    assert [record.message for record in caplog.records].count("snapshot.loaded") == 1
+    world.store.drop("people", 1)
+    world.loader.refresh()
+    assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 30.0
 
 
 def test_models_and_the_snapshot_they_need_are_loaded(world: World) -> None:

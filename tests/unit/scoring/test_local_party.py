@@ -80,8 +80,15 @@ def filled_store(rows: Sequence[tuple[str, int, float | None, float | None]] = R
         *(ViewFeature(name, name.lower(), ColumnType.DOUBLE) for name in ("A", "B", "C")),
         ViewFeature("city", "city", ColumnType.STRING),
     )
+    store = MemoryStore()
+    view = FeatureView("people", 1, features, "id", None)
+    store.publish(Snapshot(view, "20260101T000000.000000Z", len(rows)), rows_table(rows))
+    return store
+
+
+def rows_table(rows: Sequence[tuple[str, int, float | None, float | None]]) -> pa.Table:
     ids, times, b, a = zip(*rows, strict=True)
-    table = pa.table(
+    return pa.table(
         {
             "sample_id": pa.array(ids),
             "event_time": pa.array(times, pa.timestamp("us", tz="UTC")),
@@ -90,9 +97,6 @@ def filled_store(rows: Sequence[tuple[str, int, float | None, float | None]] = R
             "c": pa.nulls(len(ids), pa.float64()),
         }
     )
-    store = MemoryStore()
-    store.publish(Snapshot(FeatureView("people", 1, features, "id", None), "20260101T000000.000000Z", len(ids)), table)
-    return store
 
 
 def state_of(*models: LoadedModel) -> PartyState:
@@ -216,6 +220,26 @@ async def test_a_large_batch_leaves_the_event_loop_to_others_and_ends_at_the_dea
         await asked
     assert raised.value.party == "lab"
     store.go_on.set()
+
+
+class _RemoteStore(_SlowStore):
+    """A store at another server."""
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return True
+
+
+async def test_a_remote_store_never_holds_up_the_event_loop() -> None:
+    store = _RemoteStore()
+    party = party_with(state_of(loaded_model()), store)
+    asked = asyncio.create_task(party.score(query_for(b"ok"), deadline_s=30))
+    with pytest.raises(PartyTimeoutError):
+        await party.score(query_for(b"ok"), deadline_s=0.05)
+    store.publish(filled_store().snapshot_of("people", 1) or pytest.fail("nothing"), rows_table(ROWS))
+    store.go_on.set()
+    assert (await asked).share.status.tolist() == [SampleStatus.OK]
 
 
 async def test_an_older_version_that_is_loaded_answers_beside_the_newest() -> None:
