@@ -204,7 +204,7 @@ class Trees:
             has_code = values > -1.0 if self.codes is CodeRule.CUT else values >= 0.0
         codes = np.trunc(values)
         if self.codes is CodeRule.BYTE:
-            codes = np.where(values < MAX_CODE + 1.0, np.fmod(codes, 256.0), np.where(np.isnan(values), np.nan, 0.0))
+            codes = np.fmod(np.where((values >= MAX_CODE + 1.0) | np.isinf(values), 0.0, codes), 256.0)
         return np.where(has_code | np.isnan(values), codes, UNKNOWN_CATEGORY)
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
