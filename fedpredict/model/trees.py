@@ -204,9 +204,7 @@ class Trees:
             has_code = values > -1.0 if self.codes is CodeRule.CUT else values >= 0.0
         codes = np.trunc(values)
         if self.codes is CodeRule.BYTE:
-            with np.errstate(invalid="ignore"):  # an infinity, of which the status tells
-                bytes_of = np.fmod(codes, 256.0)
-            codes = np.where(values < MAX_CODE + 1.0, bytes_of, np.where(np.isnan(values), np.nan, 0.0))
+            codes = np.fmod(np.where((values >= MAX_CODE + 1.0) | np.isinf(values), 0.0, codes), 256.0)
         return np.where(has_code | np.isnan(values), codes, UNKNOWN_CATEGORY)
 
     def leaves(self, features: Floats) -> NDArray[np.int64]:
@@ -322,10 +320,6 @@ class TreesPart:
     def statuses(self, features: Floats) -> Statuses | None:
         """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
         return statuses_of_trees(features, self.may_miss, self.trees, self._closed)
-
-    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
-        """Return scores and statuses, as `Part.scores_and_statuses`."""
-        return self.partial_scores(features), self.statuses(features)
 
 
 def check_inputs(

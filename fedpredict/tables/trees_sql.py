@@ -25,7 +25,7 @@ from fedpredict.tables.trees_options import TreesOptions, parse_options
 from fedpredict.tables.version import ModelVersion
 
 _LARGEST_FLOAT32 = repr(float(np.finfo(np.float32).max))
-_TINY = repr(float(np.float32(1e-35)))
+_TINY = float(np.float32(1e-35))
 """What is at most this far from zero counts as zero, where zero counts as missing."""
 _SAMPLE = ("sample_id", "event_time", "fp_unusable", "fp_infinite")
 
@@ -145,12 +145,13 @@ def _code(name: str, options: TreesOptions, *, zero_is_missing: bool) -> exp.Exp
         if options.codes is CodeRule.WHOLE:
             is_whole = exp.EQ(this=exp.cast(whole.copy(), exp.DataType.Type.DOUBLE), expression=number.copy())
             code = sql.case(_literal(UNKNOWN), (is_whole, code))
-        lowest: exp.Expr = exp.GTE(this=number.copy(), expression=sql.double("0"))
-        if options.codes is CodeRule.CUT:
-            lowest = exp.GT(this=number.copy(), expression=exp.Neg(this=sql.double("1")))
-        is_code = exp.and_(lowest, exp.LT(this=number.copy(), expression=sql.double(str(MAX_CODE + 1))))
+        rounds = options.float32 and options.codes is not CodeRule.WHOLE
+        below = -1.0 if options.codes is CodeRule.CUT else _before(0.0, rounds=rounds)
+        lowest, highest = (_last(each, rounds=rounds) for each in (below, _before(MAX_CODE + 1.0, rounds=rounds)))
+        reaches = exp.GT(this=sql.column(name), expression=_double(lowest))
+        is_code = exp.and_(reaches, exp.LTE(this=sql.column(name), expression=_double(highest)))
         if options.codes is CodeRule.BYTE:
-            return sql.case(_literal(UNKNOWN), (is_code, code), (lowest.copy(), _literal(set_text(["0"]))))
+            return sql.case(_literal(UNKNOWN), (is_code, code), (reaches.copy(), _literal(set_text(["0"]))))
         return sql.case(_literal(UNKNOWN), (is_code, code))
 
     return _if_there(name, options, text, zero_is_missing=zero_is_missing)
@@ -162,16 +163,39 @@ def _if_there(
     """Return what `of` makes of a number in the precision of the comparison, NULL where it is missing.
 
     It is asked for its range first, because DuckDB refuses to round a number that is beyond float32. The rounded number
-    stays a FLOAT, which engines compare with a DOUBLE exactly: Hive takes a cast to FLOAT and back for none.
+    stays a FLOAT, which engines compare with a DOUBLE exactly: Hive takes a cast to FLOAT and back for none. It was
+    seen to do so where a rounded number meets a literal, too: those meet the number as it is (`_last`).
     """
     number: exp.Expr = sql.column(name)
     if options.float32:
         number = exp.cast(number, exp.DataType.Type.FLOAT)
     value = of(number)
     if zero_is_missing:
-        is_zero = exp.LTE(this=exp.Abs(this=number.copy()), expression=sql.double(_TINY))
+        tiny = _double(_last(_TINY, rounds=options.float32))
+        is_zero = exp.LTE(this=exp.Abs(this=sql.column(name)), expression=tiny)
         value = sql.case(value, (is_zero, exp.null()))
     return sql.case(exp.null(), (_in_range(sql.column(name), options), value))
+
+
+def _last(limit: float, *, rounds: bool) -> float:
+    """Return the largest number that is at most a limit, after it is rounded to float32 where numbers are."""
+    if not rounds:
+        return limit
+    near = np.float32(limit)
+    middle = (float(near) + float(np.nextafter(near, np.float32(np.inf)))) / 2
+    return middle if np.float32(middle) <= near else float(np.nextafter(middle, -np.inf))
+
+
+def _before(number: float, *, rounds: bool) -> float:
+    """Return the number before one, of those that numbers are rounded to."""
+    if rounds:
+        return float(np.nextafter(np.float32(number), np.float32(-np.inf)))
+    return float(np.nextafter(number, -np.inf))
+
+
+def _double(number: float) -> exp.Expr:
+    value = sql.double(repr(abs(number)))
+    return exp.Neg(this=value) if number < 0 else value
 
 
 def _known_text(name: str, at: int) -> exp.Expr:

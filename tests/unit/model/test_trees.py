@@ -397,7 +397,25 @@ def test_a_number_beyond_float32_is_invalid_where_the_trainer_rounds_to_it() -> 
 def test_an_unknown_category_of_a_closed_feature_is_invalid_and_a_missing_one_is_not(rule: CodeRule) -> None:
     """By the words of `code_of`, whatever the trees ask, and none of it where the feature is not closed."""
     trees = replace(random_trees(np.random.default_rng(0), n_trees=0, n_features=0), codes=rule)
-    numbers = [0.0, -0.0, -0.5, 1.0, 1.5, 4.0, -1.0, 2.0**31, 5e9, 3.0, 1.0 + 2.0**-30, 4.0 - 2.0**-30, -1e-50, np.nan]
+    numbers = [
+        0.0,
+        -0.0,
+        -0.5,
+        1.0,
+        1.5,
+        4.0,
+        -1.0,
+        2.0**31,
+        5e9,
+        np.inf,
+        -np.inf,
+        258.0,
+        3.0,
+        1.0 + 2.0**-30,
+        4.0 - 2.0**-30,
+        -1e-50,
+        np.nan,
+    ]
     rows = np.array([[number, text] for number in numbers for text in (0.0, UNKNOWN_CATEGORY, 1.0, np.nan)])
     known = np.array([0, 1, 4], dtype=np.int32)
     arrays: Any = {"output": np.zeros(0, np.int32), "values": np.zeros((0, 1)), "intercept": None, "n_scores": 1}
@@ -409,13 +427,14 @@ def test_an_unknown_category_of_a_closed_feature_is_invalid_and_a_missing_one_is
 
         def expected(number: float, text: float, trees: Trees = trees) -> bool:
             rounded = float(np.float32(number)) if trees.float32 and trees.codes is not CodeRule.WHOLE else number
-            return text < 0 or not (np.isnan(number) or code_of(trees, rounded) in known.tolist())
+            is_known = np.isnan(number) or code_of(trees, rounded) in known.tolist()
+            return bool(text < 0 or np.isinf(number) or not is_known)
 
         found = part.statuses(rows)
         assert found is not None
         assert [status == SampleStatus.FEATURE_INVALID for status in found] == [expected(*row) for row in rows.tolist()]
         assert set(found.tolist()) == {SampleStatus.OK, SampleStatus.FEATURE_INVALID}
-        assert replace(part, closed={}).statuses(rows) is None
+        assert replace(part, closed={}).statuses(rows[~np.isinf(rows).any(axis=1)]) is None
 
 
 @pytest.mark.parametrize(
