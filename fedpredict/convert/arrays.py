@@ -66,6 +66,17 @@ class ArrayReader:
             raise ModelFileError(f"{what} is not an array of numbers")
         return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
 
+    def scalar(self, value: object, what: str) -> float:
+        """Return a number of the file, which may be NaN or infinite.
+
+        Raises:
+            ModelFileError: It is no number, or several, or damaged.
+        """
+        found = self.numbers(value, what)
+        if found.size != 1:
+            raise ModelFileError(f"{what} is not a number")
+        return float(found.item())
+
     def records(self, value: object, what: str, fields: Sequence[str]) -> NDArray[np.void]:
         """Return a one-dimensional array of the file whose items have fields, each a number; read fields by name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,10 +83,10 @@ def read_lightgbm_pickle(value: Node, arrays: ArrayReader, options: ReadOptions)
 def _rounds(best: object, arrays: ArrayReader) -> int:
     """How many rounds predictions use; 0, as for any number that is none of a round, for all."""
     if isinstance(best, Node):
-        found = arrays.numbers(best, "best_iteration of the LightGBM Booster")
-        if found.size != 1 or not np.isfinite(found).all():
-            raise ModelFileError("best_iteration of the LightGBM Booster is not a number")
-        best = int(found.item())
+        found = arrays.scalar(best, "best_iteration of the LightGBM Booster")
+        if not math.isfinite(found):
+            raise ModelFileError("best_iteration of the LightGBM Booster is not finite")
+        best = int(found)
     return best if isinstance(best, int) and best > 0 else 0
 
 

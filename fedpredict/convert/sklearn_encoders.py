@@ -129,7 +129,7 @@ def _per_column(encoder: Estimator, key: str, count: int) -> list[object]:
 def _column(encoder: Estimator, categories: object, groups: object, rare: object) -> _Categories:
     what = f"{encoder.name}.categories_"
     labels = encoder.arrays.labels_or_none(categories, what)
-    values = _values(labels)
+    values = _values(encoder.arrays, labels, what)
     gaps = [place for place, value in enumerate(values) if value is None]
     if len(gaps) > 1:
         raise UnsupportedModelError(
@@ -143,8 +143,8 @@ def _column(encoder: Estimator, categories: object, groups: object, rare: object
     group = list(range(len(values)))
     infrequent = None
     if groups is not None:
-        group = [int(each) for each in encoder.arrays.numbers(groups, f"the infrequent groups of {encoder.name}")]
-        infrequent = group[int(encoder.arrays.numbers(rare, f"the infrequent groups of {encoder.name}").reshape(-1)[0])]
+        group = _positions(encoder, groups, len(values))
+        infrequent = next((group[place] for place in _positions(encoder, rare, len(group))), None)
     if len(group) != len(values) or not values:
         raise ModelFileError(f"{what} does not fit its infrequent groups, or is empty")
     is_text = bool(texts) or not len(numbers)
@@ -152,15 +152,25 @@ def _column(encoder: Estimator, categories: object, groups: object, rare: object
     return _Categories(texts if is_text else None, numbers, places, missing, is_none, group, infrequent)
 
 
-def _values(labels: Sequence[Label | None]) -> list[str | float | None]:
+def _values(arrays: ArrayReader, labels: Sequence[Label | None], what: str) -> list[str | float | None]:
     """The categories of a column: texts, numbers, and None for a missing one."""
     found: list[str | float | None] = []
     for label in labels:
-        if isinstance(label, str):
+        if label is None or isinstance(label, str):
             found.append(label)
         else:
-            found.append(None if label is None or math.isnan(label) else float(label))
+            number = arrays.scalar(label, what)
+            found.append(None if math.isnan(number) else number)
     return found
+
+
+def _positions(encoder: Estimator, value: object, count: int) -> list[int]:
+    """Whole numbers from 0 and below a count."""
+    what = f"the infrequent groups of {encoder.name}"
+    found = encoder.arrays.numbers(value, what).reshape(-1)
+    if not ((found >= 0) & (found < count) & (found == np.floor(found))).all():
+        raise ModelFileError(f"{what} are no positions among {count}")
+    return [int(each) for each in found]
 
 
 def _dropped(encoder: Estimator, count: int) -> list[int | None]:
@@ -168,14 +178,18 @@ def _dropped(encoder: Estimator, count: int) -> list[int | None]:
     value = encoder.state.get("_drop_idx_after_grouping", encoder.state.get("drop_idx_"))
     if value is None:
         return [None] * count
-    listed = encoder.arrays.labels_or_none(value, f"{encoder.name}.drop_idx_")
+    what = f"{encoder.name}.drop_idx_"
+    listed = encoder.arrays.labels_or_none(value, what)
     if len(listed) != count:
-        raise ModelFileError(f"{encoder.name}.drop_idx_ has {len(listed)} entries for {count} columns")
-    return [None if each is None else int(each) for each in listed]
+        raise ModelFileError(f"{what} has {len(listed)} entries for {count} columns")
+    numbers = [None if each is None else encoder.arrays.scalar(each, what) for each in listed]
+    if not all(each is None or math.isfinite(each) for each in numbers):
+        raise ModelFileError(f"{what} holds NaN or an infinity")
+    return [None if each is None else int(each) for each in numbers]
 
 
 def _optional(encoder: Estimator, key: str, default: float | None = None) -> float:
     value = encoder.state.get(key, default)
     if value is None:
         raise ModelFileError(f"{encoder.name} has no {key}")
-    return float(encoder.arrays.numbers(value, f"{encoder.name}.{key}"))
+    return encoder.arrays.scalar(value, f"{encoder.name}.{key}")

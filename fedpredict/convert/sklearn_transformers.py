@@ -200,9 +200,9 @@ def _polynomial(builder: Builder, transformer: Estimator, columns: Sequence[Colu
 
 def _degrees(transformer: Estimator) -> tuple[int, int]:
     match transformer.state.get("degree"):
-        case int(highest):
+        case int(highest) if highest <= _MAX_TERMS:  # degrees without terms take time too
             return 0, highest
-        case (int(lowest), int(highest)):
+        case (int(lowest), int(highest)) if highest <= _MAX_TERMS:
             return lowest, highest
     raise ModelFileError("PolynomialFeatures.degree is damaged")
 
@@ -218,7 +218,7 @@ def _vector(estimator: Estimator, key: str, count: int) -> Floats:
 
 
 def _number(estimator: Estimator, value: object) -> float:
-    return float(estimator.arrays.numbers(value, f"a number of {estimator.name}"))
+    return estimator.arrays.scalar(value, f"a number of {estimator.name}")
 
 
 TRANSFORMERS: Mapping[tuple[str, str], Transform] = {

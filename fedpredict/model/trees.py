@@ -321,6 +321,10 @@ class TreesPart:
         """Return why samples cannot be scored, as `Part.statuses`; see `statuses_of_trees`."""
         return statuses_of_trees(features, self.may_miss, self.trees, self._closed)
 
+    def scores_and_statuses(self, features: Floats) -> tuple[Floats, Statuses | None]:
+        """Return scores and statuses, as `Part.scores_and_statuses`."""
+        return self.partial_scores(features), self.statuses(features)
+
 
 def check_inputs(
     features: tuple[str, ...], categories: Mapping[str, tuple[str, ...]], may_miss: Bools, trees: Trees, closed: Closed

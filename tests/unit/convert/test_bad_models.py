@@ -175,6 +175,41 @@ def test_quantiles_that_have_no_references_are_refused() -> None:
         read_estimator(model)
 
 
+COLOURS = np.array(["red", "blue", "red", "green", "red"], dtype=object)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("_infrequent_indices", [np.array([99])]),
+        ("_infrequent_indices", [np.array([-1])]),
+        ("_default_to_infrequent_mappings", [np.array([np.inf, 0.0, 0.0])]),
+        ("_default_to_infrequent_mappings", [np.array([[0, 1, 1]])[:, :, None][:, :2]]),
+        ("categories_", [np.array([10**400, 1, 2], dtype=object)]),
+        ("drop_idx_", np.array([np.inf], dtype=object)),
+        ("_drop_idx_after_grouping", np.array([10**400], dtype=object)),
+    ],
+)
+def test_a_damaged_encoder_is_refused(attribute: str, value: Any) -> None:
+    encoder = preprocessing.OneHotEncoder(min_frequency=2, handle_unknown="infrequent_if_exist")
+    model = make_pipeline(encoder, linear_model.Ridge()).fit(COLOURS, np.arange(5.0))
+    setattr(encoder, attribute, value)
+    if attribute == "drop_idx_":
+        del encoder._drop_idx_after_grouping
+
+    with pytest.raises(ModelFileError, match=r"OneHotEncoder|infrequent groups"):
+        read_estimator(model)
+
+
+def test_a_polynomial_of_a_billion_degrees_is_refused_at_once() -> None:
+    polynomial = preprocessing.PolynomialFeatures(2, interaction_only=True)
+    model = make_pipeline(polynomial, linear_model.Ridge()).fit(FEATURES, TARGET)
+    polynomial.degree = 10**9
+
+    with pytest.raises(ModelFileError, match="degree"):
+        read_estimator(model)
+
+
 @pytest.mark.parametrize("head", [False, True])
 def test_a_party_whose_features_no_tree_asks_for_is_told_of_and_has_a_part(
     head: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fedpredict.convert.embedding_form import combination_from_plain
 from fedpredict.convert.layers_file import parse_layers
 from fedpredict.convert.portable import from_portable, parse_json
 from fedpredict.convert.read import check_verification
@@ -34,7 +35,7 @@ def block(language: str) -> str:
 def test_the_examples_of_networks_are_read() -> None:
     blocks = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (network,) = (each for each in blocks if '"family": "network"' in each)
-    (described,) = (each for each in blocks if '"fedpredict-layers-1"' in each)
+    described, bottom, top = (each for each in blocks if '"fedpredict-layers-1"' in each)
 
     part = from_portable(parse_json(network)).part
     layers = parse_layers(described)
@@ -45,6 +46,11 @@ def test_the_examples_of_networks_are_read() -> None:
     assert layers.inputs is not None
     assert [each.feature for each in layers.inputs] == ["age", "colour"]
     assert len(layers.steps) == 4
+    below, part_below = parse_layers(top).below, combination_from_plain(parse_layers(bottom).embedding)
+    assert below is not None
+    assert part_below is not None
+    assert part_below.structure_sha256 == below.structure_sha256
+    assert (below.parties, below.n_numbers) == (("bank", "lab"), 5)
 
 
 def test_the_page_lists_every_activation() -> None:

@@ -259,7 +259,10 @@ ORDINAL = replace(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("linked", [LINKED, ORDINAL], ids=str)
+INDEPENDENT = replace(PART, link=Link("logit"))
+
+
+@pytest.mark.parametrize("linked", [LINKED, ORDINAL, INDEPENDENT], ids=str)
 def test_a_description_with_another_link_survives_the_wire(linked: PartDescription) -> None:
     assert description_from_wire(description_to_wire("r-1", linked)) == linked
 
