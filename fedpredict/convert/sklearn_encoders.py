@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedpredict.convert.arrays import Label
+from fedpredict.convert.arrays import ArrayReader, Label
 from fedpredict.convert.sklearn_state import Estimator
 from fedpredict.convert.steps_builder import Builder, Column
 from fedpredict.convert.values import clipped

@@ -5,7 +5,7 @@ missing value and of one in no bin. The bin that holds it, if one does, is joine
 the text has a branch for each feature and nothing for a bin, and no bound or number of points stands in it.
 
 The join asks for the bin within its condition: joined with all bins of their feature and then grouped, 4 million values
-took DuckDB, Spark and Hive several times as long (ADR 0025).
+took several times as long (ADR 0025).
 """
 
 from __future__ import annotations

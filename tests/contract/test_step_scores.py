@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from fedpredict.model.arrays import Floats
+from fedpredict.model.dense import Dense
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.share import SampleStatus
 from fedpredict.model.step import BOX_COX, YEO_JOHNSON, Step, StepKind
@@ -24,7 +26,7 @@ from fedpredict.tables.statements import partial_scores_query, score_in_engine
 from fedpredict.warehouse.base import Warehouse
 from tests.contract.test_engine_scores import SOURCE, new_view, scores_of, snapshot_of, statuses_of
 from tests.step_models import NUMBERS, TEXTS, coded, data, fitted, odd_rows, raw_scores, read
-from tests.tree_parts import Shape, random_part
+from tests.tree_parts import Shape, chain_of_splits, random_part
 
 pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
 
@@ -180,6 +182,27 @@ def test_hive_is_not_offered_for_more_joins_than_it_has_room_for() -> None:
         steps = tuple(Step(StepKind.MAP, ("age",), (f"m{place}",), numbers, policies) for place in range(count))
         part = StepsPart(("age",), {}, steps, LinearPart(("m0",), np.ones((1, 1)), None, np.zeros(1)))
         assert LAYOUTS[part.family].engines(part) == engines
+
+
+@pytest.mark.parametrize(
+    ("n_maps", "n_levels", "n_core", "in_hive"),
+    [(0, 0, 8, True), (0, 1, 6, True), (0, 1, 7, False), (0, 2, 5, True), (0, 3, 5, False),
+     (1, 1, 5, True), (1, 1, 6, False), (4, 1, 2, True), (4, 1, 4, False)],
+)  # fmt: skip
+def test_hive_is_offered_for_steps_and_levels_or_layers_that_fit_together(
+    n_maps: int, n_levels: int, n_core: int, in_hive: bool
+) -> None:
+    numbers = {"key": column(*range(40)), "values": column(*range(40))}
+    policies = {"unknown": "invalid", "missing": "missing"}
+    steps = [Step(StepKind.MAP, ("f0",), (f"m{place}",), numbers, policies) for place in range(n_maps)]
+    for place in range(n_levels):
+        before = f"s{place - 1}" if place else "f1"
+        steps.append(Step(StepKind.SCALE, (before,), (f"s{place}",), {"multiply": column(1.5)}))
+    trees = chain_of_splits(n_core)
+    layers = (Dense(np.ones((2, 2)), np.zeros(2)),) * n_core
+    for core in (trees, NetworkPart(("f0", "f1"), {}, {}, layers, None)):
+        part = StepsPart(("f0", "f1"), {}, tuple(steps), core)
+        assert ("hive" in LAYOUTS[part.family].engines(part)) == in_hive
 
 
 def test_an_exposure_behind_steps_is_the_same_in_the_engine(warehouse: Warehouse) -> None:

@@ -78,6 +78,12 @@ def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     ("change", "told"),
     [
         (lambda part: part.pop("steps"), "needs steps"),
+        (
+            lambda part: part.update(
+                core={"family": "scorecard", "part": {"features": [{"name": "age_woe", "bins": [{"points": 1}]}]}}
+            ),
+            "no steps stand in front of a scorecard",
+        ),
         (lambda part: part.pop("core"), "needs core"),
         (lambda part: part.update(stepps=[]), "did you mean 'steps'"),
         (lambda part: part["core"].update(family="steps"), "one of linear"),
