@@ -39,6 +39,8 @@ class ColumnType(StrEnum):
     STRING = "string"
     BOOLEAN = "boolean"
     TIMESTAMP = "timestamp"
+    DOUBLES = "array<double>"
+    """A list of numbers, at least one and none of them NULL; the list itself may be."""
 
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
@@ -48,6 +50,7 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     ColumnType.STRING: pa.string(),
     ColumnType.BOOLEAN: pa.bool_(),
     ColumnType.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    ColumnType.DOUBLES: pa.list_(pa.float64()),
 }
 """What rows look like on both ways through the Protocol."""
 

@@ -15,7 +15,7 @@ def literal(value: object, column_type: ColumnType) -> str:
     r"""Return a typed literal that the server reads back as the same value.
 
     Args:
-        value: `None`, or a value of the type: bool, int, float, str, or a datetime with a time zone.
+        value: `None`, or a value of the type: bool, int, float, str, a datetime with a time zone, or a list of floats.
         column_type: What the literal is to be on the server, also for NULL.
 
     Raises:
@@ -25,6 +25,10 @@ def literal(value: object, column_type: ColumnType) -> str:
     ("CAST('-0.0' AS DOUBLE)", "'ag\\u0027e'", 'CAST(NULL AS INT)')
     """
     match column_type, value:
+        case ColumnType.DOUBLES, None:
+            return f"IF(FALSE, ARRAY({literal(0.0, ColumnType.DOUBLE)}), NULL)"  # Hive casts to no such type
+        case ColumnType.DOUBLES, [_, *_]:
+            return f"ARRAY({', '.join(literal(each, ColumnType.DOUBLE) for each in value)})"
         case _, None:
             return f"CAST(NULL AS {column_type.value.upper()})"
         case ColumnType.BOOLEAN, bool():

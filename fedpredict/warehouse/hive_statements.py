@@ -47,8 +47,12 @@ def insert_values(schema: TableSchema, partition: Partition, rows: pa.Table) -> 
         [literal(value, column.type) for value in rows.column(at).to_pylist()]
         for at, column in enumerate(schema.columns)
     ]
-    values = ",".join(f"({','.join(row)})" for row in zip(*columns, strict=True))
-    return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} VALUES {values}"
+    given = list(zip(*columns, strict=True))
+    if any(column.type is ColumnType.DOUBLES for column in schema.columns):  # which Hive takes in no VALUES
+        values = " UNION ALL ".join(f"SELECT {','.join(row)}" for row in given)
+    else:
+        values = "VALUES " + ",".join(f"({','.join(row)})" for row in given)
+    return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {values}"
 
 
 def insert_staged(schema: TableSchema, partition: Partition, staged: str) -> str:

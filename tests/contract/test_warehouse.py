@@ -106,6 +106,22 @@ def test_doubles_that_hypothesis_chooses_come_back_bit_equal(warehouse: Warehous
     assert_doubles_return(warehouse, values)
 
 
+def test_lists_of_doubles_come_back_bit_equal(warehouse: Warehouse) -> None:
+    schema = new_table(Column("x", ColumnType.DOUBLES))
+    warehouse.ensure(schema)
+    lists = [EXTREMES, None, [0.1], NOT_FINITE, [-0.0, 1 / 3]]
+
+    warehouse.replace(
+        schema.name, {"part": "a", "version": 1}, numbered(x=pa.array(lists, ARROW_TYPES[ColumnType.DOUBLES]))
+    )
+
+    warehouse.ensure(schema)  # the table that is there is the one that is wanted
+    found = column_of(warehouse, schema.name, "x")
+    assert [None if each is None else bits(each) for each in found.to_pylist()] == [
+        None if each is None else bits(each) for each in lists
+    ]
+
+
 @pytest.fixture
 def texts(place: Place) -> str:
     """The name of a table with all texts, written once."""
@@ -131,6 +147,7 @@ def every_type(schema: TableSchema, count: int) -> pa.Table:
         ColumnType.STRING: [*TEXTS],
         ColumnType.BOOLEAN: [True, False],
         ColumnType.TIMESTAMP: [*MOMENTS],
+        ColumnType.DOUBLES: [[0.1, -0.0], EXTREMES],
     }
     return numbered(
         **{
