@@ -67,14 +67,22 @@ def buckets_of(sample_ids: Iterable[bytes], n_buckets: int) -> NDArray[np.int64]
     return (hashes_of(sample_ids) & np.uint32(check_bucket_count(n_buckets) - 1)).astype(np.int64)
 
 
-def places_of(sample_ids: Iterable[bytes]) -> NDArray[np.bytes_]:
-    """Return the place of each id: its hash with the bits reversed, as eight hexadecimal digits; shape (n,).
+def places_of(sample_ids: Iterable[bytes]) -> Hashes:
+    """Return the place of each id, its hash with the bits reversed; shape (n,).
 
-    >>> places_of([b"u1", b""]).tolist()
-    [b'bb32ee27', b'9b31b82b']
+    >>> [f"{int(each):08x}" for each in places_of([b"u1", b""])]
+    ['bb32ee27', '9b31b82b']
     """
-    reversed_bytes = _REVERSED_BYTES[_digests(sample_ids)[:, ::-1]]
-    return np.ascontiguousarray(_HEX[reversed_bytes]).reshape(-1).view(f"S{PLACE_DIGITS}")
+    return _REVERSED_BYTES[_digests(sample_ids)[:, ::-1]].view(">u4")[:, 0].astype(np.uint32)
+
+
+def place_texts(places: Hashes) -> NDArray[np.uint8]:
+    """Return places as tables hold them: `PLACE_DIGITS` hexadecimal digits in ASCII each; shape (n, PLACE_DIGITS).
+
+    >>> place_texts(places_of([b"u1"])).tobytes()
+    b'bb32ee27'
+    """
+    return _HEX[places.astype(">u4").view(np.uint8).reshape(-1, 4)].reshape(-1, PLACE_DIGITS)
 
 
 def place_range(bucket: int, n_buckets: int) -> tuple[str, str]:

@@ -7,9 +7,6 @@ from sqlglot import exp
 from fedpredict.model.buckets import PLACE_DIGITS, REVERSED_DIGITS, place_range
 from fedpredict.tables import sql
 
-PLACE = "fp_place"
-"""The column of a feature table that holds the place of a row's sample id, so that it need not be computed again."""
-
 _DIGITS = "0123456789abcdef"
 
 

@@ -161,7 +161,7 @@ def every_type(schema: TableSchema, count: int) -> pa.Table:
 
 
 def every_column() -> TableSchema:
-    return new_table(*(Column(f"c_{kind.value}", kind) for kind in ColumnType))
+    return new_table(*(Column(f"c_{kind.name.lower()}", kind) for kind in ColumnType))
 
 
 def assert_rows_return(warehouse: Warehouse, table: str, rows: pa.Table) -> None:
