@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     FedPredictError,
+    InputsRefusedError,
     ModelNotReadyError,
     PartyTimeoutError,
     ProtocolError,
@@ -29,10 +30,11 @@ from fedpredict.model.part import Part
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.several import rows_of_models
+from fedpredict.model.several import join_replies, rows_of_models, split_by_model
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.inputs import NEVER, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.stored import stored_share
 from fedpredict.scoring.texts import TextCodes
 
 _FEW = 16
@@ -40,7 +42,7 @@ _FEW = 16
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
 _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
-_NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
+_NEARLINE, _OFFLINE = Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 
@@ -81,16 +83,18 @@ class LocalParty(PartyScorer):
         """Return this party's share.
 
         Raises:
-            UnsupportedModeError: Any mode but nearline.
+            UnsupportedModeError: Mode realtime.
             ModelNotFoundError: The warehouse has no such model.
             ManifestMismatchError: The digest asked for is not loaded.
-            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features.
+            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features, or of its stored shares.
             InputsRefusedError: The query's inputs are not features of the model's view.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
-        if query.mode is not _NEARLINE:
-            raise UnsupportedModeError(f"mode {query.mode} asked, nearline is served", mode=query.mode.value)
-        if query.further:
+        if query.mode is _OFFLINE:
+            compute = partial(self._look_up, self._state(), query)
+        elif query.mode is not _NEARLINE:
+            raise UnsupportedModeError(f"mode {query.mode} asked, nearline and offline are", mode=query.mode.value)
+        elif query.further:
             compute = partial(self._compute_several, self._state(), query)
         else:
             compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
@@ -101,6 +105,27 @@ class LocalParty(PartyScorer):
                 return await asyncio.to_thread(compute)
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
+
+    def _look_up(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        """Return the share of one model or several as it is stored."""
+        if not query.further:
+            return self._look_up_one(state, query)
+        queries = split_by_model(query)
+        outcomes: list[PartyReply | FedPredictError] = []
+        for each in queries:
+            try:
+                outcomes.append(self._look_up_one(state, each))
+            except FedPredictError as error:
+                outcomes.append(error)
+        return join_replies(queries, outcomes)
+
+    def _look_up_one(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        start = time.perf_counter()
+        if query.inputs is not None:
+            raise InputsRefusedError("inputs came with mode offline, which looks stored shares up")
+        description = state.version(query.model_id, query.params_sha256).description
+        share, event_time = stored_share(self._store, description, query.sample_ids)
+        return _reply(query, share, event_time, start)
 
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         """Return the share of several models: features that models have in common are looked up at once."""
@@ -156,13 +181,7 @@ class LocalParty(PartyScorer):
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
         rows = self._rows(model, query)
-        status = _statuses(model.part, rows, query.sample_ids)
-        if status is None:
-            share, event_time = _share_of_all(model.part.partial_scores(rows.values)), rows.event_time
-        else:
-            # of what is not usable numbers come out as well, which the share does not keep
-            share = build_share(model.part.partial_scores(rows.values), status)
-            event_time = np.where(status == _OK, rows.event_time, NEVER)
+        share, event_time = share_of_rows(model.part, rows, query.sample_ids)
         reply = _reply(query, share, event_time, start)
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
@@ -225,6 +244,22 @@ def _placed(told: Sequence[tuple[slice | NDArray[np.intp], Reasons | None]], n_s
     which = np.full((n_samples, whole.which.shape[1]), NO_MORE, dtype=np.uint16)
     which[np.concatenate([at for at, _ in groups])] = whole.which
     return Reasons(whole.codes, which)
+
+
+def share_of_rows(part: Part, rows: FeatureRows, sample_ids: Sequence[bytes]) -> tuple[Share, Micros]:
+    """Return a part's share of samples, and the event time of each that is OK, `NEVER` of the others.
+
+    Args:
+        part: The parameters.
+        rows: Of the samples, with the part's codes of texts.
+        sample_ids: Theirs.
+    """
+    status = _statuses(part, rows, sample_ids)
+    if status is None:
+        return _share_of_all(part.partial_scores(rows.values)), rows.event_time
+    # of what is not usable numbers come out as well, which the share does not keep
+    share = build_share(part.partial_scores(rows.values), status)
+    return share, np.where(status == _OK, rows.event_time, NEVER)
 
 
 def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 import pyarrow as pa
 
@@ -150,6 +150,19 @@ def latest_snapshot(warehouse: Warehouse, view: str, version: int | None = None)
     where: Partition = {"view": view} if version is None else {"view": view, "view_version": version}
     found = _snapshots(warehouse, where)
     return found[-1] if found else None
+
+
+def snapshot_of_day(warehouse: Warehouse, view: str, version: int, day: date) -> Snapshot | None:
+    """Return the newest snapshot of a view version that was made by the end of a day (UTC), or None."""
+    end = snapshot_name(datetime.combine(day + timedelta(days=1), time(), UTC))
+    found = [each for each in _snapshots(warehouse, {"view": view, "view_version": version}) if each.snapshot < end]
+    return found[-1] if found else None
+
+
+def find_snapshot(warehouse: Warehouse, view: str, version: int, snapshot: str) -> Snapshot | None:
+    """Return a snapshot by its name, or None where it is gone."""
+    found = _snapshots(warehouse, {"view": view, "view_version": version, "snapshot": snapshot})
+    return found[0] if found else None
 
 
 def read_snapshot_rows(warehouse: Warehouse, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:

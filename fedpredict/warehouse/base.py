@@ -40,7 +40,10 @@ class ColumnType(StrEnum):
     BOOLEAN = "boolean"
     TIMESTAMP = "timestamp"
     DOUBLES = "array<double>"
-    """A list of numbers, at least one and none of them NULL; the list itself may be."""
+    """A list of numbers, at least one and none of them NULL; the list itself may be.
+
+    Hive keeps a negative zero in it as zero, where the rows are few enough to be written as literals.
+    """
 
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {

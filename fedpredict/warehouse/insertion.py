@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlglot import exp
 
 from fedpredict.errors import StatementError, WarehouseWriteError
-from fedpredict.warehouse.base import ColumnType, TableSchema
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 
 _TYPES = {
     ColumnType.INT: exp.DataType.Type.INT,
@@ -15,6 +15,7 @@ _TYPES = {
     ColumnType.BOOLEAN: exp.DataType.Type.BOOLEAN,
     ColumnType.TIMESTAMP: exp.DataType.Type.TIMESTAMPTZ,  # what DuckDB's own is called; the servers have one only
 }
+"""What a column is cast to. Lists are not: Hive has no such cast, and a list of other numbers is refused by what writes."""
 
 
 def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
@@ -47,13 +48,14 @@ def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
     common = body.args.get("with_")
     body.set("with_", None)
     columns = [
-        exp.alias_(
-            exp.cast(exp.column(column.name, quoted=True) if column.name in names else exp.Null(), _TYPES[column.type]),
-            column.name,
-            quoted=True,
-        )
-        for column in schema.columns
+        exp.alias_(_cast(column, is_given=column.name in names), column.name, quoted=True) for column in schema.columns
     ]
     query = exp.Select(expressions=columns).from_(body.subquery("fp_given", copy=False), copy=False)
     query.set("with_", common)
     return query
+
+
+def _cast(column: Column, *, is_given: bool) -> exp.Expr:
+    value = exp.column(column.name, quoted=True) if is_given else exp.Null()
+    kind = _TYPES.get(column.type)
+    return value if kind is None else exp.cast(value, kind)
