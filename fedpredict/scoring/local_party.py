@@ -43,6 +43,7 @@ _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
 _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
 _NEARLINE, _OFFLINE = Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
+_UNUSED = "is sent with mode offline, which looks scores up: ask for mode nearline"
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 
@@ -86,7 +87,7 @@ class LocalParty(PartyScorer):
             UnsupportedModeError: Mode realtime.
             ModelNotFoundError: The warehouse has no such model.
             ManifestMismatchError: The digest asked for is not loaded.
-            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features, or of its stored shares.
+            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features, or no stored shares.
             InputsRefusedError: The query's inputs are not features of the model's view.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
@@ -122,7 +123,11 @@ class LocalParty(PartyScorer):
     def _look_up_one(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
         if query.inputs is not None:
-            raise InputsRefusedError("inputs came with mode offline, which looks stored shares up")
+            raise InputsRefusedError(
+                "inputs came with mode offline, which looks stored shares up",
+                feature=query.inputs.names[0],
+                problem=_UNUSED,
+            )
         description = state.version(query.model_id, query.params_sha256).description
         share, event_time = stored_share(self._store, description, query.sample_ids)
         return _reply(query, share, event_time, start)

@@ -84,9 +84,7 @@ def views_of(loaded: Iterable[tuple[str, str]]) -> set[tuple[str, int]]:
     return {(shares_view(model_id, digest), VIEW_VERSION) for model_id, digest in loaded}
 
 
-def stored_share(
-    store: OnlineStore, model: PartDescription, sample_ids: Sequence[bytes]
-) -> tuple[Share, Micros]:
+def stored_share(store: OnlineStore, model: PartDescription, sample_ids: Sequence[bytes]) -> tuple[Share, Micros]:
     """Return the stored share of samples, and the event time of each that is OK, `NEVER` of the others.
 
     Args:

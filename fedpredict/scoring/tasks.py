@@ -53,7 +53,8 @@ def score_day(
     Args:
         warehouse: The party's.
         version: Whose shares.
-        day: UTC. The ids and features are those of the newest snapshot that was made by its end when the task was begun.
+        day: UTC. The ids and features are those of the newest snapshot that was made by its end, when
+            the task was begun.
         rows_per_bucket: Decides the number of buckets, where that is not given.
         n_buckets: The number of buckets.
         again: Begin anew with the snapshot that is the newest now, whatever is there.
@@ -74,10 +75,10 @@ def score_day(
         if bucket not in done:
             if snapshot is None:
                 raise InputError(
-                    f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets of "
-                    f"{day} are not done: begin again with --again"
+                    f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets "
+                    f"of {day} are not done: begin again with --again"
                 )
-            task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket)
+            task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
     advance(len(done), task.n_buckets)
     if task.finished_at is None:
         task = replace(task, n_ids=sum(each.n_ids for each in done.values()), finished_at=datetime.now(UTC))
@@ -105,7 +106,9 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
     engine = _engine_name(warehouse)
     others = sorted({each.engine for each in state.buckets.values()} - {engine})
     if others:
-        raise InputError(f"the checksums are those of {', '.join(others)}, and this is {engine}: score again to renew them")
+        raise InputError(
+            f"the checksums are those of {', '.join(others)}, and this is {engine}: score again to renew them"
+        )
     damaged = []
     for bucket, record in state.buckets.items():
         partition = {**state.task.partition, "bucket": bucket}
@@ -149,7 +152,9 @@ def _begun(
         snapshot=snapshot.snapshot,
         n_rows=snapshot.n_rows,
         n_scores=version.n_scores,
-        n_buckets=bucket_count(snapshot.n_rows, rows_per_bucket) if n_buckets is None else check_bucket_count(n_buckets),
+        n_buckets=bucket_count(snapshot.n_rows, rows_per_bucket)
+        if n_buckets is None
+        else check_bucket_count(n_buckets),
         bins=() if before is None else before.bins,
         started_at=datetime.now(UTC),
     )
@@ -169,7 +174,7 @@ def _previous(warehouse: Warehouse, model_id: str, day: date, n_scores: int) -> 
 
 
 def _score_bucket(
-    warehouse: Warehouse, version: ModelVersion, part: Part, task: ShareTask, snapshot: Snapshot, bucket: int
+    warehouse: Warehouse, version: ModelVersion, part: Part, task: ShareTask, snapshot: Snapshot, *, bucket: int
 ) -> tuple[ShareTask, BucketRecord]:
     start = time.perf_counter()
     partition: Partition = {**task.partition, "bucket": bucket}

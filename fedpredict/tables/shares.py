@@ -170,10 +170,8 @@ def list_tasks(
     Raises:
         TableCorruptError: A row that no task gives.
     """
-    where: dict[str, str | int] = {}
-    for name, value in (("dt", day and day.isoformat()), ("model_id", model_id), ("params_sha256", params_sha256)):
-        if value:
-            where[name] = value
+    given = {"dt": day and day.isoformat(), "model_id": model_id, "params_sha256": params_sha256}
+    where: Partition = {name: value for name, value in given.items() if value is not None}
     names = [column.name for column in (*TASKS.columns, *TASKS.partitioned_by)]
     tasks = [_task(row) for row in warehouse.read(TASKS.name, names, where).to_pylist()]
     return sorted(tasks, key=lambda each: (each.day, each.model_id, each.params_sha256))
@@ -258,7 +256,7 @@ def shares_columns(n_scores: int) -> tuple[str, ...]:
 
 
 def shares_snapshot(task: ShareTask) -> Snapshot:
-    """Return a finished task's shares as a snapshot of a view; a later day's, and a later generation's, has a later name."""
+    """Return a finished task's shares as a snapshot of a view; later days and generations have later names."""
     features = tuple(ViewFeature(name, name, ColumnType.DOUBLE) for name in shares_columns(task.n_scores))
     view = FeatureView(
         shares_view(task.model_id, task.params_sha256), VIEW_VERSION, features, "sample_id", "event_time"
@@ -267,7 +265,7 @@ def shares_snapshot(task: ShareTask) -> Snapshot:
 
 
 def read_shares(warehouse: Warehouse, task: ShareTask) -> pa.Table:
-    """Return a finished task's shares as rows of that snapshot, a bucket at a time: sample_id, event_time, and the columns.
+    """Return a finished task's shares as rows of that snapshot: sample_id, event_time, and the view's columns.
 
     Raises:
         TableCorruptError: There are not the rows that the records say.
@@ -281,7 +279,7 @@ def read_shares(warehouse: Warehouse, task: ShareTask) -> pa.Table:
     found = pa.concat_tables(tables) if tables else _flat(SHARES.arrow_schema.empty_table(), task.n_scores)
     if found.num_rows != task.n_ids:
         raise TableCorruptError(
-            f"{SHARES.name} has {found.num_rows} shares of model {task.model_id} of {task.day} instead of {task.n_ids}; "
+            f"{SHARES.name} has {found.num_rows} shares of {task.model_id} of {task.day} instead of {task.n_ids}; "
             f"`fedpredict task score --date {task.day} --model {task.model_id} --again` makes them again"
         )
     return found
@@ -337,7 +335,7 @@ def _task(row: Mapping[str, object]) -> ShareTask:
         )
     except (ValueError, KeyError, TypeError, NameRefusedError) as error:
         raise TableCorruptError(
-            f"{TASKS.name} has a damaged row for model {row['model_id']} of {row['dt']} ({error}); delete that partition"
+            f"{TASKS.name} has a damaged row for {row['model_id']} of {row['dt']} ({error}); delete that partition"
         ) from error
 
 

@@ -94,7 +94,9 @@ def counts(
         params |= {"fp_first": first, "fp_width": width}
         score = sql.item("scores", output)
         start, step = (exp.cast(exp.Placeholder(this=name), "double") for name in ("fp_first", "fp_width"))
-        place = exp.Div(this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy())
+        place = exp.Div(
+            this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy()
+        )
         end = exp.Add(this=start, expression=exp.Mul(this=step, expression=sql.number(n_bins)))
         bin_of = sql.case(
             exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
@@ -117,7 +119,7 @@ def counts(
 
 
 def _checked(engine: str) -> exp.Expr:
-    """Return a number below 2^31 in size that depends on all of a row's id, status and scores: the engine's own hash."""
+    """Return a number below 2^31 in size of a row's id, status and scores: the engine's own hash."""
     name = "xxhash64" if engine == "spark" else "hash"
     hashed = exp.Anonymous(this=name, expressions=sql.columns_of("sample_id", "status", "scores"))
     return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
@@ -174,9 +176,7 @@ def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
     )
     finite = [exp.LTE(this=exp.Abs(this=sql.column(name)), expression=top.copy()) for name in names]
     sizes = [exp.Abs(this=sql.column(name)) for name in columns]
-    infinite: list[exp.Expr] = [
-        exp.LT(this=exp.Neg(this=size), expression=exp.Neg(this=top.copy())) for size in sizes
-    ]
+    infinite: list[exp.Expr] = [exp.LT(this=exp.Neg(this=size), expression=exp.Neg(this=top.copy())) for size in sizes]
     usable: list[exp.Expr] = [exp.LTE(this=size.copy(), expression=top.copy()) for size in sizes]
     status = sql.case(
         sql.number(SampleStatus.FEATURE_MISSING),
@@ -184,16 +184,16 @@ def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
         (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(SampleStatus.FEATURE_INVALID)),
         (sql.balanced(exp.And, usable or [exp.true()]), sql.number(SampleStatus.OUT_OF_RANGE)),
     )
-    judged = sql.select_from(
-        [*sql.columns_of("sample_id", "event_time", *names), sql.named(status, "status")], scored
-    )
+    judged = sql.select_from([*sql.columns_of("sample_id", "event_time", *names), sql.named(status, "status")], scored)
     return _with_list(judged, names)
 
 
 def _side_by_side(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
     """Return the parameters as one row: for each output, the weights and the offset."""
     columns = [
-        sql.named(exp.Max(this=sql.case(exp.null(), (sql.equals("output", output), sql.column(name)))), f"{name}_{output}")
+        sql.named(
+            exp.Max(this=sql.case(exp.null(), (sql.equals("output", output), sql.column(name)))), f"{name}_{output}"
+        )
         for output in range(version.n_scores)
         for name in (*weights, "fp_offset")
     ]

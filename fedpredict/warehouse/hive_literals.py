@@ -15,7 +15,7 @@ def literal(value: object, column_type: ColumnType) -> str:
     r"""Return a typed literal that the server reads back as the same value.
 
     Args:
-        value: `None`, or a value of the type: bool, int, float, str, a datetime with a time zone, or a list of floats.
+        value: `None`, or a value of the type: bool, int, float, str, or a datetime with a time zone.
         column_type: What the literal is to be on the server, also for NULL.
 
     Raises:
@@ -25,10 +25,6 @@ def literal(value: object, column_type: ColumnType) -> str:
     ("CAST('-0.0' AS DOUBLE)", "'ag\\u0027e'", 'CAST(NULL AS INT)')
     """
     match column_type, value:
-        case ColumnType.DOUBLES, None:
-            return f"IF(FALSE, ARRAY({literal(0.0, ColumnType.DOUBLE)}), NULL)"  # Hive casts to no such type
-        case ColumnType.DOUBLES, [_, *_]:
-            return f"ARRAY({', '.join(literal(each, ColumnType.DOUBLE) for each in value)})"
         case _, None:
             return f"CAST(NULL AS {column_type.value.upper()})"
         case ColumnType.BOOLEAN, bool():
@@ -44,6 +40,22 @@ def literal(value: object, column_type: ColumnType) -> str:
             return f"TIMESTAMP'{value.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'microseconds')}'"
         case _:
             raise InputError(f"a {type(value).__name__} cannot be stored as {column_type.value}")
+
+
+def list_literal(value: object) -> str:
+    """Return the literal of a list of at least one float, or of a NULL that is a list.
+
+    Raises:
+        InputError: It is neither.
+
+    >>> list_literal([0.5])
+    "ARRAY(CAST('0.5' AS DOUBLE))"
+    """
+    if value is None:
+        return f"IF(FALSE, {list_literal([0.0])}, NULL)"  # Hive casts to no such type
+    if not isinstance(value, list) or not value or any(each is None for each in value):
+        raise InputError(f"a {type(value).__name__} cannot be stored as {ColumnType.DOUBLES.value}")
+    return f"ARRAY({', '.join(literal(each, ColumnType.DOUBLE) for each in value)})"
 
 
 def bound(value: Value) -> str:

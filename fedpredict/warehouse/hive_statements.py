@@ -10,7 +10,7 @@ import pyarrow as pa
 from fedpredict.errors import NameRefusedError, WarehouseWriteError
 from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema
 from fedpredict.warehouse.hive_connection import Engine, RefusedByServerError
-from fedpredict.warehouse.hive_literals import literal, quoted
+from fedpredict.warehouse.hive_literals import list_literal, literal, quoted
 
 _ERROR_CLASS = re.compile(r"\[[A-Z][A-Z0-9_.]+\]|\w+(?:Exception|Error)\b(?: \[Error \d+\])?")
 
@@ -44,7 +44,10 @@ def create_staging(schema: TableSchema, name: str, uri: str) -> str:
 def insert_values(schema: TableSchema, partition: Partition, rows: pa.Table) -> str:
     """Return the INSERT that makes `rows`, with all columns of the table in order, one partition."""
     columns = [
-        [literal(value, column.type) for value in rows.column(at).to_pylist()]
+        [
+            list_literal(value) if column.type is ColumnType.DOUBLES else literal(value, column.type)
+            for value in rows.column(at).to_pylist()
+        ]
         for at, column in enumerate(schema.columns)
     ]
     given = list(zip(*columns, strict=True))

@@ -15,7 +15,7 @@ _TYPES = {
     ColumnType.BOOLEAN: exp.DataType.Type.BOOLEAN,
     ColumnType.TIMESTAMP: exp.DataType.Type.TIMESTAMPTZ,  # what DuckDB's own is called; the servers have one only
 }
-"""What a column is cast to. Lists are not: Hive has no such cast, and a list of other numbers is refused by what writes."""
+"""What a column is cast to. Lists are not: Hive has no such cast."""
 
 
 def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
