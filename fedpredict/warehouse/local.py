@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _GROUP_ROWS = 122_880
-"""Rows of a row group: what memory holds of it, what an engine's thread takes at a time, and what a filter passes over."""
+"""Rows of a row group: what memory holds of it, what a thread takes at a time, and what a filter passes over."""
 
 _LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
