@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("predict", "list_models"),
     "catalogue": ("catalogue", "app"),
     "score": ("score", "score"),
+    "task": ("task", "app"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),
     "bench": ("bench", "bench"),

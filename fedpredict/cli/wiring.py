@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -29,6 +29,7 @@ from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
@@ -92,10 +93,11 @@ def load_party(path: Path | None) -> LoadedParty:
 
 @dataclass(frozen=True, slots=True)
 class PartyWarehouse:
-    """A party and its open warehouse."""
+    """A party and its open warehouse, and how its shares are kept there."""
 
     party: str
     warehouse: Warehouse
+    tasks: TaskSettings = field(default_factory=TaskSettings)
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
     loaded = load_party(path)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        yield PartyWarehouse(loaded.settings.party, warehouse)
+        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks)
     finally:
         warehouse.close()
 

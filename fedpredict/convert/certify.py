@@ -151,7 +151,8 @@ def feature_rows(features: Floats, part: Part, view: FeatureView) -> pa.Table:
     for name, values in zip(part.features, features.T, strict=True):
         columns[column_name(name)] = _column(values, part.categories.get(name))
     absent = {column.name: pa.nulls(len(features), ARROW_TYPES[column.type]) for column in view.columns}
-    return pa.table({**absent, **columns}).select(view.schema.arrow_schema.names)
+    table = pa.table({**absent, **columns})
+    return table.select([name for name in view.schema.arrow_schema.names if name in table.column_names])
 
 
 def _column(values: Floats, texts: tuple[str, ...] | None) -> pa.Array:

@@ -19,7 +19,7 @@ from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
 from fedpredict.security.settings import ALL_MODELS
 
-MODES = frozenset({Mode.NEARLINE})
+MODES = frozenset({Mode.NEARLINE, Mode.OFFLINE})
 """What can be asked for today; the message carries the mode from the start."""
 MIN_RETRY_MS, MAX_RETRY_MS = 20, 2_000
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedpredict.features.settings import StoreSettings
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
@@ -78,6 +79,8 @@ class ParticipantSettings(_Settings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By feature view: how old features may be."""
+    tasks: TaskSettings = Field(default_factory=TaskSettings)
+    """How shares are computed ahead and kept."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)

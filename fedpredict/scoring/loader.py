@@ -23,6 +23,7 @@ from fedpredict.model.combination import combination_of
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.stored import StoredShares, views_of
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.names import column_names
@@ -67,6 +68,7 @@ class ModelLoader:
         self._warehouse = warehouse
         self._party = party
         self._store = store
+        self._shares = StoredShares(warehouse, store)
         self._keep_versions = keep_versions
         self.loaded_at: dict[tuple[str, int], float] = {}
         """View and version -> when its snapshot was loaded, in seconds since 1970 UTC."""
@@ -105,6 +107,8 @@ class ModelLoader:
             self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
         # snapshots first: a model becomes visible when its features are there
         self._read_snapshots(done)
+        for model_id, problem in self._shares.refresh(done.loaded).items():
+            done.problems.setdefault(model_id, problem)
         return PartyState(current=done.current, loaded=done.loaded, problems=done.problems, read_once=True)
 
     def _list(self, done: _Round) -> list[ModelVersion]:
@@ -230,7 +234,7 @@ class ModelLoader:
         # with the warehouse away, nobody knows what a file of an earlier run is good for
         if state.warehouse_problem:
             return
-        views = {(model.view, model.view_version) for model in state.loaded.values()}
+        views = {(model.view, model.view_version) for model in state.loaded.values()} | views_of(state.loaded)
         for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
             self.loaded_at.pop((view, view_version), None)

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     FedPredictError,
+    InputsRefusedError,
     ModelNotReadyError,
     PartyTimeoutError,
     ProtocolError,
@@ -28,14 +29,16 @@ from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.part import Part
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.several import rows_of_models
+from fedpredict.model.several import join_replies, rows_of_models, split_by_model
 from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
 from fedpredict.scoring.freshness import ViewFreshness
 from fedpredict.scoring.inputs import NEVER, check_types, rows_of_inputs
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.scoring.stored import stored_share
 from fedpredict.scoring.texts import TextCodes
 
 _FEW = 16
@@ -43,7 +46,8 @@ _FEW = 16
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
 _NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
-_NEARLINE = Mode.NEARLINE  # members of an enumeration are slow to look up
+_NEARLINE, _OFFLINE = Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
+_UNUSED = "is sent with mode offline, which looks scores up: ask for mode nearline"
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 WAITING_THREADS = 16
@@ -110,16 +114,18 @@ class LocalParty(PartyScorer):
         """Return this party's share.
 
         Raises:
-            UnsupportedModeError: Any mode but nearline.
+            UnsupportedModeError: Mode realtime.
             ModelNotFoundError: The warehouse has no such model.
             ManifestMismatchError: The digest asked for is not loaded.
-            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features.
+            ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features, or no stored shares.
             InputsRefusedError: The query's inputs are not features of the model's view.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
-        if query.mode is not _NEARLINE:
-            raise UnsupportedModeError(f"mode {query.mode} asked, nearline is served", mode=query.mode.value)
-        if query.further:
+        if query.mode is _OFFLINE:
+            compute = partial(self._look_up, self._state(), query)
+        elif query.mode is not _NEARLINE:
+            raise UnsupportedModeError(f"mode {query.mode} asked, nearline and offline are", mode=query.mode.value)
+        elif query.further:
             compute = partial(self._compute_several, self._state(), query)
         else:
             compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
@@ -131,6 +137,31 @@ class LocalParty(PartyScorer):
                 return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, compute)
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
+
+    def _look_up(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        """Return the share of one model or several as it is stored."""
+        if not query.further:
+            return self._look_up_one(state, query)
+        queries = split_by_model(query)
+        outcomes: list[PartyReply | FedPredictError] = []
+        for each in queries:
+            try:
+                outcomes.append(self._look_up_one(state, each))
+            except FedPredictError as error:
+                outcomes.append(error)
+        return join_replies(queries, outcomes)
+
+    def _look_up_one(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        start = time.perf_counter()
+        if query.inputs is not None:
+            raise InputsRefusedError(
+                "inputs came with mode offline, which looks stored shares up",
+                feature=query.inputs.names[0],
+                problem=_UNUSED,
+            )
+        description = state.version(query.model_id, query.params_sha256).description
+        share, event_time = stored_share(self._store, description, query.sample_ids)
+        return _reply(query, share, event_time, start)
 
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         """Return the share of several models: features that models have in common are looked up at once."""
@@ -179,7 +210,7 @@ class LocalParty(PartyScorer):
             known = model.part.statuses(rows.values)
         else:
             own, known = model.part.scores_and_statuses(rows.values)
-        known = self._with_stale(group.limit, rows, _with_lookup(known, rows, ids))
+        known = _with_stale(_with_lookup(known, rows, ids), rows, self._oldest(group.limit))
         scores[at] = own
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
@@ -188,14 +219,7 @@ class LocalParty(PartyScorer):
     def _compute(self, model: LoadedModel, query: ScoreQuery) -> PartyReply:
         start = time.perf_counter()
         rows = self._rows(model, query)
-        scores, status = model.part.scores_and_statuses(rows.values)
-        status = self._with_stale(self._limit(model), rows, _with_lookup(status, rows, query.sample_ids))
-        if status is None:
-            share, event_time = _share_of_all(scores), rows.event_time
-        else:
-            # of what is not usable numbers come out as well, which the share does not keep
-            share = build_share(scores, status)
-            event_time = np.where(status == _OK, rows.event_time, NEVER)
+        share, event_time = share_of_rows(model.part, rows, query.sample_ids, self._oldest(self._limit(model)))
         reply = _reply(query, share, event_time, start)
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
@@ -204,17 +228,9 @@ class LocalParty(PartyScorer):
         rule = self._freshness.get(model.view)
         return None if rule is None else rule.limit(model.description.model_id)
 
-    def _with_stale(self, limit: int | None, rows: FeatureRows, status: Statuses | None) -> Statuses | None:
-        """Return the statuses with STALE where all is well but the features' age."""
-        if limit is None:
-            return status
-        stale = rows.event_time < self._now() - limit
-        if not any_true(stale):
-            return status
-        if status is None:
-            status = all_ok_statuses(len(stale))
-        status[stale & (status == _OK)] = SampleStatus.STALE
-        return status
+    def _oldest(self, limit: int | None) -> int | None:
+        """Return the event time before which features are stale."""
+        return None if limit is None else self._now() - limit
 
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
@@ -281,6 +297,25 @@ def _placed(told: Sequence[tuple[slice | NDArray[np.intp], Reasons | None]], n_s
     return Reasons(whole.codes, which)
 
 
+def share_of_rows(
+    part: Part, rows: FeatureRows, sample_ids: Sequence[bytes], oldest: int | None = None
+) -> tuple[Share, Micros]:
+    """Return a part's share of samples, and the event time of each that is OK, `NEVER` of the others.
+
+    Args:
+        part: The parameters.
+        rows: Of the samples, with the part's codes of texts.
+        sample_ids: Theirs.
+        oldest: The event time before which features are stale; None: never.
+    """
+    scores, status = part.scores_and_statuses(rows.values)
+    status = _with_stale(_with_lookup(status, rows, sample_ids), rows, oldest)
+    if status is None:
+        return _share_of_all(scores), rows.event_time
+    # of what is not usable numbers come out as well, which the share does not keep
+    return build_share(scores, status), np.where(status == _OK, rows.event_time, NEVER)
+
+
 def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:
     """Return the rows with the part's codes of texts in place of the snapshot's."""
     texts = model.texts or TextCodes(model.part, model.columns)  # of no text feature: it says which column is text
@@ -300,6 +335,16 @@ def _with_lookup(status: Statuses | None, rows: FeatureRows, sample_ids: Sequenc
     status[rows.ambiguous] = SampleStatus.FEATURE_INVALID
     absent = ~rows.found
     status[absent] = _statuses_of_absent(sample_ids, absent)
+    return status
+
+
+def _with_stale(status: Statuses | None, rows: FeatureRows, oldest: int | None) -> Statuses | None:
+    """Return the statuses with STALE where all is well but the features' age."""
+    if oldest is None or not any_true(stale := rows.event_time < oldest):
+        return status
+    if status is None:
+        status = all_ok_statuses(len(stale))
+    status[stale & (status == _OK)] = SampleStatus.STALE
     return status
 
 

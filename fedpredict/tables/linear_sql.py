@@ -20,7 +20,7 @@ def linear_scores(version: ModelVersion, source: Source) -> exp.Select:
         source,
         list(source.column_of.values()),
         weights,
-        _parameters(version, weights),
+        linear_parameters(version, weights),
         exposure=None if exposure is None else source.column_of[exposure],
     )
 
@@ -115,7 +115,7 @@ def _logarithm(feature: exp.Column) -> exp.Expr:
     return exp.Ln(this=sql.case(sql.double("1"), (exp.and_(positive, finite), feature.copy())))
 
 
-def _parameters(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
+def linear_parameters(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
     """Return the parameter rows: output, weights, the sum of intercept and constant, and the largest finite number."""
     intercept = exp.Coalesce(this=sql.column("intercept"), expressions=[sql.double("0")])
     fixed = [

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 from fedpredict.errors import FeatureNamesError, NameRefusedError
 
-RESERVED = frozenset({"sample_id", "event_time", "view_version", "snapshot"})
+PLACE = "fp_place"
+"""The column of a feature table that holds the place of a row's sample id (`model.buckets`)."""
+
+RESERVED = frozenset({"sample_id", "event_time", "view_version", "snapshot", PLACE})
 """Columns that every feature table has."""
 
 MAX_COLUMN_LENGTH = 124

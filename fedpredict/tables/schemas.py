@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fedpredict.model.ids import check_view_name
+from fedpredict.tables.names import PLACE
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 
 _INT, _BIGINT, _DOUBLE = ColumnType.INT, ColumnType.BIGINT, ColumnType.DOUBLE
@@ -45,6 +46,8 @@ VIEWS = TableSchema(
         Column("key", _STRING),
         Column("event_time", _STRING),
         Column("created_at", _TIMESTAMP),
+        Column("n_ids", _BIGINT),
+        Column("has_places", _BOOLEAN),
     ),
     (Column("view", _STRING), Column("view_version", _INT), Column("snapshot", _STRING)),
 )
@@ -195,5 +198,5 @@ def features_schema(view: str, features: Iterable[Column]) -> TableSchema:
     Raises:
         NameRefusedError: The view's name breaks the rule.
     """
-    fixed = (Column("sample_id", _STRING), Column("event_time", _TIMESTAMP))
+    fixed = (Column("sample_id", _STRING), Column("event_time", _TIMESTAMP), Column(PLACE, _STRING))
     return TableSchema(f"fp_features_{check_view_name(view)}", (*fixed, *features), FEATURE_KEYS)

@@ -79,3 +79,8 @@ def number(value: int) -> exp.Expr:
 def double(text: str) -> exp.Expr:
     """Return a number of float64 from its decimal text."""
     return exp.cast(exp.Literal.string(text), exp.DataType.Type.DOUBLE)
+
+
+def item(name: str, position: int) -> exp.Bracket:
+    """Return an element of a list in a column, counted from 0."""
+    return exp.Bracket(this=column(name), expressions=[number(position)], offset=0)

@@ -68,20 +68,25 @@ def partial_scores_query(version: ModelVersion, snapshot: Snapshot) -> tuple[exp
         version: Which parameters.
         snapshot: Which features; of the version's view.
     """
+    source = source_of(snapshot, version.features)
+    return partial_scores_of(version, source), {**version.partition, **snapshot.partition}
+
+
+def partial_scores_of(version: ModelVersion, source: Source) -> exp.Select:
+    """Return what `partial_scores_query` does, for the rows of a source; its values are bound the same way."""
     is_scored, is_finite = sql.equals("fp_status", SampleStatus.OK), sql.equals("fp_overflows", 0)
     out_of_range = exp.and_(is_scored.copy(), sql.compare(exp.GT, "fp_overflows", 0))
     status = sql.case(sql.column("fp_status"), (out_of_range, sql.number(SampleStatus.OUT_OF_RANGE)))
     score = sql.case(exp.null(), (exp.and_(is_scored, is_finite), sql.column("fp_raw")))
-    statement = sql.select_from(
+    return sql.select_from(
         [
             *sql.columns_of("sample_id", "event_time"),
             sql.named(status, "status"),
             sql.column("output"),
             sql.named(score, "score"),
         ],
-        _checked(_ranked(SCORED[version.family](version, source_of(snapshot, version.features)))),
+        _checked(_ranked(SCORED[version.family](version, source))),
     )
-    return statement, {**version.partition, **snapshot.partition}
 
 
 def score_in_engine(warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot) -> pa.Table:

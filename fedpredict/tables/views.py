@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 import pyarrow as pa
 
-from fedpredict.errors import FeatureNamesError, NameRefusedError, TableCorruptError
+from fedpredict.errors import FeatureNamesError, NameRefusedError, StatementError, TableCorruptError
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
+from fedpredict.tables.placing import in_places
 from fedpredict.tables.schemas import VIEWS, features_schema
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 
@@ -81,11 +82,16 @@ class Snapshot:
         view: The view, in the version that the snapshot was made for.
         snapshot: The UTC instant that names it; names sort in the order of time.
         n_rows: Rows of the snapshot, more than one per sample id allowed.
+        n_ids: Distinct sample ids of the rows; None where that is not known.
+        has_places: Whether its rows have the places of their ids, and stand in that order (`model.buckets`), so that
+            an engine finds a bucket without reading the others.
     """
 
     view: FeatureView
     snapshot: str
     n_rows: int
+    n_ids: int | None = None
+    has_places: bool = False
 
     @property
     def partition(self) -> Partition:
@@ -119,10 +125,11 @@ def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, row
     """
     if _SNAPSHOT.fullmatch(snapshot) is None:
         raise NameRefusedError(f"{snapshot!r} does not name a snapshot: a UTC instant like 20261122T083000.000000Z")
-    written = Snapshot(view, snapshot, rows.num_rows)
+    placed, n_ids = in_places(rows)
+    written = Snapshot(view, snapshot, rows.num_rows, n_ids, has_places=True)
     warehouse.ensure(VIEWS)
     warehouse.ensure(view.schema)
-    warehouse.replace(view.schema.name, written.partition, rows)
+    warehouse.replace(view.schema.name, written.partition, placed)
     warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
     return written
 
@@ -143,6 +150,19 @@ def latest_snapshot(warehouse: Warehouse, view: str, version: int | None = None)
     where: Partition = {"view": view} if version is None else {"view": view, "view_version": version}
     found = _snapshots(warehouse, where)
     return found[-1] if found else None
+
+
+def snapshot_of_day(warehouse: Warehouse, view: str, version: int, day: date) -> Snapshot | None:
+    """Return the newest snapshot of a view version that was made by the end of a day (UTC), or None."""
+    end = snapshot_name(datetime.combine(day + timedelta(days=1), time(), UTC))
+    found = [each for each in _snapshots(warehouse, {"view": view, "view_version": version}) if each.snapshot < end]
+    return found[-1] if found else None
+
+
+def find_snapshot(warehouse: Warehouse, view: str, version: int, snapshot: str) -> Snapshot | None:
+    """Return a snapshot by its name, or None where it is gone."""
+    found = _snapshots(warehouse, {"view": view, "view_version": version, "snapshot": snapshot})
+    return found[0] if found else None
 
 
 def read_snapshot_rows(warehouse: Warehouse, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:
@@ -169,15 +189,24 @@ def _pointer(snapshot: Snapshot) -> pa.Table:
         "key": view.key,
         "event_time": view.event_time,
         "created_at": datetime.now(UTC),
+        "n_ids": snapshot.n_ids,
+        "has_places": snapshot.has_places,
     }
     return pa.Table.from_pylist([row], schema=VIEWS.arrow_schema)
 
 
 def _snapshots(warehouse: Warehouse, where: Partition) -> list[Snapshot]:
-    columns = ["view", "view_version", "snapshot", "n_rows", "features", "key", "event_time"]
-    rows = warehouse.read(VIEWS.name, columns, where).to_pylist()
+    rows = _read_pointers(warehouse, where).to_pylist()
     found = [_parse_snapshot(row) for row in rows]
     return sorted(found, key=lambda each: (each.view.name, each.view.version, each.snapshot))
+
+
+def _read_pointers(warehouse: Warehouse, where: Partition) -> pa.Table:
+    known = ["view", "view_version", "snapshot", "n_rows", "features", "key", "event_time"]
+    try:
+        return warehouse.read(VIEWS.name, [*known, "n_ids", "has_places"], where)
+    except StatementError:  # a table of before there were these: the next snapshot adds them
+        return warehouse.read(VIEWS.name, known, where)
 
 
 def _parse_snapshot(row: dict[str, object]) -> Snapshot:
@@ -188,7 +217,9 @@ def _parse_snapshot(row: dict[str, object]) -> Snapshot:
         )
         event_time = None if row["event_time"] is None else str(row["event_time"])
         view = FeatureView(str(row["view"]), int(str(row["view_version"])), features, str(row["key"]), event_time)
-        return Snapshot(view, str(row["snapshot"]), int(str(row["n_rows"])))
+        n_ids = None if row.get("n_ids") is None else int(str(row["n_ids"]))
+        n_rows, has_places = int(str(row["n_rows"])), bool(row.get("has_places"))
+        return Snapshot(view, str(row["snapshot"]), n_rows, n_ids, has_places)
     except (ValueError, KeyError, TypeError, NameRefusedError, FeatureNamesError) as error:
         raise TableCorruptError(
             f"{VIEWS.name} has a damaged row for view {row['view']} ({error}); load the features again"

@@ -42,6 +42,22 @@ def literal(value: object, column_type: ColumnType) -> str:
             raise InputError(f"a {type(value).__name__} cannot be stored as {column_type.value}")
 
 
+def list_literal(value: object) -> str:
+    """Return the literal of a list of at least one float, or of a NULL that is a list.
+
+    Raises:
+        InputError: It is neither.
+
+    >>> list_literal([0.5])
+    "ARRAY(CAST('0.5' AS DOUBLE))"
+    """
+    if value is None:
+        return f"IF(FALSE, {list_literal([0.0])}, NULL)"  # Hive casts to no such type
+    if not isinstance(value, list) or not value or any(each is None for each in value):
+        raise InputError(f"a {type(value).__name__} cannot be stored as {ColumnType.DOUBLES.value}")
+    return f"ARRAY({', '.join(literal(each, ColumnType.DOUBLE) for each in value)})"
+
+
 def bound(value: Value) -> str:
     r"""Return the literal of a statement's parameter; its type follows from the value's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ ARROW_OF_HIVE: dict[str, pa.DataType] = {
     "FLOAT_TYPE": pa.float64(),
     "DOUBLE_TYPE": pa.float64(),
     "TIMESTAMP_TYPE": ARROW_TYPES[ColumnType.TIMESTAMP],
+    "ARRAY_TYPE": ARROW_TYPES[ColumnType.DOUBLES],
 }
-"""Thrift's type name -> Arrow; every other type comes as text."""
+"""Thrift's type name -> Arrow; every other type comes as text. Of lists there are those of numbers only."""
 
 _FRACTION = re.compile(r"(\.\d{6})\d+$")
 
@@ -52,6 +54,9 @@ def arrow_column(column: ResultColumn, values: Sequence[object], nulls: bytes) -
         pa.ArrowInvalid: A timestamp that is not one between the years 1 and 9999.
     """
     is_null = _bits(nulls, len(values))
+    if column.arrow_type == ARROW_TYPES[ColumnType.DOUBLES]:  # JSON, but for NaN and the infinities
+        lists = [None if gone else json.loads(str(value)) for value, gone in zip(values, is_null, strict=True)]
+        return pa.array(lists, column.arrow_type)
     if column.arrow_type != ARROW_TYPES[ColumnType.TIMESTAMP]:
         return pa.array(values, type=column.arrow_type, mask=is_null)
     # microseconds are what the contract has; Hive shows nine digits where a row has nanoseconds

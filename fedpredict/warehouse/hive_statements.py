@@ -10,7 +10,7 @@ import pyarrow as pa
 from fedpredict.errors import NameRefusedError, WarehouseWriteError
 from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema
 from fedpredict.warehouse.hive_connection import Engine, RefusedByServerError
-from fedpredict.warehouse.hive_literals import literal, quoted
+from fedpredict.warehouse.hive_literals import list_literal, literal, quoted
 
 _ERROR_CLASS = re.compile(r"\[[A-Z][A-Z0-9_.]+\]|\w+(?:Exception|Error)\b(?: \[Error \d+\])?")
 
@@ -44,17 +44,35 @@ def create_staging(schema: TableSchema, name: str, uri: str) -> str:
 def insert_values(schema: TableSchema, partition: Partition, rows: pa.Table) -> str:
     """Return the INSERT that makes `rows`, with all columns of the table in order, one partition."""
     columns = [
-        [literal(value, column.type) for value in rows.column(at).to_pylist()]
+        [
+            list_literal(value) if column.type is ColumnType.DOUBLES else literal(value, column.type)
+            for value in rows.column(at).to_pylist()
+        ]
         for at, column in enumerate(schema.columns)
     ]
-    values = ",".join(f"({','.join(row)})" for row in zip(*columns, strict=True))
-    return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} VALUES {values}"
+    given = list(zip(*columns, strict=True))
+    if any(column.type is ColumnType.DOUBLES for column in schema.columns):  # which Hive takes in no VALUES
+        values = " UNION ALL ".join(f"SELECT {','.join(row)}" for row in given)
+    else:
+        values = "VALUES " + ",".join(f"({','.join(row)})" for row in given)
+    return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {values}"
 
 
 def insert_staged(schema: TableSchema, partition: Partition, staged: str) -> str:
     """Return the INSERT that makes the rows of the staging table one partition."""
     columns = ", ".join(f"`{column.name}`" for column in schema.columns)
     return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} SELECT {columns} FROM `{staged}`"
+
+
+def insert_query(schema: TableSchema, partition: Partition, common: str, query: str) -> str:
+    """Return the INSERT that makes the rows of a query one partition; its WITH clause comes first, as Hive wants it."""
+    return f"{common}INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {query}"
+
+
+def count(table: str, where: Partition) -> str:
+    """Return the query for the number of rows of the partitions that match `where`."""
+    filters = " AND ".join(f"`{name}` = {_key(value)}" for name, value in where.items())
+    return f"SELECT COUNT(*) AS n FROM `{table}` WHERE {filters}"
 
 
 def drop_partition(schema: TableSchema, partition: Partition) -> str:

@@ -24,6 +24,7 @@ def test_a_feature_table_has_every_feature_with_its_type() -> None:
     assert [(column.name, column.type.value) for column in schema.columns] == [
         ("sample_id", "string"),
         ("event_time", "timestamp"),
+        ("fp_place", "string"),
         ("age", "double"),
         ("city", "string"),
         ("income", "double"),

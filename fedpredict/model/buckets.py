@@ -1,0 +1,106 @@
+"""Hash buckets of sample ids: the same in numpy, DuckDB, Spark and Hive, and at every party.
+
+An id's hash is the first 32 bits of MD5 over its UTF-8 bytes, its bucket the hash modulo n, where n is a power of two.
+The bucket is then the hash's last bits; so ids in the order of their *place*, the hash with its bits reversed, stand
+bucket by bucket for every n at once, and a bucket is one range of places (ADR 0030).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpredict.errors import InputError
+
+MAX_BUCKETS = 65_536
+HASH_BITS = 32
+PLACE_DIGITS = 8
+
+REVERSED_DIGITS = "084c2a6e195d3b7f"
+"""For each hexadecimal digit, the one with its four bits reversed."""
+
+_REVERSED_BYTES = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype=np.uint8).reshape(256, 2)
+
+Hashes = NDArray[np.uint32]
+
+
+def check_bucket_count(count: int) -> int:
+    """Return `count` if ids can be cut into so many buckets: a power of two from 1 to `MAX_BUCKETS`.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if not 1 <= count <= MAX_BUCKETS or count & (count - 1):
+        raise InputError(f"{count} buckets: a power of two from 1 to {MAX_BUCKETS} is needed")
+    return count
+
+
+def bucket_count(n_rows: int, bucket_rows: int) -> int:
+    """Return the fewest buckets, a power of two, whose mean size is at most `bucket_rows`.
+
+    >>> bucket_count(0, 10), bucket_count(10, 10), bucket_count(50, 10)
+    (1, 1, 8)
+    """
+    return min(MAX_BUCKETS, 1 << max(0, (max(n_rows, 1) - 1) // bucket_rows).bit_length())
+
+
+def hashes_of(sample_ids: Iterable[bytes]) -> Hashes:
+    """Return the hash of each id, shape (n,).
+
+    >>> [int(each) for each in hashes_of([b"u1", b""])]
+    [3833023709, 3558706393]
+    """
+    digests = _digests(sample_ids)
+    return digests.view(">u4")[:, 0].astype(np.uint32)
+
+
+def buckets_of(sample_ids: Iterable[bytes], n_buckets: int) -> NDArray[np.int64]:
+    """Return the bucket of each id, 0 to n - 1, shape (n,).
+
+    >>> buckets_of([b"u1", b""], 8).tolist()
+    [5, 1]
+    """
+    return (hashes_of(sample_ids) & np.uint32(check_bucket_count(n_buckets) - 1)).astype(np.int64)
+
+
+def places_of(sample_ids: Iterable[bytes]) -> Hashes:
+    """Return the place of each id, its hash with the bits reversed; shape (n,).
+
+    >>> [f"{int(each):08x}" for each in places_of([b"u1", b""])]
+    ['bb32ee27', '9b31b82b']
+    """
+    return _REVERSED_BYTES[_digests(sample_ids)[:, ::-1]].view(">u4")[:, 0].astype(np.uint32)
+
+
+def place_texts(places: Hashes) -> NDArray[np.uint8]:
+    """Return places as tables hold them: `PLACE_DIGITS` hexadecimal digits in ASCII each; shape (n, PLACE_DIGITS).
+
+    >>> place_texts(places_of([b"u1"])).tobytes()
+    b'bb32ee27'
+    """
+    return _HEX[places.astype(">u4").view(np.uint8).reshape(-1, 4)].reshape(-1, PLACE_DIGITS)
+
+
+def place_range(bucket: int, n_buckets: int) -> tuple[str, str]:
+    """Return the first place of a bucket, and the first behind it, as text compares.
+
+    >>> place_range(0, 1), place_range(1, 4), place_range(3, 4)
+    (('00000000', 'g'), ('80000000', 'c0000000'), ('c0000000', 'g'))
+    """
+    if not 0 <= bucket < check_bucket_count(n_buckets):
+        raise InputError(f"bucket {bucket} of {n_buckets}")
+    bits = n_buckets.bit_length() - 1
+    first = int(format(bucket, f"0{bits}b")[::-1], 2) if bits else 0
+    width = 1 << (HASH_BITS - bits)
+    end = (first + 1) * width
+    return f"{first * width:0{PLACE_DIGITS}x}", "g" if end >> HASH_BITS else f"{end:0{PLACE_DIGITS}x}"
+
+
+def _digests(sample_ids: Iterable[bytes]) -> NDArray[np.uint8]:
+    """Return the first four bytes of each digest, shape (n, 4)."""
+    data = b"".join([hashlib.md5(each, usedforsecurity=False).digest()[:4] for each in sample_ids])
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, 4)

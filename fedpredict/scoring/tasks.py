@@ -1,0 +1,280 @@
+"""Scoring all ids of a day ahead: bucket by bucket, in the warehouse's engine, resumable after any crash (ADR 0030)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedpredict.errors import InputError, ModelNotReadyError
+from fedpredict.features.memory import MemoryStore
+from fedpredict.model.buckets import bucket_count, check_bucket_count
+from fedpredict.model.combination import combination_of
+from fedpredict.model.distribution import N_BINS, bins_around
+from fedpredict.model.part import Part
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import SampleStatus
+from fedpredict.scoring.local_party import share_of_rows
+from fedpredict.scoring.texts import TextCodes
+from fedpredict.tables import shares
+from fedpredict.tables.models import ModelVersion, load_model
+from fedpredict.tables.names import column_names
+from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask, TaskState
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, count_rows, counts, moments
+from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
+from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Partition, Warehouse
+
+logger = logging.getLogger(__name__)
+
+BUCKET_ROWS = 4_000_000
+
+
+def score_day(
+    warehouse: Warehouse,
+    version: ModelVersion,
+    day: date,
+    *,
+    rows_per_bucket: int = BUCKET_ROWS,
+    n_buckets: int | None = None,
+    again: bool = False,
+    advance: Callable[[int, int], None] = lambda _done, _of: None,
+) -> TaskState:
+    """Compute a version's shares of all ids of a day and store them; what is there already is left as it is.
+
+    A call that was killed is finished by another with the same arguments: buckets that are done stay.
+
+    Args:
+        warehouse: The party's.
+        version: Whose shares.
+        day: UTC. The ids and features are those of the newest snapshot that was made by its end, when
+            the task was begun.
+        rows_per_bucket: Decides the number of buckets, where that is not given.
+        n_buckets: The number of buckets.
+        again: Begin anew with the snapshot that is the newest now, whatever is there.
+        advance: Told the buckets done and all of them.
+
+    Raises:
+        InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone.
+        ModelNotReadyError: There is no snapshot.
+        TableCorruptError: The parameters are not those of the version's digest.
+        WarehouseError: As the warehouse says; the buckets that are done stay.
+    """
+    part = load_model(warehouse, version).part
+    shares.ensure_tables(warehouse)
+    task, snapshot = _begun(warehouse, version, day, rows_per_bucket, n_buckets, again=again)
+    done = shares.finished_buckets(warehouse, task)
+    for bucket in range(task.n_buckets):
+        advance(len(done), task.n_buckets)
+        if bucket not in done:
+            if snapshot is None:
+                raise InputError(
+                    f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets "
+                    f"of {day} are not done: begin again with --again"
+                )
+            task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
+    advance(len(done), task.n_buckets)
+    if task.finished_at is None:
+        task = replace(task, n_ids=sum(each.n_ids for each in done.values()), finished_at=datetime.now(UTC))
+        shares.write_task(warehouse, task)
+        extra = {"model": task.model_id, "day": day.isoformat(), "ids": task.n_ids, "buckets": task.n_buckets}
+        logger.info("task.finished", extra=extra)
+    return TaskState(task, done)
+
+
+def prune(warehouse: Warehouse, keep_days: int, today: date) -> list[ShareTask]:
+    """Remove the shares of all days but the last `keep_days`, and return whose they were."""
+    oldest = today - timedelta(days=keep_days - 1)
+    old = [each for each in shares.list_tasks(warehouse) if each.day < oldest]
+    for task in old:
+        shares.remove_task(warehouse, task)
+    return old
+
+
+def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
+    """Return the finished buckets whose stored shares are not those that were recorded.
+
+    Raises:
+        InputError: Another engine, or another version of it, computed the checksums, so that they cannot be compared.
+    """
+    engine = _engine_name(warehouse)
+    others = sorted({each.engine for each in state.buckets.values()} - {engine})
+    if others:
+        raise InputError(
+            f"the checksums are those of {', '.join(others)}, and this is {engine}: score again to renew them"
+        )
+    damaged = []
+    for bucket, record in state.buckets.items():
+        partition = {**state.task.partition, "bucket": bucket}
+        _, _, checksum, n_ids = _counted(warehouse, partition, (), record.n_ids)
+        if (checksum, n_ids) != (record.checksum, record.n_ids):
+            damaged.append(bucket)
+    return damaged
+
+
+def previous_state(warehouse: Warehouse, task: ShareTask) -> TaskState | None:
+    """Return the finished task of the same model of the newest day before; None where there is none to compare with."""
+    before = _previous(warehouse, task.model_id, task.day, task.n_scores)
+    return None if before is None else TaskState(before, shares.finished_buckets(warehouse, before))
+
+
+def _begun(
+    warehouse: Warehouse, version: ModelVersion, day: date, rows_per_bucket: int, n_buckets: int | None, *, again: bool
+) -> tuple[ShareTask, Snapshot | None]:
+    """Return the task that is there, or a new one, and its snapshot."""
+    there = shares.list_tasks(warehouse, model_id=version.model_id, params_sha256=version.params_sha256, day=day)
+    if there and not again:
+        task = there[0]
+        if n_buckets not in (None, task.n_buckets):
+            raise InputError(f"{day} was begun with {task.n_buckets} buckets: keep to them, or begin anew with --again")
+        return task, find_snapshot(warehouse, task.view, task.view_version, task.snapshot)
+    if day > datetime.now(UTC).date():
+        raise InputError(f"{day} has not come yet (UTC)")
+    snapshot = snapshot_of_day(warehouse, version.view, version.view_version, day)
+    if snapshot is None:
+        raise ModelNotReadyError(
+            f"view {version.view} version {version.view_version} has no snapshot of {day} or before; load its features"
+        )
+    before = _previous(warehouse, version.model_id, day, version.n_scores)
+    task = ShareTask(
+        day=day,
+        model_id=version.model_id,
+        params_sha256=version.params_sha256,
+        generation=there[0].generation + 1 if there else 0,
+        view=version.view,
+        view_version=version.view_version,
+        snapshot=snapshot.snapshot,
+        n_rows=snapshot.n_rows,
+        n_scores=version.n_scores,
+        n_buckets=bucket_count(snapshot.n_rows, rows_per_bucket)
+        if n_buckets is None
+        else check_bucket_count(n_buckets),
+        bins=() if before is None else before.bins,
+        started_at=datetime.now(UTC),
+    )
+    shares.write_task(warehouse, task)
+    if there:
+        shares.remove_buckets(warehouse, there[0], task.n_buckets)
+    return task, snapshot
+
+
+def _previous(warehouse: Warehouse, model_id: str, day: date, n_scores: int) -> ShareTask | None:
+    found = [
+        each
+        for each in shares.list_tasks(warehouse, model_id=model_id)
+        if each.finished_at is not None and each.day < day and each.n_scores == n_scores
+    ]
+    return max(found, key=lambda each: (each.day, each.finished_at), default=None)
+
+
+def _score_bucket(
+    warehouse: Warehouse, version: ModelVersion, part: Part, task: ShareTask, snapshot: Snapshot, *, bucket: int
+) -> tuple[ShareTask, BucketRecord]:
+    start = time.perf_counter()
+    partition: Partition = {**task.partition, "bucket": bucket}
+    if warehouse.engine.name in version.engines:
+        statement, params = bucket_shares(version, snapshot, bucket, task.n_buckets)
+        n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
+    else:
+        rows = _shares_in_process(warehouse, version, part, snapshot, (bucket, task.n_buckets))
+        warehouse.replace(SHARES.name, partition, rows)
+        n_ids = rows.num_rows
+    if not task.bins and combination_of(part) is None:
+        task = replace(task, bins=_bins(warehouse, partition, task.n_scores, n_ids))
+        shares.write_task(warehouse, task)
+    statuses, histograms, checksum, _ = _counted(warehouse, partition, task.bins, n_ids)
+    record = BucketRecord(
+        bucket=bucket,
+        generation=task.generation,
+        n_rows=_rows_of(warehouse, snapshot, bucket, task.n_buckets, n_ids),
+        n_ids=n_ids,
+        statuses=statuses,
+        histograms=histograms,
+        checksum=checksum,
+        engine=_engine_name(warehouse),
+        seconds=time.perf_counter() - start,
+        finished_at=datetime.now(UTC),
+    )
+    shares.write_bucket(warehouse, task, record)
+    logger.info("task.bucket", extra={"model": task.model_id, "bucket": bucket, "ids": n_ids})
+    return task, record
+
+
+def _rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
+    if snapshot.n_ids == snapshot.n_rows:
+        return n_ids
+    return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
+
+
+def _bins(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> tuple[tuple[float, float], ...]:
+    """Return bins around what a bucket holds; none where it has no scores."""
+    if not n_ids:
+        return ()
+    found = warehouse.run(*moments(partition, n_scores)).to_pylist()[0]
+    pairs = [(found[f"mean_{at}"], found[f"deviation_{at}"]) for at in range(min(n_scores, shares.MAX_BINNED))]
+    if any(value is None for pair in pairs for value in pair):
+        return ()
+    return tuple(bins_around(float(mean), float(deviation)) for mean, deviation in pairs)
+
+
+def _counted(
+    warehouse: Warehouse, partition: Partition, bins: tuple[tuple[float, float], ...], n_ids: int
+) -> tuple[dict[SampleStatus, int], tuple[tuple[int, ...], ...], int, int]:
+    """Return the ids by status, the scores by output and bin, the checksum, and the number of ids that are stored."""
+    if not n_ids:
+        return {}, tuple((0,) * (N_BINS + 2) for _ in bins), 0, 0
+    statuses: Counter[SampleStatus] = Counter()
+    histograms, checksum = [], 0
+    for output, (first, width) in enumerate(bins or ((0.0, 1.0),)):
+        statement, params = counts(partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS))
+        histogram = [0] * (N_BINS + 2)
+        statuses.clear()
+        checksum = 0
+        for row in warehouse.run(statement, params).to_pylist():
+            status = SampleStatus(int(row["status"]))
+            statuses[status] += int(row["n"])
+            checksum += int(row["fp_check"])
+            if status is SampleStatus.OK:
+                histogram[int(row["fp_bin"])] += int(row["n"])
+        histograms.append(tuple(histogram))
+    return dict(sorted(statuses.items())), tuple(histograms) if bins else (), checksum, sum(statuses.values())
+
+
+def _shares_in_process(
+    warehouse: Warehouse, version: ModelVersion, part: Part, snapshot: Snapshot, bucket: tuple[int, int]
+) -> pa.Table:
+    """Return the shares of a bucket, computed by numpy: what no engine computes passes through this process."""
+    column_of = column_names(version.features)
+    columns = tuple(column_of[name] for name in version.features)
+    rows = warehouse.run(*bucket_rows(["sample_id", "event_time", *columns], snapshot, *bucket))
+    names = pc.unique(rows.column("sample_id"))
+    if not len(names):
+        return SHARES.arrow_schema.empty_table()
+    sample_ids = SampleIds.of([each.encode() for each in names.to_pylist()])
+    store = MemoryStore()
+    store.publish(snapshot, rows)
+    found = store.lookup(snapshot.view.name, snapshot.view.version, columns, sample_ids)
+    if part.categories:
+        found = replace(found, values=TextCodes(part, columns).translated(found))
+    share, _ = share_of_rows(part, found, sample_ids)
+    offsets = pa.array(np.arange(len(names) + 1) * part.n_scores, pa.int32())
+    values = pa.array(np.ascontiguousarray(share.values).reshape(-1))
+    instants = pa.array(found.event_time, pa.int64(), mask=~found.found).cast(ARROW_TYPES[ColumnType.TIMESTAMP])
+    return pa.table(
+        {
+            "sample_id": names,
+            "status": pa.array(share.status.astype(np.int32)),
+            "scores": pa.ListArray.from_arrays(offsets, values, mask=pa.array(share.status != SampleStatus.OK)),
+            "event_time": instants,
+        }
+    )
+
+
+def _engine_name(warehouse: Warehouse) -> str:
+    return f"{warehouse.engine.name} {warehouse.engine.version}"

@@ -1,0 +1,231 @@
+"""The shares of one bucket of a snapshot's ids, as rows of `fp_partial_scores`: what the engine computes and writes.
+
+Where a snapshot has every id once, a share of a linear part is one pass over the rows: nothing is grouped, sorted or
+held. Everything else goes through `statements.partial_scores_query`, which groups; a bucket bounds what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlglot import exp
+
+from fedpredict.model.part import Family
+from fedpredict.model.share import SampleStatus
+from fedpredict.tables import sql
+from fedpredict.tables.buckets import in_bucket, place_of
+from fedpredict.tables.linear import exposure_of, weight_columns
+from fedpredict.tables.linear_sql import linear_parameters
+from fedpredict.tables.names import PLACE
+from fedpredict.tables.shares import MAX_BINNED, SHARES
+from fedpredict.tables.source import Source, source_of
+from fedpredict.tables.statements import partial_scores_of
+from fedpredict.tables.version import ModelVersion
+from fedpredict.tables.views import Snapshot
+from fedpredict.warehouse.base import Partition, Value
+
+MAX_SIDE_BY_SIDE = 1_000
+"""So many weights stand side by side in one row of parameters; an engine needs long to plan a statement of more."""
+
+
+def bucket_shares(
+    version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int
+) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for the shares of a bucket, and the values to bind.
+
+    Its rows, in any order, one per sample id of the bucket: sample_id, status (INT, `SampleStatus`), scores (a list in
+    the order of the outputs; NULL unless the status is OK) and event_time. What the statuses mean, and which of several
+    rows of an id counts, is as in `partial_scores_query`; rows without an id are none.
+
+    Args:
+        version: Which parameters: they must be there, as they are for whoever has loaded the model.
+        snapshot: Which features; of the version's view.
+        bucket: 0 to n_buckets - 1.
+        n_buckets: As `model.buckets` says.
+    """
+    source = _bucket_of(source_of(snapshot, version.features), snapshot, bucket, n_buckets)
+    params: dict[str, Value] = {**version.partition, **snapshot.partition}
+    if _is_one_pass(version, snapshot):
+        return _linear_shares(version, source), params
+    return _listed(partial_scores_of(version, source), version.n_scores), params
+
+
+def bucket_rows(
+    columns: Sequence[str], snapshot: Snapshot, bucket: int, n_buckets: int
+) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for columns of a snapshot's rows of a bucket, and the values to bind."""
+    source = _bucket_of(source_of(snapshot, ()), snapshot, bucket, n_buckets)
+    return source.rows(columns), {**snapshot.partition}
+
+
+def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for the number of rows of a bucket, `n`, and the values to bind."""
+    rows, params = bucket_rows(["sample_id"], snapshot, bucket, n_buckets)
+    return sql.select_from([sql.named(exp.Count(this=exp.Star()), "n")], rows), params
+
+
+def moments(partition: Partition, n_outputs: int) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for mean_0, deviation_0, mean_1 ... of the scores that are stored in a partition."""
+    columns: list[exp.Expr] = []
+    for output in range(min(n_outputs, MAX_BINNED)):
+        columns.append(sql.named(exp.Avg(this=sql.item("scores", output)), f"mean_{output}"))
+        columns.append(sql.named(exp.StddevPop(this=sql.item("scores", output)), f"deviation_{output}"))
+    stored = sql.stored(sql.columns_of("scores"), SHARES.name, partition)
+    return sql.select_from(columns, stored), dict(partition)
+
+
+def counts(
+    partition: Partition, engine: str, output: int | None, bins: tuple[float, float, int]
+) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query that counts what is stored in a partition: by status and bin, n and checksum.
+
+    Args:
+        partition: Of `fp_partial_scores`.
+        engine: What computes it.
+        output: Whose scores are binned; None: none, and bin is 0.
+        bins: Where the first of the inner bins begins, the width of one, and how many there are; bin 0 is below them,
+            the last above.
+    """
+    first, width, n_bins = bins
+    bin_of: exp.Expr = sql.number(0)
+    params: dict[str, Value] = dict(partition)
+    if output is not None:
+        params |= {"fp_first": first, "fp_width": width}
+        score = sql.item("scores", output)
+        start, step = (exp.cast(exp.Placeholder(this=name), "double") for name in ("fp_first", "fp_width"))
+        place = exp.Div(
+            this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy()
+        )
+        end = exp.Add(this=start, expression=exp.Mul(this=step, expression=sql.number(n_bins)))
+        bin_of = sql.case(
+            exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
+            (exp.Is(this=score.copy(), expression=exp.null()), sql.number(0)),
+            (exp.LT(this=score.copy(), expression=exp.cast(exp.Placeholder(this="fp_first"), "double")), sql.number(0)),
+            (exp.GTE(this=score, expression=exp.Paren(this=end)), sql.number(n_bins + 1)),
+        )
+    rows = sql.stored(
+        [sql.column("status"), sql.named(bin_of, "fp_bin"), sql.named(_checked(engine), "fp_check")],
+        SHARES.name,
+        partition,
+    )
+    columns = [
+        sql.column("status"),
+        sql.column("fp_bin"),
+        sql.named(exp.Count(this=exp.Star()), "n"),
+        sql.named(exp.cast(exp.Sum(this=sql.column("fp_check")), "bigint"), "fp_check"),
+    ]
+    return sql.select_from(columns, rows).group_by(*sql.columns_of("status", "fp_bin"), copy=False), params
+
+
+def _checked(engine: str) -> exp.Expr:
+    """Return a number below 2^31 in size of a row's id, status and scores: the engine's own hash."""
+    name = "xxhash64" if engine == "spark" else "hash"
+    hashed = exp.Anonymous(this=name, expressions=sql.columns_of("sample_id", "status", "scores"))
+    return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
+
+
+def _bucket_of(source: Source, snapshot: Snapshot, bucket: int, n_buckets: int) -> Source:
+    """Return the rows of a source that have an id and are in a bucket."""
+    conditions: list[exp.Expr] = [exp.Not(this=exp.Is(this=sql.column("sample_id"), expression=exp.null()))]
+    if n_buckets > 1:
+        place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
+        conditions.append(in_bucket(place, bucket, n_buckets))
+    return replace(source, rows=lambda columns: source.rows(columns).where(*conditions, copy=False))
+
+
+def _is_one_pass(version: ModelVersion, snapshot: Snapshot) -> bool:
+    return (
+        version.family is Family.LINEAR
+        and snapshot.n_ids == snapshot.n_rows
+        and exposure_of(version.options) is None
+        and len(version.features) * version.n_scores <= MAX_SIDE_BY_SIDE
+    )
+
+
+def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
+    """Return the shares of a linear part, of rows that have an id each.
+
+    A sum of products is finite only if all of them are, so which feature is to blame is asked for the other rows alone.
+    """
+    columns = [source.column_of[name] for name in version.features]
+    weights = weight_columns(version.features)
+    top = sql.double(sql.LARGEST)
+    names = [f"fp_raw_{output}" for output in range(version.n_scores)]
+    raw = [
+        sql.named(
+            sql.balanced(
+                exp.Add,
+                [
+                    *(
+                        exp.Mul(this=sql.column(column, "fp_f"), expression=sql.column(f"{weight}_{output}", "fp_p"))
+                        for column, weight in zip(columns, weights, strict=True)
+                    ),
+                    sql.column(f"fp_offset_{output}", "fp_p"),
+                ],
+            ),
+            name,
+        )
+        for output, name in enumerate(names)
+    ]
+    kept = ["sample_id", "event_time", *columns]
+    scored = (
+        exp.Select(expressions=[*(sql.column(name, "fp_f") for name in kept), *raw])
+        .from_(source.rows(kept).subquery("fp_f", copy=False), copy=False)
+        .join(_side_by_side(version, weights).subquery("fp_p", copy=False), join_type="cross", copy=False)
+    )
+    finite = [exp.LTE(this=exp.Abs(this=sql.column(name)), expression=top.copy()) for name in names]
+    sizes = [exp.Abs(this=sql.column(name)) for name in columns]
+    infinite: list[exp.Expr] = [exp.LT(this=exp.Neg(this=size), expression=exp.Neg(this=top.copy())) for size in sizes]
+    usable: list[exp.Expr] = [exp.LTE(this=size.copy(), expression=top.copy()) for size in sizes]
+    status = sql.case(
+        sql.number(SampleStatus.FEATURE_MISSING),
+        (sql.balanced(exp.And, finite), sql.number(SampleStatus.OK)),
+        (sql.balanced(exp.Or, infinite or [exp.false()]), sql.number(SampleStatus.FEATURE_INVALID)),
+        (sql.balanced(exp.And, usable or [exp.true()]), sql.number(SampleStatus.OUT_OF_RANGE)),
+    )
+    judged = sql.select_from([*sql.columns_of("sample_id", "event_time", *names), sql.named(status, "status")], scored)
+    return _with_list(judged, names)
+
+
+def _side_by_side(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
+    """Return the parameters as one row: for each output, the weights and the offset."""
+    columns = [
+        sql.named(
+            exp.Max(this=sql.case(exp.null(), (sql.equals("output", output), sql.column(name)))), f"{name}_{output}"
+        )
+        for output in range(version.n_scores)
+        for name in (*weights, "fp_offset")
+    ]
+    return sql.select_from(columns, linear_parameters(version, weights))
+
+
+def _listed(partial: exp.Select, width: int) -> exp.Select:
+    """Return partial scores, a row per sample and output, as a row per sample."""
+    names = [f"fp_raw_{output}" for output in range(width)]
+    columns = [
+        sql.column("sample_id"),
+        *(sql.named(exp.Max(this=sql.column(name)), name) for name in ("event_time", "status")),
+        *(
+            sql.named(exp.Max(this=sql.case(exp.null(), (sql.equals("output", output), sql.column("score")))), name)
+            for output, name in enumerate(names)
+        ),
+    ]
+    grouped = sql.select_from(columns, partial).group_by(*sql.columns_of("sample_id"), copy=False)
+    return _with_list(grouped, names)
+
+
+def _with_list(rows: exp.Select, names: Sequence[str]) -> exp.Select:
+    scores = sql.case(
+        exp.null(), (sql.equals("status", SampleStatus.OK), exp.Array(expressions=sql.columns_of(*names)))
+    )
+    status = exp.cast(sql.column("status"), "int")
+    return sql.select_from(
+        [
+            sql.column("sample_id"),
+            sql.named(status, "status"),
+            sql.named(scores, "scores"),
+            sql.column("event_time"),
+        ],
+        rows,
+    )
