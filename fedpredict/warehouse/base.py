@@ -96,16 +96,8 @@ class EngineInfo:
     version: str
 
 
-class Warehouse(Protocol):
-    """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""
-
-    @property
-    def engine(self) -> EngineInfo:
-        """What runs the queries; asks the server where there is one.
-
-        Raises:
-            WarehouseUnavailableError: The engine cannot be reached.
-        """
+class TableWriter(Protocol):
+    """What changes tables."""
 
     def ensure(self, schema: TableSchema) -> None:
         """Create the table, or add the columns it lacks; rows that are there keep NULL in them.
@@ -126,6 +118,40 @@ class Warehouse(Protocol):
         Raises:
             WarehouseWriteError: Nothing became visible.
             WarehouseUnavailableError: The engine cannot be reached; whether the rows are visible is unknown.
+        """
+
+    def replace_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> int:
+        """Make the rows of a query the whole content of one partition, computed and written by the engine itself.
+
+        Args:
+            table: A table that `ensure` was called for.
+            partition: A value for every partition column.
+            statement: A query as for `run`, over other tables. Its columns go to those of the table by name, any of
+                them missing becomes NULL; each is cast to the column's type, which is for widths of whole numbers and
+                decimals: what a cast of text does that is no number is the engine's own.
+            params: Name -> value to bind.
+
+        Returns:
+            The rows written; none remove the partition.
+
+        Raises:
+            StatementError: The engine refused the query, or it reads `table`; nothing became visible.
+            WarehouseWriteError: Nothing became visible.
+            WarehouseUnavailableError: The engine cannot be reached; whether the rows are visible is unknown.
+        """
+
+
+class Warehouse(TableWriter, Protocol):
+    """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What runs the queries; asks the server where there is one.
+
+        Raises:
+            WarehouseUnavailableError: The engine cannot be reached.
         """
 
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:

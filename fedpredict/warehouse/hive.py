@@ -30,9 +30,11 @@ from fedpredict.warehouse.hive_settings import HiveSettings
 from fedpredict.warehouse.hive_staging import Staging
 from fedpredict.warehouse.hive_statements import (
     add_columns,
+    count,
     create_staging,
     create_table,
     drop_partition,
+    insert_query,
     insert_staged,
     insert_values,
     parse_description,
@@ -40,6 +42,7 @@ from fedpredict.warehouse.hive_statements import (
     select,
     without_values,
 )
+from fedpredict.warehouse.insertion import rows_for
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +141,33 @@ class HiveWarehouse(Warehouse):
             else:
                 self._replace_inline(session, schema, partition, complete)
 
+    @override
+    def replace_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> int:
+        """Make the rows of a query the whole content of one partition: one INSERT on the server."""
+        check_identifier(table)
+        check_partition_values(partition)
+        with self._session() as session:
+            with _write_errors(f"a partition of {table} is not written"):
+                schema = _describe(session, table)
+            if schema is None:
+                raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
+            check_partition(schema, partition)
+            rows = rows_for(schema, statement)
+            sql = insert_query(schema, partition, *_rendered(rows, params, session.engine))
+            try:
+                for source in _tables(rows):
+                    _refresh(session, source)
+                session.execute(sql)
+                _refresh(session, table)
+                n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
+                if n_rows == 0:
+                    session.execute(drop_partition(schema, partition))
+            except RefusedByServerError as error:
+                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
+        return n_rows
+
     def _replace_inline(self, session: HiveSession, schema: TableSchema, partition: Partition, rows: pa.Table) -> None:
         try:
             session.execute(insert_values(schema, partition, rows))
@@ -180,16 +210,13 @@ class HiveWarehouse(Warehouse):
         if not isinstance(statement, exp.Query):
             raise StatementError("only a query can be run")
         with self._session() as session:
-            sql = _render(statement, params, session.engine)
+            sql = "".join(_rendered(statement, params, session.engine))
             try:
                 for table in _tables(statement):
                     _refresh(session, table)
                 return session.execute(sql)
             except RefusedByServerError as error:
-                message = str(error)
-                for value in params.values():
-                    message = message.replace(str(value), "?")
-                raise StatementError(f"{session.engine} refused the statement: {message}") from None
+                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
 
     @override
     def close(self) -> None:
@@ -283,8 +310,16 @@ def _tables(statement: exp.Expression) -> list[str]:
     return sorted({table.name for table in statement.find_all(exp.Table)} - within)
 
 
-def _render(statement: exp.Expression, params: Mapping[str, Value], engine: Engine) -> str:
-    """Return the statement as the engine's SQL, with literals in place of its placeholders."""
+def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
+    """Return the server's words without the values that were bound."""
+    message = str(error)
+    for value in params.values():
+        message = message.replace(str(value), "?")
+    return message
+
+
+def _rendered(statement: exp.Query, params: Mapping[str, Value], engine: Engine) -> tuple[str, str]:
+    """Return the statement as the engine's SQL, its WITH clause and the rest, with literals for its placeholders."""
 
     def bind(node: exp.Expression) -> exp.Expression:
         if not isinstance(node, exp.Placeholder):
@@ -293,7 +328,10 @@ def _render(statement: exp.Expression, params: Mapping[str, Value], engine: Engi
             raise StatementError(f"the statement's parameter {node.name} has no value")
         return exp.Var(this=bound(params[node.name]))
 
-    sql = statement.transform(bind).sql(dialect=engine.value, identify=True)
-    if "${" in sql:
+    tree = statement.transform(bind)
+    common = tree.args.get("with_")
+    tree.set("with_", None)
+    parts = [part.sql(dialect=engine.value, identify=True) if part else "" for part in (common, tree)]
+    if "${" in "".join(parts):
         raise StatementError("a statement with ${ is not sent: the server would put a setting in its place")
-    return sql
+    return f"{parts[0]} " if common else "", parts[1]

@@ -57,6 +57,17 @@ def insert_staged(schema: TableSchema, partition: Partition, staged: str) -> str
     return f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} SELECT {columns} FROM `{staged}`"
 
 
+def insert_query(schema: TableSchema, partition: Partition, common: str, query: str) -> str:
+    """Return the INSERT that makes the rows of a query one partition; its WITH clause comes first, as Hive wants it."""
+    return f"{common}INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {query}"
+
+
+def count(table: str, where: Partition) -> str:
+    """Return the query for the number of rows of the partitions that match `where`."""
+    filters = " AND ".join(f"`{name}` = {_key(value)}" for name, value in where.items())
+    return f"SELECT COUNT(*) AS n FROM `{table}` WHERE {filters}"
+
+
 def drop_partition(schema: TableSchema, partition: Partition) -> str:
     """Return the DDL that removes a partition: an INSERT OVERWRITE of no rows could keep the old ones."""
     return f"ALTER TABLE `{schema.name}` DROP IF EXISTS {_partition(schema, partition)}"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_GROUP_ROWS = 1_000_000
+"""Rows of a row group of what a query gives: what memory holds of it."""
 
 _LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
@@ -79,19 +83,30 @@ class LocalWarehouse(Warehouse):
     def replace(self, table: str, partition: Partition, rows: pa.Table) -> None:
         """Make `rows` the whole content of one partition; zero rows remove it."""
         folder = TableFolder(self._root, table)
-        schema = folder.schema()
-        if schema is None:
-            raise WarehouseWriteError(f"warehouse {self._root} has no table {table}; it must be ensured first")
+        schema = self._written(folder)
         complete = _complete(schema, rows)
         with folder.locked():
-            folder.write_partition(
-                schema,
-                partition,
-                (lambda file: pq.write_table(complete, file, compression="zstd", write_page_checksum=True))
-                if complete.num_rows
-                else None,
-            )
+            folder.write_partition(schema, partition, lambda file: _write(complete, file))
         logger.info("warehouse.replaced", extra={"table": table, "rows": complete.num_rows})
+
+    @override
+    def replace_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> int:
+        """Make the rows of a query the whole content of one partition; they pass through memory in batches.
+
+        Writers of the table wait until the query is done, as for each other.
+        """
+        from fedpredict.warehouse.insertion import rows_for  # noqa: PLC0415 - as in `run`
+        from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
+
+        folder = TableFolder(self._root, table)
+        schema = self._written(folder)
+        query = prepare(rows_for(schema, statement), params, self._schema_of)
+        with folder.locked():
+            n_rows = folder.write_partition(schema, partition, lambda file: self._fill(query, schema, file))
+        logger.info("warehouse.replaced", extra={"table": table, "rows": n_rows})
+        return n_rows
 
     @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
@@ -117,11 +132,7 @@ class LocalWarehouse(Warehouse):
         from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
 
         query = prepare(statement, params, self._schema_of)
-        folders = [TableFolder(self._root, scan.table) for scan in query.scans]
-        return self._listing_again(
-            lambda: [folder.files(scan.schema, scan.where) for folder, scan in zip(folders, query.scans, strict=True)],
-            lambda listed: self._query(query, listed),
-        )
+        return self._listing_again(lambda: self._listed(query), lambda files: self._query(query, files))
 
     @override
     def close(self) -> None:
@@ -131,7 +142,7 @@ class LocalWarehouse(Warehouse):
                 self._engine.close()
                 self._engine = None
 
-    def _listing_again(self, listing: Callable[[], _T], use: Callable[[_T], pa.Table]) -> pa.Table:
+    def _listing_again(self, listing: Callable[[], _T], use: Callable[[_T], _R]) -> _R:
         for _ in range(_LISTINGS):
             files = listing()
             try:
@@ -155,9 +166,27 @@ class LocalWarehouse(Warehouse):
             raise StatementError(f"warehouse {self._root} has no table {table}")
         return schema
 
+    def _written(self, folder: TableFolder) -> TableSchema:
+        schema = folder.schema()
+        if schema is None:
+            raise WarehouseWriteError(f"warehouse {self._root} has no table {folder.table}; it must be ensured first")
+        return schema
+
+    def _listed(self, query: Query) -> list[list[PartitionFile]]:
+        return [TableFolder(self._root, scan.table).files(scan.schema, scan.where) for scan in query.scans]
+
     def _query(self, query: Query, listed: list[list[PartitionFile]]) -> pa.Table:
-        sources = {scan.name: (scan.schema, files) for scan, files in zip(query.scans, listed, strict=True)}
-        return self._opened().query(query.sql, query.params, sources)
+        return self._opened().query(query.sql, query.params, _sources(query, listed))
+
+    def _fill(self, query: Query, schema: TableSchema, file: BinaryIO) -> int:
+        def begin_again(listed: list[list[PartitionFile]]) -> int:
+            with self._opened().batches(query.sql, query.params, _sources(query, listed)) as batches:
+                return _write_batches(batches, schema.arrow_schema, file)
+
+        try:
+            return self._listing_again(lambda: self._listed(query), begin_again)
+        except _CannotWriteError as error:
+            raise error.reason from error
 
     def _opened(self) -> LocalEngine:
         # who only reads and writes needs no engine: importing it costs as much memory as all else together
@@ -167,6 +196,53 @@ class LocalWarehouse(Warehouse):
             if self._engine is None:
                 self._engine = LocalEngine(self._root / f".spill-{uuid4().hex}")
             return self._engine
+
+
+class _CannotWriteError(Exception):
+    """The file cannot be written: told apart from one of the tables' files that cannot be read."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple[TableSchema, list[PartitionFile]]]:
+    return {scan.name: (scan.schema, files) for scan, files in zip(query.scans, listed, strict=True)}
+
+
+def _write(rows: pa.Table, file: BinaryIO) -> int:
+    if rows.num_rows:
+        pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
+    return int(rows.num_rows)
+
+
+def _write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: BinaryIO) -> int:
+    """Write batches as one file, gathered into larger groups of rows, and return how many rows they had."""
+    n_rows = 0
+    try:
+        file.seek(0)
+        file.truncate()
+        # a dictionary saves little behind zstd, and ids that are all different make it slow
+        with pq.ParquetWriter(
+            file, schema, compression="zstd", write_page_checksum=True, use_dictionary=False
+        ) as writer:
+            for batch in _gathered(batches):
+                writer.write_table(batch.cast(schema))
+                n_rows += batch.num_rows
+    except OSError as error:
+        raise _CannotWriteError(error) from error
+    return n_rows
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(each.num_rows for each in gathered) >= _GROUP_ROWS:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)
 
 
 def _all_columns(schema: TableSchema) -> tuple[Column, ...]:

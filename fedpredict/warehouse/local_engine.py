@@ -5,7 +5,8 @@ The files are read by Arrow and handed to DuckDB, which itself may touch no file
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -23,6 +24,9 @@ _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
 _DISK = pyarrow.fs.LocalFileSystem()
+
+BATCH_ROWS = 122_880
+"""Rows of a batch: DuckDB's own group of rows, at ten columns some ten megabytes."""
 
 
 class LocalEngine:
@@ -52,18 +56,52 @@ class LocalEngine:
         Raises:
             StatementError: The engine refused.
         """
-        try:
-            with self._connection.cursor() as cursor:
-                for name, (schema, files) in sources.items():
-                    cursor.register(name, _dataset(schema, files))
-                result = cursor.sql(sql, params=dict(params)).to_arrow_table()
-        except duckdb.Error as error:
-            raise StatementError(f"the embedded engine refused a statement: {error}") from error
-        return _plain(result)
+        with _refusals(), self._connection.cursor() as cursor:
+            for name, (schema, files) in sources.items():
+                cursor.register(name, _dataset(schema, files))
+            return _plain(cursor.sql(sql, params=dict(params)).to_arrow_table())
+
+    @contextmanager
+    def batches(
+        self,
+        sql: str,
+        params: Mapping[str, Value],
+        sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
+
+        Raises:
+            StatementError: The engine refused, now or at any batch.
+        """
+        with self._connection.cursor() as cursor:
+            for name, (schema, files) in sources.items():
+                cursor.register(name, _dataset(schema, files))
+            with _refusals():
+                reader = cursor.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
+            yield _taken(reader)
 
     def close(self) -> None:
         """Let go of its memory."""
         self._connection.close()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StatementError(f"the embedded engine refused a statement: {error}") from error
+
+
+def _taken(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError, duckdb.Error) as error:  # the engine's errors come through Arrow
+            raise StatementError(f"the embedded engine refused a statement: {error}") from error
+        yield batch
 
 
 def _open_engine(spill: Path) -> duckdb.DuckDBPyConnection:

@@ -103,10 +103,16 @@ class TableFolder:
         text = json.dumps(content, indent=1).encode()
         self._appear(self.path / _SCHEMA, lambda file: file.write(text))
 
-    def write_partition(
-        self, schema: TableSchema, partition: Partition, fill: Callable[[BinaryIO], object] | None
-    ) -> None:
-        """Make what `fill` writes the partition's only file, or remove it for None; the caller holds the lock.
+    def write_partition(self, schema: TableSchema, partition: Partition, fill: Callable[[BinaryIO], int]) -> int:
+        """Make what `fill` writes the partition's only file; the caller holds the lock.
+
+        Args:
+            schema: The table's.
+            partition: A value for every partition column.
+            fill: Writes the file and returns its number of rows; none remove the partition.
+
+        Returns:
+            The number of rows.
 
         Raises:
             WarehouseWriteError: Nothing became visible.
@@ -116,10 +122,10 @@ class TableFolder:
         _check_types(schema, partition)
         names = [f"{column.name}={partition[column.name]}" for column in schema.partitioned_by]
         target = self.path.joinpath(*names, PART)
-        if fill is None:
+        n_rows = self._appear(target, fill)
+        if n_rows == 0:
             self._vanish(target)
-        else:
-            self._appear(target, fill)
+        return n_rows
 
     def files(self, schema: TableSchema, where: Partition) -> list[PartitionFile]:
         """Return the files of the partitions that match `where`, sorted; folders outside the filter are not opened.
@@ -163,12 +169,15 @@ class TableFolder:
         finally:
             os.close(descriptor)
 
-    def _appear(self, target: Path, fill: Callable[[BinaryIO], object]) -> None:
+    def _appear(self, target: Path, fill: Callable[[BinaryIO], int]) -> int:
+        """Put the file in place, unless `fill` says that there is nothing in it, and return what it says."""
         temporary = self.path / f"{_TEMPORARY}{uuid4().hex}"
         try:
             with self._writing(target):
                 with temporary.open("xb") as file:
-                    fill(file)
+                    size = fill(file)
+                    if size == 0:
+                        return 0
                     file.flush()
                     os.fsync(file.fileno())
                 _make_folders(self.path, target.parent)
@@ -177,6 +186,7 @@ class TableFolder:
             with suppress(OSError):
                 temporary.unlink()
         self._confirm(target.parent)
+        return size
 
     def _vanish(self, target: Path) -> None:
         with self._writing(target):

@@ -101,6 +101,13 @@ class Interruptible(Warehouse):
         self._inner.replace(table, partition, rows)
 
     @override
+    def replace_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> int:
+        self._step()
+        return self._inner.replace_from(table, partition, statement, params)
+
+    @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         return self._inner.read(table, columns, where)
 

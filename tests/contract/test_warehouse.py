@@ -515,6 +515,98 @@ def test_a_parameter_without_a_value_is_named(warehouse: Warehouse, common_pairs
         warehouse.run(query(f"SELECT x FROM {common_pairs.name} WHERE x = :forgotten"), {})
 
 
+# --- a query's rows as a partition ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(warehouse: Warehouse) -> TableSchema:
+    """A table with columns of several types, two rows in one partition and none in the others."""
+    schema = new_table(Column("x", DOUBLE), Column("s", STRING), Column("at", ColumnType.TIMESTAMP))
+    warehouse.ensure(schema)
+    warehouse.replace(schema.name, {"part": "old", "version": 1}, numbered(x=pa.array([1.0, 2.0])))
+    return schema
+
+
+def test_the_rows_of_a_query_become_a_partition(
+    warehouse: Warehouse, common_pairs: TableSchema, target: TableSchema
+) -> None:
+    statement = query(
+        f"WITH chosen AS (SELECT n, x FROM {common_pairs.name} WHERE part = :part) "
+        "SELECT SUM(x) * :factor AS x, CAST(COUNT(*) AS BIGINT) AS n, :text AS s FROM chosen GROUP BY n"
+    )
+    partition: dict[str, str | int] = {"part": "new", "version": 7}
+
+    written = warehouse.replace_from(target.name, partition, statement, {"part": "b", "factor": 0.5, "text": "it's"})
+
+    found = warehouse.read(target.name, ["n", "x", "s", "at", "part", "version"], {"part": "new"}).sort_by("x")
+    assert written == 2
+    assert found.to_pylist() == [
+        {"n": 2, "x": total, "s": "it's", "at": None, "part": "new", "version": 7} for total in (2.5, 12.5)
+    ]
+    assert xs(warehouse, target.name, {"part": "old"}) == [1, 2]
+
+
+def test_doubles_and_times_of_a_query_are_written_bit_equal(warehouse: Warehouse, target: TableSchema) -> None:
+    source = new_table(Column("x", DOUBLE), Column("at", ColumnType.TIMESTAMP))
+    values = EXTREMES + NOT_FINITE
+    moments = [MOMENTS[at % len(MOMENTS)] for at in range(len(values))]
+    warehouse.ensure(source)
+    rows = numbered(x=pa.array(values), at=pa.array(moments, ARROW_TYPES[ColumnType.TIMESTAMP]))
+    warehouse.replace(source.name, {"part": "a", "version": 1}, rows)
+
+    warehouse.replace_from(
+        target.name, {"part": "new", "version": 1}, query(f"SELECT n, x, {source.name}.at FROM {source.name}"), {}
+    )
+
+    found = warehouse.read(target.name, ["n", "x", "at"], {"part": "new"}).sort_by("n")
+    assert bits(found.column("x").to_numpy()) == bits(values)
+    assert found.column("at").to_pylist() == moments
+
+
+def test_a_query_replaces_a_partition_and_one_without_rows_removes_it(
+    warehouse: Warehouse, common_pairs: TableSchema, target: TableSchema
+) -> None:
+    partition: dict[str, str | int] = {"part": "old", "version": 1}
+    chosen = query(f"SELECT n, x FROM {common_pairs.name} WHERE x = :x")
+
+    assert warehouse.replace_from(target.name, partition, chosen, {"x": 12.0}) == 1
+    assert xs(warehouse, target.name) == [12]
+    assert warehouse.replace_from(target.name, partition, chosen, {"x": -5.0}) == 0
+    assert xs(warehouse, target.name) == []
+    assert warehouse.replace_from(target.name, partition, chosen, {"x": 11.0}) == 1
+    assert xs(warehouse, target.name) == [11]
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("SELECT no_such_column AS x FROM {source}", StatementError),
+        ("SELECT x AS y FROM {source}", WarehouseWriteError),
+        ("SELECT x, x FROM {source}", WarehouseWriteError),
+        ("SELECT * FROM {source}", StatementError),
+        ("SELECT x FROM {target}", StatementError),
+        ("DROP TABLE {target}", StatementError),
+        ("SELECT x FROM {source} WHERE x = :forgotten", StatementError),
+    ],
+)
+def test_a_query_that_cannot_become_rows_leaves_the_partition_as_it_was(
+    warehouse: Warehouse, common_pairs: TableSchema, place: Place, sql: str, error: type[Exception]
+) -> None:
+    def write() -> str:
+        schema = new_table(Column("x", DOUBLE))
+        warehouse.ensure(schema)
+        warehouse.replace(schema.name, {"part": "a", "version": 1}, numbered(x=pa.array([1.0])))
+        return schema.name
+
+    target = cast(str, place.once("kept", write))
+    statement = query(sql.format(source=common_pairs.name, target=target))
+
+    with pytest.raises(error):
+        warehouse.replace_from(target, {"part": "a", "version": 1}, statement, {})
+
+    assert xs(warehouse, target) == [1]
+
+
 # --- life -------------------------------------------------------------------------------------------------------------
 
 
