@@ -16,6 +16,8 @@ from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import ConfigError, ViewRefusedError
 from fedpredict.features.registration import register_view
+from fedpredict.features.view_fixture import Fixture, generated, read_fixture, run_fixture
+from fedpredict.features.view_test import differences
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.script import lint_script
 from fedpredict.tables.script_store import RegisteredView, list_scripts
@@ -92,6 +94,77 @@ def register(file: DefinitionFile, config: PartyConfig = None, as_json: JsonFlag
         {"view": made.view.name, "version": made.version, "sha256": made.sha256, "new": is_new},
         f"View {made.view.name}, version {made.version}: {told}.",
     )
+
+
+@app.command("test")
+def compare_engines(
+    file: DefinitionFile,
+    *,
+    fixture: Annotated[
+        Path | None, typer.Option("--fixture", help="TOML of raw rows; default: NAME.test.toml beside FILE, or random.")
+    ] = None,
+    engine_configs: Annotated[
+        list[Path] | None,
+        typer.Option("--engine-config", help="A participant.toml whose warehouse is another engine; repeatable."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many times, where the rows are random.")] = 3,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a view's script over a few rows in every engine of its targets that is given, and show what differs."""
+    files = read_view_files(file)
+    lint_script(files.view, files.script)
+    beside = file.with_suffix(".test.toml")
+    given = fixture or (beside if beside.exists() else None)
+    fixtures = [read_fixture(given, files.view)] if given else [generated(files.view, seed) for seed in range(seeds)]
+    answers: dict[str, list[list[dict[str, object]]]] = {}
+    for path in [config, *(engine_configs or ())]:
+        with wiring.opened_warehouse(path) as party:
+            name = party.warehouse.engine.name
+            if name in files.view.targets:
+                answers[name] = [run_fixture(party.warehouse, files.view, files.script, each) for each in fixtures]
+    _show_answers(Output(as_json=as_json), files.view, fixtures, answers)
+
+
+def _show_answers(
+    output: Output, view: ScriptView, fixtures: list[Fixture], answers: dict[str, list[list[dict[str, object]]]]
+) -> None:
+    if not answers:
+        raise ConfigError(f"no warehouse given is one of the targets: {', '.join(view.targets)}")
+    first = next(iter(answers))
+    told = [
+        line
+        for at, each in enumerate(fixtures)
+        for name, rows in [
+            *answers.items(),
+            ("expected", [_expected(view, each)] * len(fixtures) if each.expected else []),
+        ]
+        if name != first and rows
+        for line in differences(view, answers[first][at], rows[at], name)
+    ]
+    missing = [engine for engine in view.targets if engine not in answers]
+    rows = [
+        {
+            "engine": name,
+            "fixtures": len(found),
+            "rows": sum(map(len, found)),
+            "compared_with": first if name != first else "",
+        }
+        for name, found in answers.items()
+    ]
+    if output.as_json:
+        output.fields({"view": view.name, "engines": rows, "not_asked": missing, "differences": told})
+    else:
+        output.rows(("engine", "fixtures", "rows", "compared_with"), rows, empty="")
+        if missing:
+            output.say(f"Not asked: {', '.join(missing)}; give a settings file of such a warehouse by --engine-config.")
+    if told:
+        raise ViewRefusedError(f"{len(told)} differences from {first}: {'; '.join(told[:20])}")
+
+
+def _expected(view: ScriptView, fixture: Fixture) -> list[dict[str, object]]:
+    columns = {view.key: "sample_id", **{each.name: each.column for each in view.feature_view(1).features}}
+    return [{columns.get(name, name): value for name, value in row.items()} for row in fixture.expected]
 
 
 @app.command("list")

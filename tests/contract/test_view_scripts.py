@@ -1,0 +1,109 @@
+"""The same view over the same raw rows gives the same features in every engine, by way of register and refresh."""
+
+from __future__ import annotations
+
+import tomllib
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fedpredict.errors import ViewRefusedError
+from fedpredict.features.refresh import refresh_view
+from fedpredict.features.registration import register_view
+from fedpredict.tables.script_store import list_scripts
+from fedpredict.tables.script_view import ScriptView
+from fedpredict.tables.views import list_snapshots, read_snapshot_rows
+from fedpredict.warehouse.base import Warehouse
+from tests.raw_transactions import (
+    AS_OF,
+    Event,
+    Merchant,
+    differences,
+    example,
+    oracle,
+    random_events,
+    random_merchants,
+    renamed,
+    store,
+)
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Place
+
+pytestmark = pytest.mark.timeout(300)
+
+_, DEFINITION, SCRIPT = example("transactions")
+
+
+def at(*numbers: int) -> datetime:
+    return datetime(*numbers, tzinfo=UTC)  # type: ignore[misc, arg-type]
+
+
+CHOSEN = [
+    # the largest id of the newest instant is the last one, whatever the order of the rows
+    Event("e2", at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m0", "2.00", "web"),
+    Event("e10", at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m1", "3.00", "app"),
+    Event(None, at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m1", "4.00", "card"),
+    # at the instant itself: not; thirty days before it, to the microsecond: yes; a microsecond earlier: not
+    Event("e1", AS_OF, "edge", "m0", "1.00", "web"),
+    Event("e3", AS_OF - timedelta(days=30), "edge", "m0", "1.01", "web"),
+    Event("e4", AS_OF - timedelta(days=30, microseconds=1), "edge", "m0", "1.02", None),
+    # sums of cents are exact, of 0.1 and 0.2 too, and of what a double cannot hold
+    *(Event(f"c{n}", AS_OF - timedelta(hours=n), "cents", None, amount, "app") for n, amount in enumerate(
+        ["0.10", "0.20", "9999999999.99", "0.01", "0.07"], start=1
+    )),
+    # in every zone but UTC this is another day and hour
+    Event("z", at(2024, 2, 25, 0, 0, 0), "zone", "m6", "5.00", "card"),
+    Event("y", at(2024, 2, 24, 23, 59, 59), "zone", "m2", "5.00", " card"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def view(place: Place) -> tuple[ScriptView, str]:
+    """The example over raw tables of its own name, with the chosen events and some random ones; stored once."""
+
+    def write() -> tuple[ScriptView, str]:
+        suffix = f"_{uuid.uuid4().hex[:12]}"
+        store(place.warehouse, [*CHOSEN, *random_events(3, 12, 150)], random_merchants(12), suffix)
+        return renamed(DEFINITION.replace('texts = ["card", "web", "app"]\n', ""), suffix)
+
+    return place.once("transactions", write)  # type: ignore[return-value]
+
+
+def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse, view: tuple[ScriptView, str]) -> None:
+    registered, is_new = register_view(warehouse, *view, SCRIPT)
+
+    report = refresh_view(warehouse, registered, AS_OF)
+
+    assert is_new
+    rows = read_snapshot_rows(warehouse, report.snapshot, ["sample_id", "event_time", *view[0].features])
+    wanted = oracle([*CHOSEN, *random_events(3, 12, 150)], random_merchants(12), AS_OF)
+    assert differences(rows, wanted) == []
+    assert set(rows.column("event_time").to_pylist()) == {AS_OF}
+    assert [each.script for each in list_scripts(warehouse, view[0].name)] == [SCRIPT]
+
+
+def test_a_refresh_that_is_refused_leaves_no_rows(warehouse: Warehouse, view: tuple[ScriptView, str]) -> None:
+    name = f"refused_{uuid.uuid4().hex[:12]}"
+    definition = view[1].replace(f'name = "{view[0].name}"', f'name = "{name}"')
+    script = SCRIPT.replace("tx.amount > 0", "tx.amount > 9999999999.99")
+    parsed = ScriptView.model_validate(tomllib.loads(definition))
+    registered, _ = register_view(warehouse, parsed, definition, script)
+
+    with pytest.raises(ViewRefusedError, match="no rows as of"):
+        refresh_view(warehouse, registered, AS_OF)
+
+    assert [each for each in list_snapshots(warehouse) if each.view.name == name] == []
+    assert warehouse.read(f"fp_features_{name}", ["sample_id"], {}).num_rows == 0
+
+
+def test_duplicate_keys_of_a_dimension_are_counted(warehouse: Warehouse) -> None:
+    suffix = f"_{uuid.uuid4().hex[:12]}"
+    merchant = Merchant("m0", "food", None)
+    store(warehouse, CHOSEN[:1], [merchant, merchant, Merchant("m1", None, None)], suffix)
+    registered, _ = register_view(warehouse, *renamed(DEFINITION, suffix), SCRIPT)
+
+    with pytest.raises(ViewRefusedError, match="has 1 keys with more than one row"):
+        refresh_view(warehouse, registered, AS_OF)
