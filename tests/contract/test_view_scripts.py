@@ -24,7 +24,7 @@ from tests.raw_transactions import (
     store,
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 _, DEFINITION, SCRIPT = example("transactions")
 
