@@ -45,6 +45,9 @@ def register_view(
     dry_run(warehouse, view, script, now)
     made = RegisteredView(view, max(known, default=0) + 1, definition, script, now)
     write_script(warehouse, made)
+    stored = {each.version: each.sha256 for each in list_scripts(warehouse, view.name)}
+    if stored.get(made.version) != made.sha256:
+        raise ViewRefusedError(f"view {view.name} was registered by another process at the same time: repeat")
     return made, True
 
 

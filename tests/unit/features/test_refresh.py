@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.models import publish_model
-from fedpredict.tables.script_store import RegisteredView, list_scripts
+from fedpredict.tables.script_store import RegisteredView, list_scripts, write_script
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.views import latest_snapshot, list_snapshots, read_snapshot_rows
 from fedpredict.warehouse.local import LocalWarehouse
@@ -62,6 +63,17 @@ def test_the_same_texts_again_are_no_new_version_and_others_are(warehouse: Local
     found = list_scripts(warehouse, "transactions")
 
     assert [(each.version, each.script) for each in found] == [(1, SCRIPT), (2, SCRIPT.replace("> 0", "> 1"))]
+
+
+def test_of_two_that_register_at_once_one_is_told(warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overtaken(into: LocalWarehouse, made: RegisteredView) -> None:
+        write_script(into, made)
+        write_script(into, replace(made, script=SCRIPT.replace("> 0", "> 1")))
+
+    monkeypatch.setattr("fedpredict.features.registration.write_script", overtaken)
+
+    with pytest.raises(ViewRefusedError, match="registered by another process at the same time: repeat"):
+        register(warehouse)
 
 
 def test_a_view_that_files_made_goes_on_with_the_next_version(warehouse: LocalWarehouse, tmp_path: Path) -> None:
@@ -206,12 +218,12 @@ def test_a_write_that_fails_leaves_the_snapshots_as_they_were(
 ) -> None:
     registered = register(warehouse)
     refresh_view(warehouse, registered, AS_OF)
-    replace = LocalWarehouse.replace
+    written = LocalWarehouse.replace
 
     def full(self: LocalWarehouse, table: str, partition: dict[str, str | int], rows: pa.Table) -> None:
         if table == "fp_views":
             raise WarehouseWriteError("disk full")
-        replace(self, table, partition, rows)
+        written(self, table, partition, rows)
 
     monkeypatch.setattr(LocalWarehouse, "replace", full)
     with pytest.raises(WarehouseWriteError, match="disk full"):
