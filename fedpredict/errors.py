@@ -10,6 +10,7 @@ FedPredictError
 │   ├── UnsupportedModeError  this process does not serve that mode
 │   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
+│   ├── ViewRefusedError      a view's definition, script or refresh is refused; nothing of it became visible
 │   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -136,6 +137,10 @@ class InputsRefusedError(InputError):
 
 class FeatureFileError(InputError):
     """A file of features cannot be loaded as it is; nothing was written."""
+
+
+class ViewRefusedError(InputError):
+    """A feature view's definition or script, or what it gave, cannot be used; nothing of it became visible."""
 
 
 class FieldError(InputError):
@@ -314,6 +319,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
     InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
+    ViewRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the feature view cannot be used"),
     FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,

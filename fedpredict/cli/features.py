@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import typer
 from fedpredict.cli import wiring
 from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.view import Version, ViewName, find_view
 from fedpredict.features.load import load_file
+from fedpredict.features.refresh import MAX_SHRINK, refresh_view
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import ColumnType
 
-app = typer.Typer(help="Load a party's features, and see what is loaded.", no_args_is_help=True)
+app = typer.Typer(help="Load or compute a party's features, and see what is there.", no_args_is_help=True)
 
 TYPES = {"number": ColumnType.DOUBLE, "text": ColumnType.STRING}
 
@@ -88,6 +91,54 @@ def list_all(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
     )
     columns = ("view", "version", "snapshot", "rows", "features")
     Output(as_json=as_json).rows(columns, shown, empty="No features yet; see `fedpredict features load`.")
+
+
+@app.command("refresh")
+def refresh(
+    view: ViewName,
+    *,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="The instant, such as 2026-01-31T00:00:00Z; default: this moment.")
+    ] = None,
+    version: Version = None,
+    max_shrink: Annotated[
+        float, typer.Option("--max-shrink", min=0.0, max=1.0, help="The share of rows that may go missing.")
+    ] = MAX_SHRINK,
+    force: Annotated[bool, typer.Option("--force", help="Publish however many rows go missing.")] = False,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute a registered view in the warehouse's engine, and publish the result as one snapshot."""
+    instant = datetime.now(UTC) if as_of is None else _parse_instant(as_of)
+    output = Output(as_json=as_json)
+    with wiring.opened_warehouse(config) as party, output.progress(f"refreshing {view}"):
+        found = find_view(party.warehouse, view, version)
+        report = refresh_view(party.warehouse, found, instant, max_shrink=max_shrink, force=force)
+    snapshot = report.snapshot
+    told = "" if report.newest else " It is older than the newest snapshot, which stays the one that is served."
+    invalid = "".join(f" {count} rows have no valid {name}." for name, count in report.invalid.items())
+    output.result(
+        {
+            "view": view,
+            "version": snapshot.view.version,
+            "snapshot": snapshot.snapshot,
+            "rows": snapshot.n_rows,
+            "invalid": report.invalid,
+            "newest": report.newest,
+        },
+        f"{snapshot.n_rows} rows are snapshot {snapshot.snapshot} of view {view}, version {snapshot.view.version}."
+        f"{invalid}{told}",
+    )
+
+
+def _parse_instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: write 2026-01-31T00:00:00Z", param_hint="--as-of") from None
+    if instant.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no time zone: add Z or an offset", param_hint="--as-of")
+    return instant
 
 
 def _parse_type(text: str) -> tuple[str, ColumnType]:

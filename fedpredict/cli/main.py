@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init", "app"),
     "certs": ("certs", "app"),
     "features": ("features", "app"),
+    "view": ("view", "app"),
     "model": ("model", "app"),
     "participant": ("serve", "participant"),
     "initiator": ("serve", "initiator"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,7 +16,10 @@ from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
 from fedpredict.tables.placing import in_places
 from fedpredict.tables.schemas import VIEWS, features_schema
-from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Value, Warehouse
+
+if TYPE_CHECKING:
+    from sqlglot import exp
 
 _SNAPSHOT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
 
@@ -123,13 +127,49 @@ def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, row
         NameRefusedError: `snapshot` is no snapshot's name.
         WarehouseWriteError: A column has another type than in an older version of the view, or the write failed.
     """
-    if _SNAPSHOT.fullmatch(snapshot) is None:
-        raise NameRefusedError(f"{snapshot!r} does not name a snapshot: a UTC instant like 20261122T083000.000000Z")
+    _check_name(snapshot)
     placed, n_ids = in_places(rows)
     written = Snapshot(view, snapshot, rows.num_rows, n_ids, has_places=True)
     warehouse.ensure(VIEWS)
     warehouse.ensure(view.schema)
     warehouse.replace(view.schema.name, written.partition, placed)
+    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    return written
+
+
+def publish_query(
+    warehouse: Warehouse,
+    view: FeatureView,
+    snapshot: str,
+    statement: exp.Expression,
+    *,
+    params: Mapping[str, Value],
+    check: Callable[[Snapshot], None],
+) -> Snapshot:
+    """Write a snapshot from a query's rows, computed in the warehouse's engine; else as `publish_snapshot`.
+
+    Args:
+        warehouse: Where to.
+        view: The view with its version.
+        snapshot: Its name, from `snapshot_name`; no other writer uses it.
+        statement: Gives sample_id, event_time and the feature columns by name.
+        params: What to bind in it.
+        check: Looks at the rows that were written, which no reader sees yet; what it raises leaves nothing of them.
+
+    Raises:
+        NameRefusedError: `snapshot` is no snapshot's name.
+        WarehouseError: As the warehouse says.
+    """
+    _check_name(snapshot)
+    warehouse.ensure(VIEWS)
+    warehouse.ensure(view.schema)
+    partition = Snapshot(view, snapshot, 0).partition
+    written = Snapshot(view, snapshot, warehouse.replace_from(view.schema.name, partition, statement, params))
+    try:
+        check(written)
+    except BaseException:
+        warehouse.replace(view.schema.name, partition, view.schema.arrow_schema.empty_table())
+        raise
     warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
     return written
 
@@ -178,6 +218,11 @@ def read_snapshot_rows(warehouse: Warehouse, snapshot: Snapshot, columns: Sequen
             f" {snapshot.n_rows}; load the features again"
         )
     return rows
+
+
+def _check_name(snapshot: str) -> None:
+    if _SNAPSHOT.fullmatch(snapshot) is None:
+        raise NameRefusedError(f"{snapshot!r} does not name a snapshot: a UTC instant like 20261122T083000.000000Z")
 
 
 def _pointer(snapshot: Snapshot) -> pa.Table:

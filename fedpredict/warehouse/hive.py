@@ -157,8 +157,8 @@ class HiveWarehouse(Warehouse):
             rows = rows_for(schema, statement)
             sql = insert_query(schema, partition, *_rendered(rows, params, session.engine))
             try:
-                for source in _tables(rows):
-                    _refresh(session, source)
+                for source, database in _tables(rows):
+                    _refresh(session, source, database)
                 session.execute(sql)
                 _refresh(session, table)
                 n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
@@ -212,8 +212,8 @@ class HiveWarehouse(Warehouse):
         with self._session() as session:
             sql = "".join(_rendered(statement, params, session.engine))
             try:
-                for table in _tables(statement):
-                    _refresh(session, table)
+                for table, database in _tables(statement):
+                    _refresh(session, table, database)
                 return session.execute(sql)
             except RefusedByServerError as error:
                 raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
@@ -298,16 +298,17 @@ def _missing_columns(have: TableSchema, wanted: TableSchema) -> list[Column]:
     return [column for column in wanted.columns if column.name not in types]
 
 
-def _refresh(session: HiveSession, table: str) -> None:
+def _refresh(session: HiveSession, table: str, database: str = "") -> None:
     """Make Spark forget which files a table had: another session may have replaced them."""
     if session.engine is Engine.SPARK:
-        session.execute(f"REFRESH TABLE `{check_identifier(table)}`")
+        names = [check_identifier(name) for name in (database, table) if name]
+        session.execute(f"REFRESH TABLE {'.'.join(f'`{name}`' for name in names)}")
 
 
-def _tables(statement: exp.Expression) -> list[str]:
-    """Return the names of the stored tables in a statement."""
-    within = {cte.alias for cte in statement.find_all(exp.CTE)}
-    return sorted({table.name for table in statement.find_all(exp.Table)} - within)
+def _tables(statement: exp.Expression) -> list[tuple[str, str]]:
+    """Return the stored tables in a statement: name, and database where it is not the session's own."""
+    within = {(cte.alias, "") for cte in statement.find_all(exp.CTE)}
+    return sorted({(table.name, table.db) for table in statement.find_all(exp.Table)} - within)
 
 
 def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:

@@ -1,0 +1,90 @@
+"""A view's two files -> a registered version: linted, compared with what models use, and tried on the engine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fedpredict.errors import StatementError, ViewRefusedError
+from fedpredict.tables.models import current_versions
+from fedpredict.tables.script import compile_script, lint_script
+from fedpredict.tables.script_store import RegisteredView, list_scripts, script_digest, versions_of, write_script
+from fedpredict.tables.script_view import ScriptView
+from fedpredict.warehouse.base import Warehouse
+
+
+def register_view(
+    warehouse: Warehouse, view: ScriptView, definition: str, script: str, *, now: datetime | None = None
+) -> tuple[RegisteredView, bool]:
+    """Register a view, or a new version of it; the same texts as the newest version's change nothing.
+
+    Models keep the version that they were converted for. A feature that a current model uses cannot go, and no
+    feature of any version can change its type, because one table holds all versions.
+
+    Args:
+        warehouse: Where the raw tables are, and where the definition goes.
+        view: What `definition` says.
+        definition: The text of the TOML file.
+        script: The text of the SQL file.
+        now: The instant of registration; default: this moment.
+
+    Returns:
+        The version, and whether it is new.
+
+    Raises:
+        ViewRefusedError: The script breaks a rule, with line and column; the engine is none of the targets or refuses
+            the query; or the change would break a model.
+        WarehouseError: As the warehouse says.
+    """
+    now = now or datetime.now(UTC)
+    lint_script(view, script)
+    registered = list_scripts(warehouse, view.name)
+    if registered and registered[-1].sha256 == script_digest(definition, script):
+        return registered[-1], False
+    known = versions_of(warehouse, view.name)
+    _check_change(warehouse, view, max(known, default=0) + 1)
+    dry_run(warehouse, view, script, now)
+    made = RegisteredView(view, max(known, default=0) + 1, definition, script, now)
+    write_script(warehouse, made)
+    stored = {each.version: each.sha256 for each in list_scripts(warehouse, view.name)}
+    if stored.get(made.version) != made.sha256:
+        raise ViewRefusedError(f"view {view.name} was registered by another process at the same time: repeat")
+    return made, True
+
+
+def dry_run(warehouse: Warehouse, view: ScriptView, script: str, as_of: datetime) -> None:
+    """Run a script's query for no rows: what the raw tables lack, and what the engine will not do, shows here.
+
+    Raises:
+        ViewRefusedError: The engine is none of the view's targets, or its words.
+    """
+    engine = warehouse.engine.name
+    if engine not in view.targets:
+        raise ViewRefusedError(
+            f"view {view.name} is for {', '.join(view.targets)}, and the warehouse is {engine}: add it to targets"
+        )
+    compiled = compile_script(view, script, engine)
+    try:
+        warehouse.run(compiled.query.limit(0), compiled.params(as_of))
+    except StatementError as error:
+        raise ViewRefusedError(
+            f"view {view.name} does not run here; compare [sources] with the raw tables: {error}"
+        ) from error
+
+
+def _check_change(warehouse: Warehouse, view: ScriptView, version: int) -> None:
+    mine = {each.column: each for each in view.feature_view(version).features}
+    known = versions_of(warehouse, view.name)
+    for older, features in known.items():
+        for each in features.values():
+            if each.column in mine and mine[each.column].type is not each.type:
+                raise ViewRefusedError(
+                    f"feature {each.name} is {mine[each.column].type}, and {each.type} in version {older} of view"
+                    f" {view.name}: name the new one differently"
+                )
+    for model in current_versions(warehouse).values():
+        lost = [name for name in model.features if name not in view.features] if model.view == view.name else []
+        if lost:
+            raise ViewRefusedError(
+                f"model {model.model_id} uses {', '.join(lost)} of view {view.name}: keep it until the model is deleted"
+                " or converted for another view"
+            )

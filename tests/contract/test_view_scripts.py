@@ -1,0 +1,68 @@
+"""The same view over the same raw rows gives the same features in every engine, by way of register and refresh."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fedpredict.features.refresh import refresh_view
+from fedpredict.features.registration import register_view
+from fedpredict.tables.script_store import list_scripts
+from fedpredict.tables.views import read_snapshot_rows
+from fedpredict.warehouse.base import Warehouse
+from tests.raw_transactions import (
+    AS_OF,
+    Event,
+    differences,
+    example,
+    oracle,
+    random_events,
+    random_merchants,
+    renamed,
+    store,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+_, DEFINITION, SCRIPT = example("transactions")
+
+
+def at(*numbers: int) -> datetime:
+    return datetime(*numbers, tzinfo=UTC)  # type: ignore[misc, arg-type]
+
+
+CHOSEN = [
+    # the largest id of the newest instant is the last one, whatever the order of the rows
+    Event("e2", at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m0", "2.00", "web"),
+    Event("e10", at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m1", "3.00", "app"),
+    Event(None, at(2024, 2, 29, 23, 59, 59, 999_999), "ties", "m1", "4.00", "card"),
+    # at the instant itself: not; thirty days before it, to the microsecond: yes; a microsecond earlier: not
+    Event("e1", AS_OF, "edge", "m0", "1.00", "web"),
+    Event("e3", AS_OF - timedelta(days=30), "edge", "m0", "1.01", "web"),
+    Event("e4", AS_OF - timedelta(days=30, microseconds=1), "edge", "m0", "1.02", None),
+    # sums of cents are exact, of 0.1 and 0.2 too, and of what a double cannot hold
+    *(Event(f"c{n}", AS_OF - timedelta(hours=n), "cents", None, amount, "app") for n, amount in enumerate(
+        ["0.10", "0.20", "9999999999.99", "0.01", "0.07"], start=1
+    )),
+    # in every zone but UTC this is another day and hour
+    Event("z", at(2024, 2, 25, 0, 0, 0), "zone", "m6", "5.00", "card"),
+    Event("y", at(2024, 2, 24, 23, 59, 59), "zone", "m2", "5.00", " card"),
+]  # fmt: skip
+
+
+def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None:
+    suffix = f"_{uuid.uuid4().hex[:12]}"
+    events, merchants = [*CHOSEN, *random_events(3, 12, 150)], random_merchants(12)
+    store(warehouse, events, merchants, suffix)
+    view, definition = renamed(DEFINITION.replace('texts = ["card", "web", "app"]\n', ""), suffix)
+    registered, is_new = register_view(warehouse, view, definition, SCRIPT)
+
+    report = refresh_view(warehouse, registered, AS_OF)
+
+    assert is_new
+    rows = read_snapshot_rows(warehouse, report.snapshot, ["sample_id", "event_time", *view.features])
+    assert differences(rows, oracle(events, merchants, AS_OF)) == []
+    assert set(rows.column("event_time").to_pylist()) == {AS_OF}
+    assert [each.script for each in list_scripts(warehouse, view.name)] == [SCRIPT]

@@ -1,0 +1,110 @@
+"""The commands for views that scripts compute, from two files to features that a model is served from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedpredict.cli.main import run
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_transactions import EXAMPLES, random_events, random_merchants, store
+
+OPTIONS = ("--config", "lab/participant.toml")
+
+
+@pytest.fixture
+def views(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the example view, beside a party whose warehouse has its raw tables."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "participant", "lab", "--no-certs"]) == 0
+    shutil.copytree(EXAMPLES, tmp_path / "views", ignore=shutil.ignore_patterns("*.py"))
+    warehouse = LocalWarehouse(tmp_path / "lab" / "warehouse")
+    store(warehouse, random_events(5, 20, 300), random_merchants(40))
+    warehouse.close()
+    capsys.readouterr()
+    return tmp_path / "views"
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """Run a command and return what it says, in one line."""
+    capsys.readouterr()
+    assert run(list(words)) == code
+    captured = capsys.readouterr()
+    return " ".join((captured.out if code == 0 else captured.err).split())
+
+
+def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(views / "transactions.toml")
+
+    assert "spent_30d decimal(20,2)" in said(capsys, "view", "lint", file)
+    assert "No views yet" in said(capsys, "view", "list", *OPTIONS)
+    assert said(capsys, "view", "register", file, *OPTIONS) == "View transactions, version 1: registered."
+    assert said(capsys, "view", "register", file, *OPTIONS) == "View transactions, version 1: unchanged."
+    refreshed = said(capsys, "features", "refresh", "transactions", "--as-of", "2024-03-01T00:00:00Z", *OPTIONS)
+    assert refreshed == "20 rows are snapshot 20240301T000000.000000Z of view transactions, version 1."
+    assert "No difference from version 1." in said(capsys, "view", "diff", file, *OPTIONS)
+
+    script = views / "transactions.sql"
+    script.write_text(script.read_text().replace("tx.amount > 0", "tx.amount > 1"))
+    definition = Path(file)
+    definition.write_text(definition.read_text().replace("max = 100000", "max = 200000"))
+
+    changed = said(capsys, "view", "diff", file, *OPTIONS)
+    assert "feature n_30d: max is 200000.0, was 100000.0" in changed
+    assert "-WHERE tx.amount > 0 +WHERE tx.amount > 1" in changed
+    assert json.loads(said(capsys, "view", "register", file, "--json", *OPTIONS))["version"] == 2
+    assert "tx.amount > 0" in said(capsys, "view", "show", "transactions", "--version", "1", *OPTIONS)
+    listed = json.loads(said(capsys, "view", "list", "--json", *OPTIONS))
+    assert [(each["version"], each["owner"]) for each in listed] == [(1, "risk@bank.example"), (2, "risk@bank.example")]
+
+
+def test_view_test_compares_what_a_fixture_expects(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, fixture = str(views / "transactions.toml"), views / "transactions.test.toml"
+
+    assert "Not asked: spark, hive" in said(capsys, "view", "test", file, *OPTIONS)
+
+    fixture.write_text(fixture.read_text().replace("n_30d = 3", "n_30d = 4"))
+    told = said(capsys, "view", "test", file, *OPTIONS, code=4)
+    assert "1 differences from duckdb: expected: n_30d of 'alice' is 4, not 3.0" in told
+
+    fixture.unlink()
+    assert "duckdb 2 " in said(capsys, "view", "test", file, "--seeds", "2", *OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "event_time =",
+            "event_tim =",
+            r"unknown key [sources.tx] event_tim in transactions.toml; did you mean event_time?",
+        ),
+        ('type = "number"', 'type = "numbr"', "[features.n_1h] type in transactions.toml is 'numbr'"),
+        ('account = "text"', 'acount = "text"', "line 23, column 10: no column account in tx; did you mean acount?"),
+    ],
+)
+def test_a_mistake_in_a_definition_is_told_with_its_key(
+    views: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, told: str
+) -> None:
+    file = views / "transactions.toml"
+    file.write_text(file.read_text().replace(old, new, 1))
+
+    assert told in said(capsys, "view", "lint", str(file), code=4 if "line" in told else 3)
+
+
+def test_what_is_not_there_is_told_with_the_nearest(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    said(capsys, "view", "register", str(file), *OPTIONS)
+
+    assert "did you mean transactions?" in said(capsys, "features", "refresh", "transaction", *OPTIONS, code=4)
+    assert "no registered version 7: 1" in said(
+        capsys, "view", "show", "transactions", "--version", "7", *OPTIONS, code=4
+    )
+    assert "has no time zone" in said(
+        capsys, "features", "refresh", "transactions", "--as-of", "2024-03-01", *OPTIONS, code=2
+    )
+    file.with_suffix(".sql").unlink()
+    assert "transactions.sql: no such file" in said(capsys, "view", "lint", str(file), code=3)
