@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     settings = StoreSettings.model_validate({"kind": "redis", "url": "rediss://host", name: "nowhere"})
     with pytest.raises(ConfigError, match=f"{name}.*nowhere"):
         open_store(settings, tmp_path, "lab")
+
+
+def test_without_its_driver_redis_is_refused_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("redis_connection", "redis_layout", "redis_store"):
+        monkeypatch.delitem(sys.modules, f"fedpredict.features.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ConfigError, match=r"fedpredict\[redis\]"):
+        open_store(StoreSettings(kind="redis", url="redis://host"), tmp_path, "lab")
