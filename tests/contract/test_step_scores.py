@@ -145,7 +145,7 @@ def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> N
     core = LinearPart(("c1", "c2", "c3", "r"), rng.normal(size=(4, 2)), None, np.zeros(2))
     part = StepsPart(("city", "rooms"), {"city": cities}, steps, core)
     partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part)
-    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 11)], ignore_index=True)
+    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 12)], ignore_index=True)
     assert_engine_says(warehouse, partial, frame)
 
 
