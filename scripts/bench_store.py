@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from fedpredict.cli.wiring import leave_out_pandas
+from fedpredict.cli.wiring import spare_memory
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.memory import MemoryStore
@@ -255,7 +255,7 @@ def _memory(n_ids: int, kind: str) -> None:
 
 
 def _serve_in_this_process(folder: Path, kind: str, n_ids: int) -> None:
-    leave_out_pandas()
+    spare_memory()
     import fedpredict.participant.server  # noqa: F401, PLC0415  what a participant has in memory anyway
 
     warehouse = LocalWarehouse(folder / "warehouse")

@@ -4,6 +4,8 @@ Every model is trained by its library on all columns, saved as users save it, re
 which feature, published in every party's warehouse, scored there by every engine, combined, and compared with what the
 library says of the joined table. `max_abs` is the largest absolute difference of a prediction; `max_rel` the largest
 difference of a raw score relative to the sum of its absolute terms. Exit code 1 where one is above its tolerance.
+Spark is asked for 2,000 rows at most and Hive for 200, and both perhaps for the first data sets of a kind and source
+alone (`--first`), as each part costs them seconds; a part that two forms of a model's file come to, once.
 """
 
 from __future__ import annotations

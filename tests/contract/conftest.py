@@ -7,15 +7,19 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import uvloop
+from _pytest.mark.structures import ParameterSet
 
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.hive_settings import HiveSettings
+
+T = TypeVar("T")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -91,6 +95,20 @@ def server_place(request: pytest.FixtureRequest, places: Callable[[str], Place])
 def warehouse(place: Place) -> Warehouse:
     """The open warehouse of every implementation."""
     return place.warehouse
+
+
+@pytest.fixture
+def embedded(places: Callable[[str], Place]) -> Warehouse:
+    """The one in process alone: for what does not depend on the engine."""
+    return places("local").warehouse
+
+
+def cases_by_place(cases: Sequence[T], on_servers: Collection[T]) -> list[ParameterSet]:
+    """Return (place, case) for every case in process, and for some on each server, whose statements take seconds."""
+    wanted = [(place, case) for place in PLACES for case in cases if place is PLACES[0] or case in on_servers]
+    return [
+        pytest.param(place.values[0], case, id=f"{place.id}-{case}", marks=place.marks) for place, case in wanted
+    ]  # fmt: skip
 
 
 @pytest.fixture

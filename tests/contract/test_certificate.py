@@ -82,21 +82,21 @@ def test_the_rows_leave_nothing_behind_that_looks_like_a_snapshot(warehouse: War
 
 
 @pytest.mark.parametrize("change", [1e-3, float("nan")])
-def test_a_score_that_differs_and_nothing_is_published_nor_left(warehouse: Warehouse, change: float) -> None:
+def test_a_score_that_differs_and_nothing_is_published_nor_left(embedded: Warehouse, change: float) -> None:
     partial, _ = trained(change)
     view = new_view()
 
     with pytest.raises(VerificationError, match="numpy gives other partial scores"):
-        convert(warehouse, partial, view)
+        convert(embedded, partial, view)
 
-    assert list_versions(warehouse, partial.model_id) == []
+    assert list_versions(embedded, partial.model_id) == []
     table = f"fp_linear_{view.name}"
-    assert warehouse.read(table, ["params_sha256"], {"model_id": partial.model_id}).num_rows == 0
+    assert embedded.read(table, ["params_sha256"], {"model_id": partial.model_id}).num_rows == 0
     with pytest.raises(ModelNotFoundError):
-        rollback(warehouse, partial.model_id)
+        rollback(embedded, partial.model_id)
 
 
-def test_an_engine_that_differs_from_numpy_is_caught(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_differs_from_numpy_is_caught(embedded: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parameter rows are what the engine computes from: damage them, and only the engine's scores change."""
     partial, scores = trained()
     view = new_view()
@@ -105,10 +105,10 @@ def test_an_engine_that_differs_from_numpy_is_caught(warehouse: Warehouse, monke
         LinearPart(NAMES, partial.part.weights * 1.001, partial.part.intercept, np.zeros(3)),  # type: ignore[attr-defined]
         VerificationRows(np.nan_to_num(WINE.data[:20]), scores[:20]),
     )  # fmt: skip
-    version = publish_model(warehouse, other, view, "b" * 64)[0]
+    version = publish_model(embedded, other, view, "b" * 64)[0]
 
-    with pytest.raises(VerificationError, match=f"{warehouse.engine.name} gives other partial scores"):
-        replay(warehouse, partial, view, version)
+    with pytest.raises(VerificationError, match=f"{embedded.engine.name} gives other partial scores"):
+        replay(embedded, partial, view, version)
 
 
 @pytest.mark.parametrize("expected", [np.nan, 1.0])
@@ -140,7 +140,7 @@ def test_a_row_with_an_unknown_category_has_no_expected_number(warehouse: Wareho
     assert all(each["max_rel"] <= 1e-12 for each in kept)
 
 
-def test_predictions_of_a_whole_model_are_compared_behind_the_link(warehouse: Warehouse) -> None:
+def test_predictions_of_a_whole_model_are_compared_behind_the_link(embedded: Warehouse) -> None:
     model = LogisticRegression(max_iter=5000).fit(WINE.data, WINE.target)
     partial, _ = trained()
     expected = model.predict_proba(WINE.data[:20])
@@ -149,7 +149,7 @@ def test_predictions_of_a_whole_model_are_compared_behind_the_link(warehouse: Wa
         partial.model_id, "run-1", "lab", partial.kind, partial.classes, True, partial.part, rows
     )  # fmt: skip
 
-    version = convert(warehouse, right, new_view())
+    version = convert(embedded, right, new_view())
 
     parity = version.certificate["parity"]
     assert isinstance(parity, list)

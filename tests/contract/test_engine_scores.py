@@ -94,7 +94,7 @@ def no_numpy_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_the_engine_gives_scikit_learns_scores_while_python_computes_none(
-    warehouse: Warehouse, no_numpy_scores: Callable[[], None]
+    embedded: Warehouse, no_numpy_scores: Callable[[], None]
 ) -> None:
     wine = load_wine()
     model = LogisticRegression(max_iter=5000).fit(wine.data, wine.target)
@@ -104,8 +104,8 @@ def test_the_engine_gives_scikit_learns_scores_while_python_computes_none(
     no_numpy_scores()
 
     view = new_view(names)
-    snapshot = snapshot_of(warehouse, view, ids, dict(zip(names, wine.data.T, strict=True)))
-    rows = score_in_engine(warehouse, publish(warehouse, view, names, weights, intercept), snapshot)
+    snapshot = snapshot_of(embedded, view, ids, dict(zip(names, wine.data.T, strict=True)))
+    rows = score_in_engine(embedded, publish(embedded, view, names, weights, intercept), snapshot)
 
     assert set(statuses_of(rows).values()) == {SampleStatus.OK}
     assert rows.column("sample_id").to_pylist() == sorted(ids)
@@ -185,17 +185,15 @@ def test_ids_come_back_as_they_are(warehouse: Warehouse) -> None:
     assert sorted(rows.column("sample_id").to_pylist()) == sorted(ids)
 
 
-def test_another_version_or_snapshot_is_not_mixed_in(warehouse: Warehouse) -> None:
+def test_another_version_or_snapshot_is_not_mixed_in(embedded: Warehouse) -> None:
     view = new_view(["a"])
-    old = publish_snapshot(warehouse, view, snapshot_name(NOON), rows_of(view, ["x", "gone"], {"a": [1.0, 1.0]}))
-    new = publish_snapshot(
-        warehouse, view, snapshot_name(NOON + timedelta(days=1)), rows_of(view, ["x"], {"a": [10.0]})
-    )
-    first = publish(warehouse, view, ["a"], np.array([[2.0]]))
-    second = publish(warehouse, view, ["a"], np.array([[3.0]]))
+    old = publish_snapshot(embedded, view, snapshot_name(NOON), rows_of(view, ["x", "gone"], {"a": [1.0, 1.0]}))
+    new = publish_snapshot(embedded, view, snapshot_name(NOON + timedelta(days=1)), rows_of(view, ["x"], {"a": [10.0]}))
+    first = publish(embedded, view, ["a"], np.array([[2.0]]))
+    second = publish(embedded, view, ["a"], np.array([[3.0]]))
 
-    assert score_in_engine(warehouse, first, old).column("scores").to_pylist() == [[2.0], [2.0]]
-    assert score_in_engine(warehouse, second, new).column("scores").to_pylist() == [[30.0]]
+    assert score_in_engine(embedded, first, old).column("scores").to_pylist() == [[2.0], [2.0]]
+    assert score_in_engine(embedded, second, new).column("scores").to_pylist() == [[30.0]]
 
 
 @pytest.mark.timeout(600)  # a minute of planning and compiling on a server's side, more on a busy machine

@@ -22,6 +22,7 @@ from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
+from tests.contract.conftest import cases_by_place
 from tests.tree_parts import Shape, as_cells, random_part, random_rows
 
 pytestmark = pytest.mark.timeout(600)  # Hive walks a level in several seconds
@@ -78,12 +79,10 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_engines_give_masks_that_the_head_turns_into_the_joint_models_scores(
-    warehouse: Warehouse, shape: Shape
-) -> None:
+@pytest.mark.parametrize(("place", "shape"), cases_by_place(list(SHAPES), ["all at once"]), indirect=["place"])
+def test_engines_give_masks_that_the_head_turns_into_the_joint_models_scores(warehouse: Warehouse, shape: str) -> None:
     random = np.random.default_rng(5)
-    joint = random_part(random, shape)
+    joint = random_part(random, SHAPES[shape])
     rows = random_rows(random, joint, 40)
     model = PartialModel(
         f"m-{uuid.uuid4().hex}", "run-1", "joint-model", Kind.LINEAR, (), joint.intercept is not None, joint

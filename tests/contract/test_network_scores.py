@@ -26,6 +26,7 @@ from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
+from tests.contract.conftest import cases_by_place
 from tests.network_parts import chain, mixed_part, written_out
 
 pytestmark = pytest.mark.timeout(600)  # a server plans for a minute, more on a busy machine
@@ -134,7 +135,7 @@ def test_categories_are_looked_up_and_the_statuses_are_those_of_scoring_in_proce
     assert (found[f"s{len(good)}"][0] is SampleStatus.OK) == bool(np.isfinite(overflown).all())
 
 
-@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize(("place", "n_layers"), cases_by_place([1, 2], [2]), indirect=["place"])
 def test_the_latest_row_of_a_sample_counts_and_a_tie_is_invalid(warehouse: Warehouse, n_layers: int) -> None:
     hour = timedelta(hours=1)
     ids = ["moved", "moved", "moved", "tied", "tied", "overflown"]

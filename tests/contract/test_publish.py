@@ -35,12 +35,14 @@ from fedpredict.tables.views import (
     snapshot_name,
 )
 from fedpredict.warehouse.base import ColumnType, EngineInfo, Partition, TableSchema, Value, Warehouse
+from tests.contract.conftest import cases_by_place
 from tests.linear_parts import linear
 
 pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EXTREMES = np.array([[0.1, -0.0], [5e-324, 1.7976931348623157e308], [-1e-300, 1 / 3], [2.2250738585072009e-308, 0.0]])
+LINKS = [Link("log"), Link("power", 0.1)]
 NAMES = ("age", "Net income (EUR)", "年龄", "order")
 
 
@@ -158,7 +160,7 @@ def test_a_view_that_grows_gets_columns_and_old_models_keep_working(warehouse: W
     assert number_of(warehouse, f"{name}-old") == 3.5
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize(("place", "at"), cases_by_place(range(4), [3]), indirect=["place"])
 def test_an_interrupted_publish_leaves_the_old_version_and_repeating_heals(
     warehouse: Warehouse, name: str, at: int
 ) -> None:
@@ -210,7 +212,7 @@ def test_a_rollback_and_a_deletion_are_seen_at_once(warehouse: Warehouse, name: 
     assert warehouse.read(back.parameter_tables[0], ["output"], {"model_id": name}).num_rows == 0
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize(("place", "at"), cases_by_place(range(4), [3]), indirect=["place"])
 def test_an_interrupted_snapshot_is_not_seen_and_repeating_heals(warehouse: Warehouse, name: str, at: int) -> None:
     def rows(number: float) -> pa.Table:
         moments = pa.array([NOON] * 2, pa.timestamp("us", tz="UTC"))
@@ -235,22 +237,22 @@ def test_an_interrupted_snapshot_is_not_seen_and_repeating_heals(warehouse: Ware
     ]
 
 
-def test_names_that_could_be_sql_never_reach_the_engine(warehouse: Warehouse, name: str) -> None:
+def test_names_that_could_be_sql_never_reach_the_engine(embedded: Warehouse, name: str) -> None:
     evil = 'x"; DROP TABLE fp_models'
 
     with pytest.raises(NameRefusedError):
-        list_versions(warehouse, evil)
+        list_versions(embedded, evil)
     with pytest.raises(NameRefusedError):
-        latest_snapshot(warehouse, evil)
+        latest_snapshot(embedded, evil)
     with pytest.raises(NameRefusedError):
-        delete_model(warehouse, evil)
+        delete_model(embedded, evil)
     with pytest.raises(FeatureNamesError):
         view_of(name, [evil])
     with pytest.raises(NameRefusedError):
         view_of(evil, ["age"])
 
 
-@pytest.mark.parametrize("link", [Link("log"), Link("power", 0.1)], ids=str)
+@pytest.mark.parametrize(("place", "link"), cases_by_place(LINKS, LINKS[1:]), indirect=["place"])
 def test_a_link_comes_back_with_its_parameter_bit_equal(warehouse: Warehouse, link: Link) -> None:
     name = f"m-{uuid.uuid4().hex}"
     view = view_of(f"v{uuid.uuid4().hex[:12]}", NAMES)

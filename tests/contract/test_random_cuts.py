@@ -149,8 +149,7 @@ def assert_as_library(trial: Trial, shares: Mapping[str, Share], engine: str) ->
     allowed = trial.joint.tolerance * trial.joint.part.magnitudes(features) + np.finfo(np.float64).tiny
     is_scored: Bools = np.asarray(combined.status == SampleStatus.OK)
     has_number = np.isfinite(trial.raw).all(axis=1) & np.isfinite(trial.predictions).all(axis=1)
-    is_finite = ~np.isinf(features).any(axis=1)
-    expected: Bools = np.asarray(has_number & is_finite)
+    expected: Bools = np.asarray(has_number & ~np.isinf(features).any(axis=1))
     told = f"{engine}, rows {np.flatnonzero(is_scored != expected)}: {combined.status}, {combined.problem}"
     assert np.array_equal(is_scored[~trial.may_refuse], expected[~trial.may_refuse]), told
     is_scored &= expected

@@ -24,6 +24,7 @@ from fedpredict.tables.layouts import LAYOUTS
 from fedpredict.tables.models import ModelVersion, load_model, publish_model
 from fedpredict.tables.statements import partial_scores_query, score_in_engine
 from fedpredict.warehouse.base import Warehouse
+from tests.contract.conftest import cases_by_place
 from tests.contract.test_engine_scores import SOURCE, new_view, scores_of, snapshot_of, statuses_of
 from tests.step_models import NUMBERS, TEXTS, coded, data, fitted, odd_rows, raw_scores, read
 from tests.tree_parts import Shape, chain_of_splits, random_part
@@ -45,6 +46,8 @@ IN_ENGINES = [
     ("onehot, ignore", "network"),
     ("power", "network"),
 ]
+ON_SERVERS = [("onehot, ignore", "classes"), ("quantile, normal", "linear"), ("ordinal", "trees"), ("power", "network")]
+"""Each core once; `test_every_kind_of_step_is_the_same_in_the_engine` has every step."""
 
 
 def published(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) -> tuple[ModelVersion, Any, list[str]]:
@@ -60,8 +63,8 @@ def published(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) 
     return version, snapshot, ids
 
 
-def assert_engine_says(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) -> Floats:
-    """Hold the engine to numpy's statuses and scores; return the scores, NaN where there is none."""
+def assert_engine_says(warehouse: Warehouse, partial: PartialModel, frame: pd.DataFrame) -> tuple[ModelVersion, Floats]:
+    """Hold the engine to numpy's statuses and scores; return the version and the scores, NaN where there is none."""
     version, snapshot, ids = published(warehouse, partial, frame)
     rows = score_in_engine(warehouse, version, snapshot)
     features = coded(partial.part, frame)
@@ -72,15 +75,15 @@ def assert_engine_says(warehouse: Warehouse, partial: PartialModel, frame: pd.Da
     usable, found = expected == SampleStatus.OK, scores_of(rows, ids)
     bound = 1e-12 * partial.part.magnitudes(features)
     assert (np.abs(found - partial.part.partial_scores(features)) <= bound)[usable].all()
-    return found
+    return version, found
 
 
-@pytest.mark.parametrize(("name", "core"), IN_ENGINES)
-def test_the_engine_gives_scikit_learns_scores_of_a_pipeline(warehouse: Warehouse, name: str, core: str) -> None:
-    model = fitted(name, core)
+@pytest.mark.parametrize(("place", "pipeline"), cases_by_place(IN_ENGINES, ON_SERVERS), indirect=["place"])
+def test_the_engine_gives_scikit_learns_scores_of_a_pipeline(warehouse: Warehouse, pipeline: tuple[str, str]) -> None:
+    model = fitted(*pipeline)
     partial = read(model)
     frame = pd.concat([data(40, seed=7), odd_rows()], ignore_index=True)
-    found = assert_engine_says(warehouse, partial, frame)
+    _, found = assert_engine_says(warehouse, partial, frame)
     usable = ~np.isnan(found).any(axis=1)
     features = coded(partial.part, frame)[usable]
     assert len(features) > 20
@@ -127,10 +130,14 @@ def every_step() -> StepsPart:
     return StepsPart(("job", "age", "income", "debt", "rooms", "city"), texts, steps, core)
 
 
-def test_every_kind_of_step_is_the_same_in_the_engine(warehouse: Warehouse) -> None:
+def test_every_kind_of_step_is_the_same_in_the_engine_and_comes_back_bit_by_bit(warehouse: Warehouse) -> None:
     partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, every_step())
     frame = pd.concat([data(60, seed=9), odd_rows()], ignore_index=True)
-    found = assert_engine_says(warehouse, partial, frame)
+    version, found = assert_engine_says(warehouse, partial, frame)
+    part, features = load_model(warehouse, version).part, coded(partial.part, frame)
+    np.testing.assert_array_equal(part.partial_scores(features), partial.part.partial_scores(features))
+    np.testing.assert_array_equal(part.statuses(features), partial.part.statuses(features))
+    assert LAYOUTS[part.family].engines(part) == ("numpy", "duckdb", "spark", "hive")
     assert 20 < (~np.isnan(found).any(axis=1)).sum() < len(frame)
 
 
@@ -149,7 +156,7 @@ def test_a_core_of_trees_says_which_categories_are_unknown(warehouse: Warehouse)
     partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, part)
     frame = pd.concat([data(40, seed=7), odd_rows()], ignore_index=True)
 
-    found = assert_engine_says(warehouse, partial, frame)
+    _, found = assert_engine_says(warehouse, partial, frame)
 
     doubled, cities = 2.0 * (frame["rooms"] - 1.0), frame["city"]
     refused = ~(doubled.isin([0.0, 4.0]) | doubled.isna()) | ~(cities.isin(known) | cities.isna())
@@ -171,7 +178,7 @@ def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> N
     core = LinearPart(("c1", "c2", "c3", "r"), rng.normal(size=(4, 2)), None, np.zeros(2))
     part = StepsPart(("city", "rooms"), {"city": cities}, steps, core)
     partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part)
-    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 11)], ignore_index=True)
+    frame = pd.concat([data(40, seed=9), odd_rows().assign(rooms=[-0.0, 20.0] * 12)], ignore_index=True)
     assert_engine_says(warehouse, partial, frame)
 
 
@@ -205,12 +212,12 @@ def test_hive_is_offered_for_steps_and_levels_or_layers_that_fit_together(
         assert ("hive" in LAYOUTS[part.family].engines(part)) == in_hive
 
 
-def test_an_exposure_behind_steps_is_the_same_in_the_engine(warehouse: Warehouse) -> None:
+def test_an_exposure_behind_steps_is_the_same_in_the_engine(embedded: Warehouse) -> None:
     steps = (Step(StepKind.FILL, ("income",), ("filled",), {"number": column(2.0)}),)
     core = LinearPart(("rooms", "filled"), column(0.5, 1.0), None, np.zeros(1), "filled")
     part = StepsPart(("income", "rooms"), {}, steps, core)
     frame = pd.concat([data(20, seed=9), odd_rows()], ignore_index=True)
-    assert_engine_says(warehouse, PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part), frame)
+    assert_engine_says(embedded, PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, part), frame)
 
 
 def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
@@ -227,17 +234,7 @@ def test_quantiles_with_repeated_points_are_the_same_in_the_engine(warehouse: Wa
     assert_engine_says(warehouse, partial, frame)
 
 
-def test_a_part_with_steps_comes_back_from_the_warehouse_bit_by_bit(warehouse: Warehouse) -> None:
-    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, every_step())
-    version, _, _ = published(warehouse, partial, data(5))
-    part = load_model(warehouse, version).part
-    features = coded(partial.part, data(60, seed=9))
-    np.testing.assert_array_equal(part.partial_scores(features), partial.part.partial_scores(features))
-    np.testing.assert_array_equal(part.statuses(features), partial.part.statuses(features))
-    assert LAYOUTS[part.family].engines(part) == ("numpy", "duckdb", "spark", "hive")
-
-
-def test_no_number_and_no_text_of_a_step_stands_in_the_statement(warehouse: Warehouse) -> None:
+def test_no_number_and_no_text_of_a_step_stands_in_the_statement(embedded: Warehouse) -> None:
     marks = (123.456, 77.125, 31.0625)
     steps = (
         Step(StepKind.FILL, ("age",), ("age1",), {"number": column(marks[0])}),
@@ -247,7 +244,7 @@ def test_no_number_and_no_text_of_a_step_stands_in_the_statement(warehouse: Ware
     core = LinearPart(("bin", "c"), np.array([[0.515625], [0.53125]]), None, np.zeros(1))
     part = StepsPart(("age", "city"), {"city": ("Wien",)}, steps, core)
     partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), True, part)
-    version, snapshot, _ = published(warehouse, partial, data(5))
+    version, snapshot, _ = published(embedded, partial, data(5))
     statement, values = partial_scores_query(version, snapshot)
     told = f"{statement.sql('duckdb')} {values}"
     assert not [mark for mark in (*map(str, marks), "0.515625", "0.53125", "Wien") if mark in told]

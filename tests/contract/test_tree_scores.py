@@ -25,7 +25,7 @@ from fedpredict.tables.names import column_names
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType, Warehouse
-from tests.contract.conftest import Place
+from tests.contract.conftest import Place, cases_by_place
 from tests.tree_parts import Shape, as_cells, full_trees, of_forest, of_lightgbm, random_part, random_rows
 
 pytestmark = pytest.mark.timeout(600)  # Hive walks a level in several seconds
@@ -86,10 +86,13 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_random_trees_give_the_numbers_and_statuses_of_scoring_in_process(warehouse: Warehouse, shape: Shape) -> None:
+ON_SERVERS = ("float32, zero is missing, wide", "all at once, by <", "whole codes", "no tree")
+
+
+@pytest.mark.parametrize(("place", "shape"), cases_by_place(list(SHAPES), ON_SERVERS), indirect=["place"])
+def test_random_trees_give_the_numbers_and_statuses_of_scoring_in_process(warehouse: Warehouse, shape: str) -> None:
     random = np.random.default_rng(23)
-    part = random_part(random, shape)
+    part = random_part(random, SHAPES[shape])
 
     assert_as_numpy(warehouse, part, random_rows(random, part, 120))
 
@@ -100,7 +103,7 @@ def test_a_part_of_nothing_gives_zero_to_every_sample(warehouse: Warehouse) -> N
     assert scored(warehouse, part, np.zeros((2, 0))) == ([SampleStatus.OK] * 2, [[0.0]] * 2)
 
 
-def test_lightgbms_numbers_come_out_for_missing_values_and_categories(warehouse: Warehouse) -> None:
+def test_lightgbms_numbers_come_out_for_missing_values_and_categories(embedded: Warehouse) -> None:
     random = np.random.default_rng(3)
     rows = np.column_stack([random.normal(size=(300, 2)), random.integers(0, len(COLOURS), 300)])
     rows[random.random(rows.shape) < 0.1] = np.nan
@@ -108,14 +111,14 @@ def test_lightgbms_numbers_come_out_for_missing_values_and_categories(warehouse:
     settings = {"num_leaves": 7, "verbose": -1, "min_data_per_group": 5, "cat_smooth": 1, "seed": 1}
     booster = lightgbm.train(settings, lightgbm.Dataset(rows, target, categorical_feature=[2]), 5)
 
-    statuses, scores = scored(warehouse, of_lightgbm(booster, ["a", "b", "colour"], {"colour": COLOURS}), rows)
+    statuses, scores = scored(embedded, of_lightgbm(booster, ["a", "b", "colour"], {"colour": COLOURS}), rows)
 
     assert set(statuses) == {SampleStatus.OK}
     expected = booster.predict(rows, raw_score=True)
     assert np.allclose(np.array(scores, dtype=np.float64)[:, 0], expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
-def test_a_forests_probabilities_are_scikit_learns_next_to_its_thresholds(warehouse: Warehouse) -> None:
+def test_a_forests_probabilities_are_scikit_learns_next_to_its_thresholds(embedded: Warehouse) -> None:
     wine = load_wine()
     forest = RandomForestClassifier(5, max_depth=4, random_state=2).fit(wine.data, wine.target)
     part = of_forest(forest, [str(name) for name in wine.feature_names])
@@ -125,7 +128,7 @@ def test_a_forests_probabilities_are_scikit_learns_next_to_its_thresholds(wareho
         half = np.spacing(np.float32(part.trees.threshold[split])) / 2
         rows[at, part.trees.feature[split]] = part.trees.threshold[split] + half * [-0.9, 0.9, 1.1][at % 3]
 
-    statuses, scores = scored(warehouse, part, rows)
+    statuses, scores = scored(embedded, part, rows)
 
     assert set(statuses) == {SampleStatus.OK}
     assert np.allclose(np.array(scores, dtype=np.float64), forest.predict_proba(rows), rtol=0, atol=1e-12)

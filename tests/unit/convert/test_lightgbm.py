@@ -119,6 +119,16 @@ def test_a_split_by_what_is_missing_sends_every_number_one_way() -> None:
     assert_raw_scores(read(booster, 1).partial, fresh, booster.predict(fresh), RELATIVE)
 
 
+def test_a_number_that_lightgbm_takes_for_zero_goes_where_zero_goes() -> None:
+    values = np.arange(400.0) % 3 - 1.0
+    booster = train({}, values, features=values[:, None])
+    zero = float(np.float32(1e-35))
+    assert f"{-zero!r} {zero!r}" in text_of(booster)
+    fresh = np.array([[sign * each] for sign in (1, -1) for each in (0.0, zero / 2, zero, np.nextafter(zero, 1.0))])
+
+    assert_raw_scores(read(booster, 1).partial, fresh, booster.predict(fresh), RELATIVE)
+
+
 @pytest.mark.parametrize("objective", ["lambdarank", "rank_xendcg"])
 def test_rankers_give_their_scores(objective: str) -> None:
     booster = train({"objective": objective}, POSITIVE, group=[20] * (len(FEATURES) // 20))

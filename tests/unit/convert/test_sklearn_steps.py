@@ -184,6 +184,25 @@ def test_the_weights_of_an_encoder_stand_with_its_categories() -> None:
     assert StepKind.ONEHOT not in {step.kind for step in part.steps}
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        OrdinalEncoder(),
+        OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-2, encoded_missing_value=-1),
+        make_pipeline(SimpleImputer(strategy="most_frequent"), OrdinalEncoder()),
+        make_pipeline(SimpleImputer(strategy="constant", fill_value="-"), OneHotEncoder(handle_unknown="ignore")),
+    ],
+)
+def test_none_is_a_category_like_another_and_nothing_that_an_imputer_of_nan_fills(encoder: Any) -> None:
+    cities = pd.Series(["Wien", None, "Graz", "Wien"] * 20, dtype=object)
+    frame = pd.DataFrame({"city": cities})
+    model = make_pipeline(ColumnTransformer([("c", encoder, ["city"])]), Ridge()).fit(frame, [1.0, -4.0, 2.0, 1.0] * 20)
+
+    part = read(model).part
+
+    assert_same(part, raw_scores(model, frame), coded(part, frame))
+
+
 def test_features_that_are_dropped_are_not_needed() -> None:
     assert read(fitted("bins, ordinal")).part.features == ("income", "rooms")
 
