@@ -30,6 +30,10 @@ _HIVE_JOINS = 4
 """So many are seen to work in front of a linear core, with the 120 counters that Hive on Tez has as it comes."""
 
 
+NO_ROOM = 100
+"""More than Hive has room for, in levels of trees."""
+
+
 def is_joined(step: StepShape) -> bool:
     """Return whether a map is joined rather than pivoted into the one row of parameters: that it has many keys."""
     return step.kind is StepKind.MAP and step.shapes["values"][0] > _PIVOTED_KEYS
@@ -61,11 +65,12 @@ def is_light(steps: Sequence[StepShape]) -> bool:
 def hive_steps_of(steps: Sequence[StepShape]) -> int:
     """Return how much of Hive's room steps take, in levels of trees: each level of theirs and each join, and one more.
 
-    A quantile groups its points four times on the way to its two joins, and counts for four. ADR 0023 has what was seen
-    to work.
+    A quantile, which groups its points four times on the way to its two joins, leaves no room. ADR 0023 has what was
+    seen to work.
     """
-    quantiles = sum(step.kind is StepKind.QUANTILE for step in steps)
-    return joins_of(steps) + 2 * quantiles + len(levels_of(steps)) + 1 if steps else 0
+    if any(step.kind is StepKind.QUANTILE for step in steps):
+        return NO_ROOM
+    return joins_of(steps) + len(levels_of(steps)) + 1 if steps else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,13 @@ def test_hive_is_offered_for_steps_and_levels_or_layers_that_fit_together(
         assert ("hive" in LAYOUTS[part.family].engines(part)) == in_hive
 
 
+def test_hive_is_not_offered_for_a_quantile_in_front_of_trees() -> None:
+    points = {"from": column(1, 2), "to": column(0, 1), "margin": column(0.0)}
+    step = Step(StepKind.QUANTILE, ("f0",), ("q",), points)
+    part = StepsPart(("f0", "f1"), {}, (step,), chain_of_splits(1))
+    assert LAYOUTS[part.family].engines(part) == ("numpy", "duckdb", "spark")
+
+
 def test_an_exposure_behind_steps_is_the_same_in_the_engine(embedded: Warehouse) -> None:
     steps = (Step(StepKind.FILL, ("income",), ("filled",), {"number": column(2.0)}),)
     core = LinearPart(("rooms", "filled"), column(0.5, 1.0), None, np.zeros(1), "filled")
