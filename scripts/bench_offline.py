@@ -89,8 +89,8 @@ def _compare(folder: Path, n_rows: int, n_features: int, buckets: int | None) ->
 def _step(work: str, folder: Path, argument: str) -> dict[str, float]:
     command = [sys.executable, "-c", "import sys, bench_offline; sys.exit(bench_offline.main(sys.argv[1:]))"]
     command += ["--step", f"{work}:{argument}", str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603  our own file
-    return dict(json.loads(done.stdout or b"{}"))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return dict(json.loads((done.stdout.splitlines() or [b"{}"])[-1]))
 
 
 def _measure(step: str, folder: Path, _buckets: int | None) -> None:
@@ -123,7 +123,7 @@ def _prepare(warehouse: LocalWarehouse, n_rows: int, n_features: int) -> None:
     view = FeatureView("people", 1, tuple(ViewFeature(each, each, ColumnType.DOUBLE) for each in names), "id", None)
     instants = pa.array(np.full(n_rows, 1_769_848_200_000_000), pa.timestamp("us", tz="UTC"))
     ids = pa.array([f"u{number:011d}" for number in range(n_rows)])
-    # as a refresh gives them: whole numbers, money, and measures, not noise of 52 bits that no codec can do a thing with
+    # whole numbers, money and measures, as features are: not noise that no codec can do a thing with
     columns = {name: np.round(rng.normal(100.0, 30.0, n_rows), at % 4) for at, name in enumerate(names)}
     publish_snapshot(
         warehouse, view, snapshot_name(MORNING), pa.table({"sample_id": ids, "event_time": instants, **columns})
@@ -135,9 +135,8 @@ def _prepare(warehouse: LocalWarehouse, n_rows: int, n_features: int) -> None:
 def _bare(folder: Path, snapshot: Snapshot) -> None:
     rng = np.random.default_rng(7)
     names = [feature.column for feature in snapshot.view.features]
-    terms = " + ".join(
-        f"{name} * {float(weight)!r}" for name, weight in zip(names, rng.normal(size=len(names)), strict=True)
-    )
+    weights = rng.normal(size=len(names)).tolist()
+    terms = " + ".join(f"{name} * {weight!r}" for name, weight in zip(names, weights, strict=True))
     files = folder / "warehouse" / snapshot.view.schema.name / "*" / "*" / "*.parquet"
     out = folder / "bare.parquet"
     with duckdb.connect() as connection:

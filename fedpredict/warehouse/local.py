@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_GROUP_ROWS = 1_000_000
-"""Rows of a row group of what a query gives: what memory holds of it."""
+_GROUP_ROWS = 122_880
+"""Rows of a row group: what memory holds of it, what a thread takes at a time, and what a filter passes over."""
 
 _LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
@@ -212,7 +212,7 @@ def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple
 
 def _write(rows: pa.Table, file: BinaryIO) -> int:
     if rows.num_rows:
-        pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
+        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, row_group_size=_GROUP_ROWS)
     return int(rows.num_rows)
 
 

@@ -19,6 +19,7 @@ import pyarrow.fs
 from fedpredict.errors import StatementError
 from fedpredict.warehouse.base import ARROW_TYPES, TableSchema, Value
 from fedpredict.warehouse.local_files import PartitionFile
+from fedpredict.warehouse.local_scan import MOST_FILES, quoted, scan_of
 
 _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -38,6 +39,7 @@ class LocalEngine:
         Args:
             spill: A folder that it makes where memory runs out.
         """
+        self._spill = spill
         self._connection = _open_engine(spill)
 
     def query(
@@ -70,14 +72,21 @@ class LocalEngine:
     ) -> Iterator[Iterator[pa.RecordBatch]]:
         """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
 
+        Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`.
+
         Raises:
+            OSError: A file cannot be read.
             StatementError: The engine refused, now or at any batch.
         """
-        with self._connection.cursor() as cursor:
-            for name, (schema, files) in sources.items():
-                cursor.register(name, _dataset(schema, files))
+        allowed = [file.path for _, files in sources.values() if len(files) <= MOST_FILES for file in files]
+        with _open_engine(self._spill, allowed) as connection:
             with _refusals():
-                reader = cursor.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
+                for name, (schema, files) in sources.items():
+                    if len(files) <= MOST_FILES:
+                        connection.execute(f'CREATE TEMP VIEW "{name}" AS {scan_of(schema, files)}')
+                    else:
+                        connection.register(name, _dataset(schema, files))
+                reader = connection.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
             yield _taken(reader)
 
     def close(self) -> None:
@@ -89,7 +98,7 @@ class LocalEngine:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowInvalid) as error:
         raise StatementError(f"the embedded engine refused a statement: {error}") from error
 
 
@@ -104,11 +113,11 @@ def _taken(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def _open_engine(spill: Path) -> duckdb.DuckDBPyConnection:
+def _open_engine(spill: Path, allowed: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
+    """Return an engine that may touch the files of `allowed`, and nothing else."""
     engine = duckdb.connect(
         ":memory:",
         config={
-            "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
@@ -116,6 +125,10 @@ def _open_engine(spill: Path) -> duckdb.DuckDBPyConnection:
         },
     )
     engine.execute("SET GLOBAL TimeZone = 'UTC'")
+    engine.execute("SET preserve_insertion_order = false")  # rows have no order here, and keeping it costs a tenth
+    if allowed:
+        engine.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
+    engine.execute("SET enable_external_access = false")
     return engine
 
 
