@@ -21,8 +21,9 @@ def report_of(state: TaskState, before: TaskState | None, *, limit: float) -> di
 
     Returns:
         rows (of the snapshot, in the buckets that are done), ids, duplicate (rows beyond an id's first), without_id,
-        scored, absent (a feature is missing), invalid, out_of_range, statuses (all of them by name), histograms (output, first,
-        width, counts: below, the inner bins, above), stability (one for each histogram, or None), and warnings (texts).
+        scored, absent (a feature is missing), invalid, out_of_range, statuses (all of them by name), histograms
+        (output, first, width, counts: below, the inner bins, above), stability (one for each histogram, or None), and
+        warnings (texts).
     """
     task, records = state.task, list(state.buckets.values())
     statuses = totals_of(records)

@@ -1,0 +1,85 @@
+"""Hash buckets and stored shares: the same in numpy, in the embedded engine, in Spark and in Hive."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sqlglot import exp
+
+from fedpredict.model.buckets import buckets_of, hashes_of
+from fedpredict.model.share import SampleStatus
+from fedpredict.scoring.tasks import damaged_buckets, score_day
+from fedpredict.tables import sql
+from fedpredict.tables.buckets import in_bucket, place_of
+from fedpredict.tables.shares import read_shares
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
+from tests.contract.test_engine_scores import NOON, new_view, publish, snapshot_of
+from tests.contract.test_warehouse import new_table
+
+pytestmark = pytest.mark.timeout(300)  # Hive's first INSERT in a session alone takes up to 35 s
+
+VECTORS = {"u1": 3833023709, "年龄": 2686097763, " padded ": 2458247672, "a" * 256: 2165350124}
+"""Sample id -> the hash that docs/offline.md says."""
+YESTERDAY = NOON - timedelta(days=1)
+
+
+def test_the_hash_of_an_id_is_what_the_documents_say() -> None:
+    ids = list(VECTORS)
+    assert hashes_of([each.encode() for each in ids]).tolist() == list(VECTORS.values())
+    assert [int(hashlib.md5(each.encode()).hexdigest()[:8], 16) for each in ids] == list(VECTORS.values())
+
+
+def test_an_engine_finds_the_ids_of_each_bucket_that_numpy_does(warehouse: Warehouse) -> None:
+    schema: TableSchema = new_table(Column("s", ColumnType.STRING))
+    ids = [*VECTORS, *(f"person-{row}" for row in range(40))]
+    warehouse.ensure(schema)
+    rows = pa.table({"n": pa.array(range(len(ids)), pa.int32()), "s": pa.array(ids)})
+    warehouse.replace(schema.name, {"part": "a", "version": 1}, rows)
+    place = place_of(sql.column("s"))
+    buckets: list[exp.Expr] = [
+        sql.named(sql.case(sql.number(0), (in_bucket(place, bucket, 8), sql.number(1))), f"b{bucket}")
+        for bucket in range(8)
+    ]
+
+    found = warehouse.run(exp.Select(expressions=[sql.column("n"), *buckets]).from_(schema.name), {}).sort_by("n")
+
+    flags = np.array([found.column(f"b{bucket}").to_pylist() for bucket in range(8)])
+    assert flags.sum(axis=0).tolist() == [1] * len(ids)
+    assert flags.argmax(axis=0).tolist() == buckets_of([each.encode() for each in ids], 8).tolist()
+
+
+@pytest.mark.parametrize("has_repeats", [False, True])
+def test_a_day_is_scored_by_the_engine_into_stored_shares(warehouse: Warehouse, *, has_repeats: bool) -> None:
+    features = np.random.default_rng(5).normal(size=(12, 2))
+    weights, intercept = np.array([[2.0, -1.0], [0.5, 3.0]]), np.array([1.0, -1.0])
+    ids = [f"person-{row}" for row in range(12)]
+    values: list[list[float | None]] = [[*column.tolist()] for column in features.T]
+    values[0][3] = None
+    instants = [YESTERDAY] * 12
+    if has_repeats:
+        ids[11], instants[11] = "person-0", YESTERDAY - timedelta(hours=1)
+    view = new_view(("x", "y"))
+    snapshot_of(warehouse, view, ids, dict(zip(("x", "y"), values, strict=True)), instants)
+    version = publish(warehouse, view, ("x", "y"), weights, intercept)
+
+    state = score_day(warehouse, version, date(2026, 11, 22), n_buckets=2)
+
+    n_ids = 11 if has_repeats else 12
+    assert (state.task.n_ids, sum(each.n_rows for each in state.buckets.values())) == (n_ids, 12)
+    rows = {row["sample_id"]: row for row in read_shares(warehouse, state.task).to_pylist()}
+    expected = features @ weights + intercept
+    for at, name in enumerate(ids[:n_ids]):
+        row = rows[name]
+        assert row["event_time"] == YESTERDAY
+        assert row["status"] == (SampleStatus.FEATURE_MISSING if at == 3 else SampleStatus.OK)
+        scores = None if at == 3 else pytest.approx(expected[at].tolist(), rel=1e-12)
+        assert (None if at == 3 else [row["score_0"], row["score_1"]]) == scores
+    counted = [sum(sum(each.histograms[output]) for each in state.buckets.values()) for output in range(2)]
+    assert counted == [n_ids - 1] * 2
+    assert damaged_buckets(warehouse, state) == []
+    assert state.task.finished_at is not None
+    assert state.task.finished_at <= datetime.now(UTC)
