@@ -170,7 +170,7 @@ def list_tasks(
     Raises:
         TableCorruptError: A row that no task gives.
     """
-    given = {"dt": day and day.isoformat(), "model_id": model_id, "params_sha256": params_sha256}
+    given = {"dt": None if day is None else day.isoformat(), "model_id": model_id, "params_sha256": params_sha256}
     where: Partition = {name: value for name, value in given.items() if value is not None}
     names = [column.name for column in (*TASKS.columns, *TASKS.partitioned_by)]
     tasks = [_task(row) for row in warehouse.read(TASKS.name, names, where).to_pylist()]

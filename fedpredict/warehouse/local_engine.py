@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import and_
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,9 @@ _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
 _DISK = pyarrow.fs.LocalFileSystem()
+
+LARGE_BYTES = 16 << 20
+"""Files above it are read by DuckDB itself, not through Arrow."""
 
 BATCH_ROWS = 122_880
 """Rows of a batch: DuckDB's own group of rows, at ten columns some ten megabytes."""
@@ -53,11 +57,16 @@ class LocalEngine:
         Args:
             sql: In DuckDB's dialect.
             params: Values to bind.
-            sources: What the query calls a table -> its layout and files.
+            sources: What the query calls a table -> its layout and files. Files that are large together are read as
+                for `batches`.
 
         Raises:
+            OSError: A file cannot be read.
             StatementError: The engine refused.
         """
+        if sum(file.path.stat().st_size for _, files in sources.values() for file in files) > LARGE_BYTES:
+            with self.batches(sql, params, sources) as batches:
+                return _plain(pa.Table.from_batches(batches, batches.schema))
         with _refusals(), self._connection.cursor() as cursor:
             for name, (schema, files) in sources.items():
                 cursor.register(name, _dataset(schema, files))
@@ -69,7 +78,7 @@ class LocalEngine:
         sql: str,
         params: Mapping[str, Value],
         sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
-    ) -> Iterator[Iterator[pa.RecordBatch]]:
+    ) -> Iterator[_Batches]:
         """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
 
         Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`.
@@ -79,7 +88,8 @@ class LocalEngine:
             StatementError: The engine refused, now or at any batch.
         """
         allowed = [file.path for _, files in sources.values() if len(files) <= MOST_FILES for file in files]
-        with _open_engine(self._spill, allowed) as connection:
+        spill = self._spill.with_name(f"{self._spill.name}-{uuid4().hex}")
+        with _open_engine(spill, allowed) as connection:
             with _refusals():
                 for name, (schema, files) in sources.items():
                     if len(files) <= MOST_FILES:
@@ -87,7 +97,7 @@ class LocalEngine:
                     else:
                         connection.register(name, _dataset(schema, files))
                 reader = connection.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
-            yield _taken(reader)
+            yield _Batches(reader)
 
     def close(self) -> None:
         """Let go of its memory."""
@@ -102,15 +112,22 @@ def _refusals() -> Iterator[None]:
         raise StatementError(f"the embedded engine refused a statement: {error}") from error
 
 
-def _taken(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    while True:
-        try:
-            batch = reader.read_next_batch()
-        except StopIteration:
-            return
-        except (pa.ArrowException, OSError, duckdb.Error) as error:  # the engine's errors come through Arrow
-            raise StatementError(f"the embedded engine refused a statement: {error}") from error
-        yield batch
+class _Batches:
+    """The rows of a query, batch by batch."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.schema: pa.Schema = reader.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError, duckdb.Error) as error:  # the engine's errors come through Arrow
+                raise StatementError(f"the embedded engine refused a statement: {error}") from error
+            yield batch
 
 
 def _open_engine(spill: Path, allowed: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:

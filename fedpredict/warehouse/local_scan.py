@@ -45,7 +45,9 @@ def _scan_of_file(schema: TableSchema, file: PartitionFile) -> str:
     columns += [
         _cast(quoted(str(value)), column) for column, value in zip(schema.partitioned_by, file.values, strict=True)
     ]
-    return f"SELECT {', '.join(columns)} FROM read_parquet({quoted(file.path)}, hive_partitioning = false)"
+    # the statistics of a file leave NaN out, and DuckDB would conclude from them that a comparison is always true
+    options = "hive_partitioning = false, can_have_nan = true"
+    return f"SELECT {', '.join(columns)} FROM read_parquet({quoted(file.path)}, {options})"
 
 
 def _cast(value: str, column: Column) -> str:

@@ -582,6 +582,18 @@ def test_doubles_and_times_of_a_query_are_written_bit_equal(warehouse: Warehouse
     assert found.column("at").to_pylist() == moments
 
 
+def test_a_query_that_writes_sees_nan_among_finite_numbers(warehouse: Warehouse, target: TableSchema) -> None:
+    source = new_table(Column("x", DOUBLE))
+    warehouse.ensure(source)
+    rows = numbered(x=pa.array([1.0, float("nan"), 2.0]))
+    warehouse.replace(source.name, {"part": "a", "version": 1}, rows)
+    judged = query(f"SELECT n, CASE WHEN ABS(x) <= 1e300 THEN 1.0 ELSE 0.0 END AS x FROM {source.name}")
+
+    warehouse.replace_from(target.name, {"part": "nan", "version": 1}, judged, {})
+
+    assert warehouse.read(target.name, ["n", "x"], {"part": "nan"}).sort_by("n").column("x").to_pylist() == [1, 0, 1]
+
+
 def test_a_query_replaces_a_partition_and_one_without_rows_removes_it(
     warehouse: Warehouse, common_pairs: TableSchema, target: TableSchema
 ) -> None:
