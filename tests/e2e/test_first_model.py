@@ -82,6 +82,7 @@ def federation(shared_workshop: Workshop) -> Federation:
         config = settings_of(party)
         shop.run("features", "load", f"{party}.csv", "--view", "patients", "--key", "patient", "--config", config)
         shop.run("model", "convert", f"parts/{party}.pkl", "--config", config)
+        shop.run("task", "score", "--buckets", "2", "--config", config)
         if party != "hospital":
             daemons[party] = shop.start(party, "participant", "serve", "--config", config)
     extend_initiator(shop, {party: daemon.address for party, daemon in daemons.items()})
@@ -118,6 +119,21 @@ def test_every_patients_prediction_is_scikit_learns(federation: Federation) -> N
     answers = pa.parquet.read_table(federation.shop.folder / "answers.parquet")
     assert answers.column("sample_id").to_pylist() == federation.ids
     np.testing.assert_allclose(answers.column("prediction").to_numpy(), federation.expected, rtol=0.0, atol=1e-12)
+
+
+def test_shares_that_were_stored_ahead_give_the_same(federation: Federation) -> None:
+    federation.shop.run(
+        *("predict", "--config", "hospital/client.toml", "--model", "cancer", "--in", "lab.csv", "--mode", "offline"),
+        *("--id-column", "patient", "--out", "stored.parquet"),
+    )
+    shown = federation.shop.json("task", "show", "--check", "--config", settings_of("lab"))
+    listed = federation.shop.json("task", "list", "--config", settings_of("lab"))
+
+    answers = pa.parquet.read_table(federation.shop.folder / "stored.parquet")
+    np.testing.assert_allclose(answers.column("prediction").to_numpy(), federation.expected, rtol=0.0, atol=1e-12)
+    assert (shown[0]["scored"], shown[0]["buckets_done"]) == (len(federation.ids), 2)
+    assert shown[0]["damaged_buckets"] == []
+    assert [each["model"] for each in listed] == ["cancer"]
 
 
 def test_the_python_client_gets_the_same(federation: Federation) -> None:
