@@ -252,11 +252,10 @@ async def test_an_older_version_that_is_loaded_answers_beside_the_newest() -> No
     assert values == [11.25, 22.25]
 
 
-@pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.OFFLINE])
-async def test_other_modes_are_refused_by_name(mode: Mode) -> None:
+async def test_other_modes_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedModeError) as raised:
-        await party_with(state_of(loaded_model())).score(query_for(b"ok", mode=mode), deadline_s=1)
-    assert raised.value.mode == mode.value
+        await party_with(state_of(loaded_model())).score(query_for(b"ok", mode=Mode.REALTIME), deadline_s=1)
+    assert raised.value.mode == "realtime"
 
 
 async def test_another_digest_is_not_answered() -> None:
