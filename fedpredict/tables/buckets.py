@@ -6,6 +6,7 @@ from sqlglot import exp
 
 from fedpredict.model.buckets import PLACE_DIGITS, REVERSED_DIGITS, place_range
 from fedpredict.tables import sql
+from fedpredict.tables.names import PLACE
 
 _DIGITS = "0123456789abcdef"
 
@@ -25,3 +26,18 @@ def in_bucket(place: exp.Expr, bucket: int, n_buckets: int) -> exp.Expr:
         exp.LT(this=place.copy(), expression=exp.Literal.string(end)),
         copy=False,
     )
+
+
+def query_in_places(statement: exp.Query) -> exp.Select:
+    """Return a query's rows with the places of their ids, and in that order as far as the engine keeps to it.
+
+    Args:
+        statement: A query whose columns have names, `sample_id` among them.
+    """
+    body = statement.copy()
+    common = body.args.get("with_")
+    body.set("with_", None)
+    columns = [*sql.columns_of(*body.named_selects), sql.named(place_of(sql.column("sample_id")), PLACE)]
+    query = exp.Select(expressions=columns).from_(body.subquery("fp_rows", copy=False), copy=False)
+    query.set("with_", common)
+    return query.order_by(sql.column(PLACE), copy=False)

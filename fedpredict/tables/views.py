@@ -141,7 +141,7 @@ def publish_query(
     warehouse: Warehouse,
     view: FeatureView,
     snapshot: str,
-    statement: exp.Expression,
+    statement: exp.Query,
     *,
     params: Mapping[str, Value],
     check: Callable[[Snapshot], None],
@@ -152,19 +152,24 @@ def publish_query(
         warehouse: Where to.
         view: The view with its version.
         snapshot: Its name, from `snapshot_name`; no other writer uses it.
-        statement: Gives sample_id, event_time and the feature columns by name.
+        statement: Gives sample_id, event_time and the feature columns by name, a row for each sample id.
         params: What to bind in it.
-        check: Looks at the rows that were written, which no reader sees yet; what it raises leaves nothing of them.
+        check: Looks at the rows that were written, which no reader sees yet; what it raises leaves nothing of them. It
+            must not let an id pass that has several rows.
 
     Raises:
         NameRefusedError: `snapshot` is no snapshot's name.
         WarehouseError: As the warehouse says.
     """
+    from fedpredict.tables.buckets import query_in_places  # noqa: PLC0415  a parser of SQL, which daemons do without
+
     _check_name(snapshot)
     warehouse.ensure(VIEWS)
     warehouse.ensure(view.schema)
     partition = Snapshot(view, snapshot, 0).partition
-    written = Snapshot(view, snapshot, warehouse.replace_from(view.schema.name, partition, statement, params))
+    rows = query_in_places(statement)
+    n_rows = warehouse.replace_from(view.schema.name, partition, rows, params)
+    written = Snapshot(view, snapshot, n_rows, n_rows, has_places=True)
     try:
         check(written)
     except BaseException:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,19 @@ def test_a_refresh_is_named_by_its_instant_and_an_older_one_never_wins(warehouse
     assert served is not None
     assert served.snapshot == again.snapshot.snapshot == "20240301T000000.000001Z"
     assert len(list_snapshots(warehouse)) == 3
+
+
+def test_a_refresh_leaves_rows_in_the_order_of_their_buckets(warehouse: LocalWarehouse) -> None:
+    snapshot = refresh_view(warehouse, register(warehouse), AS_OF).snapshot
+    rows = read_snapshot_rows(warehouse, snapshot, ["sample_id", "fp_place"])
+
+    # the hash's bits from the last to the first, as hexadecimal digits
+    bits = (
+        f"{int(md5(each.encode(), usedforsecurity=False).hexdigest()[:8], 16):032b}" for each in rows[0].to_pylist()
+    )
+    assert rows[1].to_pylist() == [f"{int(each[::-1], 2):08x}" for each in bits]
+    assert rows[1].to_pylist() == sorted(rows[1].to_pylist())
+    assert latest_snapshot(warehouse, "transactions") == replace(snapshot, n_rows=10, n_ids=10, has_places=True)
 
 
 def test_only_events_before_the_instant_count(warehouse: LocalWarehouse) -> None:

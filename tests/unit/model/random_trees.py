@@ -106,7 +106,7 @@ def goes_left(trees: Trees, node: int, x: float) -> bool:
 def code_of(trees: Trees, x: float) -> int | None:
     """Return the code of a number, None where it has none, in the words of `CodeRule`."""
     if trees.codes is CodeRule.BYTE:
-        return None if x < 0 else math.trunc(x) % 256 if x <= MAX_CODE + 0.5 else 0
+        return None if x < 0 else math.trunc(x) % 256 if x < MAX_CODE + 1.0 else 0
     if math.isinf(x) or (trees.codes is CodeRule.WHOLE and x != math.floor(x)):
         return None
     if trees.codes is CodeRule.CUT_FROM_ZERO and x < 0:
