@@ -41,7 +41,7 @@ INTERCEPT_LAYER = -1
 HIVE_STEPS = 8
 """Steps of a statement that Hive on Tez, with the 120 counters that it has by default, was seen to take."""
 SERVER_WEIGHTS = 60_000
-"""Weights up to which servers are offered: Spark was seen to score 1,000 rows within a minute (ADR 0024)."""
+"""Weights up to which servers are offered: Spark was seen to score 1,000 rows in about a minute (ADR 0024)."""
 _VECTOR_COLUMNS = ["feature", "category", "number", "place", "value"]
 
 
