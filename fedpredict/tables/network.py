@@ -40,6 +40,8 @@ INTERCEPT_LAYER = -1
 """The layer of the rows that hold the joint model's intercept."""
 HIVE_STEPS = 8
 """Steps of a statement that Hive on Tez, with the 120 counters that it has by default, was seen to take."""
+SERVER_WEIGHTS = 60_000
+"""Weights up to which servers are offered: Spark was seen to score 1,000 rows in about a minute (ADR 0024)."""
 _VECTOR_COLUMNS = ["feature", "category", "number", "place", "value"]
 
 
@@ -105,7 +107,7 @@ def _combination_options(combination: Combination | None) -> dict[str, object]:
 
 
 def network_engines(part: NetworkPart, n_before: int = 0) -> tuple[str, ...]:
-    """Return the engines that can compute a part.
+    """Return the engines that can compute a part: all of them, up to `SERVER_WEIGHTS`, and Hive up to `HIVE_STEPS`.
 
     A layer is a step of the statement; so are both windows of a softmax, the sum over several blocks, and the two
     look-ups of an embedding.
@@ -122,6 +124,8 @@ def network_engines(part: NetworkPart, n_before: int = 0) -> tuple[str, ...]:
     steps = (
         len(part.layers) + 2 * (softmaxes + len(part.embeddings)) + sum(layer.n_inputs > BLOCK for layer in part.layers)
     )
+    if sum(layer.weights.size for layer in part.layers) > SERVER_WEIGHTS:
+        return ("numpy", "duckdb")
     return ("numpy", "duckdb", "spark", "hive") if n_before + steps <= HIVE_STEPS else ("numpy", "duckdb", "spark")
 
 

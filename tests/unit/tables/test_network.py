@@ -101,6 +101,15 @@ def test_hive_is_offered_as_far_as_it_goes(
     assert engines == ("numpy", "duckdb", "spark", *(["hive"] if is_offered else []))
 
 
+@pytest.mark.parametrize(("width", "is_offered"), [(600, True), (601, False)])
+def test_servers_are_not_offered_for_a_large_network(warehouse: LocalWarehouse, width: int, is_offered: bool) -> None:
+    part = numeric_part((99, width, 1), ("relu", "identity"))  # 100 weights for each hidden unit
+
+    engines = publish(warehouse, part).engines
+
+    assert engines == ("numpy", "duckdb", *(["spark", "hive"] if is_offered else []))
+
+
 def test_publishing_the_same_network_again_writes_nothing(warehouse: LocalWarehouse) -> None:
     part = mixed_part()
     publish(warehouse, part)
