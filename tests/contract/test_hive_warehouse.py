@@ -72,7 +72,7 @@ def test_staged_doubles_that_hypothesis_chooses_come_back_bit_equal(staged: Ware
 def test_staged_rows_of_every_type_come_back_and_leave_nothing_behind(
     server_place: Place, staged: Warehouse, tmp_path: Path
 ) -> None:
-    schema = new_table(*(Column(f"c_{kind.value}", kind) for kind in ColumnType))
+    schema = new_table(*(Column(f"c_{kind.name.lower()}", kind) for kind in ColumnType))
     first = datetime(1969, 12, 31, 23, 0, 0, 1, tzinfo=UTC)
     rows = pa.table(
         {
@@ -84,6 +84,7 @@ def test_staged_rows_of_every_type_come_back_and_leave_nothing_behind(
             "c_timestamp": pa.array(
                 [first + timedelta(minutes=31) * at for at in range(N_ROWS)], pa.timestamp("us", "UTC")
             ),
+            "c_doubles": pa.array([[at / 3, -0.5] if at % 4 else None for at in range(N_ROWS)], pa.list_(pa.float64())),
         }
     )
     staged.ensure(schema)

@@ -110,7 +110,8 @@ def rows_to_score(
             changed = random.random(n_rows) < 0.15
         else:
             asked = np.array([*near.get(name, ()), 0.0])
-            beside = [asked, np.nextafter(asked, np.inf), np.nextafter(asked, -np.inf), *_beside_float32(asked)]
+            with np.errstate(over="ignore"):  # beside the largest number is an infinity
+                beside = [asked, np.nextafter(asked, np.inf), np.nextafter(asked, -np.inf), *_beside_float32(asked)]
             odd = np.concatenate(beside)
             changed = random.random(n_rows) < 0.4
             column[changed] = random.choice(odd, int(changed.sum()))
