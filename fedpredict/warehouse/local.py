@@ -86,7 +86,8 @@ class LocalWarehouse(Warehouse):
         schema = self._written(folder)
         complete = _complete(schema, rows)
         with folder.locked():
-            folder.write_partition(schema, partition, lambda file: _write(complete, file))
+            fill = (lambda file: _write(complete, file)) if complete.num_rows else None
+            folder.write_partition(schema, partition, fill)
         logger.info("warehouse.replaced", extra={"table": table, "rows": complete.num_rows})
 
     @override
@@ -211,8 +212,7 @@ def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple
 
 
 def _write(rows: pa.Table, file: BinaryIO) -> int:
-    if rows.num_rows:
-        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, row_group_size=_GROUP_ROWS)
+    pq.write_table(rows, file, compression="zstd", write_page_checksum=True, row_group_size=_GROUP_ROWS)
     return int(rows.num_rows)
 
 

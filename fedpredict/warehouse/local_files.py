@@ -103,13 +103,14 @@ class TableFolder:
         text = json.dumps(content, indent=1).encode()
         self._appear(self.path / _SCHEMA, lambda file: file.write(text))
 
-    def write_partition(self, schema: TableSchema, partition: Partition, fill: Callable[[BinaryIO], int]) -> int:
+    def write_partition(self, schema: TableSchema, partition: Partition, fill: Callable[[BinaryIO], int] | None) -> int:
         """Make what `fill` writes the partition's only file; the caller holds the lock.
 
         Args:
             schema: The table's.
             partition: A value for every partition column.
-            fill: Writes the file and returns its number of rows; none remove the partition.
+            fill: Writes the file and returns its number of rows; none remove the partition. None: there are none,
+                so that nothing has to be written for that, which a full disk would refuse.
 
         Returns:
             The number of rows.
@@ -122,7 +123,7 @@ class TableFolder:
         _check_types(schema, partition)
         names = [f"{column.name}={partition[column.name]}" for column in schema.partitioned_by]
         target = self.path.joinpath(*names, PART)
-        n_rows = self._appear(target, fill)
+        n_rows = 0 if fill is None else self._appear(target, fill)
         if n_rows == 0:
             self._vanish(target)
         return n_rows
