@@ -139,17 +139,12 @@ def beside(effort: Effort, ours: Scorer, theirs: Scorer, features: Floats, to_re
 
 
 def one_row(effort: Effort, part: Part, theirs: Scorer, features: Floats, to_reach_us: float = 100.0) -> Fields:
-    """Measure one row through a part: what a lone request costs, which is statuses and scores.
+    """Measure one row through a part: what a lone request costs, which is scores and statuses.
 
     Of theirs a tenth of the rows is asked, because libraries take up to a hundred times as long.
     """
-
-    def ours(row: Floats) -> None:
-        part.statuses(row)
-        part.partial_scores(row)
-
     return {
-        "one_row_us": one_by_one(effort.rounds, ours, features),
+        "one_row_us": one_by_one(effort.rounds, part.scores_and_statuses, features),
         "scores_us": one_by_one(effort.rounds, part.partial_scores, features),
         "their_one_row_us": one_by_one(effort.rounds, theirs, features[: SINGLES // 10]),
         "to_reach_us": to_reach_us,
