@@ -112,7 +112,7 @@ def test_an_engine_that_differs_from_numpy_is_caught(embedded: Warehouse, monkey
 
 
 @pytest.mark.parametrize("expected", [np.nan, 1.0])
-def test_a_row_with_an_unknown_category_has_no_expected_number(warehouse: Warehouse, expected: float) -> None:
+def test_a_row_with_an_unknown_category_has_no_expected_number(embedded: Warehouse, expected: float) -> None:
     """It counts as a row that agrees where the trainer has no number either, and never where it has one."""
     part = random_part(np.random.default_rng(2), Shape(3, 2, n_texts=1, with_sets=True, closed=True))
     known = next(float(each) for each in np.asarray(part.closed["n2"]))
@@ -132,11 +132,11 @@ def test_a_row_with_an_unknown_category_has_no_expected_number(warehouse: Wareho
         with pytest.raises(
             VerificationError, match=r"numpy gives .*: a row has a score where none is expected, or none"
         ):
-            convert(warehouse, partial, view)
+            convert(embedded, partial, view)
         return
-    kept = convert(warehouse, partial, view).certificate["parity"]
+    kept = convert(embedded, partial, view).certificate["parity"]
     assert isinstance(kept, list)
-    assert [(each["engine"], each["rows"]) for each in kept] == [("numpy", 3), (warehouse.engine.name, 3)]
+    assert [(each["engine"], each["rows"]) for each in kept] == [("numpy", 3), (embedded.engine.name, 3)]
     assert all(each["max_rel"] <= 1e-12 for each in kept)
 
 
