@@ -46,6 +46,9 @@ from fedpredict.warehouse.insertion import rows_for
 
 logger = logging.getLogger(__name__)
 
+_FEW_COUNTERS = "Counters limit exceeded"
+"""What Tez says of a statement with more steps than it was set up to count."""
+
 STAGE_ABOVE_VALUES = 1_000
 """With a staging location, more values than this go through it: faster, and no weights in the server's query log."""
 
@@ -312,10 +315,12 @@ def _tables(statement: exp.Expression) -> list[tuple[str, str]]:
 
 
 def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
-    """Return the server's words without the values that were bound."""
+    """Return the server's words without the values that were bound, and what helps where that is known."""
     message = str(error)
     for value in params.values():
         message = message.replace(str(value), "?")
+    if _FEW_COUNTERS in message:
+        message += "; let the server's administrator raise mapreduce.job.counters.max and tez.counters.max to 1200"
     return message
 
 
