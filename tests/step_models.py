@@ -179,7 +179,7 @@ def coded(part: Part, frame: pd.DataFrame) -> Floats:
             columns.append([np.nan if pd.isna(cell) else code.get(cell, UNKNOWN_CATEGORY) for cell in frame[name]])
         else:
             columns.append(frame[name].astype(float).tolist())
-    return np.column_stack(columns)
+    return np.array(columns, dtype=np.float64).reshape(len(columns), len(frame)).T
 
 
 def odd_rows() -> pd.DataFrame:

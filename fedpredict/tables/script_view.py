@@ -16,8 +16,8 @@ from fedpredict.warehouse.base import ColumnType, check_identifier
 
 EngineName: TypeAlias = Literal["duckdb", "spark", "hive"]
 
-_AGE = re.compile(r"([1-9][0-9]{0,6})(s|min|h|d)")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_AGE = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _identifier(name: str) -> str:
@@ -52,7 +52,7 @@ def age_seconds(text: str) -> int:
     """
     found = _AGE.fullmatch(text)
     if found is None:
-        raise ValueError("an age is a whole number and s, min, h or d, such as 2h")
+        raise ValueError("an age is a whole number and s, m, h or d, such as 2h")
     return int(found[1]) * _SECONDS[found[2]]
 
 

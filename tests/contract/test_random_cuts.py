@@ -31,7 +31,8 @@ from fedpredict.warehouse.base import ColumnType, Warehouse
 from tests.contract.conftest import Place
 from tests.random_cuts import linear, others, trees
 from tests.random_cuts.data import Random
-from tests.random_cuts.trial import Trial, UnfitError, coded
+from tests.random_cuts.trial import Trial, UnfitError
+from tests.step_models import coded
 
 pytestmark = pytest.mark.timeout(600)  # Hive walks a level of trees in several seconds
 

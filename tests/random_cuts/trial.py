@@ -20,7 +20,7 @@ from fedpredict.convert.split_trees_cut import split_with_head
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.head import HeadModel
 from fedpredict.model.network import NetworkPart
-from fedpredict.model.part import UNKNOWN_CATEGORY, Part
+from fedpredict.model.part import Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.steps import StepsPart
 from fedpredict.model.trees import TreesPart
@@ -136,18 +136,6 @@ def _asked_alone(oracle: Oracle, row: pd.DataFrame) -> Said | None:
         return oracle(row)
     except ValueError:
         return None
-
-
-def coded(part: Part, frame: pd.DataFrame) -> Floats:
-    """Return the columns of a part: texts as its codes, NaN for what is missing."""
-    columns = []
-    for name in part.features:
-        if name in part.categories:
-            code = {text: float(place) for place, text in enumerate(part.categories[name])}
-            columns.append([np.nan if pd.isna(cell) else code.get(cell, UNKNOWN_CATEGORY) for cell in frame[name]])
-        else:
-            columns.append(frame[name].astype(float).tolist())
-    return np.array(columns, dtype=np.float64).reshape(len(columns), len(frame)).T
 
 
 def as_rows(values: Any, n_rows: int) -> Floats:
