@@ -363,7 +363,11 @@ def test_writers_in_two_processes_wait_for_each_other_and_readers_do_not(warehou
     warehouse.replace("t", HERE, doubles(0.5))
     with (root / "t/.lock").open("rb") as lock:
         holder = subprocess.Popen(
-            [sys.executable, "-c", "import fcntl, sys; fcntl.flock(0, fcntl.LOCK_EX); print(1, flush=True); input()"],
+            [
+                sys.executable,
+                "-c",
+                "import fcntl, signal; fcntl.flock(0, fcntl.LOCK_EX); print(1, flush=True); signal.pause()",
+            ],
             stdin=lock,
             stdout=subprocess.PIPE,
         )
