@@ -15,10 +15,27 @@ class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ORIGIN_MODEL: _ClassVar[Origin]
     ORIGIN_DEFAULT_PARTIAL: _ClassVar[Origin]
     ORIGIN_FALLBACK_MODEL: _ClassVar[Origin]
+
+class TaskState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_STATE_UNSPECIFIED: _ClassVar[TaskState]
+    TASK_STATE_QUEUED: _ClassVar[TaskState]
+    TASK_STATE_RUNNING: _ClassVar[TaskState]
+    TASK_STATE_WAITING: _ClassVar[TaskState]
+    TASK_STATE_DONE: _ClassVar[TaskState]
+    TASK_STATE_FAILED: _ClassVar[TaskState]
+    TASK_STATE_CANCELLED: _ClassVar[TaskState]
 ORIGIN_UNSPECIFIED: Origin
 ORIGIN_MODEL: Origin
 ORIGIN_DEFAULT_PARTIAL: Origin
 ORIGIN_FALLBACK_MODEL: Origin
+TASK_STATE_UNSPECIFIED: TaskState
+TASK_STATE_QUEUED: TaskState
+TASK_STATE_RUNNING: TaskState
+TASK_STATE_WAITING: TaskState
+TASK_STATE_DONE: TaskState
+TASK_STATE_FAILED: TaskState
+TASK_STATE_CANCELLED: TaskState
 
 class PredictRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id", "mode", "sample_ids", "inputs")
@@ -191,3 +208,199 @@ class Model(_message.Message):
     n_outputs: int
     link: str
     def __init__(self, model_id: _Optional[str] = ..., ready: _Optional[bool] = ..., problem: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., parties: _Optional[_Iterable[str]] = ..., manifest_sha256: _Optional[bytes] = ..., n_outputs: _Optional[int] = ..., link: _Optional[str] = ...) -> None: ...
+
+class UploadChunk(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "table")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    table: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., table: _Optional[bytes] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ("request_id", "upload_id", "rows", "duplicates", "invalid")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    INVALID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    upload_id: str
+    rows: int
+    duplicates: int
+    invalid: int
+    def __init__(self, request_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., invalid: _Optional[int] = ...) -> None: ...
+
+class SubmitTaskRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "upload_id", "standing", "table", "idempotency_key", "note")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    model_id: str
+    mode: _common_pb2.Mode
+    upload_id: str
+    standing: StandingPopulation
+    table: str
+    idempotency_key: str
+    note: str
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., upload_id: _Optional[str] = ..., standing: _Optional[_Union[StandingPopulation, _Mapping]] = ..., table: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class StandingPopulation(_message.Message):
+    __slots__ = ("population", "version")
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    population: str
+    version: int
+    def __init__(self, population: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetTaskRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "task_id")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    task_id: str
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., task_id: _Optional[str] = ...) -> None: ...
+
+class ListTasksRequest(_message.Message):
+    __slots__ = ("protocol_version", "model_id", "limit")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    model_id: str
+    limit: int
+    def __init__(self, protocol_version: _Optional[int] = ..., model_id: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListTasksReply(_message.Message):
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+
+class Task(_message.Message):
+    __slots__ = ("task_id", "model_id", "manifest_sha256", "mode", "state", "problem", "note", "population", "n_buckets", "buckets_done", "rows", "ids", "ids_done", "scored", "duplicates", "invalid", "statuses", "parties", "ids_per_s", "remaining_s", "submitted_us", "started_us", "finished_us", "classes", "histograms", "warnings", "submitted_by")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    N_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    IDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    INVALID_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    PARTIES_FIELD_NUMBER: _ClassVar[int]
+    IDS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_US_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_US_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAMS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    model_id: str
+    manifest_sha256: bytes
+    mode: _common_pb2.Mode
+    state: TaskState
+    problem: str
+    note: str
+    population: str
+    n_buckets: int
+    buckets_done: int
+    rows: int
+    ids: int
+    ids_done: int
+    scored: int
+    duplicates: int
+    invalid: int
+    statuses: _containers.RepeatedCompositeFieldContainer[StatusCount]
+    parties: _containers.RepeatedCompositeFieldContainer[TaskParty]
+    ids_per_s: float
+    remaining_s: float
+    submitted_us: int
+    started_us: int
+    finished_us: int
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    histograms: _containers.RepeatedCompositeFieldContainer[Histogram]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    submitted_by: str
+    def __init__(self, task_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., state: _Optional[_Union[TaskState, str]] = ..., problem: _Optional[str] = ..., note: _Optional[str] = ..., population: _Optional[str] = ..., n_buckets: _Optional[int] = ..., buckets_done: _Optional[int] = ..., rows: _Optional[int] = ..., ids: _Optional[int] = ..., ids_done: _Optional[int] = ..., scored: _Optional[int] = ..., duplicates: _Optional[int] = ..., invalid: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., parties: _Optional[_Iterable[_Union[TaskParty, _Mapping]]] = ..., ids_per_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., submitted_us: _Optional[int] = ..., started_us: _Optional[int] = ..., finished_us: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., histograms: _Optional[_Iterable[_Union[Histogram, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., submitted_by: _Optional[str] = ...) -> None: ...
+
+class StatusCount(_message.Message):
+    __slots__ = ("status", "count")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    status: _common_pb2.SampleStatus
+    count: int
+    def __init__(self, status: _Optional[_Union[_common_pb2.SampleStatus, str]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class TaskParty(_message.Message):
+    __slots__ = ("party", "statuses", "buckets_done", "problem", "oldest_event_time_us")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_DONE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    statuses: _containers.RepeatedCompositeFieldContainer[StatusCount]
+    buckets_done: int
+    problem: str
+    oldest_event_time_us: int
+    def __init__(self, party: _Optional[str] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., buckets_done: _Optional[int] = ..., problem: _Optional[str] = ..., oldest_event_time_us: _Optional[int] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("output", "first", "width", "counts", "stability")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    output: int
+    first: float
+    width: float
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    stability: float
+    def __init__(self, output: _Optional[int] = ..., first: _Optional[float] = ..., width: _Optional[float] = ..., counts: _Optional[_Iterable[int]] = ..., stability: _Optional[float] = ...) -> None: ...
+
+class FetchResultsRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "task_id", "offset")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    task_id: str
+    offset: int
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., task_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ResultBatch(_message.Message):
+    __slots__ = ("offset", "table", "last")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    table: bytes
+    last: bool
+    def __init__(self, offset: _Optional[int] = ..., table: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...

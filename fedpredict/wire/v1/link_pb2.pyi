@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("id", "remaining_ms", "hello", "hello_reply", "describe", "described", "score", "scored", "failure", "cancel", "drain")
+    __slots__ = ("id", "remaining_ms", "hello", "hello_reply", "describe", "described", "score", "scored", "failure", "cancel", "drain", "score_bucket", "scored_bucket", "population", "population_told", "population_bucket", "population_bucket_put")
     ID_FIELD_NUMBER: _ClassVar[int]
     REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,12 @@ class Frame(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    SCORE_BUCKET_FIELD_NUMBER: _ClassVar[int]
+    SCORED_BUCKET_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_TOLD_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_BUCKET_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_BUCKET_PUT_FIELD_NUMBER: _ClassVar[int]
     id: int
     remaining_ms: int
     hello: _participant_pb2.HelloRequest
@@ -31,7 +37,13 @@ class Frame(_message.Message):
     failure: _common_pb2.Failure
     cancel: Cancel
     drain: Drain
-    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., hello: _Optional[_Union[_participant_pb2.HelloRequest, _Mapping]] = ..., hello_reply: _Optional[_Union[_participant_pb2.HelloReply, _Mapping]] = ..., describe: _Optional[_Union[_participant_pb2.DescribeModelRequest, _Mapping]] = ..., described: _Optional[_Union[_participant_pb2.DescribeModelReply, _Mapping]] = ..., score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., scored: _Optional[_Union[_participant_pb2.ScoreReply, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    score_bucket: _participant_pb2.BucketRequest
+    scored_bucket: _participant_pb2.BucketReply
+    population: _participant_pb2.PopulationRequest
+    population_told: _participant_pb2.PopulationReply
+    population_bucket: _participant_pb2.PopulationBucket
+    population_bucket_put: _participant_pb2.PopulationBucketReply
+    def __init__(self, id: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., hello: _Optional[_Union[_participant_pb2.HelloRequest, _Mapping]] = ..., hello_reply: _Optional[_Union[_participant_pb2.HelloReply, _Mapping]] = ..., describe: _Optional[_Union[_participant_pb2.DescribeModelRequest, _Mapping]] = ..., described: _Optional[_Union[_participant_pb2.DescribeModelReply, _Mapping]] = ..., score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., scored: _Optional[_Union[_participant_pb2.ScoreReply, _Mapping]] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., score_bucket: _Optional[_Union[_participant_pb2.BucketRequest, _Mapping]] = ..., scored_bucket: _Optional[_Union[_participant_pb2.BucketReply, _Mapping]] = ..., population: _Optional[_Union[_participant_pb2.PopulationRequest, _Mapping]] = ..., population_told: _Optional[_Union[_participant_pb2.PopulationReply, _Mapping]] = ..., population_bucket: _Optional[_Union[_participant_pb2.PopulationBucket, _Mapping]] = ..., population_bucket_put: _Optional[_Union[_participant_pb2.PopulationBucketReply, _Mapping]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ()

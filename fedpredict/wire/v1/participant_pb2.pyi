@@ -1,11 +1,25 @@
 from fedpredict.wire.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class PopulationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POPULATION_STATE_UNSPECIFIED: _ClassVar[PopulationState]
+    POPULATION_STATE_RECEIVING: _ClassVar[PopulationState]
+    POPULATION_STATE_PROPOSED: _ClassVar[PopulationState]
+    POPULATION_STATE_ACCEPTED: _ClassVar[PopulationState]
+    POPULATION_STATE_REVOKED: _ClassVar[PopulationState]
+POPULATION_STATE_UNSPECIFIED: PopulationState
+POPULATION_STATE_RECEIVING: PopulationState
+POPULATION_STATE_PROPOSED: PopulationState
+POPULATION_STATE_ACCEPTED: PopulationState
+POPULATION_STATE_REVOKED: PopulationState
 
 class HelloRequest(_message.Message):
     __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers")
@@ -168,3 +182,133 @@ class ModelFailure(_message.Message):
     place: int
     failure: _common_pb2.Failure
     def __init__(self, place: _Optional[int] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ...) -> None: ...
+
+class BucketRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "task_id", "model_id", "manifest_sha256", "params_sha256", "epoch", "mode", "bucket", "n_buckets", "sample_ids", "population", "remaining_ms")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    N_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    task_id: str
+    model_id: str
+    manifest_sha256: bytes
+    params_sha256: bytes
+    epoch: int
+    mode: _common_pb2.Mode
+    bucket: int
+    n_buckets: int
+    sample_ids: _common_pb2.SampleIds
+    population: PopulationRows
+    remaining_ms: int
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., task_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., bucket: _Optional[int] = ..., n_buckets: _Optional[int] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., population: _Optional[_Union[PopulationRows, _Mapping]] = ..., remaining_ms: _Optional[int] = ...) -> None: ...
+
+class PopulationRows(_message.Message):
+    __slots__ = ("population", "version", "bucket_sha256", "first", "rows")
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    population: str
+    version: int
+    bucket_sha256: bytes
+    first: int
+    rows: int
+    def __init__(self, population: _Optional[str] = ..., version: _Optional[int] = ..., bucket_sha256: _Optional[bytes] = ..., first: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class BucketReply(_message.Message):
+    __slots__ = ("request_id", "manifest_sha256", "ids_sha256", "rows", "status", "values", "oldest_event_time_us", "elapsed_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    IDS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    manifest_sha256: bytes
+    ids_sha256: bytes
+    rows: int
+    status: bytes
+    values: _common_pb2.Matrix
+    oldest_event_time_us: int
+    elapsed_s: float
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., ids_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+
+class PopulationRequest(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "population", "version", "n_ids", "bucket_sha256s", "look")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    N_IDS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_SHA256S_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    population: str
+    version: int
+    n_ids: int
+    bucket_sha256s: bytes
+    look: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., population: _Optional[str] = ..., version: _Optional[int] = ..., n_ids: _Optional[int] = ..., bucket_sha256s: _Optional[bytes] = ..., look: _Optional[bool] = ...) -> None: ...
+
+class PopulationReply(_message.Message):
+    __slots__ = ("request_id", "state", "missing", "accepted_version")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    state: PopulationState
+    missing: bytes
+    accepted_version: int
+    def __init__(self, request_id: _Optional[str] = ..., state: _Optional[_Union[PopulationState, str]] = ..., missing: _Optional[bytes] = ..., accepted_version: _Optional[int] = ...) -> None: ...
+
+class PopulationBucket(_message.Message):
+    __slots__ = ("protocol_version", "request_id", "population", "version", "bucket", "bucket_sha256", "sample_ids", "delta")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    POPULATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_IDS_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    request_id: str
+    population: str
+    version: int
+    bucket: int
+    bucket_sha256: bytes
+    sample_ids: _common_pb2.SampleIds
+    delta: PopulationDelta
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., population: _Optional[str] = ..., version: _Optional[int] = ..., bucket: _Optional[int] = ..., bucket_sha256: _Optional[bytes] = ..., sample_ids: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., delta: _Optional[_Union[PopulationDelta, _Mapping]] = ...) -> None: ...
+
+class PopulationDelta(_message.Message):
+    __slots__ = ("base_sha256", "added", "removed")
+    BASE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    base_sha256: bytes
+    added: _common_pb2.SampleIds
+    removed: _common_pb2.SampleIds
+    def __init__(self, base_sha256: _Optional[bytes] = ..., added: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ..., removed: _Optional[_Union[_common_pb2.SampleIds, _Mapping]] = ...) -> None: ...
+
+class PopulationBucketReply(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...

@@ -26,7 +26,7 @@ from fedpredict.wire.v1 import link_pb2 as fedpredict_dot_wire_dot_v1_dot_link__
 from fedpredict.wire.v1 import participant_pb2 as fedpredict_dot_wire_dot_v1_dot_participant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fedpredict/wire/v1/participant_service.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1d\x66\x65\x64predict/wire/v1/link.proto\x1a$fedpredict/wire/v1/participant.proto2\xd6\x02\n\x12ParticipantService\x12I\n\x05Hello\x12 .fedpredict.wire.v1.HelloRequest\x1a\x1e.fedpredict.wire.v1.HelloReply\x12\x61\n\rDescribeModel\x12(.fedpredict.wire.v1.DescribeModelRequest\x1a&.fedpredict.wire.v1.DescribeModelReply\x12I\n\x05Score\x12 .fedpredict.wire.v1.ScoreRequest\x1a\x1e.fedpredict.wire.v1.ScoreReply\x12G\n\x0bScoreStream\x12\x19.fedpredict.wire.v1.Frame\x1a\x19.fedpredict.wire.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fedpredict/wire/v1/participant_service.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1d\x66\x65\x64predict/wire/v1/link.proto\x1a$fedpredict/wire/v1/participant.proto2\xf3\x04\n\x12ParticipantService\x12I\n\x05Hello\x12 .fedpredict.wire.v1.HelloRequest\x1a\x1e.fedpredict.wire.v1.HelloReply\x12\x61\n\rDescribeModel\x12(.fedpredict.wire.v1.DescribeModelRequest\x1a&.fedpredict.wire.v1.DescribeModelReply\x12I\n\x05Score\x12 .fedpredict.wire.v1.ScoreRequest\x1a\x1e.fedpredict.wire.v1.ScoreReply\x12G\n\x0bScoreStream\x12\x19.fedpredict.wire.v1.Frame\x1a\x19.fedpredict.wire.v1.Frame(\x01\x30\x01\x12Q\n\x0bScoreBucket\x12!.fedpredict.wire.v1.BucketRequest\x1a\x1f.fedpredict.wire.v1.BucketReply\x12`\n\x12RegisterPopulation\x12%.fedpredict.wire.v1.PopulationRequest\x1a#.fedpredict.wire.v1.PopulationReply\x12\x66\n\x13PutPopulationBucket\x12$.fedpredict.wire.v1.PopulationBucket\x1a).fedpredict.wire.v1.PopulationBucketReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpredict.wire.v1.particip
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PARTICIPANTSERVICE']._serialized_start=138
-  _globals['_PARTICIPANTSERVICE']._serialized_end=480
+  _globals['_PARTICIPANTSERVICE']._serialized_end=765
 # @@protoc_insertion_point(module_scope)
