@@ -61,6 +61,16 @@ _SPARK_SESSION = {
     "spark.sql.parser.escapedStringLiterals": "false",
 }
 """What our statements rely on, whatever the server's own settings are. Hive needs nothing set."""
+_EXCLUDED_RULES = "spark.sql.optimizer.excludedRules"
+_SPARK_EXCLUDED = (
+    "org.apache.spark.sql.execution.planmerging.MergeSubplans",
+    "org.apache.spark.sql.catalyst.optimizer.MergeScalarSubqueries",
+)
+"""Rules of Spark's optimizer, by the names that its versions give them, that a session does without.
+
+They merge the queries that make one row of a model's parameters into each of their users: 15 features in 5 bins became a
+plan of 900 kB instead of 28, which took minutes to work on, or more memory than the server has.
+"""
 
 
 class HiveWarehouse(Warehouse):
@@ -256,13 +266,20 @@ def _open_session(settings: HiveSettings) -> HiveSession:
     session = HiveSession(settings, settings.database)
     if session.engine is Engine.SPARK:
         try:
-            for key, value in _SPARK_SESSION.items():
+            for key, value in (_SPARK_SESSION | {_EXCLUDED_RULES: _excluded_rules(session)}).items():
                 session.execute(f"SET {key}={value}")
         except RefusedByServerError as error:
             session.close()
             raise StatementError(f"{settings.address} does not take the session's settings: {error}") from error
     logger.info("hive.connected", extra={"address": settings.address, "engine": session.engine.value})
     return session
+
+
+def _excluded_rules(session: HiveSession) -> str:
+    """Return what the server's own settings exclude, and what we do."""
+    told: str = session.execute(f"SET {_EXCLUDED_RULES}").column("value")[0].as_py()
+    own = [] if told == "<undefined>" else [rule.strip() for rule in told.split(",")]
+    return ",".join(dict.fromkeys([*own, *_SPARK_EXCLUDED]))
 
 
 @contextlib.contextmanager

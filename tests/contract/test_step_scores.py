@@ -182,6 +182,22 @@ def test_maps_of_many_keys_are_the_same_in_the_engine(warehouse: Warehouse) -> N
     assert_engine_says(warehouse, partial, frame)
 
 
+def test_many_binned_features_are_the_same_in_the_engine(warehouse: Warehouse) -> None:
+    """Spark's optimizer, left to itself, made minutes of work and more memory than a server has out of these."""
+    rng = np.random.default_rng(6)
+    names = [f"bin{place}" for place in range(16)]
+    bins = [
+        Step(StepKind.BINS, (NUMBERS[place % len(NUMBERS)],), (name,), {"edge": column(*np.sort(rng.normal(40, 9, 4)))})
+        for place, name in enumerate(names)
+    ]
+    scaled = [f"scaled {name}" for name in names]
+    spread = {"subtract": rng.normal(size=(len(names), 1)), "divide": rng.uniform(1, 2, (len(names), 1))}
+    steps = (*bins, Step(StepKind.SCALE, tuple(names), tuple(scaled), spread))
+    core = LinearPart(tuple(scaled), rng.normal(size=(len(names), 1)), None, np.zeros(1))
+    partial = PartialModel("m", "run-1", "lab", Kind.LINEAR, (), False, StepsPart(tuple(NUMBERS), {}, steps, core))
+    assert_engine_says(warehouse, partial, pd.concat([data(40, seed=11), odd_rows()], ignore_index=True))
+
+
 def test_hive_is_not_offered_for_more_joins_than_it_has_room_for() -> None:
     numbers = {"key": column(*range(40)), "values": column(*range(40))}
     policies = {"unknown": "invalid", "missing": "missing"}
