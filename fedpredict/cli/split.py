@@ -18,6 +18,7 @@ from fedpredict.cli.convert import (
     RunOption,
     parse_features,
     read_layers,
+    share_without_features,
 )
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
@@ -34,7 +35,6 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.head import HeadModel
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
-from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.steps import StepsPart
 
 JOINT = "joint-model"
@@ -149,15 +149,10 @@ def _write(out: Path, joint: PartialModel, parts: Mapping[str, PartialModel], he
 def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     for party, part in parts.items():
         if not part.part.features:
-            output.note(f"note: nothing in the model asks for features of {party}: {_share_of_nothing(part)}")
+            told = share_without_features(part.part)
+            output.note(f"note: nothing in the model asks for features of {party}: {told} for all samples")
     if head is not None:
         output.say(f"{out / HEAD} is for the initiator {head.party} alone: `fedpredict model convert {HEAD}` there.")
-
-
-def _share_of_nothing(part: PartialModel) -> str:
-    if isinstance(part.part, SplitTreesPart):
-        return "its part allows every leaf for all samples"
-    return f"its share is {'that of the base score' if part.holds_intercept else 'zero'} for all samples"
 
 
 def _head_in(folder: Path) -> HeadModel | None:
