@@ -126,8 +126,7 @@ def convert(
             )
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
-    _note_engine(output, version, engine)
-    _note_empty(output, result.partial, version)
+    _note_odd(output, result.partial, version, engine)
 
 
 def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:
@@ -156,14 +155,11 @@ def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: Head
     )
 
 
-def _note_engine(output: Output, version: ModelVersion, engine: str) -> None:
+def _note_odd(output: Output, partial: PartialModel, version: ModelVersion, engine: str) -> None:
     if engine not in version.engines:
         output.note(
             f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
         )
-
-
-def _note_empty(output: Output, partial: PartialModel, version: ModelVersion) -> None:
     if not partial.part.features:
         told = share_without_features(partial.part)
         output.note(f"note: the part has no features: {told} for every sample id of view {version.view}")

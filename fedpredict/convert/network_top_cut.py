@@ -34,8 +34,8 @@ def split_under_top(
     """Return one bottom network per party, and the head with the layers above.
 
     Where the units of the first hidden layers each depend on one party's features, they are cut off, and the head takes
-    the concatenation of what they give; a party that none of them is of, such as one without features, gives one
-    number, a zero. In any other network each party gets its rows of the first layer's weights, and the head takes the sum.
+    the concatenation of what they give; a party that none of them is of, such as one without features, gives a zero. In
+    any other network each party gets its rows of the first layer's weights, and the head takes the sum.
 
     Args:
         joint: The model over all features: a network, or one behind preprocessing.
