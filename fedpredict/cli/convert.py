@@ -27,6 +27,8 @@ from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
+_TEXT_BYTES = 2**24
+"""Of a file of names or of a description."""
 _SHOWN = 3
 """Scores of a constant share that are shown."""
 _NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
@@ -209,20 +211,22 @@ def parse_features(text: str | None) -> tuple[str, ...] | None:
         return None
     if not text.startswith("@"):
         return tuple(text.split(","))
-    try:
-        return tuple(line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"--features: {text[1:]} cannot be read: {error}") from error
+    return tuple(line for line in _text(Path(text[1:]), "--features").splitlines() if line)
 
 
 def read_layers(file: Path | None) -> str | None:
     """Return the text of `--layers`."""
-    if file is None:
-        return None
+    return None if file is None else _text(file, "--layers")
+
+
+def _text(file: Path, option: str) -> str:
+    """Return the text of an option's file; a large one is no list of names and no description, but a model perhaps."""
     try:
+        if (size := file.stat().st_size) > _TEXT_BYTES:
+            raise InputError(f"{option}: {file} has {size} bytes; the limit is {_TEXT_BYTES}: is it another file?")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--layers: {file} cannot be read: {error}") from error
+        raise InputError(f"{option}: {file} cannot be read: {error}") from error
 
 
 def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -> FeatureView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -138,12 +139,24 @@ def _report(output: Output, out: Path, parts: Mapping[str, PartialModel], head: 
 
 
 def _write(out: Path, joint: PartialModel, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
+    """Write all files beside what is there, and only then move them to their places: parts of two cuts never mix."""
     _make_folder(out)
-    write_partial(out / f"{JOINT}.json", joint)
-    for party, part in parts.items():
-        write_partial(out / f"{party}.pkl", part)
-    if head is not None:
-        write_head(out / HEAD, head)
+    try:
+        with TemporaryDirectory(dir=out, prefix=".split.") as name:
+            staged = Path(name)
+            write_partial(staged / f"{JOINT}.json", joint)
+            for party, part in parts.items():
+                write_partial(staged / f"{party}.pkl", part)
+            if head is not None:
+                write_head(staged / HEAD, head)
+            files = sorted(staged.iterdir())
+            taken = [each.name for each in files if (out / each.name).is_dir()]
+            if taken:
+                raise InputError(f"{out / taken[0]}: a file cannot be written where a folder is")
+            for file in files:
+                file.replace(out / file.name)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
 
 
 def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:

@@ -181,6 +181,7 @@ def test_a_json_file_is_read_also_with_a_byte_order_mark() -> None:
     [
         ({"format": ...}, "fedpredict-partial-1"),
         ({"format": "fedpredict-partial-2"}, "fedpredict-partial-1"),
+        ({"format": "fedpredict-head-2", "combining": "sum"}, "fedpredict-partial-1', and says 'fedpredict-head-2'"),
         ({"weigths": 1}, "did you mean 'weights'"),
         ({"qqqq": 1}, "known are format"),
         ({"model_id": ...}, "--model-id"),
