@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from fedpredict import __version__
@@ -19,12 +20,17 @@ from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import HeadResult, ReadResult, read_file
 from fedpredict.errors import FeatureNamesError, InputError
+from fedpredict.model.part import Family, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.tables.heads import publish_head
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
+_TEXT_BYTES = 2**24
+"""Of a file of names or of a description."""
+_SHOWN = 3
+"""Scores of a constant share that are shown."""
 _NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
 
 FeaturesOption = Annotated[
@@ -122,7 +128,7 @@ def convert(
             )
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
-    _note_engine(output, version, engine)
+    _note_odd(output, result.partial, version, engine)
 
 
 def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:
@@ -151,11 +157,25 @@ def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: Head
     )
 
 
-def _note_engine(output: Output, version: ModelVersion, engine: str) -> None:
+def _note_odd(output: Output, partial: PartialModel, version: ModelVersion, engine: str) -> None:
     if engine not in version.engines:
         output.note(
             f"note: {engine} cannot compute this part; it is scored in process only ({', '.join(version.engines)})"
         )
+    if not partial.part.features:
+        told = share_without_features(partial.part)
+        output.note(f"note: the part has no features: {told} for every sample id of view {version.view}")
+
+
+def share_without_features(part: Part) -> str:
+    """Return what a part without features gives: zero, or a constant, of which the first numbers are told."""
+    if part.family is Family.SPLIT_TREES:
+        return "its part allows every leaf"
+    scores = part.partial_scores(np.zeros((1, 0)))[0].tolist()
+    if not any(scores):
+        return "its share is zero"
+    more = f" and {len(scores) - _SHOWN} more" if len(scores) > _SHOWN else ""
+    return f"its share is the constant {', '.join(f'{each:g}' for each in scores[:_SHOWN])}{more}"
 
 
 def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:
@@ -191,20 +211,22 @@ def parse_features(text: str | None) -> tuple[str, ...] | None:
         return None
     if not text.startswith("@"):
         return tuple(text.split(","))
-    try:
-        return tuple(line for line in Path(text[1:]).read_text(encoding="utf-8").splitlines() if line)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"--features: {text[1:]} cannot be read: {error}") from error
+    return tuple(line for line in _text(Path(text[1:]), "--features").splitlines() if line)
 
 
 def read_layers(file: Path | None) -> str | None:
     """Return the text of `--layers`."""
-    if file is None:
-        return None
+    return None if file is None else _text(file, "--layers")
+
+
+def _text(file: Path, option: str) -> str:
+    """Return the text of an option's file; a large one is no list of names and no description, but a model perhaps."""
     try:
+        if (size := file.stat().st_size) > _TEXT_BYTES:
+            raise InputError(f"{option}: {file} has {size} bytes; the limit is {_TEXT_BYTES}: is it another file?")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--layers: {file} cannot be read: {error}") from error
+        raise InputError(f"{option}: {file} cannot be read: {error}") from error
 
 
 def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -> FeatureView:
@@ -220,6 +242,11 @@ def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -
         if name not in views:
             raise InputError(f"no feature view {name}; {nearest(name, views, nothing)}")
         return views[name]
+    if not partial.part.features and len(views) > 1:
+        raise FeatureNamesError(
+            "the part has no features, so that any view fits: name the one whose sample ids it shall score with --view "
+            f"({nearest('', views, nothing)})"
+        )
     wanted = set(partial.part.features)
     fitting = [each for each in views.values() if wanted <= {feature.name for feature in each.features}]
     if len(fitting) == 1:

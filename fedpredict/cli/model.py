@@ -51,6 +51,8 @@ def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag 
         output.fields({**details, "history": history, **({"heads": shown_heads} if heads else {})})
         return
     if versions:
+        if not versions[-1].features:
+            output.note(f"note: it has no features: its share is the same for every id of view {versions[-1].view}")
         certificate = dict(versions[-1].certificate)
         parity = certificate.pop("parity", [])
         output.fields({**details, "certificate": certificate})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from fedpredict.cli.convert import (
     RunOption,
     parse_features,
     read_layers,
+    share_without_features,
 )
 from fedpredict.cli.files import read_rows
 from fedpredict.cli.output import JsonFlag, Output
@@ -34,7 +36,6 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.head import HeadModel
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
-from fedpredict.model.split_trees import SplitTreesPart
 from fedpredict.model.steps import StepsPart
 
 JOINT = "joint-model"
@@ -138,26 +139,33 @@ def _report(output: Output, out: Path, parts: Mapping[str, PartialModel], head: 
 
 
 def _write(out: Path, joint: PartialModel, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
+    """Write all files beside what is there, and only then move them to their places: parts of two cuts never mix."""
     _make_folder(out)
-    write_partial(out / f"{JOINT}.json", joint)
-    for party, part in parts.items():
-        write_partial(out / f"{party}.pkl", part)
-    if head is not None:
-        write_head(out / HEAD, head)
+    try:
+        with TemporaryDirectory(dir=out, prefix=".split.") as name:
+            staged = Path(name)
+            write_partial(staged / f"{JOINT}.json", joint)
+            for party, part in parts.items():
+                write_partial(staged / f"{party}.pkl", part)
+            if head is not None:
+                write_head(staged / HEAD, head)
+            files = sorted(staged.iterdir())
+            taken = [each.name for each in files if (out / each.name).is_dir()]
+            if taken:
+                raise InputError(f"{out / taken[0]}: a file cannot be written where a folder is")
+            for file in files:
+                file.replace(out / file.name)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
 
 
 def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head: HeadModel | None) -> None:
     for party, part in parts.items():
         if not part.part.features:
-            output.note(f"note: nothing in the model asks for features of {party}: {_share_of_nothing(part)}")
+            told = share_without_features(part.part)
+            output.note(f"note: nothing in the model asks for features of {party}: {told} for all samples")
     if head is not None:
         output.say(f"{out / HEAD} is for the initiator {head.party} alone: `fedpredict model convert {HEAD}` there.")
-
-
-def _share_of_nothing(part: PartialModel) -> str:
-    if isinstance(part.part, SplitTreesPart):
-        return "its part allows every leaf for all samples"
-    return f"its share is {'that of the base score' if part.holds_intercept else 'zero'} for all samples"
 
 
 def _head_in(folder: Path) -> HeadModel | None:

@@ -33,14 +33,13 @@ class FamilyForm:
         to_plain: A part -> plain Python (dict, list, str, float, int, bool, None), under keys of its own.
         from_plain: The inverse: (mapping, what the operator adds) -> the part. Raises `ModelFileError` where a value is
             missing, of the wrong type or does not fit, `FeatureNamesError` where names do not.
-        cut: See `Cut`. Raises `ModelConflictError` where it cannot be cut so.
-        may_be_empty: Whether a party may have no feature; its part is one without, whose share is zero.
+        cut: See `Cut`. Raises `ModelConflictError` where it cannot be cut so. A party without features gets a part
+            without, whose share is the same for all samples: zero, unless it gets what depends on no feature.
     """
 
     to_plain: Callable[[Any], dict[str, object]]
     from_plain: Callable[[Mapping[str, object], ReadOptions], Part]
     cut: Cut
-    may_be_empty: bool = False
 
 
 FAMILIES: Mapping[Family, FamilyForm] = {
@@ -50,7 +49,7 @@ FAMILIES: Mapping[Family, FamilyForm] = {
         lambda content, options: steps_from_plain(FAMILIES, content, options),
         lambda *args: cut_steps(FAMILIES, *args),
     ),
-    Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees, may_be_empty=True),
+    Family.TREES: FamilyForm(trees_to_plain, trees_from_plain, cut_trees),
     Family.NETWORK: FamilyForm(network_to_plain, network_from_plain, cut_network),
     Family.SCORECARD: FamilyForm(scorecard_to_plain, scorecard_from_plain, cut_scorecard),
     Family.SPLIT_TREES: FamilyForm(split_trees_to_plain, split_trees_from_plain, refuse_cut),

@@ -107,7 +107,7 @@ def parse_layers(text: str) -> Layers:
     Raises:
         ModelFileError: It is none; with the key that is wrong, and what it may be.
     """
-    content = parse_json(text)
+    content = parse_json(text, "the description of the layers")
     check_keys(content, _KEYS, "the description of the layers")
     if content.get("format") != FORMAT:
         raise ModelFileError(f"the description of the layers needs format: {FORMAT!r}")
@@ -144,7 +144,7 @@ def parse_below(text: str) -> Below:
     Raises:
         ModelFileError: The text does not say it, or says more.
     """
-    content = parse_json(text)
+    content = parse_json(text, "the description of the top model")
     more = [key for key in content if key in _KEYS and key not in {"format", "combining", *BELOW_KEYS}]
     if more:
         raise ModelFileError(f"the description says {more[0]}, which a file of scikit-learn says itself: leave it out")

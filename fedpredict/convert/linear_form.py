@@ -36,7 +36,7 @@ def linear_from_plain(content: Mapping[str, object], options: ReadOptions) -> Li
         ModelFileError, FeatureNamesError, ModelConflictError: As `FamilyForm.from_plain` says.
     """
     offset, exposure = _named(content, "offset", options.offset), _named(content, "exposure", options.exposure)
-    names, weights = _weights(content, options, may_be_none=bool(offset or exposure))
+    names, weights = _weights(content, options, has_others=bool(offset or exposure))
     names, weights = with_offsets(names, weights, offset, exposure)
     intercept = vector(content.get("intercept"), "intercept", weights.shape[1])
     constant = vector(content.get("constant"), "constant", weights.shape[1])
@@ -52,7 +52,7 @@ def _named(content: Mapping[str, object], key: str, option: str | None) -> str |
 
 
 def _weights(
-    content: Mapping[str, object], options: ReadOptions, *, may_be_none: bool
+    content: Mapping[str, object], options: ReadOptions, *, has_others: bool
 ) -> tuple[tuple[str, ...], Floats]:
     """The feature names, and the weights of shape (n_features, n_scores)."""
     weights, names = content.get("weights"), content.get("features")
@@ -64,15 +64,23 @@ def _weights(
         raise ModelFileError("the portable model needs weights: a list with one entry per feature, or a dict by name")
     if names is not None and (not isinstance(names, list) or not all(isinstance(name, str) for name in names)):
         raise ModelFileError("features is not a list of texts")
-    if not weights and may_be_none:
+    if not weights and has_others:
         return (), np.zeros((0, _width(content)))
-    if not weights:
-        raise ModelFileError("the portable model has no features: a party without features has no part of a model")
+    if not weights and (names != [] or not _listed(content, "constant")):
+        raise ModelFileError(
+            "the portable model has no features: the part of a party without any says so with features, a list of none,"
+            " and has constant, a list with one number per score"
+        )
     chosen = chosen_features(names, options.features, len(weights))
-    return chosen, matrix(weights, "weights")
+    return chosen, matrix(weights, "weights") if weights else np.zeros((0, _width(content)))
 
 
 def _width(content: Mapping[str, object]) -> int:
     """Return the number of scores of a part without weights: that of its intercept or constant, else 1."""
-    vectors = (content.get(key) for key in ("intercept", "constant"))
-    return next((len(each) for each in vectors if isinstance(each, list) and each), 1)
+    return _listed(content, "intercept") or _listed(content, "constant") or 1
+
+
+def _listed(content: Mapping[str, object], key: str) -> int:
+    """Return the length of what should be a list; 0 where it is none."""
+    value = content.get(key)
+    return len(value) if isinstance(value, list) else 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpredict.convert.labels import shown
 from fedpredict.errors import ModelConflictError
@@ -13,6 +15,8 @@ from fedpredict.model.activations import Activation
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.dense import Dense
 from fedpredict.model.network import NetworkPart
+
+Positions: TypeAlias = NDArray[np.intp]
 
 
 def cut_network(
@@ -107,20 +111,30 @@ def _part(
     for layer, depends in zip(joint.layers, owners, strict=False):
         # its own units, and the constants, which every party may compute
         units = np.flatnonzero(depends[at] | ~depends.any(axis=0))
-        weights = layer.weights[np.ix_(rows, units)]
-        layers = [*layers, replace(layer, weights=weights, bias=layer.bias[units])] if len(units) else []
+        layers = [*layers, layer_of(layer, rows, units)] if len(units) else []
         rows = units
     last = joint.layers[-1]
     counts = owners[-1][at][rows] | is_holder if owners else np.ones(len(rows), dtype=bool)
     bias = last.bias if is_holder else np.zeros_like(last.bias)
     layers.append(replace(last, weights=last.weights[rows] * counts[:, None], bias=bias))
-    if layers[0].n_inputs != len(inputs):  # it has no unit in the layer before: what follows depends on no feature
-        layers[0] = replace(layers[0], weights=np.zeros((len(inputs), layers[0].n_units)))
     features = tuple(joint.features[each] for each in chosen)
     return NetworkPart(
         features,
         {name: joint.categories[name] for name in features if name in joint.categories},
         {name: joint.embeddings[name] for name in features if name in joint.embeddings},
-        tuple(layers),
+        reaching(layers, len(inputs)),
         joint.intercept if is_holder else None,
     )
+
+
+def layer_of(layer: Dense, inputs: Positions, units: Positions) -> Dense:
+    """Return some units of a layer, at least one, with their weights of some inputs."""
+    return replace(layer, weights=layer.weights[np.ix_(inputs, units)], bias=layer.bias[units])
+
+
+def reaching(layers: Sequence[Dense], n_inputs: int) -> tuple[Dense, ...]:
+    """Return layers that take `n_inputs`: where they do not, they follow on none, and so depend on no input."""
+    first = layers[0]
+    if first.n_inputs != n_inputs:
+        first = replace(first, weights=np.zeros((n_inputs, first.n_units)))
+    return (first, *layers[1:])

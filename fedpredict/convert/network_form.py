@@ -126,8 +126,10 @@ def _layer(value: object, at: int) -> Dense:
     if not isinstance(value, dict):
         raise ModelFileError(f"{what} is not a dict")
     check_keys(value, _LAYER_KEYS, what)
-    weights = matrix(value.get("weights"), f"{what}.weights")
-    bias = vector(value.get("bias"), f"{what}.bias", weights.shape[1])
+    weights, biases = matrix(value.get("weights"), f"{what}.weights"), value.get("bias")
+    if not len(weights) and isinstance(biases, list):  # a layer of a part without features: constants
+        weights = np.zeros((0, len(biases)))
+    bias = vector(biases, f"{what}.bias", weights.shape[1])
     activation = activation_of(value.get("activation", "identity"), what)
     slope = slope_of(value.get("slope"), activation, what)
     try:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedpredict.convert.embedding_form import padded
 from fedpredict.convert.families import FAMILIES
-from fedpredict.convert.network_cut import inputs_of, unit_owners
+from fedpredict.convert.network_cut import inputs_of, layer_of, reaching, unit_owners
 from fedpredict.convert.split import columns_of, verification_of
 from fedpredict.convert.split_trees_cut import HeadedCut
 from fedpredict.convert.steps_cut import cut_steps
@@ -34,9 +33,9 @@ def split_under_top(
 ) -> HeadedCut:
     """Return one bottom network per party, and the head with the layers above.
 
-    Where the units of the first hidden layers each depend on one party's features, and every party has some, they are
-    cut off, and the head takes the concatenation of what they give. In any other network each party gets its rows of
-    the first layer's weights, and the head takes the sum.
+    Where the units of the first hidden layers each depend on one party's features, they are cut off, and the head takes
+    the concatenation of what they give; a party that none of them is of, such as one without features, gives a zero. In
+    any other network each party gets its rows of the first layer's weights, and the head takes the sum.
 
     Args:
         joint: The model over all features: a network, or one behind preprocessing.
@@ -47,14 +46,14 @@ def split_under_top(
 
     Raises:
         ModelConflictError: The model is no network, or one that was cut before; or a step mixes two parties' features.
-        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model.
         NameRefusedError: A party's name breaks the naming rules.
     """
     part = joint.part
     core = part.core if isinstance(part, StepsPart) else part
     if not isinstance(core, NetworkPart) or core.combination is not None:
         raise ModelConflictError(f"model {joint.model_id} is no joint network: nothing of it can be cut off for a head")
-    columns = columns_of(part.features, parties, may_be_empty=False)
+    columns = columns_of(part.features, parties)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(part.features)} features")
     head, bottoms = _behind_steps(part, columns) if isinstance(part, StepsPart) else _cut(core, columns)
@@ -117,7 +116,7 @@ def _head(joint: NetworkPart, columns: Mapping[str, list[int]]) -> tuple[TopHead
     """Return the head, and the layers of each party's bottom network."""
     inputs = {party: inputs_of(joint, chosen) for party, chosen in columns.items()}
     owners = _unmixed(unit_owners(joint, list(inputs.values())))
-    if owners and owners[-1].any(axis=1).all():
+    if owners:
         combining, (bottoms, top) = Combining.TOP_CONCAT, _concatenated(joint, inputs, owners)
     else:
         combining, (bottoms, top) = Combining.TOP_SUM, _summed(joint, inputs)
@@ -138,18 +137,18 @@ def _concatenated(
     joint: NetworkPart, inputs: Mapping[str, list[int]], owners: list[Bools]
 ) -> tuple[_Bottoms, tuple[Dense, ...]]:
     bottoms: _Bottoms = {}
-    order: list[NDArray[np.intp]] = []
+    above = joint.layers[len(owners)]
+    rows: list[Floats] = []
     for at, (party, own) in enumerate(inputs.items()):
         layers: list[Dense] = []
         units = np.array(own, dtype=np.intp)
         for number, (layer, depends) in enumerate(zip(joint.layers, owners, strict=False), start=1):
             is_constant = ~depends.any(axis=0)  # every party may compute it, and the first sends it
             below, units = units, np.flatnonzero(depends[at] | is_constant & (number < len(owners) or at == 0))
-            layers.append(replace(layer, weights=layer.weights[np.ix_(below, units)], bias=layer.bias[units]))
-        bottoms[party] = tuple(layers)
-        order.append(units)
-    above = joint.layers[len(owners)]
-    first = replace(above, weights=above.weights[np.concatenate(order)])
+            layers = [*layers, layer_of(layer, below, units)] if len(units) else []
+        rows.append(above.weights[units] if layers else np.zeros((1, above.n_units)))
+        bottoms[party] = reaching(layers or [Dense(np.zeros((0, 1)), np.zeros(1))], len(own))
+    first = replace(above, weights=np.concatenate(rows))
     return bottoms, (first, *joint.layers[len(owners) + 1 :])
 
 

@@ -66,8 +66,8 @@ def to_json(partial: PartialModel) -> str:
     return json.dumps(to_portable(partial), allow_nan=False, indent=1)
 
 
-def parse_json(text: str) -> dict[str, object]:
-    """Return the object that a JSON text holds.
+def parse_json(text: str, what: str = "the file") -> dict[str, object]:
+    """Return the object that a JSON text, which messages call `what`, holds.
 
     Raises:
         ModelFileError: It is no JSON, no object, repeats a key, or holds NaN or an infinity.
@@ -75,9 +75,9 @@ def parse_json(text: str) -> dict[str, object]:
     try:
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refused_constant)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"the file is not JSON: {type(error).__name__}") from error
+        raise ModelFileError(f"{what} is not JSON: {type(error).__name__}") from error
     if not isinstance(content, dict):
-        raise ModelFileError("the JSON text is not an object")
+        raise ModelFileError(f"{what} is JSON, but not an object")
     return content
 
 
@@ -106,10 +106,11 @@ def from_portable(content: Mapping[str, object], options: ReadOptions | None = N
         NameRefusedError: A model id or party id breaks the naming rules.
     """
     options = options or ReadOptions()
+    if (said := content.get("format")) != FORMAT:
+        told = f", and says '{clipped(said)}'" if isinstance(said, str) else ""
+        raise ModelFileError(f"the portable model needs format: {FORMAT!r}{told}")
     family = _family(content)
     check_keys(content, (*_KEYS, *LINEAR_KEYS) if family is None else (*_KEYS, "family", "part"), "the portable model")
-    if content.get("format") != FORMAT:
-        raise ModelFileError(f"the portable model needs format: {FORMAT!r}")
     kind = kind_of(content)
     try:
         part = linear_from_plain(content, options) if family is None else _part(content, family, options)

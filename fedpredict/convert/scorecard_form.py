@@ -60,7 +60,7 @@ def scorecard_from_plain(content: Mapping[str, object], options: ReadOptions) ->
     """
     check_keys(content, _PART_KEYS, "the scorecard")
     base, listed, reasons = content.get("base_points"), content.get("features"), content.get("reasons", 0)
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(listed, list):
         raise ModelFileError("a scorecard needs features: a list with one entry per feature")
     if isinstance(reasons, bool) or not isinstance(reasons, int):
         raise ModelFileError("reasons is not the number of reason codes that go with a share")

@@ -39,18 +39,16 @@ def split_model(
         By party id, in the order of `parties`.
 
     Raises:
-        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; a party has none, where
-            the family allows none such.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model.
         ModelConflictError: The intercept's party is missing or none of the parties, or the joint model's intercept
             is not in the file.
         NameRefusedError: A party's name breaks the naming rules.
     """
-    family = FAMILIES[joint.part.family]
-    columns = columns_of(joint.part.features, parties, may_be_empty=family.may_be_empty)
+    columns = columns_of(joint.part.features, parties)
     _check_intercept(joint, parties, intercept_party)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(joint.part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(joint.part.features)} features")
-    parts = family.cut(joint.part, columns, intercept_party, feature_constants)
+    parts = FAMILIES[joint.part.family].cut(joint.part, columns, intercept_party, feature_constants)
     return {
         party: replace(
             joint,
@@ -74,27 +72,25 @@ def verification_of(part: Part, rows: Floats) -> VerificationRows | None:
     return VerificationRows(usable, part.partial_scores(usable)) if len(usable) else None
 
 
-def columns_of(
-    features: Sequence[str], parties: Mapping[str, Sequence[str]], *, may_be_empty: bool
-) -> dict[str, list[int]]:
+def columns_of(features: Sequence[str], parties: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
     """Return party -> the positions of its features in the joint model; every feature at exactly one party.
 
+    A party may have none.
+
     Raises:
-        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model; or a party has none.
+        FeatureNamesError: A feature is at no party, at two, twice at one, or not in the model.
     """
     position = {name: index for index, name in enumerate(features)}
     named = [name for names in parties.values() for name in names]
     unknown = sorted({name for name in named if name not in position})
     twice = sorted({name for name in named if named.count(name) > 1})
     absent = [name for name in features if name not in set(named)]
-    empty = sorted(party for party, names in parties.items() if not names and not may_be_empty)
     problems = [
         f"{what}: {shown(names)}"
         for what, names in (
             ("not a feature of the model", unknown),
             ("named more than once", twice),
             ("at no party", absent),
-            ("parties without a feature", empty),
         )
         if names
     ]

@@ -59,7 +59,7 @@ def split_with_head(
         raise ModelConflictError(
             f"model {joint.model_id} has no trees to be split across parties: cut it without a head, by columns"
         )
-    columns = columns_of(part.features, parties, may_be_empty=True)
+    columns = columns_of(part.features, parties)
     if rows is not None and (rows.ndim != 2 or rows.shape[1] != len(part.features)):
         raise FeatureNamesError(f"rows of shape {rows.shape} for {len(part.features)} features")
     parts: dict[str, PartialModel] = {}

@@ -211,7 +211,7 @@ def _trees(
     return Trees(
         start=start,
         feature=feature,
-        threshold=_threshold(content.get("threshold"), n_nodes),
+        threshold=_threshold(content.get("threshold"), (feature >= 0) & (left_set == NO_SET)),
         left=left,
         right=right,
         missing_left=_flags(content, "missing_left", n_nodes),
@@ -233,9 +233,14 @@ def _length(content: Mapping[str, object]) -> int:
     return len(nodes)
 
 
-def _threshold(value: object, n_nodes: int) -> Floats:
-    if not isinstance(value, list) or len(value) != n_nodes:
-        raise ModelFileError(f"part.threshold is not a list of {n_nodes}: one for each node, null at a leaf")
+def _threshold(value: object, needed: Bools) -> Floats:
+    """Return the thresholds, shape (n_nodes,); 0.0 where there is none, as there may be where none is needed."""
+    if not isinstance(value, list) or len(value) != len(needed):
+        raise ModelFileError(f"part.threshold is not a list of {len(needed)}: one for each node, null at a leaf")
+    absent = needed & np.array([each is None for each in value], dtype=np.bool_)
+    if absent.any():
+        place = int(np.flatnonzero(absent)[0])
+        raise ModelFileError(f"part.threshold is null at node {place} of all, which splits by a number: give it one")
     return numbers([0.0 if each is None else each for each in value], "part.threshold")
 
 

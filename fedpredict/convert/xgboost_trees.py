@@ -145,6 +145,9 @@ def _nodes(tree: Section, weight: float, n_scores: int, sets: CodeSets, categori
     conditions, default_left = tree.float32s("split_conditions"), tree.integers("default_left")
     if len({len(left), len(right), len(feature), len(conditions), len(default_left)}) > 1 or not len(left):
         raise ModelFileError(f"the arrays of {tree.place} of the XGBoost model differ in length, or are empty")
+    said = tree.section("tree_param").count("num_nodes", len(left))
+    if said != len(left):
+        raise ModelFileError(f"{tree.place} of the XGBoost model says that it has {said} nodes, and has {len(left)}")
     leaf = left == _LEAF_CHILD
     left_set = _sets(tree, feature, leaf, sets, categories)
     is_set = left_set != NO_SET

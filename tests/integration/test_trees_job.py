@@ -79,7 +79,7 @@ def test_a_joint_file_becomes_scores_that_are_lightgbms_by_both_engines(shop: Sh
         *("model", "split", "joint.json", "--intercept", "shop", "--rows", "rows.parquet", "--out", "parts"),
         *("--party", "hospital=age,income", "--party", "bank=visits,debt,colour", "--party", "shop="),
     )
-    assert "of shop: its share is that of the base score" in shop.notes
+    assert "of shop: its share is the constant" in shop.notes
     assert [row["features"] for row in told] == [["age", "income"], ["visits", "debt", "colour"], []]
 
     played = shop.run("simulate", "--model", "parts", "--data", "rows.csv")

@@ -70,15 +70,15 @@ def signal(random: Random, frame: pd.DataFrame) -> Floats:
     return total
 
 
-def owners(random: Random, names: Sequence[str], *, may_be_empty: bool, most: int = 5) -> dict[str, list[str]]:
+def owners(random: Random, names: Sequence[str], *, most: int = 5) -> dict[str, list[str]]:
     """Return who holds which feature, in random order: of one to `most` parties, some perhaps without any."""
-    count = int(random.integers(1, most + 1)) if may_be_empty else int(random.integers(1, min(most, len(names)) + 1))
-    shuffled = [str(name) for name in random.permutation(np.array(names, dtype=object))]
-    first = shuffled[: 0 if may_be_empty else count]
-    parties = {party: [name] for party, name in zip(PARTIES, first, strict=False)}
-    parties |= {party: [] for party in PARTIES[:count] if party not in parties}
-    for name in shuffled[len(first) :]:
-        parties[PARTIES[int(random.integers(count))]].append(name)
+    count = int(random.integers(1, most + 1))
+    parties: dict[str, list[str]] = {party: [] for party in PARTIES[:count]}
+    holding = list(parties)
+    if count > 1 and random.random() < 0.5:  # chance alone leaves few without any
+        holding.pop(int(random.integers(count)))
+    for name in map(str, random.permutation(np.array(names, dtype=object))):
+        parties[holding[int(random.integers(len(holding)))]].append(name)
     return parties
 
 

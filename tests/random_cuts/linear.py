@@ -41,7 +41,7 @@ def sklearn_linear(random: Random) -> Trial:
         random,
         saved(pipeline),
         frame,
-        owners(random, names, may_be_empty=False),
+        owners(random, names),
         lambda rows: oracle(pipeline, rows),
     )
 
@@ -126,7 +126,7 @@ def portable(random: Random) -> Trial:
         random,
         json.dumps(content).encode(),
         frame,
-        owners(random, names, may_be_empty=False),
+        owners(random, names),
         oracle,
         model_id=None,
         training_run=None,

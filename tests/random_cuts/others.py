@@ -41,7 +41,7 @@ def scorecard(random: Random) -> Trial:
             raise ValueError("a sample of no bin")
         return as_rows(total, len(rows)), as_rows(total, len(rows))
 
-    parties = owners(random, list(frame.columns), may_be_empty=False)
+    parties = owners(random, list(frame.columns))
     return trial_of(
         random,
         json.dumps(content).encode(),
@@ -109,7 +109,7 @@ def headed_network(random: Random) -> Trial:
 def _network(random: Random, *, with_head: bool) -> Trial:
     names = names_of(random)
     frame = numbers(random, 60, names, widest=float(random.choice([0.0, 1.0])))
-    parties = owners(random, names, may_be_empty=False, most=4)
+    parties = owners(random, names, most=4)
     target = signal(random, frame)
     is_classes = bool(random.random() < 0.5)
     layers = tuple(int(each) for each in random.integers(len(parties), 9, int(random.integers(1, 3))))
@@ -158,7 +158,7 @@ def steps(random: Random) -> Trial:
         frame[name] = texts(random, len(frame), missing=0.1)
     target = signal(random, frame)
     core = str(random.choice(["linear", "linear", "forest", "network"]))
-    parties = owners(random, list(frame.columns), may_be_empty=False, most=1 if core == "forest" else 5)
+    parties = owners(random, list(frame.columns), most=1 if core == "forest" else 5)
     blocks = [block for party, held in parties.items() for block in _blocks(random, party, held, told)]
     is_classes = bool(random.random() < 0.5)
     cores: Mapping[str, Any] = {

@@ -34,7 +34,7 @@ def _table(random: Random, *, widest: float, with_texts: bool) -> tuple[pd.DataF
 
 def _parties(random: Random, frame: pd.DataFrame, *, mixed: bool) -> Parties:
     """Return who holds what; where trees keep to nobody's features in particular, one party holds all."""
-    parties = owners(random, list(frame.columns), may_be_empty=True)
+    parties = owners(random, list(frame.columns))
     if mixed:
         return parties
     holder = list(parties)[int(random.integers(len(parties)))]

@@ -74,3 +74,9 @@ def test_a_description_that_is_missing_or_cannot_be_read_is_told(network_shell: 
 
     assert "describe the layers with --layers" in network_shell.fails(4, *words)
     assert "--layers: none.json cannot be read" in network_shell.fails(4, *words, "--layers", "none.json")
+    Path("bad.json").write_text("{")
+    assert "the description of the layers is not JSON" in network_shell.fails(4, *words, "--layers", "bad.json")
+    with Path("large.json").open("wb") as large:
+        large.truncate(2**30)
+    told = network_shell.fails(4, *words, "--layers", "large.json")
+    assert "--layers: large.json has 1073741824 bytes; the limit is 16777216" in told

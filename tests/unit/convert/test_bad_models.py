@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,29 @@ def test_a_party_whose_features_no_tree_asks_for_is_told_of_and_has_a_part(
     said = "its part allows every leaf" if head else "its share is zero"
     assert f"nothing in the model asks for features of shop: {said} for all samples" in " ".join(told.err.split())
     assert (tmp_path / "parts" / "shop.pkl").exists()
+
+
+def test_a_cut_that_cannot_be_written_leaves_the_parts_of_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_partial(tmp_path / "joint.json", read_estimator(FITTED[0], party=JOINT).partial)
+    words = ["model", "split", str(tmp_path / "joint.json"), "--intercept", "bank", "--out", str(tmp_path / "parts")]
+    assert run([*words, "--party", "bank=f0", "--party", "shop=f1,f2"]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        assert run([*words, "--party", "bank=f0,f1", "--party", "shop=f2"]) == 4
+    assert "No space left on device" in capsys.readouterr().err
+    (tmp_path / "parts" / "web.pkl").mkdir()
+    assert run([*words, "--party", "bank=f0,f1", "--party", "shop=f2", "--party", "web="]) == 4
+    assert "where a folder is" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "parts" / "web.pkl").rmdir()
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()} == before
 
 
 def test_a_cut_that_leaves_a_feature_at_no_party_writes_nothing(

@@ -27,7 +27,7 @@ from fedpredict.errors import (
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.links import Link, parse_link
-from fedpredict.model.partial import PartialModel, VerificationRows
+from fedpredict.model.partial import PartialModel, VerificationRows, largest_difference
 from tests.linear_parts import linear
 
 
@@ -50,6 +50,19 @@ def content(**changes: Any) -> dict[str, Any]:
 
 def binary(**changes: Any) -> dict[str, Any]:
     return content(**{"kind": "binary", "classes": ["no", "yes"], "weights": [1.5, -2.0], "intercept": 0.25, **changes})
+
+
+@pytest.mark.parametrize("named", [{"features": [], "weights": []}, {"features": ..., "weights": {}}])
+def test_a_part_without_features_has_a_constant_that_says_how_wide_it_is(named: dict[str, Any]) -> None:
+    rows = {"features": [[], []], "partial_scores": [[1.5, 2.0, 2.5]] * 2}
+    partial = from_portable(content(**named, constant=[1, 2, 3], verification=rows))
+
+    assert partial.part.features == ()
+    assert partial.part.partial_scores(np.zeros((2, 0))).tolist() == [[1.5, 2.0, 2.5]] * 2
+    assert largest_difference(partial) == (0.0, 0.0)
+    assert to_portable(from_portable(parse_json(to_json(partial)))) == to_portable(partial)
+    with pytest.raises(ModelConflictError, match="leave --features out"):
+        from_portable(content(**named, constant=[1, 2, 3]), ReadOptions(features=("age",)))
 
 
 def test_lists_and_names_are_read() -> None:
@@ -168,6 +181,7 @@ def test_a_json_file_is_read_also_with_a_byte_order_mark() -> None:
     [
         ({"format": ...}, "fedpredict-partial-1"),
         ({"format": "fedpredict-partial-2"}, "fedpredict-partial-1"),
+        ({"format": "fedpredict-head-2", "combining": "sum"}, "fedpredict-partial-1', and says 'fedpredict-head-2'"),
         ({"weigths": 1}, "did you mean 'weights'"),
         ({"qqqq": 1}, "known are format"),
         ({"model_id": ...}, "--model-id"),
@@ -187,6 +201,12 @@ def test_a_json_file_is_read_also_with_a_byte_order_mark() -> None:
         ({"weights": []}, "no features"),
         ({"features": [], "weights": []}, "no features"),
         ({"features": ..., "weights": {}}, "no features"),
+        ({"weights": [], "constant": [0, 0, 0]}, "no features"),
+        ({"features": ..., "weights": [], "constant": [0, 0, 0]}, "no features"),
+        ({"features": [], "weights": [], "constant": []}, "no features"),
+        ({"features": [], "weights": [], "constant": 0}, "no features"),
+        ({"features": [], "weights": [], "constant": [0]}, "constant has 1 numbers"),
+        ({"features": [], "weights": [], "constant": [0, 0], "intercept": None}, "3 scores a sample, not 2"),
         ({"weights": {"age": 1}}, "leave features out"),
         ({"weights": [[1, 2, 3], [1, 2]]}, "different lengths"),
         ({"weights": [[1, 2, 3], [1, 2, float("nan")]]}, "NaN or an infinity"),

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from fedpredict.convert.portable import from_portable, parse_json, to_json
 from fedpredict.convert.simulate import simulate
 from fedpredict.convert.split import split_model
 from fedpredict.convert.write import write_partial
@@ -119,7 +120,7 @@ def test_rows_become_verification_rows_of_each_party() -> None:
         ({"p": ["a", "a", "b", "c"]}, ("a",), "more than once: 'a'"),
         ({"p": ["a", "b", "c", "d"]}, ("d",), "not a feature of the model: 'd'"),
         ({"p": ["a", "x"], "q": ["a", "b"]}, ("x", "a", "c"), "at no party"),
-        ({"p": ["a", "b", "c"], "q": []}, (), "without a feature: 'q'"),
+        ({"p": ["a", "b"], "q": []}, ("c",), "at no party: 'c'"),
         ({}, ("a", "b", "c"), "at no party"),
     ],
 )
@@ -129,6 +130,20 @@ def test_every_feature_is_at_exactly_one_party(
     with pytest.raises(FeatureNamesError, match=told) as raised:
         split_model(joint(), parties, "p")
     assert raised.value.names == names
+
+
+def test_a_party_without_features_adds_nothing_or_the_intercept() -> None:
+    for holder, shares in (("p", ([11.0], [0.0])), ("q", ([0.0], [11.0]))):
+        parts = split_model(joint(), {"p": ["a", "b", "c"], "q": []}, holder, rows=np.zeros((2, 3)))
+
+        for party, expected in zip(("p", "q"), shares, strict=True):
+            again = from_portable(parse_json(to_json(parts[party])))
+            assert again.part.features == parts[party].part.features
+            assert again.part.partial_scores(np.zeros((2, len(again.part.features)))).tolist() == [expected] * 2
+            assert again.verification is not None
+            assert largest_difference(again) == (0.0, 0.0)
+        assert parts["q"].part.features == ()
+        assert parts["q"].part.statuses(np.zeros((2, 0))) is None
 
 
 ALL = {"p": ["a", "b"], "q": ["c"]}

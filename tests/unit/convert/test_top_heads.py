@@ -13,7 +13,7 @@ import pytest
 
 from fedpredict.convert.head_form import head_from_portable, head_to_portable
 from fedpredict.convert.network_top_cut import split_under_top
-from fedpredict.convert.portable import from_portable, to_portable
+from fedpredict.convert.portable import from_portable, parse_json, to_json, to_portable
 from fedpredict.convert.read import HeadResult, read_file, read_model_file
 from fedpredict.convert.simulate import simulate
 from fedpredict.convert.split import split_model
@@ -23,6 +23,7 @@ from fedpredict.errors import FeatureNamesError, IncompatiblePartsError, ModelCo
 from fedpredict.model.activations import Activation
 from fedpredict.model.arrays import Floats
 from fedpredict.model.combination import Combining, combination_of
+from fedpredict.model.dense import Dense
 from fedpredict.model.kinds import Kind
 from fedpredict.model.network import NetworkPart
 from fedpredict.model.partial import PartialModel
@@ -271,6 +272,53 @@ def test_a_cut_network_gives_the_probabilities_of_scikit_learn(
     report = simulate(cut.parts, joint, rows, joint.part.features, cut.head)
     found = report.combined.predictions
     np.testing.assert_allclose(found, expected if n_classes > 2 else expected[:, 1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("hidden", [("relu",), ("relu", "sigmoid"), ()])
+def test_a_party_without_features_adds_nothing_to_the_embeddings(hidden: tuple[str, ...], place: int) -> None:
+    whole = block_network(OWNERS, hidden=hidden, seed=place)
+    owners = list(whole.owners.items())
+    owners.insert(place, ("agency", []))
+
+    cut = split_under_top(whole.model, dict(owners), "bank", rows=whole.rows)
+
+    parts = {party: from_portable(parse_json(to_json(part))) for party, part in cut.parts.items()}
+    agency = network_of(parts["agency"])
+    assert (agency.features, agency.n_scores) == ((), cut.head.head.n_scores)
+    assert agency.partial_scores(np.zeros((2, 0))).tolist() == [[0.0] * agency.n_scores] * 2
+    report = simulate(parts, whole.model, whole.rows, whole.model.part.features, cut.head)
+    np.testing.assert_allclose(report.combined.predictions, whole.raw, rtol=1e-9, atol=1e-12)
+    expected = Combining.TOP_CONCAT if hidden else Combining.TOP_SUM
+    assert cut.head.head.combination.combining is expected
+    if hidden:
+        assert top_of(cut.head.head).widths[place] == 1
+
+
+@pytest.mark.parametrize("first", ["idle", "bank"])
+def test_units_of_no_party_are_the_firsts_and_parties_without_units_send_a_zero(first: str) -> None:
+    random = np.random.default_rng(2)
+    weights = [random.normal(size=shape) for shape in ((3, 3), (3, 3), (3, 2))]
+    weights[0][:, 0] = weights[0][2] = 0.0  # unit 0 is of no feature, and feature 2 of no unit
+    weights[1][0, 1:] = weights[1][1:, 0] = 0.0  # unit 0 of the second layer is of unit 0, so of no feature either
+    biases: list[Floats] = [random.normal(size=each.shape[1:]) for each in weights]
+    layers = [Dense(w, b, Activation.TANH) for w, b in zip(weights[:2], biases[:2], strict=True)]
+    part = NetworkPart(("f0", "f1", "f2"), {}, {}, (*layers, Dense(weights[2], biases[2])), None)
+    joint = PartialModel("m", "r", "joint", Kind.LINEAR, (), False, part)
+    rows = random.normal(size=(7, 3))
+    owners = {"bank": ["f1", "f0"], "idle": ["f2"], "none": []}
+    ordered = {first: owners[first], **owners}
+
+    cut = split_under_top(joint, ordered, "bank")
+
+    expected = np.tanh(np.tanh(rows @ weights[0] + biases[0]) @ weights[1] + biases[1]) @ weights[2] + biases[2]
+    parts = {party: from_portable(parse_json(to_json(each))) for party, each in cut.parts.items()}
+    report = simulate(parts, joint, rows, part.features, cut.head)
+    np.testing.assert_allclose(report.combined.predictions, expected, rtol=1e-9)
+    head = top_of(cut.head.head)
+    assert head.combining is Combining.TOP_CONCAT
+    widths = {"bank": 3, "idle": 1, "none": 1} if first == "bank" else {"bank": 2, "idle": 1, "none": 1}
+    assert dict(zip(head.parties, head.widths, strict=True)) == widths
 
 
 def test_a_joint_intercept_goes_into_the_head(joint: Joint) -> None:

@@ -117,6 +117,8 @@ HOSTILE: list[tuple[str, object, str]] = [
     ("threshold", [np.inf, None, None, None, None, None], "threshold"),
     ("threshold", ["30", None, None, None, None, None], "threshold"),
     ("threshold", [30.0], "threshold"),
+    ("threshold", [None] * 6, "threshold is null at node 0 of all"),
+    ("left_set", [None] * 6, "threshold is null at node 1 of all"),
     ("threshold", None, "threshold"),
     ("values", [0, 0, 1, 2, 4], "values"),
     ("values", [0, 0, 1, 2, 4, np.nan], "values"),

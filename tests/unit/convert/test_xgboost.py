@@ -597,6 +597,7 @@ def cut(key: str) -> Callable[[dict[str, Any]], None]:
         (put("split_conditions", 0, "x"), "array of numbers"),
         (put("default_left", 0, [1]), "different lengths"),
         (put("split_type", 0, 1), "splits by categories, but has none"),
+        (lambda d: tree(d)["tree_param"].update(num_nodes="99"), r"trees\[1\] .* says that it has 99 nodes, and has"),
         (cut("right_children"), "differ in length"),
         (cut("split_conditions"), "differ in length"),
         (cut("split_type"), "differ in length"),
