@@ -53,7 +53,7 @@ class Groups:
         data, valid = self.full(values.data), self.full(values.valid)
         reduce = np.maximum if largest else np.minimum
         if data.dtype == object:
-            filler: object = -_FAR if largest else _FAR
+            filler: float = -_FAR if largest else _FAR
         elif data.dtype.kind == "f":
             filler = -np.inf if largest else np.inf
         else:

@@ -144,9 +144,10 @@ def _join_of(join: exp.Join) -> _Join:
     pairs = list(conditions.flatten()) if isinstance(conditions, exp.And) else [conditions]
     key, mine = [], []
     for pair in (each.unnest() for each in pairs):
-        if not isinstance(pair, exp.EQ) or not all(isinstance(side, exp.Column) for side in (pair.left, pair.right)):
+        left, right = pair.this, pair.args.get("expression")
+        if not (isinstance(pair, exp.EQ) and isinstance(left, exp.Column) and isinstance(right, exp.Column)):
             raise UnknownNodeError("a join on something else than columns")
-        ours, other = (pair.left, pair.right) if pair.left.table.lower() == alias else (pair.right, pair.left)
+        ours, other = (left, right) if left.table.lower() == alias else (right, left)
         key.append(ours.name.lower())
         mine.append((other.table.lower(), other.name.lower()))
     return _Join(alias, join.side.upper() == "LEFT", tuple(key), tuple(mine))

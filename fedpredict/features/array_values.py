@@ -26,8 +26,8 @@ _NO = np.zeros(1, dtype=np.bool_)
 class Values:
     """Values and which of them are not NULL; where NULL, `data` holds anything of its type.
 
-    Whole numbers and decimals of up to 18 digits are int64, longer ones Python's integers in an object array; texts are an object array, moments
-    microseconds and dates days since 1970.
+    Whole numbers and decimals of up to 18 digits are int64, longer ones Python's integers in an object array; texts are
+    an object array, moments microseconds and dates days since 1970.
     """
 
     data: Array
@@ -79,7 +79,7 @@ def rescaled(data: Array, digits: int, by: int) -> Array:
     """Return whole numbers times 10^by, for numbers of so many digits before."""
     if by == 0:
         return data
-    return (data if digits + by <= WORD_DIGITS else data.astype(object)) * 10**by
+    return np.asarray((data if digits + by <= WORD_DIGITS else data.astype(object)) * 10**by)
 
 
 def wide(data: Array, digits: int) -> Array:
@@ -130,7 +130,7 @@ def _decimals(array: pa.Array, kind: ScriptType) -> Array:
     if kind.digits <= WORD_DIGITS:  # then the upper word is nothing but the sign
         return words[:, 0].copy()
     low, high = words[:, 0].astype(np.uint64).astype(object), words[:, 1].astype(object)
-    return high * 2**64 + low
+    return np.asarray(high * 2**64 + low)
 
 
 _FROM: dict[str, Callable[[pa.Array, ScriptType], Array]] = {

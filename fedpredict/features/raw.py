@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from fedpredict.tables import sql
 from fedpredict.tables.script import declared_column, raw_table
 from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.script_view import ScriptSource
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import Value, Warehouse
 
 _PLAIN: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -58,7 +58,10 @@ def arrow_schema(source: ScriptSource) -> pa.Schema:
 
 
 def read_typed(
-    warehouse: Warehouse, source: ScriptSource, where: Sequence[exp.Expr] = (), /, **params: str
+    warehouse: Warehouse,
+    source: ScriptSource,
+    where: Sequence[exp.Expr] = (),
+    params: Mapping[str, Value] | None = None,
 ) -> pa.Table:
     """Return rows of a raw table in the warehouse, in their declared types.
 
@@ -77,7 +80,7 @@ def read_typed(
             value = exp.Cast(this=value, to=exp.DataType.build("TEXT"))
         columns.append(sql.named(value, name))
     query = exp.Select(expressions=columns).from_(raw_table(source), copy=False).where(*where, copy=False)
-    return as_declared(warehouse.run(query, params), source)
+    return as_declared(warehouse.run(query, params or {}), source)
 
 
 def as_declared(rows: pa.Table, source: ScriptSource) -> pa.Table:

@@ -132,7 +132,11 @@ class RealtimeView:
             if feature.type is ColumnType.DOUBLE:
                 made.numbers[feature.column] = np.where(values.valid, values.data, np.nan).astype(np.float64)
             else:
-                self._put_texts(made, feature.column, np.where(values.valid, values.data, None).tolist())
+                self._put_texts(
+                    made,
+                    feature.column,
+                    [each if there else None for each, there in zip(values.data, values.valid, strict=True)],
+                )
         return made
 
     def _of_table(self, rows: pa.Table) -> Extracted:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 
 from fedpredict.errors import ConfigError, StateError
 
@@ -23,6 +23,7 @@ CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
 _LOCK = 0x66656470726564
 """Of PostgreSQL's advisory locks, the one that transactions here take in turn."""
+_READS = "fedpredict_reads"
 
 _METADATA = sa.MetaData()
 _SCHEMA = sa.Table(
@@ -33,7 +34,9 @@ _SCHEMA = sa.Table(
 )
 
 
-def open_engine(url: str, base: Path = Path(), password: str | None = None, *, key: str = "state") -> sa.Engine:
+def open_engine(
+    url: str, base: Path = Path(), password: str | None = None, *, key: str = "state", keeps: bool = False
+) -> sa.Engine:
     """Return an engine; nothing is connected yet.
 
     Args:
@@ -41,12 +44,14 @@ def open_engine(url: str, base: Path = Path(), password: str | None = None, *, k
         base: What a relative path is relative to.
         password: For a database that asks for one.
         key: The setting that holds the URL, for messages.
+        keeps: Whether an SQLite file is of this machine's disk and asked often: connections are kept while the file
+            stays the same, and write-ahead logging lets readers go on beside a writer.
 
     Raises:
         ConfigError: The URL cannot be used, or its driver is not installed.
     """
     try:
-        engine = _create_engine(_absolute(url, base), password, key)
+        engine = _create_engine(_absolute(url, base), password, key, keeps=keeps)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise ConfigError(
             f"{key}: the URL cannot be used, or its driver is not installed: {error}; for PostgreSQL write "
@@ -54,6 +59,8 @@ def open_engine(url: str, base: Path = Path(), password: str | None = None, *, k
         ) from error
     if engine.dialect.name == "sqlite":
         _configure_sqlite(engine)
+        if keeps:
+            _keep_sqlite(engine)
     elif engine.dialect.name == "postgresql":
         _configure_postgres(engine)
     return engine
@@ -82,6 +89,11 @@ class Database:
             raise
 
     @property
+    def dialect(self) -> str:
+        """The database's kind, as SQLAlchemy calls it."""
+        return self._engine.dialect.name
+
+    @property
     def name(self) -> str:
         """The URL without a password."""
         return self._engine.url.render_as_string(hide_password=True)
@@ -93,9 +105,19 @@ class Database:
         Raises:
             StateError: The database cannot be used.
         """
+        with self._errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Give a connection that only reads, and so waits for no other reader; as `transaction` else."""
+        with self._errors(), self._engine.connect() as connection:
+            yield connection.execution_options(**{_READS: True})
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            yield
         except SQLAlchemyError as error:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StateError(f"the state database {self.name} cannot be used: {reason}") from error
@@ -129,7 +151,7 @@ def _absolute(url: str, base: Path) -> URL:
     return parsed.set(database=str(base.absolute() / parsed.database))
 
 
-def _create_engine(url: URL, password: str | None, key: str) -> sa.Engine:
+def _create_engine(url: URL, password: str | None, key: str, *, keeps: bool) -> sa.Engine:
     if password is not None:
         if url.get_backend_name() == "sqlite":
             raise ConfigError(f"{key}: SQLite asks for no password; take the password out, or name a server")
@@ -141,7 +163,7 @@ def _create_engine(url: URL, password: str | None, key: str) -> sa.Engine:
         return sa.create_engine(url, pool_pre_ping=True, connect_args=given)
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
-        return sa.create_engine(url, poolclass=sa.NullPool)
+        return sa.create_engine(url, poolclass=sa.QueuePool if keeps else sa.NullPool)
     return sa.create_engine(url, pool_pre_ping=True)
 
 
@@ -160,7 +182,29 @@ def _configure_sqlite(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(_READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _keep_sqlite(engine: sa.Engine) -> None:
+    """Let readers go on beside a writer, and give a connection up when its file was moved away or replaced."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = Path(str(engine.url.database)).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode = WAL").close()
+        record.info["file"] = identity()
+
+    @sa.event.listens_for(engine, "checkout")
+    def checkout(_connection: object, record: Any, _proxy: object) -> None:
+        if record.info["file"] != identity():
+            raise DisconnectionError
 
 
 def _configure_postgres(engine: sa.Engine) -> None:
@@ -171,4 +215,5 @@ def _configure_postgres(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        if not connection.get_execution_options().get(_READS):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
