@@ -12,6 +12,7 @@ FedPredictError
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   ├── ViewRefusedError      a view's definition, script or refresh is refused; nothing of it became visible
 │   ├── EventsRefusedError    raw events cannot be taken as they are; none was stored (.refused)
+│   ├── FeedNotFoundError     no such view takes raw events, or not this sender's: the same to the outside
 │   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -30,7 +31,6 @@ FedPredictError
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
 │   └── UnauthenticatedError  a caller without a party's certificate
-├── FeedNotFoundError         no such view takes raw events, or not this sender's: the same to the outside
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
 ├── UnscoredError             an answer that cannot hold what has no score (.rows)
@@ -246,7 +246,7 @@ class UnauthenticatedError(SecurityError):
     """The caller did not prove an identity."""
 
 
-class FeedNotFoundError(FedPredictError):
+class FeedNotFoundError(InputError):
     """No such view takes raw events from this sender; one that takes another's looks the same."""
 
 

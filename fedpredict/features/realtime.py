@@ -81,6 +81,8 @@ class RealtimeView:
         self._allowed = {each.column: frozenset(features[each.name].texts) for each in self.view.features}
         self._tables: Mapping[str, pa.Table] | None = None
         self._rows: Mapping[str, ArrayRows] = {}
+        self.array_rows = ARRAY_ROWS
+        """Up to so many events are computed by numpy."""
 
     @property
     def dimensions(self) -> dict[str, ScriptSource]:
@@ -113,7 +115,7 @@ class RealtimeView:
 
     def compute(self, events: pa.Table, as_of: int) -> Extracted:
         """Return the features that events give, with the dimensions that were put last."""
-        if self._arrays is not None and events.num_rows <= ARRAY_ROWS:
+        if self._arrays is not None and events.num_rows <= self.array_rows:
             names, columns = self._arrays.run(events, self._rows, as_of)
             return self._of_arrays(names, {name: values for (_, name), values in columns.items()})
         return self._of_table(self._run(events, as_of))

@@ -81,12 +81,9 @@ class ParticipantServer:
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime
+        views = realtime or no_views
         scorer = LocalParty(
-            settings.party,
-            lambda: self.loader.state,
-            store,
-            freshness=settings.freshness,
-            realtime=realtime or no_views,
+            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
         )
         self._tls = tls
         self._me = me or Instance()
@@ -106,8 +103,6 @@ class ParticipantServer:
         self._address = settings.listen
         self._link_address = ""
         self._event_edge: HttpServer | None = None
-        self.http_address = ""
-        """host:port that raw events are taken at; empty where none are."""
         self._observed = AsyncExitStack()
         self.metrics_address = ""
         """host:port of the metrics; empty where there are none."""
@@ -121,6 +116,11 @@ class ParticipantServer:
     def link_address(self) -> str:
         """host:port that links over sockets are taken at; empty where none are."""
         return self._link_address
+
+    @property
+    def http_address(self) -> str:
+        """host:port that raw events are taken at; empty where none are."""
+        return "" if self._event_edge is None else self._event_edge.address
 
     @property
     def n_links(self) -> int:
@@ -231,7 +231,7 @@ class ParticipantServer:
         )
         edge = build_event_edge(edge_settings, realtime.events, realtime.feed)
         await edge.__aenter__()
-        self._event_edge, self.http_address = edge, edge.address
+        self._event_edge = edge
         logger.info("participant.listening_http", extra={"address": edge.address})
         if not settings.events.senders:
             logger.warning("participant.no_senders", extra={"meaning": "nobody may send events; see [events]"})

@@ -68,11 +68,10 @@ class SqlEventStore(EventStore):
         insert = sqlite.insert if database.dialect == "sqlite" else postgresql.insert
         added: Any = insert(_EVENTS).on_conflict_do_nothing()
         self._insert = added.execution_options(preserve_rowcount=True)
-        columns = (_EVENTS.c.sample_id, _EVENTS.c.content)
         earlier = sa.and_(_EVENTS.c.feed == sa.bindparam("feed"), _EVENTS.c.at < sa.bindparam("before"))
-        self._of_one = sa.select(*columns).where(earlier, _EVENTS.c.sample_id == sa.bindparam("sample_id"))
+        self._of_one = sa.select(_EVENTS.c.content).where(earlier, _EVENTS.c.sample_id == sa.bindparam("sample_id"))
         several = _EVENTS.c.sample_id.in_(sa.bindparam("sample_ids", expanding=True))
-        self._of_several = sa.select(*columns).where(earlier, several)
+        self._of_several = sa.select(_EVENTS.c.content).where(earlier, several)
 
     @override
     def add(self, feed: str, events: Iterable[StoredEvent]) -> int:
@@ -91,10 +90,10 @@ class SqlEventStore(EventStore):
         with self._database.reading() as connection:
             if len(sample_ids) == 1:
                 params = {"feed": feed, "before": before, "sample_id": sample_ids[0]}
-                return [row[1] for row in connection.execute(self._of_one, params)]
+                return list(connection.execute(self._of_one, params).scalars().all())
             for some in _batches(sample_ids, MOST_IDS):
                 params = {"feed": feed, "before": before, "sample_ids": some}
-                found += [row[1] for row in connection.execute(self._of_several, params)]
+                found += connection.execute(self._of_several, params).scalars().all()
         return found
 
     @override
