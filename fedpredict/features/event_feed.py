@@ -147,7 +147,10 @@ def _decimal(value: object, kind: ScriptType) -> str:
 def _double(value: object, _kind: ScriptType) -> float | None:
     if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
         raise TypeError(value)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
     return number if isfinite(number) else None
 
 

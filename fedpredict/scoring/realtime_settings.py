@@ -18,11 +18,10 @@ EVENTS, WAREHOUSE = "events", "warehouse"
 _POSTGRES = ("postgresql", "postgresql+psycopg")
 
 
-def _without_password(url: str) -> str:
+def _check_no_password(key: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.password is not None or "password" in parse_qs(parts.query):
-        raise ValueError("holds a password; write it into a file and name that as password_file")
-    return url
+        raise ValueError(f"{key}: holds a password; write it into a file and name that as password_file")
 
 
 def _sender(text: str) -> str:
@@ -37,7 +36,7 @@ class EventSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: Annotated[str, AfterValidator(_without_password)] = "sqlite:///events.db"
+    url: str = "sqlite:///events.db"
     """SQLAlchemy URL of the database; an SQLite file belongs on a disk of this machine."""
     password_file: Path | None = None
     """A file whose first line is the password of `url`; or the environment holds it."""
@@ -46,13 +45,18 @@ class EventSettings(BaseModel):
     senders: tuple[Annotated[str, AfterValidator(_sender)], ...] = ()
     """Who may send events over HTTP: names of clients, or fedpredict://party/<id>; nobody else may."""
 
+    @model_validator(mode="after")
+    def _url_has_no_password(self) -> EventSettings:
+        _check_no_password("url", self.url)  # here, because the message of a field shows its value
+        return self
+
 
 class RealtimeViewSettings(BaseModel):
     """`[realtime.<view>]`, or the source alone as a text: where mode realtime finds a view's raw rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Annotated[str, AfterValidator(_without_password)]
+    source: str
     """`events`: what `[events]` keeps; `warehouse`: the view's own table; or the URL of a PostgreSQL."""
     password_file: Path | None = None
     """PostgreSQL: a file whose first line is the password."""
@@ -70,6 +74,7 @@ class RealtimeViewSettings(BaseModel):
 
     @model_validator(mode="after")
     def _source_is_known(self) -> RealtimeViewSettings:
+        _check_no_password("source", self.source)
         of_postgres = sorted({"password_file", "table", "table_schema"} & self.model_fields_set)
         if self.source in (EVENTS, WAREHOUSE):
             if of_postgres:

@@ -116,9 +116,9 @@ def as_lines(events: Sequence[Event]) -> bytes:
 def write_table(url: str, table: str, events: list[Event]) -> None:
     columns = "id text, at timestamptz, account text, merchant text, amount numeric(12,2), channel text"
     with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
-        connection.execute(f"CREATE TABLE {table} ({columns})")  # type: ignore[call-overload]
+        connection.execute(f"CREATE TABLE {table} ({columns})")
         with connection.cursor() as cursor:
-            cursor.executemany(f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s, %s)", events)  # type: ignore[arg-type]
+            cursor.executemany(f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s, %s)", events)
 
 
 def rows_of(found: pa.Table) -> list[tuple[object, ...]]:

@@ -82,7 +82,7 @@ def answers(view: ScriptView, script: str, fixture: Fixture, engine: MemoryEngin
 
 def assert_same(arrays: Extracted, duckdb: Extracted) -> None:
     assert set(arrays.places) == set(duckdb.places)
-    mine, theirs = (list(map(each.places.get, sorted(duckdb.places))) for each in (arrays, duckdb))
+    mine, theirs = ([each.places[key] for key in sorted(duckdb.places)] for each in (arrays, duckdb))
     for name, numbers in duckdb.numbers.items():
         if mine:
             np.testing.assert_allclose(arrays.numbers[name][mine], numbers[theirs], rtol=1e-12, atol=0, err_msg=name)
@@ -229,8 +229,9 @@ def test_everything_that_the_language_has_gives_what_duckdb_gives(engine: Memory
 
 def test_without_a_row_that_counts_there_is_nobody(engine: MemoryEngine) -> None:
     view, script = odd_view()
-    late = {"who": 1, "number": 1, "at": "2024-03-01 00:00:00.000000"}
-    for rows in ([], [late]):
+    late: Row = {"who": 1, "number": 1, "at": "2024-03-01 00:00:00.000000"}
+    none: list[Row] = []
+    for rows in (none, [late]):
         arrays, duckdb = answers(view, script, Fixture(AS_OF, {"t": rows}), engine)
         assert arrays.places == duckdb.places == {}
 
@@ -241,6 +242,6 @@ def test_what_numpy_has_not_is_duckdbs(engine: MemoryEngine) -> None:
     registered = RegisteredView(kept, 1, "", "SELECT t.who, last(TRIM(t.label)) AS other FROM t GROUP BY t.who", AS_OF)
     realtime = RealtimeView(registered, NoSource(), engine)
     assert not realtime.is_in_arrays
-    row = {"who": 7, "number": 1, "at": "2024-02-29 00:00:00", "label": " a "}
+    row: Row = {"who": 7, "number": 1, "at": "2024-02-29 00:00:00", "label": " a "}
     found = realtime.compute(table_of(view.sources["t"], [row]), MICROS)
     assert (found.places, list(found.texts["other"])) == ({"7": 0}, ["a"])
