@@ -11,6 +11,8 @@ FedPredictError
 │   ├── InputsRefusedError    the features sent with a request are not the view's (.feature, .problem)
 │   ├── FeatureFileError      a file of features cannot be loaded; nothing was written
 │   ├── ViewRefusedError      a view's definition, script or refresh is refused; nothing of it became visible
+│   ├── EventsRefusedError    raw events cannot be taken as they are; none was stored (.refused)
+│   ├── FeedNotFoundError     no such view takes raw events, or not this sender's: the same to the outside
 │   ├── FieldError            one field of a request cannot be used (.place, .problem)
 │   └── ProtocolError         a message that cannot be understood, or of another protocol version
 ├── ConversionError           a model file does not become a partial model
@@ -50,7 +52,7 @@ The message of an error is for the operator of this process and goes to its log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -143,6 +145,24 @@ class ViewRefusedError(InputError):
     """A feature view's definition or script, or what it gave, cannot be used; nothing of it became visible."""
 
 
+class EventsRefusedError(InputError):
+    """Raw events cannot be taken as they are; none of them was stored.
+
+    Attributes:
+        n_events: How many came.
+        n_refused: How many of them cannot be taken.
+        refused: Of the first of them, the line or row and why; without a value of it.
+    """
+
+    public_fields = ("n_events", "n_refused", "refused")
+
+    def __init__(self, message: str, *, n_events: int, n_refused: int, refused: Sequence[Mapping[str, object]]) -> None:
+        super().__init__(message)
+        self.n_events = n_events
+        self.n_refused = n_refused
+        self.refused = tuple(refused)
+
+
 class FieldError(InputError):
     """One field of a request cannot be used; neither `place` nor `problem` holds a value of the request."""
 
@@ -224,6 +244,10 @@ class CertificateError(SecurityError):
 
 class UnauthenticatedError(SecurityError):
     """The caller did not prove an identity."""
+
+
+class FeedNotFoundError(InputError):
+    """No such view takes raw events from this sender; one that takes another's looks the same."""
 
 
 class ModelNotFoundError(FedPredictError):
@@ -320,6 +344,9 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ViewRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the feature view cannot be used"),
+    EventsRefusedError: PublicStatus(
+        Code.INVALID_ARGUMENT, "{n_refused} of {n_events} events cannot be taken; none was stored"
+    ),
     FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,
@@ -335,6 +362,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     StateError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
+    FeedNotFoundError: PublicStatus(Code.NOT_FOUND, "no such view takes events"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
     UnscoredError: PublicStatus(

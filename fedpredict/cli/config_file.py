@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ from fedpredict.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Location = tuple[str | int, ...]
+
+_SECRET = re.compile(r"(://[^/@:\s]*:|[?&]password=)[^@/&\s'\"]+")
+"""A password in a URL, which a message must not repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ def _tell(details: Mapping[str, Any], settings_type: type[BaseModel], source: _S
     value = details["input"]
     if isinstance(value, dict | BaseModel):
         return f"{where}: {message}"
-    return f"{where} is {value!r:.100}: {message[0].lower() + message[1:]}"
+    shown = _SECRET.sub(r"\1***", repr(value))
+    return f"{where} is {shown:.100}: {message[0].lower() + message[1:]}"
 
 
 def _key(location: Location) -> str:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "certs": ("certs", "app"),
     "features": ("features", "app"),
     "view": ("view", "app"),
+    "events": ("events", "app"),
     "model": ("model", "app"),
     "participant": ("serve", "participant"),
     "initiator": ("serve", "initiator"),

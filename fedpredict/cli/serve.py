@@ -27,7 +27,7 @@ def _initiator() -> None:
 @participant.command("serve")
 def serve_participant(config: ParticipantConfig = Path("participant.toml")) -> None:
     """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
-    wiring.serve_participant(config, _say_ready)
+    wiring.serve_participant(config, _say_ready, _say_events)
 
 
 @initiator.command("serve")
@@ -43,6 +43,10 @@ def serve_initiator(
 
 def _say_ready(address: str) -> None:
     typer.echo(f"listening on {address}")
+
+
+def _say_events(address: str) -> None:
+    typer.echo(f"events over HTTP on {address}")
 
 
 def _say_http(address: str) -> None:

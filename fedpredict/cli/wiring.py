@@ -38,11 +38,14 @@ from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.state.event_base import EventStore
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
 STATE_PASSWORD = "FEDPREDICT_STATE_PASSWORD"  # noqa: S105
+EVENTS_PASSWORD = "FEDPREDICT_EVENTS_PASSWORD"  # noqa: S105
 REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
@@ -129,6 +132,24 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
+def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeViews | None:
+    """Return what computes a party's views in mode realtime, or None where its settings name no view for it."""
+    settings = loaded.settings
+    if not settings.realtime:
+        return None
+    from fedpredict.scoring.open_realtime import open_realtime  # noqa: PLC0415
+
+    known = environment().get(EVENTS_PASSWORD)
+    return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known)
+
+
+def open_loaded_events(loaded: LoadedParty) -> EventStore:
+    """Return a party's raw events; the caller closes it."""
+    from fedpredict.scoring.open_realtime import open_events  # noqa: PLC0415
+
+    return open_events(loaded.settings.events, loaded.base, environment().get(EVENTS_PASSWORD))
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -210,23 +231,32 @@ def spare_memory() -> None:
     share_heap()
 
 
-def serve_participant(path: Path, ready: Callable[[str], None]) -> None:
+def serve_participant(path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None]) -> None:
     """Serve as a participant until SIGTERM or Ctrl-C.
 
     Args:
         path: Its settings.
         ready: Told the address once it listens and has looked at its warehouse.
+        ready_http: Told the address that raw events are taken at, where they are.
     """
     settings = load_participant(path).settings
     if settings.workers == 1:
-        _participant_worker(path, {}, Instance(), ready)
+        _participant_worker(path, {}, Instance(), ready, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen", "link_listen"))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
     serve = partial(_participant_worker, path, ports)
-    run_workers(serve, settings.workers, tuple(ports.values()), ready, drain_s=settings.drain_s)
+    all_ready = _all_ready(ports, ready, ready_http)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
-def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, ready: Callable[[str], None]) -> None:
+def _participant_worker(
+    path: Path,
+    ports: Mapping[str, str],
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
+) -> None:
     spare_memory()
     import uvloop  # noqa: PLC0415
 
@@ -237,8 +267,12 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        store = open_loaded_store(loaded)
-        uvloop.run(server.serve(settings, warehouse, tls, store=store, me=me, ready=ready))
+        with _realtime(loaded, warehouse) as realtime:
+            store = open_loaded_store(loaded)
+            serving = server.serve(
+                settings, warehouse, tls, store=store, realtime=realtime, me=me, ready=ready, ready_http=ready_http
+            )
+            uvloop.run(serving)
     finally:
         warehouse.close()
 
@@ -259,12 +293,7 @@ def serve_initiator(
         _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
         return
     ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
-
-    def all_ready(address: str) -> None:
-        ready(address)
-        if "http_listen" in ports:
-            ready_http(ports["http_listen"])
-
+    all_ready = _all_ready(ports, ready, ready_http)
     serve = partial(_initiator_worker, path, ports, simulate)
     run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
@@ -291,24 +320,49 @@ def _initiator_worker(
         warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
         try:
             features = open_loaded_store(loaded) if warehouse is not None else None
-            uvloop.run(
-                server.serve(
+            with _realtime(loaded, warehouse) as realtime:
+                serving = server.serve(
                     settings,
                     pins,
                     tls,
                     warehouse=warehouse,
                     features=features,
+                    realtime=realtime,
                     simulate=simulate,
                     me=me,
                     ready=ready,
                     ready_http=ready_http,
                 )
-            )
+                uvloop.run(serving)
         finally:
             if warehouse is not None:
                 warehouse.close()
     finally:
         pins.close()
+
+
+@contextmanager
+def _realtime(loaded: LoadedParty, warehouse: Warehouse | None) -> Iterator[RealtimeViews | None]:
+    """Open what computes views, where there is a warehouse, and close it at the end of the block."""
+    realtime = None if warehouse is None else open_loaded_realtime(loaded, warehouse)
+    try:
+        yield realtime
+    finally:
+        if realtime is not None:
+            realtime.close()
+
+
+def _all_ready(
+    ports: Mapping[str, str], ready: Callable[[str], None], ready_http: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Return what tells both addresses once all workers listen."""
+
+    def tell(address: str) -> None:
+        ready(address)
+        if "http_listen" in ports:
+            ready_http(ports["http_listen"])
+
+    return tell
 
 
 def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:

@@ -43,6 +43,7 @@ class Request:
         body: The whole body.
         peer_uris: The URIs among the names of the caller's certificate; None without TLS.
         request_id: Its id: of header `x-request-id`, or a new one.
+        query: What stands behind the path's question mark.
     """
 
     path_params: Mapping[str, str]
@@ -50,6 +51,7 @@ class Request:
     body: bytes
     peer_uris: tuple[str, ...] | None
     request_id: str
+    query: Mapping[str, str] = field(default_factory=dict)
 
     def header(self, name: bytes) -> str | None:
         """Return a header by its name in lower case; None where it is missing."""
@@ -140,6 +142,7 @@ def _asgi_endpoint(
                     getattr(request.state, BODY),
                     getattr(request.state, PEER_URIS),
                     request_id,
+                    request.query_params,
                 )
             )
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave

@@ -11,16 +11,12 @@ from fedpredict.errors import (
     ModelNotFoundError,
     OverloadedError,
     TooManySamplesError,
-    UnsupportedModeError,
 )
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
-from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
 from fedpredict.security.settings import ALL_MODELS
 
-MODES = frozenset({Mode.NEARLINE, Mode.OFFLINE})
-"""What can be asked for today; the message carries the mode from the start."""
 MIN_RETRY_MS, MAX_RETRY_MS = 20, 2_000
 
 
@@ -82,8 +78,6 @@ class Admission:
             raise EmptyRequestError("a total task without sample ids")
         if len(task.sample_ids) > self._max_samples:
             raise TooManySamplesError(f"{len(task.sample_ids)} sample ids from {caller}", limit=self._max_samples)
-        if task.mode not in MODES:
-            raise UnsupportedModeError(f"mode {task.mode} asked for by {caller}", mode=task.mode)
 
     def enter(self, task: PredictTask) -> Callable[[], None]:
         """Count a task as under way, and return what ends that; the caller calls it once.

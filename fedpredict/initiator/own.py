@@ -18,6 +18,8 @@ from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
+from fedpredict.scoring.realtime import no_views
+from fedpredict.scoring.realtime_views import RealtimeViews
 from fedpredict.warehouse.base import Warehouse
 
 
@@ -45,6 +47,7 @@ async def open_own(
     poll_s: float,
     keep_versions: int,
     freshness: FreshnessSettings,
+    realtime: RealtimeViews | None,
     measured: StoreMetrics,
     has_heads: bool,
 ) -> AsyncIterator[Own]:
@@ -57,6 +60,7 @@ async def open_own(
         poll_s: Seconds between two looks for what is new.
         keep_versions: Versions of a model, and heads of one, that stay loaded.
         freshness: By view, how old features may be.
+        realtime: The views that are computed when they are asked for; the caller closes it.
         measured: Gets to know the store.
         has_heads: Whether heads are looked for.
     """
@@ -67,12 +71,14 @@ async def open_own(
     def refresh() -> None:
         if has_heads:
             heads.refresh()
-        loader.refresh()
+        state = loader.refresh()
+        if realtime is not None:
+            realtime.refresh(state.views)
 
     poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        part = LocalParty(party, lambda: loader.state, store, freshness=freshness)
+        part = LocalParty(party, lambda: loader.state, store, freshness=freshness, realtime=realtime or no_views)
         yield Own(part, lambda: heads.shelf, part.check_types)
     finally:
         await asyncio.to_thread(poller.stop)

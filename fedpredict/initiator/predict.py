@@ -58,7 +58,7 @@ class Predicts(Protocol):
         Raises:
             ModelNotFoundError: No such model, or not this caller's.
             ModelNotReadyError: Nothing usable is pinned.
-            EmptyRequestError, TooManySamplesError, UnsupportedModeError: The task cannot be taken.
+            EmptyRequestError, TooManySamplesError: The task cannot be taken.
         """
 
     def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:

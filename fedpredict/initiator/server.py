@@ -48,6 +48,7 @@ from fedpredict.wire.server import bind, stopping
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class InitiatorServer:
         *,
         warehouse: Warehouse | None = None,
         features: OnlineStore | None = None,
+        realtime: RealtimeViews | None = None,
         simulate: bool = False,
         me: Instance | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class InitiatorServer:
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
             features: Where its own features are served from; default: this process's memory.
+            realtime: Its own views that are computed when they are asked for; the caller closes it. Default: none.
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
 
@@ -91,6 +94,7 @@ class InitiatorServer:
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
         self._features = features
+        self._realtime = realtime
         self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
@@ -208,6 +212,7 @@ class InitiatorServer:
                 poll_s=self._settings.poll_s,
                 keep_versions=self._settings.keep_versions,
                 freshness=self._settings.freshness,
+                realtime=self._realtime,
                 measured=self._measured,
                 has_heads=bool(self._settings.models_with_head),
             )
@@ -310,6 +315,7 @@ async def serve(
     *,
     warehouse: Warehouse | None = None,
     features: OnlineStore | None = None,
+    realtime: RealtimeViews | None = None,
     simulate: bool = False,
     me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
@@ -323,6 +329,7 @@ async def serve(
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
         features: Where its own features are served from; default: this process's memory.
+        realtime: Its own views that are computed when they are asked for; the caller closes it. Default: none.
         simulate: Answer without partners.
         me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
@@ -334,7 +341,14 @@ async def serve(
     """
     with stopping() as stop:
         running = InitiatorServer(
-            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
+            settings,
+            store,
+            tls,
+            warehouse=warehouse,
+            features=features,
+            realtime=realtime,
+            simulate=simulate,
+            me=me,
         )
         async with running as server:
             with settled_memory(), giving_back():

@@ -16,6 +16,7 @@ from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
@@ -184,6 +185,10 @@ class InitiatorSettings(_Settings):
     """Where its own features stand while they are served."""
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By view of its own: how old features may be."""
+    realtime: RealtimeSettings = Field(default_factory=dict)
+    """By view of its own: where mode realtime finds its raw rows."""
+    events: EventSettings = Field(default_factory=EventSettings)
+    """Raw events of its own; they are loaded by `fedpredict events`."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How its own shares are computed ahead and kept."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ import grpc
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.http.server import HttpServer
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
@@ -22,6 +23,7 @@ from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
+from fedpredict.participant.events import EventEdgeSettings, build_event_edge
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.service import ParticipantService
@@ -30,6 +32,9 @@ from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
+from fedpredict.scoring.realtime import no_views
+from fedpredict.scoring.realtime_views import RealtimeViews
+from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials
 from fedpredict.warehouse.base import Warehouse
@@ -52,6 +57,7 @@ class ParticipantServer:
         tls: TlsFiles | None,
         *,
         store: OnlineStore | None = None,
+        realtime: RealtimeViews | None = None,
         me: Instance | None = None,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
@@ -61,6 +67,7 @@ class ParticipantServer:
             warehouse: Where its models and features are; the caller closes it.
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             store: Where features are served from; default: this process's memory.
+            realtime: The views that are computed when they are asked for; the caller closes it. Default: none.
             me: This process among the party's workers; default: the only one.
 
         Raises:
@@ -73,7 +80,11 @@ class ParticipantServer:
         self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
-        scorer = LocalParty(settings.party, lambda: self.loader.state, store, freshness=settings.freshness)
+        self._realtime = realtime
+        views = realtime or no_views
+        scorer = LocalParty(
+            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
+        )
         self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
@@ -87,10 +98,11 @@ class ParticipantServer:
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
         self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)
-        self._poller = Poller(self.loader.refresh, settings.poll_s)
+        self._poller = Poller(self._refresh, settings.poll_s)
         self._server: grpc.aio.Server | None = None
         self._address = settings.listen
         self._link_address = ""
+        self._event_edge: HttpServer | None = None
         self._observed = AsyncExitStack()
         self.metrics_address = ""
         """host:port of the metrics; empty where there are none."""
@@ -106,6 +118,11 @@ class ParticipantServer:
         return self._link_address
 
     @property
+    def http_address(self) -> str:
+        """host:port that raw events are taken at; empty where none are."""
+        return "" if self._event_edge is None else self._event_edge.address
+
+    @property
     def n_links(self) -> int:
         """The number of standing links."""
         return self._links.n_links
@@ -119,8 +136,9 @@ class ParticipantServer:
         await self._observe()
         try:
             await self._listen()
+            await self._listen_events()
         except ConfigError:
-            await self._links.drain(0.0)
+            await self._stop_listening(0.0)
             await self._observed.aclose()
             raise
         self._poller.start()
@@ -140,14 +158,20 @@ class ParticipantServer:
         self._health.draining = True
         logger.info("participant.draining", extra={"drain_s": self._settings.drain_s})
         await self._attacher.stop()
-        stopping_links = asyncio.create_task(self._links.drain(self._settings.drain_s))
-        if self._server is not None:
-            await self._server.stop(self._settings.drain_s)
-        await stopping_links
+        await self._stop_listening(self._settings.drain_s)
         await self._attacher.wait_closed()
         await asyncio.to_thread(self._poller.stop)
         await self._observed.aclose()
         logger.info("participant.stopped")
+
+    async def _stop_listening(self, drain_s: float) -> None:
+        """Take no new call or message anywhere, and give those under way the same time."""
+        stopping = [asyncio.create_task(self._links.drain(drain_s))]
+        if self._server is not None:
+            stopping.append(asyncio.ensure_future(self._server.stop(drain_s)))
+        if self._event_edge is not None:
+            stopping.append(asyncio.create_task(self._event_edge.__aexit__(None, None, None)))
+        await asyncio.gather(*stopping)
 
     async def _observe(self) -> None:
         settings = self._settings
@@ -188,6 +212,30 @@ class ParticipantServer:
             self._link_address = await self._links.listen(listen, context, reuse_port=self._me.shares_ports)
             self._answers.link_port = int(self._link_address.rpartition(":")[2])
 
+    def _refresh(self) -> None:
+        state = self.loader.refresh()
+        if self._realtime is not None:
+            self._realtime.refresh(state.views)
+
+    async def _listen_events(self) -> None:
+        settings, realtime = self._settings, self._realtime
+        if settings.http_listen is None or realtime is None or realtime.events is None:
+            return
+        edge_settings = EventEdgeSettings(
+            listen=settings.http_listen,
+            http=settings.http,
+            tls=https_context(self._tls) if self._tls else None,
+            senders=frozenset(settings.events.senders),
+            drain_s=settings.drain_s,
+            shares_port=self._me.shares_ports,
+        )
+        edge = build_event_edge(edge_settings, realtime.events, realtime.feed)
+        await edge.__aenter__()
+        self._event_edge = edge
+        logger.info("participant.listening_http", extra={"address": edge.address})
+        if not settings.events.senders:
+            logger.warning("participant.no_senders", extra={"meaning": "nobody may send events; see [events]"})
+
     async def wait_read(self) -> None:
         """Return when the warehouse has been looked at once, whether or not it could be read."""
         await asyncio.shield(asyncio.wrap_future(self._poller.first))
@@ -199,7 +247,11 @@ class ParticipantServer:
         self._policy.check(self._service.caller(context), model_id)
         if not self._knows(model_id):
             raise ModelNotFoundError(f"no model {model_id} in the warehouse")
-        return self.loader.is_ready(model_id)
+        if self.loader.is_ready(model_id):
+            return True
+        model = self.loader.state.current.get(model_id)
+        realtime = self._realtime
+        return model is not None and realtime is not None and realtime.is_ready(model.view, model.view_version)
 
 
 async def serve(
@@ -209,7 +261,9 @@ async def serve(
     *,
     me: Instance | None = None,
     store: OnlineStore | None = None,
+    realtime: RealtimeViews | None = None,
     ready: Callable[[str], None] | None = None,
+    ready_http: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
@@ -219,18 +273,22 @@ async def serve(
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         me: This process among the daemon's; default: the only one.
         store: Where features are served from; default: this process's memory.
+        realtime: The views that are computed when they are asked for; the caller closes it. Default: none.
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
+        ready_http: Called then with the address that raw events are taken at, where they are.
 
     Raises:
         ConfigError: The settings do not fit, or the port is taken.
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        async with ParticipantServer(settings, warehouse, tls, store=store, me=me) as server:
+        async with ParticipantServer(settings, warehouse, tls, store=store, realtime=realtime, me=me) as server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()
             with settled_memory(), giving_back():
                 if ready is not None and not stopped.done():
                     ready(server.address)
+                    if ready_http is not None and server.http_address:
+                        ready_http(server.http_address)
                 await stopped

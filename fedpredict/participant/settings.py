@@ -8,8 +8,10 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.features.settings import StoreSettings
+from fedpredict.http.settings import HttpSettings
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.realtime_settings import EVENTS, EventSettings, RealtimeSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -59,6 +61,9 @@ class ParticipantSettings(_Settings):
     """host:port; port 0 takes any free one."""
     link_listen: Address | None = None
     """host:port for standing links over sockets, the fast way; None: over gRPC alone."""
+    http_listen: Address | None = None
+    """host:port where raw events are taken over HTTP; None: nowhere."""
+    http: HttpSettings = Field(default_factory=HttpSettings)
     connect: Connect = Connect.IN
     initiators: Mapping[PartyId, InitiatorPeerSettings] = Field(default_factory=dict)
     """Needed by `connect = "out"`, and used by nothing else."""
@@ -79,6 +84,10 @@ class ParticipantSettings(_Settings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By feature view: how old features may be."""
+    realtime: RealtimeSettings = Field(default_factory=dict)
+    """By feature view: where mode realtime finds its raw rows."""
+    events: EventSettings = Field(default_factory=EventSettings)
+    """Raw events that this party is sent."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How shares are computed ahead and kept."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
@@ -90,12 +99,19 @@ class ParticipantSettings(_Settings):
     @model_validator(mode="after")
     def _transport_is_safe(self) -> ParticipantSettings:
         addresses = {"listen": self.listen}
-        if self.link_listen is not None:
-            addresses["link_listen"] = self.link_listen
+        for key in ("link_listen", "http_listen"):
+            if getattr(self, key) is not None:
+                addresses[key] = getattr(self, key)
         for party, peer in self.initiators.items():
             for address in (*peer.addresses, *peer.link_addresses):
                 addresses[f"initiators.{party}"] = address
         check_transport(self.tls, addresses, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _events_have_a_place(self) -> ParticipantSettings:
+        if self.http_listen is not None and not any(each.source == EVENTS for each in self.realtime.values()):
+            raise ValueError('http_listen: takes raw events, and no view under [realtime] has source = "events"')
         return self
 
     @model_validator(mode="after")

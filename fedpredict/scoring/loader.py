@@ -234,7 +234,7 @@ class ModelLoader:
         # with the warehouse away, nobody knows what a file of an earlier run is good for
         if state.warehouse_problem:
             return
-        views = {(model.view, model.view_version) for model in state.loaded.values()} | views_of(state.loaded)
+        views = state.views | views_of(state.loaded)
         for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
             self.loaded_at.pop((view, view_version), None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,41 +16,37 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     FedPredictError,
-    InputsRefusedError,
     ModelNotReadyError,
     PartyTimeoutError,
     ProtocolError,
-    UnsupportedModeError,
 )
 from fedpredict.features.base import FeatureRows, OnlineStore
-from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_true, any_true
-from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.arrays import Floats, Micros, Statuses
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
-from fedpredict.model.part import Part
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, PartyScorer, ScoreQuery
-from fedpredict.model.several import join_replies, rows_of_models, split_by_model
-from fedpredict.model.share import Mode, SampleStatus, Share, all_ok, all_ok_statuses, build_share
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.several import rows_of_models
+from fedpredict.model.share import Mode, SampleStatus, all_ok, build_share
 from fedpredict.scoring.freshness import ViewFreshness
 from fedpredict.scoring.inputs import NEVER, check_types, rows_of_inputs
+from fedpredict.scoring.offline import look_up
+from fedpredict.scoring.realtime import ComputedViews, no_views, score_now
+from fedpredict.scoring.replies import reply_of
+from fedpredict.scoring.row_shares import coded_rows, share_of_all, share_of_rows, with_lookup, with_stale
 from fedpredict.scoring.state import LoadedModel, PartyState
-from fedpredict.scoring.stored import stored_share
-from fedpredict.scoring.texts import TextCodes
 
-_FEW = 16
-"""So many ids are taken out of a batch one by one faster than by passes over all."""
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
-_NOT_FOUND, _ID_INVALID = np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID)
-_NEARLINE, _OFFLINE = Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
-_UNUSED = "is sent with mode offline, which looks scores up: ask for mode nearline"
+_REALTIME, _OFFLINE = Mode.REALTIME, Mode.OFFLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 WAITING_THREADS = 16
 """So many look-ups may wait for a remote store at the same time."""
+EXTRACTING_THREADS = 16
+"""So many questions of mode realtime are answered at the same time; the next ones wait until their deadline."""
 
 
 class LocalParty(PartyScorer):
@@ -64,6 +59,7 @@ class LocalParty(PartyScorer):
         store: OnlineStore,
         *,
         freshness: Mapping[str, ViewFreshness] | None = None,
+        realtime: ComputedViews = no_views,
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """Serve what `state` returns at the moment of a call, with the features of `store`.
@@ -73,15 +69,19 @@ class LocalParty(PartyScorer):
             state: Such as `lambda: loader.state`.
             store: Holds a snapshot of every view version that the state's models read.
             freshness: By view, how old features may be; default: any age.
+            realtime: The views that are computed when they are asked for; default: none is.
             now: In microseconds since 1970 UTC.
         """
         self._party = party
         self._state = state
         self._store = store
         self._freshness = freshness or {}
+        self._views = realtime
         self._now = now
         # a remote store must not hold up the event loop, nor those who share its threads
         self._waiting = ThreadPoolExecutor(WAITING_THREADS, "fedpredict-features") if store.is_remote else None
+        # nor may a database, or an engine; threads are started when they are needed
+        self._extracting = ThreadPoolExecutor(EXTRACTING_THREADS, "fedpredict-realtime")
 
     @property
     @override
@@ -114,22 +114,24 @@ class LocalParty(PartyScorer):
         """Return this party's share.
 
         Raises:
-            UnsupportedModeError: Mode realtime.
+            UnsupportedModeError: Mode realtime, of a view that is not computed in it.
             ModelNotFoundError: The warehouse has no such model.
             ManifestMismatchError: The digest asked for is not loaded.
             ModelNotReadyError: Nothing is loaded for the model, or no snapshot of its features, or no stored shares.
-            InputsRefusedError: The query's inputs are not features of the model's view.
+            InputsRefusedError: The query's inputs are not features of the model's view, or the mode takes none.
+            FedPredictError: Mode realtime: the source of raw rows cannot be read.
             PartyTimeoutError: `deadline_s` passed; what was begun is dropped.
         """
-        if query.mode is _OFFLINE:
-            compute = partial(self._look_up, self._state(), query)
-        elif query.mode is not _NEARLINE:
-            raise UnsupportedModeError(f"mode {query.mode} asked, nearline and offline are", mode=query.mode.value)
+        pool = self._waiting if query.inputs is None else None
+        if query.mode is _REALTIME:
+            compute = partial(self._extract, self._state(), query)
+            pool = self._extracting
+        elif query.mode is _OFFLINE:
+            compute = partial(look_up, self._store, self._state(), query)
         elif query.further:
             compute = partial(self._compute_several, self._state(), query)
         else:
             compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
-        pool = self._waiting if query.inputs is None else None
         if pool is None and len(query.sample_ids) <= INLINE_SAMPLES:
             return compute()
         try:
@@ -138,30 +140,8 @@ class LocalParty(PartyScorer):
         except TimeoutError as error:
             raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
 
-    def _look_up(self, state: PartyState, query: ScoreQuery) -> PartyReply:
-        """Return the share of one model or several as it is stored."""
-        if not query.further:
-            return self._look_up_one(state, query)
-        queries = split_by_model(query)
-        outcomes: list[PartyReply | FedPredictError] = []
-        for each in queries:
-            try:
-                outcomes.append(self._look_up_one(state, each))
-            except FedPredictError as error:
-                outcomes.append(error)
-        return join_replies(queries, outcomes)
-
-    def _look_up_one(self, state: PartyState, query: ScoreQuery) -> PartyReply:
-        start = time.perf_counter()
-        if query.inputs is not None:
-            raise InputsRefusedError(
-                "inputs came with mode offline, which looks stored shares up",
-                feature=query.inputs.names[0],
-                problem=_UNUSED,
-            )
-        description = state.version(query.model_id, query.params_sha256).description
-        share, event_time = stored_share(self._store, description, query.sample_ids)
-        return _reply(query, share, event_time, start)
+    def _extract(self, state: PartyState, query: ScoreQuery) -> PartyReply:
+        return score_now(self._views, state, query, self._now())
 
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         """Return the share of several models: features that models have in common are looked up at once."""
@@ -179,11 +159,11 @@ class LocalParty(PartyScorer):
             except ModelNotReadyError as error:
                 failures.update(dict.fromkeys(group.places, error))
         if all_ok(status):
-            share = _share_of_all(scores)
+            share = share_of_all(scores)
         else:
             share = build_share(scores, status)
             event_time[status != _OK] = NEVER
-        reply = _reply(query, share, event_time, start)
+        reply = reply_of(query, share, event_time, start)
         reply.failures = failures
         reply.reasons = _placed(told, n_samples)
         return reply
@@ -204,13 +184,13 @@ class LocalParty(PartyScorer):
             ids = SampleIds.concat([sample_ids.cut(each.start, each.stop) for each in spans])
         rows = self._store.lookup(model.view, model.view_version, model.columns, ids)
         if rows.texts is not None or model.texts is not None:
-            rows = _coded(model, rows)
+            rows = coded_rows(model, rows)
         if group.linear:
             own = partial_scores_of(group.linear, [each.stop - each.start for each in spans], rows.values)
             known = model.part.statuses(rows.values)
         else:
             own, known = model.part.scores_and_statuses(rows.values)
-        known = _with_stale(_with_lookup(known, rows, ids), rows, self._oldest(group.limit))
+        known = with_stale(with_lookup(known, rows, ids), rows, self._oldest(group.limit))
         scores[at] = own
         status[at] = _OK if known is None else known
         event_time[at] = rows.event_time
@@ -220,7 +200,7 @@ class LocalParty(PartyScorer):
         start = time.perf_counter()
         rows = self._rows(model, query)
         share, event_time = share_of_rows(model.part, rows, query.sample_ids, self._oldest(self._limit(model)))
-        reply = _reply(query, share, event_time, start)
+        reply = reply_of(query, share, event_time, start)
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
 
@@ -235,7 +215,7 @@ class LocalParty(PartyScorer):
     def _rows(self, model: LoadedModel, query: ScoreQuery) -> FeatureRows:
         if query.inputs is None:
             rows = self._store.lookup(model.view, model.view_version, model.columns, query.sample_ids)
-            return rows if rows.texts is None and model.texts is None else _coded(model, rows)
+            return rows if rows.texts is None and model.texts is None else coded_rows(model, rows)
         snapshot = self._store.snapshot_of(model.view, model.view_version)
         if snapshot is None:
             raise ModelNotReadyError(f"no snapshot of view {model.view} version {model.view_version} is loaded")
@@ -295,102 +275,3 @@ def _placed(told: Sequence[tuple[slice | NDArray[np.intp], Reasons | None]], n_s
     which = np.full((n_samples, whole.which.shape[1]), NO_MORE, dtype=np.uint16)
     which[np.concatenate([at for at, _ in groups])] = whole.which
     return Reasons(whole.codes, which)
-
-
-def share_of_rows(
-    part: Part, rows: FeatureRows, sample_ids: Sequence[bytes], oldest: int | None = None
-) -> tuple[Share, Micros]:
-    """Return a part's share of samples, and the event time of each that is OK, `NEVER` of the others.
-
-    Args:
-        part: The parameters.
-        rows: Of the samples, with the part's codes of texts.
-        sample_ids: Theirs.
-        oldest: The event time before which features are stale; None: never.
-    """
-    scores, status = part.scores_and_statuses(rows.values)
-    status = _with_stale(_with_lookup(status, rows, sample_ids), rows, oldest)
-    if status is None:
-        return _share_of_all(scores), rows.event_time
-    # of what is not usable numbers come out as well, which the share does not keep
-    return build_share(scores, status), np.where(status == _OK, rows.event_time, NEVER)
-
-
-def _coded(model: LoadedModel, rows: FeatureRows) -> FeatureRows:
-    """Return the rows with the part's codes of texts in place of the snapshot's."""
-    texts = model.texts or TextCodes(model.part, model.columns)  # of no text feature: it says which column is text
-    return replace(rows, values=texts.translated(rows))
-
-
-def _with_lookup(status: Statuses | None, rows: FeatureRows, sample_ids: Sequence[bytes]) -> Statuses | None:
-    """Return the part's statuses with what the look-up says; None where all are OK, as mostly they are.
-
-    What is found is a sample id: see `OnlineStore.lookup`.
-    """
-    if rows.is_clear or (all_true(rows.found) and not any_true(rows.ambiguous)):
-        return status
-    # from the weakest to the strongest, so that the strongest stays: model.share.PRECEDENCE
-    if status is None:
-        status = all_ok_statuses(len(sample_ids))
-    status[rows.ambiguous] = SampleStatus.FEATURE_INVALID
-    absent = ~rows.found
-    status[absent] = _statuses_of_absent(sample_ids, absent)
-    return status
-
-
-def _with_stale(status: Statuses | None, rows: FeatureRows, oldest: int | None) -> Statuses | None:
-    """Return the statuses with STALE where all is well but the features' age."""
-    if oldest is None or not any_true(stale := rows.event_time < oldest):
-        return status
-    if status is None:
-        status = all_ok_statuses(len(stale))
-    status[stale & (status == _OK)] = SampleStatus.STALE
-    return status
-
-
-def _share_of_all(scores: Floats) -> Share:
-    """Return the share of scores of which each belongs to a usable sample; OUT_OF_RANGE where one overflowed."""
-    status = all_ok_statuses(len(scores))
-    try:
-        return Share(scores, status)  # it looks for itself whether all are finite: asking first would be twice
-    except ValueError:
-        return build_share(scores, status)
-
-
-def _statuses_of_absent(sample_ids: Sequence[bytes], absent: Bools) -> Statuses:
-    at = np.flatnonzero(absent)
-    few = len(at) <= _FEW
-    ids = [sample_ids[index] for index in at.tolist()] if few else SampleIds.of(sample_ids).select(absent)
-    return np.where(valid_sample_ids(ids), _NOT_FOUND, _ID_INVALID)
-
-
-def _reply(query: ScoreQuery, share: Share, event_time: Micros, start: float) -> PartyReply:
-    oldest, of_segments = _oldest(event_time, query.segments)
-    return PartyReply(
-        share=share,
-        oldest_event_time=oldest,
-        elapsed_s=time.perf_counter() - start,
-        segment_event_times=of_segments,
-    )
-
-
-def _oldest(event_time: Micros, segments: tuple[int, ...]) -> tuple[int | None, Micros | None]:
-    """Return the oldest event time of all samples, and of each segment; `NEVER` is none.
-
-    Args:
-        event_time: Shape (n_samples,).
-        segments: As in the query.
-    """
-    if not len(event_time):
-        return None, None
-    if not segments:
-        oldest: int = event_time.item(0) if len(event_time) == 1 else int(np.minimum.reduce(event_time))
-        return (None if oldest == NEVER else oldest), None
-    if len(segments) == len(event_time):  # each is one row
-        of_segments = event_time
-    else:
-        of_segments = np.minimum.reduceat(event_time, list(itertools.accumulate(segments[:-1], initial=0)))
-    oldest = int(np.minimum.reduce(of_segments))
-    if int(np.maximum.reduce(of_segments)) == NEVER:
-        of_segments = np.where(of_segments == NEVER, NO_EVENT_TIME, of_segments)
-    return (None if oldest == NEVER else oldest), of_segments

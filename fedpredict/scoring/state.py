@@ -53,6 +53,11 @@ class PartyState:
     warehouse_problem: str = ""
     read_once: bool = False
 
+    @property
+    def views(self) -> set[tuple[str, int]]:
+        """View and version of every model that is loaded."""
+        return {(model.view, model.view_version) for model in self.loaded.values()}
+
     def newest(self, model_id: str) -> LoadedModel:
         """Return the current version of a model.
 

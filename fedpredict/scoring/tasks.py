@@ -21,7 +21,7 @@ from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.part import Part
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.local_party import share_of_rows
+from fedpredict.scoring.row_shares import share_of_rows
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, load_model

@@ -126,15 +126,20 @@ def _in_range(name: str, feature: ScriptFeature) -> exp.Expr:
 def _rows(alias: str, source: ScriptSource, scope: Scope, *, is_event: bool) -> exp.Subquery:
     """Return a source's declared columns, each in its declared type; of events, those before the instant."""
     rows = exp.Select(
-        expressions=[sql.named(_declared(name, kind), name) for name, kind in source.types.items()]
-    ).from_(exp.table_(source.table, db=source.database, quoted=True), copy=False)
+        expressions=[sql.named(declared_column(name, kind), name) for name, kind in source.types.items()]
+    ).from_(raw_table(source), copy=False)
     if is_event and source.event_time is not None:
-        time = _declared(source.event_time, source.types[source.event_time])
+        time = declared_column(source.event_time, source.types[source.event_time])
         rows = rows.where(exp.LT(this=time, expression=scope.instant().tree), copy=False)
     return rows.subquery(alias, copy=False)
 
 
-def _declared(name: str, kind: ScriptType) -> exp.Expr:
+def raw_table(source: ScriptSource) -> exp.Table:
+    """Return a source's raw table."""
+    return exp.table_(source.table, db=source.database, quoted=True)
+
+
+def declared_column(name: str, kind: ScriptType) -> exp.Expr:
     """Return a raw column in its declared type; NULL where it cannot be, as where a double is not finite."""
     value = exp.TryCast(this=sql.column(name), to=kind.sql)
     if kind.kind != "double":
@@ -146,7 +151,7 @@ def _declared(name: str, kind: ScriptType) -> exp.Expr:
 def duplicates_query(source: ScriptSource) -> exp.Select:
     """Return the query for the number of keys (`n`) that more than one row of a dimension has."""
     keys = [sql.column(name) for name in source.key]
-    table = exp.table_(source.table, db=source.database, quoted=True)
+    table = raw_table(source)
     several = exp.GT(this=exp.Count(this=exp.Star()), expression=sql.number(1))
     given = [exp.Not(this=exp.Is(this=each.copy(), expression=exp.Null())) for each in keys]
     repeated = (

@@ -24,6 +24,7 @@ from fedpredict.tables.script_types import (
     MAX_DIGITS,
     NULL,
     TEXT,
+    WORD_DIGITS,
     ScriptType,
     common,
     decimal,
@@ -137,7 +138,8 @@ class Compiler:
             tree = type(node)(this=cast(left, DOUBLE), expression=cast(right, DOUBLE))
             return Typed(exp.Paren(this=tree), DOUBLE)
         kind = _decimal_result(node, left.type, right.type)
-        sides = [cast(each, decimal(each.type.digits, each.type.scale)) for each in (left, right)]
+        first = decimal(_first_digits(self.scope.engine, left.type, right.type, kind), left.type.scale)
+        sides = [cast(left, first), cast(right, decimal(right.type.digits, right.type.scale))]
         tree = type(node)(this=sides[0], expression=sides[1])
         return Typed(exp.Cast(this=exp.Paren(this=tree), to=kind.sql), kind)
 
@@ -318,6 +320,16 @@ def _decimal_result(node: exp.Binary, left: ScriptType, right: ScriptType) -> Sc
             node, f"{left} and {right} give up to {digits} digits, more than {MAX_DIGITS}: CAST(... AS DOUBLE) one"
         )
     return decimal(digits, scale)
+
+
+def _first_digits(engine: str, left: ScriptType, right: ScriptType, result: ScriptType) -> int:
+    """Return the digits to calculate the left side with.
+
+    DuckDB gives numbers of 64 bits where both sides are, and fails where the result is not; with a longer side it uses
+    128 bits.
+    """
+    is_short = max(left.digits, right.digits) <= WORD_DIGITS < result.digits
+    return WORD_DIGITS + 1 if engine == "duckdb" and is_short else left.digits
 
 
 def _cast_type(node: exp.Cast) -> ScriptType | None:

@@ -18,6 +18,9 @@ MAX_DIGITS = 38
 INT_DIGITS = 19
 """Of a 64-bit whole number."""
 
+WORD_DIGITS = 18
+"""Whole numbers of so many digits fit into 64 bits, whatever the digits are."""
+
 _DECIMAL = re.compile(r"decimal\(([0-9]{1,2}),\s*([0-9]{1,2})\)")
 _PLAIN: tuple[Kind, ...] = ("text", "int", "double", "timestamp", "date", "boolean")
 _SQL = {

@@ -104,6 +104,35 @@ class LocalEngine:
         self._connection.close()
 
 
+class MemoryEngine:
+    """An engine for rows that are in memory already; calls may come from any thread."""
+
+    def __init__(self) -> None:
+        """Open it."""
+        self._connection = _open_engine(None)
+        self._connection.execute("SET GLOBAL threads = 1")  # the questions are what goes on side by side
+
+    def query(self, sql: str, params: Mapping[str, Value], tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Return the rows of a query.
+
+        Args:
+            sql: In DuckDB's dialect.
+            params: Values to bind.
+            tables: What the query calls them -> rows.
+
+        Raises:
+            StatementError: The engine refused.
+        """
+        with _refusals(), self._connection.cursor() as cursor:
+            for name, rows in tables.items():
+                cursor.register(name, rows)
+            return _plain(cursor.sql(sql, params=dict(params)).to_arrow_table())
+
+    def close(self) -> None:
+        """Let go of its memory."""
+        self._connection.close()
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
@@ -130,15 +159,15 @@ class _Batches:
             yield batch
 
 
-def _open_engine(spill: Path, allowed: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
-    """Return an engine that may touch the files of `allowed`, and nothing else."""
+def _open_engine(spill: Path | None, allowed: Sequence[Path] = ()) -> duckdb.DuckDBPyConnection:
+    """Return an engine that may touch the files of `allowed`, and nothing else; without `spill`, no disk at all."""
     engine = duckdb.connect(
         ":memory:",
         config={
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
-            "temp_directory": str(spill),
+            "temp_directory": "" if spill is None else str(spill),
         },
     )
     engine.execute("SET GLOBAL TimeZone = 'UTC'")

@@ -175,17 +175,14 @@ async def test_a_million_and_one_ids_are_refused_with_the_limit(
     assert_nothing_private(caplog)
 
 
-async def test_no_ids_an_unknown_model_and_an_unserved_mode_are_told(desk: HttpsClient) -> None:
+async def test_no_ids_and_an_unknown_model_are_told(desk: HttpsClient) -> None:
     nobody = await desk.ask(post(body(sample_ids=[])))
     unknown = await desk.ask(post(body(model="other")))
     misnamed = await desk.ask(post(body(model="no such name")))
-    unserved = await desk.ask(post(body(mode="realtime")))
 
     assert nobody.problem == (400, "empty_request")
     assert unknown.problem == (404, "model_not_found")
     assert misnamed.problem == (400, "name_refused")
-    assert unserved.problem == (501, "unsupported_mode")
-    assert (unserved.json["mode"], unserved.json["detail"]) == ("realtime", "mode realtime is not served here")
 
 
 async def test_a_client_that_leaves_mid_request_has_its_party_told(

@@ -18,10 +18,9 @@ from fedpredict.errors import (
     ServerUnavailableError,
     TooManySamplesError,
     UnauthenticatedError,
-    UnsupportedModeError,
 )
 from fedpredict.model.prediction import Origin, PartyReport, Prediction
-from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.model.share import SampleStatus
 from fedpredict.wire.v1 import initiator_pb2, participant_pb2
 from tests.integration.federation import Certificates, Federation, ScriptedParty, describe, digest_of, eventually
 
@@ -408,9 +407,6 @@ async def test_bad_requests_are_refused_by_name(
     with pytest.raises(TooManySamplesError) as raised:
         await federation.predict(*[b"u1"] * 4)
     assert raised.value.limit == 3
-    with pytest.raises(UnsupportedModeError) as unsupported:
-        await federation.predict(b"u1", mode=Mode.REALTIME)
-    assert unsupported.value.mode == "realtime"
     with pytest.raises(ModelNotFoundError):
         await federation.predict(b"u1", model_id="nosuch")
     with pytest.raises(ProtocolError):

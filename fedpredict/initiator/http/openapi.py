@@ -13,7 +13,6 @@ import msgspec
 from fedpredict import __version__
 from fedpredict.http.application import JSON
 from fedpredict.http.problem import CONTENT_TYPE
-from fedpredict.initiator.admission import MODES
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, MODEL_PATTERN
 from fedpredict.initiator.http.infer import BINARY
@@ -111,8 +110,7 @@ def describe(max_samples: int) -> Schema:
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     properties = components["PredictBody"]["properties"]
     properties["sample_ids"]["maxItems"] = max_samples
-    # what is not served yet is not described
-    properties["mode"] = {"enum": sorted(MODES), "default": Mode.NEARLINE, "description": "How fresh the features are."}
+    properties["mode"] = {"enum": sorted(Mode), "default": Mode.NEARLINE, "description": "How fresh the features are."}
     del components["Mode"]
     paths: dict[str, Schema] = {}
     for operation in described:

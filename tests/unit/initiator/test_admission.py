@@ -9,7 +9,6 @@ from fedpredict.errors import (
     ModelNotFoundError,
     OverloadedError,
     TooManySamplesError,
-    UnsupportedModeError,
 )
 from fedpredict.initiator.admission import Access, Admission
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
@@ -69,12 +68,6 @@ def test_one_id_more_than_the_limit_is_refused_with_the_limit() -> None:
     with pytest.raises(TooManySamplesError) as raised:
         Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(11), RISK)
     assert raised.value.limit == 10
-
-
-def test_a_mode_that_is_not_served_is_named() -> None:
-    with pytest.raises(UnsupportedModeError) as raised:
-        Admission(ACCESS, LimitSettings(), max_samples=10).check(task_of(1, Mode.REALTIME), RISK)
-    assert raised.value.mode == "realtime"
 
 
 def test_what_is_too_much_at_once_is_refused_with_a_hint_and_taken_again_later() -> None:

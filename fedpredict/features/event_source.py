@@ -1,0 +1,71 @@
+"""Raw rows out of the event store: JSON back into columns of declared types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from typing_extensions import override
+
+from fedpredict.features.event_feed import Feed, OddEventError, stored_value
+from fedpredict.features.raw import RawSource, arrow_schema, arrow_type
+from fedpredict.state.event_base import EventStore
+from fedpredict.tables.script_types import ScriptType
+
+_decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
+
+
+class EventSource(RawSource):
+    """The events of one feed. The store is its owner's: closing this closes nothing."""
+
+    def __init__(self, store: EventStore, feed: Feed) -> None:
+        self._store = store
+        self._feed = feed
+        self._schema = arrow_schema(feed.source)
+
+    @override
+    def fetch(self, sample_ids: Sequence[str], before: int) -> pa.Table:
+        """Return the events of some ids."""
+        contents = self._store.contents(self._feed.name, sample_ids, before)
+        rows = _decode(f"[{','.join(contents)}]")
+        columns = [_column([row.get(name) for row in rows], kind) for name, kind in self._feed.source.types.items()]
+        return pa.table(columns, schema=self._schema)
+
+    @override
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _column(values: list[Any], kind: ScriptType) -> pa.Array:
+    wanted = arrow_type(kind)
+    try:
+        return pa.array(values, pa.string()).cast(wanted) if kind.kind in _PARSED else pa.array(values, wanted)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        # stored when a version of the view declared another type
+        return declared_array(values, kind)
+
+
+_PARSED: dict[str, Callable[[Any], Any]] = {
+    "decimal": Decimal,
+    "timestamp": datetime.fromisoformat,
+    "date": date.fromisoformat,
+}
+
+
+def declared_array(values: Sequence[Any], kind: ScriptType) -> pa.Array:
+    """Return values of any kind as a column of a declared type; NULL where one cannot be read in it."""
+    return pa.array([_declared(value, kind) for value in values], arrow_type(kind))
+
+
+def _declared(value: Any, kind: ScriptType) -> Any:
+    if value is None:
+        return None
+    try:
+        plain = stored_value("", value, kind)
+    except OddEventError:
+        return None
+    return _PARSED[kind.kind](plain) if kind.kind in _PARSED else plain

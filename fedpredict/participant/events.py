@@ -1,0 +1,121 @@
+"""`POST /v1/events?view=VIEW`: raw events over HTTP, all of a message or none, for senders that the settings list."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from fedpredict.errors import FeedNotFoundError, ProtocolError
+from fedpredict.features.event_feed import Feed
+from fedpredict.features.event_intake import Intake, arrow_stream, json_lines, table_rows, take_events
+from fedpredict.http.application import Answer, ProblemError, Request, Route, build_application
+from fedpredict.http.problem import media_refused
+from fedpredict.http.server import HttpServer
+from fedpredict.http.settings import HttpSettings
+from fedpredict.security.https import http_identity
+from fedpredict.state.event_base import EventStore
+from fedpredict.wire.codec import check_request_id, new_request_id
+
+JSON_LINES = ("application/x-ndjson", "application/jsonl")
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+CALLER_HEADER = b"x-fedpredict-client"
+THREADS = 4
+"""So many messages are read and stored at the same time; the database takes one after the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventEdgeSettings:
+    """Where and how events are taken.
+
+    Attributes:
+        listen: host:port.
+        http: The limits.
+        tls: The server's side of mutual TLS; None for plain text, on loopback.
+        senders: URIs of the identities that may send.
+        drain_s: How long requests under way may take at exit.
+        shares_port: Whether other workers listen at the same port.
+    """
+
+    listen: str
+    http: HttpSettings
+    tls: ssl.SSLContext | None
+    senders: frozenset[str]
+    drain_s: float
+    shares_port: bool = False
+
+
+class EventsEndpoint:
+    """Takes events into the store."""
+
+    def __init__(self, store: EventStore, feed_of: Callable[[str], Feed], senders: frozenset[str]) -> None:
+        """Take nothing yet.
+
+        Args:
+            store: Where events go.
+            feed_of: View -> its feed; raises `FeedNotFoundError`.
+            senders: URIs of the identities that may send.
+        """
+        self._store = store
+        self._feed_of = feed_of
+        self._senders = senders
+        self._pool = ThreadPoolExecutor(THREADS, "fedpredict-events")
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer a request: what became of its events.
+
+        Raises:
+            UnauthenticatedError: The caller has no identity.
+            FeedNotFoundError: No such view takes events, or not from this caller.
+            ProblemError: The body is neither JSON lines nor an Arrow stream by its headers.
+            EventsRefusedError: Some event cannot be taken; none was stored.
+            StateError: The database cannot be used.
+        """
+        sender = http_identity(request.peer_uris, request.header(CALLER_HEADER))
+        if sender.uri not in self._senders:
+            raise FeedNotFoundError(f"{sender} is not among [events] senders")
+        feed = self._feed_of(request.query.get("view", ""))
+        media = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
+        plain = request.header(b"content-encoding") in (None, "identity")
+        if not plain or media not in (*JSON_LINES, ARROW_STREAM):
+            raise ProblemError(media_refused(f"{JSON_LINES[0]} or {ARROW_STREAM}"))
+        work = partial(self._take, feed, request.body, is_arrow=media == ARROW_STREAM)
+        intake = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return Answer(msgspec.json.encode(intake))
+
+    def _take(self, feed: Feed, body: bytes, *, is_arrow: bool) -> Intake:
+        return take_events(self._store, feed, table_rows(arrow_stream(body), feed) if is_arrow else json_lines(body))
+
+
+def build_event_edge(settings: EventEdgeSettings, store: EventStore, feed_of: Callable[[str], Feed]) -> HttpServer:
+    """Return the server, to be entered.
+
+    Args:
+        settings: Where and how.
+        store: Where events go.
+        feed_of: View -> its feed; raises `FeedNotFoundError`.
+    """
+    endpoint = EventsEndpoint(store, feed_of, settings.senders)
+    return HttpServer(
+        settings.listen,
+        build_application([Route("POST", "/v1/events", endpoint.answer)], name_request),
+        fast_route=lambda _target: None,
+        name_request=name_request,
+        settings=settings.http,
+        tls=settings.tls,
+        drain_s=settings.drain_s,
+        shares_port=settings.shares_port,
+    )
+
+
+def name_request(header: str | None) -> str:
+    """Return the id of a request: what `x-request-id` says, or a new one where it is missing or breaks the rule."""
+    try:
+        return new_request_id() if header is None else check_request_id(header)
+    except ProtocolError:
+        return new_request_id()

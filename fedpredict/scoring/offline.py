@@ -1,0 +1,37 @@
+"""Mode offline: shares are looked up as tasks have stored them, and nothing is computed."""
+
+from __future__ import annotations
+
+import time
+
+from fedpredict.errors import InputsRefusedError
+from fedpredict.features.base import OnlineStore
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.scoring.replies import one_by_one, reply_of
+from fedpredict.scoring.state import PartyState
+from fedpredict.scoring.stored import stored_share
+
+_UNUSED = "is sent with mode offline, which looks scores up: ask for mode nearline"
+
+
+def look_up(store: OnlineStore, state: PartyState, query: ScoreQuery) -> PartyReply:
+    """Return the share of one model or several as it is stored.
+
+    Raises:
+        ModelNotFoundError, ManifestMismatchError, ModelNotReadyError: As `LocalParty.score`.
+        InputsRefusedError: Features came along.
+    """
+
+    def of_one(query: ScoreQuery) -> PartyReply:
+        start = time.perf_counter()
+        if query.inputs is not None:
+            raise InputsRefusedError(
+                "inputs came with mode offline, which looks stored shares up",
+                feature=query.inputs.names[0],
+                problem=_UNUSED,
+            )
+        description = state.version(query.model_id, query.params_sha256).description
+        share, event_time = stored_share(store, description, query.sample_ids)
+        return reply_of(query, share, event_time, start)
+
+    return one_by_one(query, of_one)

@@ -1,0 +1,181 @@
+"""The views that a process computes when they are asked for: opened as models need them, and their dimensions kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from fedpredict.errors import FedPredictError, FeedNotFoundError, ModelNotReadyError, ViewRefusedError
+from fedpredict.features.event_feed import Feed, feed_of
+from fedpredict.features.raw import RawSource, read_typed
+from fedpredict.features.realtime import QueryEngine, RealtimeView
+from fedpredict.scoring.realtime import no_views, not_computed
+from fedpredict.scoring.realtime_settings import EVENTS, RealtimeSettings
+from fedpredict.state.event_base import EventStore
+from fedpredict.tables.script import duplicates_query
+from fedpredict.tables.script_store import RegisteredView, list_scripts
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
+
+PRUNE_EVERY_S = 3600.0
+DAY_US = 86_400_000_000
+
+Key: TypeAlias = tuple[str, int]
+OpenSource: TypeAlias = Callable[[RegisteredView, Sequence[RegisteredView]], RawSource]
+"""A registered view, and all of them -> where its raw rows are."""
+
+
+class RealtimeViews:
+    """What mode realtime computes; `refresh` and questions may come from different threads."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: RealtimeSettings,
+        engine: QueryEngine,
+        open_source: OpenSource,
+        *,
+        events: EventStore | None = None,
+        keep_days: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open nothing yet; call `refresh`.
+
+        Args:
+            warehouse: Where views are registered and dimensions are; its owner closes it.
+            settings: By view, where its raw rows are.
+            engine: For what numpy does not compute; closed by `close`.
+            open_source: Opens the source of a view that is asked for.
+            events: The event store, if this party has one; closed by `close`.
+            keep_days: How long events are kept.
+            clock: Seconds since 1970 UTC.
+        """
+        self.events = events
+        self._warehouse = warehouse
+        self._settings = settings
+        self._engine = engine
+        self._open_source = open_source
+        self._keep_days = keep_days
+        self._clock = clock
+        self._views: dict[Key, RealtimeView] = {}
+        self._sources: list[RawSource] = []
+        self._read_at: dict[Key, float] = {}
+        self._problems: dict[Key, str] = {}
+        self._scripts: Mapping[Key, RegisteredView] = {}
+        self._looked = False
+        self._pruned_at = -PRUNE_EVERY_S
+
+    def __call__(self, view: str, view_version: int) -> RealtimeView:
+        """Return what computes a version of a view.
+
+        Raises:
+            UnsupportedModeError: The settings name no source for the view, or it has no script.
+            ModelNotReadyError: It could not be opened yet.
+        """
+        key = (view, view_version)
+        if view not in self._settings:
+            return no_views(view, view_version)
+        found = self._views.get(key)
+        if found is not None:
+            return found
+        if self._looked and key not in self._scripts:
+            why = f"version {view_version} was loaded from files; a script comes by `fedpredict view register`"
+            raise not_computed(view, why)
+        raise ModelNotReadyError(f"view {view}: {self._problems.get(key, 'its script is being read')}")
+
+    def is_ready(self, view: str, view_version: int) -> bool:
+        """Return whether a version of a view can be computed now, as far as is known."""
+        key = (view, view_version)
+        return key in self._views
+
+    def feed(self, view: str) -> Feed:
+        """Return the feed that takes the events of a view.
+
+        Raises:
+            FeedNotFoundError: The view is not registered, or its source is not the event store.
+        """
+        settings = self._settings.get(view)
+        versions = [each for (name, _), each in self._scripts.items() if name == view]
+        if settings is None or settings.source != EVENTS or not versions:
+            raise FeedNotFoundError(
+                f"view {view} takes no events: it needs a script, and events as its source under [realtime]"
+            )
+        return feed_of(max(versions, key=lambda each: each.version), self._scripts.values())
+
+    def refresh(self, needed: Iterable[Key]) -> None:
+        """Open the views that models read, and read what is old of their dimensions; blocks, raises nothing.
+
+        Args:
+            needed: View and version of every loaded model.
+        """
+        try:
+            scripts = {(each.view.name, each.version): each for each in list_scripts(self._warehouse)}
+        except FedPredictError as error:
+            logger.warning("realtime.problem", extra={"problem": str(error)})
+            return
+        self._scripts, self._looked = scripts, True
+        for key in sorted({key for key in needed if key[0] in self._settings} & scripts.keys()):
+            try:
+                self._refresh_view(key)
+                problem = ""
+            except FedPredictError as error:
+                problem = str(error)
+            self._tell(key, problem)
+        self._prune()
+
+    def close(self) -> None:
+        """Close what was opened; closing twice is harmless."""
+        for source in self._sources:
+            source.close()
+        if self.events is not None:
+            self.events.close()
+        self._engine.close()
+
+    def _refresh_view(self, key: Key) -> None:
+        view = self._views.get(key)
+        if view is None:
+            source = self._open_source(self._scripts[key], list(self._scripts.values()))
+            self._sources.append(source)
+            view = RealtimeView(self._scripts[key], source, self._engine)
+        max_age_s = self._settings[key[0]].dimension_max_age / 1e6
+        now = self._clock()
+        if key not in self._read_at or now - self._read_at[key] >= max_age_s:
+            self._read_dimensions(view)
+            self._read_at[key] = now
+        self._views[key] = view
+
+    def _read_dimensions(self, view: RealtimeView) -> None:
+        for alias, source in view.dimensions.items():
+            repeated = self._warehouse.run(duplicates_query(source), {}).column("n")[0].as_py()
+            if repeated:
+                raise ViewRefusedError(f"dimension {alias} ({source.table}) has {repeated} keys with more than one row")
+        tables = {alias: read_typed(self._warehouse, source) for alias, source in view.dimensions.items()}
+        view.put_dimensions(tables)
+
+    def _tell(self, key: Key, problem: str) -> None:
+        """Log a problem when it comes, changes or goes."""
+        if self._problems.get(key, "") == problem:
+            return
+        extra = {"view": key[0], "view_version": key[1]}
+        if problem:
+            self._problems[key] = problem
+            logger.warning("realtime.problem", extra={**extra, "problem": problem})
+        else:
+            self._problems.pop(key, None)
+            logger.info("realtime.recovered", extra=extra)
+
+    def _prune(self) -> None:
+        now = self._clock()
+        if self.events is None or self._keep_days is None or now - self._pruned_at < PRUNE_EVERY_S:
+            return
+        self._pruned_at = now
+        try:
+            n_removed = self.events.remove(before=int(now * 1e6) - self._keep_days * DAY_US)
+        except FedPredictError as error:
+            logger.warning("events.problem", extra={"problem": str(error)})
+            return
+        if n_removed:
+            logger.info("events.pruned", extra={"events": n_removed, "keep_days": self._keep_days})

@@ -1,0 +1,232 @@
+"""What every source of raw rows keeps, and that features computed from any of them are those of a refresh."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pytest
+
+from fedpredict.features.event_feed import feed_of
+from fedpredict.features.event_intake import json_lines, take_events
+from fedpredict.features.event_source import EventSource
+from fedpredict.features.postgres_source import PostgresSource
+from fedpredict.features.raw import RawSource, arrow_schema, read_typed
+from fedpredict.features.realtime import Extracted, RealtimeView
+from fedpredict.features.refresh import refresh_view
+from fedpredict.features.registration import register_view
+from fedpredict.features.warehouse_source import WarehouseSource
+from fedpredict.state.events import MOST_IDS, open_event_store
+from fedpredict.state.outside import OutsideTable
+from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.views import read_snapshot_rows
+from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.warehouse.local_engine import MemoryEngine
+from tests.conftest import POSTGRES_PASSWORD
+from tests.raw_transactions import (
+    AS_OF,
+    Event,
+    Merchant,
+    differences,
+    example,
+    oracle,
+    random_events,
+    random_merchants,
+    renamed,
+    store,
+)
+
+pytestmark = pytest.mark.timeout(600)
+
+MICROS = int(AS_OF.timestamp()) * 1_000_000
+_, DEFINITION, SCRIPT = example("transactions")
+# every text allowed, so that a refresh is not refused
+DEFINITION = DEFINITION.replace('texts = ["card", "web", "app"]\n', "")
+
+EMBEDDED = [pytest.param(kind, id=kind) for kind in ("events", "warehouse")]
+SOURCES = [
+    *EMBEDDED,
+    pytest.param("events-postgres", id="events-postgres", marks=pytest.mark.postgres),
+    pytest.param("postgres", id="postgres", marks=pytest.mark.postgres),
+    pytest.param("spark", id="spark", marks=pytest.mark.spark),
+    pytest.param("hive", id="hive", marks=pytest.mark.hive),
+]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A source with events in it, and the view that reads it."""
+
+    source: RawSource
+    registered: RegisteredView
+
+
+Fill = Callable[[list[Event]], Filled]
+
+
+@pytest.fixture
+def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fill]:
+    kind = request.param
+    closing: list[Callable[[], None]] = []
+
+    def made(events: list[Event]) -> Filled:
+        suffix = f"_{uuid.uuid4().hex[:12]}"
+        view, definition = renamed(DEFINITION, suffix)
+        registered = RegisteredView(view, 1, definition, SCRIPT, AS_OF)
+        source: RawSource
+        if kind.startswith("events"):
+            of_server = kind == "events-postgres"
+            url = request.getfixturevalue("postgres_database")() if of_server else "sqlite:///events.db"
+            opened = open_event_store(url, tmp_path, POSTGRES_PASSWORD if of_server else None)
+            closing.append(opened.close)
+            feed = feed_of(registered, [registered])
+            take_events(opened, feed, json_lines(as_lines(events)))
+            source = EventSource(opened, feed)
+        elif kind == "postgres":
+            url = request.getfixturevalue("postgres_database")()
+            write_table(url, view.sources["tx"].table, events)
+            table = OutsideTable(
+                url, POSTGRES_PASSWORD, setting="realtime", table=view.sources["tx"].table, schema=None
+            )
+            source = PostgresSource(table, view.sources["tx"], "account")
+        else:
+            place = request.getfixturevalue("places")("local" if kind == "warehouse" else kind)
+            store(place.warehouse, events, random_merchants(4), suffix)
+            source = WarehouseSource(place.warehouse, view.sources["tx"], "account")
+        closing.append(source.close)
+        return Filled(source, registered)
+
+    yield made
+    for close in reversed(closing):
+        close()
+
+
+def as_lines(events: Sequence[Event]) -> bytes:
+    rows = [{**each._asdict(), "at": each.at.isoformat() if each.at else None} for each in events]
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def write_table(url: str, table: str, events: list[Event]) -> None:
+    columns = "id text, at timestamptz, account text, merchant text, amount numeric(12,2), channel text"
+    with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
+        connection.execute(f"CREATE TABLE {table} ({columns})")
+        with connection.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO {table} VALUES (%s, %s, %s, %s, %s, %s)", events)
+
+
+def rows_of(found: pa.Table) -> list[tuple[object, ...]]:
+    return sorted(zip(*(found.column(name).to_pylist() for name in ("account", "id")), strict=True), key=str)
+
+
+every_source = pytest.mark.parametrize("fill", SOURCES, indirect=True)
+
+
+@every_source
+def test_the_events_of_the_ids_asked_for_come_in_their_declared_types(fill: Fill) -> None:
+    moment = AS_OF - timedelta(hours=1, microseconds=7)
+    odd = 'o\'Hara "é" \\ 年'
+    filled = fill([
+        Event("e1", moment, "alice", "m1", "12.50", "web"),
+        Event("e2", moment, "alice", None, None, None),
+        Event("e3", moment, odd, "m'2", "-0.01", "it's"),
+        Event("e4", AS_OF, "alice", "m1", "1.00", "web"),
+        Event("e5", AS_OF - timedelta(microseconds=1), "alice", "m1", "1.00", "web"),
+        Event("e6", moment, "bob", "m1", "1.00", "web"),
+    ])  # fmt: skip
+
+    found = filled.source.fetch(["alice", odd, "nobody", "alice' OR '1'='1"], MICROS)
+
+    assert found.schema == arrow_schema(filled.registered.view.sources["tx"])
+    # before the instant, and nobody else's
+    assert rows_of(found) == sorted([("alice", "e1"), ("alice", "e2"), ("alice", "e5"), (odd, "e3")], key=str)
+    by_id = {row["id"]: row for row in found.to_pylist()}
+    assert by_id["e1"]["at"] == moment
+    assert (str(by_id["e1"]["amount"]), str(by_id["e3"]["amount"])) == ("12.50", "-0.01")
+    assert (by_id["e3"]["merchant"], by_id["e3"]["channel"]) == ("m'2", "it's")
+    assert [by_id["e2"][name] for name in ("merchant", "amount", "channel")] == [None] * 3
+    assert filled.source.fetch(["nobody"], MICROS).num_rows == 0
+
+
+@pytest.mark.parametrize("fill", [*EMBEDDED, SOURCES[2], SOURCES[3]], indirect=True)
+def test_any_number_of_ids_can_be_asked_for(fill: Fill) -> None:
+    ids = [f"a{number}" for number in range(2 * MOST_IDS + 7)]
+    filled = fill([Event(f"e{each}", AS_OF - timedelta(hours=1), each, "m1", "1.00", "web") for each in ids])
+    assert rows_of(filled.source.fetch(ids, MICROS)) == sorted([(each, f"e{each}") for each in ids], key=str)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[MemoryEngine]:
+    engine = MemoryEngine()
+    yield engine
+    engine.close()
+
+
+def as_table(extracted: Extracted, registered: RegisteredView) -> pa.Table:
+    names = list(extracted.places)
+    columns = {
+        name: [None if np.isnan(each) else each for each in values] for name, values in extracted.numbers.items()
+    }
+    columns |= {name: list(values) for name, values in extracted.texts.items()}
+    return pa.table({"sample_id": names, **{name: columns[name] for name in registered.view.features}})
+
+
+def whole(events: list[Event]) -> list[Event]:
+    """Those that the event store takes: with an id, a time and an account."""
+    return [each for each in events if each.id is not None and each.at is not None]
+
+
+@every_source
+def test_realtime_features_are_those_that_python_counts(fill: Fill, engine: MemoryEngine, tmp_path: Path) -> None:
+    events, merchants = whole(random_events(5, 12, 260)), random_merchants(12)
+    filled = fill(events)
+    view = realtime_view(filled, merchants, engine, tmp_path)
+    accounts = sorted({str(each.account) for each in events})
+
+    arrays = view.extract(accounts, MICROS)
+    duckdb = view._of_table(view._run(filled.source.fetch(accounts, MICROS), MICROS))
+
+    wanted = oracle(events, merchants, AS_OF)
+    assert view.is_in_arrays
+    for extracted in (arrays, duckdb):
+        assert differences(as_table(extracted, filled.registered), wanted) == []
+
+
+def realtime_view(filled: Filled, merchants: list[Merchant], engine: MemoryEngine, folder: Path) -> RealtimeView:
+    warehouse = LocalWarehouse(folder / "dimensions")
+    suffix = filled.registered.view.name.removeprefix("transactions")
+    store(warehouse, [], merchants, suffix)
+    view = RealtimeView(filled.registered, filled.source, engine)
+    view.put_dimensions({alias: read_typed(warehouse, source) for alias, source in view.dimensions.items()})
+    warehouse.close()
+    return view
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_realtime_and_a_refresh_give_the_same(seed: int, engine: MemoryEngine, tmp_path: Path) -> None:
+    suffix = f"_{seed}"
+    events, merchants = whole(random_events(seed, 10, 200)), random_merchants(9)
+    warehouse = LocalWarehouse(tmp_path / "warehouse")
+    store(warehouse, events, merchants, suffix)
+    view, definition = renamed(DEFINITION, suffix)
+    registered, _ = register_view(warehouse, view, definition, SCRIPT)
+    nearline = refresh_view(warehouse, registered, AS_OF).snapshot
+    rows = read_snapshot_rows(warehouse, nearline, ["sample_id", *view.features])
+    opened = open_event_store("sqlite:///events.db", tmp_path)
+    feed = feed_of(registered, [registered])
+    take_events(opened, feed, json_lines(as_lines(events)))
+    accounts = sorted({str(each.account) for each in events})
+
+    for source in (EventSource(opened, feed), WarehouseSource(warehouse, view.sources["tx"], "account")):
+        realtime = RealtimeView(registered, source, engine)
+        realtime.put_dimensions({alias: read_typed(warehouse, each) for alias, each in realtime.dimensions.items()})
+        found = as_table(realtime.extract(accounts, MICROS), registered)
+        assert differences(found, {row.pop("sample_id"): row for row in rows.to_pylist()}) == []
+    opened.close()
+    warehouse.close()

@@ -1,0 +1,308 @@
+"""Which raw events a feed takes, in what form they are kept, and what is told of those that it does not."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedpredict.errors import EventsRefusedError, FeatureFileError, public_status
+from fedpredict.features.event_feed import MAX_CONTENT_BYTES, Feed, OddEventError, feed_of
+from fedpredict.features.event_intake import (
+    MAX_TOLD,
+    Intake,
+    arrow_stream,
+    file_rows,
+    json_lines,
+    table_rows,
+    take_events,
+)
+from fedpredict.features.event_source import EventSource
+from fedpredict.state.event_base import FeedCount, StoredEvent
+from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.script_view import ScriptView
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+DEFINITION = """
+name = "use"
+key = "who"
+targets = ["duckdb"]
+[sources.t]
+table = "raw_use"
+event_id = "number"
+event_time = "at"
+[sources.t.columns]
+number = "int"
+at = "timestamp"
+who = "text"
+amount = "decimal(6,2)"
+share = "double"
+day = "date"
+flag = "boolean"
+[features.n]
+type = "number"
+"""
+SCRIPT = "SELECT t.who, COUNT(*) AS n FROM t GROUP BY t.who"
+GOOD: dict[str, object] = {
+    "number": 7,
+    "at": "2026-11-26T23:00:00+01:00",
+    "who": "alice",
+    "amount": 12.5,
+    "share": 0.1,
+    "day": "2026-01-31",
+    "flag": True,
+}
+
+
+def view_of(definition: str = DEFINITION, version: int = 1, script: str = SCRIPT) -> RegisteredView:
+    return RegisteredView(ScriptView.model_validate(tomllib.loads(definition)), version, definition, script, NOW)
+
+
+VIEW = view_of()
+FEED = feed_of(VIEW, [VIEW])
+
+
+class Memory:
+    """An event store in a list."""
+
+    def __init__(self) -> None:
+        self.events: list[StoredEvent] = []
+
+    def add(self, feed: str, events: Iterable[StoredEvent]) -> int:
+        before = len(self.events)
+        for each in events:
+            if each.event_id not in {other.event_id for other in self.events}:
+                self.events.append(each)
+        return len(self.events) - before
+
+    def contents(self, feed: str, sample_ids: Sequence[str], before: int) -> list[str]:
+        return [each.content for each in self.events if each.sample_id in sample_ids and each.at < before]
+
+    def counts(self) -> list[FeedCount]:
+        raise AssertionError
+
+    def remove(self, *, before: int | None = None, sample_id: str | None = None) -> int:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+def lines_of(*rows: object) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def read_back(store: Memory, feed: Feed = FEED) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = EventSource(store, feed).fetch(["alice"], 2**62).to_pylist()
+    return rows
+
+
+def test_an_event_comes_back_in_its_declared_types() -> None:
+    store = Memory()
+    assert take_events(store, FEED, json_lines(lines_of(GOOD))) == Intake(1, 0, ())
+    stored = store.events[0]
+    assert (stored.sample_id, stored.event_id) == ("alice", "7")
+    assert stored.at == int(datetime(2026, 11, 26, 22, tzinfo=UTC).timestamp()) * 1_000_000
+    assert read_back(store) == [
+        {
+            "number": 7,
+            "at": datetime(2026, 11, 26, 22, tzinfo=UTC),
+            "who": "alice",
+            "amount": Decimal("12.50"),
+            "share": 0.1,
+            "day": date(2026, 1, 31),
+            "flag": True,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "given", "kept"),
+    [
+        ("number", "0007", 7),
+        ("number", -(2**63), -(2**63)),
+        ("amount", "1.10", Decimal("1.10")),
+        ("amount", -9999.99, Decimal("-9999.99")),
+        ("amount", 3, Decimal(3)),
+        ("share", "1e-3", 0.001),
+        ("share", 10**400, None),
+        ("share", None, None),
+        ("at", "2026-11-26 22:00:00.1234567", datetime(2026, 11, 26, 22, 0, 0, 123456, tzinfo=UTC)),
+        ("at", "2026-11-26", datetime(2026, 11, 26, tzinfo=UTC)),
+        ("flag", "False", False),
+        ("who", "alice", "alice"),
+    ],
+)
+def test_values_are_kept_exactly(column: str, given: object, kept: object) -> None:
+    store = Memory()
+    take_events(store, FEED, json_lines(lines_of({**GOOD, column: given})))
+    assert read_back(store)[0][column] == kept
+
+
+@pytest.mark.parametrize(
+    ("column", "given", "reason"),
+    [
+        ("number", None, "number is missing"),
+        ("who", None, "who is missing"),
+        ("who", "", "who is no id: 1 to 256 bytes of UTF-8 without control characters"),
+        ("who", "a\nb", "who is no id: 1 to 256 bytes of UTF-8 without control characters"),
+        ("who", "x" * 257, "who is no id: 1 to 256 bytes of UTF-8 without control characters"),
+        ("who", 1.5, "who is no text"),
+        ("number", 1.5, "number is no whole number of 64 bits"),
+        ("number", True, "number is no whole number of 64 bits"),
+        ("number", 2**63, "number is no whole number of 64 bits"),
+        ("amount", "12,50", "amount is no decimal(6,2)"),
+        ("amount", 12.505, "amount is no decimal(6,2)"),
+        ("amount", 10000, "amount is no decimal(6,2)"),
+        ("amount", True, "amount is no decimal(6,2)"),
+        ("share", "much", "share is no number"),
+        ("share", [1], "share is no number"),
+        ("at", 1700000000, "at is no ISO 8601 time, such as 2026-01-31T08:30:00Z"),
+        ("at", "1700000000", "at is no ISO 8601 time, such as 2026-01-31T08:30:00Z"),
+        ("at", "yesterday", "at is no ISO 8601 time, such as 2026-01-31T08:30:00Z"),
+        ("day", "31.01.2026", "day is no date, such as 2026-01-31"),
+        ("day", "2026-02-30", "day is no date, such as 2026-01-31"),
+        ("flag", 1, "flag is no true or false"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_by_line_and_column_and_nothing_is_stored(
+    column: str, given: object, reason: str
+) -> None:
+    store = Memory()
+    other = {**GOOD, "number": 8}
+    with pytest.raises(EventsRefusedError) as raised:
+        take_events(store, FEED, json_lines(lines_of(other, {**GOOD, column: given})))
+    assert raised.value.refused == ({"line": 2, "reason": reason},)
+    assert public_status(raised.value).text == "1 of 2 events cannot be taken; none was stored"
+    assert store.events == []
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"{", b"number,at", b'{"who": "\xff"}', b"null", b"[" * 5000])
+def test_a_line_that_is_no_object_is_told_by_its_number(line: bytes) -> None:
+    with pytest.raises(EventsRefusedError) as raised:
+        take_events(Memory(), FEED, json_lines(lines_of(GOOD) + b"\n\n \n" + line))
+    assert raised.value.refused == ({"line": 4, "reason": "it is no JSON object"},)
+
+
+def test_no_event_at_all_and_too_many_reasons() -> None:
+    with pytest.raises(EventsRefusedError, match="there is no event"):
+        take_events(Memory(), FEED, json_lines(b" \n"))
+    with pytest.raises(EventsRefusedError) as raised:
+        take_events(Memory(), FEED, json_lines(b"\n".join([b"{}"] * 50)))
+    assert (raised.value.n_refused, len(raised.value.refused)) == (50, MAX_TOLD)
+
+
+def test_a_large_event_is_refused() -> None:
+    wide = view_of(DEFINITION.replace('flag = "boolean"', 'flag = "text"'))
+    with pytest.raises(OddEventError, match=f"more than {MAX_CONTENT_BYTES} bytes"):
+        feed_of(wide, [wide]).event({**GOOD, "flag": "x" * MAX_CONTENT_BYTES})
+
+
+def test_the_same_event_again_is_a_duplicate_and_columns_of_no_view_are_told() -> None:
+    store = Memory()
+    first = take_events(store, FEED, json_lines(lines_of(GOOD, {**GOOD, "extra": 1, "zone": "x"})))
+    again = take_events(store, FEED, json_lines(lines_of(GOOD)))
+    assert (first, again) == (Intake(1, 1, ("extra", "zone")), Intake(0, 1, ()))
+
+
+def test_views_of_one_table_and_key_share_a_feed_and_its_columns() -> None:
+    wider = view_of(DEFINITION.replace('flag = "boolean"', 'flag = "boolean"\nplace = "text"'), version=2)
+    other_key = view_of(DEFINITION.replace('key = "who"', 'key = "number"'), script=SCRIPT.replace("who", "number"))
+    feed = feed_of(VIEW, [VIEW, wider, other_key])
+    assert feed.name == feed_of(wider, [wider]).name == "raw_use.who"
+    assert feed_of(other_key, [VIEW, other_key]).name == "raw_use.number"
+    assert feed_of(other_key, [other_key]).event(GOOD).sample_id == "7"
+    store = Memory()
+    take_events(store, feed, json_lines(lines_of({**GOOD, "place": "here"})))
+    assert read_back(store, feed_of(wider, [wider]))[0]["place"] == "here"
+
+
+def test_a_value_that_a_newer_version_declares_otherwise_is_null_where_it_cannot_be_read() -> None:
+    store = Memory()
+    loose = view_of(DEFINITION.replace("decimal(6,2)", "text"))
+    rows = [{**GOOD, "number": at, "amount": text} for at, text in enumerate(("1.5", "much", None))]
+    take_events(store, feed_of(loose, [loose]), json_lines(lines_of(*rows)))
+    assert [row["amount"] for row in read_back(store)] == [Decimal("1.50"), None, None]
+
+
+TYPED = {
+    "number": pa.array([1, 2], pa.int32()),
+    "at": pa.array([NOW, NOW], pa.timestamp("ms", tz="Europe/Zurich")),
+    "who": pa.array(["alice", "alice"]).dictionary_encode(),
+    "amount": pa.array([Decimal("1.10"), None], pa.decimal128(10, 2)),
+    "share": pa.array([float("nan"), 0.5], pa.float32()),
+    "day": pa.array([date(2026, 1, 31), None]),
+    "flag": pa.array([True, None]),
+}
+DAY = date(2026, 1, 31)
+KEPT = [
+    {"number": 1, "at": NOW, "who": "alice", "amount": Decimal("1.10"), "share": None, "day": DAY, "flag": True},
+    {"number": 2, "at": NOW, "who": "alice", "amount": None, "share": 0.5, "day": None, "flag": None},
+]
+
+
+def as_file(kind: str, folder: Path) -> Path:
+    table, path = pa.table(TYPED), folder / f"events.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind in ("arrow", "arrows"):
+        new = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
+        with new(path, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "csv":
+        at = NOW.isoformat()
+        path.write_text(
+            f"number,at,who,amount,share,day,flag\n1,{at},alice,1.10,nan,2026-01-31,true\n2,{at},alice,,0.5,,\n"
+        )
+    else:
+        plain = ("flag", "share", "number")
+        rows = [
+            {name: value if value is None or name in plain else str(value) for name, value in row.items()}
+            for row in KEPT
+        ]
+        path.write_bytes(lines_of(*rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrows", "csv", "jsonl"])
+def test_a_file_of_any_kind_gives_the_same(kind: str, tmp_path: Path) -> None:
+    store = Memory()
+    assert take_events(store, FEED, file_rows(as_file(kind, tmp_path), FEED)) == Intake(2, 0, ())
+    assert read_back(store) == KEPT
+
+
+def test_a_table_without_a_declared_column_is_refused_by_its_name() -> None:
+    table = pa.table({name: column for name, column in TYPED.items() if name != "amount"})
+    with pytest.raises(EventsRefusedError, match="no column amount; it has number, at, who"):
+        take_events(Memory(), FEED, table_rows(table, FEED))
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"\xff\xff\xff\xff\x10\x00\x00\x00damaged"])
+def test_a_body_that_is_no_arrow_stream_is_refused(data: bytes) -> None:
+    with pytest.raises(EventsRefusedError, match="no Arrow IPC stream"):
+        arrow_stream(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read"),
+        (b"ARROW1 damaged", "a damaged Arrow file"),
+        (b"PAR1 damaged", "a damaged Parquet file"),
+        (b"number,who\n1\n", "data row 1 has 1 fields"),
+        (b"number,who\n1,\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "events.bin"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FeatureFileError, match=f"events.bin: .*{told}"):
+        list(file_rows(path, FEED))
