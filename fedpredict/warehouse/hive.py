@@ -68,8 +68,8 @@ _SPARK_EXCLUDED = (
 )
 """Rules of Spark's optimizer, by the names that its versions give them, that a session does without.
 
-They merge the queries that make one row of a model's parameters into each of their users: 15 features in 5 bins became a
-plan of 900 kB instead of 28, which took minutes to work on, or more memory than the server has.
+They merge the queries that make one row of a model's parameters into each of their users: 15 features in 5 bins became
+a plan of 900 kB instead of 28, which took minutes to work on, or more memory than the server has.
 """
 
 
