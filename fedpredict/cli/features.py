@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import Version, ViewName, find_view
 from fedpredict.features.load import load_file
-from fedpredict.features.refresh import MAX_SHRINK, refresh_view
+from fedpredict.features.refresh import MAX_SHRINK
+from fedpredict.scoring.leased import Alone, refresh_alone
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import ColumnType
 
@@ -105,15 +106,21 @@ def refresh(
         float, typer.Option("--max-shrink", min=0.0, max=1.0, help="The share of rows that may go missing.")
     ] = MAX_SHRINK,
     force: Annotated[bool, typer.Option("--force", help="Publish however many rows go missing.")] = False,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compute a registered view in the warehouse's engine, and publish the result as one snapshot."""
     instant = datetime.now(UTC) if as_of is None else _parse_instant(as_of)
     output = Output(as_json=as_json)
-    with wiring.opened_warehouse(config) as party, output.progress(f"refreshing {view}"):
+    with (
+        wiring.opened_warehouse(config) as party,
+        wiring.opened_leases(config) as leases,
+        output.progress(f"refreshing {view}"),
+    ):
         found = find_view(party.warehouse, view, version)
-        report = refresh_view(party.warehouse, found, instant, max_shrink=max_shrink, force=force)
+        alone = Alone(leases, wait, output.note)
+        report = refresh_alone(alone, party.warehouse, found, instant, max_shrink=max_shrink, force=force)
     snapshot = report.snapshot
     told = "" if report.newest else " It is older than the newest snapshot, which stays the one that is served."
     invalid = "".join(f" {count} rows have no valid {name}." for name, count in report.invalid.items())

@@ -38,6 +38,8 @@ from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.observe.scoring import ScheduleMetrics
+    from fedpredict.state.leases import Leases
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -129,6 +131,33 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
+@contextmanager
+def opened_leases(path: Path | None) -> Iterator[Leases]:
+    """Open the leases of the party whose settings these are, and close them at the end of the block.
+
+    Raises:
+        ConfigError: The file is wrong, or names no warehouse.
+        StateError: The state database is unavailable.
+    """
+    from fedpredict.features.open_leases import open_leases  # noqa: PLC0415
+
+    loaded = load_party(path)
+    settings = loaded.settings
+    leases = open_leases(
+        settings.store,
+        warehouse_settings(loaded),
+        loaded.base,
+        settings.party,
+        store_password=environment().get(REDIS_PASSWORD),
+        state=settings.state,
+        state_password=_state_password(loaded),
+    )
+    try:
+        yield leases
+    finally:
+        leases.close()
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -156,10 +185,14 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
+    return open_pin_store(loaded.settings.state, loaded.base, _state_password(loaded))
+
+
+def _state_password(loaded: LoadedParty) -> str | None:
     known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
     if known is None and file is not None:
         known = read_password(loaded.base / file, "state_password_file")
-    return open_pin_store(loaded.settings.state, loaded.base, known)
+    return known
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:
@@ -238,7 +271,8 @@ def _participant_worker(path: Path, ports: Mapping[str, str], me: Instance, read
     warehouse = open_loaded_warehouse(loaded)
     try:
         store = open_loaded_store(loaded)
-        uvloop.run(server.serve(settings, warehouse, tls, store=store, me=me, ready=ready))
+        with scheduled(loaded, warehouse, me) as counted:
+            uvloop.run(server.serve(settings, warehouse, tls, store=store, me=me, ready=ready, counted=counted))
     finally:
         warehouse.close()
 
@@ -291,24 +325,45 @@ def _initiator_worker(
         warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
         try:
             features = open_loaded_store(loaded) if warehouse is not None else None
-            uvloop.run(
-                server.serve(
-                    settings,
-                    pins,
-                    tls,
-                    warehouse=warehouse,
-                    features=features,
-                    simulate=simulate,
-                    me=me,
-                    ready=ready,
-                    ready_http=ready_http,
+            with scheduled(loaded, warehouse, me) as counted:
+                uvloop.run(
+                    server.serve(
+                        settings,
+                        pins,
+                        tls,
+                        warehouse=warehouse,
+                        features=features,
+                        simulate=simulate,
+                        me=me,
+                        ready=ready,
+                        ready_http=ready_http,
+                        counted=counted,
+                    )
                 )
-            )
         finally:
             if warehouse is not None:
                 warehouse.close()
     finally:
         pins.close()
+
+
+@contextmanager
+def scheduled(loaded: LoadedParty, warehouse: Warehouse | None, me: Instance) -> Iterator[ScheduleMetrics | None]:
+    """Keep a daemon's schedule while the block runs, in one of its workers; yields what counts it, if anything does.
+
+    Raises:
+        ConfigError: Something in `[schedule]` cannot be.
+    """
+    schedule = loaded.settings.schedule
+    if not schedule.jobs or warehouse is None or me.worker != 0:
+        yield None
+        return
+    from fedpredict.cli.scheduled import schedule_running  # noqa: PLC0415
+    from fedpredict.observe.scoring import ScheduleMetrics  # noqa: PLC0415
+
+    metrics = ScheduleMetrics()
+    with schedule_running(loaded.path, schedule, warehouse, metrics):
+        yield metrics
 
 
 def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:

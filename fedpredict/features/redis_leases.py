@@ -38,7 +38,7 @@ if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then return redis.call('DEL',
 
 
 class RedisLeases(Leases):
-    """Leases below a prefix. One that was lost with its Redis is lost to its owner: nothing of that run is published."""
+    """Leases below a prefix. One that was lost with its Redis is lost to its owner: nothing more is published then."""
 
     def __init__(self, connection: RedisConnection, prefix: str) -> None:
         """Ask for nothing yet.

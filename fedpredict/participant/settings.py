@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.features.settings import StoreSettings
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.scoring.settings import TaskSettings
-from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.settings import (
+    Address,
+    ModelOrAll,
+    PartyId,
+    Seconds,
+    TlsSettings,
+    check_no_password,
+    check_transport,
+)
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -81,6 +91,12 @@ class ParticipantSettings(_Settings):
     """By feature view: how old features may be."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How shares are computed ahead and kept."""
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    """What this daemon does by itself, and when."""
+    state: str | None = None
+    """SQLAlchemy URL of a database for leases, where neither the warehouse nor `[store]` can keep them; no password."""
+    state_password_file: Path | None = None
+    """A file whose first line is the password of `state`; or the environment holds it."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -96,6 +112,14 @@ class ParticipantSettings(_Settings):
             for address in (*peer.addresses, *peer.link_addresses):
                 addresses[f"initiators.{party}"] = address
         check_transport(self.tls, addresses, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _state_has_no_password(self) -> ParticipantSettings:
+        if self.state is not None:
+            check_no_password(self.state)
+        elif self.state_password_file is not None:
+            raise ValueError("state_password_file: means nothing without state")
         return self
 
     @model_validator(mode="after")

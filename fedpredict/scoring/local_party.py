@@ -72,7 +72,7 @@ class LocalParty(PartyScorer):
             party: This party's id.
             state: Such as `lambda: loader.state`.
             store: Holds a snapshot of every view version that the state's models read.
-            freshness: By view, how old features may be; default: any age.
+            freshness: By view, how old features may be; default: what the registered view says, else any age.
             now: In microseconds since 1970 UTC.
         """
         self._party = party
@@ -159,8 +159,9 @@ class LocalParty(PartyScorer):
                 feature=query.inputs.names[0],
                 problem=_UNUSED,
             )
-        description = state.version(query.model_id, query.params_sha256).description
-        share, event_time = stored_share(self._store, description, query.sample_ids)
+        model = state.version(query.model_id, query.params_sha256)
+        oldest = self._oldest(self._limit(model, _OFFLINE))
+        share, event_time = stored_share(self._store, model.description, query.sample_ids, oldest)
         return _reply(query, share, event_time, start)
 
     def _compute_several(self, state: PartyState, query: ScoreQuery) -> PartyReply:
@@ -224,9 +225,9 @@ class LocalParty(PartyScorer):
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
 
-    def _limit(self, model: LoadedModel) -> int | None:
-        rule = self._freshness.get(model.view)
-        return None if rule is None else rule.limit(model.description.model_id)
+    def _limit(self, model: LoadedModel, mode: Mode = _NEARLINE) -> int | None:
+        rule, default = self._freshness.get(model.view), model.max_age.get(mode)
+        return default if rule is None else rule.limit(model.description.model_id, mode, default)
 
     def _oldest(self, limit: int | None) -> int | None:
         """Return the event time before which features are stale."""

@@ -45,6 +45,7 @@ def score_day(
     n_buckets: int | None = None,
     again: bool = False,
     advance: Callable[[int, int], None] = lambda _done, _of: None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> TaskState:
     """Compute a version's shares of all ids of a day and store them; what is there already is left as it is.
 
@@ -59,6 +60,8 @@ def score_day(
         n_buckets: The number of buckets.
         again: Begin anew with the snapshot that is the newest now, whatever is there.
         advance: Told the buckets done and all of them.
+        still_ours: Called right before each bucket is begun, and before it or the task is recorded as done; what it
+            raises keeps it from that.
 
     Raises:
         InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone.
@@ -78,9 +81,15 @@ def score_day(
                     f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets "
                     f"of {day} are not done: begin again with --again"
                 )
+            still_ours()
             task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
+            still_ours()
+            shares.write_bucket(warehouse, task, done[bucket])
+            extra = {"model": task.model_id, "bucket": bucket, "ids": done[bucket].n_ids}
+            logger.info("task.bucket", extra=extra)
     advance(len(done), task.n_buckets)
     if task.finished_at is None:
+        still_ours()
         task = replace(task, n_ids=sum(each.n_ids for each in done.values()), finished_at=datetime.now(UTC))
         shares.write_task(warehouse, task)
         extra = {"model": task.model_id, "day": day.isoformat(), "ids": task.n_ids, "buckets": task.n_buckets}
@@ -201,8 +210,6 @@ def _score_bucket(
         seconds=time.perf_counter() - start,
         finished_at=datetime.now(UTC),
     )
-    shares.write_bucket(warehouse, task, record)
-    logger.info("task.bucket", extra={"model": task.model_id, "bucket": bucket, "ids": n_ids})
     return task, record
 
 

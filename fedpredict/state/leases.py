@@ -160,7 +160,9 @@ def hold(
     """
     held = HeldLease(leases, _take(leases, name, wait_s, waiting, for_s), for_s)
     done = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(held, name, done, for_s / 3.0), name="fedpredict-lease", daemon=True)
+    renewing = threading.Thread(
+        target=_renew, args=(held, name, done, for_s / 3.0), name="fedpredict-lease", daemon=True
+    )
     renewing.start()
     try:
         yield held
@@ -184,8 +186,8 @@ def held_by(lease: Lease) -> LeaseHeldError:
     """Return the error that says who has a lease."""
     since, until = (each.strftime("%Y-%m-%dT%H:%M:%SZ") for each in (lease.since, lease.until))
     return LeaseHeldError(
-        f"{lease.name} is under way at {lease.owner} since {since}, by a lease until {until} that it renews: wait for it "
-        "with --wait SECONDS; should it have died, the lease ends by itself"
+        f"{lease.name} is under way at {lease.owner} since {since}, by a lease until {until} that it renews: wait for "
+        "it with --wait SECONDS; should it have died, the lease ends by itself"
     )
 
 
