@@ -142,7 +142,8 @@ class Scheduler:
         else:
             event = "schedule.held" if ended.outcome == HELD else "schedule.failed"
             logger.warning(event, extra={**extra, "reason": ended.problem})
-        self._record(job, due, ended, started, due if ended.outcome == DONE else done_due)
+        if ended.outcome != HELD:  # who is at it records how that ended
+            self._record(job, due, ended, started, due if ended.outcome == DONE else done_due)
         return ended
 
     def _tell_skipped(self, job: Job, due: datetime) -> datetime | None:

@@ -11,7 +11,9 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.tables.schemas import RUNS
 from fedpredict.warehouse.base import Warehouse
 
-DONE, FAILED, HELD = "done", "failed", "held"
+DONE, FAILED = "done", "failed"
+HELD = "held"
+"""Of a run that found another process at it, which records its own."""
 MAX_PROBLEM = 2_000
 
 
@@ -22,8 +24,8 @@ class Run:
     Attributes:
         job: Its name.
         due: The instant that it was for, UTC.
-        outcome: `done`, `failed`, or `held`: another process was at it.
-        problem: What went wrong, or who was at it; empty where it is done.
+        outcome: `done` or `failed`.
+        problem: What went wrong; empty where it is done.
         started_at: UTC.
         finished_at: UTC.
         done_due: The newest due instant that a run of this job made; None where none did.

@@ -262,12 +262,14 @@ def test_work_that_another_is_at_is_held_and_looked_at_again(
     caplog.set_level(logging.INFO)
 
     scheduler.look(HOURLY)
+    recorded = list_runs(warehouse)
     with alone.hold(refresh_name("transactions", 1)), pytest.raises(LeaseHeldError, match="refresh:transactions:1"):
         refresh_due(alone, warehouse, "transactions", NOON)
     scheduler.look(HOURLY)
 
     assert [each["reason"] for each in events_of(caplog, "schedule.held")] == ["by another"]
     assert len(events_of(caplog, "schedule.again")) == 1
+    assert recorded == {}  # it is the other one's to say how it ended
     assert list_runs(warehouse)["refresh.transactions"].outcome == DONE
 
 
