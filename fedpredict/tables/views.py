@@ -136,7 +136,7 @@ def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, row
     warehouse.ensure(VIEWS)
     warehouse.ensure(view.schema)
     warehouse.replace(view.schema.name, written.partition, placed)
-    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    write_pointer(warehouse, written)
     return written
 
 
@@ -178,8 +178,21 @@ def publish_query(
     except BaseException:
         warehouse.replace(view.schema.name, partition, view.schema.arrow_schema.empty_table())
         raise
-    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    write_pointer(warehouse, written)
     return written
+
+
+def write_pointer(warehouse: Warehouse, snapshot: Snapshot) -> None:
+    """Write the row that makes a snapshot exist; its rows are there already."""
+    warehouse.replace(VIEWS.name, {"view": snapshot.view.name, **snapshot.partition}, _pointer(snapshot))
+
+
+def remove_snapshot(warehouse: Warehouse, snapshot: Snapshot) -> None:
+    """Remove a snapshot: first for readers, then its rows; a call that was killed leaves rows that nobody reads."""
+    pointer = {"view": snapshot.view.name, **snapshot.partition}
+    warehouse.replace(VIEWS.name, pointer, VIEWS.arrow_schema.empty_table())
+    schema = snapshot.view.schema
+    warehouse.replace(schema.name, snapshot.partition, schema.arrow_schema.empty_table())
 
 
 def list_snapshots(warehouse: Warehouse) -> list[Snapshot]:
