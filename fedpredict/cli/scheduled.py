@@ -165,4 +165,4 @@ def _do(path: Path, view: str | None, due: datetime) -> None:
         if view is None:
             score_due(Alone(leases), party.warehouse, day_of(due), party.tasks)
         else:
-            refresh_due(Alone(leases), party.warehouse, view, due)
+            refresh_due(Alone(leases), party.warehouse, view, due, party.features.keep_days)

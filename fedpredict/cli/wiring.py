@@ -24,6 +24,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.settings import FeatureSettings
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
@@ -95,11 +96,12 @@ def load_party(path: Path | None) -> LoadedParty:
 
 @dataclass(frozen=True, slots=True)
 class PartyWarehouse:
-    """A party and its open warehouse, and how its shares are kept there."""
+    """A party and its open warehouse, and how its shares and snapshots are kept there."""
 
     party: str
     warehouse: Warehouse
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
     loaded = load_party(path)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks)
+        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks, loaded.settings.features)
     finally:
         warehouse.close()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from fedpredict.features.settings import StoreSettings
+from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
@@ -191,6 +191,8 @@ class InitiatorSettings(_Settings):
     """Where its own part is; needed exactly where a model lists this party."""
     store: StoreSettings = Field(default_factory=StoreSettings)
     """Where its own features stand while they are served."""
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    """How long snapshots of features are kept."""
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By view of its own: how old features may be."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.features.settings import StoreSettings
+from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.schedule import ScheduleSettings
@@ -87,6 +87,8 @@ class ParticipantSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings
     store: StoreSettings = Field(default_factory=StoreSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    """How long snapshots of features are kept."""
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By feature view: how old features may be."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 
 from fedpredict.errors import FedPredictError
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
+from fedpredict.features.retention import prune_snapshots
 from fedpredict.scoring.due import models_to_score, versions_to_refresh
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.scoring.task_report import report_of
@@ -18,6 +19,7 @@ from fedpredict.state.leases import HeldLease, Leases, hold
 from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.script_store import RegisteredView, list_scripts
 from fedpredict.tables.shares import TaskState
+from fedpredict.tables.views import Snapshot, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -68,8 +70,9 @@ def refresh_alone(
     *,
     max_shrink: float = MAX_SHRINK,
     force: bool = False,
+    keep_days: int | None = None,
 ) -> RefreshReport:
-    """Refresh a view as `refresh_view` says, while no other process does.
+    """Refresh a view as `refresh_view` says, while no other process does; then remove what is older than `keep_days`.
 
     Raises:
         LeaseHeldError: Another one does.
@@ -78,7 +81,7 @@ def refresh_alone(
         StateError, StoreError: The leases cannot be used.
     """
     with alone.hold(refresh_name(registered.view.name, registered.version)) as lease:
-        return refresh_view(
+        report = refresh_view(
             warehouse,
             registered,
             as_of,
@@ -87,6 +90,8 @@ def refresh_alone(
             turn=lease.turn,
             still_ours=lease.check,
         )
+        _prune(warehouse, registered.view.name, registered.version, keep_days)
+    return report
 
 
 def score_alone(
@@ -121,7 +126,32 @@ def score_alone(
         )
 
 
-def refresh_due(alone: Alone, warehouse: Warehouse, view: str, due: datetime) -> None:
+def prune_alone(alone: Alone, warehouse: Warehouse, keep_days: int) -> list[Snapshot]:
+    """Remove snapshots older than so many days, of every view version while nobody refreshes it, and return them.
+
+    Raises:
+        LeaseHeldError: Somebody does.
+        WarehouseError: As the warehouse says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    removed: list[Snapshot] = []
+    for view, version in sorted({(each.view.name, each.view.version) for each in list_snapshots(warehouse)}):
+        with alone.hold(refresh_name(view, version)):
+            removed += _prune(warehouse, view, version, keep_days)
+    return removed
+
+
+def _prune(warehouse: Warehouse, view: str, version: int, keep_days: int | None) -> list[Snapshot]:
+    if keep_days is None:
+        return []
+    removed = prune_snapshots(warehouse, view, version, keep_days, datetime.now(UTC))
+    for each in removed:
+        extra = {"view": view, "view_version": version, "snapshot": each.snapshot}
+        logger.info("features.removed", extra=extra)
+    return removed
+
+
+def refresh_due(alone: Alone, warehouse: Warehouse, view: str, due: datetime, keep_days: int | None = None) -> None:
     """Refresh the versions of a view that have no snapshot as of a due instant, or later; others are left alone.
 
     Raises:
@@ -134,6 +164,7 @@ def refresh_due(alone: Alone, warehouse: Warehouse, view: str, due: datetime) ->
             with alone.hold(refresh_name(view, version)) as lease:
                 if version in versions_to_refresh(warehouse, view, due):  # nobody was faster
                     refresh_view(warehouse, scripts[version], due, turn=lease.turn, still_ours=lease.check)
+                    _prune(warehouse, view, version, keep_days)
         except FedPredictError as error:
             logger.warning("schedule.version_failed", extra={"view": view, "version": version, "reason": str(error)})
             failures.append(error)

@@ -6,6 +6,7 @@ import logging
 import threading
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,23 @@ from fedpredict.model.partial import PartialModel
 from fedpredict.observe.scoring import ScheduleMetrics
 from fedpredict.scoring import scheduler as scheduling
 from fedpredict.scoring.due import day_of, is_to_be_done
-from fedpredict.scoring.leased import Alone, refresh_alone, refresh_due, refresh_name, score_alone, score_due
+from fedpredict.scoring.leased import (
+    Alone,
+    prune_alone,
+    refresh_alone,
+    refresh_due,
+    refresh_name,
+    score_alone,
+    score_due,
+)
 from fedpredict.scoring.schedule import Job, ScheduleSettings
 from fedpredict.scoring.scheduler import Ended, Runner, Scheduler
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.state.lease_files import FolderLeases
-from fedpredict.tables.models import publish_model
+from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.schedule_runs import DONE, FAILED, HELD, list_runs
 from fedpredict.tables.script_store import RegisteredView
-from fedpredict.tables.shares import list_tasks
+from fedpredict.tables.shares import list_tasks, write_task
 from fedpredict.tables.views import latest_snapshot, list_snapshots
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
@@ -337,8 +346,6 @@ def test_a_day_is_scored_once_for_every_model_and_the_failure_of_one_stops_no_ot
 
 
 def list_models(warehouse: LocalWarehouse) -> dict[str, str]:
-    from fedpredict.tables.models import current_versions
-
     return {name: each.params_sha256 for name, each in current_versions(warehouse).items()}
 
 
@@ -381,11 +388,34 @@ def test_who_takes_over_writes_where_the_other_does_not(
     assert latest_snapshot(warehouse, "transactions") == second
 
 
+def test_old_snapshots_go_but_the_newest_and_what_is_being_scored(
+    warehouse: LocalWarehouse, registered: RegisteredView, alone: Alone
+) -> None:
+    convert(warehouse, registered)
+    for hours in range(3):
+        refresh_alone(alone, warehouse, registered, NOON + hours * HOUR)
+    version = current_versions(warehouse)["credit"]
+    task = score_alone(alone, warehouse, version, day_of(NOON)).task
+    write_task(warehouse, replace(task, snapshot=f"{NOON:%Y%m%dT%H%M%S}.000000Z", finished_at=None))
+
+    with alone.hold(refresh_name("transactions", 1)), pytest.raises(LeaseHeldError):
+        prune_alone(alone, warehouse, 1)
+    removed = [each.snapshot for each in prune_alone(alone, warehouse, 1)]
+    left = [each.snapshot for each in list_snapshots(warehouse)]
+    # the end of a refresh removes what is old by then
+    write_task(warehouse, task)
+    refresh_due(alone, warehouse, "transactions", NOON + 5 * HOUR, 1)
+
+    names = [f"{NOON + hours * HOUR:%Y%m%dT%H%M%S}.000000Z" for hours in (0, 1, 2, 5)]
+    assert (removed, left) == ([names[1]], [names[0], names[2]])
+    assert [each.snapshot for each in list_snapshots(warehouse)] == [names[3]]
+    snapshots = warehouse.read("fp_features_transactions", ["snapshot"], {}).column(0).to_pylist()
+    assert set(snapshots) == {names[3]}
+
+
 def test_a_day_that_another_is_scoring_is_told(
     warehouse: LocalWarehouse, registered: RegisteredView, alone: Alone
 ) -> None:
-    from fedpredict.tables.models import current_versions
-
     convert(warehouse, registered)
     refresh_view(warehouse, registered, NOON)
     version, day = current_versions(warehouse)["credit"], day_of(NOON)
