@@ -12,6 +12,7 @@ import pytest
 
 from fedpredict.cli.main import run
 from fedpredict.features.mapped import MappedStore
+from fedpredict.features.registration import register_view
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
@@ -20,6 +21,8 @@ from fedpredict.scoring.loader import ModelLoader
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_transactions import example, random_events, random_merchants
+from tests.raw_transactions import store as store_raw
 
 OPTIONS = ("--config", "participant.toml")
 
@@ -78,6 +81,22 @@ def test_the_store_of_this_machine_follows(party: Path, capsys: pytest.CaptureFi
     assert in_store(store, "u1") == set()
     assert in_store(store, "u2") == served
     warehouse.close()
+
+
+def test_what_is_left_is_told_and_ends_with_nine(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warehouse = LocalWarehouse(party / "warehouse")
+    store_raw(warehouse, random_events(5, 20, 300), random_merchants(40))
+    register_view(warehouse, *example("transactions"))
+    warehouse.close()
+
+    left = said(capsys, "a1", "--yes", code=9)
+    everything = json.loads(said(capsys, "a1", "--yes", "--raw", "--json"))
+
+    assert "Not all of it could be removed" in left
+    assert [(row["table"], row["found"] == row["removed"], row["note"]) for row in everything] == [
+        ("raw_transactions", True, "")
+    ]
+    assert "Nothing was found" in said(capsys, "a1", "--yes")
 
 
 def publish(party: Path) -> None:
