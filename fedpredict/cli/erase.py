@@ -12,6 +12,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.exits import ExitCode
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
@@ -42,7 +43,7 @@ def erase_person(
     who = check_sample_id(sys.stdin.readline().rstrip("\n") if sample_id == "-" else sample_id)
     if not (yes or dry_run):
         _confirm(raw=raw)
-    with wiring.opened_warehouse(config) as party, wiring.opened_leases(config) as leases:
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         alone = Alone(leases, wait, output.note)
         if dry_run:
             found = erase(alone, party.warehouse, who, keep=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import Version, ViewName, find_view
@@ -116,7 +117,7 @@ def refresh(
     output = Output(as_json=as_json)
     with (
         wiring.opened_warehouse(config) as party,
-        wiring.opened_leases(config) as leases,
+        opened_leases(config) as leases,
         output.progress(f"refreshing {view}"),
     ):
         found = find_view(party.warehouse, view, version)
@@ -159,7 +160,7 @@ def prune_old(
 ) -> None:
     """Remove older snapshots: never a view version's newest, nor one that is being scored."""
     output = Output(as_json=as_json)
-    with wiring.opened_warehouse(config) as party, wiring.opened_leases(config) as leases:
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         days = keep_days or party.features.keep_days
         if days is None:
             raise InputError("how many days to keep? Say --keep-days, or set features.keep_days")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from fedpredict.cli import wiring
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.workers import end_with_parent
 from fedpredict.errors import ConfigError, FedPredictError, LeaseHeldError, ViewRefusedError, WarehouseUnavailableError
 from fedpredict.observe.heap import share_heap
@@ -116,11 +117,12 @@ def schedule_running(
 
 
 def _check(path: Path, settings: ScheduleSettings, warehouse: Warehouse) -> None:
-    with wiring.opened_leases(path) as leases:
+    with opened_leases(path) as leases:
         if isinstance(leases, NoLeases):
             raise ConfigError(
-                'schedule: needs a place for leases, so that no two processes do the same: state = "postgresql+psycopg://'
-                'user@host/database" (or, for one machine, "sqlite:///state.db"), or [store] kind = "redis"'
+                "schedule: needs a place for leases, so that no two processes do the same: [leases] url = "
+                '"postgresql+psycopg://user@host/database" (or, for one machine, "sqlite:///leases.db"), or [store] '
+                'kind = "redis"'
             )
     try:
         for view in settings.views:
@@ -161,7 +163,7 @@ def _do(path: Path, view: str | None, due: datetime) -> None:
     # a parser of SQL and an engine come with it, which the daemon itself does without
     from fedpredict.scoring.leased import Alone, refresh_due, score_due  # noqa: PLC0415
 
-    with wiring.opened_warehouse(path) as party, wiring.opened_leases(path) as leases:
+    with wiring.opened_warehouse(path) as party, opened_leases(path) as leases:
         if view is None:
             score_due(Alone(leases), party.warehouse, day_of(due), party.tasks)
         else:

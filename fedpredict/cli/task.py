@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
@@ -52,7 +53,7 @@ def score(
     output = Output(as_json=as_json)
     check_plot(plot)
     asked = _day(day)
-    with wiring.opened_warehouse(config) as party, wiring.opened_leases(config) as leases:
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         alone = Alone(leases, wait, output.note)
         current = current_versions(party.warehouse)
         versions = [find_model(current, each) for each in models] if models else list(current.values())

@@ -40,7 +40,6 @@ from fedpredict.wire.link import Instance
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.observe.scoring import ScheduleMetrics
-    from fedpredict.state.leases import Leases
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -133,33 +132,6 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
-@contextmanager
-def opened_leases(path: Path | None) -> Iterator[Leases]:
-    """Open the leases of the party whose settings these are, and close them at the end of the block.
-
-    Raises:
-        ConfigError: The file is wrong, or names no warehouse.
-        StateError: The state database is unavailable.
-    """
-    from fedpredict.features.open_leases import open_leases  # noqa: PLC0415
-
-    loaded = load_party(path)
-    settings = loaded.settings
-    leases = open_leases(
-        settings.store,
-        warehouse_settings(loaded),
-        loaded.base,
-        settings.party,
-        store_password=environment().get(REDIS_PASSWORD),
-        state=settings.state,
-        state_password=_state_password(loaded),
-    )
-    try:
-        yield leases
-    finally:
-        leases.close()
-
-
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415
@@ -187,13 +159,14 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
-    return open_pin_store(loaded.settings.state, loaded.base, _state_password(loaded))
+    return open_pin_store(loaded.settings.state, loaded.base, state_password(loaded.settings, loaded.base))
 
 
-def _state_password(loaded: LoadedParty) -> str | None:
-    known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
+def state_password(settings: InitiatorSettings, base: Path) -> str | None:
+    """Return the password of an initiator's `state`, where there is one."""
+    known, file = environment().get(STATE_PASSWORD), settings.state_password_file
     if known is None and file is not None:
-        known = read_password(loaded.base / file, "state_password_file")
+        known = read_password(base / file, "state_password_file")
     return known
 
 

@@ -19,10 +19,9 @@ def open_leases(
     party: str,
     *,
     store_password: str | None = None,
-    state: str | None = None,
-    state_password: str | None = None,
+    database: tuple[str, str | None] | None = None,
 ) -> Leases:
-    """Return a party's leases: in what all of its processes share, be it Redis, the embedded warehouse, or `state`.
+    """Return a party's leases: in what all of its processes share, be it Redis, the embedded warehouse, or a database.
 
     Args:
         store: The `[store]` table; Redis is taken first.
@@ -30,12 +29,11 @@ def open_leases(
         base: The folder of the settings file.
         party: Whose.
         store_password: For Redis; wins over `password_file`.
-        state: SQLAlchemy URL of the state database, taken last; with none of the three there are no leases.
-        state_password: For the state database.
+        database: SQLAlchemy URL and password of a database, taken last; with none of the three there are no leases.
 
     Raises:
-        ConfigError: A driver is not installed, a password cannot be read, or `state` cannot be used.
-        StateError: The state database is unavailable.
+        ConfigError: A driver is not installed, a password cannot be read, or the URL cannot be used.
+        StateError: The database is unavailable.
     """
     if store.kind == "redis":
         from fedpredict.features.redis_leases import RedisLeases  # noqa: PLC0415  its driver is an optional extra
@@ -46,8 +44,8 @@ def open_leases(
         from fedpredict.state.lease_files import FolderLeases  # noqa: PLC0415
 
         return FolderLeases(base / warehouse.path / FOLDER)
-    if state is None:
+    if database is None:
         return NoLeases()
     from fedpredict.state.lease_sql import open_leases as open_sql  # noqa: PLC0415  the driver takes long to import
 
-    return open_sql(state, base, state_password)
+    return open_sql(database[0], base, database[1])

@@ -29,6 +29,7 @@ from fedpredict.security.settings import (
     check_transport,
 )
 from fedpredict.security.tls import is_loopback
+from fedpredict.state.settings import LeaseSettings
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -199,6 +200,8 @@ class InitiatorSettings(_Settings):
     """How its own shares are computed ahead and kept."""
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     """What this process does for its own part by itself, and when."""
+    leases: LeaseSettings | None = None
+    """A database for leases, where neither the warehouse nor `[store]` can keep them; None: `state`."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
@@ -219,7 +222,7 @@ class InitiatorSettings(_Settings):
 
     @model_validator(mode="after")
     def _state_has_no_password(self) -> InitiatorSettings:
-        check_no_password(self.state)
+        check_no_password(self.state, "state", "state_password_file")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,9 +18,9 @@ from fedpredict.security.settings import (
     PartyId,
     Seconds,
     TlsSettings,
-    check_no_password,
     check_transport,
 )
+from fedpredict.state.settings import LeaseSettings
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -95,10 +94,8 @@ class ParticipantSettings(_Settings):
     """How shares are computed ahead and kept."""
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     """What this daemon does by itself, and when."""
-    state: str | None = None
-    """SQLAlchemy URL of a database for leases, where neither the warehouse nor `[store]` can keep them; no password."""
-    state_password_file: Path | None = None
-    """A file whose first line is the password of `state`; or the environment holds it."""
+    leases: LeaseSettings | None = None
+    """A database for leases, where neither the warehouse nor `[store]` can keep them."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -114,14 +111,6 @@ class ParticipantSettings(_Settings):
             for address in (*peer.addresses, *peer.link_addresses):
                 addresses[f"initiators.{party}"] = address
         check_transport(self.tls, addresses, insecure=self.insecure)
-        return self
-
-    @model_validator(mode="after")
-    def _state_has_no_password(self) -> ParticipantSettings:
-        if self.state is not None:
-            check_no_password(self.state)
-        elif self.state_password_file is not None:
-            raise ValueError("state_password_file: means nothing without state")
         return self
 
     @model_validator(mode="after")

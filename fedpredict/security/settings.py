@@ -69,8 +69,8 @@ def check_transport(tls: TlsSettings | None, addresses: Mapping[str, str], *, in
             raise ValueError(f"insecure = true is for loopback only, but {key} is {address}")
 
 
-def check_no_password(state: str) -> None:
-    """Check that the URL of a state database holds no password; raise `ValueError`."""
-    parts = urlsplit(state)
+def check_no_password(url: str, key: str, file_key: str) -> None:
+    """Check that the URL of a database holds no password; raise `ValueError`, which names both keys."""
+    parts = urlsplit(url)
     if parts.password is not None or "password" in parse_qs(parts.query):
-        raise ValueError("state: holds a password; write it into a file and name that as state_password_file")
+        raise ValueError(f"{key}: holds a password; write it into a file and name that as {file_key}")

@@ -118,8 +118,8 @@ def test_a_person_is_told_who_is_at_it(party: Path, capsys: pytest.CaptureFixtur
 
 def test_settings_of_leases_that_cannot_be_are_refused(party: Path) -> None:
     for more, told in (
-        ('state = "postgresql+psycopg://u:secret@h/d"\n', "state: holds a password"),
-        ('state_password_file = "x"\n', "state_password_file: means nothing without state"),
+        ('[leases]\nurl = "postgresql+psycopg://u:secret@h/d"\n', "url: holds a password"),
+        ('[leases]\npassword_file = "x"\n', r"\[leases\] url in participant.toml is missing"),
     ):
         settle("", more=more)
         with pytest.raises(ConfigError, match=told):
@@ -131,7 +131,9 @@ def test_leases_are_where_all_processes_of_a_party_look(tmp_path: Path) -> None:
     state = "sqlite:///state.db"
 
     def opened(warehouse: WarehouseSettings, given: str | None) -> object:
-        return type(open_leases(StoreSettings(), warehouse, tmp_path, "lab", state=given))
+        return type(
+            open_leases(StoreSettings(), warehouse, tmp_path, "lab", database=None if given is None else (given, None))
+        )
 
     assert [opened(local, state), opened(local, None)] == [FolderLeases] * 2
     assert [opened(hive, state), opened(hive, None)] == [SqlLeases, NoLeases]
