@@ -166,7 +166,8 @@ def _from_shares(
     for keys, task in tasks.items():
         with alone.hold(score_name(task.model_id, task.params_sha256, task.day)):
             now_named = moved.get((task.view, task.view_version, task.snapshot))
-            _update_task(warehouse, task, by_task.get(keys, {}), sample_id, now_named)
+            where_it_is = {bucket: partition for bucket, (partition, _) in by_task.get(keys, {}).items()}
+            update_task(warehouse, task, where_it_is, sample_id, now_named)
     for keys, partitions in by_task.items():
         for partition, n_rows in partitions.values():
             if keys not in tasks:  # what a removal that was killed left: nobody reads it
@@ -175,14 +176,25 @@ def _from_shares(
     return found
 
 
-def _update_task(
+def update_task(
     warehouse: Warehouse,
     task: ShareTask,
-    where: dict[int, tuple[Partition, int]],
+    where: dict[int, Partition],
     sample_id: str,
     now_named: str | None,
 ) -> None:
-    """Take a person out of a task's buckets; then bind it to the snapshot, and to the counts, that are there now."""
+    """Take a person out of a task's buckets; then bind it to the snapshot, and to the counts, that are there now.
+
+    Args:
+        warehouse: The party's.
+        task: Which; nobody scores it meanwhile.
+        where: Bucket -> its partition, of those that have the person.
+        sample_id: Whose.
+        now_named: The snapshot that stands in the place of the task's; None: it is looked for.
+
+    Raises:
+        WarehouseError: As the warehouse says; a call that is killed is finished by another.
+    """
     snapshot = now_named or task.snapshot
     if find_snapshot(warehouse, task.view, task.view_version, snapshot) is None:  # moved by a call that was killed
         names = snapshots_of(warehouse, task.view, task.view_version, instant_of(snapshot))
@@ -190,7 +202,7 @@ def _update_task(
     there = find_snapshot(warehouse, task.view, task.view_version, snapshot)
     after = replace(task, snapshot=snapshot, n_rows=task.n_rows if there is None else there.n_rows)
     records = shares.finished_buckets(warehouse, task)
-    for bucket, (partition, _) in where.items():
+    for bucket, partition in where.items():
         n_ids = copy_without(warehouse, SHARES, partition, sample_id)
         if bucket in records:
             # before the rows: a call that is killed in between finds the person again
