@@ -28,6 +28,8 @@ FedPredictError
 │   └── TableCorruptError     rows do not give the digest they are stored under
 ├── StoreError                the features' store cannot be written or read (disk full, no permission, ...)
 ├── StateError                the state database is unavailable or of another version
+├── LeaseHeldError            another process does the same work at this moment
+├── LeaseLostError            another process took the work over; nothing more was published
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
 │   └── UnauthenticatedError  a caller without a party's certificate
@@ -234,6 +236,14 @@ class StateError(FedPredictError):
     """The state database cannot be used."""
 
 
+class LeaseHeldError(FedPredictError):
+    """The same work is under way in another process."""
+
+
+class LeaseLostError(FedPredictError):
+    """Another process took the work over, because this one did not renew its lease in time."""
+
+
 class SecurityError(FedPredictError):
     """Something about identity, certificates or permissions is wrong."""
 
@@ -360,6 +370,8 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     TableCorruptError: INTERNAL,
     StoreError: INTERNAL,
     StateError: INTERNAL,
+    LeaseHeldError: INTERNAL,
+    LeaseLostError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
     FeedNotFoundError: PublicStatus(Code.NOT_FOUND, "no such view takes events"),

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     STORAGE = 7
     SECURITY = 8
     FINDINGS = 9
+    BUSY = 10
 
 
 _CODES: dict[type[errors.FedPredictError], ExitCode] = {
@@ -38,6 +39,8 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.WarehouseError: ExitCode.STORAGE,
     errors.StoreError: ExitCode.STORAGE,
     errors.StateError: ExitCode.STORAGE,
+    errors.LeaseHeldError: ExitCode.BUSY,
+    errors.LeaseLostError: ExitCode.BUSY,
     errors.SecurityError: ExitCode.SECURITY,
 }
 

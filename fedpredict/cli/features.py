@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.leases import opened_leases
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import Version, ViewName, find_view
+from fedpredict.errors import InputError
 from fedpredict.features.load import load_file
-from fedpredict.features.refresh import MAX_SHRINK, refresh_view
+from fedpredict.features.refresh import MAX_SHRINK
+from fedpredict.scoring.leased import Alone, prune_alone, refresh_alone
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import ColumnType
 
@@ -105,15 +108,29 @@ def refresh(
         float, typer.Option("--max-shrink", min=0.0, max=1.0, help="The share of rows that may go missing.")
     ] = MAX_SHRINK,
     force: Annotated[bool, typer.Option("--force", help="Publish however many rows go missing.")] = False,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compute a registered view in the warehouse's engine, and publish the result as one snapshot."""
     instant = datetime.now(UTC) if as_of is None else _parse_instant(as_of)
     output = Output(as_json=as_json)
-    with wiring.opened_warehouse(config) as party, output.progress(f"refreshing {view}"):
+    with (
+        wiring.opened_warehouse(config) as party,
+        opened_leases(config) as leases,
+        output.progress(f"refreshing {view}"),
+    ):
         found = find_view(party.warehouse, view, version)
-        report = refresh_view(party.warehouse, found, instant, max_shrink=max_shrink, force=force)
+        alone = Alone(leases, wait, output.note)
+        report = refresh_alone(
+            alone,
+            party.warehouse,
+            found,
+            instant,
+            max_shrink=max_shrink,
+            force=force,
+            keep_days=party.features.keep_days,
+        )
     snapshot = report.snapshot
     told = "" if report.newest else " It is older than the newest snapshot, which stays the one that is served."
     invalid = "".join(f" {count} rows have no valid {name}." for name, count in report.invalid.items())
@@ -129,6 +146,27 @@ def refresh(
         f"{snapshot.n_rows} rows are snapshot {snapshot.snapshot} of view {view}, version {snapshot.view.version}."
         f"{invalid}{told}",
     )
+
+
+@app.command("prune")
+def prune_old(
+    *,
+    keep_days: Annotated[
+        int | None, typer.Option("--keep-days", min=1, help="Days of snapshots to keep; default: the setting.")
+    ] = None,
+    wait: Wait = 0.0,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove older snapshots: never a view version's newest, nor one that is being scored."""
+    output = Output(as_json=as_json)
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
+        days = keep_days or party.features.keep_days
+        if days is None:
+            raise InputError("how many days to keep? Say --keep-days, or set features.keep_days")
+        removed = prune_alone(Alone(leases, wait, output.note), party.warehouse, days)
+    rows = [{"view": each.view.name, "version": each.view.version, "snapshot": each.snapshot} for each in removed]
+    output.rows(("view", "version", "snapshot"), rows, empty="Nothing is older.")
 
 
 def _parse_instant(text: str) -> datetime:

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalogue": ("catalogue", "app"),
     "score": ("score", "score"),
     "task": ("task", "app"),
+    "erase": ("erase", "erase_person"),
+    "schedule": ("schedule", "app"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),
     "bench": ("bench", "bench"),

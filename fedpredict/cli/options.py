@@ -16,3 +16,7 @@ InitiatorConfig: TypeAlias = Annotated[Path, typer.Option("--config", help="The 
 OutFile: TypeAlias = Annotated[Path | None, typer.Option("--out", help="Write results there (.csv or .parquet).")]
 ModelArgument: TypeAlias = Annotated[str, typer.Argument(help="The model's id.", metavar="MODEL")]
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", help="The model's id.")]
+Wait: TypeAlias = Annotated[
+    float,
+    typer.Option("--wait", min=0.0, help="Seconds to wait for another process that does the same; else exit code 10."),
+]

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.names import find_model
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.task_plot import check_plot, save_plot
 from fedpredict.errors import InputError, ModelNotFoundError
+from fedpredict.scoring.leased import Alone, score_alone
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune, score_day
+from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.shares import ShareTask, TaskState, finished_buckets, list_tasks, parse_day
 
@@ -43,6 +45,7 @@ def score(
         bool, typer.Option("--again", help="Begin anew with the newest snapshot, whatever is stored.")
     ] = False,
     plot: Plot = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -50,7 +53,8 @@ def score(
     output = Output(as_json=as_json)
     check_plot(plot)
     asked = _day(day)
-    with wiring.opened_warehouse(config) as party:
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
+        alone = Alone(leases, wait, output.note)
         current = current_versions(party.warehouse)
         versions = [find_model(current, each) for each in models] if models else list(current.values())
         if not versions:
@@ -58,7 +62,8 @@ def score(
         reports = []
         for version in versions:
             with output.progress(f"scoring {version.model_id}") as advance:
-                state = score_day(
+                state = score_alone(
+                    alone,
                     party.warehouse,
                     version,
                     asked,

@@ -47,6 +47,12 @@ path = "store"
 # [freshness]
 # behaviour = "2h"           # features of that view that are older get STALE and no score
 
+# [schedule]                 # what this daemon does by itself
+# timezone = "Europe/Berlin"
+# behaviour = "0 * * * *"    # refreshes that registered view at every full hour
+# [schedule.tasks]
+# score = "30 2 * * *"       # scores the day ahead
+
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
 
@@ -108,6 +114,12 @@ path = "store"
 
 # [freshness]
 # behaviour = "2h"           # features of that view that are older get STALE and no score
+
+# [schedule]                 # what this daemon does by itself
+# timezone = "Europe/Berlin"
+# behaviour = "0 * * * *"    # refreshes that registered view at every full hour
+# [schedule.tasks]
+# score = "30 2 * * *"       # scores the day ahead
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models

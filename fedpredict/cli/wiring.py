@@ -24,6 +24,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
+from fedpredict.features.settings import FeatureSettings
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
@@ -38,6 +39,7 @@ from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.observe.scoring import ScheduleMetrics
     from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.state.event_base import EventStore
     from fedpredict.warehouse.base import Warehouse
@@ -96,11 +98,12 @@ def load_party(path: Path | None) -> LoadedParty:
 
 @dataclass(frozen=True, slots=True)
 class PartyWarehouse:
-    """A party and its open warehouse, and how its shares are kept there."""
+    """A party and its open warehouse, and how its shares and snapshots are kept there."""
 
     party: str
     warehouse: Warehouse
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
 
 
 @contextmanager
@@ -113,7 +116,7 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
     loaded = load_party(path)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks)
+        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks, loaded.settings.features)
     finally:
         warehouse.close()
 
@@ -177,10 +180,15 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
-    known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
+    return open_pin_store(loaded.settings.state, loaded.base, state_password(loaded.settings, loaded.base))
+
+
+def state_password(settings: InitiatorSettings, base: Path) -> str | None:
+    """Return the password of an initiator's `state`, where there is one."""
+    known, file = environment().get(STATE_PASSWORD), settings.state_password_file
     if known is None and file is not None:
-        known = read_password(loaded.base / file, "state_password_file")
-    return open_pin_store(loaded.settings.state, loaded.base, known)
+        known = read_password(base / file, "state_password_file")
+    return known
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:
@@ -267,10 +275,18 @@ def _participant_worker(
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        with _realtime(loaded, warehouse) as realtime:
+        with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
             store = open_loaded_store(loaded)
             serving = server.serve(
-                settings, warehouse, tls, store=store, realtime=realtime, me=me, ready=ready, ready_http=ready_http
+                settings,
+                warehouse,
+                tls,
+                store=store,
+                realtime=realtime,
+                me=me,
+                ready=ready,
+                ready_http=ready_http,
+                counted=counted,
             )
             uvloop.run(serving)
     finally:
@@ -320,7 +336,7 @@ def _initiator_worker(
         warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
         try:
             features = open_loaded_store(loaded) if warehouse is not None else None
-            with _realtime(loaded, warehouse) as realtime:
+            with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
                 serving = server.serve(
                     settings,
                     pins,
@@ -332,6 +348,7 @@ def _initiator_worker(
                     me=me,
                     ready=ready,
                     ready_http=ready_http,
+                    counted=counted,
                 )
                 uvloop.run(serving)
         finally:
@@ -363,6 +380,25 @@ def _all_ready(
             ready_http(ports["http_listen"])
 
     return tell
+
+
+@contextmanager
+def scheduled(loaded: LoadedParty, warehouse: Warehouse | None, me: Instance) -> Iterator[ScheduleMetrics | None]:
+    """Keep a daemon's schedule while the block runs, in one of its workers; yields what counts it, if anything does.
+
+    Raises:
+        ConfigError: Something in `[schedule]` cannot be.
+    """
+    schedule = loaded.settings.schedule
+    if not schedule.jobs or warehouse is None or me.worker != 0:
+        yield None
+        return
+    from fedpredict.cli.scheduled import schedule_running  # noqa: PLC0415
+    from fedpredict.observe.scoring import ScheduleMetrics  # noqa: PLC0415
+
+    metrics = ScheduleMetrics()
+    with schedule_running(loaded.path, schedule, warehouse, metrics):
+        yield metrics
 
 
 def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:

@@ -182,11 +182,12 @@ def _work(serve: Serve, worker: int, workers: int, tell: Connection) -> None:
     """Serve in a new process; end when the supervisor is gone, whatever became of it."""
     share_heap()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor says when to stop
-    threading.Thread(target=_end_with_parent, name="fedpredict-parent", daemon=True).start()
+    threading.Thread(target=end_with_parent, name="fedpredict-parent", daemon=True).start()
     serve(Instance(worker=worker, workers=workers), tell.send)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Ask this process to end when the one that started it is gone, whatever became of it; blocks until then."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,14 @@ from fedpredict.errors import ViewRefusedError
 from fedpredict.tables import sql
 from fedpredict.tables.script import compile_script, duplicates_query
 from fedpredict.tables.script_store import RegisteredView
-from fedpredict.tables.views import Snapshot, latest_snapshot, list_snapshots, publish_query, snapshot_name
+from fedpredict.tables.views import (
+    Snapshot,
+    instant_of,
+    latest_snapshot,
+    publish_query,
+    snapshot_name,
+    snapshots_of,
+)
 from fedpredict.warehouse.base import ColumnType, Value, Warehouse
 
 logger = logging.getLogger(__name__)
@@ -44,6 +52,8 @@ def refresh_view(
     max_shrink: float = MAX_SHRINK,
     force: bool = False,
     now: datetime | None = None,
+    turn: int = 0,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> RefreshReport:
     """Compute a view's features as of an instant and publish them; on any error the snapshots are as they were.
 
@@ -56,6 +66,9 @@ def refresh_view(
         max_shrink: The share of the rows of the newest snapshot of this version that may go missing.
         force: Publish however many are missing.
         now: This moment.
+        turn: How often another process was taken for dead at this work (`state.leases`): it may still write its rows,
+            so these have another name.
+        still_ours: Called right before the snapshot becomes visible; what it raises keeps it from that.
 
     Raises:
         ViewRefusedError: The instant is in the future; no events; a dimension with several rows for a key; sample ids
@@ -81,24 +94,20 @@ def refresh_view(
             )
         invalid.update(_check_rows(warehouse, registered, written))
         _check_size(written, newest, 1.0 if force else max_shrink)
+        still_ours()
 
-    name = _free_name(warehouse, registered, as_of)
+    name = _free_name(warehouse, registered, as_of, turn)
     snapshot = publish_query(warehouse, target, name, script.query, params=script.params(as_of), check=check)
     extra = {"view": view.name, "view_version": registered.version, "snapshot": name, "n_rows": snapshot.n_rows}
     logger.info("features.refreshed", extra=extra)
     return RefreshReport(snapshot, invalid, newest is None or newest.snapshot < name)
 
 
-def _free_name(warehouse: Warehouse, registered: RegisteredView, as_of: datetime) -> str:
-    """Return the instant's name, or the next one where a snapshot has it: what is published never changes."""
-    taken = {
-        each.snapshot
-        for each in list_snapshots(warehouse)
-        if (each.view.name, each.view.version) == (registered.view.name, registered.version)
-    }
-    while snapshot_name(as_of) in taken:
-        as_of += timedelta(microseconds=1)
-    return snapshot_name(as_of)
+def _free_name(warehouse: Warehouse, registered: RegisteredView, as_of: datetime, turn: int) -> str:
+    """Return the instant's name, or one after those that it has: what is published never changes."""
+    taken = snapshots_of(warehouse, registered.view.name, registered.version, as_of)
+    first = as_of if not taken else instant_of(taken[-1]) + timedelta(microseconds=1)
+    return snapshot_name(first + timedelta(microseconds=turn))
 
 
 def _check_size(written: Snapshot, newest: Snapshot | None, max_shrink: float) -> None:

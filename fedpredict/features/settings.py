@@ -1,4 +1,4 @@
-"""The `[store]` table of the settings files of both daemons."""
+"""The `[store]` and `[features]` tables of the settings files of both daemons."""
 
 from __future__ import annotations
 
@@ -55,3 +55,12 @@ def _check_url(url: str | None) -> None:
         raise ValueError("url: holds a password; write it into a file and name that as password_file")
     if parts.query or parts.fragment or not (parts.path in ("", "/") or parts.path[1:].isdigit()):
         raise ValueError("url: nothing may follow the number of the database")
+
+
+class FeatureSettings(BaseModel):
+    """`[features]`: how long snapshots are kept in the warehouse."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_days: int | None = Field(default=None, ge=1)
+    """Days of snapshots that a refresh of a view leaves of its version, the newest always; None: all."""

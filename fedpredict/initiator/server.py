@@ -29,6 +29,7 @@ from fedpredict.initiator.watched import watched
 from fedpredict.initiator.watcher import Watcher
 from fedpredict.model.head import Heads, HeadShelf
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.counting import Source
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
@@ -71,6 +72,7 @@ class InitiatorServer:
         realtime: RealtimeViews | None = None,
         simulate: bool = False,
         me: Instance | None = None,
+        counted: Source | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -83,6 +85,7 @@ class InitiatorServer:
             realtime: Its own views that are computed when they are asked for; the caller closes it. Default: none.
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
+            counted: Further metrics to show.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -109,6 +112,7 @@ class InitiatorServer:
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()
+        self._counted = () if counted is None else (counted,)
         self._serves = False
         self.metrics_address = ""
         """host:port of the metrics; empty where there are none."""
@@ -242,7 +246,7 @@ class InitiatorServer:
             "initiator",
             settings.party,
             worker=self._me.worker,
-            sources=(self._watch.serving, self._measured),
+            sources=(self._watch.serving, self._measured, *self._counted),
             healthy=lambda: self._serves,
         )
         self.metrics_address = await stack.enter_async_context(shown)
@@ -320,6 +324,7 @@ async def serve(
     me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
+    counted: Source | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -334,6 +339,7 @@ async def serve(
         me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
         ready_http: Called once with the address that HTTP is spoken at, where it is.
+        counted: Further metrics to show.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -349,6 +355,7 @@ async def serve(
             realtime=realtime,
             simulate=simulate,
             me=me,
+            counted=counted,
         )
         async with running as server:
             with settled_memory(), giving_back():

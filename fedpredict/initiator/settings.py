@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from fedpredict.features.settings import StoreSettings
+from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
+from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.identity import IdentityKind
-from fedpredict.security.settings import Address, ModelId, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.settings import (
+    Address,
+    ModelId,
+    ModelOrAll,
+    PartyId,
+    Seconds,
+    TlsSettings,
+    check_no_password,
+    check_transport,
+)
 from fedpredict.security.tls import is_loopback
+from fedpredict.state.settings import LeaseSettings
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -183,6 +193,8 @@ class InitiatorSettings(_Settings):
     """Where its own part is; needed exactly where a model lists this party."""
     store: StoreSettings = Field(default_factory=StoreSettings)
     """Where its own features stand while they are served."""
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    """How long snapshots of features are kept."""
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By view of its own: how old features may be."""
     realtime: RealtimeSettings = Field(default_factory=dict)
@@ -191,6 +203,10 @@ class InitiatorSettings(_Settings):
     """Raw events of its own; they are loaded by `fedpredict events`."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How its own shares are computed ahead and kept."""
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    """What this process does for its own part by itself, and when."""
+    leases: LeaseSettings | None = None
+    """A database for leases, where neither the warehouse nor `[store]` can keep them; None: `state`."""
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
@@ -211,9 +227,13 @@ class InitiatorSettings(_Settings):
 
     @model_validator(mode="after")
     def _state_has_no_password(self) -> InitiatorSettings:
-        parts = urlsplit(self.state)
-        if parts.password is not None or "password" in parse_qs(parts.query):
-            raise ValueError("state: holds a password; write it into a file and name that as state_password_file")
+        check_no_password(self.state, "state", "state_password_file")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_has_a_part(self) -> InitiatorSettings:
+        if self.schedule.jobs and not self.holds_a_part:
+            raise ValueError("schedule: no model lists this party, so there is nothing to refresh or score")
         return self
 
     @model_validator(mode="after")

@@ -113,6 +113,7 @@ STORE_AGE_SECONDS = _gauge("store_age_seconds", _VIEW, "Seconds since the instan
 STORE_ROWS = _gauge("store_rows", _VIEW, "Rows of the snapshot that is served.")
 STORE_BYTES = _gauge("store_bytes", _VIEW, "Bytes that the snapshot takes, in memory or mapped.")
 STORE_LOADED = _gauge("store_loaded_timestamp_seconds", _VIEW, "When the snapshot was loaded, seconds since 1970 UTC.")
+SCHEDULE_RUNS = _counter("schedule_runs", ("work", "outcome"), "Scheduled runs: done, failed, held elsewhere.")
 LOOP_LAG_SECONDS = _histogram(
     "loop_lag_seconds", (), "Seconds that a timer of the event loop fires late, ten times a second.", PAUSES
 )
@@ -129,8 +130,9 @@ INITIATOR: Final = (
 )
 PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)
+SCHEDULE: Final = (SCHEDULE_RUNS,)
 PROCESS: Final = (LOOP_LAG_SECONDS, GC_PAUSE_SECONDS, LOG_DROPPED, BUILD_INFO)
-METRICS: Final = (*INITIATOR, *PARTICIPANT, *STORE, *PROCESS)
+METRICS: Final = (*INITIATOR, *PARTICIPANT, *STORE, *SCHEDULE, *PROCESS)
 
 _OUTCOMES: dict[Code, Outcome] = {
     Code.INVALID_ARGUMENT: "invalid_argument",

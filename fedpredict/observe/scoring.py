@@ -177,3 +177,19 @@ class StoreMetrics(Source):
         yield Reading(
             metrics.STORE_LOADED, [(view, each.loaded_at) for view, each in found if each.loaded_at is not None]
         )
+
+
+class ScheduleMetrics(Source):
+    """How scheduled runs of this process ended."""
+
+    def __init__(self) -> None:
+        self._runs = tallies(metrics.SCHEDULE_RUNS)
+
+    def ended(self, job: str, outcome: str) -> None:
+        """Count a run of one of the settings' jobs."""
+        self._runs.child(job, outcome).value += 1
+
+    @override
+    def read(self) -> Iterable[Reading]:
+        """Return the counts."""
+        yield self._runs.reading()

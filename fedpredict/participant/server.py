@@ -14,6 +14,7 @@ from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
 from fedpredict.http.server import HttpServer
+from fedpredict.observe.counting import Source
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
@@ -59,6 +60,7 @@ class ParticipantServer:
         store: OnlineStore | None = None,
         realtime: RealtimeViews | None = None,
         me: Instance | None = None,
+        counted: Source | None = None,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
 
@@ -69,6 +71,7 @@ class ParticipantServer:
             store: Where features are served from; default: this process's memory.
             realtime: The views that are computed when they are asked for; the caller closes it. Default: none.
             me: This process among the party's workers; default: the only one.
+            counted: Further metrics to show.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -90,6 +93,7 @@ class ParticipantServer:
         measured = settings.metrics.listen is not None
         self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
         self._stores = StoreMetrics(store_readings(self.loader, store))
+        self._counted = (counted,) if counted is not None else ()
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
         self._answers = Answers(
             scorer, self._policy, tls, self._me, max_samples=settings.max_samples, watch=self._watch
@@ -184,7 +188,7 @@ class ParticipantServer:
                 "participant",
                 settings.party,
                 worker=self._me.worker,
-                sources=(self._metrics, self._stores),
+                sources=(self._metrics, self._stores, *self._counted),
                 healthy=lambda: self.loader.state.read_once and not self._health.draining,
             )
             self.metrics_address = await stack.enter_async_context(shown)
@@ -264,6 +268,7 @@ async def serve(
     realtime: RealtimeViews | None = None,
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
+    counted: Source | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
@@ -276,13 +281,15 @@ async def serve(
         realtime: The views that are computed when they are asked for; the caller closes it. Default: none.
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
         ready_http: Called then with the address that raw events are taken at, where they are.
+        counted: Further metrics to show.
 
     Raises:
         ConfigError: The settings do not fit, or the port is taken.
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        async with ParticipantServer(settings, warehouse, tls, store=store, realtime=realtime, me=me) as server:
+        server = ParticipantServer(settings, warehouse, tls, store=store, realtime=realtime, me=me, counted=counted)
+        async with server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)
             read.cancel()

@@ -7,13 +7,22 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.features.settings import StoreSettings
+from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EVENTS, EventSettings, RealtimeSettings
+from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.scoring.settings import TaskSettings
-from fedpredict.security.settings import Address, ModelOrAll, PartyId, Seconds, TlsSettings, check_transport
+from fedpredict.security.settings import (
+    Address,
+    ModelOrAll,
+    PartyId,
+    Seconds,
+    TlsSettings,
+    check_transport,
+)
+from fedpredict.state.settings import LeaseSettings
 from fedpredict.warehouse.settings import WarehouseSettings
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Compression
 
@@ -82,6 +91,8 @@ class ParticipantSettings(_Settings):
     tls: TlsSettings | None = None
     warehouse: WarehouseSettings
     store: StoreSettings = Field(default_factory=StoreSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    """How long snapshots of features are kept."""
     freshness: FreshnessSettings = Field(default_factory=dict)
     """By feature view: how old features may be."""
     realtime: RealtimeSettings = Field(default_factory=dict)
@@ -90,6 +101,10 @@ class ParticipantSettings(_Settings):
     """Raw events that this party is sent."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How shares are computed ahead and kept."""
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    """What this daemon does by itself, and when."""
+    leases: LeaseSettings | None = None
+    """A database for leases, where neither the warehouse nor `[store]` can keep them."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)

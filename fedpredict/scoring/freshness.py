@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from fedpredict.model.durations import parse_duration
+from fedpredict.model.share import Mode
 from fedpredict.security.settings import ModelId, ViewName
-
-_DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
-_MICROS = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-
-
-def parse_duration(text: object) -> int:
-    """Return a duration in microseconds.
-
-    >>> parse_duration("90m")
-    5400000000
-
-    Raises:
-        ValueError: It is not written so, or is nothing.
-    """
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None or not int(match[1]):
-        raise ValueError('write a whole number above 0 and s, m, h or d, such as "90m"')
-    return int(match[1]) * _MICROS[match[2]]
 
 
 def _duration(value: object) -> object:
@@ -52,6 +35,8 @@ class ModelFreshness(BaseModel):
 
     max_age: Duration | None = None
     """Default: the view's."""
+    max_age_offline: Duration | None = None
+    """Default: the view's."""
     stale: Stale | None = None
     """Default: the view's."""
 
@@ -63,6 +48,8 @@ class ViewFreshness(BaseModel):
 
     max_age: Duration | None = None
     """Between the features' event time and the request, in microseconds; written as "90s", "15m", "2h" or "3d"."""
+    max_age_offline: Duration | None = None
+    """The same of stored shares; default for both: what the registered view's `[max_age]` says."""
     stale: Stale = Stale.REFUSE
     """`refuse`: what is older answers STALE and gets no score. `serve`: it is scored; the reply has its event time."""
     models: Mapping[ModelId, ModelFreshness] = Field(default_factory=dict)
@@ -72,13 +59,21 @@ class ViewFreshness(BaseModel):
     def _age_alone(cls, value: Any) -> Any:
         return {"max_age": value} if isinstance(value, str) else value
 
-    def limit(self, model_id: str) -> int | None:
-        """Return the age beyond which a model's samples are refused, in microseconds; None: they never are."""
+    def limit(self, model_id: str, mode: Mode, default: int | None) -> int | None:
+        """Return the age beyond which a model's samples are refused, in microseconds; None: they never are.
+
+        Args:
+            model_id: The model.
+            mode: In which features are extracted, looked up, or stood behind a stored share.
+            default: What the view says itself.
+        """
         own = self.models.get(model_id, ModelFreshness())
         if (own.stale or self.stale) is Stale.SERVE:
             return None
-        return own.max_age or self.max_age
+        if mode is Mode.OFFLINE:
+            return own.max_age_offline or self.max_age_offline or default
+        return own.max_age or self.max_age or default
 
 
 FreshnessSettings: TypeAlias = Mapping[ViewName, ViewFreshness]
-"""By feature view; the age of what is not listed does not matter."""
+"""By feature view; for what is not listed, a registered view's own `[max_age]` holds."""

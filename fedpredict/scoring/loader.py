@@ -27,6 +27,7 @@ from fedpredict.scoring.stored import StoredShares, views_of
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.names import column_names
+from fedpredict.tables.registered import max_ages
 from fedpredict.tables.schemas import MODELS
 from fedpredict.tables.views import Snapshot, latest_snapshot, read_snapshot_rows
 from fedpredict.warehouse.base import Warehouse
@@ -168,6 +169,7 @@ class ModelLoader:
             view=version.view,
             view_version=version.view_version,
             columns=tuple(column_of[name] for name in part.features),
+            max_age=max_ages(self._warehouse, version.view, version.view_version),
         )
 
     def _read_snapshots(self, done: _Round) -> None:

@@ -40,7 +40,7 @@ from fedpredict.scoring.state import LoadedModel, PartyState
 
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
-_REALTIME, _OFFLINE = Mode.REALTIME, Mode.OFFLINE  # members of an enumeration are slow to look up
+_REALTIME, _NEARLINE, _OFFLINE = Mode.REALTIME, Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 WAITING_THREADS = 16
@@ -68,7 +68,7 @@ class LocalParty(PartyScorer):
             party: This party's id.
             state: Such as `lambda: loader.state`.
             store: Holds a snapshot of every view version that the state's models read.
-            freshness: By view, how old features may be; default: any age.
+            freshness: By view, how old features may be; default: what the registered view says, else any age.
             realtime: The views that are computed when they are asked for; default: none is.
             now: In microseconds since 1970 UTC.
         """
@@ -127,7 +127,7 @@ class LocalParty(PartyScorer):
             compute = partial(self._extract, self._state(), query)
             pool = self._extracting
         elif query.mode is _OFFLINE:
-            compute = partial(look_up, self._store, self._state(), query)
+            compute = partial(look_up, self._store, self._state(), query, self._oldest_stored)
         elif query.further:
             compute = partial(self._compute_several, self._state(), query)
         else:
@@ -204,9 +204,12 @@ class LocalParty(PartyScorer):
         reply.reasons = reasons_of(model.part, rows.values, None if share.all_ok else share.status)
         return reply
 
-    def _limit(self, model: LoadedModel) -> int | None:
-        rule = self._freshness.get(model.view)
-        return None if rule is None else rule.limit(model.description.model_id)
+    def _limit(self, model: LoadedModel, mode: Mode = _NEARLINE) -> int | None:
+        rule, default = self._freshness.get(model.view), model.max_age.get(mode)
+        return default if rule is None else rule.limit(model.description.model_id, mode, default)
+
+    def _oldest_stored(self, model: LoadedModel) -> int | None:
+        return self._oldest(self._limit(model, _OFFLINE))
 
     def _oldest(self, limit: int | None) -> int | None:
         """Return the event time before which features are stale."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedpredict.errors import ManifestMismatchError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.part import Part
+from fedpredict.model.share import Mode
 from fedpredict.scoring.texts import TextCodes
 
 
@@ -21,6 +22,7 @@ class LoadedModel:
         view: The feature view it reads.
         view_version: And its version.
         columns: The columns of the part's features in that view, in the part's order.
+        max_age: How old its features may be by the view's own definition, in microseconds, by mode.
         texts: Reads its text features; None where it has none.
     """
 
@@ -29,6 +31,7 @@ class LoadedModel:
     view: str
     view_version: int
     columns: tuple[str, ...]
+    max_age: Mapping[Mode, int] = field(default_factory=dict)
     texts: TextCodes | None = field(init=False)
 
     def __post_init__(self) -> None:

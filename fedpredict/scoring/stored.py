@@ -86,13 +86,16 @@ def views_of(loaded: Iterable[tuple[str, str]]) -> set[tuple[str, int]]:
     return {(shares_view(model_id, digest), VIEW_VERSION) for model_id, digest in loaded}
 
 
-def stored_share(store: OnlineStore, model: PartDescription, sample_ids: Sequence[bytes]) -> tuple[Share, Micros]:
+def stored_share(
+    store: OnlineStore, model: PartDescription, sample_ids: Sequence[bytes], oldest: int | None = None
+) -> tuple[Share, Micros]:
     """Return the stored share of samples, and the event time of each that is OK, `NEVER` of the others.
 
     Args:
         store: Serves the shares.
         model: Whose: the shares are those of its digest, and of no other.
         sample_ids: An id that has no share is NOT_FOUND, what is no sample id ID_INVALID.
+        oldest: The event time before which a share is STALE, in microseconds; None: none is.
 
     Raises:
         ModelNotReadyError: No shares of that digest are served.
@@ -110,6 +113,8 @@ def stored_share(store: OnlineStore, model: PartDescription, sample_ids: Sequenc
         absent = ~rows.found
         valid = valid_sample_ids(SampleIds.of(sample_ids).select(absent))
         status[absent] = np.where(valid, np.uint8(SampleStatus.NOT_FOUND), np.uint8(SampleStatus.ID_INVALID))
+    if oldest is not None:
+        status[(status == SampleStatus.OK) & (rows.event_time < oldest)] = SampleStatus.STALE
     share = build_share(rows.values[:, 1:], status)
     return share, np.where(status == SampleStatus.OK, rows.event_time, NEVER)
 

@@ -45,6 +45,7 @@ def score_day(
     n_buckets: int | None = None,
     again: bool = False,
     advance: Callable[[int, int], None] = lambda _done, _of: None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> TaskState:
     """Compute a version's shares of all ids of a day and store them; what is there already is left as it is.
 
@@ -59,6 +60,8 @@ def score_day(
         n_buckets: The number of buckets.
         again: Begin anew with the snapshot that is the newest now, whatever is there.
         advance: Told the buckets done and all of them.
+        still_ours: Called right before each bucket is begun, and before it or the task is recorded as done; what it
+            raises keeps it from that.
 
     Raises:
         InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone.
@@ -78,9 +81,15 @@ def score_day(
                     f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets "
                     f"of {day} are not done: begin again with --again"
                 )
+            still_ours()
             task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
+            still_ours()
+            shares.write_bucket(warehouse, task, done[bucket])
+            extra = {"model": task.model_id, "bucket": bucket, "ids": done[bucket].n_ids}
+            logger.info("task.bucket", extra=extra)
     advance(len(done), task.n_buckets)
     if task.finished_at is None:
+        still_ours()
         task = replace(task, n_ids=sum(each.n_ids for each in done.values()), finished_at=datetime.now(UTC))
         shares.write_task(warehouse, task)
         extra = {"model": task.model_id, "day": day.isoformat(), "ids": task.n_ids, "buckets": task.n_buckets}
@@ -103,7 +112,7 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
     Raises:
         InputError: Another engine, or another version of it, computed the checksums, so that they cannot be compared.
     """
-    engine = _engine_name(warehouse)
+    engine = engine_name(warehouse)
     others = sorted({each.engine for each in state.buckets.values()} - {engine})
     if others:
         raise InputError(
@@ -112,7 +121,7 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
     damaged = []
     for bucket, record in state.buckets.items():
         partition = {**state.task.partition, "bucket": bucket}
-        _, _, checksum, n_ids = _counted(warehouse, partition, (), record.n_ids)
+        _, _, checksum, n_ids = counted(warehouse, partition, (), record.n_ids)
         if (checksum, n_ids) != (record.checksum, record.n_ids):
             damaged.append(bucket)
     return damaged
@@ -147,6 +156,7 @@ def _begun(
         model_id=version.model_id,
         params_sha256=version.params_sha256,
         generation=there[0].generation + 1 if there else 0,
+        erased=there[0].erased if there else 0,
         view=version.view,
         view_version=version.view_version,
         snapshot=snapshot.snapshot,
@@ -188,25 +198,24 @@ def _score_bucket(
     if not task.bins and combination_of(part) is None:
         task = replace(task, bins=_bins(warehouse, partition, task.n_scores, n_ids))
         shares.write_task(warehouse, task)
-    statuses, histograms, checksum, _ = _counted(warehouse, partition, task.bins, n_ids)
+    statuses, histograms, checksum, _ = counted(warehouse, partition, task.bins, n_ids)
     record = BucketRecord(
         bucket=bucket,
         generation=task.generation,
-        n_rows=_rows_of(warehouse, snapshot, bucket, task.n_buckets, n_ids),
+        n_rows=rows_of(warehouse, snapshot, bucket, task.n_buckets, n_ids),
         n_ids=n_ids,
         statuses=statuses,
         histograms=histograms,
         checksum=checksum,
-        engine=_engine_name(warehouse),
+        engine=engine_name(warehouse),
         seconds=time.perf_counter() - start,
         finished_at=datetime.now(UTC),
     )
-    shares.write_bucket(warehouse, task, record)
-    logger.info("task.bucket", extra={"model": task.model_id, "bucket": bucket, "ids": n_ids})
     return task, record
 
 
-def _rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
+def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
+    """Return how many rows of a snapshot are in a bucket that has so many ids."""
     if snapshot.n_ids == snapshot.n_rows:
         return n_ids
     return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
@@ -223,8 +232,12 @@ def _bins(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int)
     return tuple(bins_around(float(mean), float(deviation)) for mean, deviation in pairs)
 
 
-def _counted(
-    warehouse: Warehouse, partition: Partition, bins: tuple[tuple[float, float], ...], n_ids: int
+def counted(
+    warehouse: Warehouse,
+    partition: Partition,
+    bins: tuple[tuple[float, float], ...],
+    n_ids: int,
+    table: str = SHARES.name,
 ) -> tuple[dict[SampleStatus, int], tuple[tuple[int, ...], ...], int, int]:
     """Return the ids by status, the scores by output and bin, the checksum, and the number of ids that are stored."""
     if not n_ids:
@@ -232,7 +245,9 @@ def _counted(
     statuses: Counter[SampleStatus] = Counter()
     histograms, checksum = [], 0
     for output, (first, width) in enumerate(bins or ((0.0, 1.0),)):
-        statement, params = counts(partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS))
+        statement, params = counts(
+            partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS), table
+        )
         histogram = [0] * (N_BINS + 2)
         statuses.clear()
         checksum = 0
@@ -276,5 +291,6 @@ def _shares_in_process(
     )
 
 
-def _engine_name(warehouse: Warehouse) -> str:
+def engine_name(warehouse: Warehouse) -> str:
+    """Return what computes checksums, which are compared with its own alone."""
     return f"{warehouse.engine.name} {warehouse.engine.version}"

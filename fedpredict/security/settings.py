@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -66,3 +67,10 @@ def check_transport(tls: TlsSettings | None, addresses: Mapping[str, str], *, in
     for key, address in addresses.items():
         if insecure and not is_loopback(address):
             raise ValueError(f"insecure = true is for loopback only, but {key} is {address}")
+
+
+def check_no_password(url: str, key: str, file_key: str) -> None:
+    """Check that the URL of a database holds no password; raise `ValueError`, which names both keys."""
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parse_qs(parts.query):
+        raise ValueError(f"{key}: holds a password; write it into a file and name that as {file_key}")

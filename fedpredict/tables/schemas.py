@@ -53,6 +53,33 @@ VIEWS = TableSchema(
 )
 """One row per snapshot of a feature view, written once and last; without it the snapshot does not exist (ADR 0001)."""
 
+SCRIPTS = TableSchema(
+    "fp_view_scripts",
+    (
+        Column("definition", _STRING),
+        Column("script", _STRING),
+        Column("script_sha256", _STRING),
+        Column("created_at", _TIMESTAMP),
+    ),
+    (Column("view", _STRING), Column("view_version", _INT)),
+)
+"""One row per registered version of a view; its features' snapshots have the same version."""
+
+RUNS = TableSchema(
+    "fp_schedule",
+    (
+        Column("due", _TIMESTAMP),
+        Column("outcome", _STRING),
+        Column("problem", _STRING),
+        Column("started_at", _TIMESTAMP),
+        Column("finished_at", _TIMESTAMP),
+        Column("done_due", _TIMESTAMP),
+        Column("host", _STRING),
+    ),
+    (Column("job", _STRING),),
+)
+"""One row per scheduled job: how its last run ended."""
+
 PARAMETER_KEYS = (Column("model_id", _STRING), Column("params_sha256", _STRING))
 FEATURE_KEYS = (Column("view_version", _INT), Column("snapshot", _STRING))
 

@@ -11,21 +11,10 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from fedpredict.errors import TableCorruptError
+from fedpredict.tables.schemas import SCRIPTS
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.views import ViewFeature, list_snapshots
-from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
-
-SCRIPTS = TableSchema(
-    "fp_view_scripts",
-    (
-        Column("definition", ColumnType.STRING),
-        Column("script", ColumnType.STRING),
-        Column("script_sha256", ColumnType.STRING),
-        Column("created_at", ColumnType.TIMESTAMP),
-    ),
-    (Column("view", ColumnType.STRING), Column("view_version", ColumnType.INT)),
-)
-"""One row per registered version of a view; its features' snapshots have the same version."""
+from fedpredict.warehouse.base import Partition, Warehouse
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.errors import FeatureNamesError, NameRefusedError
+from fedpredict.model.durations import parse_duration
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
 from fedpredict.tables.script_types import ScriptType, parse_type
@@ -15,9 +15,6 @@ from fedpredict.tables.views import FeatureView, ViewFeature
 from fedpredict.warehouse.base import ColumnType, check_identifier
 
 EngineName: TypeAlias = Literal["duckdb", "spark", "hive"]
-
-_AGE = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _identifier(name: str) -> str:
@@ -40,20 +37,8 @@ def _type(text: str) -> str:
 
 
 def _age(text: str) -> str:
-    age_seconds(text)
+    parse_duration(text)
     return text
-
-
-def age_seconds(text: str) -> int:
-    """Return an age in seconds.
-
-    >>> age_seconds("90s"), age_seconds("2h")
-    (90, 7200)
-    """
-    found = _AGE.fullmatch(text)
-    if found is None:
-        raise ValueError("an age is a whole number and s, m, h or d, such as 2h")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 Identifier: TypeAlias = Annotated[str, AfterValidator(_identifier)]

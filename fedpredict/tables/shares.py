@@ -12,13 +12,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 import pyarrow as pa
 
-from fedpredict.errors import InputError, NameRefusedError, TableCorruptError
+from fedpredict.errors import InputError, NameRefusedError, StatementError, TableCorruptError
 from fedpredict.model.share import SampleStatus
-from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, snapshot_name
 from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema, Warehouse
 
 _INT, _BIGINT, _DOUBLE = ColumnType.INT, ColumnType.BIGINT, ColumnType.DOUBLE
@@ -52,6 +52,7 @@ TASKS = TableSchema(
         Column("started_at", _TIMESTAMP),
         Column("n_ids", _BIGINT),
         Column("finished_at", _TIMESTAMP),
+        Column("erased", _INT),
     ),
     TASK_KEYS,
 )
@@ -96,6 +97,7 @@ class ShareTask:
         started_at: When the task was begun.
         n_ids: Sample ids with a share; None until the last bucket is done.
         finished_at: When it was; None until then.
+        erased: How often somebody's shares were taken out of it, or of what was here before.
     """
 
     day: date
@@ -112,6 +114,7 @@ class ShareTask:
     started_at: datetime
     n_ids: int | None = None
     finished_at: datetime | None = None
+    erased: int = 0
 
     @property
     def partition(self) -> Partition:
@@ -173,7 +176,11 @@ def list_tasks(
     given = {"dt": None if day is None else day.isoformat(), "model_id": model_id, "params_sha256": params_sha256}
     where: Partition = {name: value for name, value in given.items() if value is not None}
     names = [column.name for column in (*TASKS.columns, *TASKS.partitioned_by)]
-    tasks = [_task(row) for row in warehouse.read(TASKS.name, names, where).to_pylist()]
+    try:
+        rows = warehouse.read(TASKS.name, names, where)
+    except StatementError:  # a table of before anybody was erased: the next task adds the column
+        rows = warehouse.read(TASKS.name, [name for name in names if name != "erased"], where)
+    tasks = [_task(row) for row in rows.to_pylist()]
     return sorted(tasks, key=lambda each: (each.day, each.model_id, each.params_sha256))
 
 
@@ -191,7 +198,9 @@ def write_task(warehouse: Warehouse, task: ShareTask) -> None:
         "started_at": task.started_at,
         "n_ids": task.n_ids,
         "finished_at": task.finished_at,
+        "erased": task.erased,
     }
+    warehouse.ensure(TASKS)  # one that was made before it had all columns gets them
     warehouse.replace(TASKS.name, task.partition, pa.Table.from_pylist([row], schema=TASKS.arrow_schema))
 
 
@@ -256,12 +265,14 @@ def shares_columns(n_scores: int) -> tuple[str, ...]:
 
 
 def shares_snapshot(task: ShareTask) -> Snapshot:
-    """Return a finished task's shares as a snapshot of a view; later days and generations have later names."""
+    """Return a finished task's shares as a snapshot of a view; what is stored later has a later name."""
     features = tuple(ViewFeature(name, name, ColumnType.DOUBLE) for name in shares_columns(task.n_scores))
     view = FeatureView(
         shares_view(task.model_id, task.params_sha256), VIEW_VERSION, features, "sample_id", "event_time"
     )
-    return Snapshot(view, f"{task.day:%Y%m%d}T000000.{task.generation:06d}Z", task.n_ids or 0, task.n_ids)
+    # names are in the order of day, erasures (kept through generations) and generation
+    instant = datetime.combine(task.day, time(), UTC) + timedelta(seconds=task.erased, microseconds=task.generation)
+    return Snapshot(view, snapshot_name(instant), task.n_ids or 0, task.n_ids)
 
 
 def read_shares(warehouse: Warehouse, task: ShareTask) -> pa.Table:
@@ -332,6 +343,7 @@ def _task(row: Mapping[str, object]) -> ShareTask:
             started_at=_instant(row["started_at"]),
             n_ids=None if row["n_ids"] is None else int(str(row["n_ids"])),
             finished_at=None if row["finished_at"] is None else _instant(row["finished_at"]),
+            erased=int(str(row.get("erased") or 0)),
         )
     except (ValueError, KeyError, TypeError, NameRefusedError) as error:
         raise TableCorruptError(

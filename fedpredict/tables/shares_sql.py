@@ -76,7 +76,7 @@ def moments(partition: Partition, n_outputs: int) -> tuple[exp.Select, dict[str,
 
 
 def counts(
-    partition: Partition, engine: str, output: int | None, bins: tuple[float, float, int]
+    partition: Partition, engine: str, output: int | None, bins: tuple[float, float, int], table: str = SHARES.name
 ) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query that counts what is stored in a partition: by status and bin, n and checksum.
 
@@ -86,6 +86,7 @@ def counts(
         output: Whose scores are binned; None: none, and bin is 0.
         bins: Where the first of the inner bins begins, the width of one, and how many there are; bin 0 is below them,
             the last above.
+        table: Where the partition is, if not there.
     """
     first, width, n_bins = bins
     bin_of: exp.Expr = sql.number(0)
@@ -106,7 +107,7 @@ def counts(
         )
     rows = sql.stored(
         [sql.column("status"), sql.named(bin_of, "fp_bin"), sql.named(_checked(engine), "fp_check")],
-        SHARES.name,
+        table,
         partition,
     )
     columns = [

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
 _SNAPSHOT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
+_FORMAT = "%Y%m%dT%H%M%S.%fZ"
+SAME_INSTANT = timedelta(milliseconds=1)
+"""Within it from an instant on are the names of the instant's snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def snapshot_name(instant: datetime) -> str:
     >>> snapshot_name(datetime(2026, 11, 22, 8, 30, tzinfo=UTC))
     '20261122T083000.000000Z'
     """
-    return instant.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return instant.astimezone(UTC).strftime(_FORMAT)
 
 
 def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, rows: pa.Table) -> Snapshot:
@@ -133,7 +136,7 @@ def publish_snapshot(warehouse: Warehouse, view: FeatureView, snapshot: str, row
     warehouse.ensure(VIEWS)
     warehouse.ensure(view.schema)
     warehouse.replace(view.schema.name, written.partition, placed)
-    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    write_pointer(warehouse, written)
     return written
 
 
@@ -175,8 +178,21 @@ def publish_query(
     except BaseException:
         warehouse.replace(view.schema.name, partition, view.schema.arrow_schema.empty_table())
         raise
-    warehouse.replace(VIEWS.name, {"view": view.name, **written.partition}, _pointer(written))
+    write_pointer(warehouse, written)
     return written
+
+
+def write_pointer(warehouse: Warehouse, snapshot: Snapshot) -> None:
+    """Write the row that makes a snapshot exist; its rows are there already."""
+    warehouse.replace(VIEWS.name, {"view": snapshot.view.name, **snapshot.partition}, _pointer(snapshot))
+
+
+def remove_snapshot(warehouse: Warehouse, snapshot: Snapshot) -> None:
+    """Remove a snapshot: first for readers, then its rows; a call that was killed leaves rows that nobody reads."""
+    pointer = {"view": snapshot.view.name, **snapshot.partition}
+    warehouse.replace(VIEWS.name, pointer, VIEWS.arrow_schema.empty_table())
+    schema = snapshot.view.schema
+    warehouse.replace(schema.name, snapshot.partition, schema.arrow_schema.empty_table())
 
 
 def list_snapshots(warehouse: Warehouse) -> list[Snapshot]:
@@ -208,6 +224,26 @@ def find_snapshot(warehouse: Warehouse, view: str, version: int, snapshot: str) 
     """Return a snapshot by its name, or None where it is gone."""
     found = _snapshots(warehouse, {"view": view, "view_version": version, "snapshot": snapshot})
     return found[0] if found else None
+
+
+def snapshots_of(warehouse: Warehouse, view: str, version: int, as_of: datetime) -> list[str]:
+    """Return the names of a view version's snapshots as of an instant: those that begin in its millisecond, in order.
+
+    Another snapshot of one instant gets the next microsecond, so names of one instant stand beside each other.
+    """
+    first, end = snapshot_name(as_of), snapshot_name(as_of + SAME_INSTANT)
+    found = _snapshots(warehouse, {"view": view, "view_version": version})
+    return [each.snapshot for each in found if first <= each.snapshot < end]
+
+
+def instant_of(snapshot: str) -> datetime:
+    """Return the instant that names a snapshot.
+
+    >>> instant_of("20261122T083000.000000Z")
+    datetime.datetime(2026, 11, 22, 8, 30, tzinfo=datetime.timezone.utc)
+    """
+    _check_name(snapshot)
+    return datetime.strptime(snapshot, _FORMAT).replace(tzinfo=UTC)
 
 
 def read_snapshot_rows(warehouse: Warehouse, snapshot: Snapshot, columns: Sequence[str]) -> pa.Table:

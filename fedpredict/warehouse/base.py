@@ -160,6 +160,14 @@ class Warehouse(TableWriter, Protocol):
             WarehouseUnavailableError: The engine cannot be reached.
         """
 
+    def describe(self, table: str) -> TableSchema | None:
+        """Return a table's columns and what it is partitioned by, or None where there is no such table.
+
+        Raises:
+            WarehouseWriteError: It has a column of a type or name that no table of ours has.
+            WarehouseUnavailableError: The engine cannot be reached.
+        """
+
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         """Return columns (partition columns too) of the rows of all partitions that match `where`, in any order.
 

@@ -201,6 +201,12 @@ class HiveWarehouse(Warehouse):
                     session.execute(f"DROP TABLE IF EXISTS `{name}`")
 
     @override
+    def describe(self, table: str) -> TableSchema | None:
+        """Return what DESCRIBE says."""
+        with self._session() as session:
+            return _describe(session, table)
+
+    @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         """Return columns of the rows of all partitions that match `where`."""
         check_identifier(table)

@@ -110,6 +110,11 @@ class LocalWarehouse(Warehouse):
         return n_rows
 
     @override
+    def describe(self, table: str) -> TableSchema | None:
+        """Return what the table's schema file says."""
+        return TableFolder(self._root, table).schema()
+
+    @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         """Return columns of the rows of all partitions that match `where`."""
         folder = TableFolder(self._root, table)

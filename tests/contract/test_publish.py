@@ -110,6 +110,10 @@ class Interruptible(Warehouse):
         return self._inner.replace_from(table, partition, statement, params)
 
     @override
+    def describe(self, table: str) -> TableSchema | None:
+        return self._inner.describe(table)
+
+    @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
         return self._inner.read(table, columns, where)
 

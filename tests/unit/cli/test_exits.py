@@ -16,6 +16,8 @@ EXPECTED = {
     "WarehouseError": 7,
     "StoreError": 7,
     "StateError": 7,
+    "LeaseHeldError": 10,
+    "LeaseLostError": 10,
     "SecurityError": 8,
     "ModelNotFoundError": 5,
     "ModelNotReadyError": 5,

@@ -35,6 +35,7 @@ from fedpredict.observe.process import ProcessMetrics
 from fedpredict.observe.scoring import (
     NO_PARTICIPANT_METRICS,
     ParticipantMetrics,
+    ScheduleMetrics,
     StoreMetrics,
     StoreReading,
 )
@@ -286,6 +287,7 @@ def everything() -> Iterable[Source]:
         ServingMetrics(set()),
         ParticipantMetrics(set(), lambda _: False),
         StoreMetrics(list),
+        ScheduleMetrics(),
         ProcessMetrics("initiator", "bank", 0),
     )
 

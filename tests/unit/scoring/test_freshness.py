@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedpredict.features.memory import MemoryStore
+from fedpredict.features.refresh import refresh_view
+from fedpredict.features.registration import register_view
 from fedpredict.model.inputs import Inputs
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
 from fedpredict.model.scorer import ModelRef
-from fedpredict.model.share import SampleStatus
+from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.state import LoadedModel
+from fedpredict.scoring.tasks import score_day
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.script_view import ScriptView
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_transactions import AS_OF, Event, example
+from tests.raw_transactions import store as store_raw
 from tests.unit.scoring.test_local_party import DIGEST, filled_store, loaded_model, query_for, state_of
 
 HOUR = 3_600_000_000
@@ -126,9 +142,52 @@ async def test_features_that_come_with_the_request_have_no_age() -> None:
         ('[freshness]\nPeople = "2h"', "view name"),
         ('[freshness.people]\nstale = "maybe"', "refuse"),
         ('[freshness.people]\nmaxage = "2h"', "maxage"),
+        ('[freshness.people]\nmax_age_offline = "1 day"', "90m"),
         ('[freshness.people.models."a b"]\nmax_age = "2h"', "model id"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         rules(text)
+
+
+async def test_a_registered_view_says_how_old_its_features_may_be_and_settings_say_otherwise(tmp_path: Path) -> None:
+    _, definition, script = example("transactions")
+    definition = definition.replace('offline = "2d"', 'offline = "3d"')
+    warehouse, store = LocalWarehouse(tmp_path / "warehouse"), MemoryStore()
+    store_raw(warehouse, [Event("e", AS_OF - timedelta(hours=1), "a", "m0", "1.00", "web")], [])
+    registered, _ = register_view(warehouse, ScriptView.model_validate(tomllib.loads(definition)), definition, script)
+    refresh_view(warehouse, registered, AS_OF)
+    part = LinearPart(("n_30d",), np.array([[1.0]]), None, np.array([0.0]))
+    model = PartialModel("credit", "run-1", "lab", Kind.LINEAR, (), False, part)
+    version = publish_model(warehouse, model, registered.view.feature_view(1), "a" * 64, lambda _: {})[0]
+    score_day(warehouse, version, AS_OF.date())
+    loader = ModelLoader(warehouse, "lab", store)
+    loader.refresh()
+
+    async def answers(text: str, mode: Mode) -> list[bool]:
+        """Whether the sample is scored just within, and beyond, two hours, three days, and four."""
+        found = []
+        for age in (timedelta(hours=2), timedelta(hours=2, microseconds=1), timedelta(days=3), timedelta(days=4)):
+            at = round((AS_OF + age).timestamp() * 1_000_000)
+            party = LocalParty("lab", lambda: loader.state, store, freshness=rules(text), now=partial(int, at))
+            query = replace(query_for(b"a"), mode=mode, params_sha256=version.params_sha256)
+            reply = await party.score(query, deadline_s=1)
+            assert reply.share.status.tolist() in ([OK], [STALE])
+            assert np.isnan(reply.share.values).tolist() == [[reply.share.status.tolist() == [STALE]]]
+            found.append(reply.share.status.tolist() == [OK])
+        return found
+
+    ages = {Mode.REALTIME: HOUR // 12, Mode.NEARLINE: 2 * HOUR, Mode.OFFLINE: 72 * HOUR}
+    assert loader.state.current["credit"].max_age == ages
+    assert await answers("", Mode.NEARLINE) == [True, False, False, False]
+    assert await answers("", Mode.OFFLINE) == [True, True, True, False]
+    # settings say otherwise, each for its own mode
+    assert await answers('[freshness]\ntransactions = "3d"', Mode.NEARLINE) == [True, True, True, False]
+    assert await answers('[freshness]\ntransactions = "1h"', Mode.OFFLINE) == [True, True, True, False]
+    offline = '[freshness.transactions]\nmax_age_offline = "1h"'
+    assert await answers(offline, Mode.OFFLINE) == [False] * 4
+    assert await answers(offline, Mode.NEARLINE) == [True, False, False, False]
+    lenient = '[freshness.transactions.models.credit]\nstale = "serve"'
+    assert await answers(lenient, Mode.OFFLINE) == [True] * 4
+    assert await answers(lenient, Mode.NEARLINE) == [True] * 4

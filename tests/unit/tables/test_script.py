@@ -178,7 +178,7 @@ def test_a_script_of_another_shape_is_refused_with_the_fix(script: str, told: st
         ({"features": {"a b": {"type": "number"}, "a-b": {"type": "number"}}}, "both become the column"),
         ({"features": {"y": {"type": "number", "min": 2, "max": 1}}}, "min = 2 is above max = 1"),
         ({"features": {"y": {"type": "text", "min": 2}}}, "do not belong"),
-        ({"max_age": {"nearline": "2 hours"}}, "an age is a whole number"),
+        ({"max_age": {"nearline": "2 hours"}}, "write a whole number above 0"),
         ({"targets": ["oracle"]}, "duckdb"),
         ({"sources": {"e": {**SMALL["sources"]["e"], "event_time": "s"}}}, "event_time must be one of its columns"),  # type: ignore[index]
         ({"sources": {"k": {**SMALL["sources"]["k"], "key": []}}}, "needs key"),  # type: ignore[index]

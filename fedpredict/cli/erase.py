@@ -1,0 +1,99 @@
+"""`fedpredict erase`: one person's rows, out of a party's tables and stores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.exits import ExitCode
+from fedpredict.cli.leases import opened_leases
+from fedpredict.cli.options import PartyConfig, Wait
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.errors import InputError
+from fedpredict.scoring.erase import Erased, check_sample_id, erase, in_store
+from fedpredict.scoring.leased import Alone
+
+if TYPE_CHECKING:
+    from fedpredict.cli.wiring import PartyWarehouse
+    from fedpredict.features.base import OnlineStore
+
+_COLUMNS = ("table", "place", "found", "removed", "note")
+
+
+def erase_person(
+    sample_id: Annotated[str, typer.Argument(help="The sample id, or - for the first line of standard input.")],
+    *,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Remove rows of the raw tables that registered views read, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what is there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Wait = 0.0,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove a person's rows from features, stored shares and online stores, and say what was where."""
+    output = Output(as_json=as_json)
+    who = check_sample_id(sys.stdin.readline().rstrip("\n") if sample_id == "-" else sample_id)
+    if not (yes or dry_run):
+        _confirm(raw=raw)
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
+        alone = Alone(leases, wait, output.note)
+        if dry_run:
+            found = erase(alone, party.warehouse, who, keep=True)
+        else:
+            with _store_follows(config, party, who) as store:
+                found = erase(alone, party.warehouse, who, raw=raw)
+            found += store
+    rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
+    output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
+    if not dry_run and any(each.found > each.removed for each in found):
+        output.note("Not all of it could be removed: see the notes.")
+        raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _confirm(*, raw: bool) -> None:
+    if not sys.stdin.isatty():
+        raise InputError("this removes rows for good: say --yes, or look first with --dry-run")
+    what = "features, stored shares, stores and raw tables" if raw else "features, stored shares and stores"
+    typer.confirm(f"Remove this person from all {what}, for good?", abort=True)
+
+
+@contextmanager
+def _store_follows(config: Path | None, party: PartyWarehouse, sample_id: str) -> Iterator[list[Erased]]:
+    """Look into the party's online store before the block, bring it up to date after it, and look again.
+
+    Yields what the list will hold in the end. A store in the daemons' own memory is theirs to bring up to date.
+    """
+    told: list[Erased] = []
+    store = _shared_store(config)
+    if store is None:
+        yield told
+        return
+    from fedpredict.scoring.loader import ModelLoader  # noqa: PLC0415  a dry run needs none
+
+    loader = ModelLoader(party.warehouse, party.party, store)
+    loader.refresh()
+    before = in_store(store, sample_id)
+    yield told
+    state = loader.refresh()
+    after = in_store(store, sample_id)
+    problem = state.warehouse_problem or "; ".join(state.problems.values())
+    for view, version in sorted(before | after):
+        is_left = (view, version) in after
+        note = f"not brought up to date; repeat ({problem})" if is_left else ""
+        told.append(Erased("online store", f"view={view}, version={version}", 1, 0 if is_left else 1, note))
+
+
+def _shared_store(config: Path | None) -> OnlineStore | None:
+    loaded = wiring.load_party(config)
+    settings = loaded.settings.store
+    if settings.kind == "memory" or (settings.kind == "mapped" and not (loaded.base / settings.path).is_dir()):
+        return None
+    return wiring.open_loaded_store(loaded)

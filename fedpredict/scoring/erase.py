@@ -1,0 +1,253 @@
+"""Erasing a person: every row of a sample id in a party's tables, with what was found where."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from fedpredict.errors import InputError, NameRefusedError, WarehouseWriteError
+from fedpredict.features.base import OnlineStore
+from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.scoring.leased import Alone, refresh_name, score_name
+from fedpredict.scoring.tasks import counted, engine_name, rows_of
+from fedpredict.tables import shares
+from fedpredict.tables.erasure import (
+    copy_without,
+    partitions_with,
+    put_back,
+    raw_columns,
+    snapshot_without,
+    work_table,
+)
+from fedpredict.tables.script_store import list_scripts
+from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
+from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
+from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
+
+logger = logging.getLogger(__name__)
+
+ERASE = "erase"
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was found of a person in one place.
+
+    Attributes:
+        table: The table.
+        place: The partition, as `name=value`, or the snapshot of a view.
+        found: Rows.
+        removed: Of these, those that are gone now.
+        note: Why the others are not; empty where none is left.
+    """
+
+    table: str
+    place: str
+    found: int
+    removed: int
+    note: str = ""
+
+
+def check_sample_id(sample_id: str) -> str:
+    """Return a sample id, or raise `InputError`."""
+    if not valid_sample_ids(SampleIds.of([sample_id.encode()]))[0]:
+        raise InputError("that is no sample id: 1 to 256 bytes without control characters")
+    return sample_id
+
+
+def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = False, keep: bool = False) -> list[Erased]:
+    """Remove a person's rows from a party's snapshots and stored shares, and say where they were.
+
+    A call that is killed is finished by another. Online stores take up the change at their next look at the warehouse,
+    because what was changed has a new name.
+
+    Args:
+        alone: How this process comes to be the only one at it.
+        warehouse: The party's.
+        sample_id: Whose.
+        raw: Whether rows of the raw tables that registered views read are removed too; else they are only told.
+        keep: Change nothing, and say what is there.
+
+    Raises:
+        InputError: That is no sample id.
+        LeaseHeldError: Something is refreshed or scored at this moment, or somebody erased.
+        WarehouseError: As the warehouse says; what was done stays done.
+    """
+    check_sample_id(sample_id)
+    with alone.hold(ERASE):
+        found = _from_raw_tables(warehouse, sample_id, remove=raw and not keep)
+        moved: dict[tuple[str, int, str], str] = {}
+        found += _from_snapshots(alone, warehouse, sample_id, moved, keep=keep)
+        found += _from_shares(alone, warehouse, sample_id, moved, keep=keep)
+    extra = {"found": sum(each.found for each in found), "removed": sum(each.removed for each in found)}
+    logger.info("erase.done", extra=extra)
+    return found
+
+
+def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> list[Erased]:
+    places = sorted({each for registered in list_scripts(warehouse) for each in raw_columns(registered)})
+    found: list[Erased] = []
+    for database, table, column in places:
+        name = f"{database}.{table}" if database else table
+        try:
+            schema = None if database else warehouse.describe(table)
+        except WarehouseWriteError as error:
+            schema, why = None, f"remove them there: {error}"
+        else:
+            why = "remove them there: fedpredict writes to its own database alone"
+        if schema is None:
+            rows = partitions_with(warehouse, TableSchema(table, (), ()), sample_id, column, database)
+            found += [Erased(name, "", n_rows, 0, why) for _, n_rows in rows]
+        else:
+            found += [
+                _from_partition(warehouse, schema, partition, n_rows, (sample_id, column), remove=remove)
+                for partition, n_rows in partitions_with(warehouse, schema, sample_id, column)
+            ]
+    return found
+
+
+def _from_partition(
+    warehouse: Warehouse, schema: TableSchema, partition: Partition, n_rows: int, who: tuple[str, str], *, remove: bool
+) -> Erased:
+    """Remove a person's rows from a partition of a raw table, where that is wanted and can be."""
+    note = "--raw removes them; until then a refresh brings them back"
+    if remove:
+        try:
+            check_partition_values(partition)
+            copy_without(warehouse, schema, partition, *who)
+            put_back(warehouse, schema, partition)
+            return Erased(schema.name, _place(partition), n_rows, n_rows)
+        except NameRefusedError as error:
+            note = f"remove them there: {error}"
+    return Erased(schema.name, _place(partition), n_rows, 0, note)
+
+
+def _from_snapshots(
+    alone: Alone, warehouse: Warehouse, sample_id: str, moved: dict[tuple[str, int, str], str], *, keep: bool
+) -> list[Erased]:
+    """Take a person out of every snapshot; `moved` gets the names of those that are in their places."""
+    published = {(each.view.name, each.view.version, each.snapshot): each for each in list_snapshots(warehouse)}
+    newest = {(view, version): snapshot for view, version, snapshot in sorted(published)}
+    found: list[Erased] = []
+    for view in sorted({view for view, _ in newest}):
+        schema = next(each.view.schema for key, each in published.items() if key[0] == view)
+        for partition, n_rows in partitions_with(warehouse, schema, sample_id):
+            version, name = int(partition["view_version"]), str(partition["snapshot"])
+            snapshot = published.get((view, version, name))
+            removed, note = 0, "" if keep else "being written, or left by a run that was killed: repeat when it is over"
+            if not keep and snapshot is not None:
+                with alone.hold(refresh_name(view, version)):
+                    moved[view, version, name] = snapshot_without(warehouse, snapshot, sample_id).snapshot
+                removed, note = n_rows, ""
+            elif not keep and name < newest.get((view, version), ""):  # no writer makes an older one
+                warehouse.replace(schema.name, partition, schema.arrow_schema.empty_table())
+                removed, note = n_rows, ""
+            found.append(Erased(schema.name, _place(partition), n_rows, removed, note))
+    return found
+
+
+def _from_shares(
+    alone: Alone, warehouse: Warehouse, sample_id: str, moved: dict[tuple[str, int, str], str], *, keep: bool
+) -> list[Erased]:
+    """Take a person out of stored shares, and bind tasks to the snapshots that `moved` names."""
+    if warehouse.describe(SHARES.name) is None:
+        return []
+    where = partitions_with(warehouse, SHARES, sample_id)
+    if keep:
+        return [Erased(SHARES.name, _place(partition), n_rows, 0) for partition, n_rows in where]
+    by_task: dict[tuple[str, ...], dict[int, tuple[Partition, int]]] = {}
+    for partition, n_rows in where:
+        keys = tuple(str(partition[column.name]) for column in shares.TASK_KEYS)
+        by_task.setdefault(keys, {})[int(partition["bucket"])] = (partition, n_rows)
+    found: list[Erased] = []
+    tasks = {tuple(str(each) for each in task.partition.values()): task for task in shares.list_tasks(warehouse)}
+    for keys, task in tasks.items():
+        with alone.hold(score_name(task.model_id, task.params_sha256, task.day)):
+            now_named = moved.get((task.view, task.view_version, task.snapshot))
+            where_it_is = {bucket: partition for bucket, (partition, _) in by_task.get(keys, {}).items()}
+            update_task(warehouse, task, where_it_is, sample_id, now_named)
+    for keys, partitions in by_task.items():
+        for partition, n_rows in partitions.values():
+            if keys not in tasks:  # what a removal that was killed left: nobody reads it
+                warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
+            found.append(Erased(SHARES.name, _place(partition), n_rows, n_rows))
+    return found
+
+
+def update_task(
+    warehouse: Warehouse,
+    task: ShareTask,
+    where: dict[int, Partition],
+    sample_id: str,
+    now_named: str | None,
+) -> None:
+    """Take a person out of a task's buckets; then bind it to the snapshot, and to the counts, that are there now.
+
+    Args:
+        warehouse: The party's.
+        task: Which; nobody scores it meanwhile.
+        where: Bucket -> its partition, of those that have the person.
+        sample_id: Whose.
+        now_named: The snapshot that stands in the place of the task's; None: it is looked for.
+
+    Raises:
+        WarehouseError: As the warehouse says; a call that is killed is finished by another.
+    """
+    snapshot = now_named or task.snapshot
+    if find_snapshot(warehouse, task.view, task.view_version, snapshot) is None:  # moved by a call that was killed
+        names = snapshots_of(warehouse, task.view, task.view_version, instant_of(snapshot))
+        snapshot = names[-1] if names else snapshot
+    there = find_snapshot(warehouse, task.view, task.view_version, snapshot)
+    after = replace(task, snapshot=snapshot, n_rows=task.n_rows if there is None else there.n_rows)
+    records = shares.finished_buckets(warehouse, task)
+    for bucket, partition in where.items():
+        n_ids = copy_without(warehouse, SHARES, partition, sample_id)
+        if bucket in records:
+            # before the rows: a call that is killed in between finds the person again
+            records[bucket] = _recounted(warehouse, after, records[bucket], n_ids)
+            shares.write_bucket(warehouse, after, records[bucket])
+        put_back(warehouse, SHARES, partition)
+    if task.finished_at is not None:
+        after = replace(after, n_ids=sum(each.n_ids for each in records.values()))
+    if after != task:
+        shares.write_task(warehouse, replace(after, erased=task.erased + 1))
+
+
+def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_ids: int) -> BucketRecord:
+    """Return a bucket's record for the rows that stand in the table of work."""
+    partition: Partition = {**task.partition, "bucket": record.bucket}
+    statuses, histograms, checksum, _ = counted(warehouse, partition, task.bins, n_ids, work_table(SHARES).name)
+    snapshot = find_snapshot(warehouse, task.view, task.view_version, task.snapshot)
+    n_rows = record.n_rows - record.n_ids + n_ids
+    if snapshot is not None:
+        n_rows = rows_of(warehouse, snapshot, record.bucket, task.n_buckets, n_ids)
+    return replace(
+        record,
+        n_rows=n_rows,
+        n_ids=n_ids,
+        statuses=statuses,
+        histograms=histograms,
+        checksum=checksum,
+        engine=engine_name(warehouse),
+        finished_at=datetime.now(UTC),
+    )
+
+
+def _place(partition: Partition) -> str:
+    return ", ".join(f"{name}={value}" for name, value in partition.items())
+
+
+def in_store(store: OnlineStore, sample_id: str) -> set[tuple[str, int]]:
+    """Return the view versions of which an online store serves a row of a sample id.
+
+    Raises:
+        ModelNotReadyError: A view version is not served as a whole.
+    """
+    ids = [sample_id.encode()]
+    return {
+        (view, version)
+        for view, version in sorted(store.held)
+        if store.snapshot_of(view, version) is not None and store.lookup(view, version, (), ids).found.any()
+    }

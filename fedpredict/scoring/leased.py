@@ -1,0 +1,195 @@
+"""Refreshing a view and scoring a day under a lease: one process at a time, whoever asked for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from fedpredict.errors import FedPredictError
+from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
+from fedpredict.features.retention import prune_snapshots
+from fedpredict.scoring.due import models_to_score, versions_to_refresh
+from fedpredict.scoring.settings import TaskSettings
+from fedpredict.scoring.task_report import report_of
+from fedpredict.scoring.tasks import BUCKET_ROWS, previous_state, prune, score_day
+from fedpredict.state.leases import HeldLease, Leases, hold
+from fedpredict.tables.models import ModelVersion
+from fedpredict.tables.script_store import RegisteredView, list_scripts
+from fedpredict.tables.shares import TaskState
+from fedpredict.tables.views import Snapshot, list_snapshots
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """How a process comes to do a piece of work alone.
+
+    Attributes:
+        leases: The party's.
+        wait_s: How long to wait for another process that is at it.
+        waiting: Told once who that is.
+    """
+
+    leases: Leases
+    wait_s: float = 0.0
+    waiting: Callable[[str], None] = lambda _why: None
+
+    def hold(self, name: str) -> AbstractContextManager[HeldLease]:
+        """Hold a lease; as `state.leases.hold` says."""
+        return hold(self.leases, name, wait_s=self.wait_s, waiting=self.waiting)
+
+
+def refresh_name(view: str, version: int) -> str:
+    """Return the name of the lease on the snapshots of a view version.
+
+    >>> refresh_name("transactions", 3)
+    'refresh:transactions:3'
+    """
+    return f"refresh:{view}:{version}"
+
+
+def score_name(model_id: str, params_sha256: str, day: date) -> str:
+    """Return the name of the lease on a model's shares of a day.
+
+    >>> score_name("credit", "0" * 64, date(2026, 11, 26))
+    'score:credit:000000000000:2026-11-26'
+    """
+    return f"score:{model_id}:{params_sha256[:12]}:{day.isoformat()}"
+
+
+def refresh_alone(
+    alone: Alone,
+    warehouse: Warehouse,
+    registered: RegisteredView,
+    as_of: datetime,
+    *,
+    max_shrink: float = MAX_SHRINK,
+    force: bool = False,
+    keep_days: int | None = None,
+) -> RefreshReport:
+    """Refresh a view as `refresh_view` says, while no other process does; then remove what is older than `keep_days`.
+
+    Raises:
+        LeaseHeldError: Another one does.
+        LeaseLostError: Another one took it over; nothing was published.
+        ViewRefusedError, WarehouseError: As `refresh_view` says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    with alone.hold(refresh_name(registered.view.name, registered.version)) as lease:
+        report = refresh_view(
+            warehouse,
+            registered,
+            as_of,
+            max_shrink=max_shrink,
+            force=force,
+            turn=lease.turn,
+            still_ours=lease.check,
+        )
+        _prune(warehouse, registered.view.name, registered.version, keep_days)
+    return report
+
+
+def score_alone(
+    alone: Alone,
+    warehouse: Warehouse,
+    version: ModelVersion,
+    day: date,
+    *,
+    rows_per_bucket: int = BUCKET_ROWS,
+    n_buckets: int | None = None,
+    again: bool = False,
+    advance: Callable[[int, int], None] = lambda _done, _of: None,
+) -> TaskState:
+    """Score a day as `score_day` says, while no other process does; what was done meanwhile is not done again.
+
+    Raises:
+        LeaseHeldError: Another one does.
+        LeaseLostError: Another one took it over; the buckets that are done stay.
+        InputError, ModelNotReadyError, WarehouseError: As `score_day` says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    with alone.hold(score_name(version.model_id, version.params_sha256, day)) as lease:
+        return score_day(
+            warehouse,
+            version,
+            day,
+            rows_per_bucket=rows_per_bucket,
+            n_buckets=n_buckets,
+            again=again,
+            advance=advance,
+            still_ours=lease.check,
+        )
+
+
+def prune_alone(alone: Alone, warehouse: Warehouse, keep_days: int) -> list[Snapshot]:
+    """Remove snapshots older than so many days, of every view version while nobody refreshes it, and return them.
+
+    Raises:
+        LeaseHeldError: Somebody does.
+        WarehouseError: As the warehouse says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    removed: list[Snapshot] = []
+    for view, version in sorted({(each.view.name, each.view.version) for each in list_snapshots(warehouse)}):
+        with alone.hold(refresh_name(view, version)):
+            removed += _prune(warehouse, view, version, keep_days)
+    return removed
+
+
+def _prune(warehouse: Warehouse, view: str, version: int, keep_days: int | None) -> list[Snapshot]:
+    if keep_days is None:
+        return []
+    removed = prune_snapshots(warehouse, view, version, keep_days, datetime.now(UTC))
+    for each in removed:
+        extra = {"view": view, "view_version": version, "snapshot": each.snapshot}
+        logger.info("features.removed", extra=extra)
+    return removed
+
+
+def refresh_due(alone: Alone, warehouse: Warehouse, view: str, due: datetime, keep_days: int | None = None) -> None:
+    """Refresh the versions of a view that have no snapshot as of a due instant, or later; others are left alone.
+
+    Raises:
+        FedPredictError: As `refresh_alone` says, of the first version that failed, when all were tried.
+    """
+    failures: list[FedPredictError] = []
+    scripts = {each.version: each for each in list_scripts(warehouse, view)}
+    for version in versions_to_refresh(warehouse, view, due):
+        try:
+            with alone.hold(refresh_name(view, version)) as lease:
+                if version in versions_to_refresh(warehouse, view, due):  # nobody was faster
+                    refresh_view(warehouse, scripts[version], due, turn=lease.turn, still_ours=lease.check)
+                    _prune(warehouse, view, version, keep_days)
+        except FedPredictError as error:
+            logger.warning("schedule.version_failed", extra={"view": view, "version": version, "reason": str(error)})
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def score_due(alone: Alone, warehouse: Warehouse, day: date, settings: TaskSettings) -> None:
+    """Score the models whose shares of a day are not whole, then remove days beyond `keep_days`.
+
+    Raises:
+        FedPredictError: As `score_alone` says, of the first model that failed, when all were tried.
+    """
+    failures: list[FedPredictError] = []
+    for version in models_to_score(warehouse, day):
+        try:
+            state = score_alone(alone, warehouse, version, day, rows_per_bucket=settings.bucket_rows)
+        except FedPredictError as error:
+            logger.warning("schedule.model_failed", extra={"model": version.model_id, "reason": str(error)})
+            failures.append(error)
+            continue
+        before = previous_state(warehouse, state.task)
+        for warning in report_of(state, before, limit=settings.stability_limit)["warnings"]:
+            logger.warning("task.moved", extra={"model": version.model_id, "warning": warning})
+    if settings.keep_days is not None:
+        prune(warehouse, settings.keep_days, datetime.now(UTC).date())
+    if failures:
+        raise failures[0]

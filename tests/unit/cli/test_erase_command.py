@@ -1,0 +1,108 @@
+"""`fedpredict erase`: asked for twice, told what was where, and the store of this machine brought up to date."""
+
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedpredict.cli.main import run
+from fedpredict.features.mapped import MappedStore
+from fedpredict.features.registration import register_view
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.scoring.erase import in_store
+from fedpredict.scoring.loader import ModelLoader
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import list_snapshots
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_transactions import example, random_events, random_merchants
+from tests.raw_transactions import store as store_raw
+
+OPTIONS = ("--config", "participant.toml")
+
+
+@pytest.fixture
+def party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A party with a file of two people."""
+    monkeypatch.chdir(tmp_path)
+    Path("participant.toml").write_text('party = "lab"\ninsecure = true\n[warehouse]\npath = "warehouse"\n')
+    Path("people.csv").write_text("id,age\nu1,30\nu2,40\n")
+    assert run(["features", "load", "people.csv", "--view", "people", "--key", "id", *OPTIONS]) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert run(["erase", *words, *OPTIONS]) == code
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else " ".join(captured.err.split())
+
+
+def test_it_is_not_done_without_a_yes(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "say --yes, or look first with --dry-run" in said(capsys, "u1", code=4)
+    assert "no sample id" in said(capsys, "", "--yes", code=4)
+
+    looked = json.loads(said(capsys, "u1", "--dry-run", "--json"))
+
+    assert [(row["table"], row["found"], row["removed"]) for row in looked] == [("fp_features_people", 1, 0)]
+
+
+def test_an_id_may_come_by_standard_input_where_no_other_process_sees_it(
+    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", StringIO("u1\n"))
+    removed = json.loads(said(capsys, "-", "--yes", "--json"))
+
+    assert [(row["table"], row["found"], row["removed"]) for row in removed] == [("fp_features_people", 1, 1)]
+    assert "Nothing was found of that id." in said(capsys, "u1", "--yes")
+
+
+def test_the_store_of_this_machine_follows(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(party)
+    store, warehouse = MappedStore(party / "store" / "lab"), LocalWarehouse(party / "warehouse")
+    loader = ModelLoader(warehouse, "lab", store)
+    loader.refresh()
+    served = in_store(store, "u1")
+
+    removed = json.loads(said(capsys, "u1", "--yes", "--json"))
+    loader.refresh()
+
+    assert served == {("people", 1)}
+    assert [(row["table"], row["place"], row["removed"]) for row in removed][1:] == [
+        ("online store", "view=people, version=1", 1)
+    ]
+    assert in_store(store, "u1") == set()
+    assert in_store(store, "u2") == served
+    warehouse.close()
+
+
+def test_what_is_left_is_told_and_ends_with_nine(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warehouse = LocalWarehouse(party / "warehouse")
+    store_raw(warehouse, random_events(5, 20, 300), random_merchants(40))
+    register_view(warehouse, *example("transactions"))
+    warehouse.close()
+
+    left = said(capsys, "a1", "--yes", code=9)
+    everything = json.loads(said(capsys, "a1", "--yes", "--raw", "--json"))
+
+    assert "Not all of it could be removed" in left
+    assert [(row["table"], row["found"] == row["removed"], row["note"]) for row in everything] == [
+        ("raw_transactions", True, "")
+    ]
+    assert "Nothing was found" in said(capsys, "a1", "--yes")
+
+
+def publish(party: Path) -> None:
+    """A model over the file's view."""
+    warehouse = LocalWarehouse(party / "warehouse")
+    part = LinearPart(("age",), np.array([[1.0]]), np.array([0.0]), np.array([0.0]))
+    model = PartialModel("m", "r", "lab", Kind.LINEAR, (), True, part)
+    publish_model(warehouse, model, list_snapshots(warehouse)[0].view, "a" * 64, lambda _: {})
+    warehouse.close()

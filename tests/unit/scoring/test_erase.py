@@ -1,0 +1,284 @@
+"""One person is taken out of everything that a party keeps, and the rest stays as it was, counts and checksums too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fedpredict.errors import InputError, LeaseHeldError, WarehouseWriteError
+from fedpredict.features.mapped import MappedStore
+from fedpredict.features.refresh import refresh_view
+from fedpredict.features.registration import register_view
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.scoring import erase as erasing
+from fedpredict.scoring.erase import ERASE, Erased, erase, in_store
+from fedpredict.scoring.leased import Alone
+from fedpredict.scoring.loader import ModelLoader
+from fedpredict.scoring.tasks import damaged_buckets, score_day
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.tables import erasure
+from fedpredict.tables.models import current_versions, publish_model
+from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of
+from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_transactions import AS_OF, Event, Merchant, example, store
+
+VIEW, DEFINITION, SCRIPT = example("transactions")
+WHO = "a3"
+OTHERS = sorted(f"a{at}" for at in range(10) if at != 3)
+DAY = AS_OF.date()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a warehouse with two snapshots of ten accounts, a model, and its shares of a day in two buckets."""
+    folder = tmp_path_factory.mktemp("prepared") / "warehouse"
+    warehouse = LocalWarehouse(folder)
+    events = [
+        Event(f"e{at}-{n}", AS_OF - timedelta(hours=1 + n), f"a{at}", "m0", "1.00", "web")
+        for at in range(10)
+        for n in range(2)
+    ]
+    events.append(Event("nobody", AS_OF - timedelta(hours=1), None, "m0", "0.00", "web"))  # WHERE leaves it out
+    store(warehouse, events, [Merchant("m0", "food", "2020-02-29")])
+    registered = register_view(warehouse, VIEW, DEFINITION, SCRIPT)[0]
+    for hours in (1, 0):
+        refresh_view(warehouse, registered, AS_OF - timedelta(hours=hours))
+    part = LinearPart(("n_30d",), np.array([[1.0]]), None, np.array([0.0]))
+    model = PartialModel("credit", "run-1", "lab", Kind.LINEAR, (), False, part)
+    version = publish_model(warehouse, model, registered.view.feature_view(1), "a" * 64, lambda _: {})[0]
+    score_day(warehouse, version, DAY, n_buckets=2)
+    warehouse.close()
+    return folder
+
+
+@pytest.fixture
+def warehouse(prepared: Path, tmp_path: Path) -> Iterator[LocalWarehouse]:
+    """A copy of it."""
+    warehouse = LocalWarehouse(shutil.copytree(prepared, tmp_path / "warehouse"))
+    yield warehouse
+    warehouse.close()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Alone:
+    return Alone(FolderLeases(tmp_path / "leases"))
+
+
+def ids_of(warehouse: LocalWarehouse) -> dict[str, list[str]]:
+    """Return the sample ids of every snapshot, by name."""
+    return {
+        each.snapshot: sorted(read_snapshot_rows(warehouse, each, ["sample_id"]).column(0).to_pylist())
+        for each in list_snapshots(warehouse)
+    }
+
+
+def raw_accounts(warehouse: LocalWarehouse) -> list[str | None]:
+    return list(warehouse.read("raw_transactions", ["account"], {}).column(0).to_pylist())
+
+
+def shares_of(warehouse: LocalWarehouse) -> dict[str, object]:
+    rows = warehouse.read(SHARES.name, ["sample_id", "scores"], {}).to_pylist()
+    return {row["sample_id"]: row["scores"] for row in rows}
+
+
+def found_in(told: list[Erased]) -> dict[str, tuple[int, int]]:
+    tables = sorted({each.table for each in told})
+    return {
+        table: (
+            sum(each.found for each in told if each.table == table),
+            sum(each.removed for each in told if each.table == table),
+        )
+        for table in tables
+    }
+
+
+def test_a_person_is_taken_out_and_nobody_else_is(warehouse: LocalWarehouse, alone: Alone) -> None:
+    before, names = shares_of(warehouse), sorted(ids_of(warehouse))
+
+    told = erase(alone, warehouse, WHO)
+
+    assert found_in(told) == {
+        "fp_features_transactions": (2, 2),
+        "fp_partial_scores": (1, 1),
+        "raw_transactions": (2, 0),
+    }
+    assert [each.note for each in told if each.table == "raw_transactions"] == [
+        "--raw removes them; until then a refresh brings them back"
+    ]
+    # each under the next name: what has a name never changes, and daemons look for new ones
+    assert ids_of(warehouse) == {name.replace("000000Z", "000001Z"): OTHERS for name in names}
+    assert shares_of(warehouse) == {who: scores for who, scores in before.items() if who != WHO}
+    assert raw_accounts(warehouse).count(WHO) == 2
+    assert found_in(erase(alone, warehouse, WHO)) == {"raw_transactions": (2, 0)}
+
+
+def test_records_and_checksums_are_those_of_what_is_left(warehouse: LocalWarehouse, alone: Alone) -> None:
+    erase(alone, warehouse, WHO)
+
+    (task,) = list_tasks(warehouse)
+    state = TaskState(task, finished_buckets(warehouse, task))
+    assert damaged_buckets(warehouse, state) == []
+    assert (task.n_ids, task.n_rows, task.erased) == (9, 9, 1)
+    assert task.snapshot == sorted(ids_of(warehouse))[-1]
+    assert [sum(getattr(each, name) for each in state.buckets.values()) for name in ("n_ids", "n_rows")] == [9, 9]
+    assert sum(totals_of(list(state.buckets.values())).values()) == 9
+    assert sorted(read_shares(warehouse, task).column("sample_id").to_pylist()) == OTHERS
+    # and the day can be begun anew: what is served then has a later name
+    again = score_day(warehouse, current_versions(warehouse)["credit"], DAY, again=True).task
+    assert (again.generation, again.erased, again.n_ids) == (1, 1, 9)
+
+
+def test_with_raw_a_refresh_does_not_bring_them_back(warehouse: LocalWarehouse, alone: Alone) -> None:
+    accounts = raw_accounts(warehouse)
+
+    told = erase(alone, warehouse, WHO, raw=True)
+
+    assert found_in(told)["raw_transactions"] == (2, 2)
+    assert sorted(map(str, raw_accounts(warehouse))) == sorted(str(each) for each in accounts if each != WHO)
+    assert None in raw_accounts(warehouse)
+    assert erase(alone, warehouse, WHO) == []
+    refresh_view(warehouse, registered_view(warehouse), AS_OF + timedelta(hours=1))
+    assert ids_of(warehouse)[max(ids_of(warehouse))] == OTHERS
+
+
+def registered_view(warehouse: LocalWarehouse) -> RegisteredView:
+    from fedpredict.tables.script_store import list_scripts
+
+    return list_scripts(warehouse)[0]
+
+
+def test_a_look_changes_nothing(warehouse: LocalWarehouse, alone: Alone) -> None:
+    before = (ids_of(warehouse), shares_of(warehouse), list_tasks(warehouse))
+
+    told = erase(alone, warehouse, WHO, raw=True, keep=True)
+
+    assert found_in(told) == {
+        "fp_features_transactions": (2, 0),
+        "fp_partial_scores": (1, 0),
+        "raw_transactions": (2, 0),
+    }
+    assert (ids_of(warehouse), shares_of(warehouse), list_tasks(warehouse)) == before
+    assert erase(alone, warehouse, "nobody-of-that-name") == []
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 8, 16, 17, 19])
+def test_a_call_that_is_killed_is_finished_by_another(
+    warehouse: LocalWarehouse, alone: Alone, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `at` writes of partitions the disk is gone; a second call finds the rest."""
+    left = [at]
+
+    def counting(method: Any) -> Any:
+        def write(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise WarehouseWriteError("killed")
+            left[0] -= 1
+            return method(*arguments)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "replace", counting(warehouse.replace))
+        patched.setattr(warehouse, "replace_from", counting(warehouse.replace_from))
+        with pytest.raises(WarehouseWriteError, match="killed"):
+            erase(alone, warehouse, WHO, raw=True)
+    erase(alone, warehouse, WHO, raw=True)
+
+    assert all(ids == OTHERS for ids in ids_of(warehouse).values())
+    assert sorted(shares_of(warehouse)) == OTHERS
+    assert WHO not in raw_accounts(warehouse)
+    (task,) = list_tasks(warehouse)
+    state = TaskState(task, finished_buckets(warehouse, task))
+    assert damaged_buckets(warehouse, state) == []
+    assert (task.n_ids, sum(each.n_ids for each in state.buckets.values()), task.n_rows) == (9, 9, 9)
+    assert task.snapshot in ids_of(warehouse)
+    for schema in (SHARES, list_snapshots(warehouse)[0].view.schema):
+        work = erasure.work_table(schema)
+        assert warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist().count(WHO) == 0
+
+
+def test_stores_follow_at_their_next_look(warehouse: LocalWarehouse, alone: Alone, tmp_path: Path) -> None:
+    served = MappedStore(tmp_path / "store")
+    loader = ModelLoader(warehouse, "lab", served)
+    loader.refresh()
+    before = in_store(served, WHO)
+
+    erase(alone, warehouse, WHO)
+    loader.refresh()
+
+    assert len(before) == 2  # features and stored shares
+    assert in_store(served, WHO) == set()
+    assert in_store(served, "a4") == before
+    # what was mapped is unlinked, so that nothing of it stays on the disk
+    files = [each for each in (tmp_path / "store").iterdir() if each.suffix == ".arrow"]
+    assert len(files) == 2
+    assert not any(WHO.encode() + b"a4" in each.read_bytes() for each in files)
+
+
+def test_rows_that_nobody_reads_go_too_and_those_being_written_are_told(
+    warehouse: LocalWarehouse, alone: Alone
+) -> None:
+    newest = list_snapshots(warehouse)[-1]
+    rows = warehouse.read(newest.view.schema.name, [c.name for c in newest.view.schema.columns], newest.partition)
+    for name in ("20200101T000000.000000Z", "20990101T000000.000000Z"):
+        warehouse.replace(newest.view.schema.name, {**newest.partition, "snapshot": name}, rows)
+
+    told = {each.place: (each.found, each.removed, each.note) for each in erase(alone, warehouse, WHO, raw=True)}
+
+    assert told["view_version=1, snapshot=20200101T000000.000000Z"] == (1, 1, "")
+    found, removed, note = told["view_version=1, snapshot=20990101T000000.000000Z"]
+    assert (found, removed, "repeat when it is over" in note) == (1, 0, True)
+
+
+def test_rows_of_an_id_that_a_file_has_twice_go_all(warehouse: LocalWarehouse, alone: Alone) -> None:
+    newest = list_snapshots(warehouse)[-1]
+    twice = [*OTHERS, WHO, WHO]
+    rows = pa.table(
+        {
+            "sample_id": twice,
+            "event_time": pa.array([AS_OF] * len(twice), pa.timestamp("us", tz="UTC")),
+            "n_30d": np.ones(len(twice)),
+        }
+    )
+    publish_snapshot(warehouse, newest.view, "20990101T000000.000000Z", rows)
+
+    told = erase(alone, warehouse, WHO)
+
+    assert [each.removed for each in told if "2099" in each.place] == [2]
+    made = list_snapshots(warehouse)[-1]
+    assert (made.snapshot, made.n_rows, made.n_ids) == ("20990101T000000.000001Z", 9, 9)
+
+
+def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWarehouse, alone: Alone) -> None:
+    for name in (ERASE, "refresh:transactions:1"):
+        with alone.hold(name), pytest.raises(LeaseHeldError, match=name):
+            erase(alone, warehouse, WHO)
+    for bad in ("", "a\nb", "x" * 257):
+        with pytest.raises(InputError, match="no sample id"):
+            erase(alone, warehouse, bad)
+    assert sorted(shares_of(warehouse)) == sorted([*OTHERS, WHO])
+
+
+def test_raw_columns_are_the_key_and_dimensions_joined_on_it_alone(warehouse: LocalWarehouse) -> None:
+    registered = registered_view(warehouse)
+    people = SCRIPT.replace("merchants.merchant = tx.merchant", "merchants.merchant = tx.account")
+
+    assert erasure.raw_columns(registered) == {("", "raw_transactions", "account")}
+    assert people != SCRIPT
+    assert erasure.raw_columns(replace(registered, script=people)) == {
+        ("", "raw_transactions", "account"),
+        ("", "dim_merchants", "merchant"),
+    }
+    assert erasing.ERASE == "erase"
