@@ -56,7 +56,7 @@ CASES: Mapping[str, tuple[dict[str, Any], list[float]]] = {
     "steps-network": (behind_steps([], "network", NET), [12.5]),
 }
 """What a file says, and the share: by the definitions in docs/portable-model.md."""
-ON_SERVERS = ("linear", "scorecard", "network", "steps")
+ON_SERVERS = ("linear", "network")
 IDS = ("plain", "empty", "infinite", "moved", "moved", "tied", "tied")
 AGES = [40.0, None, float("inf"), 1.0, 2.0, 1.0, 1.0]
 INSTANTS = [*[NOON] * 4, NOON + timedelta(hours=1), NOON, NOON]

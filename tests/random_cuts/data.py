@@ -73,10 +73,11 @@ def signal(random: Random, frame: pd.DataFrame) -> Floats:
 def owners(random: Random, names: Sequence[str], *, most: int = 5) -> dict[str, list[str]]:
     """Return who holds which feature, in random order: of one to `most` parties, some perhaps without any."""
     count = int(random.integers(1, most + 1))
-    parties: dict[str, list[str]] = {party: [] for party in PARTIES[:count]}
+    has_idle = most > 1 and random.random() < 0.4  # chance alone leaves few without any
+    parties: dict[str, list[str]] = {party: [] for party in PARTIES[: min(count + has_idle, most)]}
     holding = list(parties)
-    if count > 1 and random.random() < 0.5:  # chance alone leaves few without any
-        holding.pop(int(random.integers(count)))
+    if has_idle:
+        holding.pop(int(random.integers(len(holding))))
     for name in map(str, random.permutation(np.array(names, dtype=object))):
         parties[holding[int(random.integers(len(holding)))]].append(name)
     return parties
