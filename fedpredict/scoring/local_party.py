@@ -40,7 +40,8 @@ from fedpredict.scoring.state import LoadedModel, PartyState
 
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
-_REALTIME, _NEARLINE, _OFFLINE = Mode.REALTIME, Mode.NEARLINE, Mode.OFFLINE  # members of an enumeration are slow to look up
+# members of an enumeration are slow to look up
+_REALTIME, _NEARLINE, _OFFLINE = Mode.REALTIME, Mode.NEARLINE, Mode.OFFLINE
 INLINE_SAMPLES = 4_000
 """Larger batches are computed in a thread, so that the event loop answers others meanwhile; so many take about 1 ms."""
 WAITING_THREADS = 16
