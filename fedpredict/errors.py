@@ -31,6 +31,9 @@ FedPredictError
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
+├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
+├── TaskNotFoundError         no such offline task, or not this caller's
+├── TaskFailedError           an offline task ended without all of its results (.state, .problem)
 ├── UnscoredError             an answer that cannot hold what has no score (.rows)
 ├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
 ├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
@@ -234,6 +237,42 @@ class ModelNotReadyError(FedPredictError):
     """The model is known but cannot be answered at the moment."""
 
 
+class PopulationRefusedError(FedPredictError):
+    """A participant does not take a version of a population, or does not answer for it, or not yet.
+
+    Attributes:
+        population: Its name.
+        problem: What is wrong, in words that may leave the process.
+    """
+
+    public_fields = ("population", "problem")
+
+    def __init__(self, message: str, *, population: str, problem: str) -> None:
+        super().__init__(message)
+        self.population = population
+        self.problem = problem
+
+
+class TaskNotFoundError(FedPredictError):
+    """No such offline task for this caller; one that exists but is not theirs looks the same."""
+
+
+class TaskFailedError(FedPredictError):
+    """An offline task has no results, or not all of them, and will have no more.
+
+    Attributes:
+        state: Where it stands.
+        problem: Why, in words that may leave the process.
+    """
+
+    public_fields = ("state", "problem")
+
+    def __init__(self, message: str, *, state: str, problem: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.problem = problem
+
+
 class UnscoredError(FedPredictError):
     """Some samples have no score, and the answer's format has no way to say so."""
 
@@ -337,6 +376,9 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
+    PopulationRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "population {population}: {problem}"),
+    TaskNotFoundError: PublicStatus(Code.NOT_FOUND, "no such task"),
+    TaskFailedError: PublicStatus(Code.FAILED_PRECONDITION, "the task is {state}: {problem}"),
     UnscoredError: PublicStatus(
         Code.FAILED_PRECONDITION, "rows without a score: {rows}; parameter allow_partial = true gives null for them"
     ),
