@@ -31,6 +31,7 @@ FedPredictError
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
+├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
 ├── UnscoredError             an answer that cannot hold what has no score (.rows)
 ├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
 ├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
@@ -234,6 +235,22 @@ class ModelNotReadyError(FedPredictError):
     """The model is known but cannot be answered at the moment."""
 
 
+class PopulationRefusedError(FedPredictError):
+    """A participant does not take a version of a population, or does not answer for it, or not yet.
+
+    Attributes:
+        population: Its name.
+        problem: What is wrong, in words that may leave the process.
+    """
+
+    public_fields = ("population", "problem")
+
+    def __init__(self, message: str, *, population: str, problem: str) -> None:
+        super().__init__(message)
+        self.population = population
+        self.problem = problem
+
+
 class UnscoredError(FedPredictError):
     """Some samples have no score, and the answer's format has no way to say so."""
 
@@ -337,6 +354,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
+    PopulationRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "population {population}: {problem}"),
     UnscoredError: PublicStatus(
         Code.FAILED_PRECONDITION, "rows without a score: {rows}; parameter allow_partial = true gives null for them"
     ),
