@@ -23,6 +23,7 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import Connect, ParticipantSettings
@@ -81,7 +82,13 @@ class ParticipantServer:
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
         self._answers = Answers(
-            scorer, self._policy, tls, self._me, max_samples=settings.max_samples, watch=self._watch
+            scorer,
+            self._policy,
+            tls,
+            self._me,
+            max_samples=settings.max_samples,
+            watch=self._watch,
+            offline=OfflineAnswers(scorer, self._policy, buckets_at_once=settings.buckets_at_once),
         )
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)

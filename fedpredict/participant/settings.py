@@ -72,6 +72,8 @@ class ParticipantSettings(_Settings):
     """Seconds that calls under way may take when the process stops."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    buckets_at_once: int = Field(default=2, ge=1, le=64)
+    """Buckets of offline tasks that a process computes at the same time; others wait."""
     keep_versions: int = Field(default=3, ge=1, le=100)
     """Versions of a model that stay loaded, the newest included."""
     tls: TlsSettings | None = None

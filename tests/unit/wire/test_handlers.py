@@ -42,6 +42,7 @@ def sample_error(cls: type[FedPredictError]) -> FedPredictError:
         "mode": "offline",
         "party": "lab",
         "place": "$.a",
+        "population": "p",
         "problem": "none",
         "rows": "1 (STALE)",
         "retry_after_ms": 250,

@@ -1,0 +1,92 @@
+"""What a participant answers to offline tasks: shares of buckets (ADR 0031)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from fedpredict.errors import PartyTimeoutError, PopulationRefusedError, UnsupportedModeError
+from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import PartyReply, PartyScorer
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.observe.logs import add_log_context
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.scoring.buckets import score_ids
+from fedpredict.security.identity import Identity
+from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
+from fedpredict.wire.v1 import link_pb2, participant_pb2
+
+logger = logging.getLogger(__name__)
+
+MAX_BUCKET_DEADLINE_S = 600.0
+"""The longest that a call for a bucket may take."""
+
+
+class OfflineAnswers:
+    """Answers callers that the policy lists, with what `scorer` computes; some buckets at once, others wait."""
+
+    def __init__(self, scorer: PartyScorer, policy: CallerPolicy, *, buckets_at_once: int) -> None:
+        """Serve one party.
+
+        Args:
+            scorer: This party.
+            policy: Who may ask for what.
+            buckets_at_once: How many buckets are computed at a time.
+        """
+        self._scorer = scorer
+        self._policy = policy
+        self._turns = asyncio.Semaphore(buckets_at_once)
+
+    async def answer(self, frame: link_pb2.Frame, caller: Identity, deadline_s: float) -> link_pb2.Frame:
+        """Answer a frame that is a call of offline tasks."""
+        answer = link_pb2.Frame()
+        await self.score_bucket(frame.score_bucket, caller, deadline_s, answer.scored_bucket)
+        return answer
+
+    async def score_bucket(
+        self,
+        request: participant_pb2.BucketRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.BucketReply,
+    ) -> None:
+        """Write the share of a bucket into an empty message."""
+        query = bucket_query_from_wire(request)
+        add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
+        self._policy.check(caller, query.model_id)
+        if query.mode is Mode.REALTIME:
+            raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(deadline_s), self._turns:
+                ids, ids_sha256 = await self._ids(query, caller)
+                left_s = deadline_s - (time.perf_counter() - began)
+                reply = await score_ids(self._scorer, query, ids, left_s)
+        except TimeoutError as error:
+            told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
+            raise PartyTimeoutError(told, party=self._scorer.party) from error
+        fill_bucket_reply(into, query, ids_sha256, reply)
+        _log_done(query, reply, time.perf_counter() - began)
+
+    async def _ids(self, query: BucketQuery, caller: Identity) -> tuple[SampleIds, str]:
+        """Return the ids that a query is about, and their digest."""
+        rows = query.rows
+        if isinstance(rows, PopulationRows):
+            problem = "not known here"
+            told = f"version {rows.version} of population {rows.population} of {caller.name} is {problem}"
+            raise PopulationRefusedError(told, population=rows.population, problem=problem)
+        return rows, await asyncio.to_thread(digest_of, rows)
+
+
+def _log_done(query: BucketQuery, reply: PartyReply, elapsed_s: float) -> None:
+    extra = {
+        "bucket": query.bucket,
+        "n_buckets": query.n_buckets,
+        "mode": query.mode.value,
+        "rows": reply.share.n_samples,
+        "scored": int((reply.share.status == SampleStatus.OK).sum()),
+        "elapsed_s": round(elapsed_s, 3),
+    }
+    logger.info("bucket.done", extra=extra)
