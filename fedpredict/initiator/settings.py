@@ -200,6 +200,11 @@ class InitiatorSettings(_Settings):
         return any(self.party in model.parties or model.head for model in self.models.values())
 
     @property
+    def task_warehouse(self) -> WarehouseSettings:
+        """Where the ids and results of offline tasks are: its own warehouse, or a folder beside the settings."""
+        return self.warehouse or WarehouseSettings(path=Path("tasks"))
+
+    @property
     def models_with_head(self) -> tuple[str, ...]:
         """The models whose head this initiator holds, sorted."""
         return tuple(sorted(model_id for model_id, model in self.models.items() if model.head))

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Upload
 
-LEASE_S = 30.0
+LEASE_S = 15.0
 """How long a claim holds without being renewed."""
 
 
