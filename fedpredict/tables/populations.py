@@ -124,10 +124,16 @@ def write_version(warehouse: Warehouse, version: PopulationVersion) -> None:
     warehouse.replace(POPULATIONS.name, partition, pa.Table.from_pylist([row], schema=POPULATIONS.arrow_schema))
 
 
+def known_buckets(warehouse: Warehouse, owner: str, population: str) -> set[tuple[int, str]]:
+    """Return the buckets that are here, of any version: their numbers and digests."""
+    where: Partition = {"owner": owner, "population": population}
+    rows = warehouse.read(POPULATION_BUCKETS.name, ["bucket", "sha256"], where).to_pylist()
+    return {(int(row["bucket"]), str(row["sha256"])) for row in rows}
+
+
 def missing_buckets(warehouse: Warehouse, version: PopulationVersion) -> list[int]:
     """Return the buckets of a version whose ids are not here, ascending."""
-    rows = warehouse.read(POPULATION_BUCKETS.name, ["bucket", "sha256"], _partition(version)).to_pylist()
-    there = {(int(row["bucket"]), row["sha256"]) for row in rows}
+    there = known_buckets(warehouse, version.owner, version.population)
     return [bucket for bucket, digest in enumerate(version.digests) if (bucket, digest) not in there]
 
 
@@ -176,11 +182,15 @@ def remove_versions(warehouse: Warehouse, versions: Iterable[PopulationVersion])
         partition: Partition = {**_partition(gone), "version": gone.version}
         warehouse.replace(POPULATIONS.name, partition, POPULATIONS.arrow_schema.empty_table())
         kept = {(bucket, digest) for each in left for bucket, digest in enumerate(each.digests)}
-        for bucket, digest in enumerate(gone.digests):
-            if (bucket, digest) not in kept:
-                of_bucket: Partition = {**_partition(gone), "bucket": bucket, "sha256": digest}
-                warehouse.replace(POPULATION_BUCKETS.name, of_bucket, POPULATION_BUCKETS.arrow_schema.empty_table())
-                warehouse.replace(POPULATION_IDS.name, of_bucket, POPULATION_IDS.arrow_schema.empty_table())
+        remove_buckets(warehouse, gone.owner, gone.population, set(enumerate(gone.digests)) - kept)
+
+
+def remove_buckets(warehouse: Warehouse, owner: str, population: str, buckets: Iterable[tuple[int, str]]) -> None:
+    """Remove buckets, by number and digest, that no version has."""
+    for bucket, digest in buckets:
+        partition: Partition = {"owner": owner, "population": population, "bucket": bucket, "sha256": digest}
+        warehouse.replace(POPULATION_BUCKETS.name, partition, POPULATION_BUCKETS.arrow_schema.empty_table())
+        warehouse.replace(POPULATION_IDS.name, partition, POPULATION_IDS.arrow_schema.empty_table())
 
 
 def _partition(version: PopulationVersion) -> Partition:
