@@ -93,11 +93,19 @@ class PooledConnection:
         """Return the reply to a stream of messages, which are made anew where it has to be sent again."""
 
         async def attempt() -> bytes:
-            sending = self._channel.stream_unary(method, None, None)
+            metadata, left_s = self._target.metadata, deadline.remaining_s()
+            call = self._channel.stream_unary(method, None, None)(None, timeout=left_s, metadata=metadata)
+            left = messages()
             try:
-                reply: bytes = await sending(messages(), timeout=deadline.remaining_s(), metadata=self._target.metadata)
+                # in a thread: they may be read from a file
+                while (message := await asyncio.to_thread(next, left, None)) is not None:
+                    await call.write(message)
+                await call.done_writing()
+                reply: bytes = await call
             except grpc.RpcError as error:
                 raise from_rpc(error) from error
+            finally:
+                call.cancel()
             return reply
 
         return await self._guard(attempt, deadline)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedpredict.errors import NameRefusedError
+from fedpredict.errors import InputError, NameRefusedError
+from fedpredict.model.buckets import check_bucket_count
 from fedpredict.model.ids import check_name
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.settings import Seconds
@@ -25,6 +26,13 @@ def _population(value: str) -> str:
     try:
         return check_name(value, "population")
     except NameRefusedError as error:
+        raise ValueError(str(error)) from error
+
+
+def _bucket_count(value: int) -> int:
+    try:
+        return check_bucket_count(value)
+    except InputError as error:
         raise ValueError(str(error)) from error
 
 
@@ -56,6 +64,8 @@ class InitiatorTaskSettings(TaskSettings):
     """Buckets of a task that are asked for, combined or written at the same time: what memory holds."""
     bucket_deadline_s: Seconds = 300.0
     """How long a party may take for one call; a longer one counts as away."""
+    least_buckets: Annotated[int, AfterValidator(_bucket_count)] = 1
+    """Into how many buckets a list is cut at least, a power of two: of smaller buckets memory holds less."""
     max_rows: int = Field(default=1_000_000_000, ge=1)
     """The most rows of one uploaded list or table."""
     tables: Mapping[PopulationName, PopulationTable] = Field(default_factory=dict)

@@ -151,7 +151,10 @@ class TaskResults(Protocol):
 
 
 class TaskUploads(Protocol):
-    """Lists of ids that were sent for tasks."""
+    """What there is before there is a task: keys, and lists of ids that were sent."""
+
+    def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:
+        """Return the task that a caller's key names; None: it names none yet."""
 
     def add_upload(self, upload: Upload) -> None:
         """Record a list whose ids are stored."""

@@ -70,9 +70,9 @@ class SqlTaskStore(TaskStore):
         now = datetime.now(UTC)
         task_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
         with self._database.transaction() as connection:
-            found = self._by_key(connection, new)
+            found = self._by_key(connection, new.submitted_by, new.idempotency_key)
             if found is not None:
-                return found
+                return _checked(found, new)
             connection.execute(sa.insert(TASKS).values(row_of_task(task_id, new, now)))
             _tell(connection, task_id, "submitted", f"by {new.submitted_by}: {new.ids} ids in {new.n_buckets} buckets")
             return self._task(connection, task_id)
@@ -227,6 +227,12 @@ class SqlTaskStore(TaskStore):
         self._change(task_id, sa.not_(TASKS.c.results_removed), "results removed", results_removed=True)
 
     @override
+    def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:
+        """Return the task that a caller's key names, or None."""
+        with self._database.transaction() as connection:
+            return self._by_key(connection, submitted_by, idempotency_key)
+
+    @override
     def add_upload(self, upload: Upload) -> None:
         """Record a list."""
         with self._database.transaction() as connection:
@@ -275,22 +281,10 @@ class SqlTaskStore(TaskStore):
                 _tell(connection, claim.task.task_id, *tell)
         return held
 
-    def _by_key(self, connection: sa.Connection, new: NewTask) -> OfflineTask | None:
-        if not new.idempotency_key:
-            return None
-        same = (TASKS.c.submitted_by == new.submitted_by) & (TASKS.c.idempotency_key == new.idempotency_key)
-        row = connection.execute(sa.select(TASKS).where(same)).one_or_none()
-        if row is None:
-            return None
-        task = self._read(task_of_row, row)
-        if _asked(task.new) != _asked(new):
-            raise FieldError(
-                f"key {new.idempotency_key} of {new.submitted_by} is task {task.task_id}'s, which is about another "
-                "model, mode or population",
-                place="idempotency_key",
-                problem="was used for another model, mode or population",
-            )
-        return task
+    def _by_key(self, connection: sa.Connection, submitted_by: str, key: str) -> OfflineTask | None:
+        same = (TASKS.c.submitted_by == submitted_by) & (TASKS.c.idempotency_key == key)
+        row = connection.execute(sa.select(TASKS).where(same)).one_or_none() if key else None
+        return None if row is None else self._read(task_of_row, row)
 
     def _task(self, connection: sa.Connection, task_id: str) -> OfflineTask:
         row = connection.execute(sa.select(TASKS).where(TASKS.c.task_id == task_id)).one_or_none()
@@ -312,6 +306,17 @@ def _holds(claim: Claim) -> sa.ColumnElement[bool]:
     """Return the condition that a task is the claim's still: cancelling frees it, another claim has another token."""
     return (
         (TASKS.c.task_id == claim.task.task_id) & (TASKS.c.lease_owner == claim.owner) & (TASKS.c.token == claim.token)
+    )
+
+
+def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
+    if _asked(task.new) == _asked(new):
+        return task
+    raise FieldError(
+        f"key {new.idempotency_key} of {new.submitted_by} is task {task.task_id}'s, which is about another model, mode "
+        "or population",
+        place="idempotency_key",
+        problem="was used for another model, mode or population",
     )
 
 

@@ -257,7 +257,7 @@ class Federation:
         models: Mapping[str, Mapping[str, object]],
         *,
         warehouse: Warehouse | None = None,
-        tasks: Warehouse | None = None,
+        task_warehouse: Warehouse | None = None,
         simulate: bool = False,
         **settings: object,
     ) -> InitiatorServer:
@@ -277,7 +277,7 @@ class Federation:
             **settings,
         }
         checked = InitiatorSettings.model_validate(content)
-        kept = None if tasks is None else TaskParts(self.task_store(), tasks)
+        kept = None if task_warehouse is None else TaskParts(self.task_store(), task_warehouse)
         server = InitiatorServer(checked, self.store, tls, warehouse=warehouse, tasks=kept, simulate=simulate)
         await self.stack.enter_async_context(server)
         self.address = server.address

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,16 @@ import pyarrow.parquet
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fedpredict.client import AsyncClient, Mode, OfflineState
+from fedpredict.client import AsyncClient, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
+from fedpredict.errors import (
+    EmptyRequestError,
+    FieldError,
+    InputError,
+    ModelNotFoundError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UnsupportedModeError,
+)
 from fedpredict.features.load import load_file
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.model.arrays import Floats
@@ -27,7 +36,7 @@ from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
-from tests.integration.federation import POLL_S, Certificates, Federation
+from tests.integration.federation import POLL_S, Certificates, Federation, eventually
 
 OWNERS = {"bank": [0, 1], "lab": [2, 3, 4], "shop": [5]}
 N_ROWS = 20_000
@@ -73,7 +82,7 @@ class World:
         """Start the initiator, and return it when the model can be answered."""
         models = {"risk": {"parties": list(OWNERS)}}
         warehouse = LocalWarehouse(self.folder / "bank")
-        server = await self.federation.initiator(models, warehouse=warehouse, tasks=warehouse, **settings)
+        server = await self.federation.initiator(models, warehouse=warehouse, task_warehouse=warehouse, **settings)
         await self.federation.ready("risk")
         return server
 
@@ -165,3 +174,132 @@ async def test_a_list_is_predicted_as_scikit_learn_does_and_everything_is_counte
     assert found.pop("nobody") == (None, "not_found")
     assert len(found) == N_ROWS
     check(world, found)
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lists cut into buckets of some thousand ids."""
+    monkeypatch.setattr("fedpredict.model.populations.BUCKET_ROWS", 2_500)
+
+
+async def test_a_file_is_predicted_in_buckets_and_fetched_from_any_row_and_into_a_file(
+    world: World, small_buckets: None, tmp_path: Path
+) -> None:
+    await world.ask()
+    path = tmp_path / "ids.csv"
+    path.write_text("name,who\n" + "".join(f"x,{each}\n" for each in IDS))
+    async with world.client() as client:
+        task_id = await client.submit("risk", FileOf(path, "who"), mode=Mode.NEARLINE)
+        seen: list[TaskInfo] = []
+        info = await client.wait(task_id, timeout_s=120.0, on_progress=seen.append)
+        whole = await client.results_table(task_id)
+        rest = [batch async for batch in client.results(task_id, offset=7_777)]
+        n_rows = await client.results_to_parquet(task_id, tmp_path / "results.parquet")
+        with pytest.raises(FieldError, match="beyond the last row"):
+            await anext(aiter(client.results(task_id, offset=N_ROWS + 1)))
+
+    assert (info.state, info.n_buckets, info.buckets_done) == (OfflineState.DONE, 8, 8)
+    assert seen[-1] == info
+    assert pa.Table.from_batches(rest).equals(whole.slice(7_777))
+    assert n_rows == N_ROWS
+    assert pa.parquet.read_table(tmp_path / "results.parquet").equals(whole)
+    assert [each.name for each in tmp_path.glob(".*")] == []
+    rows = whole.to_pylist()
+    check(world, {each["sample_id"]: (each["prediction"], each["status"]) for each in rows})
+
+
+async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
+    world: World, small_buckets: None
+) -> None:
+    await world.ask()
+    address = world.running["lab"].address
+    async with world.client() as client:
+        await world.stop("lab")
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+
+        async def waits() -> bool:
+            return (await client.task(task_id)).state is OfflineState.WAITING
+
+        await eventually(waits)
+        info = await client.task(task_id)
+        assert "lab is away" in info.problem
+        assert {each.party: each.problem for each in info.parties} == {"bank": "", "lab": info.problem, "shop": ""}
+        await world.serve("lab", address)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        check(world, await table_of(client, task_id))
+
+
+async def test_a_task_is_cancelled_and_gives_no_results(world: World, small_buckets: None) -> None:
+    await world.ask()
+    await world.stop("shop")
+    async with world.client() as client:
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+        assert (await client.cancel(task_id)).state is OfflineState.CANCELLED
+        assert (await client.wait(task_id, timeout_s=60.0)).state is OfflineState.CANCELLED
+        assert (await client.retry(task_id)).state is OfflineState.CANCELLED
+        with pytest.raises(TaskFailedError, match="cancelled") as failed:
+            await client.results_table(task_id)
+    assert failed.value.state == "cancelled"
+
+
+async def test_a_version_that_is_no_longer_served_fails_the_task_and_says_what_to_do(world: World) -> None:
+    await world.ask()
+    store = world.federation.task_store()
+    async with world.client() as client:
+        await world.stop("lab")
+        task_id = await client.submit("risk", IDS[:10], mode=Mode.NEARLINE)
+        task = store.task(task_id)
+        store.cancel(task_id)
+        digests = tuple((party, "0" * 64 if party == "lab" else each) for party, each in task.new.manifest.digests)
+        older = store.submit(
+            replace(task.new, manifest=replace(task.new.manifest, digests=digests), idempotency_key="")
+        )
+        await world.serve("lab", world.federation.parties["lab"])
+        info = await client.wait(older.task_id, timeout_s=60.0)
+    assert info.state is OfflineState.FAILED
+    assert "party lab no longer serves the version" in info.problem
+    assert "submit the task again" in info.problem
+
+
+async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_path: Path) -> None:
+    await world.ask(clients={"desk": {"models": ["*"]}, "till": {"models": ["other"]}})
+    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    async with world.client() as client, world.client("till") as stranger:
+        with pytest.raises(ModelNotFoundError):
+            await client.submit("nothing", ["p1"])
+        with pytest.raises(ModelNotFoundError):
+            await stranger.submit("risk", ["p1"])
+        with pytest.raises(UnsupportedModeError):
+            await client.submit("risk", ["p1"], mode=Mode.REALTIME)
+        with pytest.raises(EmptyRequestError):
+            await client.submit("risk", [])
+        with pytest.raises(EmptyRequestError):
+            await client.submit("risk", ["bad\nid", ""])
+        with pytest.raises(InputError, match="no column 'sample_id'; it has a, b"):
+            await client.submit("risk", tmp_path / "two.csv")
+        with pytest.raises(InputError, match="no such file"):
+            await client.submit("risk", tmp_path / "none.parquet")
+        with pytest.raises(FieldError, match="population: is not known in that version"):
+            await client.submit("risk", Standing("everybody"))
+        with pytest.raises(FieldError, match=r"table: is none that this initiator offers"):
+            await client.submit("risk", TableOf("everybody"))
+        task_id = await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily")
+        assert await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        with pytest.raises(FieldError, match="idempotency_key: was used for another"):
+            await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+        with pytest.raises(TaskNotFoundError):
+            await stranger.task(task_id)
+        assert await stranger.tasks() == []
+        assert [each.task_id for each in await client.tasks("risk")] == [task_id]
+        with pytest.raises(InputError, match="no name of a task"):
+            await client.task("a b")
+
+
+async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
+    people = {"people": {"table": "fp_features_people"}}
+    await world.ask(tasks={"tables": people})
+    async with world.client() as client:
+        task_id = await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily")
+        assert await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
+        check(world, await table_of(client, task_id))

@@ -61,6 +61,9 @@ class TaskDesk:
         self.access.check(caller, submission.model_id)
         if submission.mode not in MODES:
             raise UnsupportedModeError(f"a task in mode {submission.mode} from {caller}", mode=submission.mode)
+        found = await self._known(submission, caller)
+        if found is not None:
+            return await self._info(found)
         manifest = self.catalogue.answerable(submission.model_id)
         ids = await self._ids(submission, caller)
         if not ids.ids:
@@ -125,10 +128,37 @@ class TaskDesk:
         """Return the population that is asked for, with its counts."""
         if submission.standing:
             return await asyncio.to_thread(self._standing, submission, caller)
+        if submission.table:
+            return await asyncio.to_thread(self._table, submission.table, caller)
         upload = await asyncio.to_thread(self.store.upload, submission.upload_id)
         if upload is None or upload.uploaded_by != str(caller):
             problem = "is no list that you have sent, or not any more: send the ids again"
             raise FieldError(f"no upload {submission.upload_id} of {caller}", place="upload_id", problem=problem)
+        return upload
+
+    async def _known(self, submission: Submission, caller: Identity) -> OfflineTask | None:
+        """Return the task that a key names, where what it is about is here: it may be of a newer version by now."""
+        if submission.upload_id or not submission.idempotency_key:
+            return None
+        task = await asyncio.to_thread(self.store.by_key, str(caller), submission.idempotency_key)
+        if task is None or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+            return None
+        population = task.new.population
+        name = population.name if population.is_standing else ""
+        same = name == submission.standing and submission.version in (0, population.version)
+        return task if same else None
+
+    def _table(self, name: str, caller: Identity) -> Upload:
+        """Take the ids of a table as a list."""
+        table = self.settings.tables.get(name)
+        if table is None:
+            problem = "is none that this initiator offers: see [tasks.tables] in its settings"
+            raise FieldError(f"no table {name}, asked for by {caller}", place="table", problem=problem)
+        # parsers of SQL are large, and most initiators offer no table
+        from fedpredict.tables.id_tables import ids_of_table  # noqa: PLC0415
+
+        upload = self.uploads.store(ids_of_table(self.warehouse, table.table, table.column), str(caller))
+        self.store.add_upload(upload)
         return upload
 
     def _standing(self, submission: Submission, caller: Identity) -> Upload:

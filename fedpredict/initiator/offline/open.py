@@ -83,7 +83,12 @@ async def open_offline(
         warehouse=parts.warehouse,
         catalogue=catalogue,
         access=Access(settings.clients),
-        uploads=Uploads(warehouse=parts.warehouse, owner=settings.party, max_rows=settings.tasks.max_rows),
+        uploads=Uploads(
+            warehouse=parts.warehouse,
+            owner=settings.party,
+            max_rows=settings.tasks.max_rows,
+            least_buckets=settings.tasks.least_buckets,
+        ),
         settings=settings.tasks,
         own_party=settings.party,
         look=runner.look,

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
-from fedpredict.errors import EmptyRequestError, TooManySamplesError
-from fedpredict.model.buckets import buckets_of
-from fedpredict.model.ids import valid_sample_ids
+from fedpredict.errors import TooManySamplesError
 from fedpredict.model.offline import PopulationRef, Upload
-from fedpredict.model.populations import buckets_for, in_order
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.tables.populations import (
-    PopulationState,
-    PopulationVersion,
-    ensure_tables,
-    remove_versions,
-    write_bucket,
-    write_version,
-)
+from fedpredict.scoring.populations import ingest
+from fedpredict.tables.populations import PopulationState
 from fedpredict.warehouse.base import Warehouse
 
 UPLOAD = "upload-"
@@ -41,11 +29,13 @@ class Uploads:
         warehouse: The initiator's.
         owner: This initiator's party.
         max_rows: The most rows of one list.
+        least_buckets: Into how many buckets a list is cut at least.
     """
 
     warehouse: Warehouse
     owner: str
     max_rows: int
+    least_buckets: int = 1
 
     async def take(self, read: Read, caller: str) -> Upload:
         """Store the ids that `read` gives, each once and none that is no sample id.
@@ -62,50 +52,41 @@ class Uploads:
         loop = asyncio.get_running_loop()
 
         def batches() -> Iterator[SampleIds]:
-            rows = 0
             while (ids := asyncio.run_coroutine_threadsafe(read(), loop).result()) is not None:
-                rows += len(ids)
-                if rows > self.max_rows:
-                    raise TooManySamplesError(f"a list of more than {self.max_rows} rows", limit=self.max_rows)
                 yield ids
 
-        return await asyncio.to_thread(self.store, secrets.token_hex(16), batches(), caller)
+        return await asyncio.to_thread(self.store, batches(), caller)
 
-    def store(self, upload_id: str, batches: Iterator[SampleIds], caller: str) -> Upload:
-        """Store ids as the list of that name; blocks. Errors are those of `take`."""
-        ensure_tables(self.warehouse)
-        name, now = f"{UPLOAD}{upload_id}", datetime.now(UTC)
-        given = SampleIds.concat([SampleIds.of(()), *batches])
-        valid = valid_sample_ids(given)
-        ids = in_order(given.select(valid))
-        n_buckets = buckets_for(len(ids), len(ids.data))
-        cuts: list[int] = (np.flatnonzero(np.diff(buckets_of(ids, n_buckets))) + 1).tolist() if len(ids) else []
-        parts = {
-            int(buckets_of([part[0]], n_buckets)[0]): part
-            for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True)
-            if len(part := ids.cut(start, stop))
-        }
-        digests = [
-            write_bucket(self.warehouse, self.owner, name, bucket, parts.get(bucket, SampleIds.of(())))
-            for bucket in range(n_buckets)
-        ]
-        version = PopulationVersion(
-            owner=self.owner, population=name, version=1, n_ids=len(ids), digests=tuple(digests),
-            state=PopulationState.ACCEPTED, changed_by=caller, changed_at=now, created_at=now,
-        )  # fmt: skip
-        write_version(self.warehouse, version)
-        upload = Upload(
+    def store(self, batches: Iterable[SampleIds], caller: str) -> Upload:
+        """Store ids as a list of a new name; blocks. Errors are those of `take`."""
+        upload_id = secrets.token_hex(16)
+        name = f"{UPLOAD}{upload_id}"
+        made = ingest(
+            self.warehouse,
+            self.owner,
+            name,
+            1,
+            self._counted(batches),
+            state=PopulationState.ACCEPTED,
+            changed_by=caller,
+            least_buckets=self.least_buckets,
+        )
+        return Upload(
             upload_id=upload_id,
             population=PopulationRef(owner=self.owner, name=name, version=1, is_standing=False),
-            n_buckets=n_buckets,
-            rows=len(given),
-            ids=len(ids),
-            duplicates=int(valid.sum()) - len(ids),
-            invalid=len(given) - int(valid.sum()),
+            n_buckets=made.version.n_buckets,
+            rows=made.rows,
+            ids=made.version.n_ids,
+            duplicates=made.duplicates,
+            invalid=made.invalid,
             uploaded_by=caller,
-            uploaded_at=now,
+            uploaded_at=made.version.created_at,
         )
-        if not upload.rows:
-            remove_versions(self.warehouse, [version])
-            raise EmptyRequestError(f"an empty list of {caller}")
-        return upload
+
+    def _counted(self, batches: Iterable[SampleIds]) -> Iterator[SampleIds]:
+        rows = 0
+        for ids in batches:
+            rows += len(ids)
+            if rows > self.max_rows:
+                raise TooManySamplesError(f"a list of more than {self.max_rows} rows", limit=self.max_rows)
+            yield ids
