@@ -66,6 +66,9 @@ class InitiatorTaskSettings(TaskSettings):
     """How long a party may take for one call; a longer one counts as away."""
     least_buckets: Annotated[int, AfterValidator(_bucket_count)] = 1
     """Into how many buckets a list is cut at least, a power of two: of smaller buckets memory holds less."""
+    lease_s: Annotated[Seconds, Field(ge=1.0)] = 15.0
+    """How long a task stays a process's that no longer says so; then another one, or the same once it is back, goes on.
+    """
     max_rows: int = Field(default=1_000_000_000, ge=1)
     """The most rows of one uploaded list or table."""
     tables: Mapping[PopulationName, PopulationTable] = Field(default_factory=dict)
