@@ -32,6 +32,8 @@ FedPredictError
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
 ├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
+├── TaskNotFoundError         no such offline task, or not this caller's
+├── TaskFailedError           an offline task ended without all of its results (.state, .problem)
 ├── UnscoredError             an answer that cannot hold what has no score (.rows)
 ├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
 ├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
@@ -251,6 +253,26 @@ class PopulationRefusedError(FedPredictError):
         self.problem = problem
 
 
+class TaskNotFoundError(FedPredictError):
+    """No such offline task for this caller; one that exists but is not theirs looks the same."""
+
+
+class TaskFailedError(FedPredictError):
+    """An offline task has no results, or not all of them, and will have no more.
+
+    Attributes:
+        state: Where it stands.
+        problem: Why, in words that may leave the process.
+    """
+
+    public_fields = ("state", "problem")
+
+    def __init__(self, message: str, *, state: str, problem: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.problem = problem
+
+
 class UnscoredError(FedPredictError):
     """Some samples have no score, and the answer's format has no way to say so."""
 
@@ -355,6 +377,8 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
     PopulationRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "population {population}: {problem}"),
+    TaskNotFoundError: PublicStatus(Code.NOT_FOUND, "no such task"),
+    TaskFailedError: PublicStatus(Code.FAILED_PRECONDITION, "the task is {state}: {problem}"),
     UnscoredError: PublicStatus(
         Code.FAILED_PRECONDITION, "rows without a score: {rows}; parameter allow_partial = true gives null for them"
     ),

@@ -16,3 +16,20 @@ InitiatorConfig: TypeAlias = Annotated[Path, typer.Option("--config", help="The 
 OutFile: TypeAlias = Annotated[Path | None, typer.Option("--out", help="Write results there (.csv or .parquet).")]
 ModelArgument: TypeAlias = Annotated[str, typer.Argument(help="The model's id.", metavar="MODEL")]
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", help="The model's id.")]
+
+Connect: TypeAlias = Annotated[str | None, typer.Option("--server", help="host:port of the initiator.")]
+ServerParty: TypeAlias = Annotated[str | None, typer.Option("--server-party", help="The party that runs it.")]
+TlsDirectory: TypeAlias = Annotated[
+    Path | None, typer.Option("--tls-dir", help="Folder with ca.pem and one NAME.pem and NAME.key.")
+]
+CaFile: TypeAlias = Annotated[Path | None, typer.Option("--ca", help="The CA's certificate; with --cert and --key.")]
+CertFile: TypeAlias = Annotated[Path | None, typer.Option("--cert", help="This caller's certificate.")]
+KeyFile: TypeAlias = Annotated[Path | None, typer.Option("--key", help="Its private key.")]
+Insecure: TypeAlias = Annotated[bool, typer.Option("--insecure", help="Plain text, on loopback only.")]
+IdentityName: TypeAlias = Annotated[
+    str | None, typer.Option("--identity", help="With --insecure: this client's name, as the initiator lists it.")
+]
+ClientConfig: TypeAlias = Annotated[
+    Path | None, typer.Option("--config", help="client.toml: server, server_party and the tls table in one place.")
+]
+Timeout: TypeAlias = Annotated[float | None, typer.Option("--timeout", help="Seconds for everything.", min=0.001)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -38,6 +38,8 @@ from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.initiator.offline.open import TaskParts
+    from fedpredict.state.task_base import TaskStore
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -156,10 +158,41 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     """Return the store of an initiator's pins; the caller closes it."""
     from fedpredict.state.sql import open_pin_store  # noqa: PLC0415
 
+    return open_pin_store(loaded.settings.state, loaded.base, _state_password(loaded))
+
+
+def open_tasks(loaded: Loaded[InitiatorSettings]) -> TaskStore:
+    """Return the store of an initiator's offline tasks; the caller closes it."""
+    from fedpredict.state.tasks import open_task_store  # noqa: PLC0415
+
+    return open_task_store(loaded.settings.state, loaded.base, _state_password(loaded))
+
+
+def _state_password(loaded: Loaded[InitiatorSettings]) -> str | None:
     known, file = environment().get(STATE_PASSWORD), loaded.settings.state_password_file
     if known is None and file is not None:
         known = read_password(loaded.base / file, "state_password_file")
-    return open_pin_store(loaded.settings.state, loaded.base, known)
+    return known
+
+
+@contextmanager
+def opened_tasks(loaded: Loaded[InitiatorSettings], warehouse: Warehouse | None) -> Iterator[TaskParts]:
+    """Open what an initiator's offline tasks are kept in, and close it at the end of the block.
+
+    Args:
+        loaded: Its settings.
+        warehouse: Its warehouse, where that is open already; the caller closes it.
+    """
+    from fedpredict.initiator.offline.open import TaskParts  # noqa: PLC0415
+    from fedpredict.warehouse.open import open_warehouse  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        store = open_tasks(loaded)
+        stack.callback(store.close)
+        if warehouse is None:
+            warehouse = open_warehouse(loaded.settings.task_warehouse, loaded.base, password())
+            stack.callback(warehouse.close)
+        yield TaskParts(store, warehouse)
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:
@@ -286,29 +319,28 @@ def _initiator_worker(
     loaded = load_initiator(path)
     _install_logging(loaded, me)
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
-    pins = open_pins(loaded)
-    try:
+    with ExitStack() as stack:
+        pins = open_pins(loaded)
+        stack.callback(pins.close)
         warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
-        try:
-            features = open_loaded_store(loaded) if warehouse is not None else None
-            uvloop.run(
-                server.serve(
-                    settings,
-                    pins,
-                    tls,
-                    warehouse=warehouse,
-                    features=features,
-                    simulate=simulate,
-                    me=me,
-                    ready=ready,
-                    ready_http=ready_http,
-                )
+        if warehouse is not None:
+            stack.callback(warehouse.close)
+        features = open_loaded_store(loaded) if warehouse is not None else None
+        tasks = None if simulate else stack.enter_context(opened_tasks(loaded, warehouse))
+        uvloop.run(
+            server.serve(
+                settings,
+                pins,
+                tls,
+                warehouse=warehouse,
+                features=features,
+                tasks=tasks,
+                simulate=simulate,
+                me=me,
+                ready=ready,
+                ready_http=ready_http,
             )
-        finally:
-            if warehouse is not None:
-                warehouse.close()
-    finally:
-        pins.close()
+        )
 
 
 def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:

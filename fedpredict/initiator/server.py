@@ -21,7 +21,7 @@ from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.predict import CheckTypes, Predictor, Predicts
-from fedpredict.initiator.predict_stream import PredictStreams
+from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
@@ -48,6 +48,7 @@ from fedpredict.wire.server import bind, stopping
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class InitiatorServer:
         *,
         warehouse: Warehouse | None = None,
         features: OnlineStore | None = None,
+        tasks: TaskParts | None = None,
         simulate: bool = False,
         me: Instance | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class InitiatorServer:
             tls: This party's certificate and key; None exactly where `settings.insecure`.
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
             features: Where its own features are served from; default: this process's memory.
+            tasks: What offline tasks are kept in; stays open. None: there are none.
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
 
@@ -91,6 +94,8 @@ class InitiatorServer:
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         self._warehouse = warehouse
         self._features = features
+        self._tasks = tasks
+        self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
@@ -157,6 +162,10 @@ class InitiatorServer:
     def _access(self) -> Access:
         return Access(self._settings.clients)
 
+    @property
+    def _who_calls(self) -> WhoCalls:
+        return partial(peer_identity, insecure=self._settings.insecure)
+
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
         histories = await asyncio.to_thread(self._store.pins)
@@ -179,6 +188,13 @@ class InitiatorServer:
             watch=self._watch,
             check_types=self._check_types,
         )
+        if self._tasks is not None:
+            from fedpredict.initiator.offline.open import open_offline  # noqa: PLC0415  as in `_scorers`
+
+            offline = open_offline(
+                self._settings, self._tasks, catalogue, scorers, who_calls=self._who_calls, worker=self._me.name
+            )
+            self._offline = await stack.enter_async_context(offline)
         if self.metrics_address:
             self._watch.serving.queue(predictor.waiting)
         return predictor, catalogue
@@ -243,7 +259,7 @@ class InitiatorServer:
         self.metrics_address = await stack.enter_async_context(shown)
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
-        who_calls = partial(peer_identity, insecure=self._settings.insecure)
+        who_calls = self._who_calls
         attach = self._attachments.attach if self._attachments else None
         wants = self._watch.log.wants_error
         streams = PredictStreams(
@@ -253,7 +269,9 @@ class InitiatorServer:
             wants=wants,
         )
         seen = watched(predictor, "grpc", self._watch)
-        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=attach, wants=wants)
+        service = InitiatorService(
+            seen, models, self._access, who_calls, streams, attach=attach, offline=self._offline, wants=wants
+        )
         health = Health(process=lambda: True, model=service.is_ready)
         seen = watched(predictor, "oip_grpc", self._watch)
         inference = InferenceService(
@@ -310,6 +328,7 @@ async def serve(
     *,
     warehouse: Warehouse | None = None,
     features: OnlineStore | None = None,
+    tasks: TaskParts | None = None,
     simulate: bool = False,
     me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
@@ -323,6 +342,7 @@ async def serve(
         tls: This party's certificate and key; None exactly where `settings.insecure`.
         warehouse: Where this initiator's own part is; stays open.
         features: Where its own features are served from; default: this process's memory.
+        tasks: What offline tasks are kept in; stays open. None: there are none.
         simulate: Answer without partners.
         me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
@@ -334,7 +354,7 @@ async def serve(
     """
     with stopping() as stop:
         running = InitiatorServer(
-            settings, store, tls, warehouse=warehouse, features=features, simulate=simulate, me=me
+            settings, store, tls, warehouse=warehouse, features=features, tasks=tasks, simulate=simulate, me=me
         )
         async with running as server:
             with settled_memory(), giving_back():

@@ -10,7 +10,7 @@ import pytest
 
 from fedpredict.cli import wiring
 from fedpredict.errors import StateError
-from fedpredict.state import sql
+from fedpredict.state import engine
 from fedpredict.state.sql import open_pin_store
 from tests.conftest import POSTGRES_PASSWORD
 from tests.unit.state.test_sql import MANIFEST
@@ -72,10 +72,10 @@ def test_a_connection_that_the_server_closed_is_replaced(url: str) -> None:
 def test_a_transaction_that_another_process_never_ends_is_an_error_after_a_while(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 50)
     store = open_pin_store(url, password=POSTGRES_PASSWORD)
     with connected(url) as other:
-        other.execute(f"SELECT pg_advisory_xact_lock({sql._LOCK})")
+        other.execute(f"SELECT pg_advisory_xact_lock({engine._LOCK})")
         with pytest.raises(StateError, match="lock timeout"):
             store.pins()
     assert dict(store.pins()) == {}

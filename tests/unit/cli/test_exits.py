@@ -20,6 +20,8 @@ EXPECTED = {
     "ModelNotFoundError": 5,
     "ModelNotReadyError": 5,
     "ManifestMismatchError": 5,
+    "TaskNotFoundError": 5,
+    "TaskFailedError": 6,
     "UnscoredError": 6,
     "OverloadedError": 6,
     "IncompatiblePartsError": 4,

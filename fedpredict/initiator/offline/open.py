@@ -1,0 +1,113 @@
+"""Offline tasks in a serving process: the worker runs, and calls are answered, for as long as the context is open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import grpc
+
+from fedpredict.errors import FedPredictError
+from fedpredict.initiator.admission import Access
+from fedpredict.initiator.catalogue import Catalogue
+from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.offline.retention import sweep
+from fedpredict.initiator.offline.runner import TaskRunner
+from fedpredict.initiator.offline.service import OfflineService
+from fedpredict.initiator.offline.uploads import Uploads
+from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.scorer import PartyScorer
+from fedpredict.scoring.buckets import LocalBuckets
+from fedpredict.state.task_base import TaskStore
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 3600.0
+"""How often old results are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """What offline tasks are kept in; both stay open.
+
+    Attributes:
+        store: Tasks and their states.
+        warehouse: Ids and results.
+    """
+
+    store: TaskStore
+    warehouse: Warehouse
+
+
+@asynccontextmanager
+async def open_offline(
+    settings: InitiatorSettings,
+    parts: TaskParts,
+    catalogue: Catalogue,
+    scorers: Mapping[str, PartyScorer],
+    *,
+    who_calls: WhoCalls,
+    worker: str,
+) -> AsyncIterator[Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]]:
+    """Work on tasks, unless the settings say not to, and give the methods that users call.
+
+    Args:
+        settings: What `initiator.toml` says.
+        parts: What tasks are kept in.
+        catalogue: Models.
+        scorers: By party; those of other organisations across links.
+        who_calls: Call -> the caller's identity.
+        worker: Names this process among all that work on the store.
+    """
+    buckets = {
+        party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
+    }
+    runner = TaskRunner(
+        parts.store,
+        parts.warehouse,
+        catalogue,
+        buckets,
+        own_party=settings.party,
+        settings=settings.tasks,
+        worker=worker,
+    )
+    desk = TaskDesk(
+        store=parts.store,
+        warehouse=parts.warehouse,
+        catalogue=catalogue,
+        access=Access(settings.clients),
+        uploads=Uploads(
+            warehouse=parts.warehouse,
+            owner=settings.party,
+            max_rows=settings.tasks.max_rows,
+            least_buckets=settings.tasks.least_buckets,
+        ),
+        settings=settings.tasks,
+        own_party=settings.party,
+        look=runner.look,
+    )
+    working = []
+    if settings.tasks.run:
+        working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings.tasks.keep_days))]
+    try:
+        yield OfflineService(desk, who_calls).methods()
+    finally:
+        for each in working:
+            each.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+async def _sweep(parts: TaskParts, keep_days: int | None) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(sweep, parts.store, parts.warehouse, keep_days, datetime.now(UTC))
+        except FedPredictError as error:
+            logger.warning("tasks.not_swept", extra={"reason": str(error)})
+        await asyncio.sleep(SWEEP_S)

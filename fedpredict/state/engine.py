@@ -1,0 +1,174 @@
+"""A database of this party's own state: opened by URL, in transactions that wait for each other, its schema checked.
+
+The only place that knows a database's kind. Every component (pins, events ...) has tables and a schema version of its
+own; several may share a database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from fedpredict.errors import ConfigError, StateError
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long a process waits for another one's transaction on the same database."""
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 30_000
+_LOCK = 0x66656470726564
+"""Of PostgreSQL's advisory locks, the one that transactions here take in turn."""
+
+_METADATA = sa.MetaData()
+_SCHEMA = sa.Table(
+    "fedpredict_schema",
+    _METADATA,
+    sa.Column("component", sa.String(40), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+
+def open_engine(url: str, base: Path = Path(), password: str | None = None, *, key: str = "state") -> sa.Engine:
+    """Return an engine; nothing is connected yet.
+
+    Args:
+        url: An SQLAlchemy URL; the path of an SQLite file may be relative.
+        base: What a relative path is relative to.
+        password: For a database that asks for one.
+        key: The setting that holds the URL, for messages.
+
+    Raises:
+        ConfigError: The URL cannot be used, or its driver is not installed.
+    """
+    try:
+        engine = _create_engine(_absolute(url, base), password, key)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            f"{key}: the URL cannot be used, or its driver is not installed: {error}; for PostgreSQL write "
+            "postgresql+psycopg://user@host/database, and pip install 'fedpredict[postgres]'"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        _configure_sqlite(engine)
+    elif engine.dialect.name == "postgresql":
+        _configure_postgres(engine)
+    return engine
+
+
+class Database:
+    """The tables of one component in an open database; every transaction is whole or did not happen."""
+
+    def __init__(self, engine: sa.Engine, component: str, version: int, tables: sa.MetaData) -> None:
+        """Make the tables where there are none, and check their version; on an error the engine is closed.
+
+        Args:
+            engine: As `open_engine` returns it; this object closes it.
+            component: Whose tables, in at most 40 letters.
+            version: The version of their schema that the caller reads and writes.
+            tables: The tables.
+
+        Raises:
+            StateError: The database is unavailable, or its tables are of another version.
+        """
+        self._engine = engine
+        try:
+            self._prepare(component, version, tables)
+        except StateError:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The URL without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Give a connection for the block: committed at its end, rolled back by an error.
+
+        Raises:
+            StateError: The database cannot be used.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise StateError(f"the state database {self.name} cannot be used: {reason}") from error
+
+    def damaged(self, why: str) -> StateError:
+        """Return the error of rows that cannot be what was written."""
+        return StateError(f"the state database {self.name} holds damaged rows: {why}; restore it from a backup")
+
+    def close(self) -> None:
+        """Close every connection; closing twice is harmless."""
+        self._engine.dispose()
+
+    def _prepare(self, component: str, version: int, tables: sa.MetaData) -> None:
+        with self.transaction() as connection:
+            _METADATA.create_all(connection)
+            tables.create_all(connection)
+            found = connection.scalar(sa.select(_SCHEMA.c.version).where(_SCHEMA.c.component == component))
+            if found is None:
+                connection.execute(sa.insert(_SCHEMA).values(component=component, version=version))
+        if found not in (None, version):
+            raise StateError(
+                f"the state database {self.name} has schema version {found}; this program needs {version}: "
+                "use the version of fedpredict that wrote it, or another database"
+            )
+
+
+def _absolute(url: str, base: Path) -> URL:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database.startswith((":", "file:")):
+        return parsed
+    return parsed.set(database=str(base.absolute() / parsed.database))
+
+
+def _create_engine(url: URL, password: str | None, key: str) -> sa.Engine:
+    if password is not None:
+        if url.get_backend_name() == "sqlite":
+            raise ConfigError(f"{key}: SQLite asks for no password; take the password out, or name a server")
+        url = url.set(password=password)
+    if url.get_backend_name() == "postgresql":
+        options = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict", "options": options}
+        given = {key: value for key, value in own.items() if key not in url.query}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=given)
+    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
+        # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
+        return sa.create_engine(url, poolclass=sa.NullPool)
+    return sa.create_engine(url, pool_pre_ping=True)
+
+
+def _configure_sqlite(engine: sa.Engine) -> None:
+    """Make transactions of several processes wait for each other.
+
+    SQLite's rollback journal is kept: transactions here are short and rare, and write-ahead logging would need shared
+    memory, which network file systems lack. A transaction takes the write lock when it begins, because one that reads
+    first and writes later fails at once, however long the timeout is, where another process wrote in between.
+    """
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}").close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _configure_postgres(engine: sa.Engine) -> None:
+    """Make transactions wait for each other, as on SQLite: they are short and rare, and some read before they write.
+
+    Without that, two processes would make the same table, or replace the same row, and one of them would fail.
+    """
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
