@@ -22,6 +22,7 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
+from fedpredict.model.standing import BucketIds, PopulationNotice, PopulationStanding
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
@@ -30,6 +31,7 @@ from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.channel import Compression, channel_options
 from fedpredict.wire.link import Instance
 from fedpredict.wire.link_caller import ANSWERS, LinkCall
+from fedpredict.wire.population_codec import fill_bucket_ids, fill_notice
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 
@@ -198,6 +200,23 @@ class RemoteParty(PartyScorer, BucketScorer):
         fill_bucket_query(frame.score_bucket, query)
         reply = await self._ask(frame, participant_pb2.BucketReply, deadline_s)
         return self.who.bucket(query, reply)
+
+    async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
+        """Tell the party of a version of a population, or ask after one.
+
+        Raises:
+            PopulationRefusedError: It does not take it.
+            PartyError: The party is away, slow, or refuses.
+        """
+        frame = link_pb2.Frame()
+        fill_notice(frame.population, notice)
+        return self.who.standing(notice, await self._ask(frame, participant_pb2.PopulationReply, deadline_s))
+
+    async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
+        """Send the party the ids of a bucket; errors are those of `notice_population`."""
+        frame = link_pb2.Frame()
+        fill_bucket_ids(frame.population_bucket, bucket)
+        await self._ask(frame, participant_pb2.PopulationBucketReply, deadline_s)
 
     async def _ask(self, frame: link_pb2.Frame, reply_type: type[_Reply], deadline_s: float) -> _Reply:
         """Make a call of offline tasks, which a party need not offer."""

@@ -24,12 +24,14 @@ from fedpredict.errors import (
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.standing import PopulationNotice, PopulationStanding
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.link import OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
 from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
 
@@ -149,6 +151,13 @@ class Acquaintance:
         """Return the party's share of a bucket, checked against what was asked."""
         try:
             return bucket_answer_from_wire(reply, query)
+        except ProtocolError as error:
+            raise self.refused(error) from error
+
+    def standing(self, notice: PopulationNotice, reply: participant_pb2.PopulationReply) -> PopulationStanding:
+        """Return what the party says of a version of a population, checked against what it was told."""
+        try:
+            return standing_from_wire(reply, notice)
         except ProtocolError as error:
             raise self.refused(error) from error
 

@@ -1,4 +1,4 @@
-"""What a participant answers to offline tasks: shares of buckets (ADR 0031)."""
+"""What a participant answers to offline tasks: shares of buckets, and populations that are named ahead (ADR 0031)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import logging
 import time
 
-from fedpredict.errors import PartyTimeoutError, PopulationRefusedError, UnsupportedModeError
+from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, PartyScorer
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import score_ids
 from fedpredict.security.identity import Identity
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
+from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
@@ -27,23 +29,53 @@ MAX_BUCKET_DEADLINE_S = 600.0
 class OfflineAnswers:
     """Answers callers that the policy lists, with what `scorer` computes; some buckets at once, others wait."""
 
-    def __init__(self, scorer: PartyScorer, policy: CallerPolicy, *, buckets_at_once: int) -> None:
+    def __init__(
+        self, scorer: PartyScorer, policy: CallerPolicy, populations: StandingPopulations, *, buckets_at_once: int
+    ) -> None:
         """Serve one party.
 
         Args:
             scorer: This party.
             policy: Who may ask for what.
-            buckets_at_once: How many buckets are computed at a time.
+            populations: Those that initiators named.
+            buckets_at_once: How many buckets are computed, and how many taken, at a time.
         """
         self._scorer = scorer
         self._policy = policy
+        self._populations = populations
         self._turns = asyncio.Semaphore(buckets_at_once)
+        self._taking = asyncio.Semaphore(buckets_at_once)
 
     async def answer(self, frame: link_pb2.Frame, caller: Identity, deadline_s: float) -> link_pb2.Frame:
         """Answer a frame that is a call of offline tasks."""
+        if frame.HasField("population"):
+            return link_pb2.Frame(population_told=await self.population(frame.population, caller))
+        if frame.HasField("population_bucket"):
+            return link_pb2.Frame(population_bucket_put=await self.put_bucket(frame.population_bucket, caller))
         answer = link_pb2.Frame()
         await self.score_bucket(frame.score_bucket, caller, deadline_s, answer.scored_bucket)
         return answer
+
+    async def population(
+        self, request: participant_pb2.PopulationRequest, caller: Identity
+    ) -> participant_pb2.PopulationReply:
+        """Take word of a version of a standing population, or say what became of it."""
+        notice = notice_from_wire(request)
+        add_log_context(request_id=notice.request_id)
+        self._check_party(caller, notice.population)
+        standing = await asyncio.to_thread(self._populations.notice, caller.name, notice)
+        return standing_to_wire(notice.request_id, standing)
+
+    async def put_bucket(
+        self, request: participant_pb2.PopulationBucket, caller: Identity
+    ) -> participant_pb2.PopulationBucketReply:
+        """Take a bucket of such a version."""
+        put = bucket_ids_from_wire(request)
+        add_log_context(request_id=put.request_id)
+        self._check_party(caller, put.population)
+        async with self._taking:
+            await asyncio.to_thread(self._populations.put, caller.name, put)
+        return participant_pb2.PopulationBucketReply(request_id=put.request_id)
 
     async def score_bucket(
         self,
@@ -70,13 +102,16 @@ class OfflineAnswers:
         fill_bucket_reply(into, query, ids_sha256, reply)
         _log_done(query, reply, time.perf_counter() - began)
 
+    def _check_party(self, caller: Identity, population: str) -> None:
+        # a client of some initiator can have a party's name; it is not that party
+        if not self._policy.is_listed(caller):
+            raise refusal(population, "no populations are taken here")
+
     async def _ids(self, query: BucketQuery, caller: Identity) -> tuple[SampleIds, str]:
         """Return the ids that a query is about, and their digest."""
         rows = query.rows
         if isinstance(rows, PopulationRows):
-            problem = "not known here"
-            told = f"version {rows.version} of population {rows.population} of {caller.name} is {problem}"
-            raise PopulationRefusedError(told, population=rows.population, problem=problem)
+            return await asyncio.to_thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
         return rows, await asyncio.to_thread(digest_of, rows)
 
 

@@ -25,6 +25,7 @@ from fedpredict.participant.attach import Attacher
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import Connect, ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
@@ -81,6 +82,7 @@ class ParticipantServer:
         self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
+        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
         self._answers = Answers(
             scorer,
             self._policy,
@@ -88,7 +90,7 @@ class ParticipantServer:
             self._me,
             max_samples=settings.max_samples,
             watch=self._watch,
-            offline=OfflineAnswers(scorer, self._policy, buckets_at_once=settings.buckets_at_once),
+            offline=OfflineAnswers(scorer, self._policy, populations, buckets_at_once=settings.buckets_at_once),
         )
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)

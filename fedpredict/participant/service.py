@@ -51,7 +51,17 @@ class ParticipantService:
             await offline.score_bucket(request, self.caller(context), deadline_s, reply)
             return reply
 
-        return {"ScoreBucket": unary(participant_pb2.BucketRequest, score_bucket)}
+        async def population(request: participant_pb2.PopulationRequest, context: Context) -> Message:
+            return await offline.population(request, self.caller(context))
+
+        async def put_bucket(request: participant_pb2.PopulationBucket, context: Context) -> Message:
+            return await offline.put_bucket(request, self.caller(context))
+
+        return {
+            "ScoreBucket": unary(participant_pb2.BucketRequest, score_bucket),
+            "RegisterPopulation": unary(participant_pb2.PopulationRequest, population),
+            "PutPopulationBucket": unary(participant_pb2.PopulationBucket, put_bucket),
+        }
 
     def caller(self, context: Context) -> Identity:
         """Return who is calling, from here on in the call's log lines; raise `UnauthenticatedError` for nobody."""

@@ -25,6 +25,17 @@ class CallerSettings(_Settings):
 
     models: tuple[ModelOrAll, ...]
     """Model ids, or "*" for all."""
+    accept_populations: bool = False
+    """Whether the standing populations that it names count without the operator's word."""
+
+
+class PopulationSettings(_Settings):
+    """`[populations]`: what is taken of the sample ids that initiators name ahead."""
+
+    max_ids: int = Field(default=50_000_000, ge=0)
+    """Most ids that are kept for one initiator, in all populations; 0: none are taken."""
+    keep_versions: int = Field(default=3, ge=1, le=100)
+    """Versions of a population that stay when a newer one is accepted, that one included."""
 
 
 class Connect(StrEnum):
@@ -83,6 +94,8 @@ class ParticipantSettings(_Settings):
     """By feature view: how old features may be."""
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     """How shares are computed ahead and kept."""
+    populations: PopulationSettings = Field(default_factory=PopulationSettings)
+    """The standing populations of initiators."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -15,9 +15,9 @@ from fedpredict.errors import EmptyRequestError, WarehouseError
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import buckets_for, check_population, digest_of
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.id_sort import IdSorter
 from fedpredict.tables.populations import (
-    PopulationState,
     PopulationVersion,
     ensure_tables,
     known_buckets,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow as pa
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
 
@@ -46,16 +46,6 @@ POPULATION_IDS = TableSchema(
     _OF_BUCKET,
 )
 """One row per id; `position` counts from 0 in the bucket."""
-
-
-class PopulationState(StrEnum):
-    """What holds of a version at the party whose warehouse it is in."""
-
-    RECEIVING = "receiving"
-    """Told of, and not complete."""
-    PROPOSED = "proposed"
-    ACCEPTED = "accepted"
-    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +119,13 @@ def known_buckets(warehouse: Warehouse, owner: str, population: str) -> set[tupl
     where: Partition = {"owner": owner, "population": population}
     rows = warehouse.read(POPULATION_BUCKETS.name, ["bucket", "sha256"], where).to_pylist()
     return {(int(row["bucket"]), str(row["sha256"])) for row in rows}
+
+
+def bucket_sizes(warehouse: Warehouse, owner: str) -> dict[tuple[str, int, str], int]:
+    """Return how many ids an owner's buckets hold, by population, number and digest."""
+    names = ["population", "bucket", "sha256", "n_ids"]
+    rows = warehouse.read(POPULATION_BUCKETS.name, names, {"owner": owner}).to_pylist()
+    return {(str(row["population"]), int(row["bucket"]), str(row["sha256"])): int(row["n_ids"]) for row in rows}
 
 
 def missing_buckets(warehouse: Warehouse, version: PopulationVersion) -> list[int]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 
-from fedpredict.errors import EmptyRequestError, InputError, NameRefusedError, ProtocolError, TooManySamplesError
+from fedpredict.errors import EmptyRequestError, InputError, ProtocolError, TooManySamplesError
 from fedpredict.model.buckets import check_bucket_count
-from fedpredict.model.populations import MAX_BUCKET_ROWS, BucketAnswer, BucketQuery, PopulationRows, check_population
+from fedpredict.model.populations import MAX_BUCKET_ROWS, BucketAnswer, BucketQuery, PopulationRows
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import SampleStatus, Share, all_ok_statuses
 from fedpredict.wire import codec
+from fedpredict.wire.population_codec import population_from_wire, version_from_wire
 from fedpredict.wire.v1 import participant_pb2
 
 _TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -132,14 +133,6 @@ def bucket_answer_from_wire(message: participant_pb2.BucketReply, query: BucketQ
     )
 
 
-def population_from_wire(value: str) -> str:
-    """Return `value` if it names a population; else raise `ProtocolError`."""
-    try:
-        return check_population(value)
-    except NameRefusedError as error:
-        raise ProtocolError(str(error)) from error
-
-
 def _bucket_count(bucket: int, n_buckets: int) -> int:
     try:
         check_bucket_count(n_buckets)
@@ -157,11 +150,9 @@ def _rows(message: participant_pb2.BucketRequest) -> SampleIds | PopulationRows:
     if kind is None:
         raise ProtocolError("a call for a bucket has neither sample ids nor rows of a population")
     asked = message.population
-    if not asked.version:
-        raise ProtocolError("version 0 of a population")
     return PopulationRows(
         population=population_from_wire(asked.population),
-        version=asked.version,
+        version=version_from_wire(asked.version),
         bucket_sha256=codec.digest_from_wire(asked.bucket_sha256, "bucket_sha256"),
         first=asked.first,
         rows=asked.rows,

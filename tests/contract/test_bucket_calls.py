@@ -8,6 +8,7 @@ import itertools
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +20,31 @@ from fedpredict.errors import (
     PartyRefusedError,
     PartyTimeoutError,
     PartyUnavailableError,
+    PopulationRefusedError,
     ProtocolError,
     TooManySamplesError,
 )
 from fedpredict.initiator.fanout import Dialler, RemoteParty
-from fedpredict.model.populations import MAX_BUCKET_ROWS, BucketQuery, digest_of
+from fedpredict.model.populations import MAX_BUCKET_ROWS, BucketQuery, PopulationRows, digest_of, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.standing import (
+    BucketDelta,
+    BucketIds,
+    PopulationNotice,
+    PopulationStanding,
+    PopulationState,
+    delta_of,
+)
+from fedpredict.participant.acceptance import accept
+from fedpredict.participant.populations import StandingPopulations
+from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.scoring.buckets import LocalBuckets
+from fedpredict.tables.populations import read_bucket
+from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire, bucket_query_from_wire, fill_bucket_query
+from fedpredict.wire.population_codec import fill_notice, notice_from_wire, standing_from_wire, standing_to_wire
 from fedpredict.wire.v1 import participant_pb2
 from tests.contract.link_rig import DEADLINE_S, DIGEST, Certificates, Rig, ScriptedScorer, Way, eventually
 
@@ -184,6 +200,72 @@ async def test_buckets_beyond_the_limit_wait_within_their_deadlines(rig: Rig) ->
     await asyncio.gather(*under_way)
 
 
+def bucket_ids(version: int, number: int, ids: SampleIds | BucketDelta, digest: str) -> BucketIds:
+    return BucketIds(request_id="r-1", population="people", version=version, bucket=number, sha256=digest, content=ids)
+
+
+async def test_a_population_is_told_sent_accepted_and_scored_without_its_ids(rig: Rig, tmp_path: Path) -> None:
+    warehouse = LocalWarehouse(tmp_path)
+    callers = {"bank": CallerSettings(models=("*",))}
+    rig.populations = StandingPopulations(warehouse, PopulationSettings(), callers, poll_s=0.001)
+    remote = await rig.linked(LengthScorer())
+    ids = in_order(SampleIds.of([b"7", b"10", b"nobody"]))
+    notice = PopulationNotice(request_id="r-1", population="people", version=1, n_ids=3, digests=(plain_digest(*ids),))
+    look = PopulationNotice(request_id="r-2", population="people", version=1)
+    query = bucket_of(b"x")
+    rows = PopulationRows(population="people", version=1, bucket_sha256=plain_digest(*ids), first=0, rows=3)
+    query = replace(query, bucket=0, n_buckets=1, rows=rows, ids_sha256=plain_digest(*ids))
+
+    assert (await remote.notice_population(look, deadline_s=DEADLINE_S)).state is None
+    told = await remote.notice_population(notice, deadline_s=DEADLINE_S)
+    assert (told.state, told.missing) == (PopulationState.RECEIVING, (0,))
+    await remote.put_bucket(bucket_ids(1, 0, ids, plain_digest(*ids)), deadline_s=DEADLINE_S)
+    assert (await remote.notice_population(notice, deadline_s=DEADLINE_S)).state is PopulationState.PROPOSED
+    with pytest.raises(PopulationRefusedError, match="its operator has not accepted it"):
+        await remote.score_bucket(query, deadline_s=DEADLINE_S)
+    accept(warehouse, "bank", "people", 1, "ada", keep_versions=3)
+    answer = await remote.score_bucket(query, deadline_s=DEADLINE_S)
+
+    expected = [float(each) if each.isdigit() else np.nan for each in ids]
+    np.testing.assert_array_equal(answer.share.values[:, 0], expected)
+    part = replace(query, rows=replace(rows, first=1, rows=2), ids_sha256=plain_digest(*ids[1:]))
+    answer = await remote.score_bucket(part, deadline_s=DEADLINE_S)
+    np.testing.assert_array_equal(answer.share.values[:, 0], expected[1:])
+
+
+async def test_a_delta_travels_and_what_is_refused_says_why(rig: Rig, tmp_path: Path) -> None:
+    warehouse = LocalWarehouse(tmp_path)
+    callers = {"bank": CallerSettings(models=("*",), accept_populations=True)}
+    rig.populations = StandingPopulations(warehouse, PopulationSettings(), callers, poll_s=0.001)
+    remote = await rig.linked(LengthScorer())
+    first, second = in_order(SampleIds.of([b"7", b"10"])), in_order(SampleIds.of([b"7", b"11"]))
+    digests = plain_digest(*first), plain_digest(*second)
+
+    for version, content in ((1, first), (2, delta_of(digests[0], first, second))):
+        digest = digests[version - 1]
+        notice = PopulationNotice(request_id="r-1", population="people", version=version, n_ids=2, digests=(digest,))
+        await remote.notice_population(notice, deadline_s=DEADLINE_S)
+        await remote.put_bucket(bucket_ids(version, 0, content, digest), deadline_s=DEADLINE_S)
+        told = await remote.notice_population(notice, deadline_s=DEADLINE_S)
+        assert (told.state, told.accepted_version) == (PopulationState.ACCEPTED, version)
+
+    assert list(read_bucket(warehouse, "bank", "people", 0, digests[1])) == list(second)
+    with pytest.raises(PopulationRefusedError, match="people: bucket 0 with that digest is none of version 3"):
+        await remote.put_bucket(bucket_ids(3, 0, first, digests[0]), deadline_s=DEADLINE_S)
+
+
+async def test_who_is_not_listed_may_name_no_population(rig: Rig) -> None:
+    remote = await rig.initiator("shop")
+    await rig.participant(LengthScorer())
+    await rig.wait_linked(remote)
+    notice = PopulationNotice(request_id="r-1", population="people", version=1, n_ids=1, digests=("00" * 32,))
+
+    with pytest.raises(PopulationRefusedError, match="no populations are taken here"):
+        await remote.notice_population(notice, deadline_s=DEADLINE_S)
+    with pytest.raises(PopulationRefusedError):
+        await remote.put_bucket(bucket_ids(1, 0, SampleIds.of([b"u1"]), "00" * 32), deadline_s=DEADLINE_S)
+
+
 async def unlinked(rig: Rig, scorer: ScriptedScorer) -> RemoteParty:
     """Return the initiator's view of a participant to which it has no link, and dials none."""
     await rig.participant(scorer)
@@ -199,6 +281,9 @@ async def test_without_a_link_a_bucket_is_a_call_of_grpcs_own(certificates: Cert
         answer = await remote.score_bucket(bucket_of(b"7", b"x"), deadline_s=DEADLINE_S)
 
         np.testing.assert_array_equal(answer.share.values, [[7.0, 3.5], [np.nan, np.nan]])
+        look = PopulationNotice(request_id="r-2", population="people", version=1)
+        with pytest.raises(PopulationRefusedError, match="no populations are taken here"):
+            await remote.notice_population(replace(look, n_ids=1, digests=("00" * 32,)), deadline_s=DEADLINE_S)
         await rig.workers[0].stop()
         with pytest.raises(PartyUnavailableError):
             await remote.score_bucket(bucket_of(b"7"), deadline_s=DEADLINE_S)
@@ -211,6 +296,51 @@ async def test_without_a_link_a_party_that_offers_no_offline_tasks_is_named(cert
 
         with pytest.raises(PartyRefusedError, match="does not offer offline tasks"):
             await remote.score_bucket(bucket_of(b"7"), deadline_s=DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"protocol_version": 2}, "protocol version 2"),
+        ({"version": 0}, "version 0"),
+        ({"population": "a b"}, "is not a population"),
+        ({"bucket_sha256s": bytes(33)}, "33 bytes of digests"),
+        ({"bucket_sha256s": bytes(96)}, "3 buckets"),
+        ({"look": True}, "a question after a version with digests"),
+    ],
+)
+def test_word_of_a_version_that_breaks_the_protocol_is_refused(change: dict[str, object], told: str) -> None:
+    message = participant_pb2.PopulationRequest()
+    notice = PopulationNotice(request_id="r-1", population="people", version=1, n_ids=3, digests=("ab" * 32,))
+    fill_notice(message, notice)
+    assert notice_from_wire(message) == notice
+    for name, value in change.items():
+        setattr(message, name, value)
+
+    with pytest.raises(ProtocolError, match=told):
+        notice_from_wire(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"request_id": "r-2"}, "another request"),
+        ({"missing": bytes(3)}, "not a row of uint32"),
+        ({"missing": struct.pack("<2I", 1, 0)}, "ascending"),
+        ({"missing": struct.pack("<I", 2)}, "buckets of the version"),
+        ({"state": 9}, "unknown state"),
+    ],
+)
+def test_what_is_no_answer_about_a_version_is_refused(change: dict[str, object], told: str) -> None:
+    notice = PopulationNotice(request_id="r-1", population="p", version=1, n_ids=3, digests=("ab" * 32, "cd" * 32))
+    standing = PopulationStanding(state=PopulationState.RECEIVING, missing=(0, 1), accepted_version=7)
+    message = standing_to_wire("r-1", standing)
+    assert standing_from_wire(message, notice) == standing
+    for name, value in change.items():
+        setattr(message, name, value)
+
+    with pytest.raises(ProtocolError, match=told):
+        standing_from_wire(message, notice)
 
 
 async def test_the_own_part_answers_a_bucket_as_another_party_does() -> None:

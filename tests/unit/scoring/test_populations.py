@@ -13,11 +13,11 @@ from fedpredict.errors import EmptyRequestError, NameRefusedError, WarehouseWrit
 from fedpredict.model import populations as limits
 from fedpredict.model.populations import digest_of, in_order
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.scoring import populations
 from fedpredict.scoring.id_sort import IdSorter
 from fedpredict.scoring.populations import ingest
 from fedpredict.tables.populations import (
-    PopulationState,
     known_buckets,
     list_versions,
     missing_buckets,
