@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalogue": ("catalogue", "app"),
     "score": ("score", "score"),
     "task": ("task", "app"),
+    "population": ("population", "app"),
     "shares": ("shares", "app"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),

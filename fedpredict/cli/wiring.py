@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -184,15 +184,25 @@ def opened_tasks(loaded: Loaded[InitiatorSettings], warehouse: Warehouse | None)
         warehouse: Its warehouse, where that is open already; the caller closes it.
     """
     from fedpredict.initiator.offline.open import TaskParts  # noqa: PLC0415
-    from fedpredict.warehouse.open import open_warehouse  # noqa: PLC0415
 
     with ExitStack() as stack:
         store = open_tasks(loaded)
         stack.callback(store.close)
         if warehouse is None:
-            warehouse = open_warehouse(loaded.settings.task_warehouse, loaded.base, password())
+            warehouse = open_task_warehouse(loaded)
             stack.callback(warehouse.close)
         yield TaskParts(store, warehouse)
+
+
+def open_task_warehouse(loaded: Loaded[InitiatorSettings]) -> Warehouse:
+    """Return where the ids and results of an initiator's offline tasks are; the caller closes it."""
+    from fedpredict.warehouse.open import open_warehouse  # noqa: PLC0415
+
+    settings = loaded.settings.task_warehouse
+    if loaded.settings.warehouse is None and settings.path is not None:
+        with suppress(OSError):  # who has a warehouse mounts it; this folder is ours to make
+            (loaded.base / settings.path).mkdir(exist_ok=True)
+    return open_warehouse(settings, loaded.base, password())
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:

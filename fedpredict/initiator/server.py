@@ -192,7 +192,13 @@ class InitiatorServer:
             from fedpredict.initiator.offline.open import open_offline  # noqa: PLC0415  as in `_scorers`
 
             offline = open_offline(
-                self._settings, self._tasks, catalogue, scorers, who_calls=self._who_calls, worker=self._me.name
+                self._settings,
+                self._tasks,
+                catalogue,
+                scorers,
+                who_calls=self._who_calls,
+                worker=self._me.name,
+                delivers=self._me.worker == 0,
             )
             self._offline = await stack.enter_async_context(offline)
         if self.metrics_address:

@@ -99,12 +99,12 @@ class IdSorter:
             ranks = places >> np.uint32(HASH_BITS - bits) if bits else np.zeros_like(places)
             for start, stop in _runs(ranks):
                 if held and int(ranks[start]) != rank:
-                    yield _bucket_of(rank, bits), SampleIds.concat(held)
+                    yield bucket_of_rank(rank, n_buckets), SampleIds.concat(held)
                     held = []
                 rank = int(ranks[start])
                 held.append(ids_from_array(batch.column("id").slice(start, stop - start), _MAX_BYTES))
         if held:
-            yield _bucket_of(rank, bits), SampleIds.concat(held)
+            yield bucket_of_rank(rank, n_buckets), SampleIds.concat(held)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for each in self._sorted:
@@ -174,8 +174,13 @@ def _runs(values: Sequence[int] | Hashes) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(known)], strict=True))
 
 
-def _bucket_of(rank: int, bits: int) -> int:
-    """Return the bucket whose places are the range of that number."""
+def bucket_of_rank(rank: int, n_buckets: int) -> int:
+    """Return which bucket has the places of that rank, from the lowest.
+
+    >>> [bucket_of_rank(rank, 4) for rank in range(4)]
+    [0, 2, 1, 3]
+    """
+    bits = n_buckets.bit_length() - 1
     return int(format(rank, f"0{bits}b")[::-1], 2) if bits else 0
 
 

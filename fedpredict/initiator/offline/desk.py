@@ -13,9 +13,10 @@ from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import NewTask, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
 from fedpredict.state.task_base import TaskStore
-from fedpredict.tables.populations import PopulationState, list_versions
+from fedpredict.tables.populations import list_versions
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
 

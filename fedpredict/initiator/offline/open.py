@@ -15,6 +15,7 @@ from fedpredict.errors import FedPredictError
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.offline.courier import PopulationCourier
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.initiator.offline.runner import TaskRunner
@@ -55,6 +56,7 @@ async def open_offline(
     *,
     who_calls: WhoCalls,
     worker: str,
+    delivers: bool,
 ) -> AsyncIterator[Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]]:
     """Work on tasks, unless the settings say not to, and give the methods that users call.
 
@@ -65,6 +67,7 @@ async def open_offline(
         scorers: By party; those of other organisations across links.
         who_calls: Call -> the caller's identity.
         worker: Names this process among all that work on the store.
+        delivers: Whether this process brings standing populations to the parties.
     """
     buckets = {
         party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
@@ -96,6 +99,10 @@ async def open_offline(
     working = []
     if settings.tasks.run:
         working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings.tasks.keep_days))]
+    if delivers:
+        remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
+        courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
+        working.append(asyncio.create_task(courier.run()))
     try:
         yield OfflineService(desk, who_calls).methods()
     finally:

@@ -11,8 +11,8 @@ from typing import Any
 from fedpredict.errors import TooManySamplesError
 from fedpredict.model.offline import PopulationRef, Upload
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.populations import ingest
-from fedpredict.tables.populations import PopulationState
 from fedpredict.warehouse.base import Warehouse
 
 UPLOAD = "upload-"
