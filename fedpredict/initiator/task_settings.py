@@ -12,14 +12,6 @@ from fedpredict.model.buckets import check_bucket_count
 from fedpredict.model.ids import check_name
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.settings import Seconds
-from fedpredict.warehouse.base import check_identifier
-
-
-def _identifier(value: str) -> str:
-    try:
-        return check_identifier(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
 
 
 def _population(value: str) -> str:
@@ -36,7 +28,7 @@ def _bucket_count(value: int) -> int:
         raise ValueError(str(error)) from error
 
 
-Identifier = Annotated[str, AfterValidator(_identifier)]
+Identifier = Annotated[str, Field(pattern="^[a-z0-9_]{1,126}$")]
 PopulationName = Annotated[str, AfterValidator(_population)]
 
 
