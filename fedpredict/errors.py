@@ -253,7 +253,7 @@ class TaskNotFoundError(FedPredictError):
 
 
 class TaskFailedError(FedPredictError):
-    """An offline task (its state, and the problem in public words) has not all of its results, and will have no more."""
+    """An offline task, of a state and with a problem that may be told, lacks results and will have no more."""
 
     public_fields = ("state", "problem")
 
