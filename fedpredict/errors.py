@@ -238,12 +238,7 @@ class ModelNotReadyError(FedPredictError):
 
 
 class PopulationRefusedError(FedPredictError):
-    """A participant does not take a version of a population, or does not answer for it, or not yet.
-
-    Attributes:
-        population: Its name.
-        problem: What is wrong, in words that may leave the process.
-    """
+    """A participant does not take a version of a population, or does not answer for it; `problem` may be told."""
 
     public_fields = ("population", "problem")
 
@@ -258,12 +253,7 @@ class TaskNotFoundError(FedPredictError):
 
 
 class TaskFailedError(FedPredictError):
-    """An offline task has no results, or not all of them, and will have no more.
-
-    Attributes:
-        state: Where it stands.
-        problem: Why, in words that may leave the process.
-    """
+    """An offline task, of a state and with a problem that may be told, lacks results and will have no more."""
 
     public_fields = ("state", "problem")
 

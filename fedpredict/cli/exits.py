@@ -32,6 +32,7 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.TaskNotFoundError: ExitCode.NOT_FOUND,
     errors.ManifestMismatchError: ExitCode.NOT_FOUND,
     errors.PartyError: ExitCode.UNAVAILABLE,
+    errors.PopulationRefusedError: ExitCode.UNAVAILABLE,
     errors.TaskFailedError: ExitCode.UNAVAILABLE,
     errors.UnscoredError: ExitCode.UNAVAILABLE,
     errors.OverloadedError: ExitCode.UNAVAILABLE,

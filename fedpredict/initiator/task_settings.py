@@ -12,14 +12,6 @@ from fedpredict.model.buckets import check_bucket_count
 from fedpredict.model.ids import check_name
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.settings import Seconds
-from fedpredict.warehouse.base import check_identifier
-
-
-def _identifier(value: str) -> str:
-    try:
-        return check_identifier(value)
-    except NameRefusedError as error:
-        raise ValueError(str(error)) from error
 
 
 def _population(value: str) -> str:
@@ -36,7 +28,7 @@ def _bucket_count(value: int) -> int:
         raise ValueError(str(error)) from error
 
 
-Identifier = Annotated[str, AfterValidator(_identifier)]
+Identifier = Annotated[str, Field(pattern="^[a-z0-9_]{1,126}$")]
 PopulationName = Annotated[str, AfterValidator(_population)]
 
 
@@ -66,6 +58,9 @@ class InitiatorTaskSettings(TaskSettings):
     """How long a party may take for one call; a longer one counts as away."""
     least_buckets: Annotated[int, AfterValidator(_bucket_count)] = 1
     """Into how many buckets a list is cut at least, a power of two: of smaller buckets memory holds less."""
+    lease_s: Annotated[Seconds, Field(ge=1.0)] = 15.0
+    """How long a task stays a process's that no longer says so; then another one, or the same once it is back, goes on.
+    """
     max_rows: int = Field(default=1_000_000_000, ge=1)
     """The most rows of one uploaded list or table."""
     tables: Mapping[PopulationName, PopulationTable] = Field(default_factory=dict)

@@ -23,6 +23,7 @@ from fedpredict.initiator.offline.service import OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.populations import BucketScorer
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.scoring.buckets import LocalBuckets
 from fedpredict.state.task_base import TaskStore
@@ -69,33 +70,16 @@ async def open_offline(
         worker: Names this process among all that work on the store.
         delivers: Whether this process brings standing populations to the parties.
     """
-    buckets = {
-        party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
-    }
     runner = TaskRunner(
         parts.store,
         parts.warehouse,
         catalogue,
-        buckets,
+        _buckets(scorers),
         own_party=settings.party,
         settings=settings.tasks,
         worker=worker,
     )
-    desk = TaskDesk(
-        store=parts.store,
-        warehouse=parts.warehouse,
-        catalogue=catalogue,
-        access=Access(settings.clients),
-        uploads=Uploads(
-            warehouse=parts.warehouse,
-            owner=settings.party,
-            max_rows=settings.tasks.max_rows,
-            least_buckets=settings.tasks.least_buckets,
-        ),
-        settings=settings.tasks,
-        own_party=settings.party,
-        look=runner.look,
-    )
+    desk = _desk(settings, parts, catalogue, runner)
     working = []
     if settings.tasks.run:
         working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings.tasks.keep_days))]
@@ -109,6 +93,31 @@ async def open_offline(
         for each in working:
             each.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+
+
+def _buckets(scorers: Mapping[str, PartyScorer]) -> dict[str, BucketScorer]:
+    return {
+        party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
+    }
+
+
+def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, runner: TaskRunner) -> TaskDesk:
+    uploads = Uploads(
+        warehouse=parts.warehouse,
+        owner=settings.party,
+        max_rows=settings.tasks.max_rows,
+        least_buckets=settings.tasks.least_buckets,
+    )
+    return TaskDesk(
+        store=parts.store,
+        warehouse=parts.warehouse,
+        catalogue=catalogue,
+        access=Access(settings.clients),
+        uploads=uploads,
+        settings=settings.tasks,
+        own_party=settings.party,
+        look=runner.look,
+    )
 
 
 async def _sweep(parts: TaskParts, keep_days: int | None) -> None:

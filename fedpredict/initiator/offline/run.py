@@ -17,7 +17,7 @@ from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucke
 from fedpredict.initiator.offline.distribution import bins_for, histograms_of
 from fedpredict.model.offline import Bins, BucketDone
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.state.task_base import LEASE_S, Claim, TaskStore
+from fedpredict.state.task_base import Claim, TaskStore
 from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.tables.results import ensure_results, write_results
 from fedpredict.warehouse.base import Warehouse
@@ -42,12 +42,14 @@ class Workplace:
         warehouse: The initiator's: ids in, results out.
         threads: Where databases, files and arrays are waited for.
         buckets_under_way: Buckets at the same time.
+        lease_s: How long a claim holds without being renewed.
     """
 
     store: TaskStore
     warehouse: Warehouse
     threads: Executor
     buckets_under_way: int
+    lease_s: float
 
     async def thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what `work` returns, run in a thread."""
@@ -60,7 +62,7 @@ class Holding:
     def __init__(self, place: Workplace, claim: Claim) -> None:
         self._place = place
         self._claim = claim
-        self._until = time.monotonic() + LEASE_S
+        self._until = time.monotonic() + place.lease_s
         self._look = asyncio.Event()
         self.lost = asyncio.Event()
         """Set when the claim holds no more."""
@@ -71,26 +73,27 @@ class Holding:
 
     def check(self) -> None:
         """Raise `ClaimLostError` unless the claim holds for long enough to write a bucket."""
-        if self.lost.is_set() or time.monotonic() > self._until - LEASE_S / 3:
+        if self.lost.is_set() or time.monotonic() > self._until - self._place.lease_s / 3:
             raise ClaimLostError(self._claim.task.task_id)
 
     async def keep(self) -> None:
         """Renew until the claim is lost."""
         while not self.lost.is_set():
             try:
-                async with asyncio.timeout(RENEW_S):
+                async with asyncio.timeout(min(RENEW_S, self._place.lease_s / 4)):
                     await self._look.wait()
             except TimeoutError:
                 pass
             self._look.clear()
             asked = time.monotonic()
             try:
-                held = await self._place.thread(self._place.store.renew, self._claim)
+                renew = partial(self._place.store.renew, self._claim, lease_s=self._place.lease_s)
+                held = await self._place.thread(renew)
             except StateError as error:
                 logger.warning("task.not_renewed", extra={"task": self._claim.task.task_id, "reason": str(error)})
                 held = asked < self._until
             else:
-                self._until = asked + LEASE_S
+                self._until = asked + self._place.lease_s
             if not held:
                 self.lost.set()
 

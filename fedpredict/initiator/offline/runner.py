@@ -56,7 +56,11 @@ class TaskRunner:
         # threads of its own: a warehouse that hangs must not hold up predictions
         threads = ThreadPoolExecutor(settings.parallel * (settings.buckets_under_way + 2) + 1, "fedpredict-offline")
         self._place = Workplace(
-            store=store, warehouse=warehouse, threads=threads, buckets_under_way=settings.buckets_under_way
+            store=store,
+            warehouse=warehouse,
+            threads=threads,
+            buckets_under_way=settings.buckets_under_way,
+            lease_s=settings.lease_s,
         )
         self._catalogue = catalogue
         self._scorers = scorers
@@ -91,10 +95,11 @@ class TaskRunner:
             self._place.threads.shutdown(wait=False, cancel_futures=True)
 
     async def _claim(self) -> Claim:
+        claiming = partial(self._place.store.claim, self._worker, lease_s=self._place.lease_s)
         while True:
             self._look.clear()
             try:
-                claim = await self._place.thread(self._place.store.claim, self._worker)
+                claim = await self._place.thread(claiming)
             except StateError as error:
                 logger.warning("task.not_claimed", extra={"reason": str(error)})
                 claim = None

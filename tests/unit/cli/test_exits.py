@@ -20,6 +20,7 @@ EXPECTED = {
     "ModelNotFoundError": 5,
     "ModelNotReadyError": 5,
     "ManifestMismatchError": 5,
+    "PopulationRefusedError": 6,
     "TaskNotFoundError": 5,
     "TaskFailedError": 6,
     "UnscoredError": 6,

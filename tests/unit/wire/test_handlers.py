@@ -46,6 +46,7 @@ def sample_error(cls: type[FedPredictError]) -> FedPredictError:
         "problem": "none",
         "rows": "1 (STALE)",
         "retry_after_ms": 250,
+        "state": "failed",
     }
     data["feature"] = "f"
     extra = {"parties": ("a",)} if cls is errors.IncompatiblePartsError else {}
