@@ -83,7 +83,6 @@ class ParticipantServer:
         self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
-        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
         self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
         self._answers = Answers(
             scorer,
@@ -92,13 +91,7 @@ class ParticipantServer:
             self._me,
             max_samples=settings.max_samples,
             watch=self._watch,
-            offline=OfflineAnswers(
-                scorer,
-                self._policy,
-                populations,
-                buckets_at_once=settings.buckets_at_once,
-                answered=self._answered.add,
-            ),
+            offline=self._offline(scorer, warehouse),
         )
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
@@ -167,6 +160,17 @@ class ParticipantServer:
         await asyncio.to_thread(self._poller.stop)
         await self._observed.aclose()
         logger.info("participant.stopped")
+
+    def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
+        settings = self._settings
+        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
+        return OfflineAnswers(
+            scorer,
+            self._policy,
+            populations,
+            buckets_at_once=settings.buckets_at_once,
+            answered=self._answered.add,
+        )
 
     async def _observe(self) -> None:
         settings = self._settings
