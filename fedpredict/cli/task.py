@@ -10,6 +10,7 @@ import pyarrow.csv
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.answered import answered
 from fedpredict.cli.connect import Ask, asking
 from fedpredict.cli.files import check_out
 from fedpredict.cli.options import InitiatorConfig, ModelArgument
@@ -25,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("score")(score)
+app.command("answered")(answered)
 
 TaskId = Annotated[str, typer.Argument(help="The task's id.", metavar="ID")]
 Plot = Annotated[

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
 
 from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, PartyScorer
-from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import score_ids
 from fedpredict.security.identity import Identity
+from fedpredict.tables.answered import AnsweredBucket
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
 from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
 from fedpredict.wire.v1 import link_pb2, participant_pb2
@@ -30,7 +36,13 @@ class OfflineAnswers:
     """Answers callers that the policy lists, with what `scorer` computes; some buckets at once, others wait."""
 
     def __init__(
-        self, scorer: PartyScorer, policy: CallerPolicy, populations: StandingPopulations, *, buckets_at_once: int
+        self,
+        scorer: PartyScorer,
+        policy: CallerPolicy,
+        populations: StandingPopulations,
+        *,
+        buckets_at_once: int,
+        answered: Callable[[AnsweredBucket], None] = lambda _: None,
     ) -> None:
         """Serve one party.
 
@@ -39,10 +51,12 @@ class OfflineAnswers:
             policy: Who may ask for what.
             populations: Those that initiators named.
             buckets_at_once: How many buckets are computed, and how many taken, at a time.
+            answered: Told of every answer.
         """
         self._scorer = scorer
         self._policy = policy
         self._populations = populations
+        self._answered = answered
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
 
@@ -96,11 +110,35 @@ class OfflineAnswers:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await score_ids(self._scorer, query, ids, left_s)
+                checksum = await asyncio.to_thread(_checksum, reply.share)
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._scorer.party) from error
         fill_bucket_reply(into, query, ids_sha256, reply)
-        _log_done(query, reply, time.perf_counter() - began)
+        self._note(query, reply, caller=caller, digests=(ids_sha256, checksum), elapsed_s=time.perf_counter() - began)
+
+    def _note(
+        self, query: BucketQuery, reply: PartyReply, *, caller: Identity, digests: tuple[str, str], elapsed_s: float
+    ) -> None:
+        """Log an answer, and keep a record of it, with the digests of its ids and of its share."""
+        record = AnsweredBucket(
+            caller=caller.name,
+            task_id=query.task_id,
+            model_id=query.model_id,
+            manifest_sha256=query.manifest_sha256,
+            bucket=query.bucket,
+            n_buckets=query.n_buckets,
+            n_rows=reply.share.n_samples,
+            n_scored=int((reply.share.status == SampleStatus.OK).sum()),
+            ids_sha256=digests[0],
+            share_sha256=digests[1],
+            elapsed_s=elapsed_s,
+            answered_at=datetime.now(UTC),
+        )
+        self._answered(record)
+        extra = {"bucket": query.bucket, "n_buckets": query.n_buckets, "mode": query.mode.value}
+        counts = {"rows": record.n_rows, "scored": record.n_scored, "elapsed_s": round(elapsed_s, 3)}
+        logger.info("bucket.done", extra={**extra, **counts})
 
     def _check_party(self, caller: Identity, population: str) -> None:
         # a client of some initiator can have a party's name; it is not that party
@@ -115,13 +153,8 @@ class OfflineAnswers:
         return rows, await asyncio.to_thread(digest_of, rows)
 
 
-def _log_done(query: BucketQuery, reply: PartyReply, elapsed_s: float) -> None:
-    extra = {
-        "bucket": query.bucket,
-        "n_buckets": query.n_buckets,
-        "mode": query.mode.value,
-        "rows": reply.share.n_samples,
-        "scored": int((reply.share.status == SampleStatus.OK).sum()),
-        "elapsed_s": round(elapsed_s, 3),
-    }
-    logger.info("bucket.done", extra=extra)
+def _checksum(share: Share) -> str:
+    """Return the checksum of a share that records have; see `AnsweredBucket`."""
+    hashed = hashlib.sha256(share.status.tobytes())
+    hashed.update(np.ascontiguousarray(share.values, dtype="<f8").data)
+    return hashed.hexdigest()

@@ -20,6 +20,7 @@ from fedpredict.observe.request_log import RequestLog
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, StoreMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import ShareWatch
+from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.links import LinkServer
@@ -82,7 +83,7 @@ class ParticipantServer:
         self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
-        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
+        self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
         self._answers = Answers(
             scorer,
             self._policy,
@@ -90,7 +91,7 @@ class ParticipantServer:
             self._me,
             max_samples=settings.max_samples,
             watch=self._watch,
-            offline=OfflineAnswers(scorer, self._policy, populations, buckets_at_once=settings.buckets_at_once),
+            offline=self._offline(scorer, warehouse),
         )
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
@@ -133,6 +134,7 @@ class ParticipantServer:
             await self._observed.aclose()
             raise
         self._poller.start()
+        self._answered.start()
         self._attacher.start()
         extra = {"party": self._settings.party, "address": self._address, "links": self._link_address or "grpc"}
         logger.info("participant.listening", extra=extra)
@@ -154,9 +156,21 @@ class ParticipantServer:
             await self._server.stop(self._settings.drain_s)
         await stopping_links
         await self._attacher.wait_closed()
+        await self._answered.stop()
         await asyncio.to_thread(self._poller.stop)
         await self._observed.aclose()
         logger.info("participant.stopped")
+
+    def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
+        settings = self._settings
+        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
+        return OfflineAnswers(
+            scorer,
+            self._policy,
+            populations,
+            buckets_at_once=settings.buckets_at_once,
+            answered=self._answered.add,
+        )
 
     async def _observe(self) -> None:
         settings = self._settings
