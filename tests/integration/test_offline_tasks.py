@@ -216,6 +216,7 @@ async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
     world: World, small_buckets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedpredict.initiator.offline.failure.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("fedpredict.initiator.links.BRIDGE_S", 0.2)
     await world.ask()
     address = world.running["lab"].address
     async with world.client() as client:
