@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
+from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.offline import Upload
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import list_versions, remove_versions
@@ -17,12 +18,13 @@ UNUSED_UPLOAD = timedelta(days=1)
 """How long a list is kept that no task is about."""
 
 
-def sweep(store: TaskStore, warehouse: Warehouse, keep_days: int | None, now: datetime) -> None:
+def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | None, now: datetime) -> None:
     """Remove the results of tasks that ended long ago, and lists that no task needs; repeated, it goes on.
 
     Args:
         store: Tasks.
         warehouse: The initiator's.
+        owner: Its party.
         keep_days: Days that results are kept; None: for ever.
         now: In UTC.
 
@@ -38,6 +40,12 @@ def sweep(store: TaskStore, warehouse: Warehouse, keep_days: int | None, now: da
         remove_upload(warehouse, upload)
         store.drop_upload(upload.upload_id)
         logger.info("upload.removed", extra={"upload": upload.upload_id})
+
+    for version in list_versions(warehouse, owner=owner):
+        name = version.population
+        is_left = name.startswith(UPLOAD) and version.created_at < now - UNUSED_UPLOAD
+        if is_left and store.upload(name.removeprefix(UPLOAD)) is None:  # its sender had gone before it was recorded
+            remove_versions(warehouse, [version])
 
 
 def remove_upload(warehouse: Warehouse, upload: Upload) -> None:
