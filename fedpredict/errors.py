@@ -1,4 +1,4 @@
-"""Every error that fedpredict raises on purpose, as one tree, and what of it may leave the process.
+"""Every error that fedpredict raises on purpose, as one tree.
 
 ```
 FedPredictError
@@ -35,6 +35,9 @@ FedPredictError
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
+├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
+├── TaskNotFoundError         no such offline task, or not this caller's
+├── TaskFailedError           an offline task ended without all of its results (.state, .problem)
 ├── UnscoredError             an answer that cannot hold what has no score (.rows)
 ├── ManifestMismatchError     asked for a version that is not the one agreed or loaded
 ├── IncompatiblePartsError    the parties' parts do not make one model (.parties)
@@ -48,32 +51,16 @@ FedPredictError
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
-The message of an error is for the operator of this process and goes to its log. What a peer may read is the text of
-`STATUS`: fixed, apart from the fields named in `public_fields`.
+The message of an error is for the operator of this process and goes to its log. What a peer may read is in
+`public_status.py`: a fixed text, apart from the fields named in `public_fields`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any, ClassVar
 
 from typing_extensions import override
-
-
-class Code(Enum):
-    """The class of an answer that is not a prediction; every edge maps it to its own numbers."""
-
-    INVALID_ARGUMENT = "invalid_argument"
-    NOT_FOUND = "not_found"
-    FAILED_PRECONDITION = "failed_precondition"
-    UNAVAILABLE = "unavailable"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
-    RESOURCE_EXHAUSTED = "resource_exhausted"
-    UNAUTHENTICATED = "unauthenticated"
-    UNIMPLEMENTED = "unimplemented"
-    INTERNAL = "internal"
 
 
 class FedPredictError(Exception):
@@ -268,6 +255,32 @@ class ModelNotReadyError(FedPredictError):
     """The model is known but cannot be answered at the moment."""
 
 
+class PopulationRefusedError(FedPredictError):
+    """A participant does not take a version of a population, or does not answer for it; `problem` may be told."""
+
+    public_fields = ("population", "problem")
+
+    def __init__(self, message: str, *, population: str, problem: str) -> None:
+        super().__init__(message)
+        self.population = population
+        self.problem = problem
+
+
+class TaskNotFoundError(FedPredictError):
+    """No such offline task for this caller; one that exists but is not theirs looks the same."""
+
+
+class TaskFailedError(FedPredictError):
+    """An offline task, of a state and with a problem that may be told, lacks results and will have no more."""
+
+    public_fields = ("state", "problem")
+
+    def __init__(self, message: str, *, state: str, problem: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.problem = problem
+
+
 class UnscoredError(FedPredictError):
     """Some samples have no score, and the answer's format has no way to say so."""
 
@@ -332,77 +345,3 @@ class OverloadedError(FedPredictError):
 
 class DeadlineExceededError(FedPredictError):
     """The caller's own deadline passed before an answer was there."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublicStatus:
-    """What the outside sees of an error: a code, and a text with the error's public fields filled in."""
-
-    code: Code
-    text: str
-
-
-INTERNAL = PublicStatus(Code.INTERNAL, "internal error")
-
-STATUS: dict[type[FedPredictError], PublicStatus] = {
-    ConfigError: INTERNAL,
-    InputError: PublicStatus(Code.INVALID_ARGUMENT, "the request cannot be used"),
-    NameRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "a name in the request breaks the naming rules"),
-    EmptyRequestError: PublicStatus(Code.INVALID_ARGUMENT, "the request names no sample id"),
-    TooManySamplesError: PublicStatus(Code.INVALID_ARGUMENT, "too many sample ids in one call; the limit is {limit}"),
-    UnsupportedModeError: PublicStatus(Code.UNIMPLEMENTED, "mode {mode} is not served here"),
-    InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
-    FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
-    ViewRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the feature view cannot be used"),
-    EventsRefusedError: PublicStatus(
-        Code.INVALID_ARGUMENT, "{n_refused} of {n_events} events cannot be taken; none was stored"
-    ),
-    FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
-    ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
-    ModelFileError: INTERNAL,
-    UnsupportedModelError: INTERNAL,
-    ModelConflictError: INTERNAL,
-    FeatureNamesError: INTERNAL,
-    VerificationError: INTERNAL,
-    WarehouseUnavailableError: PublicStatus(Code.UNAVAILABLE, "not ready"),
-    WarehouseWriteError: INTERNAL,
-    StatementError: INTERNAL,
-    TableCorruptError: INTERNAL,
-    StoreError: INTERNAL,
-    StateError: INTERNAL,
-    LeaseHeldError: INTERNAL,
-    LeaseLostError: INTERNAL,
-    CertificateError: INTERNAL,
-    UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
-    FeedNotFoundError: PublicStatus(Code.NOT_FOUND, "no such view takes events"),
-    ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
-    ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
-    UnscoredError: PublicStatus(
-        Code.FAILED_PRECONDITION, "rows without a score: {rows}; parameter allow_partial = true gives null for them"
-    ),
-    ManifestMismatchError: PublicStatus(Code.FAILED_PRECONDITION, "not the version that is served"),
-    IncompatiblePartsError: PublicStatus(Code.FAILED_PRECONDITION, "the parts of the model do not fit"),
-    PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
-    PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
-    PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
-    PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
-    ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
-    OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
-    DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
-}
-"""Every error that is raised itself (a leaf, or `InputError`), and its public face."""
-
-
-def public_status(error: BaseException) -> PublicStatus:
-    """Return what a peer may read of `error`; anything unexpected is an internal error and says no more.
-
-    >>> public_status(TooManySamplesError("4096 ids from lab", limit=1000)).text
-    'too many sample ids in one call; the limit is 1000'
-    >>> public_status(KeyError("secret")).text
-    'internal error'
-    """
-    if not isinstance(error, FedPredictError):
-        return INTERNAL
-    status = STATUS.get(type(error), INTERNAL)
-    fields = {name: getattr(error, name) for name in error.public_fields}
-    return PublicStatus(status.code, status.text.format(**fields))

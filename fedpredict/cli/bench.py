@@ -14,9 +14,9 @@ import typer
 from fedpredict.cli import connect
 from fedpredict.cli.bench_output import Shown, Watch, check_files, print_results, save_files
 from fedpredict.cli.exits import ExitCode
-from fedpredict.cli.options import ModelOption
+from fedpredict.cli.options import ClientConfig, Connect, IdentityName, Insecure, ModelOption
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.cli.predict import ClientConfig, Connect, IdentityName, Insecure, sample_ids_of
+from fedpredict.cli.predict import sample_ids_of
 from fedpredict.client import Mode
 from fedpredict.client.connection import build_target
 from fedpredict.client.core import CHUNK_SIZE

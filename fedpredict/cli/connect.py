@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any, TypeAlias
 
+from fedpredict.cli import options as options_of
 from fedpredict.cli import wiring
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded
@@ -30,6 +34,49 @@ class Connection:
     insecure: bool
     identity: str | None
     timeout_s: float | None
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the options that say which server is asked, and as whom.
+
+    Args:
+        command: Its first argument, `ask`, opens a client as `open_client` does.
+    """
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "ask"]
+
+    @wraps(command)
+    def run(config: Path | None = None, **values: Any) -> None:
+        connection = Connection(**{name: values.pop(name) for name in _OPTIONS})
+        command(ask=partial(open_client, config, connection), **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(name, keyword, default=False if kind is options_of.Insecure else None, annotation=kind)
+        for name, kind in {**_OPTIONS, "config": options_of.ClientConfig}.items()
+    ]
+    positional = [each for each in own if each.kind is not keyword]
+    named = [each for each in own if each.kind is keyword]
+    parameters = [*positional, *named, *options]
+    # of a wrapped function, no type declares it
+    setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+Ask: TypeAlias = "Callable[[], AbstractContextManager[tuple[Client, float]]]"
+"""Opens a client; gives it with the timeout in seconds."""
+
+_OPTIONS: dict[str, Any] = {
+    "server": options_of.Connect,
+    "server_party": options_of.ServerParty,
+    "tls_dir": options_of.TlsDirectory,
+    "ca": options_of.CaFile,
+    "cert": options_of.CertFile,
+    "key": options_of.KeyFile,
+    "insecure": options_of.Insecure,
+    "identity": options_of.IdentityName,
+    "timeout_s": options_of.Timeout,
+}
 
 
 @contextmanager

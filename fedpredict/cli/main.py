@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "task": ("task", "app"),
     "erase": ("erase", "erase_person"),
     "schedule": ("schedule", "app"),
+    "population": ("population", "app"),
+    "shares": ("shares", "app"),
     "simulate": ("split", "simulate"),
     "doctor": ("doctor", "doctor"),
     "bench": ("bench", "bench"),

@@ -12,28 +12,24 @@ import typer
 from fedpredict.cli.connect import Connection, open_client
 from fedpredict.cli.files import check_out, read_ids, write_table
 from fedpredict.cli.names import nearest
-from fedpredict.cli.options import ModelOption, OutFile
+from fedpredict.cli.options import (
+    CaFile,
+    CertFile,
+    ClientConfig,
+    Connect,
+    IdentityName,
+    Insecure,
+    KeyFile,
+    ModelOption,
+    OutFile,
+    ServerParty,
+    Timeout,
+    TlsDirectory,
+)
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.client import Client, Mode, Predictions, SampleStatus
 from fedpredict.errors import InputError, ModelNotFoundError
 from fedpredict.model.prediction import Origin
-
-Connect = Annotated[str | None, typer.Option("--server", help="host:port of the initiator.")]
-ServerParty = Annotated[str | None, typer.Option("--server-party", help="The party that runs it.")]
-TlsDirectory = Annotated[
-    Path | None, typer.Option("--tls-dir", help="Folder with ca.pem and one NAME.pem and NAME.key.")
-]
-CaFile = Annotated[Path | None, typer.Option("--ca", help="The CA's certificate; with --cert and --key.")]
-CertFile = Annotated[Path | None, typer.Option("--cert", help="This caller's certificate.")]
-KeyFile = Annotated[Path | None, typer.Option("--key", help="Its private key.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Plain text, on loopback only.")]
-IdentityName = Annotated[
-    str | None, typer.Option("--identity", help="With --insecure: this client's name, as the initiator lists it.")
-]
-ClientConfig = Annotated[
-    Path | None, typer.Option("--config", help="client.toml: server, server_party and the tls table in one place.")
-]
-Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds for everything.", min=0.001)]
 
 
 def predict(

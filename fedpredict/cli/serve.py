@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedpredict.cli import wiring
+from fedpredict.cli import daemons
 from fedpredict.cli.options import InitiatorConfig, ParticipantConfig
 
 participant = typer.Typer(help="Serve a party's partial scores.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def _initiator() -> None:
 @participant.command("serve")
 def serve_participant(config: ParticipantConfig = Path("participant.toml")) -> None:
     """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
-    wiring.serve_participant(config, _say_ready, _say_events)
+    daemons.serve_participant(config, _say_ready, _say_events)
 
 
 @initiator.command("serve")
@@ -38,7 +38,7 @@ def serve_initiator(
     ] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; calls under way are finished first."""
-    wiring.serve_initiator(config, _say_ready, _say_http, simulate=simulate)
+    daemons.serve_initiator(config, _say_ready, _say_http, simulate=simulate)
 
 
 def _say_ready(address: str) -> None:

@@ -1,177 +1,294 @@
-"""`fedpredict task`: a party's shares of a day, scored ahead by its warehouse's engine and kept."""
+"""`fedpredict task`: offline tasks at an initiator; and `task score`, by which a party scores a day's ids ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.csv
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.leases import opened_leases
-from fedpredict.cli.names import find_model
-from fedpredict.cli.options import PartyConfig, Wait
-from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.answered import answered
+from fedpredict.cli.connect import Ask, asking
+from fedpredict.cli.files import check_out
+from fedpredict.cli.options import InitiatorConfig, ModelArgument
+from fedpredict.cli.output import Advance, JsonFlag, Output
+from fedpredict.cli.shares import score
 from fedpredict.cli.task_plot import check_plot, save_plot
-from fedpredict.errors import InputError, ModelNotFoundError
-from fedpredict.scoring.leased import Alone, score_alone
-from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune
-from fedpredict.tables.models import current_versions
-from fedpredict.tables.shares import ShareTask, TaskState, finished_buckets, list_tasks, parse_day
+from fedpredict.client import Client, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
+from fedpredict.client.populations import Population
+from fedpredict.errors import InputError, TaskFailedError
 
-app = typer.Typer(help="Score all ids of a day ahead, and see what is stored.", no_args_is_help=True)
+app = typer.Typer(
+    help="Predictions for whole populations, made in the background by an initiator (and `score`, at a party).",
+    no_args_is_help=True,
+)
+app.command("score")(score)
+app.command("answered")(answered)
 
-Day = Annotated[str | None, typer.Option("--date", help="The day (UTC), like 2026-11-26; default: today.")]
-Models = Annotated[list[str] | None, typer.Option("--model", help="A model's id; repeatable. Default: all models.")]
+TaskId = Annotated[str, typer.Argument(help="The task's id.", metavar="ID")]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Save a picture of the scores' distribution (.png, .svg or .pdf).")
+    Path | None, typer.Option("--plot", help="Save a picture of the predictions' distribution (.png, .svg or .pdf).")
 ]
+Results = Annotated[Path, typer.Option("--out", help="Write them there (.csv or .parquet).")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when the task has ended; 6 unless it is done.")]
+_LISTED = (
+    "task_id",
+    "model",
+    "mode",
+    "state",
+    "population",
+    "ids",
+    "done",
+    "scored",
+    "submitted_at",
+    "note",
+    "problem",
+)
 
-_SHOWN = ("model", "date", "rows", "scored", "absent", "invalid", "out_of_range", "duplicate", "without_id")
 
-
-@app.command("score")
-def score(
+@app.command("submit")
+@asking
+def submit(
+    model_id: ModelArgument,
     *,
-    day: Day = None,
-    models: Models = None,
-    buckets: Annotated[
-        int | None, typer.Option("--buckets", help="Into how many buckets ids are cut: a power of two.")
+    ask: Ask,
+    ids: Annotated[Path | None, typer.Option("--ids", help="Sample ids in a CSV or Parquet file.")] = None,
+    column: Annotated[str | None, typer.Option("--column", help="Their column in that file.")] = None,
+    population: Annotated[
+        str | None, typer.Option("--population", help="A standing population of the initiator's.")
     ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Begin anew with the newest snapshot, whatever is stored.")
-    ] = False,
-    plot: Plot = None,
-    wait: Wait = 0.0,
-    config: PartyConfig = None,
+    version: Annotated[int | None, typer.Option("--version", help="Its version; default: the newest.", min=1)] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", help="A table that the settings of the initiator offer.")
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="offline: stored shares. nearline: features that were extracted.")
+    ] = Mode.OFFLINE,
+    idempotency: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same again gives the task that is there.")
+    ] = None,
+    note: Annotated[str, typer.Option("--note", help="For people.")] = "",
+    wait: Wait = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Store the current version's shares of every id; what is stored already stays, and a killed run is finished."""
+    """Begin a task: predictions of a model for a file of ids, a standing population, or a table."""
     output = Output(as_json=as_json)
-    check_plot(plot)
-    asked = _day(day)
-    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
-        alone = Alone(leases, wait, output.note)
-        current = current_versions(party.warehouse)
-        versions = [find_model(current, each) for each in models] if models else list(current.values())
-        if not versions:
-            raise ModelNotFoundError("there is no model yet; see `fedpredict model convert`")
-        reports = []
-        for version in versions:
-            with output.progress(f"scoring {version.model_id}") as advance:
-                state = score_alone(
-                    alone,
-                    party.warehouse,
-                    version,
-                    asked,
-                    rows_per_bucket=party.tasks.bucket_rows,
-                    n_buckets=buckets,
-                    again=again,
-                    advance=advance,
-                )
-            before = previous_state(party.warehouse, state.task)
-            reports.append(report_of(state, before, limit=party.tasks.stability_limit))
-        if party.tasks.keep_days is not None:
-            prune(party.warehouse, party.tasks.keep_days, datetime.now(UTC).date())
-    _print(output, reports, plot)
+    asked = _population(ids, column, population, version, table)
+    with ask() as (client, _):
+        task_id = client.submit(model_id, asked, mode=mode, idempotency_key=idempotency, note=note)
+        if wait:
+            info = _waited(client, task_id, output)
+            output.result(_json(info), _sentence(info))
+            _check_done(info)
+        else:
+            output.result({"task_id": task_id}, f"{task_id}\nFollow it with `fedpredict task show {task_id}`.")
 
 
 @app.command("list")
-def list_all(*, day: Day = None, models: Models = None, config: PartyConfig = None, as_json: JsonFlag = False) -> None:
-    """List the days that are stored, or begun, oldest first."""
-    with wiring.opened_warehouse(config) as party:
-        tasks = _matching(list_tasks(party.warehouse, day=None if day is None else parse_day(day)), models)
-    rows = [
-        {
-            "date": each.day.isoformat(),
-            "model": each.model_id,
-            "params_sha256": each.params_sha256 if as_json else each.params_sha256[:12],
-            "snapshot": each.snapshot,
-            "buckets": each.n_buckets,
-            "ids": each.n_ids,
-            "finished_at": each.finished_at,
-        }
-        for each in tasks
-    ]
-    columns = ("date", "model", "params_sha256", "snapshot", "buckets", "ids", "finished_at")
-    Output(as_json=as_json).rows(columns, rows, empty="Nothing is stored; see `fedpredict task score`.")
+@asking
+def list_all(
+    *,
+    ask: Ask,
+    model_id: Annotated[str | None, typer.Option("--model", help="Only this model's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many.", min=1, max=1000)] = 100,
+    as_json: JsonFlag = False,
+) -> None:
+    """List tasks, the newest first; what a party has stored is listed by `fedpredict shares list`."""
+    with ask() as (client, timeout_s):
+        tasks = client.tasks(model_id, limit=limit, timeout_s=timeout_s)
+    rows = [_json(each) if as_json else _row(each) for each in tasks]
+    Output(as_json=as_json).rows(_LISTED, rows, empty="No tasks; see `fedpredict task submit`.")
 
 
 @app.command("show")
-def show(
-    *,
-    day: Day = None,
-    models: Models = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare what is stored with the checksums that were recorded.")
-    ] = False,
-    plot: Plot = None,
-    config: PartyConfig = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Show the counts and the distribution of a day's shares, from what was recorded."""
+@asking
+def show(task_id: TaskId, *, ask: Ask, plot: Plot = None, wait: Wait = False, as_json: JsonFlag = False) -> None:
+    """Show a task: progress, counts, warnings; a day's stored shares are shown by `fedpredict shares show`."""
     output = Output(as_json=as_json)
     check_plot(plot)
-    asked = _day(day)
-    with wiring.opened_warehouse(config) as party:
-        tasks = _matching(list_tasks(party.warehouse, day=asked), models)
-        if not tasks:
-            raise InputError(f"nothing is stored of {asked}; see `fedpredict task list`")
-        reports = []
-        for task in tasks:
-            state = TaskState(task, finished_buckets(party.warehouse, task))
-            report = report_of(state, previous_state(party.warehouse, task), limit=party.tasks.stability_limit)
-            if check:
-                report["damaged_buckets"] = damaged_buckets(party.warehouse, state)
-            reports.append(report)
-    _print(output, reports, plot)
-    damaged = [report["model"] for report in reports if report.get("damaged_buckets")]
-    if damaged:
-        raise InputError(f"what is stored of {', '.join(damaged)} is not what was recorded: score again with --again")
-
-
-@app.command("prune")
-def prune_old(
-    *,
-    keep_days: Annotated[
-        int | None, typer.Option("--keep-days", min=1, help="Days to keep, today included; default: the setting.")
-    ] = None,
-    config: PartyConfig = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Remove the shares of older days."""
-    with wiring.opened_warehouse(config) as party:
-        days = keep_days or party.tasks.keep_days
-        if days is None:
-            raise InputError("how many days to keep? Say --keep-days, or set tasks.keep_days")
-        removed = prune(party.warehouse, days, datetime.now(UTC).date())
-    rows = [{"date": each.day.isoformat(), "model": each.model_id, "ids": each.n_ids} for each in removed]
-    Output(as_json=as_json).rows(("date", "model", "ids"), rows, empty="Nothing is older.")
-
-
-def _day(text: str | None) -> date:
-    return datetime.now(UTC).date() if text is None else parse_day(text)
-
-
-def _matching(tasks: Sequence[ShareTask], models: Sequence[str] | None) -> list[ShareTask]:
-    return [each for each in tasks if not models or each.model_id in models]
-
-
-def _print(output: Output, reports: Sequence[Mapping[str, Any]], plot: Path | None) -> None:
-    shown = reports if output.as_json else [_short(report) for report in reports]
-    output.rows((*_SHOWN, "buckets", "stability"), shown, empty="")
-    for report in reports:
-        for warning in report["warnings"]:
-            output.note(f"warning: {report['model']}: {warning}")
+    with ask() as (client, timeout_s):
+        info = _waited(client, task_id, output) if wait else client.task(task_id, timeout_s=timeout_s)
+    output.fields(_json(info) if as_json else _shown(info))
+    for warning in info.warnings:
+        output.note(f"warning: {warning}")
     if plot is not None:
-        save_plot(plot, reports)
-        output.note(f"The distribution of the scores is in {plot}.")
+        report = {"model": info.model_id, "date": f"{info.submitted_at:%Y-%m-%d}", **_histograms(info)}
+        save_plot(plot, [report], "prediction")
+        output.note(f"The distribution of the predictions is in {plot}.")
+    if wait:
+        _check_done(info)
 
 
-def _short(report: Mapping[str, Any]) -> dict[str, Any]:
-    indexes = [f"{index:.3f}" for index in report["stability"] or () if index is not None]
-    buckets = f"{report['buckets_done']} of {report['buckets']}"
-    return {**report, "buckets": buckets, "stability": ", ".join(indexes) or None}
+@app.command("results")
+@asking
+def results(task_id: TaskId, *, ask: Ask, out: Results, as_json: JsonFlag = False) -> None:
+    """Fetch a task's results into a file, which appears when it is whole; of a running task it waits for the rest."""
+    output = Output(as_json=as_json)
+    check_out(out)
+    with ask() as (client, _):
+        if out.suffix.lower() == ".parquet":
+            n_rows = client.results_to_parquet(task_id, out)
+        else:
+            n_rows = _to_csv(client, task_id, out)
+    output.result({"out": out, "rows": n_rows}, f"{n_rows} results are in {out}")
+
+
+@app.command("cancel")
+@asking
+def cancel(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
+    """End a task; what is done of it stays, and one that has ended stays as it is."""
+    with ask() as (client, timeout_s):
+        info = client.cancel(task_id, timeout_s=timeout_s)
+    Output(as_json=as_json).result(_json(info), _sentence(info))
+
+
+@app.command("retry")
+@asking
+def retry(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
+    """Go on with a task that failed; others stay as they are."""
+    with ask() as (client, timeout_s):
+        info = client.retry(task_id, timeout_s=timeout_s)
+    Output(as_json=as_json).result(_json(info), _sentence(info))
+
+
+@app.command("logs")
+def logs(task_id: TaskId, *, config: InitiatorConfig = Path("initiator.toml"), as_json: JsonFlag = False) -> None:
+    """Show what happened to a task, in the initiator's words: for its operator, from the state database."""
+    store = wiring.open_tasks(wiring.load_initiator(config))
+    try:
+        events = store.events(task_id)
+    finally:
+        store.close()
+    rows = [{"at": each.at, "what": each.what, "detail": each.detail} for each in events]
+    Output(as_json=as_json).rows(("at", "what", "detail"), rows, empty="Nothing happened.")
+
+
+def _population(
+    ids: Path | None, column: str | None, population: str | None, version: int | None, table: str | None
+) -> Population:
+    if [ids is None, population is None, table is None].count(False) != 1:
+        raise InputError("whose predictions? Name one of --ids FILE, --population NAME and --table NAME")
+    if column is not None and ids is None:
+        raise InputError("--column is of the file that --ids names")
+    if version is not None and population is None:
+        raise InputError("--version is of the population that --population names")
+    if ids is not None:
+        return FileOf(ids, column)
+    return TableOf(table) if table is not None else Standing(population or "", version)
+
+
+def _waited(client: Client, task_id: str, output: Output) -> TaskInfo:
+    with output.progress(f"task {task_id}") as advance:
+        return client.wait(task_id, on_progress=lambda info: _advance(info, advance))
+
+
+def _advance(info: TaskInfo, advance: Advance) -> None:
+    advance(info.buckets_done, info.n_buckets)
+
+
+def _check_done(info: TaskInfo) -> None:
+    if info.state is not OfflineState.DONE:
+        told = f"task {info.task_id} is {info.state}: {info.problem or 'there are results of some buckets only'}"
+        raise TaskFailedError(told, state=info.state, problem=info.problem)
+
+
+def _to_csv(client: Client, task_id: str, out: Path) -> int:
+    partial, n_rows, writer = out.with_name(f".{out.name}.part"), 0, None
+    try:
+        for batch in client.results(task_id):
+            if writer is None:
+                writer = pa.csv.CSVWriter(partial, batch.schema)
+            writer.write(batch)
+            n_rows += batch.num_rows
+        if writer is not None:
+            writer.close()
+            partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return n_rows
+
+
+def _sentence(info: TaskInfo) -> str:
+    told = f"task {info.task_id} is {info.state}: {info.buckets_done} of {info.n_buckets} buckets, {info.scored} scored"
+    return f"{told}; {info.problem}" if info.problem else told
+
+
+def _row(info: TaskInfo) -> dict[str, object]:
+    done = f"{info.buckets_done} of {info.n_buckets}"
+    return {**_json(info), "done": done}
+
+
+def _shown(info: TaskInfo) -> dict[str, object]:
+    """Return what a person reads of a task."""
+    counts = {status.name.lower(): count for status, count in info.statuses.items()}
+    parties = [
+        f"{each.party}: {', '.join(f'{count} {status.name.lower()}' for status, count in each.statuses.items())}"
+        for each in info.parties
+    ]
+    moved = [f"{each.stability:.3f}" for each in info.histograms if each.stability is not None]
+    return {
+        **{key: value for key, value in _row(info).items() if key not in ("histograms", "parties", "statuses")},
+        "statuses": [f"{count} {name}" for name, count in counts.items()],
+        "parties": parties,
+        "stability": moved,
+    }
+
+
+def _json(info: TaskInfo) -> dict[str, object]:
+    return {
+        "task_id": info.task_id,
+        "model": info.model_id,
+        "manifest": info.manifest_sha256,
+        "mode": info.mode,
+        "state": info.state,
+        "problem": info.problem,
+        "note": info.note,
+        "population": info.population,
+        "buckets": info.n_buckets,
+        "buckets_done": info.buckets_done,
+        "rows": info.rows,
+        "ids": info.ids,
+        "duplicates": info.duplicates,
+        "invalid": info.invalid,
+        "ids_done": info.ids_done,
+        "scored": info.scored,
+        "statuses": _counts(info.statuses),
+        "parties": [
+            {
+                "party": each.party,
+                "statuses": _counts(each.statuses),
+                "problem": each.problem,
+                "oldest_event_time_us": each.oldest_event_time,
+            }
+            for each in info.parties
+        ],
+        "ids_per_s": round(info.ids_per_s, 1),
+        "remaining_s": round(info.remaining_s, 1),
+        "submitted_at": info.submitted_at,
+        "started_at": info.started_at,
+        "finished_at": info.finished_at,
+        "submitted_by": info.submitted_by,
+        **_histograms(info),
+        "warnings": info.warnings,
+    }
+
+
+def _counts(counts: Any) -> dict[str, int]:
+    return {status.name.lower(): count for status, count in counts.items()}
+
+
+def _histograms(info: TaskInfo) -> dict[str, Any]:
+    found = [
+        {
+            "output": each.output,
+            "first": each.first,
+            "width": each.width,
+            "counts": each.counts,
+            "stability": each.stability,
+        }
+        for each in info.histograms
+    ]
+    return {"histograms": found}

@@ -1,4 +1,4 @@
-"""Pictures of how a day's scores are distributed."""
+"""Pictures of how scores or predictions are distributed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def check_plot(path: Path | None) -> None:
         raise InputError("--plot needs matplotlib: pip install matplotlib; --json prints the same numbers")
 
 
-def save_plot(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
+def save_plot(path: Path, reports: Sequence[Mapping[str, Any]], what: str = "partial score") -> None:
     """Save one histogram for each model and output.
 
     Args:
         path: .png, .svg or .pdf.
-        reports: As `report_of` returns them.
+        reports: As `report_of` returns them: `model`, `date` and `histograms` are used.
+        what: The numbers.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  slow to import, and mostly not there
 
@@ -40,6 +41,6 @@ def save_plot(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
         first, width, counts = histogram["first"], histogram["width"], histogram["counts"]
         axis.bar([first + (at - 0.5) * width for at in range(len(counts))], counts, width=width)
         axis.set_title(f"{report['model']}, output {histogram['output']}, {report['date']}", fontsize=9)
-        axis.set_xlabel("partial score; the outer bars hold all beyond")
+        axis.set_xlabel(f"{what}; the outer bars hold all beyond")
         axis.set_ylabel("ids")
     figure.savefig(path)

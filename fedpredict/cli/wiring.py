@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -22,26 +21,23 @@ from typing_extensions import override
 
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
-from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.features.settings import FeatureSettings
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.heap import share_heap
-from fedpredict.observe.logs import add_log_context
-from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.warehouse.settings import WarehouseSettings
-from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
-    from fedpredict.observe.scoring import ScheduleMetrics
+    from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.state.event_base import EventStore
+    from fedpredict.state.task_base import TaskStore
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -183,12 +179,49 @@ def open_pins(loaded: Loaded[InitiatorSettings]) -> PinStore:
     return open_pin_store(loaded.settings.state, loaded.base, state_password(loaded.settings, loaded.base))
 
 
+def open_tasks(loaded: Loaded[InitiatorSettings]) -> TaskStore:
+    """Return the store of an initiator's offline tasks; the caller closes it."""
+    from fedpredict.state.tasks import open_task_store  # noqa: PLC0415
+
+    return open_task_store(loaded.settings.state, loaded.base, state_password(loaded.settings, loaded.base))
+
+
 def state_password(settings: InitiatorSettings, base: Path) -> str | None:
     """Return the password of an initiator's `state`, where there is one."""
     known, file = environment().get(STATE_PASSWORD), settings.state_password_file
     if known is None and file is not None:
         known = read_password(base / file, "state_password_file")
     return known
+
+
+@contextmanager
+def opened_tasks(loaded: Loaded[InitiatorSettings], warehouse: Warehouse | None) -> Iterator[TaskParts]:
+    """Open what an initiator's offline tasks are kept in, and close it at the end of the block.
+
+    Args:
+        loaded: Its settings.
+        warehouse: Its warehouse, where that is open already; the caller closes it.
+    """
+    from fedpredict.initiator.offline.open import TaskParts  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        store = open_tasks(loaded)
+        stack.callback(store.close)
+        if warehouse is None:
+            warehouse = open_task_warehouse(loaded)
+            stack.callback(warehouse.close)
+        yield TaskParts(store, warehouse)
+
+
+def open_task_warehouse(loaded: Loaded[InitiatorSettings]) -> Warehouse:
+    """Return where the ids and results of an initiator's offline tasks are; the caller closes it."""
+    from fedpredict.warehouse.open import open_warehouse  # noqa: PLC0415
+
+    settings = loaded.settings.task_warehouse
+    if loaded.settings.warehouse is None and settings.path is not None:
+        with suppress(OSError):  # who has a warehouse mounts it; this folder is ours to make
+            (loaded.base / settings.path).mkdir(exist_ok=True)
+    return open_warehouse(settings, loaded.base, password())
 
 
 def tls_files(loaded: LoadedParty | Loaded[ClientFileSettings]) -> TlsFiles | None:
@@ -235,178 +268,5 @@ def spare_memory() -> None:
     and its own allocator keeps 10 MB of what reading a snapshot took.
     """
     sys.meta_path.insert(0, _LeavingOut())
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # noqa: TID251  set, not read
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # noqa: TID251  here and nowhere else
     share_heap()
-
-
-def serve_participant(path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None]) -> None:
-    """Serve as a participant until SIGTERM or Ctrl-C.
-
-    Args:
-        path: Its settings.
-        ready: Told the address once it listens and has looked at its warehouse.
-        ready_http: Told the address that raw events are taken at, where they are.
-    """
-    settings = load_participant(path).settings
-    if settings.workers == 1:
-        _participant_worker(path, {}, Instance(), ready, ready_http=ready_http)
-        return
-    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
-    serve = partial(_participant_worker, path, ports)
-    all_ready = _all_ready(ports, ready, ready_http)
-    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
-
-
-def _participant_worker(
-    path: Path,
-    ports: Mapping[str, str],
-    me: Instance,
-    ready: Callable[[str], None],
-    *,
-    ready_http: Callable[[str], None] | None = None,
-) -> None:
-    spare_memory()
-    import uvloop  # noqa: PLC0415
-
-    from fedpredict.participant import server  # noqa: PLC0415
-
-    loaded = load_participant(path)
-    _install_logging(loaded, me)
-    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
-    warehouse = open_loaded_warehouse(loaded)
-    try:
-        with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
-            store = open_loaded_store(loaded)
-            serving = server.serve(
-                settings,
-                warehouse,
-                tls,
-                store=store,
-                realtime=realtime,
-                me=me,
-                ready=ready,
-                ready_http=ready_http,
-                counted=counted,
-            )
-            uvloop.run(serving)
-    finally:
-        warehouse.close()
-
-
-def serve_initiator(
-    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
-) -> None:
-    """Serve as an initiator until SIGTERM or Ctrl-C.
-
-    Args:
-        path: Its settings.
-        ready: Told the address once it listens.
-        ready_http: Told the address that HTTP is spoken at, where it is.
-        simulate: Answer without partners, marked as such.
-    """
-    settings = load_initiator(path).settings
-    if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
-        return
-    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
-    all_ready = _all_ready(ports, ready, ready_http)
-    serve = partial(_initiator_worker, path, ports, simulate)
-    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
-
-
-def _initiator_worker(
-    path: Path,
-    ports: Mapping[str, str],
-    simulate: bool,
-    me: Instance,
-    ready: Callable[[str], None],
-    *,
-    ready_http: Callable[[str], None] | None = None,
-) -> None:
-    spare_memory()
-    import uvloop  # noqa: PLC0415
-
-    from fedpredict.initiator import server  # noqa: PLC0415
-
-    loaded = load_initiator(path)
-    _install_logging(loaded, me)
-    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
-    pins = open_pins(loaded)
-    try:
-        warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
-        try:
-            features = open_loaded_store(loaded) if warehouse is not None else None
-            with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
-                serving = server.serve(
-                    settings,
-                    pins,
-                    tls,
-                    warehouse=warehouse,
-                    features=features,
-                    realtime=realtime,
-                    simulate=simulate,
-                    me=me,
-                    ready=ready,
-                    ready_http=ready_http,
-                    counted=counted,
-                )
-                uvloop.run(serving)
-        finally:
-            if warehouse is not None:
-                warehouse.close()
-    finally:
-        pins.close()
-
-
-@contextmanager
-def _realtime(loaded: LoadedParty, warehouse: Warehouse | None) -> Iterator[RealtimeViews | None]:
-    """Open what computes views, where there is a warehouse, and close it at the end of the block."""
-    realtime = None if warehouse is None else open_loaded_realtime(loaded, warehouse)
-    try:
-        yield realtime
-    finally:
-        if realtime is not None:
-            realtime.close()
-
-
-def _all_ready(
-    ports: Mapping[str, str], ready: Callable[[str], None], ready_http: Callable[[str], None]
-) -> Callable[[str], None]:
-    """Return what tells both addresses once all workers listen."""
-
-    def tell(address: str) -> None:
-        ready(address)
-        if "http_listen" in ports:
-            ready_http(ports["http_listen"])
-
-    return tell
-
-
-@contextmanager
-def scheduled(loaded: LoadedParty, warehouse: Warehouse | None, me: Instance) -> Iterator[ScheduleMetrics | None]:
-    """Keep a daemon's schedule while the block runs, in one of its workers; yields what counts it, if anything does.
-
-    Raises:
-        ConfigError: Something in `[schedule]` cannot be.
-    """
-    schedule = loaded.settings.schedule
-    if not schedule.jobs or warehouse is None or me.worker != 0:
-        yield None
-        return
-    from fedpredict.cli.scheduled import schedule_running  # noqa: PLC0415
-    from fedpredict.observe.scoring import ScheduleMetrics  # noqa: PLC0415
-
-    metrics = ScheduleMetrics()
-    with schedule_running(loaded.path, schedule, warehouse, metrics):
-        yield metrics
-
-
-def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:
-    """Return the addresses that all workers bind, by setting; port 0 means one free port for all of them."""
-    return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
-
-
-def _install_logging(loaded: LoadedParty, me: Instance) -> None:
-    install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
-    if me.shares_ports:
-        add_log_context(worker=me.worker)

@@ -2,8 +2,10 @@
 
 from fedpredict.client.aio import AsyncClient
 from fedpredict.client.circuit import Circuit, CircuitState
+from fedpredict.client.populations import FileOf, Standing, TableOf
 from fedpredict.client.predictions import PartyAnswer, Predictions
 from fedpredict.client.sync import Client
+from fedpredict.model.offline import OfflineState, TaskInfo
 from fedpredict.model.prediction import ModelInfo, Origin
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.security.identity import Identity, IdentityKind
@@ -14,13 +16,18 @@ __all__ = [
     "Circuit",
     "CircuitState",
     "Client",
+    "FileOf",
     "Identity",
     "IdentityKind",
     "Mode",
     "ModelInfo",
+    "OfflineState",
     "Origin",
     "PartyAnswer",
     "Predictions",
     "SampleStatus",
+    "Standing",
+    "TableOf",
+    "TaskInfo",
     "TlsFiles",
 ]

@@ -12,13 +12,14 @@ from fedpredict.client.ids import SampleIdsLike
 from fedpredict.client.own_inputs import InputsLike
 from fedpredict.client.predictions import Predictions
 from fedpredict.client.session import Session
+from fedpredict.client.tasks_aio import AsyncTaskMethods
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles
 
 
-class AsyncClient:
+class AsyncClient(AsyncTaskMethods):
     """A connection to an initiator, for one event loop; `await close()` when done, or use it in an `async with`.
 
     The connection is made at the first call, kept, shared with other clients of the same server and certificate in

@@ -28,6 +28,13 @@ _SERVICE = initiator_pb2.DESCRIPTOR.services_by_name["InitiatorService"].full_na
 PREDICT = f"/{_SERVICE}/Predict"
 PREDICT_STREAM = f"/{_SERVICE}/PredictStream"
 LIST_MODELS = f"/{_SERVICE}/ListModels"
+UPLOAD_SAMPLES = f"/{_SERVICE}/UploadSamples"
+SUBMIT_TASK = f"/{_SERVICE}/SubmitTask"
+GET_TASK = f"/{_SERVICE}/GetTask"
+LIST_TASKS = f"/{_SERVICE}/ListTasks"
+CANCEL_TASK = f"/{_SERVICE}/CancelTask"
+RETRY_TASK = f"/{_SERVICE}/RetryTask"
+FETCH_RESULTS = f"/{_SERVICE}/FetchResults"
 CHUNK_SIZE = 10_000
 TIMEOUT_S = 30.0
 CALLS_AT_ONCE = 4
@@ -68,7 +75,7 @@ def plan(
     [[b'u1', b'u2'], [b'u3']]
     """
     check_model_id(model_id)
-    mode = _check_mode(mode)
+    mode = check_mode(mode)
     given = take_ids(sample_ids)
     if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
@@ -166,7 +173,7 @@ def models_question() -> Question:
 
 def parse_answer(data: bytes, task: PredictTask) -> Prediction:
     """Return the answer to one task; raise `ProtocolError` where it is not one."""
-    reply = _parse(initiator_pb2.PredictReply, data)
+    reply = parse_reply(initiator_pb2.PredictReply, data)
     return _checked(task_codec.prediction_from_wire(reply, len(task.sample_ids)), task)
 
 
@@ -178,7 +185,9 @@ def advance(on_progress: Advance | None, answers: Sequence[Prediction], predicti
 
 def parse_models(data: bytes) -> list[ModelInfo]:
     """Return the models of a reply; raise `ProtocolError` where it breaks the protocol."""
-    return [task_codec.model_info_from_wire(message) for message in _parse(initiator_pb2.ListModelsReply, data).models]
+    return [
+        task_codec.model_info_from_wire(message) for message in parse_reply(initiator_pb2.ListModelsReply, data).models
+    ]
 
 
 def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
@@ -213,7 +222,8 @@ def join(request_id: str, predictions: Sequence[Prediction]) -> Prediction:
     )
 
 
-def _check_mode(mode: Mode) -> Mode:
+def check_mode(mode: Mode) -> Mode:
+    """Return `mode` as a member; raise `InputError` where there is no such mode."""
     try:
         return Mode(mode)
     except ValueError as error:
@@ -229,7 +239,8 @@ def _within_limit(message: bytes) -> bytes:
     return message
 
 
-def _parse(reply_type: type[_Reply], data: bytes) -> _Reply:
+def parse_reply(reply_type: type[_Reply], data: bytes) -> _Reply:
+    """Return a reply's message; raise `ProtocolError` where it does not parse."""
     try:
         return reply_type.FromString(data)
     except DecodeError as error:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -84,6 +84,48 @@ class PooledConnection:
             return core.parse_models(await self._unary(core.models_question(), deadline))
 
         return await self._guard(ask, deadline)
+
+    async def call(self, question: core.Question, deadline: Deadline) -> bytes:
+        """Return the reply to a call that may be made again."""
+        return await self._guard(partial(self._unary, question, deadline), deadline, question.model_id)
+
+    async def upload(self, method: str, messages: Callable[[], Iterator[bytes]], deadline: Deadline) -> bytes:
+        """Return the reply to a stream of messages, which are made anew where it has to be sent again."""
+
+        async def attempt() -> bytes:
+            metadata, left_s = self._target.metadata, deadline.remaining_s()
+            call = self._channel.stream_unary(method, None, None)(None, timeout=left_s, metadata=metadata)
+            left = messages()
+            try:
+                # in a thread: they may be read from a file
+                while (message := await asyncio.to_thread(next, left, None)) is not None:
+                    await call.write(message)
+                await call.done_writing()
+                reply: bytes = await call
+            except grpc.RpcError as error:
+                raise from_rpc(error) from error
+            finally:
+                call.cancel()
+            return reply
+
+        return await self._guard(attempt, deadline)
+
+    async def fetch(self, question: core.Question) -> AsyncGenerator[bytes]:
+        """Give the messages of a stream as they come.
+
+        Raises:
+            ServerUnavailableError: The server is away, or was lost.
+            FedPredictError: What the call failed with.
+        """
+        call = self._channel.unary_stream(question.method, None, None)(question.message, metadata=self._target.metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as error:
+            meaning = from_rpc(error)
+            raise unavailable(self._target) if isinstance(meaning, LostConnectionError) else meaning from error
+        finally:
+            call.cancel()
 
     async def close(self) -> None:
         """Close the connection; calls under way are lost."""

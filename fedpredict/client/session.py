@@ -46,7 +46,7 @@ class Session:
         Raises:
             FedPredictError: One of them has none; then none is left under way.
         """
-        with self._open() as connection:
+        with self.open() as connection:
             if len(plan.tasks) == 1:
                 answers = [await connection.predict(plan.tasks[0], deadline, self._hedge_after_s)]
                 core.advance(on_progress, answers, plan)
@@ -55,7 +55,7 @@ class Session:
 
     async def models(self, deadline: Deadline) -> list[ModelInfo]:
         """Return the models that this caller may ask for."""
-        with self._open() as connection:
+        with self.open() as connection:
             return await connection.models(deadline)
 
     async def close(self) -> None:
@@ -68,21 +68,30 @@ class Session:
             self._dropped.detach()
             await POOL.release(connection)
 
-    @contextmanager
-    def _open(self) -> Iterator[PooledConnection]:
-        """Give the connection to a call, which ends with an error of ours when the client is closed meanwhile."""
+    def connection(self) -> PooledConnection:
+        """Return the connection, for a stream that may outlive the task that began it; it ends with the connection.
+
+        Raises:
+            ServerUnavailableError: The client is closed.
+        """
         if self._closed:
             raise self._closed_error()
         POOL.check_process()
         if self._connection is None or self._connection.loop.is_closed():
             self._connection = POOL.acquire(self._target)
             self._dropped = weakref.finalize(self, POOL.abandon, self._connection)
+        return self._connection
+
+    @contextmanager
+    def open(self) -> Iterator[PooledConnection]:
+        """Give the connection to a call, which ends with an error of ours when the client is closed meanwhile."""
+        connection = self.connection()
         call = asyncio.current_task()
         if call is None:
             raise RuntimeError("a client is used outside of a task")
         self._calls.add(call)
         try:
-            yield self._connection
+            yield connection
         except asyncio.CancelledError:
             if self._closed:
                 call.uncancel()

@@ -14,13 +14,14 @@ from fedpredict.client.ids import SampleIdsLike
 from fedpredict.client.own_inputs import InputsLike
 from fedpredict.client.predictions import Predictions
 from fedpredict.client.session import Session
+from fedpredict.client.tasks_sync import TaskMethods
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles
 
 
-class Client:
+class Client(TaskMethods):
     """A connection to an initiator. Calls may come from any thread; `close` it when done, or use it in a `with`.
 
     The connection is made at the first call, kept, shared with other clients of the same server and certificate in

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route as AsgiRoute
 from starlette.types import ASGIApp
 
-from fedpredict.errors import Code, public_status
 from fedpredict.http import problem as problems
 from fedpredict.http.asgi_cycle import BODY, PEER_URIS
 from fedpredict.http.problem import CONTENT_TYPE, Problem, problem_of
+from fedpredict.public_status import Code, public_status
 
 logger = logging.getLogger(__name__)
 

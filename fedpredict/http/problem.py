@@ -10,7 +10,8 @@ from http import HTTPStatus
 
 import msgspec
 
-from fedpredict.errors import Code, FedPredictError, public_status
+from fedpredict.errors import FedPredictError
+from fedpredict.public_status import Code, public_status
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:fedpredict:error:"

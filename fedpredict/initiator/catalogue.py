@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedpredict.errors import STATUS, IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
+from fedpredict.errors import IncompatiblePartsError, ModelNotFoundError, ModelNotReadyError
 from fedpredict.initiator.settings import ModelSettings
 from fedpredict.model.head import Head, Heads, HeadShelf
 from fedpredict.model.kinds import KINDS
 from fedpredict.model.manifest import DEFAULT_MAX_SAMPLES, Manifest, PartDescription, build_manifest
 from fedpredict.model.prediction import ModelInfo
+from fedpredict.public_status import STATUS
 
 NOT_READY = STATUS[ModelNotReadyError].text
 INCOMPATIBLE = STATUS[IncompatiblePartsError].text

@@ -7,9 +7,10 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from typing_extensions import override
 
 from fedpredict.errors import FedPredictError, PartyUnavailableError, ProtocolError
@@ -18,17 +19,23 @@ from fedpredict.initiator.linking import Linker
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
+from fedpredict.model.standing import BucketIds, PopulationNotice, PopulationStanding
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
 from fedpredict.wire import codec
+from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.channel import Compression, channel_options
 from fedpredict.wire.link import Instance
-from fedpredict.wire.link_caller import LinkCall
+from fedpredict.wire.link_caller import ANSWERS, LinkCall
+from fedpredict.wire.population_codec import fill_bucket_ids, fill_notice
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
+
+_Reply = TypeVar("_Reply", bound=Message)
 
 AGAIN_S = 0.1
 """The pause before a party that has just come back, and is not ready yet, is asked again."""
@@ -93,7 +100,7 @@ class Dialler:
         return () if self.tls else stated_identity(Identity(IdentityKind.PARTY, self.party))
 
 
-class RemoteParty(PartyScorer):
+class RemoteParty(PartyScorer, BucketScorer):
     """A participant across standing links, or, where it offers none, across calls of gRPC's own."""
 
     def __init__(self, who: Acquaintance, pool: LinkPool, unary: UnaryParty | None, linker: Linker | None) -> None:
@@ -185,6 +192,49 @@ class RemoteParty(PartyScorer):
         call = LinkCall(frame, self._loop.time() + deadline_s, partial(self._scored, query), self.pool.lost)
         self.pool.start(call)
         return call
+
+    @override
+    async def score_bucket(self, query: BucketQuery, *, deadline_s: float) -> BucketAnswer:
+        """Return the party's share of a bucket, asked for once more where the link is lost."""
+        frame = link_pb2.Frame()
+        fill_bucket_query(frame.score_bucket, query)
+        reply = await self._ask(frame, participant_pb2.BucketReply, deadline_s)
+        return self.who.bucket(query, reply)
+
+    async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
+        """Tell the party of a version of a population, or ask after one.
+
+        Raises:
+            PopulationRefusedError: It does not take it.
+            PartyError: The party is away, slow, or refuses.
+        """
+        frame = link_pb2.Frame()
+        fill_notice(frame.population, notice)
+        return self.who.standing(notice, await self._ask(frame, participant_pb2.PopulationReply, deadline_s))
+
+    async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
+        """Send the party the ids of a bucket; errors are those of `notice_population`."""
+        frame = link_pb2.Frame()
+        fill_bucket_ids(frame.population_bucket, bucket)
+        await self._ask(frame, participant_pb2.PopulationBucketReply, deadline_s)
+
+    async def _ask(self, frame: link_pb2.Frame, reply_type: type[_Reply], deadline_s: float) -> _Reply:
+        """Make a call of offline tasks, which a party need not offer."""
+        body = frame.WhichOneof("body") or ""
+        if self._unary is not None and not self.pool.takes_calls:
+            return await self._unary.ask(body, getattr(frame, body), reply_type, deadline_s)
+        if self.pool.carriers and not self.pool.takes_buckets:
+            raise self.who.no_offline_tasks()
+        call = LinkCall(frame, self._loop.time() + deadline_s, self._answered, self.pool.lost)
+        self.pool.start(call)
+        reply: _Reply = getattr(await call, ANSWERS[body])
+        return reply
+
+    def _answered(self, call: LinkCall[link_pb2.Frame], frame: link_pb2.Frame) -> None:
+        if frame.HasField("failure"):
+            self._failed(call, self.who.no_share(frame.failure))
+        else:
+            call.set_result(frame)
 
     def _described(self, call: LinkCall[participant_pb2.DescribeModelReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):

@@ -18,15 +18,20 @@ from fedpredict.errors import (
     PartyRefusedError,
     PartyTimeoutError,
     PartyUnavailableError,
+    PopulationRefusedError,
     ProtocolError,
 )
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.model.standing import PopulationNotice, PopulationStanding
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
+from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire
-from fedpredict.wire.link import SEVERAL_MODELS, Instance
+from fedpredict.wire.link import OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
 from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
 
@@ -68,8 +73,13 @@ class Acquaintance:
                 verify_hello(self.ca_pem, self.party, request.nonce, reply.certificate_chain, reply.signature)
         except (ProtocolError, CertificateError) as error:
             raise self.refused(error) from error
-        several = SEVERAL_MODELS in reply.capabilities
-        return Instance(reply.instance[:64], reply.worker, max(1, reply.workers), takes_several=several)
+        return Instance(
+            reply.instance[:64],
+            reply.worker,
+            max(1, reply.workers),
+            takes_several=SEVERAL_MODELS in reply.capabilities,
+            takes_buckets=OFFLINE_TASKS in reply.capabilities,
+        )
 
     async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
         """Say hello on a link and return the process that answered.
@@ -137,6 +147,20 @@ class Acquaintance:
             raise self.refused(error) from error
         return share
 
+    def bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:
+        """Return the party's share of a bucket, checked against what was asked."""
+        try:
+            return bucket_answer_from_wire(reply, query)
+        except ProtocolError as error:
+            raise self.refused(error) from error
+
+    def standing(self, notice: PopulationNotice, reply: participant_pb2.PopulationReply) -> PopulationStanding:
+        """Return what the party says of a version of a population, checked against what it was told."""
+        try:
+            return standing_from_wire(reply, notice)
+        except ProtocolError as error:
+            raise self.refused(error) from error
+
     def no_share(self, failure: common_pb2.Failure) -> FedPredictError:
         """Return why there is no share: a model that the party does not know is a refusal, as it was agreed on."""
         error = self.failed(failure)
@@ -159,6 +183,8 @@ class Acquaintance:
             return PartyUnavailableError(told, party=self.party)
         if isinstance(error, ManifestMismatchError | ModelNotFoundError):
             return type(error)(told)
+        if isinstance(error, PopulationRefusedError):
+            return PopulationRefusedError(told, population=error.population, problem=error.problem)
         if code in _BROKEN:
             return PartyUnavailableError(told, party=self.party)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -168,6 +194,10 @@ class Acquaintance:
     def refused(self, error: object) -> PartyError:
         """Return the error for an answer that cannot be used."""
         return PartyRefusedError(f"party {self.party}: {error}", party=self.party)
+
+    def no_offline_tasks(self) -> PartyError:
+        """Return the error for a call of offline tasks to a party that does not offer them."""
+        return self.refused("it does not offer offline tasks (offline_tasks is not in its hello): a newer release does")
 
     def busy(self, n_calls: int) -> PartyError:
         """Return the error for a call that may not even wait."""

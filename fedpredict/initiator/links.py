@@ -40,6 +40,8 @@ class LinkPool(Keeper):
         self._usable: list[LinkCaller] = []
         self.takes_several = False
         """Whether all that take calls take those for several models; while there is none, as it was."""
+        self.takes_buckets = False
+        """Whether all that take calls take those of offline tasks; while there is none, as it was."""
         self._turn = 0
         self._waiting: list[LinkCall[Any]] = []
         self._deadlines = Deadlines(self._expire)
@@ -179,6 +181,7 @@ class LinkPool(Keeper):
         self._usable = links
         if links:
             self.takes_several = all(self._links[link].takes_several for link in links)
+            self.takes_buckets = all(self._links[link].takes_buckets for link in links)
 
     def _least_loaded(self, usable: list[LinkCaller]) -> LinkCaller:
         self._turn = (self._turn + 1) % len(usable)

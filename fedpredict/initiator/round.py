@@ -12,15 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedpredict.errors import (
-    Code,
-    FedPredictError,
-    InputError,
-    PartyRefusedError,
-    PartyTimeoutError,
-    PartyUnavailableError,
-    public_status,
-)
+from fedpredict.errors import FedPredictError, InputError, PartyRefusedError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.delivery import Delivery, Side, fail_all
@@ -28,6 +20,7 @@ from fedpredict.initiator.question import Route
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
+from fedpredict.public_status import Code, public_status
 from fedpredict.wire.codec import new_request_id
 
 logger = logging.getLogger(__name__)

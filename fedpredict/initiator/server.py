@@ -21,7 +21,7 @@ from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.predict import CheckTypes, Predictor, Predicts
-from fedpredict.initiator.predict_stream import PredictStreams
+from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
@@ -49,6 +49,7 @@ from fedpredict.wire.server import bind, stopping
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.warehouse.base import Warehouse
 
@@ -70,6 +71,7 @@ class InitiatorServer:
         warehouse: Warehouse | None = None,
         features: OnlineStore | None = None,
         realtime: RealtimeViews | None = None,
+        tasks: TaskParts | None = None,
         simulate: bool = False,
         me: Instance | None = None,
         counted: Source | None = None,
@@ -83,6 +85,7 @@ class InitiatorServer:
             warehouse: Where this initiator's own part is, needed where a model lists its party; stays open.
             features: Where its own features are served from; default: this process's memory.
             realtime: Its own views that are computed when they are asked for; the caller closes it. Default: none.
+            tasks: What offline tasks are kept in; stays open. None: there are none.
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
             counted: Further metrics to show.
@@ -98,6 +101,8 @@ class InitiatorServer:
         self._warehouse = warehouse
         self._features = features
         self._realtime = realtime
+        self._tasks = tasks
+        self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
@@ -165,6 +170,10 @@ class InitiatorServer:
     def _access(self) -> Access:
         return Access(self._settings.clients)
 
+    @property
+    def _who_calls(self) -> WhoCalls:
+        return partial(peer_identity, insecure=self._settings.insecure)
+
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
         histories = await asyncio.to_thread(self._store.pins)
@@ -187,6 +196,19 @@ class InitiatorServer:
             watch=self._watch,
             check_types=self._check_types,
         )
+        if self._tasks is not None:
+            from fedpredict.initiator.offline.open import open_offline  # noqa: PLC0415  as in `_scorers`
+
+            offline = open_offline(
+                self._settings,
+                self._tasks,
+                catalogue,
+                scorers,
+                who_calls=self._who_calls,
+                worker=self._me.name,
+                delivers=self._me.worker == 0,
+            )
+            self._offline = await stack.enter_async_context(offline)
         if self.metrics_address:
             self._watch.serving.queue(predictor.waiting)
         return predictor, catalogue
@@ -252,7 +274,7 @@ class InitiatorServer:
         self.metrics_address = await stack.enter_async_context(shown)
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
-        who_calls = partial(peer_identity, insecure=self._settings.insecure)
+        who_calls = self._who_calls
         attach = self._attachments.attach if self._attachments else None
         wants = self._watch.log.wants_error
         streams = PredictStreams(
@@ -262,7 +284,9 @@ class InitiatorServer:
             wants=wants,
         )
         seen = watched(predictor, "grpc", self._watch)
-        service = InitiatorService(seen, models, self._access, who_calls, streams, attach=attach, wants=wants)
+        service = InitiatorService(
+            seen, models, self._access, who_calls, streams, attach=attach, offline=self._offline, wants=wants
+        )
         health = Health(process=lambda: True, model=service.is_ready)
         seen = watched(predictor, "oip_grpc", self._watch)
         inference = InferenceService(
@@ -320,6 +344,7 @@ async def serve(
     warehouse: Warehouse | None = None,
     features: OnlineStore | None = None,
     realtime: RealtimeViews | None = None,
+    tasks: TaskParts | None = None,
     simulate: bool = False,
     me: Instance | None = None,
     ready: Callable[[str], None] | None = None,
@@ -335,6 +360,7 @@ async def serve(
         warehouse: Where this initiator's own part is; stays open.
         features: Where its own features are served from; default: this process's memory.
         realtime: Its own views that are computed when they are asked for; the caller closes it. Default: none.
+        tasks: What offline tasks are kept in; stays open. None: there are none.
         simulate: Answer without partners.
         me: This process among the daemon's; default: the only one.
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
@@ -353,6 +379,7 @@ async def serve(
             warehouse=warehouse,
             features=features,
             realtime=realtime,
+            tasks=tasks,
             simulate=simulate,
             me=me,
             counted=counted,

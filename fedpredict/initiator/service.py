@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -42,6 +42,7 @@ class InitiatorService:
         streams: PredictStreams,
         *,
         attach: Callable[[Context], Awaitable[None]] | None = None,
+        offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] | None = None,
         wants: Callable[[BaseException], bool] = always,
     ) -> None:
         """Prepare.
@@ -53,9 +54,11 @@ class InitiatorService:
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             streams: Answers calls on standing streams.
             attach: Serves a participant that dials us; None where none does.
+            offline: The methods of offline tasks; None where there are none.
             wants: Whether a prediction that ended in an error gets a line in the log.
         """
         self._attach = attach
+        self._offline = offline or {}
         self._wants = wants
         self._streams = streams
         self._predictor = predictor
@@ -69,6 +72,7 @@ class InitiatorService:
             "Predict": unary(initiator_pb2.PredictRequest, self.predict, self._wants),
             "PredictStream": self._streams.handler(),
             "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
+            **self._offline,
         }
         if self._attach is not None:
             methods["Attach"] = stream(self._attach)

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 
 from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
+from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
 from fedpredict.scoring.schedule import ScheduleSettings
-from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import (
     Address,
@@ -170,7 +170,7 @@ class InitiatorSettings(_Settings):
     insecure: bool = False
     """Plain text, on loopback only: nobody's identity is proved."""
     state: str = "sqlite:///state.db"
-    """SQLAlchemy URL of the database that holds the pins; never with a password."""
+    """SQLAlchemy URL of the database that holds the pins and the offline tasks; never with a password."""
     state_password_file: Path | None = None
     """A file whose first line is the password of `state`; or the environment holds it."""
     deadline_s: Seconds = 2.0
@@ -201,8 +201,8 @@ class InitiatorSettings(_Settings):
     """By view of its own: where mode realtime finds its raw rows."""
     events: EventSettings = Field(default_factory=EventSettings)
     """Raw events of its own; they are loaded by `fedpredict events`."""
-    tasks: TaskSettings = Field(default_factory=TaskSettings)
-    """How its own shares are computed ahead and kept."""
+    tasks: InitiatorTaskSettings = Field(default_factory=InitiatorTaskSettings)
+    """How its own shares are computed ahead and kept, and how it runs offline tasks."""
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     """What this process does for its own part by itself, and when."""
     leases: LeaseSettings | None = None
@@ -219,6 +219,11 @@ class InitiatorSettings(_Settings):
     def holds_a_part(self) -> bool:
         """Whether some model has a part, or its head, at this party."""
         return any(self.party in model.parties or model.head for model in self.models.values())
+
+    @property
+    def task_warehouse(self) -> WarehouseSettings:
+        """Where the ids and results of offline tasks are: its own warehouse, or a folder beside the settings."""
+        return self.warehouse or WarehouseSettings(path=Path("tasks"))
 
     @property
     def models_with_head(self) -> tuple[str, ...]:

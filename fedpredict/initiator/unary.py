@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 
 _SERVICE = "/fedpredict.wire.v1.ParticipantService/"
 
+_OFFLINE = {
+    "score_bucket": "ScoreBucket",
+    "population": "RegisterPopulation",
+    "population_bucket": "PutPopulationBucket",
+}
+"""The body of a frame -> the method that takes the same message."""
+
 _Reply = TypeVar("_Reply", bound=Message)
 
 
@@ -49,6 +56,7 @@ class UnaryParty:
         self._metadata = metadata
         self._greeted = False
         self._instance = ""
+        self._takes_buckets = False
 
     @property
     def is_met(self) -> bool:
@@ -73,7 +81,7 @@ class UnaryParty:
         """
         request = self._who.hello()
         reply = await self._call("Hello", request, participant_pb2.HelloReply, deadline_s)
-        self._who.check(request, reply)
+        self._takes_buckets = self._who.check(request, reply).takes_buckets
         self._greeted = True
         if reply.instance != self._instance:
             logger.info("party.met", extra={"party": self._party, "restarted": bool(self._instance)})
@@ -99,6 +107,18 @@ class UnaryParty:
         except ModelNotFoundError as error:
             raise self._who.refused(error) from error
         return self._who.share(query, reply)
+
+    async def ask(self, body: str, request: Message, reply_type: type[_Reply], deadline_s: float) -> _Reply:
+        """Make a call of offline tasks: the one that a frame with `body` makes on a link."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + deadline_s
+        await self._greet(deadline_s)
+        if not self._takes_buckets:
+            raise self._who.no_offline_tasks()
+        try:
+            return await self._call(_OFFLINE[body], request, reply_type, ends - loop.time())
+        except ModelNotFoundError as error:
+            raise self._who.refused(error) from error
 
     async def _greet(self, deadline_s: float) -> None:
         if self._channel.get_state() is not grpc.ChannelConnectivity.READY:

@@ -8,19 +8,13 @@ import random
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from fedpredict.errors import (
-    FedPredictError,
-    ManifestMismatchError,
-    ModelNotFoundError,
-    PartyTimeoutError,
-    StateError,
-    public_status,
-)
+from fedpredict.errors import FedPredictError, ManifestMismatchError, ModelNotFoundError, PartyTimeoutError, StateError
 from fedpredict.initiator.catalogue import INCOMPATIBLE, Catalogue, Offered, Problem, Sighting
 from fedpredict.initiator.settings import PinMode
 from fedpredict.model.manifest import Manifest, PartDescription
 from fedpredict.model.scorer import PartyScorer, ScoreQuery
 from fedpredict.model.share import Mode
+from fedpredict.public_status import public_status
 from fedpredict.state.base import PinStore
 from fedpredict.wire.codec import new_request_id
 

@@ -33,12 +33,12 @@ def check_model_id(value: str) -> str:
     >>> check_model_id("credit-2026.1")
     'credit-2026.1'
     """
-    return _check(
-        _MODEL_ID,
-        value,
-        "model id",
-        "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit",
-    )
+    return check_name(value, "model id")
+
+
+def check_name(value: str, what: str) -> str:
+    """Return `value` if it keeps to the rule of model ids; else raise `NameRefusedError`, which says `what` it is."""
+    return _check(_MODEL_ID, value, what, "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")
 
 
 def check_party_id(value: str) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from fedpredict.errors import InputError
 from fedpredict.model.buckets import MAX_BUCKETS, bucket_count, places_of
+from fedpredict.model.ids import check_name
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.share import Mode
+from fedpredict.model.share import Mode, Share
 
 BUCKET_ROWS = 262_144
 """Ids of a bucket of a population, on average at most; what travels in one message and is done again after a crash."""
@@ -55,6 +57,8 @@ class BucketQuery:
         mode: Nearline or offline.
         bucket, n_buckets: Which bucket of how many.
         rows: The ids, or which of a population that the party has accepted.
+        ids_sha256: The digest of the ids asked for, which the answer must repeat. It stays with the caller: a query
+            that came over the wire has none.
         epoch: As in a `ScoreQuery`.
     """
 
@@ -67,7 +71,54 @@ class BucketQuery:
     bucket: int
     n_buckets: int
     rows: SampleIds | PopulationRows
+    ids_sha256: str = ""
     epoch: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """How many samples are asked for."""
+        return self.rows.rows if isinstance(self.rows, PopulationRows) else len(self.rows)
+
+
+# not frozen, like the other values that hold shares
+@dataclass(slots=True, kw_only=True, eq=False)
+class BucketAnswer:
+    """A party's answer to a `BucketQuery`.
+
+    Attributes:
+        share: In the order of the ids.
+        ids_sha256: The digest of the ids that it is about, in hex.
+        oldest_event_time: The oldest event time among the features used, in microseconds UTC, or None.
+        elapsed_s: Seconds the party spent.
+    """
+
+    share: Share
+    ids_sha256: str
+    oldest_event_time: int | None
+    elapsed_s: float
+
+
+class BucketScorer(Protocol):
+    """A party as an offline task sees it. An implementation computes in process, or wraps a channel."""
+
+    @property
+    def party(self) -> str:
+        """The party's id."""
+
+    async def score_bucket(self, query: BucketQuery, *, deadline_s: float) -> BucketAnswer:
+        """Return the party's share of a bucket, or of some of its rows, within `deadline_s` seconds.
+
+        Raises:
+            PartyError: The party is away, slow, or refuses; or its answer is about other ids.
+            ManifestMismatchError: It does not serve the version asked for.
+            ModelNotReadyError: It is in this process, and cannot answer for the model now.
+            PopulationRefusedError: It does not answer for that version of the population, or not yet.
+        """
+
+
+def check_population(value: str) -> str:
+    """Return `value` if it names a population, as model ids are named; else raise `NameRefusedError`."""
+    return check_name(value, "population")
 
 
 def digest_of(sample_ids: SampleIds) -> str:

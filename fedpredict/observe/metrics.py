@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
-from fedpredict.errors import Code, PartyTimeoutError, PartyUnavailableError, public_status
+from fedpredict.errors import PartyTimeoutError, PartyUnavailableError
+from fedpredict.public_status import Code, public_status
 
 UNKNOWN: Final = "unknown"
 """Stands for every model and caller that is not in the settings or the warehouse."""

@@ -13,6 +13,7 @@ from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
+from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
@@ -20,7 +21,7 @@ from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
-from fedpredict.wire.link import SCORE_STREAM, SEVERAL_MODELS, Instance
+from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
 from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Answers:
         *,
         max_samples: int,
         watch: ShareWatch | None = None,
+        offline: OfflineAnswers | None = None,
     ) -> None:
         """Serve one party.
 
@@ -48,7 +50,9 @@ class Answers:
             me: This process.
             max_samples: Most sample ids in one call.
             watch: Told of every share; default: nobody is.
+            offline: Answers offline tasks; default: they are not offered.
         """
+        self.offline = offline
         self.link_port = 0
         """The port that hellos tell, of links over sockets; 0 for none."""
         self._scorer = scorer
@@ -66,7 +70,7 @@ class Answers:
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
-            capabilities=[SCORE_STREAM, SEVERAL_MODELS],
+            capabilities=[SCORE_STREAM, SEVERAL_MODELS, *([OFFLINE_TASKS] if self.offline else [])],
             party=self._scorer.party,
             instance=self._me.name,
             worker=self._me.worker,

@@ -7,9 +7,10 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ConfigError, ProtocolError
 from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
+from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
 from fedpredict.security.sockets import socket_identity
@@ -102,19 +103,13 @@ class LinkServer:
         """
 
         async def answer(frame: link_pb2.Frame) -> link_pb2.Frame:
-            remaining_ms = frame.remaining_ms
-            remaining_s = min(MAX_DEADLINE_S, remaining_ms / 1000.0) if remaining_ms else MAX_DEADLINE_S
             if frame.HasField("score"):
                 scored = link_pb2.Frame()
-                await self._answers.fill_score(frame.score, caller, remaining_s, scored.scored)
+                await self._answers.fill_score(frame.score, caller, _remaining_s(frame), scored.scored)
                 return scored
-            if frame.HasField("describe"):
-                return link_pb2.Frame(described=await self._answers.describe_model(frame.describe, caller, remaining_s))
-            if greeted is not None:
-                greeted(frame.hello)
-            if self._settled is not None:
-                await self._settled()
-            return link_pb2.Frame(hello_reply=await self._answers.hello(frame.hello))
+            if frame.HasField("hello"):
+                return await self._answer_hello(frame, greeted)
+            return await self._answer_other(frame, caller)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
             self._links.discard(link)
@@ -128,6 +123,22 @@ class LinkServer:
             logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
         self._keep(link)
         return link
+
+    async def _answer_hello(self, frame: link_pb2.Frame, greeted: Greeted | None) -> link_pb2.Frame:
+        if greeted is not None:
+            greeted(frame.hello)
+        if self._settled is not None:
+            await self._settled()
+        return link_pb2.Frame(hello_reply=await self._answers.hello(frame.hello))
+
+    async def _answer_other(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+        if frame.HasField("describe"):
+            described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
+            return link_pb2.Frame(described=described)
+        offline = self._answers.offline
+        if offline is None:
+            raise ProtocolError("a call of offline tasks, which this party does not offer")
+        return await offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
 
     async def drain(self, drain_s: float) -> None:
         """Take no new links or calls, answer those under way, and return when all links are closed."""
@@ -148,6 +159,11 @@ class LinkServer:
         # a call ends by its deadline; whoever waits for it may have nothing to say
         if not link.calls:
             link.close(f"the caller said nothing for {SILENT_S:g} s")
+
+
+def _remaining_s(frame: link_pb2.Frame, most_s: float = MAX_DEADLINE_S) -> float:
+    remaining_ms = frame.remaining_ms
+    return min(most_s, remaining_ms / 1000.0) if remaining_ms else most_s
 
 
 def _is_small(frame: link_pb2.Frame, n_bytes: int) -> bool:

@@ -25,6 +25,10 @@ class CallerPolicy:
         models = self._models.get(caller.name, _NONE) if caller.kind is _PARTY else _NONE
         return ALL_MODELS in models or model_id in models
 
+    def is_listed(self, caller: Identity) -> bool:
+        """Return whether `caller` is a party of the settings."""
+        return caller.kind is _PARTY and caller.name in self._models
+
     def check(self, caller: Identity, model_id: str) -> None:
         """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
         if not self.may_ask(caller, model_id):

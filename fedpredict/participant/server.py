@@ -22,11 +22,14 @@ from fedpredict.observe.request_log import RequestLog
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, StoreMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import ShareWatch
+from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.events import EventEdgeSettings, build_event_edge
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import Connect, ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
@@ -95,9 +98,8 @@ class ParticipantServer:
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._counted = (counted,) if counted is not None else ()
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
-        self._answers = Answers(
-            scorer, self._policy, tls, self._me, max_samples=settings.max_samples, watch=self._watch
-        )
+        self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
+        self._answers = self._answering(scorer, warehouse)
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
@@ -146,6 +148,7 @@ class ParticipantServer:
             await self._observed.aclose()
             raise
         self._poller.start()
+        self._answered.start()
         self._attacher.start()
         extra = {"party": self._settings.party, "address": self._address, "links": self._link_address or "grpc"}
         logger.info("participant.listening", extra=extra)
@@ -164,6 +167,7 @@ class ParticipantServer:
         await self._attacher.stop()
         await self._stop_listening(self._settings.drain_s)
         await self._attacher.wait_closed()
+        await self._answered.stop()
         await asyncio.to_thread(self._poller.stop)
         await self._observed.aclose()
         logger.info("participant.stopped")
@@ -176,6 +180,28 @@ class ParticipantServer:
         if self._event_edge is not None:
             stopping.append(asyncio.create_task(self._event_edge.__aexit__(None, None, None)))
         await asyncio.gather(*stopping)
+
+    def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
+        return Answers(
+            scorer,
+            self._policy,
+            self._tls,
+            self._me,
+            max_samples=self._settings.max_samples,
+            watch=self._watch,
+            offline=self._offline(scorer, warehouse),
+        )
+
+    def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
+        settings = self._settings
+        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
+        return OfflineAnswers(
+            scorer,
+            self._policy,
+            populations,
+            buckets_at_once=settings.buckets_at_once,
+            answered=self._answered.add,
+        )
 
     async def _observe(self) -> None:
         settings = self._settings

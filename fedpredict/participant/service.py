@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import grpc
+from google.protobuf.message import Message
 
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
+from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import peer_identity
 from fedpredict.wire.handlers import Context, compress_like_caller, service, stream, unary
@@ -32,15 +34,34 @@ class ParticipantService:
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return service(
-            SERVICE,
-            {
-                "Hello": unary(participant_pb2.HelloRequest, self.hello),
-                "DescribeModel": unary(participant_pb2.DescribeModelRequest, self.describe_model),
-                "Score": unary(participant_pb2.ScoreRequest, self.score),
-                "ScoreStream": stream(self.score_stream),
-            },
-        )
+        methods = {
+            "Hello": unary(participant_pb2.HelloRequest, self.hello),
+            "DescribeModel": unary(participant_pb2.DescribeModelRequest, self.describe_model),
+            "Score": unary(participant_pb2.ScoreRequest, self.score),
+            "ScoreStream": stream(self.score_stream),
+        }
+        if self._answers.offline is not None:
+            methods |= self._offline(self._answers.offline)
+        return service(SERVICE, methods)
+
+    def _offline(self, offline: OfflineAnswers) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        async def score_bucket(request: participant_pb2.BucketRequest, context: Context) -> Message:
+            deadline_s = _remaining_s(context, request.remaining_ms, MAX_BUCKET_DEADLINE_S)
+            reply = participant_pb2.BucketReply()
+            await offline.score_bucket(request, self.caller(context), deadline_s, reply)
+            return reply
+
+        async def population(request: participant_pb2.PopulationRequest, context: Context) -> Message:
+            return await offline.population(request, self.caller(context))
+
+        async def put_bucket(request: participant_pb2.PopulationBucket, context: Context) -> Message:
+            return await offline.put_bucket(request, self.caller(context))
+
+        return {
+            "ScoreBucket": unary(participant_pb2.BucketRequest, score_bucket),
+            "RegisterPopulation": unary(participant_pb2.PopulationRequest, population),
+            "PutPopulationBucket": unary(participant_pb2.PopulationBucket, put_bucket),
+        }
 
     def caller(self, context: Context) -> Identity:
         """Return who is calling, from here on in the call's log lines; raise `UnauthenticatedError` for nobody."""
@@ -69,9 +90,9 @@ class ParticipantService:
         await self._links.serve_stream(context, self.caller(context))
 
 
-def _remaining_s(context: Context, remaining_ms: int) -> float:
+def _remaining_s(context: Context, remaining_ms: int, most_s: float = MAX_DEADLINE_S) -> float:
     """Return how long the caller waits: the shortest of what gRPC, the message and our own limit say."""
     # the stubs say float; a call without a deadline has None
     of_call: float | None = context.time_remaining()
-    of_message = remaining_ms / 1000.0 if remaining_ms else MAX_DEADLINE_S
-    return min(MAX_DEADLINE_S, of_message, MAX_DEADLINE_S if of_call is None else of_call)
+    of_message = remaining_ms / 1000.0 if remaining_ms else most_s
+    return min(most_s, of_message, most_s if of_call is None else of_call)

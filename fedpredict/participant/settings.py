@@ -36,6 +36,17 @@ class CallerSettings(_Settings):
 
     models: tuple[ModelOrAll, ...]
     """Model ids, or "*" for all."""
+    accept_populations: bool = False
+    """Whether the standing populations that it names count without the operator's word."""
+
+
+class PopulationSettings(_Settings):
+    """`[populations]`: what is taken of the sample ids that initiators name ahead."""
+
+    max_ids: int = Field(default=50_000_000, ge=0)
+    """Most ids that are kept for one initiator, in all populations; 0: none are taken."""
+    keep_versions: int = Field(default=3, ge=1, le=100)
+    """Versions of a population that stay when a newer one is accepted, that one included."""
 
 
 class Connect(StrEnum):
@@ -86,6 +97,8 @@ class ParticipantSettings(_Settings):
     """Seconds that calls under way may take when the process stops."""
     max_samples: int = Field(default=10_000, ge=1, le=MAX_SAMPLES_PER_CALL)
     """Most sample ids in one call."""
+    buckets_at_once: int = Field(default=2, ge=1, le=64)
+    """Buckets of offline tasks that a process computes at the same time; others wait."""
     keep_versions: int = Field(default=3, ge=1, le=100)
     """Versions of a model that stay loaded, the newest included."""
     tls: TlsSettings | None = None
@@ -105,6 +118,8 @@ class ParticipantSettings(_Settings):
     """What this daemon does by itself, and when."""
     leases: LeaseSettings | None = None
     """A database for leases, where neither the warehouse nor `[store]` can keep them."""
+    populations: PopulationSettings = Field(default_factory=PopulationSettings)
+    """The standing populations of initiators."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
     log: LogSettings = Field(default_factory=LogSettings)

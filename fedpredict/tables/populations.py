@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow as pa
 from fedpredict.errors import TableCorruptError
 from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
 
@@ -46,16 +46,6 @@ POPULATION_IDS = TableSchema(
     _OF_BUCKET,
 )
 """One row per id; `position` counts from 0 in the bucket."""
-
-
-class PopulationState(StrEnum):
-    """What holds of a version at the party whose warehouse it is in."""
-
-    RECEIVING = "receiving"
-    """Told of, and not complete."""
-    PROPOSED = "proposed"
-    ACCEPTED = "accepted"
-    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +114,23 @@ def write_version(warehouse: Warehouse, version: PopulationVersion) -> None:
     warehouse.replace(POPULATIONS.name, partition, pa.Table.from_pylist([row], schema=POPULATIONS.arrow_schema))
 
 
+def known_buckets(warehouse: Warehouse, owner: str, population: str) -> set[tuple[int, str]]:
+    """Return the buckets that are here, of any version: their numbers and digests."""
+    where: Partition = {"owner": owner, "population": population}
+    rows = warehouse.read(POPULATION_BUCKETS.name, ["bucket", "sha256"], where).to_pylist()
+    return {(int(row["bucket"]), str(row["sha256"])) for row in rows}
+
+
+def bucket_sizes(warehouse: Warehouse, owner: str) -> dict[tuple[str, int, str], int]:
+    """Return how many ids an owner's buckets hold, by population, number and digest."""
+    names = ["population", "bucket", "sha256", "n_ids"]
+    rows = warehouse.read(POPULATION_BUCKETS.name, names, {"owner": owner}).to_pylist()
+    return {(str(row["population"]), int(row["bucket"]), str(row["sha256"])): int(row["n_ids"]) for row in rows}
+
+
 def missing_buckets(warehouse: Warehouse, version: PopulationVersion) -> list[int]:
     """Return the buckets of a version whose ids are not here, ascending."""
-    rows = warehouse.read(POPULATION_BUCKETS.name, ["bucket", "sha256"], _partition(version)).to_pylist()
-    there = {(int(row["bucket"]), row["sha256"]) for row in rows}
+    there = known_buckets(warehouse, version.owner, version.population)
     return [bucket for bucket, digest in enumerate(version.digests) if (bucket, digest) not in there]
 
 
@@ -176,11 +179,15 @@ def remove_versions(warehouse: Warehouse, versions: Iterable[PopulationVersion])
         partition: Partition = {**_partition(gone), "version": gone.version}
         warehouse.replace(POPULATIONS.name, partition, POPULATIONS.arrow_schema.empty_table())
         kept = {(bucket, digest) for each in left for bucket, digest in enumerate(each.digests)}
-        for bucket, digest in enumerate(gone.digests):
-            if (bucket, digest) not in kept:
-                of_bucket: Partition = {**_partition(gone), "bucket": bucket, "sha256": digest}
-                warehouse.replace(POPULATION_BUCKETS.name, of_bucket, POPULATION_BUCKETS.arrow_schema.empty_table())
-                warehouse.replace(POPULATION_IDS.name, of_bucket, POPULATION_IDS.arrow_schema.empty_table())
+        remove_buckets(warehouse, gone.owner, gone.population, set(enumerate(gone.digests)) - kept)
+
+
+def remove_buckets(warehouse: Warehouse, owner: str, population: str, buckets: Iterable[tuple[int, str]]) -> None:
+    """Remove buckets, by number and digest, that no version has."""
+    for bucket, digest in buckets:
+        partition: Partition = {"owner": owner, "population": population, "bucket": bucket, "sha256": digest}
+        warehouse.replace(POPULATION_BUCKETS.name, partition, POPULATION_BUCKETS.arrow_schema.empty_table())
+        warehouse.replace(POPULATION_IDS.name, partition, POPULATION_IDS.arrow_schema.empty_table())
 
 
 def _partition(version: PopulationVersion) -> Partition:

@@ -71,7 +71,7 @@ def task_to_arrow(task: PredictTask, message: initiator_pb2.ArrowRequest | None 
     message.request_id = task.request_id
     message.model_id = task.model_id
     message.mode = MODES[task.mode]
-    message.table = _stream_of(pa.RecordBatch.from_pydict(columns))
+    message.table = stream_of(pa.RecordBatch.from_pydict(columns))
     return message
 
 
@@ -84,8 +84,8 @@ def task_from_arrow(message: initiator_pb2.ArrowRequest) -> PredictTask:
         InputsRefusedError: A text is too long.
     """
     check_protocol_version(message.protocol_version)
-    with _reading():
-        columns, batches = _read_batches(message.table, _task_columns)
+    with reading():
+        columns, batches = read_batches(message.table, _task_columns)
         sample_ids, inputs = _read_task(columns, batches)
     return PredictTask(
         request_id=check_request_id(message.request_id) if message.request_id else new_request_id(),
@@ -98,7 +98,7 @@ def task_from_arrow(message: initiator_pb2.ArrowRequest) -> PredictTask:
 
 def prediction_to_arrow(prediction: Prediction) -> initiator_pb2.ArrowReply:
     """Return an answer to a total task as a message with a table; NULL where a sample has no score."""
-    schema = _answer_schema(_output_names(prediction.classes, prediction.predictions.shape[1]))
+    schema = _answer_schema(output_names(prediction.classes, prediction.predictions.shape[1]))
     scored = prediction.scored
     unscored = None if scored.all() else ~scored
     values = np.asfortranarray(prediction.predictions).T
@@ -107,7 +107,7 @@ def prediction_to_arrow(prediction: Prediction) -> initiator_pb2.ArrowReply:
     return initiator_pb2.ArrowReply(
         request_id=prediction.request_id,
         manifest_sha256=bytes.fromhex(prediction.manifest_sha256),
-        table=_stream_of(pa.RecordBatch.from_arrays(columns, schema=schema)),
+        table=stream_of(pa.RecordBatch.from_arrays(columns, schema=schema)),
         classes=prediction.classes,
         parties=[report_to_wire(report) for report in prediction.parties],
         simulated=prediction.simulated,
@@ -116,11 +116,11 @@ def prediction_to_arrow(prediction: Prediction) -> initiator_pb2.ArrowReply:
 
 def prediction_from_arrow(message: initiator_pb2.ArrowReply, n_samples: int) -> Prediction:
     """Return the answer to a total task of `n_samples`; raise `ProtocolError` where it breaks the protocol."""
-    with _reading():
-        outputs, batch = _read_one(message.table, _answer_columns)
+    with reading():
+        outputs, batch = read_one(message.table, _answer_columns)
     if batch.num_rows != n_samples:
         raise ProtocolError(f"an answer of {batch.num_rows} rows for {n_samples} samples")
-    status = _codes(batch, "status", SampleStatus)
+    status = codes_of(batch, "status", SampleStatus)
     predictions = np.empty((n_samples, len(outputs)))
     for number, name in enumerate(outputs):
         predictions[:, number] = batch.column(name).to_numpy(zero_copy_only=False)
@@ -130,7 +130,7 @@ def prediction_from_arrow(message: initiator_pb2.ArrowReply, n_samples: int) -> 
         manifest_sha256=message.manifest_sha256.hex(),
         predictions=predictions,
         status=status,
-        origin=_codes(batch, "origin", Origin),
+        origin=codes_of(batch, "origin", Origin),
         classes=tuple(message.classes),
         parties=tuple(report_from_wire(report, n_samples) for report in message.parties),
         simulated=message.simulated,
@@ -138,7 +138,7 @@ def prediction_from_arrow(message: initiator_pb2.ArrowReply, n_samples: int) -> 
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Turn what Arrow raises over bytes of a peer into our error."""
     try:
         yield
@@ -147,7 +147,7 @@ def _reading() -> Iterator[None]:
         raise ProtocolError(f"an Arrow table that cannot be read ({type(error).__name__})") from error
 
 
-def _read_batches(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, list[pa.RecordBatch]]:
+def read_batches(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, list[pa.RecordBatch]]:
     """Return what `columns_of` makes of the schema of an IPC stream, and its batches; what is in them is not checked.
 
     A caller sends one schema again and again, and to judge it takes longer than to read the batch: what was made of it
@@ -170,9 +170,9 @@ def _read_batches(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T,
     return columns, batches
 
 
-def _read_one(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, pa.RecordBatch]:
+def read_one(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, pa.RecordBatch]:
     """Return what `columns_of` makes of the schema, and all batches of an IPC stream as one, its buffers checked."""
-    columns, batches = _read_batches(data, columns_of)
+    columns, batches = read_batches(data, columns_of)
     if not batches:
         raise ProtocolError("a table without a batch")
     for batch in batches:
@@ -291,7 +291,8 @@ def _answer_schema(outputs: tuple[str, ...]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _output_names(classes: tuple[str, ...], width: int) -> tuple[str, ...]:
+def output_names(classes: tuple[str, ...], width: int) -> tuple[str, ...]:
+    """Return the names of the columns of numbers."""
     if width == 1:
         return ("prediction",)
     return tuple(f"prediction_{label}" for label in (classes if len(classes) == width else range(width)))
@@ -306,14 +307,15 @@ def _answer_columns(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(name for name in schema.names if name not in _ANSWER_COLUMNS)
 
 
-def _codes(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Origin]) -> Statuses:
+def codes_of(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Origin]) -> Statuses:
+    """Return a column of statuses or origins; raise `ProtocolError` where it is none."""
     column = batch.column(name)
     if column.null_count:
         raise ProtocolError(f"a {kind.__name__} that is NULL")
     return statuses_from_wire(column.to_numpy().tobytes(), len(column), kind)
 
 
-def _stream_of(batch: pa.RecordBatch) -> bytes:
+def stream_of(batch: pa.RecordBatch) -> bytes:
     """Return an IPC stream of one batch: schema, batch, and the end that readers of other languages wait for."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_WRITING) as writer:

@@ -73,12 +73,16 @@ def check_request_id(value: str) -> str:
 def ids_to_wire(sample_ids: Sequence[bytes]) -> common_pb2.SampleIds:
     """Return sample ids as one block of bytes and their n + 1 offsets."""
     message = common_pb2.SampleIds()
-    _fill_ids(message, sample_ids)
+    fill_ids(message, sample_ids)
     return message
 
 
-def ids_from_wire(message: common_pb2.SampleIds) -> SampleIds:
+def ids_from_wire(message: common_pb2.SampleIds, most: int = MAX_SAMPLES_PER_CALL) -> SampleIds:
     """Return the sample ids; their content is not judged here.
+
+    Args:
+        message: What came.
+        most: The most that are taken.
 
     Raises:
         ProtocolError: The offsets do not cut the data.
@@ -94,8 +98,8 @@ def ids_from_wire(message: common_pb2.SampleIds) -> SampleIds:
     if len(sent) % 4 or not sent:
         raise ProtocolError("the offsets of the sample ids are not a row of uint32")
     n_samples = len(sent) // 4 - 1
-    if n_samples > MAX_SAMPLES_PER_CALL:
-        raise TooManySamplesError(f"{n_samples} sample ids in one message", limit=MAX_SAMPLES_PER_CALL)
+    if n_samples > most:
+        raise TooManySamplesError(f"{n_samples} sample ids in one message", limit=most)
     offsets = np.frombuffer(sent, dtype=_U4).astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(data) or any_true(offsets[1:] < offsets[:-1]):
         raise ProtocolError(_UNCUT)
@@ -120,10 +124,10 @@ def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None
     message.protocol_version = SEVERAL_VERSION if query.further else PROTOCOL_VERSION
     message.request_id = query.request_id
     message.model_id = query.model_id
-    message.manifest_sha256 = _digest_bytes(query.manifest_sha256)
-    message.params_sha256 = _digest_bytes(query.params_sha256)
+    message.manifest_sha256 = digest_to_wire(query.manifest_sha256)
+    message.params_sha256 = digest_to_wire(query.params_sha256)
     message.mode = MODES[query.mode]
-    _fill_ids(message.sample_ids, query.sample_ids)
+    fill_ids(message.sample_ids, query.sample_ids)
     if query.epoch:
         message.epoch = query.epoch
     if query.segments:
@@ -135,7 +139,8 @@ def fill_query(message: participant_pb2.ScoreRequest, query: ScoreQuery) -> None
         message.model_rows = struct.pack(f"<{len(query.model_rows)}I", *query.model_rows)
 
 
-def _fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> None:
+def fill_ids(message: common_pb2.SampleIds, sample_ids: Sequence[bytes]) -> None:
+    """Write sample ids into an empty message, in place."""
     packed = SampleIds.of(sample_ids)
     message.data = packed.data
     if len(packed) == 1:
@@ -176,8 +181,8 @@ def query_from_wire(message: participant_pb2.ScoreRequest) -> ScoreQuery:
 def _ref_to_wire(ref: ModelRef) -> participant_pb2.ModelRef:
     return participant_pb2.ModelRef(
         model_id=ref.model_id,
-        manifest_sha256=_digest_bytes(ref.manifest_sha256),
-        params_sha256=_digest_bytes(ref.params_sha256),
+        manifest_sha256=digest_to_wire(ref.manifest_sha256),
+        params_sha256=digest_to_wire(ref.params_sha256),
     )
 
 
@@ -216,7 +221,7 @@ def fill_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: Pa
     """Write a party's answer to `query` into an empty message: field by field, in place, is the fastest way."""
     share = reply.share
     message.request_id = query.request_id
-    message.manifest_sha256 = _digest_bytes(query.manifest_sha256)
+    message.manifest_sha256 = digest_to_wire(query.manifest_sha256)
     message.status = share.status.tobytes()
     matrix = message.values
     matrix.rows, matrix.columns = share.values.shape
@@ -245,7 +250,7 @@ def reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery, n_sc
     """
     if message.request_id != query.request_id:
         raise ProtocolError("the reply is to another request")
-    if message.manifest_sha256 != _digest_bytes(query.manifest_sha256):
+    if message.manifest_sha256 != digest_to_wire(query.manifest_sha256):
         raise ProtocolError("the reply is of another manifest")
     n_samples = len(query.sample_ids)
     status = statuses_from_wire(message.status, n_samples, SampleStatus)
@@ -362,7 +367,8 @@ def model_id_from_wire(value: str) -> str:
 
 
 @lru_cache(maxsize=1024)  # every request names one of few
-def _digest_bytes(value: str) -> bytes:
+def digest_to_wire(value: str) -> bytes:
+    """Return a SHA-256, which comes in hex, as its bytes."""
     return bytes.fromhex(value)
 
 

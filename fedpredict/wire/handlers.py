@@ -14,7 +14,8 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fedpredict.errors import Code, ProtocolError, public_status
+from fedpredict.errors import ProtocolError
+from fedpredict.public_status import Code, public_status
 from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
 

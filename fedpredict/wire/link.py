@@ -17,6 +17,8 @@ SCORE_STREAM = "score_stream"
 """The capability in a hello: `ScoreStream` is served."""
 SEVERAL_MODELS = "several_models"
 """The capability in a hello: a sub-task may be for several models."""
+OFFLINE_TASKS = "offline_tasks"
+"""The capability in a hello: buckets of offline tasks are answered, and populations taken."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -96,12 +98,14 @@ class Instance:
         worker: It is worker `worker`, from 0, ...
         workers: ... of so many.
         takes_several: Whether it takes sub-tasks for several models.
+        takes_buckets: Whether it takes buckets of offline tasks, and populations.
     """
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     worker: int = 0
     workers: int = 1
     takes_several: bool = False
+    takes_buckets: bool = False
 
     @property
     def shares_ports(self) -> bool:

@@ -19,9 +19,9 @@ from fedpredict.wire.status import TOO_LARGE, failure_to_wire
 from fedpredict.wire.v1 import link_pb2
 
 Answer = Callable[[link_pb2.Frame], Coroutine[Any, Any, link_pb2.Frame]]
-"""Answers a hello, describe or score with a frame whose id is not filled in; raises what becomes a `Failure`."""
+"""Answers a call with a frame whose id is not filled in; raises what becomes a `Failure`."""
 
-_CALLS = frozenset({"hello", "describe", "score"})
+_CALLS = frozenset({"hello", "describe", "score", "score_bucket", "population", "population_bucket"})
 _DRAIN = link_pb2.Frame(drain=link_pb2.Drain()).SerializeToString()
 
 

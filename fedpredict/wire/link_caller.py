@@ -17,7 +17,14 @@ from fedpredict.wire.link import MAX_BYTES, MAX_CALLS, MAX_TASKS, SLOW_BYTES_PER
 from fedpredict.wire.v1 import link_pb2
 
 T = TypeVar("T")
-ANSWERS = {"hello": "hello_reply", "describe": "described", "score": "scored"}
+ANSWERS = {
+    "hello": "hello_reply",
+    "describe": "described",
+    "score": "scored",
+    "score_bucket": "scored_bucket",
+    "population": "population_told",
+    "population_bucket": "population_bucket_put",
+}
 """What asks -> what answers; `failure` answers everything."""
 _GIVEN_UP = 65_536
 """Calls given up whose late answers are still known as such."""

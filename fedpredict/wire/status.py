@@ -9,7 +9,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from fedpredict import errors
-from fedpredict.errors import Code, FedPredictError
+from fedpredict.errors import FedPredictError
+from fedpredict.public_status import STATUS, Code, public_status
 from fedpredict.wire.v1 import common_pb2
 
 TRAILER = "fedpredict-error-bin"
@@ -40,7 +41,7 @@ TOO_LARGE = common_pb2.Failure(
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> NoReturn:
     """End a call with what the outside may know of `error`: status, public text, and the error's name in a trailer."""
-    public = errors.public_status(error)
+    public = public_status(error)
     if public.code is not Code.INTERNAL:
         context.set_trailing_metadata(((TRAILER, error_to_wire(error).SerializeToString()),))
     await context.abort(GRPC_CODES[public.code], public.text)
@@ -57,7 +58,7 @@ def error_to_wire(error: BaseException) -> common_pb2.ErrorDetail:
 
 def failure_to_wire(error: BaseException) -> common_pb2.Failure:
     """Return, for a link, what `abort` says of an error on a call of its own."""
-    public = errors.public_status(error)
+    public = public_status(error)
     detail = None if public.code is Code.INTERNAL else error_to_wire(error)
     return common_pb2.Failure(code=GRPC_CODES[public.code].value[0], text=public.text, detail=detail)
 
@@ -98,7 +99,7 @@ def _detail(data: bytes) -> common_pb2.ErrorDetail:
 
 
 def _build(detail: common_pb2.ErrorDetail, text: str) -> FedPredictError:
-    known = {cls.__name__: cls for cls in errors.STATUS}
+    known = {cls.__name__: cls for cls in STATUS}
     cls = known.get(detail.error, FedPredictError)
     try:
         return cls(text, **{name: detail.fields[name] for name in cls.public_fields})

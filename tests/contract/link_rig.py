@@ -29,13 +29,16 @@ from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.service import ParticipantService
-from fedpredict.participant.settings import CallerSettings, InitiatorPeerSettings
+from fedpredict.participant.settings import CallerSettings, InitiatorPeerSettings, PopulationSettings
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, server_credentials
+from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.channel import Compression, server_options
 from fedpredict.wire.handlers import service, stream
 from fedpredict.wire.link import Instance, search_tries
@@ -296,7 +299,8 @@ class Worker:
         self.rig = rig
         tls = rig.tls("lab")
         policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
-        self.answers = Answers(scorer, policy, tls, me, max_samples=100_000)
+        offline = OfflineAnswers(scorer, policy, rig.populations, buckets_at_once=2) if rig.offers_offline else None
+        self.answers = Answers(scorer, policy, tls, me, max_samples=100_000, offline=offline)
         self.links = LinkServer(self.answers, rig.settled)
         self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
         self.server = grpc.aio.server(options=server_options())
@@ -345,6 +349,10 @@ class Rig:
         self.settled: Callable[[], Awaitable[None]] | None = None
         """What a worker waits for before it answers a hello on a link."""
         self.peers: dict[str, InitiatorPeerSettings] = {}
+        nothing = LocalWarehouse(Path("nothing is read from here"))
+        self.populations = StandingPopulations(nothing, PopulationSettings(max_ids=0), {}, poll_s=1.0)
+        self.offers_offline = True
+        """Whether workers that are started offer offline tasks."""
 
     def tls(self, party: str) -> TlsFiles | None:
         return None if self.way.insecure else self.certificates.of(party)

@@ -126,8 +126,8 @@ def test_shares_that_were_stored_ahead_give_the_same(federation: Federation) -> 
         *("predict", "--config", "hospital/client.toml", "--model", "cancer", "--in", "lab.csv", "--mode", "offline"),
         *("--id-column", "patient", "--out", "stored.parquet"),
     )
-    shown = federation.shop.json("task", "show", "--check", "--config", settings_of("lab"))
-    listed = federation.shop.json("task", "list", "--config", settings_of("lab"))
+    shown = federation.shop.json("shares", "show", "--check", "--config", settings_of("lab"))
+    listed = federation.shop.json("shares", "list", "--config", settings_of("lab"))
 
     answers = pa.parquet.read_table(federation.shop.folder / "stored.parquet")
     np.testing.assert_allclose(answers.column("prediction").to_numpy(), federation.expected, rtol=0.0, atol=1e-12)

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 
 from fedpredict.errors import FedPredictError, ManifestMismatchError, ModelNotFoundError
+from fedpredict.initiator.offline.open import TaskParts
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
@@ -33,6 +34,8 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_credentials, server_name
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
+from fedpredict.state.task_base import TaskStore
+from fedpredict.state.tasks import open_task_store
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire import codec, handlers, task_codec
 from fedpredict.wire.channel import channel_options, server_options
@@ -254,6 +257,7 @@ class Federation:
         models: Mapping[str, Mapping[str, object]],
         *,
         warehouse: Warehouse | None = None,
+        task_warehouse: Warehouse | None = None,
         simulate: bool = False,
         **settings: object,
     ) -> InitiatorServer:
@@ -273,10 +277,17 @@ class Federation:
             **settings,
         }
         checked = InitiatorSettings.model_validate(content)
-        server = InitiatorServer(checked, self.store, tls, warehouse=warehouse, simulate=simulate)
+        kept = None if task_warehouse is None else TaskParts(self.task_store(), task_warehouse)
+        server = InitiatorServer(checked, self.store, tls, warehouse=warehouse, tasks=kept, simulate=simulate)
         await self.stack.enter_async_context(server)
         self.address = server.address
         return server
+
+    def task_store(self) -> TaskStore:
+        """Open the store of offline tasks; it is closed at the end of the test."""
+        store = open_task_store("sqlite:///state.db", self.folder)
+        self.stack.callback(store.close)
+        return store
 
     async def ready(self, model_id: str = "m") -> None:
         """Return when the model can be answered by all of its parties."""

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedpredict.errors import Code, ConfigError, FedPredictError, ModelNotReadyError, StoreError, public_status
+from fedpredict.errors import ConfigError, FedPredictError, ModelNotReadyError, StoreError
 from fedpredict.features.open import open_store
 from fedpredict.features.redis_connection import RedisAddress, RedisConnection, Word
 from fedpredict.features.redis_layout import MARK, commands_of, n_buckets_of
@@ -39,6 +39,7 @@ from fedpredict.model.scorer import PartyScorer, ScoreQuery
 from fedpredict.model.share import Mode
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.public_status import Code, public_status
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.tables.models import publish_model

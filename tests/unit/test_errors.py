@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict import errors
-from fedpredict.errors import STATUS, Code, FedPredictError, public_status
+from fedpredict.errors import FedPredictError
+from fedpredict.public_status import STATUS, Code, public_status
 
 
 def leaves(cls: type[FedPredictError]) -> set[type[FedPredictError]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedpredict.cli import wiring
+from fedpredict.cli import daemons, wiring
 from fedpredict.cli.exits import exit_code
 from fedpredict.cli.main import run
 from fedpredict.errors import ConfigError
@@ -48,7 +48,7 @@ def refusal(folder: Path) -> str:
     loaded = wiring.load_participant(folder / "participant.toml")
     warehouse = wiring.open_loaded_warehouse(loaded)
     try:
-        with pytest.raises(ConfigError) as raised, wiring.scheduled(loaded, warehouse, Instance()):
+        with pytest.raises(ConfigError) as raised, daemons.scheduled(loaded, warehouse, Instance()):
             pass
     finally:
         warehouse.close()
@@ -77,7 +77,7 @@ def test_a_warehouse_that_is_away_when_the_daemon_starts_is_no_reason_not_to(
     (party / "warehouse" / "fp_view_scripts").write_text("")
 
     loaded = wiring.load_participant(party / "participant.toml")
-    with wiring.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
+    with daemons.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
         assert counted is not None
     assert "schedule.not_checked" in [each.message for each in caplog.records]
 
@@ -86,7 +86,7 @@ def test_one_worker_of_several_keeps_the_schedule(party: Path) -> None:
     settle('transactions = "0 * * * *"')
     loaded = wiring.load_participant(party / "participant.toml")
 
-    with wiring.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance(worker=1, workers=2)) as counted:
+    with daemons.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance(worker=1, workers=2)) as counted:
         assert counted is None  # else it would have been refused, as worker 0 is
 
 

@@ -20,13 +20,13 @@ from fedpredict.client.retry import (
     is_worth_retrying,
 )
 from fedpredict.errors import (
-    STATUS,
     DeadlineExceededError,
     FedPredictError,
     ModelNotFoundError,
     OverloadedError,
     ServerUnavailableError,
 )
+from fedpredict.public_status import STATUS
 
 
 class Clock:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedpredict.errors import EventsRefusedError, FeatureFileError, public_status
+from fedpredict.errors import EventsRefusedError, FeatureFileError
 from fedpredict.features.event_feed import MAX_CONTENT_BYTES, Feed, OddEventError, feed_of
 from fedpredict.features.event_intake import (
     MAX_TOLD,
@@ -25,6 +25,7 @@ from fedpredict.features.event_intake import (
     take_events,
 )
 from fedpredict.features.event_source import EventSource
+from fedpredict.public_status import public_status
 from fedpredict.state.event_base import FeedCount, StoredEvent
 from fedpredict.tables.script_store import RegisteredView
 from fedpredict.tables.script_view import ScriptView

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from fedpredict import errors
-from fedpredict.errors import Code, FedPredictError
+from fedpredict.errors import FedPredictError
 from fedpredict.http.problem import HTTP_STATUS, MALFORMED, problem_of
+from fedpredict.public_status import Code
 
 
 def test_every_code_has_a_number_of_its_own() -> None:

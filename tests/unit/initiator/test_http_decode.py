@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import FieldError, TooManySamplesError, public_status
+from fedpredict.errors import FieldError, TooManySamplesError
 from fedpredict.initiator.http.decode import pack_ids, read_inputs, read_task
 from fedpredict.model.share import Mode
+from fedpredict.public_status import public_status
 
 MAX_SAMPLES = 1000
 

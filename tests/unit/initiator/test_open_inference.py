@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.errors import FieldError, ModelNotFoundError, TooManySamplesError, UnscoredError, public_status
+from fedpredict.errors import FieldError, ModelNotFoundError, TooManySamplesError, UnscoredError
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.tensors import pack_strings, unpack_strings
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.prediction import ModelInfo, Prediction
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.public_status import public_status
 
 OK, NOT_FOUND = SampleStatus.OK, SampleStatus.NOT_FOUND
 INFO = ModelInfo(

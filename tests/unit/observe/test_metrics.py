@@ -17,7 +17,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedpredict.errors import (
-    Code,
     ModelNotFoundError,
     ModelNotReadyError,
     PartyRefusedError,
@@ -41,6 +40,7 @@ from fedpredict.observe.scoring import (
 )
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.watch import ShareWatch
+from fedpredict.public_status import Code
 
 NEARLINE = Mode.NEARLINE
 

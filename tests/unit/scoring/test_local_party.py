@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from fedpredict.errors import (
-    Code,
     FedPredictError,
     InputsRefusedError,
     ManifestMismatchError,
@@ -22,7 +21,6 @@ from fedpredict.errors import (
     PartyTimeoutError,
     ProtocolError,
     UnsupportedModeError,
-    public_status,
 )
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.memory import MemoryStore
@@ -33,6 +31,7 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import NO_EVENT_TIME, ModelRef, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.public_status import Code, public_status
 from fedpredict.scoring.local_party import INLINE_SAMPLES, LocalParty
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature

@@ -5,7 +5,8 @@ import grpc
 import pytest
 
 from fedpredict import errors
-from fedpredict.errors import STATUS, FedPredictError, public_status
+from fedpredict.errors import FedPredictError
+from fedpredict.public_status import INTERNAL, STATUS, public_status
 from fedpredict.wire import handlers
 from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.status import GRPC_CODES, error_from_failure, error_from_rpc, failure_to_wire
@@ -42,9 +43,11 @@ def sample_error(cls: type[FedPredictError]) -> FedPredictError:
         "mode": "offline",
         "party": "lab",
         "place": "$.a",
+        "population": "p",
         "problem": "none",
         "rows": "1 (STALE)",
         "retry_after_ms": 250,
+        "state": "failed",
     }
     data["feature"] = "f"
     extra = {"parties": ("a",)} if cls is errors.IncompatiblePartsError else {}
@@ -62,7 +65,7 @@ async def test_an_error_crosses_the_wire_as_itself_or_as_internal(call: object, 
         await call(method, b"")  # type: ignore[operator]
     back = error_from_rpc(raised.value)
     assert "private" not in str(back)
-    if STATUS[cls] is errors.INTERNAL:
+    if STATUS[cls] is INTERNAL:
         assert str(back) == "internal error"
     elif cls is not errors.IncompatiblePartsError:
         assert type(back) is cls
@@ -80,7 +83,7 @@ def test_an_error_of_a_call_on_a_stream_is_the_one_of_a_call_of_its_own(cls: typ
 
     assert (message.code, message.text) == (GRPC_CODES[STATUS[cls].code].value[0], public_status(error).text)
     assert str(back) == message.text
-    if STATUS[cls] is not errors.INTERNAL and cls is not errors.IncompatiblePartsError:
+    if STATUS[cls] is not INTERNAL and cls is not errors.IncompatiblePartsError:
         assert type(back) is cls
         assert [getattr(back, name) for name in cls.public_fields] == [
             getattr(error, name) for name in cls.public_fields

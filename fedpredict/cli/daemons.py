@@ -1,0 +1,204 @@
+"""The two daemons as processes: settings read, workers started, what each needs opened and closed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedpredict.cli.wiring import (
+    LoadedParty,
+    load_initiator,
+    load_participant,
+    open_loaded_realtime,
+    open_loaded_store,
+    open_loaded_warehouse,
+    open_pins,
+    opened_tasks,
+    spare_memory,
+    tls_files,
+)
+from fedpredict.cli.workers import free_port, run_workers
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.queued import install_logging
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.wire.link import Instance
+
+if TYPE_CHECKING:
+    from fedpredict.observe.scoring import ScheduleMetrics
+    from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.warehouse.base import Warehouse
+
+
+def serve_participant(path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None]) -> None:
+    """Serve as a participant until SIGTERM or Ctrl-C.
+
+    Args:
+        path: Its settings.
+        ready: Told the address once it listens and has looked at its warehouse.
+        ready_http: Told the address that raw events are taken at, where they are.
+    """
+    settings = load_participant(path).settings
+    if settings.workers == 1:
+        _participant_worker(path, {}, Instance(), ready, ready_http=ready_http)
+        return
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+    serve = partial(_participant_worker, path, ports)
+    all_ready = _all_ready(ports, ready, ready_http)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
+
+
+def _participant_worker(
+    path: Path,
+    ports: Mapping[str, str],
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
+) -> None:
+    spare_memory()
+    import uvloop  # noqa: PLC0415
+
+    from fedpredict.participant import server  # noqa: PLC0415
+
+    loaded = load_participant(path)
+    _install_logging(loaded, me)
+    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
+    warehouse = open_loaded_warehouse(loaded)
+    try:
+        with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
+            store = open_loaded_store(loaded)
+            serving = server.serve(
+                settings,
+                warehouse,
+                tls,
+                store=store,
+                realtime=realtime,
+                me=me,
+                ready=ready,
+                ready_http=ready_http,
+                counted=counted,
+            )
+            uvloop.run(serving)
+    finally:
+        warehouse.close()
+
+
+def serve_initiator(
+    path: Path, ready: Callable[[str], None], ready_http: Callable[[str], None], *, simulate: bool
+) -> None:
+    """Serve as an initiator until SIGTERM or Ctrl-C.
+
+    Args:
+        path: Its settings.
+        ready: Told the address once it listens.
+        ready_http: Told the address that HTTP is spoken at, where it is.
+        simulate: Answer without partners, marked as such.
+    """
+    settings = load_initiator(path).settings
+    if settings.workers == 1:
+        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
+        return
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+    all_ready = _all_ready(ports, ready, ready_http)
+    serve = partial(_initiator_worker, path, ports, simulate)
+    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
+
+
+def _initiator_worker(
+    path: Path,
+    ports: Mapping[str, str],
+    simulate: bool,
+    me: Instance,
+    ready: Callable[[str], None],
+    *,
+    ready_http: Callable[[str], None] | None = None,
+) -> None:
+    spare_memory()
+    import uvloop  # noqa: PLC0415
+
+    from fedpredict.initiator import server  # noqa: PLC0415
+
+    loaded = load_initiator(path)
+    _install_logging(loaded, me)
+    settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
+    with ExitStack() as stack:
+        pins = open_pins(loaded)
+        stack.callback(pins.close)
+        warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
+        if warehouse is not None:
+            stack.callback(warehouse.close)
+        features = open_loaded_store(loaded) if warehouse is not None else None
+        serving = server.serve(
+            settings,
+            pins,
+            tls,
+            warehouse=warehouse,
+            features=features,
+            realtime=stack.enter_context(_realtime(loaded, warehouse)),
+            tasks=None if simulate else stack.enter_context(opened_tasks(loaded, warehouse)),
+            simulate=simulate,
+            me=me,
+            ready=ready,
+            ready_http=ready_http,
+            counted=stack.enter_context(scheduled(loaded, warehouse, me)),
+        )
+        uvloop.run(serving)
+
+
+@contextmanager
+def _realtime(loaded: LoadedParty, warehouse: Warehouse | None) -> Iterator[RealtimeViews | None]:
+    """Open what computes views, where there is a warehouse, and close it at the end of the block."""
+    realtime = None if warehouse is None else open_loaded_realtime(loaded, warehouse)
+    try:
+        yield realtime
+    finally:
+        if realtime is not None:
+            realtime.close()
+
+
+def _all_ready(
+    ports: Mapping[str, str], ready: Callable[[str], None], ready_http: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Return what tells both addresses once all workers listen."""
+
+    def tell(address: str) -> None:
+        ready(address)
+        if "http_listen" in ports:
+            ready_http(ports["http_listen"])
+
+    return tell
+
+
+@contextmanager
+def scheduled(loaded: LoadedParty, warehouse: Warehouse | None, me: Instance) -> Iterator[ScheduleMetrics | None]:
+    """Keep a daemon's schedule while the block runs, in one of its workers; yields what counts it, if anything does.
+
+    Raises:
+        ConfigError: Something in `[schedule]` cannot be.
+    """
+    schedule = loaded.settings.schedule
+    if not schedule.jobs or warehouse is None or me.worker != 0:
+        yield None
+        return
+    from fedpredict.cli.scheduled import schedule_running  # noqa: PLC0415
+    from fedpredict.observe.scoring import ScheduleMetrics  # noqa: PLC0415
+
+    metrics = ScheduleMetrics()
+    with schedule_running(loaded.path, schedule, warehouse, metrics):
+        yield metrics
+
+
+def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequence[str]) -> dict[str, str]:
+    """Return the addresses that all workers bind, by setting; port 0 means one free port for all of them."""
+    return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
+
+
+def _install_logging(loaded: LoadedParty, me: Instance) -> None:
+    install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
+    if me.shares_ports:
+        add_log_context(worker=me.worker)

@@ -1,0 +1,249 @@
+"""One bucket of a task: asked of every party at once, page by page, and combined as online predictions are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from fedpredict.errors import FedPredictError, PartyRefusedError
+from fedpredict.initiator import policy
+from fedpredict.initiator.offline.distribution import counts_of
+from fedpredict.initiator.offline.failure import PartyFailedError
+from fedpredict.initiator.policy import Answer
+from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.combine import combine
+from fedpredict.model.head import Head
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.offline import OfflineTask, PartyTotals, Totals, add_totals
+from fedpredict.model.populations import (
+    MAX_BUCKET_ROWS,
+    BucketAnswer,
+    BucketQuery,
+    BucketScorer,
+    PopulationRows,
+    digest_of,
+)
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import SampleStatus, Share, all_ok
+from fedpredict.wire.codec import new_request_id
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+REPLY_BYTES = 8 * 1024 * 1024
+"""What a party's answer to one call may take; wider shares are asked for in several calls of fewer rows."""
+QUERY_BYTES = 10 * 1024 * 1024
+"""What the ids of one call may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What all buckets of a task have in common.
+
+    Attributes:
+        task: The task.
+        settings: The model's.
+        head: What finishes the shares; None where they are added up.
+        fallback: Returns the manifest of the fallback model; raises `ModelNotReadyError`.
+        scorers: By party.
+        own_party: This initiator's, which is asked in this process.
+        deadline_s: How long a party may take for one call.
+        threads: Where arrays are computed with.
+    """
+
+    task: OfflineTask
+    settings: ModelSettings
+    head: Head | None
+    fallback: Callable[[], Manifest]
+    scorers: Mapping[str, BucketScorer]
+    own_party: str
+    deadline_s: float
+    threads: Executor
+
+    @property
+    def manifest(self) -> Manifest:
+        """The version that the task was begun with."""
+        return self.task.new.manifest
+
+
+@dataclass(slots=True, eq=False)
+class BucketOutcome:
+    """What became of a bucket's ids.
+
+    Attributes:
+        predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
+        status: Shape (n_ids,), `SampleStatus` values.
+        totals: Counted, but for the histograms.
+    """
+
+    predictions: Floats
+    status: Statuses
+    totals: Totals
+
+
+@dataclass(slots=True, eq=False)
+class _Page:
+    """Rows of a bucket that travel in one call.
+
+    Attributes:
+        bucket: Which bucket.
+        bucket_sha256: The digest of all of its ids.
+        first: The first row.
+        ids: The rows' ids.
+        sha256: The digest of these.
+    """
+
+    bucket: int
+    bucket_sha256: str
+    first: int
+    ids: SampleIds
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sha256 = digest_of(self.ids)
+
+
+async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids: SampleIds) -> BucketOutcome:
+    """Return the predictions for the ids of a bucket.
+
+    Args:
+        asking: What all buckets have in common.
+        bucket: Which.
+        bucket_sha256: The digest of its ids.
+        sample_ids: In the population's order.
+
+    Raises:
+        PartyFailedError: A party gave no share; the calls to the others have ended.
+    """
+    answers, totals = [], Totals()
+    width = asking.manifest.n_outputs
+    for start, stop in pages(sample_ids, asking.manifest.n_scores):
+        page = await _thread(asking, partial(_Page, bucket, bucket_sha256, start, sample_ids.cut(start, stop)))
+        replies = await _ask_all(asking, page)
+        answer = await _thread(asking, partial(_combined, asking, {p: each.share for p, each in replies.items()}))
+        if asking.settings.fallback_model is not None and not answer.all_ok:
+            answer = await _fall_back(asking, page, answer)
+        if answer.n_misfits:
+            extra = {"model": asking.manifest.model_id, "reason": answer.problem, "n_samples": answer.n_misfits}
+            logger.error("shares.contradict", extra=extra)
+        answers.append(answer)
+        totals = add_totals(totals, _totals(answer, replies))
+    if not answers:
+        return BucketOutcome(np.empty((0, width)), np.empty(0, dtype=np.uint8), totals)
+    predictions = np.concatenate([each.predictions for each in answers])
+    return BucketOutcome(predictions, np.concatenate([each.status for each in answers]), totals)
+
+
+def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
+    """Return the rows of each call for a bucket, first and end, so that ids and shares fit into messages.
+
+    >>> list(pages(SampleIds.of([b"u1", b"u2", b"u3"]), 1))
+    [(0, 3)]
+    >>> list(pages(SampleIds.of([b"u1", b"u2", b"u3"]), REPLY_BYTES // 16))
+    [(0, 1), (1, 2), (2, 3)]
+    """
+    rows = max(1, min(MAX_BUCKET_ROWS, REPLY_BYTES // (8 * n_scores + 1)))
+    start, n_ids = 0, len(sample_ids)
+    while start < n_ids:
+        limit = int(sample_ids.offsets[start]) + QUERY_BYTES
+        fitting = int(np.searchsorted(sample_ids.offsets, limit, side="right")) - 1
+        stop = min(start + rows, max(fitting, start + 1), n_ids)
+        yield start, stop
+        start = stop
+
+
+async def _ask_all(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
+    calls = {party: asyncio.ensure_future(_ask(asking, party, page)) for party in asking.manifest.parties}
+    try:
+        answers = await asyncio.gather(*calls.values())
+    finally:
+        for call in calls.values():
+            call.cancel()
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+    return dict(zip(calls, answers, strict=True))
+
+
+async def _ask(asking: Asking, party: str, page: _Page) -> BucketAnswer:
+    try:
+        scorer = asking.scorers.get(party)
+        if scorer is None:
+            raise PartyRefusedError(f"party {party} is not under [parties] any more", party=party)
+        query = _query(asking, party, page, asking.manifest)
+        answer = await scorer.score_bucket(query, deadline_s=asking.deadline_s)
+        expected = (len(page.ids), asking.manifest.n_scores)
+        if answer.ids_sha256 != page.sha256 or answer.share.values.shape != expected:
+            what = f"party {party} sent a share of shape {answer.share.values.shape}, or of other ids, not {expected}"
+            raise PartyRefusedError(what, party=party)
+    except FedPredictError as error:
+        raise PartyFailedError(party, error) from error
+    return answer
+
+
+def _query(asking: Asking, party: str, page: _Page, manifest: Manifest) -> BucketQuery:
+    population = asking.task.new.population
+    rows: SampleIds | PopulationRows = page.ids
+    if population.is_standing and party != asking.own_party:
+        rows = PopulationRows(
+            population=population.name,
+            version=population.version,
+            bucket_sha256=page.bucket_sha256,
+            first=page.first,
+            rows=len(page.ids),
+        )
+    return BucketQuery(
+        request_id=new_request_id(),
+        task_id=asking.task.task_id,
+        model_id=manifest.model_id,
+        manifest_sha256=manifest.manifest_sha256,
+        params_sha256=manifest.digest_of(party),
+        mode=asking.task.new.mode,
+        bucket=page.bucket,
+        n_buckets=asking.task.new.n_buckets,
+        rows=rows,
+        ids_sha256=page.sha256,
+    )
+
+
+def _combined(asking: Asking, shares: Mapping[str, Share]) -> Answer:
+    answer = policy.fail(asking.manifest.link, shares, asking.head)
+    if asking.settings.policy is PolicyName.DEFAULT_PARTIAL and not all_ok(answer.status):
+        return policy.default_partial(asking.manifest.link, shares, asking.settings.defaults)
+    return answer
+
+
+async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:
+    """Return an answer with the fallback model's numbers where it has none; where that has none either, as it was."""
+    unscored = np.isin(answer.status, (SampleStatus.OK, SampleStatus.ID_INVALID), invert=True)
+    if not unscored.any():
+        return answer
+    party = asking.own_party
+    try:
+        manifest = asking.fallback()
+        ids = page.ids.select(unscored)
+        query = _query(asking, party, _Page(page.bucket, page.bucket_sha256, 0, ids), manifest)
+        reply = await asking.scorers[party].score_bucket(query, deadline_s=asking.deadline_s)
+    except FedPredictError as error:
+        raise PartyFailedError(party, error) from error
+    own = combine(manifest.link, {party: policy.spread_share(reply.share, unscored)})
+    return policy.fallback_model(answer, own)
+
+
+def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
+    parties = {
+        party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
+        for party, each in replies.items()
+    }
+    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), parties=parties)
+
+
+async def _thread(asking: Asking, work: Callable[[], _T]) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(asking.threads, work)

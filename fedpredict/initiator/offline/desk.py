@@ -1,0 +1,189 @@
+"""The use case of offline tasks: what may be submitted, and what users may see and change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedpredict.errors import EmptyRequestError, FieldError, TaskNotFoundError, UnsupportedModeError
+from fedpredict.initiator.admission import Access
+from fedpredict.initiator.catalogue import Catalogue
+from fedpredict.initiator.offline.report import info_of
+from fedpredict.initiator.offline.uploads import Uploads
+from fedpredict.initiator.task_settings import InitiatorTaskSettings
+from fedpredict.model.offline import NewTask, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.share import Mode
+from fedpredict.model.standing import PopulationState
+from fedpredict.security.identity import Identity
+from fedpredict.state.task_base import TaskStore
+from fedpredict.tables.populations import list_versions
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.wire.offline_codec import Submission
+
+MAX_LISTED, LISTED = 1_000, 100
+"""Tasks in one listing: at most, and where the caller says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDesk:
+    """Takes tasks and tells of them.
+
+    Attributes:
+        store: Tasks.
+        warehouse: The initiator's.
+        catalogue: Models.
+        access: Who may ask for what.
+        uploads: Takes lists.
+        settings: `[tasks]`.
+        own_party: This initiator's.
+        look: Tells the worker of this process that something is to be done.
+    """
+
+    store: TaskStore
+    warehouse: Warehouse
+    catalogue: Catalogue
+    access: Access
+    uploads: Uploads
+    settings: InitiatorTaskSettings
+    own_party: str
+    look: Callable[[], None]
+
+    async def submit(self, submission: Submission, caller: Identity) -> TaskInfo:
+        """Queue a task.
+
+        Raises:
+            ModelNotFoundError: No such model, or not this caller's.
+            ModelNotReadyError: Nothing usable is pinned; that a party is away is no reason.
+            UnsupportedModeError: Mode realtime.
+            EmptyRequestError: The population has no id.
+            FieldError: There is no such population, or the key was used for something else.
+            WarehouseError, StateError: As they say.
+        """
+        self.access.check(caller, submission.model_id)
+        if submission.mode is Mode.REALTIME:
+            raise UnsupportedModeError(f"a task in mode {submission.mode} from {caller}", mode=submission.mode)
+        found = await self._known(submission, caller)
+        if found is not None:
+            return await self._info(found)
+        manifest = self.catalogue.answerable(submission.model_id)
+        ids = await self._ids(submission, caller)
+        if not ids.ids:
+            raise EmptyRequestError(f"a task about a population without ids, from {caller}")
+        new = NewTask(
+            manifest=manifest,
+            mode=submission.mode,
+            population=ids.population,
+            n_buckets=ids.n_buckets,
+            rows=ids.rows,
+            ids=ids.ids,
+            duplicates=ids.duplicates,
+            invalid=ids.invalid,
+            idempotency_key=submission.idempotency_key,
+            note=submission.note,
+            submitted_by=str(caller),
+        )
+        task = await asyncio.to_thread(self.store.submit, new)
+        self.look()
+        return await self._info(task)
+
+    async def get(self, task_id: str, caller: Identity) -> TaskInfo:
+        """Return a task; raise `TaskNotFoundError` for one that is not there or not of this caller's models."""
+        return await self._info(await self.find(task_id, caller))
+
+    async def list(self, model_id: str, limit: int, caller: Identity) -> list[TaskInfo]:
+        """Return the newest tasks of the caller's models, or of one of them."""
+        if model_id:
+            self.access.check(caller, model_id)
+        known = [model_id] if model_id else self.catalogue.model_ids
+        models = [each for each in known if self.access.may_ask(caller, each)]
+        n_listed = min(limit or LISTED, MAX_LISTED)
+        tasks = await asyncio.to_thread(lambda: self.store.tasks(models, limit=n_listed))
+        return [info_of(task, None, limit=self.settings.stability_limit) for task in tasks]
+
+    async def cancel(self, task_id: str, caller: Identity) -> TaskInfo:
+        """End a task; one that has ended stays as it is."""
+        await self.find(task_id, caller)
+        return await self._changed(await asyncio.to_thread(self.store.cancel, task_id))
+
+    async def retry(self, task_id: str, caller: Identity) -> TaskInfo:
+        """Go on with a task that failed; others stay as they are."""
+        await self.find(task_id, caller)
+        return await self._changed(await asyncio.to_thread(self.store.retry, task_id))
+
+    async def find(self, task_id: str, caller: Identity) -> OfflineTask:
+        """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
+        task = await asyncio.to_thread(self.store.task, task_id)
+        if not self.access.may_ask(caller, task.new.manifest.model_id):
+            raise TaskNotFoundError(f"{caller} may not ask for model {task.new.manifest.model_id} of task {task_id}")
+        return task
+
+    async def _changed(self, task: OfflineTask) -> TaskInfo:
+        self.look()
+        return await self._info(task)
+
+    async def _info(self, task: OfflineTask) -> TaskInfo:
+        before = await asyncio.to_thread(self.store.before, task)
+        return info_of(task, before, limit=self.settings.stability_limit)
+
+    async def _ids(self, submission: Submission, caller: Identity) -> Upload:
+        """Return the population that is asked for, with its counts."""
+        if submission.standing:
+            return await asyncio.to_thread(self._standing, submission, caller)
+        if submission.table:
+            return await asyncio.to_thread(self._table, submission.table, caller)
+        upload = await asyncio.to_thread(self.store.upload, submission.upload_id)
+        if upload is None or upload.uploaded_by != str(caller):
+            problem = "is no list that you have sent, or not any more: send the ids again"
+            raise FieldError(f"no upload {submission.upload_id} of {caller}", place="upload_id", problem=problem)
+        return upload
+
+    async def _known(self, submission: Submission, caller: Identity) -> OfflineTask | None:
+        """Return the task that a key names, where what it is about is here: it may be of a newer version by now."""
+        if submission.upload_id or not submission.idempotency_key:
+            return None
+        task = await asyncio.to_thread(self.store.by_key, str(caller), submission.idempotency_key)
+        if task is None or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+            return None
+        population = task.new.population
+        name = population.name if population.is_standing else ""
+        same = name == submission.standing and submission.version in (0, population.version)
+        return task if same else None
+
+    def _table(self, name: str, caller: Identity) -> Upload:
+        """Take the ids of a table as a list."""
+        table = self.settings.tables.get(name)
+        if table is None:
+            problem = "is none that this initiator offers: see [tasks.tables] in its settings"
+            raise FieldError(f"no table {name}, asked for by {caller}", place="table", problem=problem)
+        # parsers of SQL are large, and most initiators offer no table
+        from fedpredict.tables.id_tables import ids_of_table  # noqa: PLC0415
+
+        upload = self.uploads.store(ids_of_table(self.warehouse, table.table, table.column), str(caller))
+        self.store.add_upload(upload)
+        return upload
+
+    def _standing(self, submission: Submission, caller: Identity) -> Upload:
+        known = list_versions(self.warehouse, owner=self.own_party, population=submission.standing)
+        usable = [each for each in known if each.state in (PopulationState.PROPOSED, PopulationState.ACCEPTED)]
+        asked = [each for each in usable if submission.version in (0, each.version)]
+        if not asked:
+            raise FieldError(
+                f"no population {submission.standing} version {submission.version}, asked for by {caller}",
+                place="population",
+                problem="is not known in that version: see `fedpredict population list` at the initiator",
+            )
+        version = asked[-1]
+        return Upload(
+            upload_id="",
+            population=PopulationRef(
+                owner=version.owner, name=version.population, version=version.version, is_standing=True
+            ),
+            n_buckets=version.n_buckets,
+            rows=version.n_ids,
+            ids=version.n_ids,
+            duplicates=0,
+            invalid=0,
+            uploaded_by=version.changed_by,
+            uploaded_at=version.created_at,
+        )

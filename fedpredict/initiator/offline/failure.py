@@ -1,0 +1,98 @@
+"""What it means for a task that something went wrong, and what its users are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedpredict.errors import (
+    FedPredictError,
+    ManifestMismatchError,
+    ModelNotReadyError,
+    PartyBusyError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+    PopulationRefusedError,
+    TableCorruptError,
+    WarehouseError,
+    WarehouseUnavailableError,
+)
+from fedpredict.model.offline import OfflineState
+from fedpredict.public_status import public_status
+from fedpredict.state.task_base import Why
+
+_AWAY = (PartyUnavailableError, PartyTimeoutError, PartyBusyError, ModelNotReadyError, WarehouseUnavailableError)
+FIRST_WAIT_S, MAX_WAIT_S = 1.0, 60.0
+
+
+class PartyFailedError(Exception):
+    """A party gave no share of a bucket.
+
+    Attributes:
+        party: Which.
+        error: Why.
+    """
+
+    def __init__(self, party: str, error: FedPredictError) -> None:
+        super().__init__(f"{party}: {error}")
+        self.party = party
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a task.
+
+    Attributes:
+        state: Waiting, or failed.
+        why: What is the matter.
+    """
+
+    state: OfflineState
+    why: Why
+
+
+def verdict_on(error: Exception) -> Verdict:
+    """Return what an error means for the task that it ended.
+
+    What comes back by itself (a party or warehouse that is away) has the task wait; everything else, that somebody must
+    do something about, fails it.
+    """
+    party, cause = (error.party, error.error) if isinstance(error, PartyFailedError) else ("", error)
+    state = OfflineState.WAITING if isinstance(cause, _AWAY) else OfflineState.FAILED
+    return Verdict(state, Why(problem=_told(party, cause), party=party, detail=f"{type(cause).__name__}: {cause}"))
+
+
+def wait_s(attempts: int) -> float:
+    """Return how long a task waits before it is tried again, by how often it waited before.
+
+    >>> [wait_s(attempts) for attempts in (0, 1, 3, 50)]
+    [1.0, 2.0, 8.0, 60.0]
+    """
+    return min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts, 10))
+
+
+def _told(party: str, error: Exception) -> str:
+    """Return public words that say what to do."""
+    if party:
+        return _told_of_party(party, error)
+    if isinstance(error, WarehouseUnavailableError):
+        return "the initiator's warehouse cannot be reached"
+    if isinstance(error, TableCorruptError):
+        return "ids that are stored at the initiator are damaged or gone: submit the task again"
+    if isinstance(error, WarehouseError):
+        return "results cannot be stored at the initiator (disk full, no permission ...): see its log, then retry"
+    if isinstance(error, ModelNotReadyError):
+        return "the model is not ready at the initiator"
+    return "the initiator cannot go on: see its log, then retry"
+
+
+def _told_of_party(party: str, error: Exception) -> str:
+    if isinstance(error, PartyTimeoutError):
+        return f"party {party} did not answer in time"
+    if isinstance(error, _AWAY):
+        return f"party {party} is away, or not ready"
+    if isinstance(error, ManifestMismatchError):
+        return f"party {party} no longer serves the version that the task was begun with: submit the task again"
+    if isinstance(error, PopulationRefusedError):
+        return f"party {party}: {public_status(error).text}: have its operator accept it, then retry"
+    return f"party {party} refused: its log says why; retry once that is settled"

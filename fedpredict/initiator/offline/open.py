@@ -1,0 +1,150 @@
+"""Offline tasks in a serving process: the worker runs, and calls are answered, for as long as the context is open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import grpc
+
+from fedpredict.errors import FedPredictError
+from fedpredict.initiator.admission import Access
+from fedpredict.initiator.catalogue import Catalogue
+from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.offline.courier import PopulationCourier
+from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.offline.retention import sweep
+from fedpredict.initiator.offline.runner import TaskRunner
+from fedpredict.initiator.offline.service import OfflineService
+from fedpredict.initiator.offline.uploads import Uploads
+from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.populations import BucketScorer
+from fedpredict.model.scorer import PartyScorer
+from fedpredict.scoring.buckets import LocalBuckets
+from fedpredict.state.task_base import TaskStore
+from fedpredict.tables.populations import ensure_tables
+from fedpredict.tables.results import ensure_results
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 3600.0
+"""How often old results are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """What offline tasks are kept in; both stay open.
+
+    Attributes:
+        store: Tasks and their states.
+        warehouse: Ids and results.
+    """
+
+    store: TaskStore
+    warehouse: Warehouse
+
+
+@asynccontextmanager
+async def open_offline(
+    settings: InitiatorSettings,
+    parts: TaskParts,
+    catalogue: Catalogue,
+    scorers: Mapping[str, PartyScorer],
+    *,
+    who_calls: WhoCalls,
+    worker: str,
+    delivers: bool,
+) -> AsyncIterator[Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]]:
+    """Work on tasks, unless the settings say not to, and give the methods that users call.
+
+    Args:
+        settings: What `initiator.toml` says.
+        parts: What tasks are kept in.
+        catalogue: Models.
+        scorers: By party; those of other organisations across links.
+        who_calls: Call -> the caller's identity.
+        worker: Names this process among all that work on the store.
+        delivers: Whether this process brings standing populations to the parties.
+    """
+    runner = TaskRunner(
+        parts.store,
+        parts.warehouse,
+        catalogue,
+        _buckets(scorers),
+        own_party=settings.party,
+        settings=settings.tasks,
+        worker=worker,
+    )
+    desk = _desk(settings, parts, catalogue, runner)
+    prepared = asyncio.create_task(_prepare(parts))
+    working = [prepared]
+    if settings.tasks.run:
+        working.append(asyncio.create_task(runner.run()))
+        working.append(asyncio.create_task(_sweep(parts, settings, prepared)))
+    if delivers:
+        remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
+        courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
+        working.append(asyncio.create_task(_after(prepared, courier.run)))
+    try:
+        yield OfflineService(desk, who_calls).methods()
+    finally:
+        for each in working:
+            each.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+def _buckets(scorers: Mapping[str, PartyScorer]) -> dict[str, BucketScorer]:
+    return {
+        party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
+    }
+
+
+def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, runner: TaskRunner) -> TaskDesk:
+    uploads = Uploads(
+        warehouse=parts.warehouse,
+        owner=settings.party,
+        max_rows=settings.tasks.max_rows,
+        least_buckets=settings.tasks.least_buckets,
+    )
+    return TaskDesk(
+        store=parts.store,
+        warehouse=parts.warehouse,
+        catalogue=catalogue,
+        access=Access(settings.clients),
+        uploads=uploads,
+        settings=settings.tasks,
+        own_party=settings.party,
+        look=runner.look,
+    )
+
+
+async def _prepare(parts: TaskParts) -> None:
+    """Make the tables, so that nobody looks into a warehouse that is not there yet."""
+    for ensure in (ensure_tables, ensure_results):
+        try:
+            await asyncio.to_thread(ensure, parts.warehouse)
+        except FedPredictError as error:  # whoever needs them says so again
+            logger.warning("tasks.not_prepared", extra={"reason": str(error)})
+
+
+async def _after(prepared: asyncio.Task[None], run: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait({prepared})
+    await run()
+
+
+async def _sweep(parts: TaskParts, settings: InitiatorSettings, prepared: asyncio.Task[None]) -> None:
+    await asyncio.wait({prepared})
+    sweeping = partial(sweep, parts.store, parts.warehouse, settings.party, settings.tasks.keep_days)
+    while True:
+        try:
+            await asyncio.to_thread(sweeping, datetime.now(UTC))
+        except FedPredictError as error:
+            logger.warning("tasks.not_swept", extra={"reason": str(error)})
+        await asyncio.sleep(SWEEP_S)

@@ -1,0 +1,171 @@
+"""The gRPC face of offline tasks: messages in, the use case, messages out; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from fedpredict.errors import FieldError, ProtocolError, TaskFailedError
+from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, TaskInfo
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.observe.logs import add_log_context
+from fedpredict.security.identity import Identity
+from fedpredict.tables.results import RESULTS, read_results
+from fedpredict.wire import codec, offline_codec
+from fedpredict.wire.handlers import Context, parse, stream, unary
+from fedpredict.wire.offline_arrow import chunk_from_wire, result_rows, results_to_wire
+from fedpredict.wire.v1 import initiator_pb2
+
+_Request = TypeVar("_Request", bound=Message)
+
+UPLOADS_AT_ONCE = 4
+"""Further ones wait until they are read."""
+
+
+class OfflineService:
+    """The methods of `InitiatorService` that are about offline tasks."""
+
+    def __init__(self, desk: TaskDesk, who_calls: WhoCalls) -> None:
+        """Prepare.
+
+        Args:
+            desk: The use case.
+            who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+        """
+        self._desk = desk
+        self._who_calls = who_calls
+        self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    def methods(self) -> Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """Return the methods for `wire.handlers.service`."""
+        return {
+            "UploadSamples": stream(self.upload),
+            "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
+            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.get)),
+            "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
+            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.cancel)),
+            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.retry)),
+            "FetchResults": stream(self.fetch),
+        }
+
+    async def upload(self, context: Context) -> None:
+        """Store the ids that a caller sends."""
+        caller = self._caller(context)
+        first = await _read(initiator_pb2.UploadChunk, context)
+        if first is None:
+            raise ProtocolError("an upload without a message")
+        codec.check_protocol_version(first.protocol_version)
+        request_id = offline_codec.request_id_from_wire(first.request_id)
+        add_log_context(request_id=request_id)
+        unread = [first]
+
+        async def read() -> SampleIds | None:
+            chunk = unread.pop() if unread else await _read(initiator_pb2.UploadChunk, context)
+            return None if chunk is None else chunk_from_wire(chunk)
+
+        async with self._uploading:
+            upload = await self._desk.uploads.take(read, str(caller))
+        await asyncio.to_thread(self._desk.store.add_upload, upload)
+        reply = initiator_pb2.UploadReply(
+            request_id=request_id,
+            upload_id=upload.upload_id,
+            rows=upload.rows,
+            duplicates=upload.duplicates,
+            invalid=upload.invalid,
+        )
+        await context.write(reply.SerializeToString())
+
+    async def submit(self, request: initiator_pb2.SubmitTaskRequest, context: Context) -> initiator_pb2.Task:
+        """Queue a task."""
+        caller = self._caller(context)
+        submission = offline_codec.submission_from_wire(request)
+        add_log_context(request_id=submission.request_id, model=submission.model_id)
+        return offline_codec.task_to_wire(await self._desk.submit(submission, caller))
+
+    async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
+        """Tell of the caller's tasks."""
+        caller = self._caller(context)
+        codec.check_protocol_version(request.protocol_version)
+        model_id = codec.model_id_from_wire(request.model_id) if request.model_id else ""
+        tasks = await self._desk.list(model_id, request.limit, caller)
+        return initiator_pb2.ListTasksReply(tasks=[offline_codec.task_to_wire(each) for each in tasks])
+
+    async def fetch(self, context: Context) -> None:
+        """Send results from a row on, as far as their buckets are done."""
+        caller = self._caller(context)
+        request = await _read(initiator_pb2.FetchResultsRequest, context)
+        if request is None:
+            raise ProtocolError("no message that says whose results")
+        codec.check_protocol_version(request.protocol_version)
+        task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
+        add_log_context(task=task.task_id, model=task.new.manifest.model_id)
+        if task.results_removed:
+            problem = "its results were removed, because they were old"
+            raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
+        end = await self._send(task, request.offset, context)
+        if task.state is OfflineState.DONE:
+            last = results_to_wire(
+                RESULTS.arrow_schema.empty_table(), end, task.new.manifest.classes, task.new.manifest.n_outputs
+            )
+            last.last = True
+            await context.write(last.SerializeToString())
+        elif task.state.has_ended:
+            problem = task.problem or "there are results of some buckets only"
+            raise TaskFailedError(f"task {task.task_id} is {task.state}", state=task.state, problem=problem)
+
+    async def _send(self, task: OfflineTask, offset: int, context: Context) -> int:
+        """Send the buckets that are done and follow each other, and return the row behind them."""
+        done = await asyncio.to_thread(self._desk.store.buckets, task.task_id)
+        start = 0
+        for bucket in range(task.new.n_buckets):
+            record = done.get(bucket)
+            if record is None:
+                break
+            stop = start + record.totals.ids
+            if stop > offset:
+                await self._send_bucket(task, record, start, max(0, offset - start), context)
+            start = stop
+        if offset > start and task.state.has_ended:
+            told = f"offset {offset} of task {task.task_id}, which has {start} rows"
+            raise FieldError(told, place="offset", problem="is beyond the last row")
+        return start
+
+    async def _send_bucket(
+        self, task: OfflineTask, record: BucketDone, start: int, skip: int, context: Context
+    ) -> None:
+        rows = await asyncio.to_thread(
+            read_results, self._desk.warehouse, task.task_id, record.bucket, record.totals.ids, record.results_sha256
+        )
+        manifest = task.new.manifest
+        size = result_rows(manifest.n_outputs)
+        for first in range(skip, rows.num_rows, size):
+            batch = results_to_wire(rows.slice(first, size), start + first, manifest.classes, manifest.n_outputs)
+            await context.write(batch.SerializeToString())
+
+    def _about(
+        self, what: Callable[[str, Identity], Awaitable[TaskInfo]]
+    ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
+        async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
+            caller = self._caller(context)
+            codec.check_protocol_version(request.protocol_version)
+            task_id = offline_codec.name_from_wire(request.task_id, "task")
+            add_log_context(task=task_id)
+            return offline_codec.task_to_wire(await what(task_id, caller))
+
+        return answer
+
+    def _caller(self, context: Context) -> Identity:
+        caller = self._who_calls(context)
+        add_log_context(caller=caller.name)
+        return caller
+
+
+async def _read(request_type: type[_Request], context: Context) -> _Request | None:
+    data: object = await context.read()  # bytes, or the end
+    return parse(request_type, data) if isinstance(data, bytes) else None

@@ -1,0 +1,219 @@
+"""An initiator's standing populations: proposed to participants, changed by new versions, no longer used.
+
+What is written here is brought to the participants by the running initiator (`courier`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from fedpredict.errors import InputError
+from fedpredict.initiator.offline.uploads import UPLOAD
+from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.populations import check_population
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
+from fedpredict.scoring.id_sort import IdSorter, bucket_of_rank
+from fedpredict.scoring.populations import IngestReport, ingest
+from fedpredict.tables.deliveries import DELIVERIES, Delivery, list_deliveries, write_delivery
+from fedpredict.tables.populations import (
+    PopulationVersion,
+    ensure_tables,
+    list_versions,
+    read_bucket,
+    remove_versions,
+    write_version,
+)
+from fedpredict.warehouse.base import Warehouse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What became of the ids of a version.
+
+    Attributes:
+        version: The newest version, which is the one before where nothing changed.
+        is_new: Whether it was made now.
+        taken: What became of the ids that were given.
+        changed_buckets: How many buckets the version before does not have.
+        parties: Whom the population is for.
+    """
+
+    version: PopulationVersion
+    is_new: bool
+    taken: IngestReport
+    changed_buckets: int
+    parties: tuple[str, ...]
+
+
+def standing_versions(warehouse: Warehouse, owner: str, population: str | None = None) -> list[PopulationVersion]:
+    """Return the versions of an initiator's standing populations, or of one, by name and number."""
+    found = list_versions(warehouse, owner=owner, population=population)
+    return [each for each in found if not each.population.startswith(UPLOAD)]
+
+
+def propose(
+    warehouse: Warehouse,
+    owner: str,
+    population: str,
+    batches: Iterable[SampleIds],
+    *,
+    parties: Sequence[str],
+    by: str,
+    least_buckets: int = 1,
+) -> Proposal:
+    """Make a population's first version, or its next one after all were revoked.
+
+    Args:
+        warehouse: The initiator's.
+        owner: Its party.
+        population: The name.
+        batches: The ids, some at a time.
+        parties: Whom it is for; at least one.
+        by: Who proposes.
+        least_buckets: Into how many buckets it is cut at least; a power of two.
+
+    Raises:
+        NameRefusedError: The name breaks the rules, or is one of those that lists have.
+        InputError: There is such a population, or it is for nobody.
+        EmptyRequestError: There is no sample id.
+        WarehouseError: As the warehouse says; nothing of the version is left.
+    """
+    if check_population(population).startswith(UPLOAD):
+        raise InputError(f"population {population}: names that begin with {UPLOAD} are those of lists")
+    if not parties:
+        raise InputError(f"population {population}: name the parties that it is for")
+    _ensure(warehouse)
+    before = list_versions(warehouse, owner=owner, population=population)
+    if any(each.state is PopulationState.PROPOSED for each in before):
+        raise InputError(f"population {population} is there already; change it with `fedpredict population update`")
+    number = max((each.version for each in before), default=0) + 1
+    taken = ingest(warehouse, owner, population, number, batches, changed_by=by, least_buckets=least_buckets)
+    add_parties(warehouse, owner, population, parties)
+    return _proposal(warehouse, taken, None)
+
+
+def update(
+    warehouse: Warehouse,
+    owner: str,
+    population: str,
+    batches: Iterable[SampleIds],
+    *,
+    by: str,
+    removed: Iterable[SampleIds] | None = None,
+) -> Proposal:
+    """Make the next version of a population; where it would be the same, none is made.
+
+    Args:
+        warehouse: The initiator's.
+        owner: Its party.
+        population: The name.
+        batches: All ids of the next version; or, with `removed`, those that are added.
+        by: Who changes it.
+        removed: Ids that are no longer in it, unless they are added; None: `batches` is all there is.
+
+    Raises:
+        InputError: There is no such population.
+        EmptyRequestError: Nothing would be left.
+        WarehouseError: As the warehouse says; nothing of the version is left.
+    """
+    _ensure(warehouse)
+    newest = newest_of(warehouse, owner, population)
+    given = batches if removed is None else _changed(warehouse, newest, batches, removed)
+    number, least = newest.version + 1, newest.n_buckets
+    taken = ingest(warehouse, owner, population, number, given, changed_by=by, least_buckets=least)
+    if taken.version.digests == newest.digests:
+        remove_versions(warehouse, [taken.version])
+        return replace(_proposal(warehouse, taken, newest), version=newest, is_new=False)
+    return _proposal(warehouse, taken, newest)
+
+
+def revoke(warehouse: Warehouse, owner: str, population: str, by: str) -> list[PopulationVersion]:
+    """Use a population no longer: no task may be about it, and nothing more goes to participants.
+
+    Returns:
+        The versions that are revoked now, and were not before.
+
+    Raises:
+        InputError: There is no such population.
+        WarehouseError: As the warehouse says.
+    """
+    newest_of(warehouse, owner, population, also_revoked=True)
+    now, revoked = datetime.now(UTC), []
+    for version in standing_versions(warehouse, owner, population):
+        if version.state is not PopulationState.REVOKED:
+            changed = replace(version, state=PopulationState.REVOKED, changed_by=by, changed_at=now)
+            write_version(warehouse, changed)
+            revoked.append(changed)
+    return revoked
+
+
+def add_parties(warehouse: Warehouse, owner: str, population: str, parties: Sequence[str]) -> None:
+    """Have a population brought to parties, those included that get it already."""
+    there = {each.party for each in list_deliveries(warehouse, owner, population)}
+    for party in parties:
+        if party not in there:
+            delivery = Delivery(
+                owner=owner,
+                population=population,
+                party=party,
+                version=0,
+                state=None,
+                missing=0,
+                problem="",
+                changed_at=datetime.now(UTC),
+            )
+            write_delivery(warehouse, delivery)
+
+
+def newest_of(warehouse: Warehouse, owner: str, population: str, *, also_revoked: bool = False) -> PopulationVersion:
+    """Return the newest version of a standing population; raise `InputError` where there is none."""
+    versions = standing_versions(warehouse, owner, population)
+    usable = [each for each in versions if also_revoked or each.state is PopulationState.PROPOSED]
+    if usable:
+        return usable[-1]
+    if versions:
+        raise InputError(f"population {population} was revoked; propose it anew")
+    names = sorted({each.population for each in standing_versions(warehouse, owner)})
+    raise InputError(f"there is no population {population}; there is {', '.join(names) or 'none at all'}")
+
+
+def _ensure(warehouse: Warehouse) -> None:
+    ensure_tables(warehouse)
+    warehouse.ensure(DELIVERIES)
+
+
+def _changed(
+    warehouse: Warehouse, newest: PopulationVersion, added: Iterable[SampleIds], removed: Iterable[SampleIds]
+) -> Iterator[SampleIds]:
+    """Give the ids that are added, then those of a version but for the removed ones."""
+    yield from added
+    with IdSorter() as gone:
+        for batch in removed:
+            gone.add(batch.select(valid_sample_ids(batch)))
+        gone.sort()
+        leaving = gone.buckets(newest.n_buckets)
+        bucket, ids = next(leaving, (-1, SampleIds.of(())))
+        for rank in range(newest.n_buckets):
+            at = bucket_of_rank(rank, newest.n_buckets)
+            kept = read_bucket(warehouse, newest.owner, newest.population, at, newest.digests[at])
+            if bucket == at:
+                without = set(ids)
+                kept = SampleIds.of([each for each in kept if each not in without])
+                bucket, ids = next(leaving, (-1, ids))
+            yield kept
+
+
+def _proposal(warehouse: Warehouse, taken: IngestReport, before: PopulationVersion | None) -> Proposal:
+    version = taken.version
+    known = set(enumerate(before.digests)) if before else set()
+    deliveries = list_deliveries(warehouse, version.owner, version.population)
+    return Proposal(
+        version=version,
+        is_new=True,
+        taken=taken,
+        changed_buckets=len(set(enumerate(version.digests)) - known),
+        parties=tuple(each.party for each in deliveries),
+    )

@@ -1,0 +1,92 @@
+"""Lists of ids on their way from a user into the tables of populations, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fedpredict.errors import TooManySamplesError
+from fedpredict.model.offline import PopulationRef, Upload
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
+from fedpredict.scoring.populations import ingest
+from fedpredict.warehouse.base import Warehouse
+
+UPLOAD = "upload-"
+"""What the populations of lists are named with."""
+Read = Callable[[], Coroutine[Any, Any, SampleIds | None]]
+"""Returns the next ids of an upload; None at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploads:
+    """Takes lists.
+
+    Attributes:
+        warehouse: The initiator's.
+        owner: This initiator's party.
+        max_rows: The most rows of one list.
+        least_buckets: Into how many buckets a list is cut at least.
+    """
+
+    warehouse: Warehouse
+    owner: str
+    max_rows: int
+    least_buckets: int = 1
+
+    async def take(self, read: Read, caller: str) -> Upload:
+        """Store the ids that `read` gives, each once and none that is no sample id.
+
+        Args:
+            read: Called from this event loop, again only when there is room.
+            caller: Who sends them.
+
+        Raises:
+            EmptyRequestError: There are none.
+            TooManySamplesError: There are more than `max_rows`.
+            WarehouseError: As the warehouse says; nothing of the list is left.
+        """
+        loop = asyncio.get_running_loop()
+
+        def batches() -> Iterator[SampleIds]:
+            while (ids := asyncio.run_coroutine_threadsafe(read(), loop).result()) is not None:
+                yield ids
+
+        return await asyncio.to_thread(self.store, batches(), caller)
+
+    def store(self, batches: Iterable[SampleIds], caller: str) -> Upload:
+        """Store ids as a list of a new name; blocks. Errors are those of `take`."""
+        upload_id = secrets.token_hex(16)
+        name = f"{UPLOAD}{upload_id}"
+        made = ingest(
+            self.warehouse,
+            self.owner,
+            name,
+            1,
+            self._counted(batches),
+            state=PopulationState.ACCEPTED,
+            changed_by=caller,
+            least_buckets=self.least_buckets,
+        )
+        return Upload(
+            upload_id=upload_id,
+            population=PopulationRef(owner=self.owner, name=name, version=1, is_standing=False),
+            n_buckets=made.version.n_buckets,
+            rows=made.rows,
+            ids=made.version.n_ids,
+            duplicates=made.duplicates,
+            invalid=made.invalid,
+            uploaded_by=caller,
+            uploaded_at=made.version.created_at,
+        )
+
+    def _counted(self, batches: Iterable[SampleIds]) -> Iterator[SampleIds]:
+        rows = 0
+        for ids in batches:
+            rows += len(ids)
+            if rows > self.max_rows:
+                raise TooManySamplesError(f"a list of more than {self.max_rows} rows", limit=self.max_rows)
+            yield ids

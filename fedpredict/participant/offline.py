@@ -1,0 +1,160 @@
+"""What a participant answers to offline tasks: shares of buckets, and populations that are named ahead (ADR 0031)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+
+from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
+from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import PartyReply, PartyScorer
+from fedpredict.model.share import Mode, SampleStatus, Share
+from fedpredict.observe.logs import add_log_context
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.populations import StandingPopulations, refusal
+from fedpredict.scoring.buckets import score_ids
+from fedpredict.security.identity import Identity
+from fedpredict.tables.answered import AnsweredBucket
+from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
+from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
+from fedpredict.wire.v1 import link_pb2, participant_pb2
+
+logger = logging.getLogger(__name__)
+
+MAX_BUCKET_DEADLINE_S = 600.0
+"""The longest that a call for a bucket may take."""
+
+
+class OfflineAnswers:
+    """Answers callers that the policy lists, with what `scorer` computes; some buckets at once, others wait."""
+
+    def __init__(
+        self,
+        scorer: PartyScorer,
+        policy: CallerPolicy,
+        populations: StandingPopulations,
+        *,
+        buckets_at_once: int,
+        answered: Callable[[AnsweredBucket], None] = lambda _: None,
+    ) -> None:
+        """Serve one party.
+
+        Args:
+            scorer: This party.
+            policy: Who may ask for what.
+            populations: Those that initiators named.
+            buckets_at_once: How many buckets are computed, and how many taken, at a time.
+            answered: Told of every answer.
+        """
+        self._scorer = scorer
+        self._policy = policy
+        self._populations = populations
+        self._answered = answered
+        self._turns = asyncio.Semaphore(buckets_at_once)
+        self._taking = asyncio.Semaphore(buckets_at_once)
+
+    async def answer(self, frame: link_pb2.Frame, caller: Identity, deadline_s: float) -> link_pb2.Frame:
+        """Answer a frame that is a call of offline tasks."""
+        if frame.HasField("population"):
+            return link_pb2.Frame(population_told=await self.population(frame.population, caller))
+        if frame.HasField("population_bucket"):
+            return link_pb2.Frame(population_bucket_put=await self.put_bucket(frame.population_bucket, caller))
+        answer = link_pb2.Frame()
+        await self.score_bucket(frame.score_bucket, caller, deadline_s, answer.scored_bucket)
+        return answer
+
+    async def population(
+        self, request: participant_pb2.PopulationRequest, caller: Identity
+    ) -> participant_pb2.PopulationReply:
+        """Take word of a version of a standing population, or say what became of it."""
+        notice = notice_from_wire(request)
+        add_log_context(request_id=notice.request_id)
+        self._check_party(caller, notice.population)
+        standing = await asyncio.to_thread(self._populations.notice, caller.name, notice)
+        return standing_to_wire(notice.request_id, standing)
+
+    async def put_bucket(
+        self, request: participant_pb2.PopulationBucket, caller: Identity
+    ) -> participant_pb2.PopulationBucketReply:
+        """Take a bucket of such a version."""
+        put = bucket_ids_from_wire(request)
+        add_log_context(request_id=put.request_id)
+        self._check_party(caller, put.population)
+        async with self._taking:
+            await asyncio.to_thread(self._populations.put, caller.name, put)
+        return participant_pb2.PopulationBucketReply(request_id=put.request_id)
+
+    async def score_bucket(
+        self,
+        request: participant_pb2.BucketRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.BucketReply,
+    ) -> None:
+        """Write the share of a bucket into an empty message."""
+        query = bucket_query_from_wire(request)
+        add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
+        self._policy.check(caller, query.model_id)
+        if query.mode is Mode.REALTIME:
+            raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(deadline_s), self._turns:
+                ids, ids_sha256 = await self._ids(query, caller)
+                left_s = deadline_s - (time.perf_counter() - began)
+                reply = await score_ids(self._scorer, query, ids, left_s)
+                checksum = await asyncio.to_thread(_checksum, reply.share)
+        except TimeoutError as error:
+            told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
+            raise PartyTimeoutError(told, party=self._scorer.party) from error
+        fill_bucket_reply(into, query, ids_sha256, reply)
+        self._note(query, reply, caller=caller, digests=(ids_sha256, checksum), elapsed_s=time.perf_counter() - began)
+
+    def _note(
+        self, query: BucketQuery, reply: PartyReply, *, caller: Identity, digests: tuple[str, str], elapsed_s: float
+    ) -> None:
+        """Log an answer, and keep a record of it, with the digests of its ids and of its share."""
+        record = AnsweredBucket(
+            caller=caller.name,
+            task_id=query.task_id,
+            model_id=query.model_id,
+            manifest_sha256=query.manifest_sha256,
+            bucket=query.bucket,
+            n_buckets=query.n_buckets,
+            n_rows=reply.share.n_samples,
+            n_scored=int((reply.share.status == SampleStatus.OK).sum()),
+            ids_sha256=digests[0],
+            share_sha256=digests[1],
+            elapsed_s=elapsed_s,
+            answered_at=datetime.now(UTC),
+        )
+        self._answered(record)
+        extra = {"bucket": query.bucket, "n_buckets": query.n_buckets, "mode": query.mode.value}
+        counts = {"rows": record.n_rows, "scored": record.n_scored, "elapsed_s": round(elapsed_s, 3)}
+        logger.info("bucket.done", extra={**extra, **counts})
+
+    def _check_party(self, caller: Identity, population: str) -> None:
+        # a client of some initiator can have a party's name; it is not that party
+        if not self._policy.is_listed(caller):
+            raise refusal(population, "no populations are taken here")
+
+    async def _ids(self, query: BucketQuery, caller: Identity) -> tuple[SampleIds, str]:
+        """Return the ids that a query is about, and their digest."""
+        rows = query.rows
+        if isinstance(rows, PopulationRows):
+            return await asyncio.to_thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
+        return rows, await asyncio.to_thread(digest_of, rows)
+
+
+def _checksum(share: Share) -> str:
+    """Return the checksum of a share that records have; see `AnsweredBucket`."""
+    hashed = hashlib.sha256(share.status.tobytes())
+    hashed.update(np.ascontiguousarray(share.values, dtype="<f8").data)
+    return hashed.hexdigest()

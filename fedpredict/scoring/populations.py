@@ -1,0 +1,167 @@
+"""Sample ids as they come -> a version of a population in a warehouse: valid ones, each once, in buckets (ADR 0031)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from fedpredict.errors import EmptyRequestError, WarehouseError
+from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.populations import buckets_for, check_population, digest_of
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
+from fedpredict.scoring.id_sort import IdSorter
+from fedpredict.tables.populations import (
+    PopulationVersion,
+    ensure_tables,
+    known_buckets,
+    remove_buckets,
+    write_bucket,
+    write_version,
+)
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestReport:
+    """What became of sample ids.
+
+    Attributes:
+        rows: How many came.
+        duplicates: Those that were there already, beyond the first.
+        invalid: What is no sample id; left out.
+        first_invalid: The row, from 1, of the first of these; 0: none.
+        version: What was made.
+    """
+
+    rows: int
+    duplicates: int
+    invalid: int
+    first_invalid: int
+    version: PopulationVersion
+
+
+def ingest(
+    warehouse: Warehouse,
+    owner: str,
+    population: str,
+    version: int,
+    batches: Iterable[SampleIds],
+    *,
+    state: PopulationState = PopulationState.PROPOSED,
+    changed_by: str = "",
+    least_buckets: int = 1,
+    folder: Path | None = None,
+) -> IngestReport:
+    """Write a version of a population; buckets that are there already stay as they are, and its row comes last.
+
+    Ids pass through files where they are many, so that memory holds some millions at most.
+
+    Args:
+        warehouse: Where to.
+        owner: The initiator that names it.
+        population: Its name.
+        version: From 1.
+        batches: The ids, some at a time.
+        state: What the version is then.
+        changed_by: Who made it.
+        least_buckets: A power of two: how many buckets an earlier version has, so that the new one has as many.
+        folder: Where those files are made; default: the system's folder for such.
+
+    Raises:
+        NameRefusedError: The name breaks the rules.
+        EmptyRequestError: There is no sample id among what came.
+        InputError: They are too many for a population.
+        WarehouseError: As the warehouse says. Nothing of the version is left then, nor after another error.
+    """
+    check_population(population)
+    with IdSorter(folder) as sorter:
+        counts = _take(sorter, batches)
+        n_ids, n_bytes = sorter.sort()
+        if not n_ids:
+            raise EmptyRequestError(f"population {population}: {counts.rows} rows, and no sample id among them")
+        n_buckets = max(least_buckets, buckets_for(n_ids, n_bytes))
+        ensure_tables(warehouse)
+        digests = _write_buckets(warehouse, owner, population, sorter, n_buckets)
+    now = datetime.now(UTC)
+    made = PopulationVersion(
+        owner=owner,
+        population=population,
+        version=version,
+        n_ids=n_ids,
+        digests=digests,
+        state=state,
+        changed_by=changed_by,
+        changed_at=now,
+        created_at=now,
+    )
+    write_version(warehouse, made)
+    extra = {"population": population, "version": version, "ids": n_ids, "buckets": n_buckets, "rows": counts.rows}
+    logger.info("population.made", extra=extra)
+    return counts.report(made)
+
+
+@dataclass(slots=True)
+class _Counts:
+    rows: int = 0
+    invalid: int = 0
+    first_invalid: int = 0
+
+    def report(self, version: PopulationVersion) -> IngestReport:
+        return IngestReport(
+            rows=self.rows,
+            duplicates=self.rows - self.invalid - version.n_ids,
+            invalid=self.invalid,
+            first_invalid=self.first_invalid,
+            version=version,
+        )
+
+
+def _take(sorter: IdSorter, batches: Iterable[SampleIds]) -> _Counts:
+    counts = _Counts()
+    for batch in batches:
+        valid = valid_sample_ids(batch)
+        invalid = len(batch) - int(np.count_nonzero(valid))
+        if invalid and not counts.first_invalid:
+            counts.first_invalid = counts.rows + int(np.argmin(valid)) + 1
+        sorter.add(batch.select(valid))
+        counts.rows += len(batch)
+        counts.invalid += invalid
+    return counts
+
+
+def _write_buckets(
+    warehouse: Warehouse, owner: str, population: str, sorter: IdSorter, n_buckets: int
+) -> tuple[str, ...]:
+    """Write the buckets that are not there, and return the digests of all."""
+    known = known_buckets(warehouse, owner, population)
+    nothing = SampleIds.of(())
+    digests = [digest_of(nothing)] * n_buckets
+    written: list[tuple[int, str]] = []
+
+    def write(bucket: int, sample_ids: SampleIds) -> None:
+        digests[bucket] = digest_of(sample_ids)
+        if (bucket, digests[bucket]) not in known:
+            written.append((bucket, digests[bucket]))
+            write_bucket(warehouse, owner, population, bucket, sample_ids)
+
+    empty = set(range(n_buckets))
+    try:
+        for bucket, sample_ids in sorter.buckets(n_buckets):
+            write(bucket, sample_ids)
+            empty.discard(bucket)
+        for bucket in sorted(empty):
+            write(bucket, nothing)
+    except BaseException:
+        with suppress(WarehouseError):
+            remove_buckets(warehouse, owner, population, written)
+        raise
+    return tuple(digests)

@@ -1,0 +1,176 @@
+"""The contract of the task store: what an initiator's offline tasks are, who works on them, and what is done of them.
+
+Several processes work on one store at the same time. A worker *claims* a task for a while and renews its claim; when it
+no longer does, another one may claim the task. Everything that a worker changes is refused once its claim is another's,
+so a bucket is recorded once, by whoever holds the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Upload
+
+LEASE_S = 15.0
+"""How long a claim holds without being renewed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A worker's hold on a task.
+
+    Attributes:
+        task: As it was when it was claimed.
+        owner: The worker.
+        token: Rises with every claim of the task: an older one counts no more.
+        attempts: How often the task waited for a party since a bucket was last done.
+    """
+
+    task: OfflineTask
+    owner: str
+    token: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """What is the matter with a task.
+
+    Attributes:
+        problem: In words that are public.
+        party: Whose problem it is; empty where it is no party's.
+        detail: In this process's words, for the operator.
+    """
+
+    problem: str = ""
+    party: str = ""
+    detail: str = ""
+
+
+NOTHING = Why()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """Something that happened to a task.
+
+    Attributes:
+        at: When, in UTC.
+        what: "submitted", "started", "waiting", "failed", "done", "cancelled", "retried", ...
+        detail: More of it, in words; may be empty.
+    """
+
+    at: datetime
+    what: str
+    detail: str
+
+
+class TaskBook(Protocol):
+    """What users ask for."""
+
+    def submit(self, new: NewTask) -> OfflineTask:
+        """Queue a task; where its submitter used the key before, return that task.
+
+        Raises:
+            FieldError: The key was used for another model, mode or population.
+            StateError: The database cannot be used.
+        """
+
+    def task(self, task_id: str) -> OfflineTask:
+        """Return a task.
+
+        Raises:
+            TaskNotFoundError: There is none of that name.
+            StateError: The database cannot be used.
+        """
+
+    def tasks(
+        self, models: Collection[str], *, limit: int, states: Collection[OfflineState] = tuple(OfflineState)
+    ) -> list[OfflineTask]:
+        """Return the newest tasks of some models, the newest first."""
+
+    def cancel(self, task_id: str) -> OfflineTask:
+        """End a task, unless it has ended, and return it; raise `TaskNotFoundError`."""
+
+    def retry(self, task_id: str) -> OfflineTask:
+        """Queue a task that failed again, and return it; others stay as they are. Raise `TaskNotFoundError`."""
+
+
+class TaskClaims(Protocol):
+    """What workers do."""
+
+    def claim(self, owner: str, *, lease_s: float = LEASE_S) -> Claim | None:
+        """Return the oldest task that nobody works on and that may go on now, held by `owner`; None: there is none."""
+
+    def renew(self, claim: Claim, *, lease_s: float = LEASE_S) -> bool:
+        """Hold a task for longer; return whether it is still held: it may have been cancelled, or be another's."""
+
+    def begin(self, claim: Claim, bins: Bins) -> bool:
+        """Record the bins of a task's histograms; return whether the task is still held."""
+
+    def record(self, claim: Claim, done: BucketDone, *, ran_s: float) -> bool:
+        """Record a bucket whose results are stored, once; return whether the task is still held.
+
+        Args:
+            claim: The worker's.
+            done: What became of the bucket; one that is recorded already stays as it is.
+            ran_s: Seconds since the claim, or since the bucket before.
+        """
+
+    def settle(self, claim: Claim, state: OfflineState, why: Why = NOTHING, *, wait_s: float = 0.0) -> bool:
+        """End a claim; return whether the task was still held.
+
+        Args:
+            claim: The worker's.
+            state: What becomes of the task: done, failed, waiting, or queued for another worker.
+            why: What is the matter.
+            wait_s: For so many seconds nobody claims it.
+        """
+
+
+class TaskResults(Protocol):
+    """What is known of tasks beside their state."""
+
+    def buckets(self, task_id: str) -> dict[int, BucketDone]:
+        """Return the buckets that are done, ascending."""
+
+    def before(self, task: OfflineTask) -> OfflineTask | None:
+        """Return the newest task of the same model that was done before this one was submitted."""
+
+    def events(self, task_id: str) -> list[TaskEvent]:
+        """Return what happened to a task, the oldest first; raise `TaskNotFoundError`."""
+
+    def ended_before(self, moment: datetime) -> list[OfflineTask]:
+        """Return the tasks that ended before a moment, and whose results were not removed."""
+
+    def mark_removed(self, task_id: str) -> None:
+        """Record that a task's results were removed."""
+
+
+class TaskUploads(Protocol):
+    """What there is before there is a task: keys, and lists of ids that were sent."""
+
+    def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:
+        """Return the task that a caller's key names; None: it names none yet."""
+
+    def add_upload(self, upload: Upload) -> None:
+        """Record a list whose ids are stored."""
+
+    def upload(self, upload_id: str) -> Upload | None:
+        """Return a list; None: there is none of that name."""
+
+    def unused_uploads(self, moment: datetime) -> list[Upload]:
+        """Return the lists sent before a moment that no task is about, or only tasks whose results were removed."""
+
+    def drop_upload(self, upload_id: str) -> None:
+        """Forget a list whose ids were removed."""
+
+
+class TaskStore(TaskBook, TaskClaims, TaskResults, TaskUploads, Protocol):
+    """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
+
+    def close(self) -> None:
+        """Release connections; closing twice is harmless."""

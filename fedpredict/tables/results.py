@@ -1,0 +1,126 @@
+"""Results of offline tasks in the initiator's warehouse: `fp_results`, one partition per task and bucket.
+
+A bucket's rows stand in the population's order, and count when the task store has a record of the bucket, which is
+written after them and has their digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+
+from fedpredict.errors import TableCorruptError
+from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import SampleStatus
+from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema, Warehouse
+from fedpredict.wire.arrow_ids import ids_to_array
+
+RESULTS = TableSchema(
+    "fp_results",
+    (
+        Column("position", ColumnType.INT),
+        Column("sample_id", ColumnType.STRING),
+        Column("status", ColumnType.INT),
+        Column("predictions", ColumnType.DOUBLES),
+    ),
+    (Column("task_id", ColumnType.STRING), Column("bucket", ColumnType.INT)),
+)
+"""One row per sample id; `position` counts from 0 in the bucket; `predictions` is NULL unless the status is OK."""
+
+_COLUMNS = [column.name for column in RESULTS.columns]
+
+
+def ensure_results(warehouse: Warehouse) -> None:
+    """Create the table."""
+    warehouse.ensure(RESULTS)
+
+
+def write_results(
+    warehouse: Warehouse, task_id: str, bucket: int, sample_ids: SampleIds, *, predictions: Floats, status: Statuses
+) -> str:
+    """Write the results of a bucket, in place of what was there, and return their digest.
+
+    Args:
+        warehouse: The initiator's.
+        task_id: The task.
+        bucket: Which.
+        sample_ids: In the population's order.
+        predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
+        status: Shape (n_ids,), `SampleStatus` values.
+
+    Raises:
+        WarehouseError: As the warehouse says; what was there may be there still.
+    """
+    predictions = predictions + 0.0  # no negative zero: not every engine keeps it
+    scored = status == SampleStatus.OK
+    if len(sample_ids):
+        width = predictions.shape[1]
+        offsets = np.concatenate([[0], np.cumsum(np.where(scored, width, 0))]).astype(np.int32)
+        missing = None if scored.all() else pa.array(~scored)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(predictions[scored].ravel()), mask=missing)
+        columns = [
+            pa.array(np.arange(len(sample_ids), dtype=np.int32)),
+            ids_to_array(sample_ids).cast(pa.string()),
+            pa.array(status.astype(np.int32)),
+            lists.cast(ARROW_TYPES[ColumnType.DOUBLES]),
+        ]
+        rows = pa.table(columns, schema=RESULTS.arrow_schema)
+    else:
+        rows = RESULTS.arrow_schema.empty_table()
+    warehouse.replace(RESULTS.name, _partition(task_id, bucket), rows)
+    return _digest(rows)
+
+
+def read_results(warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sha256: str) -> pa.Table:
+    """Return the results of a bucket in the population's order: sample_id, status, predictions.
+
+    Args:
+        warehouse: The initiator's.
+        task_id: The task.
+        bucket: Which.
+        n_ids: How many there are.
+        sha256: Their digest, as `write_results` returned it.
+
+    Raises:
+        TableCorruptError: Other rows are stored.
+    """
+    rows = RESULTS.arrow_schema.empty_table()
+    if n_ids:
+        rows = warehouse.read(RESULTS.name, _COLUMNS, _partition(task_id, bucket))
+        if rows.num_rows == n_ids and not np.array_equal(rows.column("position").to_numpy(), np.arange(n_ids)):
+            rows = rows.sort_by("position")
+        rows = rows.combine_chunks()
+    if rows.num_rows != n_ids or _digest(rows) != sha256:
+        raise TableCorruptError(
+            f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded: "
+            "submit the task again"
+        )
+    return rows.select(["sample_id", "status", "predictions"])
+
+
+def remove_results(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
+    """Remove the results of a task, recorded or not."""
+    for bucket in range(n_buckets):
+        warehouse.replace(RESULTS.name, _partition(task_id, bucket), RESULTS.arrow_schema.empty_table())
+
+
+def _partition(task_id: str, bucket: int) -> Partition:
+    return {"task_id": task_id, "bucket": bucket}
+
+
+def _digest(rows: pa.Table) -> str:
+    """Return the SHA-256 of rows in order: the ids and where each ends, the statuses, the numbers of those scored."""
+    hashed = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
+    if rows.num_rows:
+        ids = rows.column("sample_id").combine_chunks().cast(pa.binary())
+        offsets = np.frombuffer(ids.buffers()[1], dtype=np.int32)[ids.offset : ids.offset + len(ids) + 1]
+        hashed.update(np.ascontiguousarray(offsets - offsets[0], dtype="<u4").data)
+        if offsets[-1] > offsets[0]:
+            hashed.update(ids.buffers()[2][int(offsets[0]) : int(offsets[-1])])
+        hashed.update(rows.column("status").to_numpy().astype(np.uint8).tobytes())
+        numbers = rows.column("predictions").combine_chunks().flatten()
+        hashed.update(np.ascontiguousarray(numbers.to_numpy(), dtype="<f8").data)
+    return hashed.hexdigest()

@@ -1,0 +1,291 @@
+"""What every store of offline tasks keeps: one suite, one line per implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedpredict.errors import FieldError, TaskNotFoundError
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.offline import BucketDone, NewTask, OfflineState, PartyTotals, PopulationRef, Totals, Upload
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.state.engine import Database, open_engine
+from fedpredict.state.task_base import TaskStore, Why
+from fedpredict.state.task_rows import METADATA
+from fedpredict.state.tasks import SqlTaskStore
+from tests.conftest import POSTGRES_PASSWORD
+
+STORES = [
+    pytest.param("sqlite", id="sqlite"),
+    pytest.param("postgres", id="postgres", marks=pytest.mark.postgres),
+]
+Reopen = Callable[[], TaskStore]
+NOW = datetime(2026, 11, 27, 5, 0, tzinfo=UTC)
+
+
+class Clock:
+    """The time that claims go by."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=STORES)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Reopen]:
+    if request.param == "sqlite":
+        url, password = "sqlite:///state.db", None
+    else:
+        url, password = request.getfixturevalue("postgres_database")(), POSTGRES_PASSWORD
+    opened: list[TaskStore] = []
+
+    def another() -> TaskStore:
+        database = Database(open_engine(url, tmp_path, password), "offline tasks", 1, METADATA)
+        opened.append(SqlTaskStore(database, clock))
+        return opened[-1]
+
+    yield another
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(reopen: Reopen) -> TaskStore:
+    return reopen()
+
+
+def manifest(model_id: str) -> Manifest:
+    return Manifest(
+        model_id=model_id,
+        training_run="run-1",
+        kind=Kind.BINARY,
+        link=own_link(Kind.BINARY),
+        classes=("good", "bad"),
+        n_scores=1,
+        fit_intercept=True,
+        intercept_party="bank",
+        digests=(("bank", "a" * 64), ("lab", "0" * 64)),
+    )
+
+
+def new(model_id: str = "credit", key: str = "", **changes: object) -> NewTask:
+    ref = PopulationRef(owner="bank", name="upload-1", version=1, is_standing=False)
+    task = NewTask(
+        manifest=manifest(model_id),
+        mode=Mode.NEARLINE,
+        population=ref,
+        n_buckets=2,
+        rows=13,
+        ids=10,
+        duplicates=2,
+        invalid=1,
+        idempotency_key=key,
+        note="naïve, 試",
+        submitted_by="client desk",
+    )
+    return replace(task, **changes)  # type: ignore[arg-type]
+
+
+def done(bucket: int, ids: int = 5, oldest: int | None = 17) -> BucketDone:
+    counts = {SampleStatus.OK: ids - 1, SampleStatus.STALE: 1}
+    parties = {"lab": PartyTotals(statuses=counts, oldest_event_time=oldest)}
+    totals = Totals(ids=ids, statuses=counts, parties=parties, histograms=((1, 2), (3, 4)))
+    return BucketDone(bucket=bucket, totals=totals, results_sha256="b" * 64, seconds=0.5, finished_at=NOW)
+
+
+def test_a_task_is_seen_by_another_opener_as_it_was_submitted(store: TaskStore, reopen: Reopen) -> None:
+    made = store.submit(new())
+    found = reopen().task(made.task_id)
+    assert found == made
+    assert (found.new, found.state, found.totals) == (new(), OfflineState.QUEUED, Totals())
+    assert [each.what for each in reopen().events(made.task_id)] == ["submitted"]
+
+
+def test_a_task_that_is_not_there_is_said_so(store: TaskStore) -> None:
+    for ask in (store.task, store.cancel, store.retry, store.events):
+        with pytest.raises(TaskNotFoundError, match="no task 'nothing'"):
+            ask("nothing")
+
+
+def test_the_same_key_of_the_same_caller_gives_the_same_task(store: TaskStore, reopen: Reopen) -> None:
+    other_upload = PopulationRef(owner="bank", name="upload-2", version=1, is_standing=False)
+    first = store.submit(new(key="daily"))
+    assert reopen().submit(new(key="daily", population=other_upload)) == first
+    assert store.submit(new(key="daily", submitted_by="client other")).task_id != first.task_id
+    assert store.submit(new()).task_id != store.submit(new()).task_id
+    with pytest.raises(FieldError, match="another model") as refused:
+        store.submit(new("churn", key="daily"))
+    assert refused.value.place == "idempotency_key"
+    assert store.by_key("client desk", "daily") == first
+    assert store.by_key("client desk", "weekly") is None
+
+
+def test_one_of_many_who_submit_the_same_key_at_once_makes_the_task(reopen: Reopen) -> None:
+    stores = [reopen() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        made = set(pool.map(lambda each: each.submit(new(key="daily")).task_id, stores))
+    assert len(made) == 1
+
+
+def test_tasks_are_listed_newest_first_by_model(store: TaskStore) -> None:
+    ids = [store.submit(new(model)).task_id for model in ("credit", "churn", "credit")]
+    assert [each.task_id for each in store.tasks(["credit"], limit=9)] == [ids[2], ids[0]]
+    assert [each.task_id for each in store.tasks(["credit", "churn"], limit=2)] == [ids[2], ids[1]]
+    assert store.tasks([], limit=9) == []
+
+
+def test_a_task_is_claimed_by_one_until_the_claim_runs_out(store: TaskStore, reopen: Reopen, clock: Clock) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1", lease_s=10.0)
+    assert claim is not None
+    assert (claim.task.task_id, claim.task.state) == (task_id, OfflineState.RUNNING)
+    other = reopen()
+    assert other.claim("w2", lease_s=10.0) is None
+    clock.now += 9.0
+    assert store.renew(claim, lease_s=10.0)
+    clock.now += 9.0
+    assert other.claim("w2", lease_s=10.0) is None
+    clock.now += 2.0
+    successor = other.claim("w2", lease_s=10.0)
+    assert successor is not None
+    assert not store.renew(claim)
+    assert not store.record(claim, done(0), ran_s=1.0)
+    assert not store.settle(claim, OfflineState.FAILED, Why(problem="late"))
+    assert not store.begin(claim, ((0.0, 1.0),))
+    assert other.record(successor, done(0), ran_s=1.0)
+    assert [each.what for each in store.events(task_id)] == ["submitted", "started", "taken over"]
+
+
+def test_a_bucket_is_recorded_once_and_added_up(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.begin(claim, ((0.0, 0.5), (1.0, 2.0)))
+    assert store.record(claim, done(1, oldest=None), ran_s=2.0)
+    assert store.record(claim, done(1, ids=99), ran_s=2.0)
+    assert store.record(claim, done(0), ran_s=1.5)
+    assert store.buckets(task_id) == {0: done(0), 1: done(1, oldest=None)}
+    task = store.task(task_id)
+    counts = {SampleStatus.OK: 8, SampleStatus.STALE: 2}
+    assert task.totals == Totals(
+        ids=10,
+        statuses=counts,
+        parties={"lab": PartyTotals(statuses=counts, oldest_event_time=17)},
+        histograms=((2, 4), (6, 8)),
+    )
+    assert (task.buckets_done, task.ran_s, task.bins) == (2, 3.5, ((0.0, 0.5), (1.0, 2.0)))
+
+
+def test_a_task_that_waits_is_claimed_again_after_a_while_and_counts_how_often(store: TaskStore, clock: Clock) -> None:
+    task_id = store.submit(new()).task_id
+    for attempts in range(3):
+        claim = store.claim("w1")
+        assert claim is not None
+        assert claim.attempts == attempts
+        assert store.settle(claim, OfflineState.WAITING, Why(problem="party lab is away", party="lab"), wait_s=5.0)
+        assert store.claim("w1") is None
+        assert (store.task(task_id).problem, store.task(task_id).problem_party) == ("party lab is away", "lab")
+        clock.now += 5.0
+    claim = store.claim("w1")
+    assert claim is not None
+    assert claim.task.problem == ""
+    assert store.record(claim, done(0), ran_s=1.0)
+    assert store.settle(claim, OfflineState.QUEUED)
+    again = store.claim("w1")
+    assert again is not None
+    assert again.attempts == 0
+    told = [each.what for each in store.events(task_id)]
+    assert told == ["submitted", "started", "waiting", "goes on", "queued", "started"]
+
+
+def test_cancelling_ends_the_claim_and_what_has_ended_stays(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.cancel(task_id).state is OfflineState.CANCELLED
+    assert not store.renew(claim)
+    assert not store.record(claim, done(0), ran_s=1.0)
+    assert store.claim("w2") is None
+    assert store.retry(task_id).state is OfflineState.CANCELLED
+    assert store.cancel(task_id).finished_at == store.task(task_id).finished_at
+
+
+def test_a_task_that_failed_goes_on_when_it_is_retried(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    assert store.retry(task_id).state is OfflineState.QUEUED
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.record(claim, done(0), ran_s=1.0)
+    assert store.settle(claim, OfflineState.FAILED, Why(problem="no room", detail="ENOSPC"))
+    failed = store.task(task_id)
+    assert (failed.state, failed.problem, failed.finished_at is None) == (OfflineState.FAILED, "no room", False)
+    assert store.events(task_id)[-1].detail == "ENOSPC"
+    assert store.claim("w1") is None
+    retried = store.retry(task_id)
+    assert (retried.state, retried.problem, retried.finished_at) == (OfflineState.QUEUED, "", None)
+    again = store.claim("w2")
+    assert again is not None
+    assert list(store.buckets(task_id)) == [0]
+
+
+def test_the_task_before_is_the_newest_done_of_the_same_model(store: TaskStore) -> None:
+    ids = [store.submit(new(model)).task_id for model in ("credit", "credit", "churn", "credit")]
+    for state in (OfflineState.DONE, OfflineState.FAILED, OfflineState.DONE):
+        claim = store.claim("w1")
+        assert claim is not None
+        store.settle(claim, state)
+    later = store.submit(new()).task_id
+    found = store.before(store.task(later))
+    assert found is not None
+    assert found.task_id == ids[0]
+    assert store.before(store.task(ids[0])) is None
+
+
+def test_what_ended_long_ago_is_found_until_its_results_are_removed(store: TaskStore) -> None:
+    ended, running = store.submit(new()).task_id, store.submit(new()).task_id
+    store.cancel(ended)
+    soon = datetime.now(UTC) + timedelta(days=1)
+    assert [each.task_id for each in store.ended_before(soon)] == [ended]
+    assert store.ended_before(soon - timedelta(days=2)) == []
+    store.mark_removed(ended)
+    assert store.ended_before(soon) == []
+    assert (store.task(ended).results_removed, store.task(running).results_removed) == (True, False)
+
+
+def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: TaskStore) -> None:
+    ref = PopulationRef(owner="bank", name="upload-1", version=1, is_standing=False)
+    upload = Upload(
+        upload_id="1",
+        population=ref,
+        n_buckets=2,
+        rows=13,
+        ids=10,
+        duplicates=2,
+        invalid=1,
+        uploaded_by="client desk",
+        uploaded_at=NOW,
+    )
+    store.add_upload(upload)
+    assert store.upload("1") == upload
+    assert store.upload("2") is None
+    assert store.unused_uploads(NOW) == []
+    assert store.unused_uploads(NOW + timedelta(seconds=1)) == [upload]
+    task_id = store.submit(new()).task_id
+    assert store.unused_uploads(NOW + timedelta(days=9)) == []
+    store.mark_removed(task_id)
+    assert store.unused_uploads(NOW + timedelta(days=9)) == [upload]
+    store.drop_upload("1")
+    assert store.upload("1") is None

@@ -1,0 +1,346 @@
+"""Offline tasks from the client to results, with participants over TLS; scikit-learn on the joined table is right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from fedpredict.cli.main import run
+from fedpredict.client import AsyncClient, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
+from fedpredict.errors import (
+    EmptyRequestError,
+    FieldError,
+    InputError,
+    ModelNotFoundError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UnsupportedModeError,
+)
+from fedpredict.features.load import load_file
+from fedpredict.initiator.server import InitiatorServer
+from fedpredict.model.arrays import Floats
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.model.share import SampleStatus
+from fedpredict.participant.server import ParticipantServer
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.identity import IdentityKind
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import latest_snapshot
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.integration.federation import POLL_S, Certificates, Federation, eventually
+
+OWNERS = {"bank": [0, 1], "lab": [2, 3, 4], "shop": [5]}
+N_ROWS = 20_000
+IDS = [f"p{row}" for row in range(N_ROWS)]
+UNKNOWN_TO_LAB = set(range(0, N_ROWS, 100))
+
+
+@dataclass
+class World:
+    """A bank, which holds a part itself, and two participants, over what their warehouses hold."""
+
+    folder: Path
+    rows: Floats
+    expected: Floats
+    federation: Federation = field(init=False)
+    running: dict[str, ParticipantServer] = field(default_factory=dict)
+
+    async def serve(self, party: str, listen: str = "127.0.0.1:0") -> None:
+        """Start a participant over the warehouse that was filled."""
+        tls = self.federation.certificates.of(party)
+        settings = ParticipantSettings.model_validate(
+            {
+                "party": party,
+                "listen": listen,
+                "link_listen": "127.0.0.1:0",
+                "poll_s": POLL_S,
+                "drain_s": 0.1,
+                "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
+                "warehouse": {"path": "elsewhere"},
+                "callers": {"bank": {"models": ["*"]}},
+            }
+        )
+        server = ParticipantServer(settings, LocalWarehouse(self.folder / party), tls)
+        await server.__aenter__()
+        self.running[party] = server
+        self.federation.parties[party] = server.address
+
+    async def stop(self, party: str) -> None:
+        """Stop a participant."""
+        await self.running.pop(party).__aexit__(None, None, None)
+
+    async def ask(self, **settings: Any) -> InitiatorServer:
+        """Start the initiator, and return it when the model can be answered."""
+        models = {"risk": {"parties": list(OWNERS)}}
+        warehouse = LocalWarehouse(self.folder / "bank")
+        server = await self.federation.initiator(models, warehouse=warehouse, task_warehouse=warehouse, **settings)
+        await self.federation.ready("risk")
+        return server
+
+    def client(self, name: str = "desk") -> AsyncClient:
+        """Return a client of the initiator."""
+        tls = self.federation.certificates.of(name, IdentityKind.CLIENT)
+        return AsyncClient(self.federation.address, server_party="bank", tls=tls)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Train a model on the joined table, and give each party its rows and its part."""
+    folder = tmp_path_factory.mktemp("offline")
+    random = np.random.default_rng(5)
+    rows = np.round(random.normal(size=(N_ROWS, 6)), 3)
+    model = LogisticRegression().fit(rows, rows @ random.normal(size=6) + random.normal(size=N_ROWS) > 0.3)
+    for party, columns in OWNERS.items():
+        names = tuple(f"f{column}" for column in columns)
+        known = [row for row in range(N_ROWS) if party != "lab" or row not in UNKNOWN_TO_LAB]
+        table = {"who": [IDS[row] for row in known], **{f"f{column}": rows[known, column] for column in columns}}
+        pa.parquet.write_table(pa.table(table), folder / f"{party}.parquet")
+        warehouse = LocalWarehouse(folder / party)
+        load_file(warehouse, folder / f"{party}.parquet", view="people", key="who")
+        snapshot = latest_snapshot(warehouse, "people")
+        assert snapshot is not None
+        intercept = model.intercept_ if party == "shop" else None
+        part = LinearPart(names, model.coef_[:, columns].T, intercept, np.zeros(1))
+        partial = PartialModel("risk", "run-1", party, Kind.BINARY, ("no", "yes"), True, part)
+        publish_model(warehouse, partial, snapshot.view, "a" * 64)
+    return World(folder, rows, model.predict_proba(rows)[:, 1])
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+async def world(filled: World, tmp_path: Path, certificates: Certificates) -> AsyncIterator[World]:
+    async with Federation(tmp_path, certificates) as federation:
+        filled.federation = federation
+        for party in ("lab", "shop"):
+            await filled.serve(party)
+        try:
+            yield filled
+        finally:
+            for party in tuple(filled.running):
+                await filled.stop(party)
+
+
+async def table_of(client: AsyncClient, task_id: str) -> dict[str, tuple[float | None, str]]:
+    """Return the results of a task by id; each must be there once."""
+    table = await client.results_table(task_id)
+    assert table.column_names == ["sample_id", "prediction", "status"]
+    found = {each["sample_id"]: (each["prediction"], each["status"]) for each in table.to_pylist()}
+    assert len(found) == table.num_rows
+    return found
+
+
+def check(world: World, found: dict[str, tuple[float | None, str]]) -> None:
+    """Compare the results of all ids with the truth."""
+    for row, sample_id in enumerate(IDS):
+        prediction, status = found[sample_id]
+        if row in UNKNOWN_TO_LAB:
+            assert (prediction, status) == (None, "not_found")
+        else:
+            assert status == "ok"
+            assert prediction == pytest.approx(world.expected[row], rel=1e-9)
+
+
+async def test_a_list_is_predicted_as_scikit_learn_does_and_everything_is_counted(world: World) -> None:
+    await world.ask()
+    given = [*IDS, *IDS[:500], *["bad\nid"] * 1_000, "nobody", ""]
+    async with world.client() as client:
+        task_id = await client.submit("risk", given, mode=Mode.NEARLINE, note="a trial")
+        info = await client.wait(task_id, timeout_s=120.0)
+        found = await table_of(client, task_id)
+
+    assert (info.state, info.problem, info.note) == (OfflineState.DONE, "", "a trial")
+    assert (info.rows, info.ids, info.duplicates, info.invalid) == (len(given), N_ROWS + 1, 500, 1_001)
+    n_scored = N_ROWS - len(UNKNOWN_TO_LAB)
+    assert (info.ids_done, info.scored) == (N_ROWS + 1, n_scored)
+    assert info.statuses == {SampleStatus.OK: n_scored, SampleStatus.NOT_FOUND: len(UNKNOWN_TO_LAB) + 1}
+    by_party = {each.party: each.statuses for each in info.parties}
+    assert by_party["lab"] == info.statuses
+    assert by_party["shop"] == {SampleStatus.OK: N_ROWS, SampleStatus.NOT_FOUND: 1}
+    known = world.expected[[row for row in range(N_ROWS) if row not in UNKNOWN_TO_LAB]]
+    assert list(info.histograms[0].counts[1:-1]) == np.histogram(known, bins=32, range=(0.0, 1.0))[0].tolist()
+    assert found.pop("nobody") == (None, "not_found")
+    assert len(found) == N_ROWS
+    check(world, found)
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lists cut into buckets of some thousand ids."""
+    monkeypatch.setattr("fedpredict.model.populations.BUCKET_ROWS", 2_500)
+
+
+async def test_a_file_is_predicted_in_buckets_and_fetched_from_any_row_and_into_a_file(
+    world: World, small_buckets: None, tmp_path: Path
+) -> None:
+    await world.ask()
+    path = tmp_path / "ids.csv"
+    path.write_text("name,who\n" + "".join(f"x,{each}\n" for each in IDS))
+    async with world.client() as client:
+        task_id = await client.submit("risk", FileOf(path, "who"), mode=Mode.NEARLINE)
+        seen: list[TaskInfo] = []
+        info = await client.wait(task_id, timeout_s=120.0, on_progress=seen.append)
+        whole = await client.results_table(task_id)
+        rest = [batch async for batch in client.results(task_id, offset=7_777)]
+        n_rows = await client.results_to_parquet(task_id, tmp_path / "results.parquet")
+        with pytest.raises(FieldError, match="beyond the last row"):
+            await anext(aiter(client.results(task_id, offset=N_ROWS + 1)))
+
+    assert (info.state, info.n_buckets, info.buckets_done) == (OfflineState.DONE, 8, 8)
+    assert seen[-1] == info
+    assert pa.Table.from_batches(rest).equals(whole.slice(7_777))
+    assert n_rows == N_ROWS
+    assert pa.parquet.read_table(tmp_path / "results.parquet").equals(whole)
+    assert [each.name for each in tmp_path.glob(".*")] == []
+    rows = whole.to_pylist()
+    check(world, {each["sample_id"]: (each["prediction"], each["status"]) for each in rows})
+
+
+async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
+    world: World, small_buckets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.failure.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("fedpredict.initiator.links.BRIDGE_S", 0.2)
+    await world.ask()
+    address = world.running["lab"].address
+    async with world.client() as client:
+        await world.stop("lab")
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+
+        async def waits() -> bool:
+            return (await client.task(task_id)).state is OfflineState.WAITING
+
+        await eventually(waits)
+        info = await client.task(task_id)
+        assert "lab is away" in info.problem
+        assert {each.party: each.problem for each in info.parties} == {"bank": "", "lab": info.problem, "shop": ""}
+        await world.serve("lab", address)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        check(world, await table_of(client, task_id))
+
+
+async def test_a_task_is_cancelled_and_gives_no_results(world: World, small_buckets: None) -> None:
+    await world.ask()
+    await world.stop("shop")
+    async with world.client() as client:
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+        assert (await client.cancel(task_id)).state is OfflineState.CANCELLED
+        assert (await client.wait(task_id, timeout_s=60.0)).state is OfflineState.CANCELLED
+        assert (await client.retry(task_id)).state is OfflineState.CANCELLED
+        with pytest.raises(TaskFailedError, match="cancelled") as failed:
+            await client.results_table(task_id)
+    assert failed.value.state == "cancelled"
+
+
+async def test_a_version_that_is_no_longer_served_fails_the_task_and_says_what_to_do(world: World) -> None:
+    await world.ask()
+    store = world.federation.task_store()
+    async with world.client() as client:
+        await world.stop("lab")
+        task_id = await client.submit("risk", IDS[:10], mode=Mode.NEARLINE)
+        task = store.task(task_id)
+        store.cancel(task_id)
+        digests = tuple((party, "0" * 64 if party == "lab" else each) for party, each in task.new.manifest.digests)
+        older = store.submit(
+            replace(task.new, manifest=replace(task.new.manifest, digests=digests), idempotency_key="")
+        )
+        await world.serve("lab", world.federation.parties["lab"])
+        info = await client.wait(older.task_id, timeout_s=60.0)
+    assert info.state is OfflineState.FAILED
+    assert "party lab no longer serves the version" in info.problem
+    assert "submit the task again" in info.problem
+
+
+async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_path: Path) -> None:
+    await world.ask(clients={"desk": {"models": ["*"]}, "till": {"models": ["other"]}})
+    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    async with world.client() as client, world.client("till") as stranger:
+        with pytest.raises(ModelNotFoundError):
+            await client.submit("nothing", ["p1"])
+        with pytest.raises(ModelNotFoundError):
+            await stranger.submit("risk", ["p1"])
+        with pytest.raises(UnsupportedModeError):
+            await client.submit("risk", ["p1"], mode=Mode.REALTIME)
+        with pytest.raises(EmptyRequestError):
+            await client.submit("risk", [])
+        with pytest.raises(EmptyRequestError):
+            await client.submit("risk", ["bad\nid", ""])
+        with pytest.raises(InputError, match="no column 'sample_id'; it has a, b"):
+            await client.submit("risk", tmp_path / "two.csv")
+        with pytest.raises(InputError, match="no such file"):
+            await client.submit("risk", tmp_path / "none.parquet")
+        with pytest.raises(FieldError, match="population: is not known in that version"):
+            await client.submit("risk", Standing("everybody"))
+        with pytest.raises(FieldError, match=r"table: is none that this initiator offers"):
+            await client.submit("risk", TableOf("everybody"))
+        task_id = await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily")
+        assert await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        with pytest.raises(FieldError, match="idempotency_key: was used for another"):
+            await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+        with pytest.raises(TaskNotFoundError):
+            await stranger.task(task_id)
+        assert await stranger.tasks() == []
+        assert [each.task_id for each in await client.tasks("risk")] == [task_id]
+        with pytest.raises(InputError, match="no name of a task"):
+            await client.task("a b")
+
+
+async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
+    people = {"people": {"table": "fp_features_people"}}
+    await world.ask(tasks={"tables": people})
+    async with world.client() as client:
+        task_id = await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily")
+        assert await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
+        check(world, await table_of(client, task_id))
+
+
+async def test_the_commands_submit_show_and_fetch(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await world.ask()
+    tls = world.federation.certificates.of("desk", IdentityKind.CLIENT)
+    (tmp_path / "client.toml").write_text(
+        f'server = "{world.federation.address}"\nserver_party = "bank"\n'
+        f'[tls]\nca = "{tls.ca}"\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\n'
+    )
+    (tmp_path / "ids.csv").write_text("who\n" + "\n".join(IDS[:1_000]) + "\n")
+    config = ("--config", str(tmp_path / "client.toml"))
+
+    async def command(*words: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        assert await asyncio.to_thread(run, ["task", *words, *config, "--json"]) == code
+        captured = capsys.readouterr()
+        return json.loads(captured.out) if captured.out else captured.err
+
+    asked = ("submit", "risk", "--ids", str(tmp_path / "ids.csv"), "--mode", "nearline", "--note", "by hand")
+    done = await command(*asked, "--wait")
+    assert (done["state"], done["ids"], done["note"]) == ("done", 1_000, "by hand")
+    assert done["statuses"] == {"ok": 990, "not_found": 10}
+    task_id = done["task_id"]
+    assert [each["task_id"] for each in await command("list", "--model", "risk")] == [task_id]
+    assert await command("show", task_id) == done
+    assert (await command("results", task_id, "--out", str(tmp_path / "out.csv")))["rows"] == 1_000
+    rows = {each["sample_id"]: each for each in pa.csv.read_csv(tmp_path / "out.csv").to_pylist()}
+    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found"}
+    assert rows["p1"]["prediction"] == pytest.approx(world.expected[1], rel=1e-9)
+    assert (await command("cancel", task_id))["state"] == "done"
+    assert (await command("retry", task_id))["state"] == "done"
+    assert "Name one of --ids FILE" in await command("submit", "risk", code=4)
+    assert "no such task" in await command("show", "nothing", code=5)
