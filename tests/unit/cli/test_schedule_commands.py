@@ -82,6 +82,16 @@ def test_a_warehouse_that_is_away_when_the_daemon_starts_is_no_reason_not_to(
     assert "schedule.not_checked" in [each.message for each in caplog.records]
 
 
+def test_a_database_of_leases_that_is_away_is_no_reason_either(party: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = '[leases]\nurl = "sqlite:///no/such/folder/leases.db"\n'
+    settle('transactions = "0 * * * *"', warehouse=HIVE, more=database)
+
+    loaded = wiring.load_participant(party / "participant.toml")
+    with wiring.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
+        assert counted is not None
+    assert "schedule.not_checked" in [each.message for each in caplog.records]
+
+
 def test_one_worker_of_several_keeps_the_schedule(party: Path) -> None:
     settle('transactions = "0 * * * *"')
     loaded = wiring.load_participant(party / "participant.toml")
