@@ -20,7 +20,14 @@ from typing_extensions import override
 from fedpredict.cli import wiring
 from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.workers import end_with_parent
-from fedpredict.errors import ConfigError, FedPredictError, LeaseHeldError, ViewRefusedError, WarehouseUnavailableError
+from fedpredict.errors import (
+    ConfigError,
+    FedPredictError,
+    LeaseHeldError,
+    StateError,
+    ViewRefusedError,
+    WarehouseUnavailableError,
+)
 from fedpredict.observe.heap import share_heap
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
@@ -117,19 +124,20 @@ def schedule_running(
 
 
 def _check(path: Path, settings: ScheduleSettings, warehouse: Warehouse) -> None:
-    with opened_leases(path) as leases:
-        if isinstance(leases, NoLeases):
-            raise ConfigError(
-                "schedule: needs a place for leases, so that no two processes do the same: [leases] url = "
-                '"postgresql+psycopg://user@host/database" (or, for one machine, "sqlite:///leases.db"), or [store] '
-                'kind = "redis"'
-            )
+    """Refuse what cannot be; what is away is no reason to, for a daemon starts without it, and each run looks again."""
     try:
+        with opened_leases(path) as leases:
+            if isinstance(leases, NoLeases):
+                raise ConfigError(
+                    "schedule: needs a place for leases, so that no two processes do the same: [leases] url = "
+                    '"postgresql+psycopg://user@host/database" (or, for one machine, "sqlite:///leases.db"), or [store]'
+                    ' kind = "redis"'
+                )
         for view in settings.views:
             check_registered(warehouse, view)
     except ViewRefusedError as error:
         raise ConfigError(f"schedule: {error}") from error
-    except WarehouseUnavailableError as error:  # a daemon starts without it, and each run looks again
+    except (WarehouseUnavailableError, StateError) as error:
         logger.warning("schedule.not_checked", extra={"reason": str(error)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -76,7 +77,11 @@ def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = Fal
         WarehouseError: As the warehouse says; what was done stays done.
     """
     check_sample_id(sample_id)
-    with alone.hold(ERASE):
+    with ExitStack() as held:
+        held.enter_context(alone.hold(ERASE))
+        for task in [] if keep else shares.list_tasks(warehouse):
+            if task.finished_at is None:  # whoever scores it reads a snapshot that is about to go
+                held.enter_context(alone.hold(score_name(task.model_id, task.params_sha256, task.day)))
         found = _from_raw_tables(warehouse, sample_id, remove=raw and not keep)
         moved: dict[tuple[str, int, str], str] = {}
         found += _from_snapshots(alone, warehouse, sample_id, moved, keep=keep)
@@ -164,7 +169,8 @@ def _from_shares(
     found: list[Erased] = []
     tasks = {tuple(str(each) for each in task.partition.values()): task for task in shares.list_tasks(warehouse)}
     for keys, task in tasks.items():
-        with alone.hold(score_name(task.model_id, task.params_sha256, task.day)):
+        name = score_name(task.model_id, task.params_sha256, task.day)
+        with alone.hold(name) if task.finished_at is not None else nullcontext():  # the others are held already
             now_named = moved.get((task.view, task.view_version, task.snapshot))
             where_it_is = {bucket: partition for bucket, (partition, _) in by_task.get(keys, {}).items()}
             update_task(warehouse, task, where_it_is, sample_id, now_named)

@@ -64,7 +64,8 @@ def score_day(
             raises keeps it from that.
 
     Raises:
-        InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone.
+        InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone, also where
+            that happens meanwhile.
         ModelNotReadyError: There is no snapshot.
         TableCorruptError: The parameters are not those of the version's digest.
         WarehouseError: As the warehouse says; the buckets that are done stay.
@@ -83,10 +84,7 @@ def score_day(
                 )
             still_ours()
             task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
-            still_ours()
-            shares.write_bucket(warehouse, task, done[bucket])
-            extra = {"model": task.model_id, "bucket": bucket, "ids": done[bucket].n_ids}
-            logger.info("task.bucket", extra=extra)
+            _record_bucket(warehouse, task, done[bucket], still_ours)
     advance(len(done), task.n_buckets)
     if task.finished_at is None:
         still_ours()
@@ -95,6 +93,18 @@ def score_day(
         extra = {"model": task.model_id, "day": day.isoformat(), "ids": task.n_ids, "buckets": task.n_buckets}
         logger.info("task.finished", extra=extra)
     return TaskState(task, done)
+
+
+def _record_bucket(warehouse: Warehouse, task: ShareTask, record: BucketRecord, still_ours: Callable[[], None]) -> None:
+    """Record a bucket, unless its rows may have gone while they were read: of a snapshot the pointer goes first."""
+    if find_snapshot(warehouse, task.view, task.view_version, task.snapshot) is None:
+        raise InputError(
+            f"snapshot {task.snapshot} of view {task.view} was removed, or somebody erased from it, while {task.day} "
+            "was scored: repeat"
+        )
+    still_ours()
+    shares.write_bucket(warehouse, task, record)
+    logger.info("task.bucket", extra={"model": task.model_id, "bucket": record.bucket, "ids": record.n_ids})
 
 
 def prune(warehouse: Warehouse, keep_days: int, today: date) -> list[ShareTask]:

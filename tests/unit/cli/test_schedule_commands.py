@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from fedpredict.cli import daemons, wiring
 from fedpredict.cli.exits import exit_code
 from fedpredict.cli.main import run
+from fedpredict.cli.scheduled import ChildRunner
 from fedpredict.errors import ConfigError
 from fedpredict.features.open_leases import open_leases
 from fedpredict.features.settings import StoreSettings
@@ -82,6 +87,16 @@ def test_a_warehouse_that_is_away_when_the_daemon_starts_is_no_reason_not_to(
     assert "schedule.not_checked" in [each.message for each in caplog.records]
 
 
+def test_a_database_of_leases_that_is_away_is_no_reason_either(party: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = '[leases]\nurl = "sqlite:///no/such/folder/leases.db"\n'
+    settle('transactions = "0 * * * *"', warehouse=HIVE, more=database)
+
+    loaded = wiring.load_participant(party / "participant.toml")
+    with wiring.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
+        assert counted is not None
+    assert "schedule.not_checked" in [each.message for each in caplog.records]
+
+
 def test_one_worker_of_several_keeps_the_schedule(party: Path) -> None:
     settle('transactions = "0 * * * *"')
     loaded = wiring.load_participant(party / "participant.toml")
@@ -147,3 +162,27 @@ def test_with_features_in_redis_leases_are_there_too(tmp_path: Path, redis_addre
     leases = open_leases(store, WarehouseSettings(path=Path("warehouse")), tmp_path, "lab")
     leases.close()
     assert isinstance(leases, RedisLeases)
+
+
+def test_a_child_that_fails_or_is_killed_is_a_failure_and_none_begins_when_the_daemon_stops(party: Path) -> None:
+    settle('transactions = "0 * * * *"')
+    runner, due = ChildRunner(party / "participant.toml"), datetime(2024, 3, 1, tzinfo=UTC)
+    (job,) = wiring.load_participant(party / "participant.toml").settings.schedule.jobs
+    began = threading.Event()
+
+    def kill() -> None:
+        while not (children := list(runner._children)):
+            began.wait(0.01)
+        os.kill(children[0].pid or 0, signal.SIGKILL)
+
+    failed = runner.run(job, due)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    killed = runner.run(job, due)
+    killer.join()
+    runner.stop()
+
+    assert failed.outcome == killed.outcome == "failed"
+    assert "no view transactions is registered" in failed.problem
+    assert killed.problem == "its process ended with code -9"
+    assert runner.run(job, due).problem == "the daemon stops"

@@ -22,14 +22,15 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring import erase as erasing
 from fedpredict.scoring.erase import ERASE, Erased, erase, in_store
-from fedpredict.scoring.leased import Alone
+from fedpredict.scoring.leased import Alone, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.script_store import RegisteredView
-from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of
+from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
@@ -259,6 +260,43 @@ def test_rows_of_an_id_that_a_file_has_twice_go_all(warehouse: LocalWarehouse, a
     assert [each.removed for each in told if "2099" in each.place] == [2]
     made = list_snapshots(warehouse)[-1]
     assert (made.snapshot, made.n_rows, made.n_ids) == ("20990101T000000.000001Z", 9, 9)
+
+
+def test_a_day_that_is_being_scored_is_not_robbed_of_its_snapshot(warehouse: LocalWarehouse, alone: Alone) -> None:
+    version = current_versions(warehouse)["credit"]
+    began = score_day(warehouse, version, DAY, again=True, n_buckets=2).task
+    write_task(warehouse, replace(began, finished_at=None, n_ids=None))
+    name = score_name("credit", version.params_sha256, DAY)
+
+    with alone.hold(name), pytest.raises(LeaseHeldError, match="score:credit"):
+        erase(alone, warehouse, WHO)
+    untouched = ids_of(warehouse)
+    erase(alone, warehouse, WHO)
+    (task,) = list_tasks(warehouse)
+
+    assert sorted({who for ids in untouched.values() for who in ids}) == sorted([*OTHERS, WHO])
+    assert task.finished_at is None
+    assert task.snapshot in ids_of(warehouse)
+    assert score_day(warehouse, version, DAY).task.n_ids == 9
+
+
+def test_a_bucket_whose_snapshot_goes_while_it_is_read_is_not_recorded(warehouse: LocalWarehouse, alone: Alone) -> None:
+    version = current_versions(warehouse)["credit"]
+    asked = []
+
+    def meanwhile() -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            erase(Alone(NoLeases()), warehouse, WHO)
+
+    with pytest.raises(InputError, match=r"was removed, or somebody erased from it, while .* was scored: repeat"):
+        score_day(warehouse, version, DAY, again=True, still_ours=meanwhile)
+    (task,) = list_tasks(warehouse)
+    records = finished_buckets(warehouse, task)
+    done = score_day(warehouse, version, DAY, again=True).task
+
+    assert records == {}
+    assert (done.n_ids, sorted(shares_of(warehouse))) == (9, OTHERS)
 
 
 def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWarehouse, alone: Alone) -> None:

@@ -31,7 +31,7 @@ from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune, score_day
 from fedpredict.tables.models import ModelVersion, publish_model
-from fedpredict.tables.shares import SHARES, ShareTask, finished_buckets, list_tasks
+from fedpredict.tables.shares import SHARES, TASKS, ShareTask, finished_buckets, list_tasks, write_task
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
@@ -307,3 +307,18 @@ async def test_stored_shares_of_each_version_are_looked_up(
         ]  # fmt: skip
         assert reply.oldest_event_time == int(MORNING.timestamp() * 1e6)
     assert loader.state.problems == {}
+
+
+def test_a_table_of_before_anybody_was_erased_is_read_and_gets_its_column(warehouse: LocalWarehouse) -> None:
+    older = replace(TASKS, columns=tuple(each for each in TASKS.columns if each.name != "erased"))
+    warehouse.ensure(older)
+    row = {"generation": 0, "view": "people", "view_version": 1, "snapshot": "s", "n_rows": 1, "n_scores": 1}
+    row |= {"n_buckets": 1, "bins": "[]", "started_at": MORNING}
+    partition = {"dt": DAY.isoformat(), "model_id": "m", "params_sha256": "0" * 64}
+    warehouse.replace(TASKS.name, partition, pa.Table.from_pylist([row], schema=older.arrow_schema))
+
+    (read,) = list_tasks(warehouse)
+    write_task(warehouse, replace(read, erased=read.erased + 1))
+
+    assert read.erased == 0
+    assert [each.erased for each in list_tasks(warehouse)] == [1]
