@@ -1,4 +1,4 @@
-"""What of an error may leave the process: a class and a fixed text, apart from the fields that the error makes public."""
+"""What of an error may leave the process: a class and a fixed text, apart from the fields that it makes public."""
 
 from __future__ import annotations
 

@@ -53,6 +53,11 @@ path = "store"
 # [schedule.tasks]
 # score = "30 2 * * *"       # scores the day ahead
 
+# [realtime]                 # views that are computed when they are asked for, and where their raw rows are
+# transactions = "events"    # or "warehouse", or postgresql+psycopg://user@host/database
+# [events]                   # raw events, over HTTP where http_listen = "host:port" stands above [tls]
+# senders = ["feeder"]       # names of client certificates
+
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
 

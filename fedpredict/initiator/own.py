@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.head import Heads
@@ -19,8 +20,10 @@ from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
-from fedpredict.scoring.realtime_views import RealtimeViews
 from fedpredict.warehouse.base import Warehouse
+
+if TYPE_CHECKING:
+    from fedpredict.scoring.realtime_views import RealtimeViews
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import grpc
 
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
-from fedpredict.http.server import HttpServer
 from fedpredict.observe.counting import Source
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
@@ -25,7 +25,6 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
-from fedpredict.participant.events import EventEdgeSettings, build_event_edge
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
@@ -37,7 +36,6 @@ from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
-from fedpredict.scoring.realtime_views import RealtimeViews
 from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials
@@ -47,6 +45,10 @@ from fedpredict.wire.handlers import Context
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
+
+if TYPE_CHECKING:
+    from fedpredict.http.server import HttpServer
+    from fedpredict.scoring.realtime_views import RealtimeViews
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +253,9 @@ class ParticipantServer:
         settings, realtime = self._settings, self._realtime
         if settings.http_listen is None or realtime is None or realtime.events is None:
             return
+        # who takes no events needs no parser of SQL, which is large
+        from fedpredict.participant.events import EventEdgeSettings, build_event_edge  # noqa: PLC0415
+
         edge_settings = EventEdgeSettings(
             listen=settings.http_listen,
             http=settings.http,

@@ -135,11 +135,15 @@ class LocalParty(PartyScorer):
             compute = partial(self._compute, self._state().version(query.model_id, query.params_sha256), query)
         if pool is None and len(query.sample_ids) <= INLINE_SAMPLES:
             return compute()
+        future = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, compute)
         try:
-            async with asyncio.timeout(deadline_s):
-                return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, compute)
-        except TimeoutError as error:
-            raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party) from error
+            # not `asyncio.timeout`, which needs a task: links begin small calls without one
+            await asyncio.wait((future,), timeout=deadline_s)
+            if not future.done():
+                raise PartyTimeoutError(f"no share within {deadline_s:.3f} s", party=self._party)
+            return future.result()
+        finally:
+            future.cancel()
 
     def _extract(self, state: PartyState, query: ScoreQuery) -> PartyReply:
         return score_now(self._views, state, query, self._now())

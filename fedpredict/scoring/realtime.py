@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from fedpredict.errors import InputsRefusedError, ModelNotReadyError, UnsupportedModeError
 from fedpredict.features.base import FeatureRows
-from fedpredict.features.realtime import Extracted, RealtimeView
 from fedpredict.model.arrays import Bools, Floats
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.reasons import reasons_of
@@ -21,7 +20,10 @@ from fedpredict.scoring.replies import one_by_one, reply_of
 from fedpredict.scoring.row_shares import share_of_rows
 from fedpredict.scoring.state import LoadedModel, PartyState
 
-ComputedViews: TypeAlias = Callable[[str, int], RealtimeView]
+if TYPE_CHECKING:  # who computes no view needs no parser of SQL, which is large
+    from fedpredict.features.realtime import Extracted, RealtimeView
+
+ComputedViews: TypeAlias = "Callable[[str, int], RealtimeView]"
 """View and version -> what computes it; raises `UnsupportedModeError` or `ModelNotReadyError` where nothing does."""
 
 _UNUSED = "is sent with mode realtime, which computes features: ask for mode nearline"

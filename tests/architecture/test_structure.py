@@ -52,3 +52,14 @@ print(sorted(banned & {name.split(".")[0] for name in sys.modules}))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_participant_that_computes_no_view_imports_no_parser_engine_or_database() -> None:
+    code = """
+import sys
+import fedpredict.participant.server, fedpredict.initiator.own
+banned = {"sqlglot", "duckdb", "sqlalchemy", "starlette", "uvicorn"}
+print(sorted(banned & {name.split(".")[0] for name in sys.modules}))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert found.stdout.strip() == "[]"

@@ -92,7 +92,7 @@ def test_a_database_of_leases_that_is_away_is_no_reason_either(party: Path, capl
     settle('transactions = "0 * * * *"', warehouse=HIVE, more=database)
 
     loaded = wiring.load_participant(party / "participant.toml")
-    with wiring.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
+    with daemons.scheduled(loaded, LocalWarehouse(party / "warehouse"), Instance()) as counted:
         assert counted is not None
     assert "schedule.not_checked" in [each.message for each in caplog.records]
 

@@ -40,6 +40,7 @@ from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire.link_answerer import _resumed
 from tests.raw_transactions import AS_OF, Event, Merchant, example, oracle, store
 from tests.unit.scoring.test_texts import CodesPart, loaded
 
@@ -307,6 +308,23 @@ async def test_a_slow_source_meets_the_deadline_and_holds_up_nobody(open_bank: O
     slow.go_on.set()
     with pytest.raises(FedPredictError, match="the database is away"):
         await waiting
+
+
+async def test_a_question_is_answered_that_a_link_begins_without_a_task(open_bank: Open) -> None:
+    bank = open_bank()
+    bank.load(spent("1", "alice", "1.00"))
+    loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def begin() -> None:
+        coroutine = bank.party.score(query_for(b"alice"), deadline_s=10)
+        try:
+            begun.set_result(loop.create_task(_resumed(coroutine, coroutine.send(None))))  # type: ignore[arg-type]
+        except RuntimeError as error:
+            begun.set_exception(error)
+
+    loop.call_soon(begin)
+    reply = await (await begun)
+    assert reply.share.values.tolist() == [[1.0, 1.0, 0.0]]
 
 
 def test_dimensions_are_read_again_when_they_are_old(open_bank: Open) -> None:
