@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
-from fedpredict.scoring.erase import Erased, check_sample_id, erase, in_store
+from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
 from fedpredict.scoring.leased import Alone
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def erase_person(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove a person's rows from features, stored shares and online stores, and say what was where."""
+    """Remove a person's rows from features, stored shares, raw events and online stores, and say what was where."""
     output = Output(as_json=as_json)
     who = check_sample_id(sys.stdin.readline().rstrip("\n") if sample_id == "-" else sample_id)
     if not (yes or dry_run):
@@ -51,6 +51,7 @@ def erase_person(
             with _store_follows(config, party, who) as store:
                 found = erase(alone, party.warehouse, who, raw=raw)
             found += store
+    found += _events(config, who, keep=dry_run)
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
     output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
     if not dry_run and any(each.found > each.removed for each in found):
@@ -61,7 +62,7 @@ def erase_person(
 def _confirm(*, raw: bool) -> None:
     if not sys.stdin.isatty():
         raise InputError("this removes rows for good: say --yes, or look first with --dry-run")
-    what = "features, stored shares, stores and raw tables" if raw else "features, stored shares and stores"
+    what = "features, stored shares, raw events and stores" + (", and raw tables" if raw else "")
     typer.confirm(f"Remove this person from all {what}, for good?", abort=True)
 
 
@@ -89,6 +90,14 @@ def _store_follows(config: Path | None, party: PartyWarehouse, sample_id: str) -
         is_left = (view, version) in after
         note = f"not brought up to date; repeat ({problem})" if is_left else ""
         told.append(Erased("online store", f"view={view}, version={version}", 1, 0 if is_left else 1, note))
+
+
+def _events(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
+    store = wiring.open_existing_events(wiring.load_party(config))
+    if store is None:
+        return []
+    with closing(store):
+        return erase_events(store, sample_id, keep=keep)
 
 
 def _shared_store(config: Path | None) -> OnlineStore | None:

@@ -149,6 +149,13 @@ def open_loaded_events(loaded: LoadedParty) -> EventStore:
     return open_events(loaded.settings.events, loaded.base, environment().get(EVENTS_PASSWORD))
 
 
+def open_existing_events(loaded: LoadedParty) -> EventStore | None:
+    """Return a party's raw events where it has any; the caller closes it."""
+    file = loaded.settings.events.url.removeprefix("sqlite:///")
+    is_missing = file != loaded.settings.events.url and not (loaded.base / file).exists()
+    return None if is_missing else open_loaded_events(loaded)
+
+
 def create_database(path: Path | None) -> str:
     """Create the database of the Hive warehouse that a settings file names, unless it exists; return its name."""
     from fedpredict.warehouse.open import create_database as create  # noqa: PLC0415

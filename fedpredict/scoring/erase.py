@@ -13,6 +13,7 @@ from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.leased import Alone, refresh_name, score_name
 from fedpredict.scoring.tasks import counted, engine_name, rows_of
+from fedpredict.state.event_base import EventStore
 from fedpredict.tables import shares
 from fedpredict.tables.erasure import (
     copy_without,
@@ -22,6 +23,8 @@ from fedpredict.tables.erasure import (
     snapshot_without,
     work_table,
 )
+from fedpredict.tables.populations import POPULATION_IDS
+from fedpredict.tables.results import RESULTS
 from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
@@ -30,6 +33,13 @@ from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_p
 logger = logging.getLogger(__name__)
 
 ERASE = "erase"
+_ALWAYS = 2**62
+"""In microseconds since 1970 UTC: later than any event."""
+_TOLD = {
+    POPULATION_IDS: "ids that an initiator names: it updates its population, or `[tasks] keep_days` ends its lists",
+    RESULTS: "results of a task: `[tasks] keep_days` removes them",
+}
+"""Tables of initiators, whose rows are under digests: they are not written anew, but told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = Fal
         moved: dict[tuple[str, int, str], str] = {}
         found += _from_snapshots(alone, warehouse, sample_id, moved, keep=keep)
         found += _from_shares(alone, warehouse, sample_id, moved, keep=keep)
+        found += _told(warehouse, sample_id)
     extra = {"found": sum(each.found for each in found), "removed": sum(each.removed for each in found)}
     logger.info("erase.done", extra=extra)
     return found
@@ -180,6 +191,32 @@ def _from_shares(
                 warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
             found.append(Erased(SHARES.name, _place(partition), n_rows, n_rows))
     return found
+
+
+def _told(warehouse: Warehouse, sample_id: str) -> list[Erased]:
+    return [
+        Erased(schema.name, _place(partition), n_rows, 0, note)
+        for schema, note in _TOLD.items()
+        if warehouse.describe(schema.name) is not None
+        for partition, n_rows in partitions_with(warehouse, schema, sample_id)
+    ]
+
+
+def erase_events(store: EventStore, sample_id: str, *, keep: bool = False) -> list[Erased]:
+    """Remove a person's raw events from the event store, and say of which feeds they were.
+
+    Args:
+        store: The party's.
+        sample_id: Whose.
+        keep: Change nothing, and say what is there.
+
+    Raises:
+        StateError: The database cannot be used; then nothing was changed.
+    """
+    found = {each.feed: len(store.contents(each.feed, [sample_id], _ALWAYS)) for each in store.counts()}
+    if not keep:
+        store.remove(sample_id=sample_id)
+    return [Erased("events", f"feed={feed}", n, 0 if keep else n) for feed, n in sorted(found.items()) if n]
 
 
 def update_task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -16,9 +17,14 @@ from fedpredict.features.registration import register_view
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.populations import in_order
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.erase import in_store
 from fedpredict.scoring.loader import ModelLoader
+from fedpredict.state.event_base import StoredEvent
+from fedpredict.state.events import open_event_store
 from fedpredict.tables.models import publish_model
+from fedpredict.tables.populations import ensure_tables, write_bucket
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import example, random_events, random_merchants
@@ -97,6 +103,33 @@ def test_what_is_left_is_told_and_ends_with_nine(party: Path, capsys: pytest.Cap
         ("raw_transactions", True, "")
     ]
     assert "Nothing was found" in said(capsys, "a1", "--yes")
+
+
+def test_raw_events_go_too(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(open_event_store("sqlite:///events.db", party)) as store:
+        store.add("tx.account", [StoredEvent(who, f"{who}-{at}", at, "{}") for who in ("u1", "u2") for at in range(3)])
+
+        looked = json.loads(said(capsys, "u1", "--dry-run", "--json"))
+        there = len(store.contents("tx.account", ["u1"], 10))
+        removed = json.loads(said(capsys, "u1", "--yes", "--json"))
+
+        assert looked[-1] == {"table": "events", "place": "feed=tx.account", "found": 3, "removed": 0, "note": ""}
+        assert there == 3
+        assert removed[-1] == looked[-1] | {"removed": 3}
+        assert (store.contents("tx.account", ["u1"], 10), len(store.contents("tx.account", ["u2"], 10))) == ([], 3)
+
+
+def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warehouse = LocalWarehouse(party / "warehouse")
+    ensure_tables(warehouse)
+    write_bucket(warehouse, "bank", "all", 0, in_order(SampleIds.of([b"u1", b"u2"])))
+    warehouse.close()
+
+    left = json.loads(said(capsys, "u1", "--dry-run", "--json"))
+
+    assert [(row["table"], row["found"], row["removed"]) for row in left][1:] == [("fp_population_ids", 1, 0)]
+    assert "initiator" in left[1]["note"]
+    assert "Not all of it could be removed" in said(capsys, "u1", "--yes", code=9)
 
 
 def publish(party: Path) -> None:
