@@ -6,6 +6,8 @@
   `ratio` is its rate over the mean of the bare statement's before and after it.
 - `plain`: the task's statement alone, without the records: what the counting and the histogram cost is the difference.
 
+- `task-list`, `task-standing`, `task-stored` (`--works tasks`): whole two-party tasks, see `taskbench`.
+
 Each runs in a process of its own, so that `peak_mb` is that work's.
 """
 
@@ -25,6 +27,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import taskbench
 
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -56,6 +59,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--features", default="10,100", help="features of the part")
     parser.add_argument("--buckets", type=int, help="default: what `task score` would take")
     parser.add_argument("--folder", type=Path, help="where the warehouses are made; default: the system's")
+    parser.add_argument("--works", choices=("engine", "tasks"), default="engine", help="what is measured")
     parser.add_argument("--quick", action="store_true", help="one million rows only")
     parser.add_argument("--json", action="store_true", help="what is printed anyway")
     parser.add_argument("--step", nargs=2, metavar=("WORK", "FOLDER"), help=argparse.SUPPRESS)
@@ -68,6 +72,9 @@ def main(argv: list[str]) -> int:
     for n_features in map(int, arguments.features.split(",")):
         for n_rows in sizes:
             with tempfile.TemporaryDirectory(prefix="fedpredict-bench-", dir=arguments.folder) as folder:
+                if arguments.works == "tasks":
+                    taskbench.measure(Path(folder), n_rows, n_features)
+                    continue
                 _step("prepare", Path(folder), f"{n_rows},{n_features}")
                 _compare(Path(folder), n_rows, n_features, arguments.buckets)
     return 0

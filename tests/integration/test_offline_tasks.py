@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from fedpredict.cli.main import run
 from fedpredict.client import AsyncClient, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
 from fedpredict.errors import (
     EmptyRequestError,
@@ -209,8 +213,10 @@ async def test_a_file_is_predicted_in_buckets_and_fetched_from_any_row_and_into_
 
 
 async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
-    world: World, small_buckets: None
+    world: World, small_buckets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.failure.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("fedpredict.initiator.links.BRIDGE_S", 0.2)
     await world.ask()
     address = world.running["lab"].address
     async with world.client() as client:
@@ -303,3 +309,38 @@ async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
         assert await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily") == task_id
         assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
         check(world, await table_of(client, task_id))
+
+
+async def test_the_commands_submit_show_and_fetch(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await world.ask()
+    tls = world.federation.certificates.of("desk", IdentityKind.CLIENT)
+    (tmp_path / "client.toml").write_text(
+        f'server = "{world.federation.address}"\nserver_party = "bank"\n'
+        f'[tls]\nca = "{tls.ca}"\ncertificate = "{tls.certificate}"\nkey = "{tls.key}"\n'
+    )
+    (tmp_path / "ids.csv").write_text("who\n" + "\n".join(IDS[:1_000]) + "\n")
+    config = ("--config", str(tmp_path / "client.toml"))
+
+    async def command(*words: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        assert await asyncio.to_thread(run, ["task", *words, *config, "--json"]) == code
+        captured = capsys.readouterr()
+        return json.loads(captured.out) if captured.out else captured.err
+
+    asked = ("submit", "risk", "--ids", str(tmp_path / "ids.csv"), "--mode", "nearline", "--note", "by hand")
+    done = await command(*asked, "--wait")
+    assert (done["state"], done["ids"], done["note"]) == ("done", 1_000, "by hand")
+    assert done["statuses"] == {"ok": 990, "not_found": 10}
+    task_id = done["task_id"]
+    assert [each["task_id"] for each in await command("list", "--model", "risk")] == [task_id]
+    assert await command("show", task_id) == done
+    assert (await command("results", task_id, "--out", str(tmp_path / "out.csv")))["rows"] == 1_000
+    rows = {each["sample_id"]: each for each in pa.csv.read_csv(tmp_path / "out.csv").to_pylist()}
+    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found"}
+    assert rows["p1"]["prediction"] == pytest.approx(world.expected[1], rel=1e-9)
+    assert (await command("cancel", task_id))["state"] == "done"
+    assert (await command("retry", task_id))["state"] == "done"
+    assert "Name one of --ids FILE" in await command("submit", "risk", code=4)
+    assert "no such task" in await command("show", "nothing", code=5)

@@ -16,9 +16,11 @@ import pytest
 import xgboost
 
 from fedpredict.cli.main import run
+from fedpredict.client import AsyncClient, Mode
 from fedpredict.model.arrays import Floats
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.identity import IdentityKind
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.integration.federation import POLL_S, Certificates, Federation
 
@@ -126,9 +128,18 @@ async def test_predictions_are_the_librarys_own(
     for party in ("lab", "shop"):
         await serve(federation, party)
     warehouse = LocalWarehouse(tmp_path / "bank" / "warehouse")
-    await federation.initiator({"risk": {"parties": list(OWNERS), "head": True}}, warehouse=warehouse)
+    await federation.initiator(
+        {"risk": {"parties": list(OWNERS), "head": True}}, warehouse=warehouse, task_warehouse=warehouse
+    )
     await federation.ready("risk")
     prediction = await federation.predict(*(f"p{at}".encode() for at in range(N_ROWS)), model_id="risk")
 
     assert prediction.scored.all()
     np.testing.assert_allclose(prediction.predictions[:, 0], saved.expected, rtol=saved.tolerance, atol=saved.tolerance)
+
+    tls = federation.certificates.of("desk", IdentityKind.CLIENT)
+    async with AsyncClient(federation.address, server_party="bank", tls=tls) as client:
+        task_id = await client.submit("risk", [f"p{at}" for at in range(N_ROWS)], mode=Mode.NEARLINE)
+        results = (await client.results_table(task_id)).to_pydict()
+    found = dict(zip(results["sample_id"], results["prediction"], strict=True))
+    assert [found[f"p{at}"] for at in range(N_ROWS)] == prediction.predictions[:, 0].tolist()
