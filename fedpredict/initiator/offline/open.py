@@ -17,7 +17,7 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.offline.courier import PopulationCourier
 from fedpredict.initiator.offline.desk import TaskDesk
-from fedpredict.initiator.offline.retention import sweep
+from fedpredict.initiator.offline.retention import sweep, sweep_populations
 from fedpredict.initiator.offline.runner import TaskRunner
 from fedpredict.initiator.offline.service import OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
@@ -82,7 +82,7 @@ async def open_offline(
     desk = _desk(settings, parts, catalogue, runner)
     working = []
     if settings.tasks.run:
-        working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings.tasks.keep_days))]
+        working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings))]
     if delivers:
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
@@ -120,10 +120,14 @@ def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, r
     )
 
 
-async def _sweep(parts: TaskParts, keep_days: int | None) -> None:
+async def _sweep(parts: TaskParts, settings: InitiatorSettings) -> None:
+    def once() -> None:
+        sweep(parts.store, parts.warehouse, settings.tasks.keep_days, datetime.now(UTC))
+        sweep_populations(parts.store, parts.warehouse, settings.party, settings.models)
+
     while True:
         try:
-            await asyncio.to_thread(sweep, parts.store, parts.warehouse, keep_days, datetime.now(UTC))
+            await asyncio.to_thread(once)
         except FedPredictError as error:
             logger.warning("tasks.not_swept", extra={"reason": str(error)})
         await asyncio.sleep(SWEEP_S)
