@@ -174,8 +174,11 @@ async def _ask_all(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
 
 async def _ask(asking: Asking, party: str, page: _Page) -> BucketAnswer:
     try:
+        scorer = asking.scorers.get(party)
+        if scorer is None:
+            raise PartyRefusedError(f"party {party} is not under [parties] any more", party=party)
         query = _query(asking, party, page, asking.manifest)
-        answer = await asking.scorers[party].score_bucket(query, deadline_s=asking.deadline_s)
+        answer = await scorer.score_bucket(query, deadline_s=asking.deadline_s)
         expected = (len(page.ids), asking.manifest.n_scores)
         if answer.ids_sha256 != page.sha256 or answer.share.values.shape != expected:
             what = f"party {party} sent a share of shape {answer.share.values.shape}, or of other ids, not {expected}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,8 @@ from fedpredict.model.populations import BucketScorer
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.scoring.buckets import LocalBuckets
 from fedpredict.state.task_base import TaskStore
+from fedpredict.tables.populations import ensure_tables
+from fedpredict.tables.results import ensure_results
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -80,13 +82,15 @@ async def open_offline(
         worker=worker,
     )
     desk = _desk(settings, parts, catalogue, runner)
-    working = []
+    prepared = asyncio.create_task(_prepare(parts))
+    working = [prepared]
     if settings.tasks.run:
-        working = [asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings))]
+        working.append(asyncio.create_task(runner.run()))
+        working.append(asyncio.create_task(_sweep(parts, settings, prepared)))
     if delivers:
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
-        working.append(asyncio.create_task(courier.run()))
+        working.append(asyncio.create_task(_after(prepared, courier.run)))
     try:
         yield OfflineService(desk, who_calls).methods()
     finally:
@@ -120,9 +124,25 @@ def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, r
     )
 
 
-async def _sweep(parts: TaskParts, settings: InitiatorSettings) -> None:
+async def _prepare(parts: TaskParts) -> None:
+    """Make the tables, so that nobody looks into a warehouse that is not there yet."""
+    for ensure in (ensure_tables, ensure_results):
+        try:
+            await asyncio.to_thread(ensure, parts.warehouse)
+        except FedPredictError as error:  # whoever needs them says so again
+            logger.warning("tasks.not_prepared", extra={"reason": str(error)})
+
+
+async def _after(prepared: asyncio.Task[None], run: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait({prepared})
+    await run()
+
+
+async def _sweep(parts: TaskParts, settings: InitiatorSettings, prepared: asyncio.Task[None]) -> None:
+    await asyncio.wait({prepared})
+
     def once() -> None:
-        sweep(parts.store, parts.warehouse, settings.tasks.keep_days, datetime.now(UTC))
+        sweep(parts.store, parts.warehouse, settings.party, settings.tasks.keep_days, datetime.now(UTC))
         sweep_populations(parts.store, parts.warehouse, settings.party, settings.models)
 
     while True:

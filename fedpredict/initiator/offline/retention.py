@@ -7,6 +7,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from fedpredict.initiator.offline.standing import standing_versions
+from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.offline import OfflineState, Upload
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import PopulationVersion, list_versions, remove_versions
@@ -24,12 +25,13 @@ UNFINISHED = (OfflineState.QUEUED, OfflineState.RUNNING, OfflineState.WAITING, O
 MOST_UNFINISHED = 10_000
 
 
-def sweep(store: TaskStore, warehouse: Warehouse, keep_days: int | None, now: datetime) -> None:
+def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | None, now: datetime) -> None:
     """Remove the results of tasks that ended long ago, and lists that no task needs; repeated, it goes on.
 
     Args:
         store: Tasks.
         warehouse: The initiator's.
+        owner: Its party.
         keep_days: Days that results are kept; None: for ever.
         now: In UTC.
 
@@ -45,6 +47,12 @@ def sweep(store: TaskStore, warehouse: Warehouse, keep_days: int | None, now: da
         remove_upload(warehouse, upload)
         store.drop_upload(upload.upload_id)
         logger.info("upload.removed", extra={"upload": upload.upload_id})
+
+    for version in list_versions(warehouse, owner=owner):
+        name = version.population
+        is_left = name.startswith(UPLOAD) and version.created_at < now - UNUSED_UPLOAD
+        if is_left and store.upload(name.removeprefix(UPLOAD)) is None:  # its sender had gone before it was recorded
+            remove_versions(warehouse, [version])
 
 
 def sweep_populations(store: TaskStore, warehouse: Warehouse, owner: str, models: Collection[str]) -> None:

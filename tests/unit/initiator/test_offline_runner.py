@@ -37,6 +37,7 @@ from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.state.tasks import SqlTaskStore, open_task_store
+from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.local import LocalWarehouse
 
@@ -411,9 +412,12 @@ async def test_old_results_and_their_lists_are_removed(bench: Bench) -> None:
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     soon = datetime.now(UTC) + timedelta(days=3)
-    sweep(bench.store, bench.warehouse, None, soon)
+    sweep(bench.store, bench.warehouse, "bank", None, soon)
     assert bench.results(task_id) == EXPECTED
-    sweep(bench.store, bench.warehouse, 2, soon)
+    forgotten = bench.uploads.store([SampleIds.of([b"u2"])], "desk").population.name
+    assert list_versions(bench.warehouse, population=forgotten)
+    sweep(bench.store, bench.warehouse, "bank", 2, soon)
+    assert list_versions(bench.warehouse) == []
     assert bench.warehouse.read("fp_results", ["sample_id"], {}).num_rows == 0
     assert bench.store.unused_uploads(soon) == []
     assert "results were removed" in bench.info(task_id).warnings[-1]
