@@ -17,6 +17,8 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, PartyScorer
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.metrics import outcome_of
+from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import score_ids
@@ -43,6 +45,7 @@ class OfflineAnswers:
         *,
         buckets_at_once: int,
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
+        metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
     ) -> None:
         """Serve one party.
 
@@ -52,11 +55,13 @@ class OfflineAnswers:
             populations: Those that initiators named.
             buckets_at_once: How many buckets are computed, and how many taken, at a time.
             answered: Told of every answer.
+            metrics: Counts them; default: nothing does.
         """
         self._scorer = scorer
         self._policy = policy
         self._populations = populations
         self._answered = answered
+        self._metrics = metrics
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
 
@@ -101,6 +106,21 @@ class OfflineAnswers:
         """Write the share of a bucket into an empty message."""
         query = bucket_query_from_wire(request)
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
+        began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
+        try:
+            reply, digests = await self._score(query, caller, deadline_s)
+        except BaseException as error:
+            counted.failed(outcome_of(error), time.perf_counter() - began)
+            raise
+        elapsed_s = time.perf_counter() - began
+        counted.done(elapsed_s, reply.share.status)
+        fill_bucket_reply(into, query, digests[0], reply)
+        self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
+
+    async def _score(
+        self, query: BucketQuery, caller: Identity, deadline_s: float
+    ) -> tuple[PartyReply, tuple[str, str]]:
+        """Return the share of a bucket, and the digests of its ids and of itself."""
         self._policy.check(caller, query.model_id)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
@@ -110,12 +130,10 @@ class OfflineAnswers:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await score_ids(self._scorer, query, ids, left_s)
-                checksum = await asyncio.to_thread(_checksum, reply.share)
+                return reply, (ids_sha256, await asyncio.to_thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._scorer.party) from error
-        fill_bucket_reply(into, query, ids_sha256, reply)
-        self._note(query, reply, caller=caller, digests=(ids_sha256, checksum), elapsed_s=time.perf_counter() - began)
 
     def _note(
         self, query: BucketQuery, reply: PartyReply, *, caller: Identity, digests: tuple[str, str], elapsed_s: float
