@@ -7,7 +7,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +33,8 @@ from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_w
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_BUCKET_DEADLINE_S = 600.0
 """The longest that a call for a bucket may take."""
@@ -60,6 +66,8 @@ class OfflineAnswers:
         self._scorer = scorer
         self._policy = policy
         self._populations = populations
+        # threads of its own: a warehouse that hangs must not hold up online questions
+        self._threads = ThreadPoolExecutor(2 * buckets_at_once + 2, "fedpredict-offline")
         self._answered = answered
         self._metrics = metrics
         self._turns = asyncio.Semaphore(buckets_at_once)
@@ -82,7 +90,7 @@ class OfflineAnswers:
         notice = notice_from_wire(request)
         add_log_context(request_id=notice.request_id)
         self._check_party(caller, notice.population)
-        standing = await asyncio.to_thread(self._populations.notice, caller.name, notice)
+        standing = await self._thread(self._populations.notice, caller.name, notice)
         return standing_to_wire(notice.request_id, standing)
 
     async def put_bucket(
@@ -93,7 +101,7 @@ class OfflineAnswers:
         add_log_context(request_id=put.request_id)
         self._check_party(caller, put.population)
         async with self._taking:
-            await asyncio.to_thread(self._populations.put, caller.name, put)
+            await self._thread(self._populations.put, caller.name, put)
         return participant_pb2.PopulationBucketReply(request_id=put.request_id)
 
     async def score_bucket(
@@ -130,10 +138,14 @@ class OfflineAnswers:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await score_ids(self._scorer, query, ids, left_s)
-                return reply, (ids_sha256, await asyncio.to_thread(_checksum, reply.share))
+                return reply, (ids_sha256, await self._thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._scorer.party) from error
+
+    async def _thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, copy_context().run, partial(call, *arguments))
 
     def _note(
         self, query: BucketQuery, reply: PartyReply, *, caller: Identity, digests: tuple[str, str], elapsed_s: float
@@ -167,8 +179,8 @@ class OfflineAnswers:
         """Return the ids that a query is about, and their digest."""
         rows = query.rows
         if isinstance(rows, PopulationRows):
-            return await asyncio.to_thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
-        return rows, await asyncio.to_thread(digest_of, rows)
+            return await self._thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
+        return rows, await self._thread(digest_of, rows)
 
 
 def _checksum(share: Share) -> str:
