@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="The population.", metavar="NAME")]
-File = Annotated[Path | None, typer.Option("--file", help="All sample ids: CSV (a header, UTF-8) or Parquet.")]
+File = Annotated[Path | None, typer.Option("--file", help="All sample ids: CSV, Parquet, or .txt with one a line.")]
 Column = Annotated[str | None, typer.Option("--column", help="Their column; default: the only one, or sample_id.")]
 Table = Annotated[str | None, typer.Option("--table", help="All sample ids: a table of this party's warehouse.")]
 By = Annotated[str | None, typer.Option("--by", help="Who does it; default: this user.")]
@@ -79,8 +79,8 @@ def propose(
 def update(
     name: Name,
     *,
-    add: Annotated[Path | None, typer.Option("--add", help="Sample ids that come: CSV or Parquet.")] = None,
-    remove: Annotated[Path | None, typer.Option("--remove", help="Sample ids that go: CSV or Parquet.")] = None,
+    add: Annotated[Path | None, typer.Option("--add", help="Sample ids that come; a file as for --file.")] = None,
+    remove: Annotated[Path | None, typer.Option("--remove", help="Sample ids that go; a file as for --file.")] = None,
     file: File = None,
     table: Table = None,
     column: Column = None,

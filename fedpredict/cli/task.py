@@ -55,7 +55,9 @@ def submit(
     model_id: ModelArgument,
     *,
     ask: Ask,
-    ids: Annotated[Path | None, typer.Option("--ids", help="Sample ids in a CSV or Parquet file.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option("--ids", help="Sample ids: CSV, Parquet, or .txt with one a line.")
+    ] = None,
     column: Annotated[str | None, typer.Option("--column", help="Their column in that file.")] = None,
     population: Annotated[
         str | None, typer.Option("--population", help="A standing population of the initiator's.")

@@ -14,11 +14,13 @@ import pyarrow.parquet
 
 from fedpredict.client.ids import SampleIdsLike, take_ids
 from fedpredict.errors import EmptyRequestError, InputError
+from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.wire.arrow_ids import holds_ids, ids_from_array
 from fedpredict.wire.offline_arrow import CHUNK_BYTES, MAX_CHUNK_ROWS
 
 _NO_LIMIT = 1 << 62
+_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class TableOf:
 
 @dataclass(frozen=True, slots=True)
 class FileOf:
-    """Sample ids in a CSV or Parquet file, which is read in pieces, however large it is.
+    """Sample ids in a CSV, Parquet or text file, which is read in pieces, however large it is.
 
     Attributes:
-        path: The file; its name ends in .csv or .parquet.
+        path: The file; its name ends in .csv, .parquet, or .txt, which has an id on each line and nothing else.
         column: Which holds the ids; None: the only one, or `sample_id`.
     """
 
@@ -96,19 +98,36 @@ def pieces(sample_ids: SampleIds) -> Iterator[SampleIds]:
 
 
 def _check(file: FileOf) -> None:
-    if file.path.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{file.path}: a file of sample ids ends in .csv or .parquet")
+    if file.path.suffix.lower() not in (".csv", ".parquet", ".txt"):
+        raise InputError(f"{file.path}: a file of sample ids ends in .csv, .parquet or .txt")
+    if file.path.suffix.lower() == ".txt" and file.column is not None:
+        raise InputError(f"{file.path}: a text file has an id on each line, and no column {file.column!r}")
     if not file.path.is_file():
         raise InputError(f"{file.path}: there is no such file")
 
 
 def _file_ids(file: FileOf) -> Iterator[SampleIds]:
-    read = _csv_columns if file.path.suffix.lower() == ".csv" else _parquet_columns
+    suffix = file.path.suffix.lower()
     try:
-        for column in read(file):
+        if suffix == ".txt":
+            yield from _lines(file)
+            return
+        for column in _csv_columns(file) if suffix == ".csv" else _parquet_columns(file):
             yield _ids(file, column)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file.path} cannot be read: {error}") from error
+
+
+def _lines(file: FileOf) -> Iterator[SampleIds]:
+    """Give the lines of a text file, without what ends them."""
+    rest = b""
+    with file.path.open("rb") as reader:
+        while block := reader.read(_BLOCK_BYTES):
+            *lines, rest = (rest + block).split(b"\n")
+            rest = rest[: MAX_SAMPLE_ID_BYTES + 2]  # of what is too long for an id, as much as makes it too long
+            yield SampleIds.of([line.removesuffix(b"\r") for line in lines])
+    if rest:
+        yield SampleIds.of([rest.removesuffix(b"\r")])
 
 
 def _csv_columns(file: FileOf) -> Iterator[pa.Array]:

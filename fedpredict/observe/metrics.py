@@ -42,6 +42,8 @@ SECONDS: Final = (
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
 """Upper bounds of latency buckets: 0.1 ms to 10 s, closest where answers are expected."""
+LONG: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0)
+"""Upper bounds for what takes long."""
 ROWS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 1e5)
 REQUESTS_A_ROUND: Final = tuple(float(2**power) for power in range(11))
 PAUSES: Final = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
@@ -110,6 +112,10 @@ PARTY_LINKS = _gauge("party_links", ("party", "carrier"), "Connections to the pa
 PARTY_RECONNECTS = _counter("party_reconnects", ("party",), "Connections to the party that were made again.")
 SCORE_SECONDS = _histogram("score_seconds", ("caller", "model", "outcome"), "Seconds that a share took here.")
 SCORE_ROWS = _counter("score_rows", ("caller", "model", "status"), "Rows of shares, by the status of the row.")
+BUCKET_SECONDS = _histogram(
+    "bucket_seconds", ("caller", "model", "outcome"), "Seconds that a bucket of an offline task took here.", LONG
+)
+BUCKET_ROWS = _counter("bucket_rows", ("caller", "model", "status"), "Rows of buckets, by the status of the row.")
 STORE_AGE_SECONDS = _gauge("store_age_seconds", _VIEW, "Seconds since the instant of the snapshot that is served.")
 STORE_ROWS = _gauge("store_rows", _VIEW, "Rows of the snapshot that is served.")
 STORE_BYTES = _gauge("store_bytes", _VIEW, "Bytes that the snapshot takes, in memory or mapped.")
@@ -129,7 +135,7 @@ INITIATOR: Final = (
     *(ROUNDS_IN_FLIGHT, QUEUE_REQUESTS, QUEUE_ROWS, PARTY_SECONDS, PARTY_ELAPSED_SECONDS, PARTY_CONNECTED),
     *(PARTY_LINKS, PARTY_RECONNECTS, MISFIT_ROWS),
 )
-PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS)
+PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS, BUCKET_SECONDS, BUCKET_ROWS)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)
 SCHEDULE: Final = (SCHEDULE_RUNS,)
 PROCESS: Final = (LOOP_LAG_SECONDS, GC_PAUSE_SECONDS, LOG_DROPPED, BUILD_INFO)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from typing_extensions import override
 
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe import metrics
-from fedpredict.observe.counting import Distribution, Reading, Source, Tally, distributions, tallies
+from fedpredict.observe.counting import Distribution, Family, Reading, Source, Tally, distributions, tallies
 from fedpredict.observe.metrics import UNKNOWN, Outcome
 
 _OK = bytes([SampleStatus.OK])
@@ -46,8 +46,8 @@ class Scores:
             self._count("ok", seconds)
             return "ok"
         self._count("partial", seconds)
-        for code, times in Counter(rows).items():
-            if code != SampleStatus.OK:
+        for code, times in enumerate(np.bincount(status).tolist()):
+            if times and code != SampleStatus.OK:
                 self._open_rows(SampleStatus(code)).value += times
         return "partial"
 
@@ -88,25 +88,38 @@ class ParticipantMetrics(Source):
         self._seconds = distributions(metrics.SCORE_SECONDS)
         self._rows = tallies(metrics.SCORE_ROWS)
         self._scores: dict[tuple[str, str], Scores] = {}
+        self._bucket_seconds = distributions(metrics.BUCKET_SECONDS)
+        self._bucket_rows = tallies(metrics.BUCKET_ROWS)
+        self._buckets: dict[tuple[str, str], Scores] = {}
 
     def score(self, caller: str, model: str) -> Scores:
         """Return the recorder of a caller and model."""
         found = self._scores.get((caller, model))
-        if found is not None:
-            return found
+        return found or self._scores.setdefault(*self._made(caller, model, self._seconds, self._rows))
+
+    def bucket(self, caller: str, model: str) -> Scores:
+        """Return the recorder of a caller's offline tasks about a model."""
+        found = self._buckets.get((caller, model))
+        return found or self._buckets.setdefault(*self._made(caller, model, self._bucket_seconds, self._bucket_rows))
+
+    def _made(
+        self, caller: str, model: str, seconds: Family[Distribution], rows: Family[Tally]
+    ) -> tuple[tuple[str, str], Scores]:
         who = caller if caller in self._callers else UNKNOWN
         what = model if self._knows(model) else UNKNOWN
         made = Scores(
-            lambda outcome: self._seconds.child(who, what, outcome),
-            lambda status: self._rows.child(who, what, status.name.lower()),
+            lambda outcome: seconds.child(who, what, outcome),
+            lambda status: rows.child(who, what, status.name.lower()),
         )
-        return self._scores.setdefault((who, what), made)
+        return (who, what), made
 
     @override
     def read(self) -> Iterable[Reading]:
         """Return everything, in the order of the declarations."""
         yield self._seconds.reading()
         yield self._rows.reading()
+        yield self._bucket_seconds.reading()
+        yield self._bucket_rows.reading()
 
 
 class _NoScores(Scores):
@@ -131,6 +144,10 @@ class _NoParticipantMetrics(ParticipantMetrics):
 
     @override
     def score(self, caller: str, model: str) -> Scores:
+        return self._none
+
+    @override
+    def bucket(self, caller: str, model: str) -> Scores:
         return self._none
 
 

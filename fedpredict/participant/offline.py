@@ -7,7 +7,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +21,8 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, PartyScorer
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.metrics import outcome_of
+from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import score_ids
@@ -27,6 +33,8 @@ from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_w
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_BUCKET_DEADLINE_S = 600.0
 """The longest that a call for a bucket may take."""
@@ -43,6 +51,7 @@ class OfflineAnswers:
         *,
         buckets_at_once: int,
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
+        metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
     ) -> None:
         """Serve one party.
 
@@ -52,11 +61,15 @@ class OfflineAnswers:
             populations: Those that initiators named.
             buckets_at_once: How many buckets are computed, and how many taken, at a time.
             answered: Told of every answer.
+            metrics: Counts them; default: nothing does.
         """
         self._scorer = scorer
         self._policy = policy
         self._populations = populations
+        # threads of its own: a warehouse that hangs must not hold up online questions
+        self._threads = ThreadPoolExecutor(2 * buckets_at_once + 2, "fedpredict-offline")
         self._answered = answered
+        self._metrics = metrics
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
 
@@ -77,7 +90,7 @@ class OfflineAnswers:
         notice = notice_from_wire(request)
         add_log_context(request_id=notice.request_id)
         self._check_party(caller, notice.population)
-        standing = await asyncio.to_thread(self._populations.notice, caller.name, notice)
+        standing = await self._thread(self._populations.notice, caller.name, notice)
         return standing_to_wire(notice.request_id, standing)
 
     async def put_bucket(
@@ -88,7 +101,7 @@ class OfflineAnswers:
         add_log_context(request_id=put.request_id)
         self._check_party(caller, put.population)
         async with self._taking:
-            await asyncio.to_thread(self._populations.put, caller.name, put)
+            await self._thread(self._populations.put, caller.name, put)
         return participant_pb2.PopulationBucketReply(request_id=put.request_id)
 
     async def score_bucket(
@@ -101,6 +114,21 @@ class OfflineAnswers:
         """Write the share of a bucket into an empty message."""
         query = bucket_query_from_wire(request)
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
+        began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
+        try:
+            reply, digests = await self._score(query, caller, deadline_s)
+        except BaseException as error:
+            counted.failed(outcome_of(error), time.perf_counter() - began)
+            raise
+        elapsed_s = time.perf_counter() - began
+        counted.done(elapsed_s, reply.share.status)
+        fill_bucket_reply(into, query, digests[0], reply)
+        self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
+
+    async def _score(
+        self, query: BucketQuery, caller: Identity, deadline_s: float
+    ) -> tuple[PartyReply, tuple[str, str]]:
+        """Return the share of a bucket, and the digests of its ids and of itself."""
         self._policy.check(caller, query.model_id)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
@@ -110,12 +138,14 @@ class OfflineAnswers:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await score_ids(self._scorer, query, ids, left_s)
-                checksum = await asyncio.to_thread(_checksum, reply.share)
+                return reply, (ids_sha256, await self._thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._scorer.party) from error
-        fill_bucket_reply(into, query, ids_sha256, reply)
-        self._note(query, reply, caller=caller, digests=(ids_sha256, checksum), elapsed_s=time.perf_counter() - began)
+
+    async def _thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, copy_context().run, partial(call, *arguments))
 
     def _note(
         self, query: BucketQuery, reply: PartyReply, *, caller: Identity, digests: tuple[str, str], elapsed_s: float
@@ -149,8 +179,8 @@ class OfflineAnswers:
         """Return the ids that a query is about, and their digest."""
         rows = query.rows
         if isinstance(rows, PopulationRows):
-            return await asyncio.to_thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
-        return rows, await asyncio.to_thread(digest_of, rows)
+            return await self._thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
+        return rows, await self._thread(digest_of, rows)
 
 
 def _checksum(share: Share) -> str:

@@ -183,10 +183,10 @@ class StandingPopulations:
         known: PopulationVersion | None,
         versions: dict[_Key, PopulationVersion],
     ) -> PopulationVersion:
-        if known is not None:
-            if (known.n_ids, known.digests) != (notice.n_ids, notice.digests):
-                raise refusal(notice.population, f"version {notice.version} was told with other ids before")
+        if known is not None and (known.n_ids, known.digests) == (notice.n_ids, notice.digests):
             return known
+        if known is not None and known.state is not PopulationState.REVOKED:
+            raise refusal(notice.population, f"version {notice.version} was told with other ids before")
         self._check_room(owner, notice, len(versions))
         now = datetime.now(UTC)
         version = PopulationVersion(

@@ -203,6 +203,7 @@ class ParticipantServer:
             populations,
             buckets_at_once=settings.buckets_at_once,
             answered=self._answered.add,
+            metrics=self._metrics,
         )
 
     async def _observe(self) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import grpc
 
@@ -18,7 +17,7 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.offline.courier import PopulationCourier
 from fedpredict.initiator.offline.desk import TaskDesk
-from fedpredict.initiator.offline.retention import sweep
+from fedpredict.initiator.offline.retention import sweep, sweep_populations
 from fedpredict.initiator.offline.runner import TaskRunner
 from fedpredict.initiator.offline.service import OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
@@ -141,10 +140,14 @@ async def _after(prepared: asyncio.Task[None], run: Callable[[], Awaitable[None]
 
 async def _sweep(parts: TaskParts, settings: InitiatorSettings, prepared: asyncio.Task[None]) -> None:
     await asyncio.wait({prepared})
-    sweeping = partial(sweep, parts.store, parts.warehouse, settings.party, settings.tasks.keep_days)
+
+    def once() -> None:
+        sweep(parts.store, parts.warehouse, settings.party, settings.tasks.keep_days, datetime.now(UTC))
+        sweep_populations(parts.store, parts.warehouse, settings.party, settings.models)
+
     while True:
         try:
-            await asyncio.to_thread(sweeping, datetime.now(UTC))
+            await asyncio.to_thread(once)
         except FedPredictError as error:
             logger.warning("tasks.not_swept", extra={"reason": str(error)})
         await asyncio.sleep(SWEEP_S)

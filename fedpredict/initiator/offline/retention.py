@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
+from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import UPLOAD
-from fedpredict.model.offline import Upload
+from fedpredict.model.offline import OfflineState, Upload
 from fedpredict.state.task_base import TaskStore
-from fedpredict.tables.populations import list_versions, remove_versions
+from fedpredict.tables.populations import PopulationVersion, list_versions, remove_versions
 from fedpredict.tables.results import remove_results
 from fedpredict.warehouse.base import Warehouse
 
@@ -16,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 UNUSED_UPLOAD = timedelta(days=1)
 """How long a list is kept that no task is about."""
+KEEP_VERSIONS = 3
+"""Versions of a standing population that stay, the newest included."""
+UNFINISHED = (OfflineState.QUEUED, OfflineState.RUNNING, OfflineState.WAITING, OfflineState.FAILED)
+"""The states of tasks that read ids, or may again."""
+MOST_UNFINISHED = 10_000
 
 
 def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | None, now: datetime) -> None:
@@ -46,6 +53,35 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
         is_left = name.startswith(UPLOAD) and version.created_at < now - UNUSED_UPLOAD
         if is_left and store.upload(name.removeprefix(UPLOAD)) is None:  # its sender had gone before it was recorded
             remove_versions(warehouse, [version])
+
+
+def sweep_populations(store: TaskStore, warehouse: Warehouse, owner: str, models: Collection[str]) -> None:
+    """Remove the versions of standing populations before the newest ones, but for those that a task still needs.
+
+    Args:
+        store: Tasks.
+        warehouse: The initiator's.
+        owner: Its party.
+        models: All of its models.
+
+    Raises:
+        WarehouseError, StateError: As they say; what was removed by then stays so.
+    """
+    by_name: dict[str, list[PopulationVersion]] = {}
+    for version in standing_versions(warehouse, owner):
+        by_name.setdefault(version.population, []).append(version)
+    old = [each for versions in by_name.values() for each in versions[:-KEEP_VERSIONS]]
+    if not old:
+        return
+    unfinished = store.tasks(models, limit=MOST_UNFINISHED, states=UNFINISHED)
+    if len(unfinished) == MOST_UNFINISHED:
+        return
+    needed = {(each.new.population.name, each.new.population.version) for each in unfinished}
+    gone = [each for each in old if (each.population, each.version) not in needed]
+    remove_versions(warehouse, gone)
+    for version in gone:
+        extra = {"population": version.population, "version": version.version}
+        logger.info("population.version_removed", extra=extra)
 
 
 def remove_upload(warehouse: Warehouse, upload: Upload) -> None:

@@ -218,6 +218,26 @@ def test_the_share_of_several_models_is_counted_by_model() -> None:
     }
 
 
+def test_buckets_of_offline_tasks_are_counted_apart_from_shares() -> None:
+    participant = ParticipantMetrics({"hospital"}, lambda model: model == "credit")
+    status = np.full(300, SampleStatus.OK, np.uint8)
+    status[:7] = SampleStatus.NOT_FOUND
+
+    participant.bucket("hospital", "credit").done(12.0, status)
+    participant.bucket("hospital", "credit").failed("failed_precondition", 0.01)
+
+    text = page(participant)
+    assert {key: value for key, value in of(text, "fedpredict_bucket_seconds_count").items() if value} == {
+        '{caller="hospital",model="credit",outcome="partial"}': 1.0,
+        '{caller="hospital",model="credit",outcome="failed_precondition"}': 1.0,
+    }
+    assert {key: value for key, value in of(text, "fedpredict_bucket_rows_total").items() if value} == {
+        '{caller="hospital",model="credit",status="ok"}': 293.0,
+        '{caller="hospital",model="credit",status="not_found"}': 7.0,
+    }
+    assert not of(text, "fedpredict_score_seconds_count")
+
+
 def test_edges_and_models_are_asked_when_the_page_is_read() -> None:
     serving = ServingMetrics({"credit"})
     serving.connections("http", lambda: 64)

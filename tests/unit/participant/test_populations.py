@@ -202,6 +202,13 @@ def test_a_version_that_is_told_anew_with_other_ids_is_refused(lab: Lab) -> None
         lab.taken.notice("bank", replace(notice_of(1, PEOPLE), n_ids=41))
 
 
+def test_a_version_that_was_revoked_may_be_told_with_other_ids(lab: Lab) -> None:
+    lab.send(1, PEOPLE)
+    revoke(lab.warehouse, "bank", "p", 1, "ada")
+
+    assert lab.send(1, PEOPLE[1:]) is PopulationState.PROPOSED
+
+
 def test_a_version_of_more_ids_than_were_told_is_never_complete(lab: Lab) -> None:
     lab.taken.notice("bank", replace(notice_of(1, PEOPLE), n_ids=30))
     lab.taken.put("bank", put_of(1, PEOPLE, 0))

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedpredict.client import populations
+from fedpredict.client.populations import FileOf, chunks_of
+from fedpredict.errors import InputError
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_a_text_file_has_an_id_on_each_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(populations, "_BLOCK_BYTES", block)
+    path = tmp_path / "ids.txt"
+    path.write_bytes("u1\nü,2\r\n\n padded \nlast".encode())
+
+    ids = [each for piece in chunks_of(path)() for each in piece]
+
+    assert ids == [b"u1", "ü,2".encode(), b"", b" padded ", b"last"]
+
+
+def test_a_line_that_is_no_id_is_none_however_long_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(populations, "_BLOCK_BYTES", 1_000)
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"u1\n" + b"x" * 10_000 + b"\nu2\n")
+
+    first, long, last = [each for piece in chunks_of(path)() for each in piece]
+
+    assert (first, last) == (b"u1", b"u2")
+    assert 256 < len(long) < 2_000
+
+
+def test_a_text_file_has_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("u1\n")
+
+    with pytest.raises(InputError, match="an id on each line, and no column 'who'"):
+        chunks_of(FileOf(path, "who"))
+    with pytest.raises(InputError, match=r"ends in \.csv, \.parquet or \.txt"):
+        chunks_of(tmp_path / "ids.xlsx")

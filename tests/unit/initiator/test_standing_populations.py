@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from fedpredict.errors import FedPredictError, InputError, PartyUnavailableError
+from fedpredict.initiator.offline import retention, standing
+from fedpredict.initiator.offline.courier import PopulationCourier, Recipient
+from fedpredict.model.offline import PopulationRef
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import BucketDelta, BucketIds, PopulationNotice, PopulationStanding, PopulationState
+from fedpredict.participant.populations import StandingPopulations
+from fedpredict.participant.settings import CallerSettings, PopulationSettings
+from fedpredict.state.tasks import open_task_store
+from fedpredict.tables.deliveries import Delivery, list_deliveries
+from fedpredict.tables.populations import known_buckets, read_bucket, remove_buckets
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.contract.test_task_store import new
+
+PEOPLE = [b"u%d" % number for number in range(200)]
+
+
+def batch(*ids: bytes) -> list[SampleIds]:
+    return [SampleIds.of(ids)]
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[LocalWarehouse]:
+    (tmp_path / "bank").mkdir()
+    warehouse = LocalWarehouse(tmp_path / "bank")
+    yield warehouse
+    warehouse.close()
+
+
+def propose(bank: LocalWarehouse, ids: list[bytes] = PEOPLE, parties: tuple[str, ...] = ("lab",)) -> None:
+    standing.propose(bank, "bank", "people", batch(*ids), parties=parties, by="ada", least_buckets=8)
+
+
+class Lab(Recipient):
+    """A participant in this process; what it is sent is noted, and it fails where the test says so."""
+
+    def __init__(self, folder: Path, *, accepts: bool = True) -> None:
+        folder.mkdir()
+        self.warehouse = LocalWarehouse(folder)
+        self.callers = {"bank": CallerSettings(models=("*",), accept_populations=accepts)}
+        self.taken = self.process()
+        self.sent: list[BucketIds] = []
+        self.fails: Callable[[int], FedPredictError | None] = lambda _: None
+
+    def process(self) -> StandingPopulations:
+        return StandingPopulations(self.warehouse, PopulationSettings(), self.callers, poll_s=0.001)
+
+    @override
+    async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
+        return self.taken.notice("bank", notice)
+
+    @override
+    async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
+        error = self.fails(len(self.sent))
+        if error is not None:
+            raise error
+        self.sent.append(bucket)
+        self.taken.put("bank", bucket)
+
+    def ids(self, digests: tuple[str, ...]) -> set[bytes]:
+        parts = [read_bucket(self.warehouse, "bank", "people", at, digest) for at, digest in enumerate(digests)]
+        return {each for part in parts for each in part}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "lab")
+
+
+@asynccontextmanager
+async def delivering(bank: LocalWarehouse, **recipients: Recipient) -> AsyncIterator[None]:
+    running = asyncio.create_task(PopulationCourier(bank, "bank", recipients, look_s=0.01).run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def until(bank: LocalWarehouse, reached: Callable[[Delivery], bool], party: str = "lab") -> Delivery:
+    async with asyncio.timeout(30.0):
+        while True:
+            (found,) = [each for each in list_deliveries(bank, "bank", "people") if each.party == party]
+            if reached(found):
+                return found
+            await asyncio.sleep(0.01)
+
+
+def accepted(version: int) -> Callable[[Delivery], bool]:
+    return lambda each: (each.version, each.state, each.problem) == (version, PopulationState.ACCEPTED, "")
+
+
+async def test_what_was_under_way_when_a_party_went_away_goes_on_with_what_is_missing(
+    bank: LocalWarehouse, lab: Lab
+) -> None:
+    propose(bank)
+    away = PartyUnavailableError("party lab: the link was lost", party="lab")
+    lab.fails = lambda n_sent: away if n_sent == 3 else None
+    async with delivering(bank, lab=lab):
+        found = await until(bank, lambda each: bool(each.problem))
+        assert "the link was lost" in found.problem
+        assert len(lab.sent) == 3
+        lab.fails = lambda _: None
+        await until(bank, accepted(1))
+
+    assert sorted(each.bucket for each in lab.sent) == list(range(8))
+    assert lab.ids(standing.newest_of(bank, "bank", "people").digests) == set(PEOPLE)
+
+
+async def test_a_new_version_travels_as_what_changed_and_whole_where_that_is_refused(
+    bank: LocalWarehouse, lab: Lab
+) -> None:
+    propose(bank)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+        lab.sent.clear()
+        made = standing.update(bank, "bank", "people", batch(b"new"), removed=batch(b"u7"), by="ada")
+        await until(bank, accepted(2))
+        assert {type(each.content) for each in lab.sent} == {BucketDelta}
+        assert len(lab.sent) == made.changed_buckets
+        lab.sent.clear()
+
+        # the participant has lost what the next delta is of
+        remove_buckets(lab.warehouse, "bank", "people", known_buckets(lab.warehouse, "bank", "people"))
+        lab.taken = lab.process()
+        made = standing.update(bank, "bank", "people", batch(b"more"), removed=[], by="ada")
+        await until(bank, accepted(3))
+
+    assert {type(each.content) for each in lab.sent} == {BucketDelta, SampleIds}
+    assert lab.ids(made.version.digests) == {*PEOPLE, b"new", b"more"} - {b"u7"}
+
+
+async def test_a_party_that_refuses_is_told_of_in_its_words_and_the_others_get_theirs(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    mill = Lab(tmp_path / "mill")
+    mill.callers.clear()
+    propose(bank, parties=("lab", "mill"))
+    async with delivering(bank, lab=lab, mill=mill):
+        await until(bank, accepted(1))
+        found = await until(bank, lambda each: bool(each.problem), "mill")
+
+    assert "no populations are taken here" in found.problem
+    assert (found.version, found.state) == (1, None)
+
+
+async def test_a_population_that_is_revoked_is_brought_to_nobody(bank: LocalWarehouse, lab: Lab) -> None:
+    propose(bank)
+    standing.revoke(bank, "bank", "people", "ada")
+    standing.propose(bank, "bank", "others", batch(b"u1"), parties=["lab"], by="ada")
+    async with delivering(bank, lab=lab):
+        async with asyncio.timeout(30.0):
+            while not any(each.state for each in list_deliveries(bank, "bank", "others")):
+                await asyncio.sleep(0.01)
+
+    assert {each.population for each in lab.sent} == {"others"}
+
+
+def test_what_is_added_and_removed_makes_the_next_version(bank: LocalWarehouse) -> None:
+    propose(bank)
+    added, removed = batch(b"new", b"u1", b"\n"), batch(b"u2", b"nobody", b"", *PEOPLE[100:])
+
+    made = standing.update(bank, "bank", "people", added, removed=removed, by="grace")
+
+    parts = [read_bucket(bank, "bank", "people", at, each) for at, each in enumerate(made.version.digests)]
+    assert {each for part in parts for each in part} == {*PEOPLE[:100], b"new"} - {b"u2"}
+    assert (made.version.version, made.version.n_ids, made.version.changed_by) == (2, 100, "grace")
+    assert (made.taken.invalid, made.taken.first_invalid) == (1, 3)
+    unchanged = standing.update(bank, "bank", "people", batch(b"new"), removed=[], by="grace")
+    assert (unchanged.is_new, unchanged.version) == (False, made.version)
+    assert [each.version for each in standing.standing_versions(bank, "bank")] == [1, 2]
+
+
+def test_everybody_removed_is_refused(bank: LocalWarehouse) -> None:
+    propose(bank)
+
+    with pytest.raises(InputError, match="no sample id among them"):
+        standing.update(bank, "bank", "people", [], removed=batch(*PEOPLE), by="ada")
+    assert [each.version for each in standing.standing_versions(bank, "bank")] == [1]
+
+
+def test_old_versions_go_unless_a_task_needs_them(bank: LocalWarehouse, tmp_path: Path) -> None:
+    propose(bank)
+    for number in range(2, 7):
+        standing.update(bank, "bank", "people", batch(b"new-%d" % number), removed=[], by="ada")
+    store = open_task_store("sqlite:///state.db", tmp_path)
+    store.submit(new(population=PopulationRef(owner="bank", name="people", version=2, is_standing=True)))
+
+    retention.sweep_populations(store, bank, "bank", ["credit"])
+    store.close()
+
+    assert [each.version for each in standing.standing_versions(bank, "bank")] == [2, 4, 5, 6]
+    left = {bucket for each in standing.standing_versions(bank, "bank") for bucket in enumerate(each.digests)}
+    assert known_buckets(bank, "bank", "people") == left
+
+
+def test_a_population_for_nobody_is_refused(bank: LocalWarehouse) -> None:
+    with pytest.raises(InputError, match="name the parties that it is for"):
+        propose(bank, parties=())
+    with pytest.raises(InputError, match="there is no population people; there is none at all"):
+        standing.newest_of(bank, "bank", "people")
