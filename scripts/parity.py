@@ -5,7 +5,8 @@ which feature, published in every party's warehouse, scored there by every engin
 library says of the joined table. `max_abs` is the largest absolute difference of a prediction; `max_rel` the largest
 difference of a raw score relative to the sum of its absolute terms. Exit code 1 where one is above its tolerance.
 Spark is asked for 2,000 rows at most and Hive for 200, and both perhaps for the first data sets of a kind and source
-alone (`--first`), as each part costs them seconds; a part that two forms of a model's file come to, once.
+alone (`--first`), as each part costs them seconds; a part that two forms of a model's file come to, once. An engine
+that a model is not offered for has no line.
 """
 
 from __future__ import annotations
