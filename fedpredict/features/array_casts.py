@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import numpy as np
 from sqlglot import exp
@@ -18,6 +18,8 @@ from fedpredict.tables.script_types import BOOLEAN, DATE, DOUBLE, INT, NULL, TEX
 DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
+_WIDE = Context(prec=100)
+"""Python's own rounds after 28 digits."""
 _TYPES = {
     exp.DataType.Type.TEXT: TEXT,
     exp.DataType.Type.BIGINT: INT,
@@ -119,7 +121,7 @@ def parsed(text: str, kind: ScriptType) -> Array:
         case "double":
             return np.array([float(text)])
         case "decimal" | "int":
-            number = int(Decimal(text).scaleb(kind.scale))
+            number = int(Decimal(text).scaleb(kind.scale, _WIDE))
             return wide(np.array([number], dtype=None if abs(number) < 2**63 else object), kind.digits)
         case "timestamp":
             return np.array([(datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // _MICRO])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal
 from math import isfinite
 
 import msgspec
@@ -15,7 +15,7 @@ from fedpredict.model.ids import valid_sample_ids
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.tables.script_shape import parse_shape
 from fedpredict.tables.script_store import RegisteredView
-from fedpredict.tables.script_types import ScriptType
+from fedpredict.tables.script_types import INT_DIGITS, MAX_DIGITS, ScriptType
 from fedpredict.tables.script_view import ScriptSource
 
 MAX_CONTENT_BYTES = 65_536
@@ -25,6 +25,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 _PLAIN = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_WIDE = Context(prec=100)
+"""Python's own rounds after 28 digits; a decimal has up to 38 of them, twice with those that it is scaled by."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -109,7 +111,7 @@ def stored_value(name: str, value: object, kind: ScriptType) -> object:
     """Return a value, not None, in the form that it is stored in; raise `OddEventError` where it is not of the type."""
     try:
         return _RULES[kind.kind](value, kind)
-    except (ValueError, TypeError, OverflowError, InvalidOperation):
+    except (ValueError, TypeError, ArithmeticError):
         raise OddEventError(f"{name} is no {_WANTED.get(kind.kind, str(kind))}") from None
 
 
@@ -125,7 +127,7 @@ def _text(value: object, _kind: ScriptType) -> str:
 def _int(value: object, _kind: ScriptType) -> int:
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
-    if isinstance(value, Decimal) and value == value.to_integral_value():
+    if isinstance(value, Decimal) and _is_short(value, INT_DIGITS) and value == value.to_integral_value():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
         raise TypeError(value)
@@ -138,10 +140,22 @@ def _decimal(value: object, kind: ScriptType) -> str:
     if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
         raise TypeError(value)
     number = Decimal(repr(value) if isinstance(value, float) else value)
-    scaled = number.scaleb(kind.scale)
-    if not number.is_finite() or scaled != scaled.to_integral_value() or abs(scaled) >= 10**kind.digits:
+    if not _is_short(number, MAX_DIGITS):
         raise ValueError(value)
-    return f"{number:f}"
+    scaled = number.scaleb(kind.scale, _WIDE)
+    if scaled != scaled.to_integral_value() or scaled.copy_abs() >= 10**kind.digits:
+        raise ValueError(value)
+    # no more zeros than the scale, which would be digits that its column has no place for
+    return f"{scaled.to_integral_value().scaleb(-kind.scale, _WIDE):f}"
+
+
+def _is_short(number: Decimal, digits: int) -> bool:
+    """Return whether a number has at most so many digits before the point, and 38 after it.
+
+    To be asked first: a few bytes of JSON, such as 1e999999, are a number that takes seconds to convert.
+    """
+    exponent = number.as_tuple().exponent
+    return isinstance(exponent, int) and number.adjusted() < digits and exponent >= -MAX_DIGITS
 
 
 def _double(value: object, _kind: ScriptType) -> float | None:

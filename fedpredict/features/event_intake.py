@@ -90,7 +90,7 @@ def json_lines(data: bytes) -> Iterator[tuple[int, Mapping[str, object] | None]]
             continue
         try:
             yield number, _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError):  # an exponent of 20 digits
             yield number, None
 
 

@@ -58,7 +58,19 @@ _PARSED: dict[str, Callable[[Any], Any]] = {
 
 def declared_array(values: Sequence[Any], kind: ScriptType) -> pa.Array:
     """Return values of any kind as a column of a declared type; NULL where one cannot be read in it."""
-    return pa.array([_declared(value, kind) for value in values], arrow_type(kind))
+    read, wanted = [_declared(value, kind) for value in values], arrow_type(kind)
+    try:
+        return pa.array(read, wanted)
+    except pa.ArrowInvalid:  # one value must not keep everybody else's from being read
+        return pa.array([each if _fits(each, wanted) else None for each in read], wanted)
+
+
+def _fits(value: Any, wanted: pa.DataType) -> bool:
+    try:
+        pa.array([value], wanted)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _declared(value: Any, kind: ScriptType) -> Any:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.features.array_casts import parsed
 from fedpredict.features.raw import arrow_schema, arrow_type
 from fedpredict.features.realtime import Extracted, RealtimeView
 from fedpredict.features.view_fixture import Fixture, Row, generated
 from fedpredict.tables.script_store import RegisteredView
-from fedpredict.tables.script_types import ScriptType
+from fedpredict.tables.script_types import ScriptType, decimal
 from fedpredict.tables.script_view import ScriptSource, ScriptView
 from fedpredict.warehouse.local_engine import MemoryEngine
 from tests.raw_transactions import AS_OF, example
@@ -245,3 +246,8 @@ def test_what_numpy_has_not_is_duckdbs(engine: MemoryEngine) -> None:
     row: Row = {"who": 7, "number": 1, "at": "2024-02-29 00:00:00", "label": " a "}
     found = realtime.compute(table_of(view.sources["t"], [row]), MICROS)
     assert (found.places, list(found.texts["other"])) == ({"7": 0}, ["a"])
+
+
+def test_a_literal_of_38_digits_is_not_rounded() -> None:
+    given = "123456789012345678901234567890123456.78"
+    assert parsed(given, decimal(38, 2)).tolist() == [int(given.replace(".", ""))]

@@ -24,7 +24,7 @@ from fedpredict.features.event_intake import (
     table_rows,
     take_events,
 )
-from fedpredict.features.event_source import EventSource
+from fedpredict.features.event_source import EventSource, _fits
 from fedpredict.public_status import public_status
 from fedpredict.state.event_base import FeedCount, StoredEvent
 from fedpredict.tables.script_store import RegisteredView
@@ -198,6 +198,41 @@ def test_no_event_at_all_and_too_many_reasons() -> None:
     with pytest.raises(EventsRefusedError) as raised:
         take_events(Memory(), FEED, json_lines(b"\n".join([b"{}"] * 50)))
     assert (raised.value.n_refused, len(raised.value.refused)) == (50, MAX_TOLD)
+
+
+@pytest.mark.parametrize("column", ["number", "amount"])
+@pytest.mark.parametrize("text", ["1e150000", "1e999999", "0e-5000000", "-1e-999999", "1e99999999999999999999"])
+def test_a_number_of_a_few_bytes_that_takes_seconds_to_convert_is_refused(column: str, text: str) -> None:
+    line = json.dumps({**GOOD, column: "HERE"}).replace('"HERE"', text).encode()
+    with pytest.raises(EventsRefusedError) as raised:
+        take_events(Memory(), FEED, json_lines(line))
+    assert raised.value.n_refused == 1
+
+
+WIDE = [
+    ("9" * 36 + ".99", "9" * 36 + ".99"),
+    ("9" * 36 + ".99000", "9" * 36 + ".99"),
+    ("-12345678901234567890123456789.1", "-12345678901234567890123456789.10"),
+]
+
+
+@pytest.mark.parametrize(("given", "kept"), WIDE)
+def test_decimals_keep_all_of_their_38_digits(given: str, kept: str) -> None:
+    wide, store = view_of(DEFINITION.replace("decimal(6,2)", "decimal(38,2)")), Memory()
+    feed = feed_of(wide, [wide])
+    take_events(store, feed, json_lines(lines_of({**GOOD, "amount": given})))
+    assert read_back(store, feed)[0]["amount"] == Decimal(kept)
+
+
+def test_a_decimal_with_a_digit_too_many_is_refused_however_long_it_is() -> None:
+    wide = view_of(DEFINITION.replace("decimal(6,2)", "decimal(38,2)"))
+    with pytest.raises(OddEventError, match=r"amount is no decimal\(38,2\)"):
+        feed_of(wide, [wide]).event({**GOOD, "amount": "12345678901234567890123456789.123"})
+
+
+def test_a_stored_value_that_no_column_holds_takes_no_other_with_it() -> None:
+    assert _fits(Decimal("1.5"), pa.decimal128(6, 2))
+    assert not _fits(Decimal("1.555"), pa.decimal128(6, 2))
 
 
 def test_a_large_event_is_refused() -> None:
