@@ -157,14 +157,24 @@ def _create_engine(url: URL, password: str | None, key: str, *, keeps: bool) -> 
             raise ConfigError(f"{key}: SQLite asks for no password; take the password out, or name a server")
         url = url.set(password=password)
     if url.get_backend_name() == "postgresql":
-        options = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
-        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict", "options": options}
+        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict"}
         given = {key: value for key, value in own.items() if key not in url.query}
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=given)
+        return sa.create_engine(url, pool_pre_ping=True, connect_args={**given, "options": _postgres_options(url)})
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
         return sa.create_engine(url, poolclass=sa.QueuePool if keeps else sa.NullPool)
     return sa.create_engine(url, pool_pre_ping=True)
+
+
+def _postgres_options(url: URL) -> str:
+    """Return the settings of a session: limits, which the URL may change, and UTC, which nothing may.
+
+    A time without a zone is compared in the session's, so another one would move it by hours.
+    """
+    asked = url.query.get("options", ())
+    texts = (asked,) if isinstance(asked, str) else asked
+    limits = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+    return " ".join((limits, *texts, "-c TimeZone=UTC"))
 
 
 def _configure_sqlite(engine: sa.Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -113,8 +114,8 @@ def as_lines(events: Sequence[Event]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
-def write_table(url: str, table: str, events: list[Event]) -> None:
-    columns = "id text, at timestamptz, account text, merchant text, amount numeric(12,2), channel text"
+def write_table(url: str, table: str, events: list[Event], time: str = "timestamptz") -> None:
+    columns = f"id text, at {time}, account text, merchant text, amount numeric(12,2), channel text"
     with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
         connection.execute(f"CREATE TABLE {table} ({columns})")
         with connection.cursor() as cursor:
@@ -159,6 +160,30 @@ def test_any_number_of_ids_can_be_asked_for(fill: Fill) -> None:
     ids = [f"a{number}" for number in range(2 * MOST_IDS + 7)]
     filled = fill([Event(f"e{each}", AS_OF - timedelta(hours=1), each, "m1", "1.00", "web") for each in ids])
     assert rows_of(filled.source.fetch(ids, MICROS)) == sorted([(each, f"e{each}") for each in ids], key=str)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("options", ["", "?options=-c%20TimeZone%3DAmerica/New_York"])
+@pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
+def test_the_newest_events_are_there_whatever_the_zone_of_the_server_is(
+    kind: str, options: str, postgres_database: Callable[[], str]
+) -> None:
+    url, source = postgres_database(), example("transactions")[0].sources["tx"]
+    moment = (AS_OF - timedelta(minutes=1)).replace(tzinfo=None)
+    write_table(url, source.table, [], time=kind)
+    with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
+        database = connection.info.dbname
+        connection.execute("SET timezone = 'UTC'")
+        connection.execute(f"INSERT INTO {source.table} VALUES ('e1', %s, 'alice', 'm1', 1, 'web')", [moment])
+        connection.execute(f"ALTER DATABASE \"{database}\" SET timezone = 'America/New_York'")
+    try:
+        table = OutsideTable(url + options, POSTGRES_PASSWORD, setting="realtime", table=source.table, schema=None)
+        with closing(PostgresSource(table, source, "account")) as opened:
+            found = opened.fetch(["alice"], MICROS)
+    finally:
+        with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
+            connection.execute(f"ALTER DATABASE \"{database}\" RESET timezone")
+    assert [row["at"] for row in found.to_pylist()] == [AS_OF - timedelta(minutes=1)]
 
 
 @pytest.fixture(scope="module")
