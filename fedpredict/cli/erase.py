@@ -54,7 +54,7 @@ def erase_person(
     found += _events(config, who, keep=dry_run)
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
     output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
-    if not dry_run and any(each.found > each.removed for each in found):
+    if not dry_run and any(each.note or each.found > each.removed for each in found):
         output.note("Not all of it could be removed: see the notes.")
         raise typer.Exit(ExitCode.FINDINGS)
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from fedpredict.errors import InputError, NameRefusedError, WarehouseWriteError
+from fedpredict.errors import InputError, NameRefusedError, StatementError, WarehouseWriteError
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
@@ -51,7 +51,7 @@ class Erased:
         place: The partition, as `name=value`, or the snapshot of a view.
         found: Rows.
         removed: Of these, those that are gone now.
-        note: Why the others are not; empty where none is left.
+        note: Why the others are not, or nobody knows whether there are any; empty where none is left.
     """
 
     table: str
@@ -107,19 +107,25 @@ def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> l
     found: list[Erased] = []
     for database, table, column in places:
         name = f"{database}.{table}" if database else table
+        schema, why = None, "remove them there: fedpredict writes to its own database alone"
         try:
-            schema = None if database else warehouse.describe(table)
+            if not database:
+                schema = warehouse.describe(table)
+                if schema is None:  # of an old version of a view: nothing is left of it
+                    continue
         except WarehouseWriteError as error:
-            schema, why = None, f"remove them there: {error}"
-        else:
-            why = "remove them there: fedpredict writes to its own database alone"
+            why = f"remove them there: {error}"
+        try:
+            where = partitions_with(warehouse, schema or TableSchema(table, (), ()), sample_id, column, database)
+        except StatementError as error:
+            found.append(Erased(name, "", 0, 0, f"it cannot be read, look there: {error}"))
+            continue
         if schema is None:
-            rows = partitions_with(warehouse, TableSchema(table, (), ()), sample_id, column, database)
-            found += [Erased(name, "", n_rows, 0, why) for _, n_rows in rows]
+            found += [Erased(name, "", n_rows, 0, why) for _, n_rows in where]
         else:
             found += [
                 _from_partition(warehouse, schema, partition, n_rows, (sample_id, column), remove=remove)
-                for partition, n_rows in partitions_with(warehouse, schema, sample_id, column)
+                for partition, n_rows in where
             ]
     return found
 

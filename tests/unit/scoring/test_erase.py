@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +30,8 @@ from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
-from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.script_store import RegisteredView, write_script
+from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
 from fedpredict.warehouse.local import LocalWarehouse
@@ -307,6 +309,24 @@ def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWareho
         with pytest.raises(InputError, match="no sample id"):
             erase(alone, warehouse, bad)
     assert sorted(shares_of(warehouse)) == sorted([*OTHERS, WHO])
+
+
+def test_a_raw_table_that_is_gone_keeps_nothing_else_from_going(warehouse: LocalWarehouse, alone: Alone) -> None:
+    gone = DEFINITION.replace('"raw_transactions"', '"raw_gone"')
+    foreign = DEFINITION.replace('table = "raw_transactions"', 'table = "raw_far"\ndatabase = "elsewhere"')
+    for version, definition in enumerate((gone, foreign), 2):
+        view = ScriptView.model_validate(tomllib.loads(definition))
+        write_script(warehouse, RegisteredView(view, version, definition, SCRIPT, AS_OF))
+
+    told = erase(alone, warehouse, WHO, raw=True)
+
+    assert found_in(told)["raw_transactions"] == (2, 2)
+    assert sorted(shares_of(warehouse)) == OTHERS
+    assert all(ids == OTHERS for ids in ids_of(warehouse).values())
+    assert "raw_gone" not in found_in(told)
+    (far,) = [each for each in told if each.table == "elsewhere.raw_far"]
+    assert (far.found, far.removed) == (0, 0)
+    assert far.note.startswith("it cannot be read, look there: ")
 
 
 def test_raw_columns_are_the_key_and_dimensions_joined_on_it_alone(warehouse: LocalWarehouse) -> None:
