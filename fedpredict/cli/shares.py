@@ -16,9 +16,9 @@ from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.task_plot import check_plot, save_plot
 from fedpredict.errors import InputError, ModelNotFoundError
-from fedpredict.scoring.leased import Alone, score_alone
+from fedpredict.scoring.leased import Alone, prune_shares_alone, score_alone
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune
+from fedpredict.scoring.tasks import damaged_buckets, previous_state
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.shares import ShareTask, TaskState, finished_buckets, list_tasks, parse_day
 
@@ -77,7 +77,7 @@ def score(
             before = previous_state(party.warehouse, state.task)
             reports.append(report_of(state, before, limit=party.tasks.stability_limit))
         if party.tasks.keep_days is not None:
-            prune(party.warehouse, party.tasks.keep_days, datetime.now(UTC).date())
+            prune_shares_alone(alone, party.warehouse, party.tasks.keep_days)
     _print(output, reports, plot)
 
 
@@ -144,12 +144,12 @@ def prune_old(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove the shares of older days."""
-    with wiring.opened_warehouse(config) as party:
+    """Remove the shares of older days, but the newest finished ones of each model version."""
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         days = keep_days or party.tasks.keep_days
         if days is None:
             raise InputError("how many days to keep? Say --keep-days, or set tasks.keep_days")
-        removed = prune(party.warehouse, days, datetime.now(UTC).date())
+        removed = prune_shares_alone(Alone(leases), party.warehouse, days)
     rows = [{"date": each.day.isoformat(), "model": each.model_id, "ids": each.n_ids} for each in removed]
     Output(as_json=as_json).rows(("date", "model", "ids"), rows, empty="Nothing is older.")
 

@@ -8,17 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from fedpredict.errors import FedPredictError
+from fedpredict.errors import FedPredictError, LeaseHeldError
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
 from fedpredict.features.retention import prune_snapshots
 from fedpredict.scoring.due import models_to_score, versions_to_refresh
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import BUCKET_ROWS, previous_state, prune, score_day
+from fedpredict.scoring.tasks import BUCKET_ROWS, outdated, previous_state, score_day
 from fedpredict.state.leases import HeldLease, Leases, hold
 from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.script_store import RegisteredView, list_scripts
-from fedpredict.tables.shares import TaskState
+from fedpredict.tables.shares import ShareTask, TaskState, remove_task
 from fedpredict.tables.views import Snapshot, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
@@ -126,6 +126,26 @@ def score_alone(
         )
 
 
+def prune_shares_alone(alone: Alone, warehouse: Warehouse, keep_days: int) -> list[ShareTask]:
+    """Remove the shares that are `outdated` today (UTC), and return whose they were; what is being scored stays.
+
+    Raises:
+        WarehouseError: As the warehouse says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    removed: list[ShareTask] = []
+    for task in outdated(warehouse, keep_days, datetime.now(UTC).date()):
+        name = score_name(task.model_id, task.params_sha256, task.day)
+        try:
+            with hold(alone.leases, name):
+                remove_task(warehouse, task)
+        except LeaseHeldError as error:
+            logger.info("task.kept", extra={"model": task.model_id, "reason": str(error)})
+            continue
+        removed.append(task)
+    return removed
+
+
 def prune_alone(alone: Alone, warehouse: Warehouse, keep_days: int) -> list[Snapshot]:
     """Remove snapshots older than so many days, of every view version while nobody refreshes it, and return them.
 
@@ -190,6 +210,6 @@ def score_due(alone: Alone, warehouse: Warehouse, day: date, settings: TaskSetti
         for warning in report_of(state, before, limit=settings.stability_limit)["warnings"]:
             logger.warning("task.moved", extra={"model": version.model_id, "warning": warning})
     if settings.keep_days is not None:
-        prune(warehouse, settings.keep_days, datetime.now(UTC).date())
+        prune_shares_alone(alone, warehouse, settings.keep_days)
     if failures:
         raise failures[0]

@@ -20,7 +20,7 @@ class TaskSchedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     score: str | None = None
-    """When `task score` runs for the day (UTC), and then `task prune` where `[tasks] keep_days` is set."""
+    """When `task score` runs for the day (UTC), and then `shares prune` where `[tasks] keep_days` is set."""
 
 
 class ScheduleSettings(BaseModel):

@@ -107,13 +107,16 @@ def _record_bucket(warehouse: Warehouse, task: ShareTask, record: BucketRecord, 
     logger.info("task.bucket", extra={"model": task.model_id, "bucket": record.bucket, "ids": record.n_ids})
 
 
-def prune(warehouse: Warehouse, keep_days: int, today: date) -> list[ShareTask]:
-    """Remove the shares of all days but the last `keep_days`, and return whose they were."""
+def outdated(warehouse: Warehouse, keep_days: int, today: date) -> list[ShareTask]:
+    """Return the tasks of all days but the last `keep_days`.
+
+    The newest finished one of each model version is not among them, however old it is: mode offline serves it.
+    """
     oldest = today - timedelta(days=keep_days - 1)
-    old = [each for each in shares.list_tasks(warehouse) if each.day < oldest]
-    for task in old:
-        shares.remove_task(warehouse, task)
-    return old
+    tasks = shares.list_tasks(warehouse)
+    finished = [each for each in tasks if each.finished_at is not None]
+    newest = {(each.model_id, each.params_sha256): each for each in sorted(finished, key=lambda each: each.day)}
+    return [each for each in tasks if each.day < oldest and newest.get((each.model_id, each.params_sha256)) != each]
 
 
 def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:

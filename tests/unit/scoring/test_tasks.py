@@ -26,10 +26,12 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring.leased import Alone, prune_shares_alone, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import damaged_buckets, previous_state, prune, score_day
+from fedpredict.scoring.tasks import damaged_buckets, outdated, previous_state, score_day
+from fedpredict.state.lease_files import FolderLeases
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.shares import SHARES, TASKS, ShareTask, finished_buckets, list_tasks, write_task
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
@@ -262,14 +264,38 @@ def test_a_shifted_population_is_warned_of_and_the_same_one_is_not(warehouse: Lo
     assert sum(reports[1]["histograms"][0]["counts"]) == 2_000
 
 
-def test_pruning_leaves_the_newest_days(warehouse: LocalWarehouse) -> None:
+def test_pruning_leaves_the_newest_days(warehouse: LocalWarehouse, tmp_path: Path) -> None:
     version = simple(warehouse)
     for day in range(3):
         load(warehouse, *people(20), at=MORNING + timedelta(days=day))
         score_day(warehouse, version, DAY + timedelta(days=day), n_buckets=2)
-    removed = prune(warehouse, 1, DAY + timedelta(days=2))
-    assert [each.day for each in removed] == [DAY, DAY + timedelta(days=1)]
+    alone = Alone(FolderLeases(tmp_path / "leases"))
+    assert outdated(warehouse, 3, DAY + timedelta(days=2)) == []
+    # the newest stays, though all of them are long past: nothing else of the model is served
+    with alone.hold(score_name(version.model_id, version.params_sha256, DAY)):
+        removed = prune_shares_alone(alone, warehouse, 1)
+    assert [each.day for each in removed] == [DAY + timedelta(days=1)]
+    assert [each.day for each in prune_shares_alone(alone, warehouse, 1)] == [DAY]
     assert set(warehouse.read(SHARES.name, ["dt"], {}).column("dt").to_pylist()) == {"2026-03-03"}
+    assert prune_shares_alone(alone, warehouse, 1) == []
+
+
+def test_pruning_leaves_the_newest_whole_day_of_every_version(warehouse: LocalWarehouse, tmp_path: Path) -> None:
+    old, new = simple(warehouse), simple(warehouse, source="2", weight=3.0)
+    for day in range(2):
+        load(warehouse, *people(20), at=MORNING + timedelta(days=day))
+    score_day(warehouse, old, DAY)
+    score_day(warehouse, new, DAY)
+    begun = replace(score_day(warehouse, new, DAY + timedelta(days=1)).task, finished_at=None)
+    write_task(warehouse, begun)  # as a run that was killed leaves it
+
+    removed = prune_shares_alone(Alone(FolderLeases(tmp_path / "leases")), warehouse, 1)
+
+    assert [(each.params_sha256, each.day) for each in removed] == [(new.params_sha256, DAY + timedelta(days=1))]
+    assert {(each.params_sha256, each.day) for each in list_tasks(warehouse)} == {
+        (old.params_sha256, DAY),
+        (new.params_sha256, DAY),
+    }
 
 
 def query(version: ModelVersion, *ids: bytes) -> ScoreQuery:
