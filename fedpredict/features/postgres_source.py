@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from math import isfinite
 
+import msgspec
 import pyarrow as pa
+from sqlglot import exp
 from typing_extensions import override
 
-from fedpredict.features.event_source import declared_array
-from fedpredict.features.raw import RawSource, arrow_schema
+from fedpredict.features.raw import RawSource, arrow_schema, arrow_type, as_declared, typed_columns
+from fedpredict.features.realtime import QueryEngine
 from fedpredict.state.outside import OutsideTable
+from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.script_view import ScriptSource
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ROWS = "fp_rows"
+_SAME: dict[str, type] = {
+    "text": str,
+    "int": int,
+    "decimal": Decimal,
+    "double": float,
+    "timestamp": datetime,
+    "date": date,
+    "boolean": bool,
+}
+"""Declared types -> what the driver gives for columns that are of them."""
+_KNOWN = frozenset(_SAME.values())
 
 
 class PostgresSource(RawSource):
     """An event table in PostgreSQL, with an index on its key."""
 
-    def __init__(self, table: OutsideTable, source: ScriptSource, key: str) -> None:
+    def __init__(self, table: OutsideTable, source: ScriptSource, key: str, engine: QueryEngine) -> None:
         """Read nothing yet.
 
         Args:
             table: The table; closed by this.
             source: Its declaration.
             key: The column that is the sample id.
+            engine: Casts what is of other types than the declared ones, as a refresh does; its owner closes it.
         """
+        self._engine = engine
+        self._query = exp.Select(expressions=typed_columns(source)).from_(_ROWS, copy=False).sql("duckdb")
         self._table = table
         self._source = source
         self._key = key
@@ -47,10 +67,42 @@ class PostgresSource(RawSource):
                 time=str(self._source.event_time),
                 before=_EPOCH + timedelta(microseconds=before),
             )
-        columns = [declared_array([row[at] for row in rows], kind) for at, kind in enumerate(types.values())]
-        return pa.table(columns, schema=arrow_schema(self._source))
+        columns = [[row[at] for row in rows] for at in range(len(types))]
+        arrays = [_of_one_type(values, kind) for values, kind in zip(columns, types.values(), strict=True)]
+        if all(array.type == arrow_type(kind) for array, kind in zip(arrays, types.values(), strict=True)):
+            return pa.table(arrays, schema=arrow_schema(self._source))
+        given = pa.table(arrays, names=list(types))
+        return as_declared(self._engine.query(self._query, {}, {_ROWS: given}), self._source)
 
     @override
     def close(self) -> None:
         """Release connections."""
         self._table.close()
+
+
+def _of_one_type(values: Sequence[object], kind: ScriptType) -> pa.Array:
+    """Return a column in its declared type if its values are of that, or else as the table has it."""
+    same = _SAME[kind.kind]
+    given: list[object] = [_told(each) for each in values]
+    try:
+        if all(each is None or (type(each) is same and (same is not float or isfinite(each))) for each in given):
+            return pa.array(given, arrow_type(kind))
+        found = pa.array(given)
+    except pa.ArrowInvalid:  # a decimal of more digits than Arrow has, or than the declared type
+        found = None
+    if found is None or (pa.types.is_decimal(found.type) and kind.kind in ("text", "decimal")):
+        return pa.array([None if each is None else _text(each) for each in given], pa.string())
+    return found
+
+
+def _told(value: object) -> object:
+    """Return a value of a type that Arrow and the engine have in common."""
+    if value is None or (isinstance(value, Decimal) and not value.is_finite()):
+        return None
+    return value if type(value) in _KNOWN else _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)

@@ -73,14 +73,19 @@ def read_typed(
         where: Conditions on its columns.
         params: What to bind for their placeholders.
     """
+    query = exp.Select(expressions=typed_columns(source)).from_(raw_table(source), copy=False).where(*where, copy=False)
+    return as_declared(warehouse.run(query, params or {}), source)
+
+
+def typed_columns(source: ScriptSource) -> list[exp.Expr]:
+    """Return the declared columns as a query gives them, in any engine; decimals and dates as text."""
     columns = []
     for name, kind in source.types.items():
         value = declared_column(name, kind)
         if kind.kind in ("decimal", "date"):
             value = exp.Cast(this=value, to=exp.DataType.build("TEXT"))
         columns.append(sql.named(value, name))
-    query = exp.Select(expressions=columns).from_(raw_table(source), copy=False).where(*where, copy=False)
-    return as_declared(warehouse.run(query, params or {}), source)
+    return columns
 
 
 def as_declared(rows: pa.Table, source: ScriptSource) -> pa.Table:

@@ -58,7 +58,7 @@ def open_realtime(
     """
     from fedpredict.warehouse.local_engine import MemoryEngine  # noqa: PLC0415  serving alone needs no engine
 
-    store = None
+    engine, store = MemoryEngine(), None
     if any(each.source == EVENTS for each in settings.values()):
         store = open_events(events, base, password)
 
@@ -83,6 +83,6 @@ def open_realtime(
             table=own.table or source.table,
             schema=own.table_schema or source.database,
         )
-        return PostgresSource(table, source, key)
+        return PostgresSource(table, source, key, engine)
 
-    return RealtimeViews(warehouse, settings, MemoryEngine(), open_source, events=store, keep_days=events.keep_days)
+    return RealtimeViews(warehouse, settings, engine, open_source, events=store, keep_days=events.keep_days)

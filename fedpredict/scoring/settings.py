@@ -16,4 +16,4 @@ class TaskSettings(BaseModel):
     stability_limit: float = Field(default=0.25, gt=0.0)
     """A population stability index above it, against the day before, is a warning."""
     keep_days: int | None = Field(default=None, ge=1)
-    """Days of shares that `task score` leaves, today included, beside the newest whole one of each version; None: all."""
+    """Days of shares that `task score` leaves, today included, and the newest whole one of each version; None: all."""

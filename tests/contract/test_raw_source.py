@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from sqlglot import exp
 
 from fedpredict.features.event_feed import feed_of
 from fedpredict.features.event_intake import json_lines, take_events
 from fedpredict.features.event_source import EventSource
 from fedpredict.features.postgres_source import PostgresSource
-from fedpredict.features.raw import RawSource, arrow_schema, read_typed
+from fedpredict.features.raw import RawSource, arrow_schema, as_declared, read_typed, typed_columns
 from fedpredict.features.realtime import Extracted, RealtimeView
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
@@ -27,6 +30,7 @@ from fedpredict.features.warehouse_source import WarehouseSource
 from fedpredict.state.events import MOST_IDS, open_event_store
 from fedpredict.state.outside import OutsideTable
 from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.views import read_snapshot_rows
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.warehouse.local_engine import MemoryEngine
@@ -96,7 +100,7 @@ def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fill]:
             table = OutsideTable(
                 url, POSTGRES_PASSWORD, setting="realtime", table=view.sources["tx"].table, schema=None
             )
-            source = PostgresSource(table, view.sources["tx"], "account")
+            source = PostgresSource(table, view.sources["tx"], "account", request.getfixturevalue("engine"))
         else:
             place = request.getfixturevalue("places")("local" if kind == "warehouse" else kind)
             store(place.warehouse, events, random_merchants(4), suffix)
@@ -166,7 +170,7 @@ def test_any_number_of_ids_can_be_asked_for(fill: Fill) -> None:
 @pytest.mark.parametrize("options", ["", "?options=-c%20TimeZone%3DAmerica/New_York"])
 @pytest.mark.parametrize("kind", ["timestamp", "timestamptz"])
 def test_the_newest_events_are_there_whatever_the_zone_of_the_server_is(
-    kind: str, options: str, postgres_database: Callable[[], str]
+    kind: str, options: str, postgres_database: Callable[[], str], engine: MemoryEngine
 ) -> None:
     url, source = postgres_database(), example("transactions")[0].sources["tx"]
     moment = (AS_OF - timedelta(minutes=1)).replace(tzinfo=None)
@@ -178,11 +182,11 @@ def test_the_newest_events_are_there_whatever_the_zone_of_the_server_is(
         connection.execute(f"ALTER DATABASE \"{database}\" SET timezone = 'America/New_York'")
     try:
         table = OutsideTable(url + options, POSTGRES_PASSWORD, setting="realtime", table=source.table, schema=None)
-        with closing(PostgresSource(table, source, "account")) as opened:
+        with closing(PostgresSource(table, source, "account", engine)) as opened:
             found = opened.fetch(["alice"], MICROS)
     finally:
         with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
-            connection.execute(f"ALTER DATABASE \"{database}\" RESET timezone")
+            connection.execute(f'ALTER DATABASE "{database}" RESET timezone')
     assert [row["at"] for row in found.to_pylist()] == [AS_OF - timedelta(minutes=1)]
 
 
@@ -255,3 +259,82 @@ def test_realtime_and_a_refresh_give_the_same(seed: int, engine: MemoryEngine, t
         assert differences(found, {row.pop("sample_id"): row for row in rows.to_pylist()}) == []
     opened.close()
     warehouse.close()
+
+
+ROUNDED = """
+name = "odd"
+key = "who"
+targets = ["duckdb"]
+[sources.t]
+table = "raw_odd"
+event_id = "id"
+event_time = "at"
+[sources.t.columns]
+id = "text"
+at = "timestamp"
+who = "text"
+money = "decimal(6,2)"
+share = "decimal(6,2)"
+n = "int"
+whole = "int"
+day = "date"
+ratio = "double"
+flag = "boolean"
+label = "text"
+[features.n]
+type = "number"
+"""
+IN_POSTGRES = (
+    "id uuid, at timestamp, who text, money numeric, share double precision, n double precision, whole numeric(6,1), "
+    "day timestamptz, ratio numeric, flag integer, label boolean"
+)
+IN_WAREHOUSE = (
+    'SELECT CAST(id AS UUID) AS id, CAST("at" AS TIMESTAMP) AS "at", who, CAST(money AS DECIMAL(20, 5)) AS money, '
+    "CAST(share AS DOUBLE) AS share, CAST(n AS DOUBLE) AS n, CAST(whole AS DECIMAL(6, 1)) AS whole, "
+    "CAST(day AS TIMESTAMPTZ) AS day, CAST(ratio AS DECIMAL(10, 2)) AS ratio, CAST(flag AS INTEGER) AS flag, "
+    "CAST(label AS BOOLEAN) AS label FROM given"
+)
+ODD_NUMBERS = [
+    # money, share, n, whole, ratio, flag
+    ("12.345", "12.345", "2.0", "2.5", "0.25", 1),
+    ("-12.345", "-0.005", "3.5", "-2.5", "-1.5", 0),
+    ("12.30", "0.30000000000000004", "2.5", "7.0", "3", None),
+    ("9999.995", "1e10", "1e30", None, None, 7),  # no decimal(6,2) holds the first two when they are rounded
+    (None, "NaN", "NaN", "0.4", "0", 1),
+]
+
+
+@pytest.mark.postgres
+def test_values_of_other_types_become_what_a_refresh_makes_of_them(
+    postgres_database: Callable[[], str], engine: MemoryEngine
+) -> None:
+    source = ScriptView.model_validate(tomllib.loads(ROUNDED)).sources["t"]
+    moment, day = (AS_OF - timedelta(days=1)).replace(tzinfo=None), AS_OF - timedelta(minutes=30)
+    names = ("id", "at", "who", "money", "share", "n", "whole", "day", "ratio", "flag", "label")
+    rows = [
+        (str(uuid.UUID(int=at)), moment, "alice", money, share, n, whole, day, ratio, flag, at % 2 == 0)
+        for at, (money, share, n, whole, ratio, flag) in enumerate(ODD_NUMBERS)
+    ]
+    url = postgres_database()
+    with psycopg.connect(url.replace("+psycopg", ""), password=POSTGRES_PASSWORD) as connection:
+        connection.execute(f"CREATE TABLE raw_odd ({IN_POSTGRES})")
+        connection.cursor().executemany(f"INSERT INTO raw_odd VALUES ({', '.join(['%s'] * len(names))})", rows)
+    table = OutsideTable(url, POSTGRES_PASSWORD, setting="realtime", table="raw_odd", schema=None)
+
+    with closing(PostgresSource(table, source, "who", engine)) as opened:
+        found = sorted(opened.fetch(["alice"], MICROS).to_pylist(), key=lambda row: row["id"])
+
+    given = pa.table(
+        {name: [None if row[at] is None else str(row[at]) for row in rows] for at, name in enumerate(names)}
+    )
+    typed = engine.query(IN_WAREHOUSE, {}, {"given": given})
+    query = exp.Select(expressions=typed_columns(source)).from_("typed").sql("duckdb")
+    as_refreshed = as_declared(engine.query(query, {}, {"typed": typed}), source)
+    assert found == sorted(as_refreshed.to_pylist(), key=lambda row: row["id"])
+    assert [row["money"] for row in found] == [Decimal("12.35"), Decimal("-12.35"), Decimal("12.30"), None, None]
+    assert [row["n"] for row in found] == [2, 4, 2, None, None]
+    assert [row["whole"] for row in found] == [3, -3, 7, None, 0]
+    assert [row["ratio"] for row in found] == [0.25, -1.5, 3.0, None, 0.0]
+    assert {row["day"] for row in found} == {day.date()}
+    assert [row["flag"] for row in found] == [True, False, None, True, True]
+    assert [row["label"] for row in found][:2] == ["true", "false"]
