@@ -85,7 +85,7 @@ def _of_one_type(values: Sequence[object], kind: ScriptType) -> pa.Array:
     same = _SAME[kind.kind]
     given: list[object] = [_told(each) for each in values]
     try:
-        if all(each is None or (type(each) is same and (same is not float or isfinite(each))) for each in given):
+        if all(each is None or (type(each) is same and not _is_odd(each)) for each in given):
             return pa.array(given, arrow_type(kind))
         found = pa.array(given)
     except pa.ArrowInvalid:  # a decimal of more digits than Arrow has, or than the declared type
@@ -100,6 +100,10 @@ def _told(value: object) -> object:
     if value is None or (isinstance(value, Decimal) and not value.is_finite()):
         return None
     return value if type(value) in _KNOWN else _text(value)
+
+
+def _is_odd(value: object) -> bool:
+    return isinstance(value, float) and not isfinite(value)
 
 
 def _text(value: object) -> str:

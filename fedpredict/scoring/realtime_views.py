@@ -21,6 +21,8 @@ from fedpredict.warehouse.base import Warehouse
 logger = logging.getLogger(__name__)
 
 PRUNE_EVERY_S = 3600.0
+PRUNE_AT_ONCE = 20_000
+"""Events that one look removes; the next one goes on."""
 DAY_US = 86_400_000_000
 
 Key: TypeAlias = tuple[str, int]
@@ -66,7 +68,7 @@ class RealtimeViews:
         self._problems: dict[Key, str] = {}
         self._scripts: Mapping[Key, RegisteredView] = {}
         self._looked = False
-        self._pruned_at = -PRUNE_EVERY_S
+        self._pruned_at: float | None = None
 
     def __call__(self, view: str, view_version: int) -> RealtimeView:
         """Return what computes a version of a view.
@@ -169,13 +171,21 @@ class RealtimeViews:
 
     def _prune(self) -> None:
         now = self._clock()
-        if self.events is None or self._keep_days is None or now - self._pruned_at < PRUNE_EVERY_S:
+        if self.events is None or self._keep_days is None:
             return
-        self._pruned_at = now
+        if self._pruned_at is None:  # the first look makes models ready, and nothing else
+            self._pruned_at = now - PRUNE_EVERY_S
+            return
+        if now - self._pruned_at < PRUNE_EVERY_S:
+            return
+        before = int(now * 1e6) - self._keep_days * DAY_US
         try:
-            n_removed = self.events.remove(before=int(now * 1e6) - self._keep_days * DAY_US)
+            n_removed = self.events.remove(before=before, at_most=PRUNE_AT_ONCE)
         except FedPredictError as error:
+            self._pruned_at = now
             logger.warning("events.problem", extra={"problem": str(error)})
             return
+        if n_removed < PRUNE_AT_ONCE:
+            self._pruned_at = now
         if n_removed:
             logger.info("events.pruned", extra={"events": n_removed, "keep_days": self._keep_days})

@@ -61,8 +61,12 @@ class EventStore(Protocol):
     def counts(self) -> list[FeedCount]:
         """Return what is stored, by feed."""
 
-    def remove(self, *, before: int | None = None, sample_id: str | None = None) -> int:
-        """Remove the events of every feed that are before an instant, or of a sample id, or both; return how many."""
+    def remove(self, *, before: int | None = None, sample_id: str | None = None, at_most: int | None = None) -> int:
+        """Remove the events of every feed that are before an instant, or of a sample id, or both; return how many.
+
+        Without a sample id this is many short transactions, so that whoever stores events meanwhile comes in between;
+        what was removed before an error stays so. Then `at_most` says after how many events to return.
+        """
 
     def close(self) -> None:
         """Close every connection; closing twice is harmless."""

@@ -6,6 +6,7 @@ of this machine.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,8 @@ MOST_IDS = 500
 """Sample ids of one statement."""
 BATCH = 5_000
 """Events of one statement, whatever the transaction has."""
+PAUSE_S = 0.1
+"""Between two transactions that remove: who waits for SQLite's lock looks for it at least so often."""
 
 _COMPONENT = "events"
 _FIELDS = ("sample_id", "at", "event_id", "content")
@@ -111,17 +114,35 @@ class SqlEventStore(EventStore):
         return [FeedCount(*row) for row in rows]
 
     @override
-    def remove(self, *, before: int | None = None, sample_id: str | None = None) -> int:
+    def remove(self, *, before: int | None = None, sample_id: str | None = None, at_most: int | None = None) -> int:
         """Remove events of every feed."""
-        conditions: list[sa.ColumnElement[bool]] = []
-        if before is not None:
-            conditions.append(_EVENTS.c.at < before)
+        earlier = [] if before is None else [_EVENTS.c.at < before]
         if sample_id is not None:
-            conditions.append(_EVENTS.c.sample_id == sample_id)
-        if not conditions:
+            with self._database.transaction() as connection:
+                of_one = sa.delete(_EVENTS).where(_EVENTS.c.sample_id == sample_id, *earlier)
+                return int(connection.execute(of_one).rowcount)
+        if before is None:
             raise ValueError("say which events")
+        n_removed, feed = 0, self._feed_after("")
+        while feed is not None and (at_most is None or n_removed < at_most):
+            wanted = BATCH if at_most is None else min(BATCH, at_most - n_removed)
+            n_of_feed = self._remove_some(feed, before, wanted)
+            n_removed += n_of_feed
+            if n_of_feed < wanted:
+                feed = self._feed_after(feed)
+            else:
+                time.sleep(PAUSE_S)
+        return n_removed
+
+    def _feed_after(self, feed: str) -> str | None:
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(sa.func.min(_EVENTS.c.feed)).where(_EVENTS.c.feed > feed))
+
+    def _remove_some(self, feed: str, before: int, limit: int) -> int:
+        oldest = sa.select(_EVENTS.c.event_id).where(_EVENTS.c.feed == feed, _EVENTS.c.at < before)
+        chosen = _EVENTS.c.event_id.in_(oldest.order_by(_EVENTS.c.at).limit(limit))
         with self._database.transaction() as connection:
-            return int(connection.execute(sa.delete(_EVENTS).where(*conditions)).rowcount)
+            return int(connection.execute(sa.delete(_EVENTS).where(_EVENTS.c.feed == feed, chosen)).rowcount)
 
     @override
     def close(self) -> None:

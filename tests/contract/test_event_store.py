@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedpredict.errors import ConfigError, StateError
+from fedpredict.state import events as sql_events
 from fedpredict.state.event_base import EventStore, FeedCount, StoredEvent
 from fedpredict.state.events import BATCH, open_event_store
 from tests.conftest import POSTGRES_PASSWORD
@@ -102,6 +103,24 @@ def test_what_is_old_or_one_persons_can_be_removed(store: EventStore) -> None:
     assert store.counts() == [FeedCount("a", 1, 1, 9, 9)]
     with pytest.raises(ValueError, match="say which"):
         store.remove()
+
+
+def test_who_stores_events_comes_in_between_while_old_ones_are_removed(
+    store: EventStore, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("a", [event(f"u{at % 3}", str(at), at) for at in range(10)])
+    store.add("b", [event("u1", str(at), at) for at in range(3)])
+    other, names = reopen(), iter(range(100, 200))
+    monkeypatch.setattr(sql_events, "BATCH", 3)
+    monkeypatch.setattr(sql_events.time, "sleep", lambda _s: other.add("a", [event("u1", str(next(names)), 50)]))
+
+    assert store.remove(before=8, at_most=4) == 4
+    oldest = next(each for each in store.counts() if each.feed == "a").oldest
+    assert store.remove(before=8) == 4 + 3
+
+    assert oldest == 4
+    assert [(each.feed, each.oldest) for each in store.counts()] == [("a", 8)]
+    assert len(store.contents("a", ["u1"], 51)) == next(names) - 100
 
 
 def test_a_failure_on_the_way_leaves_nothing(store: EventStore) -> None:

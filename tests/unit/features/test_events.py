@@ -89,7 +89,7 @@ class Memory:
     def counts(self) -> list[FeedCount]:
         raise AssertionError
 
-    def remove(self, *, before: int | None = None, sample_id: str | None = None) -> int:
+    def remove(self, *, before: int | None = None, sample_id: str | None = None, at_most: int | None = None) -> int:
         raise AssertionError
 
     def close(self) -> None:

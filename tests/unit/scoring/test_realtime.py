@@ -32,6 +32,7 @@ from fedpredict.model.inputs import Inputs
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import ModelRef, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring import realtime_views
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.open_realtime import open_realtime
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeViewSettings
@@ -375,5 +376,20 @@ def test_events_go_after_keep_days(open_bank: Open) -> None:
     assert events is not None
     events.add("f", [StoredEvent("u", "old", 0, "{}"), StoredEvent("u", "new", 9 * day, "{}")])
     bank.views._keep_days, bank.views._clock = 2, lambda: 10 * 86_400.0
-    bank.refresh()
+    for _ in range(2):
+        bank.refresh()
     assert [each.events for each in events.counts()] == [1]
+
+
+def test_many_old_events_go_look_by_look_and_not_at_the_first(open_bank: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = open_bank()
+    events = bank.views.events
+    assert events is not None
+    events.add("f", [StoredEvent("u", f"e{at}", 0, "{}") for at in range(5)])
+    monkeypatch.setattr(realtime_views, "PRUNE_AT_ONCE", 2)
+    bank.views._keep_days, bank.views._clock = 2, lambda: 10 * 86_400.0
+    left = []
+    for _ in range(5):
+        bank.refresh()
+        left.append(sum(each.events for each in events.counts()))
+    assert left == [5, 3, 1, 0, 0]
