@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
 _LOCK = 0x66656470726564
-"""Of PostgreSQL's advisory locks, the one that transactions here take in turn."""
+"""Of PostgreSQL's advisory locks, the one under which tables are made; every component has another one."""
+_TURN = "fedpredict_lock"
 _READS = "fedpredict_reads"
 
 _METADATA = sa.MetaData()
@@ -81,7 +83,8 @@ class Database:
         Raises:
             StateError: The database is unavailable, or its tables are of another version.
         """
-        self._engine = engine
+        # a load of events must not hold up leases of the same database
+        self._engine = engine.execution_options(**{_TURN: _lock_of(component)})
         try:
             self._prepare(component, version, tables)
         except StateError:
@@ -132,6 +135,8 @@ class Database:
 
     def _prepare(self, component: str, version: int, tables: sa.MetaData) -> None:
         with self.transaction() as connection:
+            if self.dialect == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             _METADATA.create_all(connection)
             tables.create_all(connection)
             found = connection.scalar(sa.select(_SCHEMA.c.version).where(_SCHEMA.c.component == component))
@@ -218,12 +223,18 @@ def _keep_sqlite(engine: sa.Engine) -> None:
 
 
 def _configure_postgres(engine: sa.Engine) -> None:
-    """Make transactions wait for each other, as on SQLite: they are short and rare, and some read before they write.
+    """Make a component's transactions wait for each other, as on SQLite: they are short, and some read, then write.
 
     Without that, two processes would make the same table, or replace the same row, and one of them would fail.
     """
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        if not connection.get_execution_options().get(_READS):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        options = connection.get_execution_options()
+        if not options.get(_READS):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({options.get(_TURN, _LOCK)})")
+
+
+def _lock_of(component: str) -> int:
+    """Return the advisory lock that a component's transactions take in turn: 64 bits with a sign."""
+    return int.from_bytes(sha256(f"fedpredict {component}".encode()).digest()[:8], signed=True)

@@ -12,6 +12,8 @@ import pytest
 from typing_extensions import override
 
 from fedpredict.errors import LeaseHeldError, LeaseLostError, NameRefusedError, StateError
+from fedpredict.state.event_base import StoredEvent
+from fedpredict.state.events import open_event_store
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.lease_sql import open_leases
 from fedpredict.state.leases import Lease, Leases, NoLeases, hold
@@ -204,3 +206,21 @@ def test_a_damaged_lease_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(StateError, match=rf"{NAME}\.json is no lease"):
         leases.take(NAME, "two:2:b", LONG)
+
+
+@pytest.mark.postgres
+def test_a_lease_does_not_wait_for_events_of_the_same_database(postgres_database: Callable[[], str]) -> None:
+    url = postgres_database()
+    leases, events = open_leases(url, Path(), POSTGRES_PASSWORD), open_event_store(url, Path(), POSTGRES_PASSWORD)
+    renewed: list[bool] = []
+
+    def slowly() -> Iterator[StoredEvent]:
+        yield StoredEvent("u", "1", 1, "{}")
+        renewed.append(leases.renew(taken, 2 * LONG).until > taken.until)  # else an error after lock_timeout
+        yield StoredEvent("u", "2", 2, "{}")
+
+    taken = leases.take(NAME, "one:1:a", LONG)
+    assert events.add("a", slowly()) == 2
+    assert renewed == [True]
+    leases.close()
+    events.close()
