@@ -22,6 +22,14 @@ BUSY_TIMEOUT_MS = 5_000
 """How long a process waits for another one's transaction on the same database."""
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
+_ALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""libpq: a server that no longer answers the network is given up after 15 to 25 seconds, and not after hours."""
 _LOCK = 0x66656470726564
 """Of PostgreSQL's advisory locks, the one under which tables are made; every component has another one."""
 _TURN = "fedpredict_lock"
@@ -162,7 +170,7 @@ def _create_engine(url: URL, password: str | None, key: str, *, keeps: bool) -> 
             raise ConfigError(f"{key}: SQLite asks for no password; take the password out, or name a server")
         url = url.set(password=password)
     if url.get_backend_name() == "postgresql":
-        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict"}
+        own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict", **_ALIVE}
         given = {key: value for key, value in own.items() if key not in url.query}
         return sa.create_engine(url, pool_pre_ping=True, connect_args={**given, "options": _postgres_options(url)})
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):

@@ -27,6 +27,7 @@ from fedpredict.features.realtime import Extracted, RealtimeView
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
 from fedpredict.features.warehouse_source import WarehouseSource
+from fedpredict.state.engine import open_engine
 from fedpredict.state.events import MOST_IDS, open_event_store
 from fedpredict.state.outside import OutsideTable
 from fedpredict.tables.script_store import RegisteredView
@@ -259,6 +260,19 @@ def test_realtime_and_a_refresh_give_the_same(seed: int, engine: MemoryEngine, t
         assert differences(found, {row.pop("sample_id"): row for row in rows.to_pylist()}) == []
     opened.close()
     warehouse.close()
+
+
+@pytest.mark.postgres
+def test_a_server_that_falls_silent_is_given_up_and_the_url_may_say_when(postgres_database: Callable[[], str]) -> None:
+    url = postgres_database()
+    told = []
+    for each in (url, f"{url}?tcp_user_timeout=7000"):
+        opened = open_engine(each, password=POSTGRES_PASSWORD)
+        with opened.connect() as connection:
+            told.append(connection.connection.driver_connection.info.get_parameters())  # type: ignore[union-attr]
+        opened.dispose()
+    assert [each["tcp_user_timeout"] for each in told] == ["15000", "7000"]
+    assert [each["keepalives_idle"] for each in told] == ["10", "10"]
 
 
 ROUNDED = """
