@@ -67,6 +67,7 @@ class RealtimeViews:
         self._read_at: dict[Key, float] = {}
         self._problems: dict[Key, str] = {}
         self._scripts: Mapping[Key, RegisteredView] = {}
+        self._feeds: Mapping[str, Feed] = {}
         self._looked = False
         self._pruned_at: float | None = None
 
@@ -99,13 +100,12 @@ class RealtimeViews:
         Raises:
             FeedNotFoundError: The view is not registered, or its source is not the event store.
         """
-        settings = self._settings.get(view)
-        versions = [each for (name, _), each in self._scripts.items() if name == view]
-        if settings is None or settings.source != EVENTS or not versions:
+        found = self._feeds.get(view)
+        if found is None:
             raise FeedNotFoundError(
                 f"view {view} takes no events: it needs a script, and events as its source under [realtime]"
             )
-        return feed_of(max(versions, key=lambda each: each.version), self._scripts.values())
+        return found
 
     def refresh(self, needed: Iterable[Key]) -> None:
         """Open the views that models read, and read what is old of their dimensions; blocks, raises nothing.
@@ -118,6 +118,8 @@ class RealtimeViews:
         except FedPredictError as error:
             logger.warning("realtime.problem", extra={"problem": str(error)})
             return
+        if scripts.keys() != self._scripts.keys():  # a version never changes
+            self._feeds = self._feeds_of(scripts)
         self._scripts, self._looked = scripts, True
         for key in sorted({key for key in needed if key[0] in self._settings} & scripts.keys()):
             try:
@@ -135,6 +137,17 @@ class RealtimeViews:
         if self.events is not None:
             self.events.close()
         self._engine.close()
+
+    def _feeds_of(self, scripts: Mapping[Key, RegisteredView]) -> dict[str, Feed]:
+        """Return the feed of the newest version of each view that takes events; it takes a parser's time."""
+        newest = {name: scripts[name, version] for name, version in sorted(scripts)}
+        found: dict[str, Feed] = {}
+        for name in (name for name, each in self._settings.items() if each.source == EVENTS and name in newest):
+            try:
+                found[name] = feed_of(newest[name], scripts.values())
+            except FedPredictError as error:
+                logger.warning("realtime.problem", extra={"view": name, "problem": str(error)})
+        return found
 
     def _refresh_view(self, key: Key) -> None:
         view = self._views.get(key)

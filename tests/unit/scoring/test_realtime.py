@@ -369,6 +369,15 @@ def test_a_dimension_that_cannot_be_read_at_first_is_a_problem_until_it_can(open
     views.close()
 
 
+def test_scripts_are_not_read_again_for_each_message(open_bank: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = open_bank()
+    bank.refresh()
+    feed = bank.views.feed("transactions")
+    monkeypatch.setattr(realtime_views, "feed_of", None)  # a call of it fails
+    bank.refresh()
+    assert bank.views.feed("transactions") is feed
+
+
 def test_events_go_after_keep_days(open_bank: Open) -> None:
     bank = open_bank()
     day = 86_400_000_000
