@@ -18,6 +18,7 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
 from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
 from fedpredict.scoring.leased import Alone
+from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
 
 if TYPE_CHECKING:
     from fedpredict.cli.wiring import PartyWarehouse
@@ -51,7 +52,7 @@ def erase_person(
             with _store_follows(config, party, who) as store:
                 found = erase(alone, party.warehouse, who, raw=raw)
             found += store
-    found += _events(config, who, keep=dry_run)
+    found += _events(config, who, keep=dry_run) + _outside(config)
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
     output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
     if not dry_run and any(each.note or each.found > each.removed for each in found):
@@ -79,7 +80,8 @@ def _store_follows(config: Path | None, party: PartyWarehouse, sample_id: str) -
         return
     from fedpredict.scoring.loader import ModelLoader  # noqa: PLC0415  a dry run needs none
 
-    loader = ModelLoader(party.warehouse, party.party, store)
+    kept = wiring.load_party(config).settings.keep_versions  # the daemons share the store, and serve that many
+    loader = ModelLoader(party.warehouse, party.party, store, keep_versions=kept)
     loader.refresh()
     before = in_store(store, sample_id)
     yield told
@@ -98,6 +100,13 @@ def _events(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
         return []
     with closing(store):
         return erase_events(store, sample_id, keep=keep)
+
+
+def _outside(config: Path | None) -> list[Erased]:
+    """Name the sources of mode realtime that fedpredict only reads: nobody looked for the person there."""
+    note = "not looked into: remove them there, or mode realtime goes on answering for them"
+    sources = sorted((view, each.source) for view, each in wiring.load_party(config).settings.realtime.items())
+    return [Erased(source, f"view={view}", 0, 0, note) for view, source in sources if source not in (EVENTS, WAREHOUSE)]
 
 
 def _shared_store(config: Path | None) -> OnlineStore | None:

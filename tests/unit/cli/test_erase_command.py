@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fedpredict.model.populations import in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.erase import in_store
 from fedpredict.scoring.loader import ModelLoader
+from fedpredict.scoring.tasks import score_day
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.state.events import open_event_store
 from fedpredict.tables.models import publish_model
@@ -87,6 +89,40 @@ def test_the_store_of_this_machine_follows(party: Path, capsys: pytest.CaptureFi
     assert in_store(store, "u1") == set()
     assert in_store(store, "u2") == served
     warehouse.close()
+
+
+def test_the_store_keeps_as_many_versions_as_the_daemons_serve(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path("participant.toml")
+    config.write_text(config.read_text().replace("insecure = true", "insecure = true\nkeep_versions = 5"))
+    warehouse, store = LocalWarehouse(party / "warehouse"), MappedStore(party / "store" / "lab")
+    view = list_snapshots(warehouse)[0].view
+    for at in range(5):
+        part = LinearPart(("age",), np.array([[1.0 + at]]), np.array([0.0]), np.array([0.0]))
+        model = PartialModel("m", f"r{at}", "lab", Kind.LINEAR, (), True, part)
+        version = publish_model(warehouse, model, view, f"{at:064d}", lambda _: {})[0]
+        score_day(warehouse, version, datetime.now(UTC).date())
+    ModelLoader(warehouse, "lab", store, keep_versions=5).refresh()
+    held = len(store.held)
+
+    said(capsys, "u1", "--yes")
+
+    left = MappedStore(party / "store" / "lab")
+    ModelLoader(warehouse, "lab", left, keep_versions=5).refresh()
+    assert len(left.held) == held == 6  # features, and the shares of each version
+    assert len(list((party / "store" / "lab").glob("*.arrow"))) == held
+    warehouse.close()
+
+
+def test_a_source_of_another_system_is_told(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path("participant.toml")
+    config.write_text(config.read_text() + '[realtime]\npeople = "postgresql+psycopg://u@bank.example/raw"\n')
+
+    told = json.loads(said(capsys, "u1", "--dry-run", "--json"))
+    left = said(capsys, "u1", "--yes", code=9)
+
+    assert (told[-1]["table"], told[-1]["place"]) == ("postgresql+psycopg://u@bank.example/raw", "view=people")
+    assert told[-1]["note"].startswith("not looked into: remove them there")
+    assert "Not all of it could be removed" in left
 
 
 def test_what_is_left_is_told_and_ends_with_nine(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
