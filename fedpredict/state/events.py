@@ -136,7 +136,8 @@ class SqlEventStore(EventStore):
 
     def _feed_after(self, feed: str) -> str | None:
         with self._database.reading() as connection:
-            return connection.scalar(sa.select(sa.func.min(_EVENTS.c.feed)).where(_EVENTS.c.feed > feed))
+            found: str | None = connection.scalar(sa.select(sa.func.min(_EVENTS.c.feed)).where(_EVENTS.c.feed > feed))
+        return found
 
     def _remove_some(self, feed: str, before: int, limit: int) -> int:
         oldest = sa.select(_EVENTS.c.event_id).where(_EVENTS.c.feed == feed, _EVENTS.c.at < before)

@@ -112,7 +112,9 @@ def test_who_stores_events_comes_in_between_while_old_ones_are_removed(
     store.add("b", [event("u1", str(at), at) for at in range(3)])
     other, names = reopen(), iter(range(100, 200))
     monkeypatch.setattr(sql_events, "BATCH", 3)
-    monkeypatch.setattr(sql_events.time, "sleep", lambda _s: other.add("a", [event("u1", str(next(names)), 50)]))
+    monkeypatch.setattr(
+        "fedpredict.state.events.time.sleep", lambda _s: other.add("a", [event("u1", str(next(names)), 50)])
+    )
 
     assert store.remove(before=8, at_most=4) == 4
     oldest = next(each for each in store.counts() if each.feed == "a").oldest
