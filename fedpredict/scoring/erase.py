@@ -26,6 +26,7 @@ from fedpredict.tables.erasure import (
 from fedpredict.tables.populations import POPULATION_IDS
 from fedpredict.tables.results import RESULTS
 from fedpredict.tables.script_store import list_scripts
+from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
 from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
@@ -103,9 +104,9 @@ def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = Fal
 
 
 def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> list[Erased]:
-    places = sorted({each for registered in list_scripts(warehouse) for each in raw_columns(registered)})
+    places = sorted({each for registered in list_scripts(warehouse) for each in raw_columns(registered)}, key=str)
     found: list[Erased] = []
-    for database, table, column in places:
+    for database, table, column, kind in places:
         name = f"{database}.{table}" if database else table
         schema, why = None, "remove them there: fedpredict writes to its own database alone"
         try:
@@ -116,7 +117,9 @@ def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> l
         except WarehouseWriteError as error:
             why = f"remove them there: {error}"
         try:
-            where = partitions_with(warehouse, schema or TableSchema(table, (), ()), sample_id, column, database)
+            where = partitions_with(
+                warehouse, schema or TableSchema(table, (), ()), sample_id, column, database=database, kind=kind
+            )
         except StatementError as error:
             found.append(Erased(name, "", 0, 0, f"it cannot be read, look there: {error}"))
             continue
@@ -124,21 +127,29 @@ def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> l
             found += [Erased(name, "", n_rows, 0, why) for _, n_rows in where]
         else:
             found += [
-                _from_partition(warehouse, schema, partition, n_rows, (sample_id, column), remove=remove)
+                _from_partition(
+                    warehouse, schema, partition, n_rows, (sample_id, column), kind=kind if remove else None
+                )
                 for partition, n_rows in where
             ]
     return found
 
 
 def _from_partition(
-    warehouse: Warehouse, schema: TableSchema, partition: Partition, n_rows: int, who: tuple[str, str], *, remove: bool
+    warehouse: Warehouse,
+    schema: TableSchema,
+    partition: Partition,
+    n_rows: int,
+    who: tuple[str, str],
+    *,
+    kind: ScriptType | None,
 ) -> Erased:
-    """Remove a person's rows from a partition of a raw table, where that is wanted and can be."""
+    """Remove a person's rows from a partition of a raw table, where it can be; without a type they are told alone."""
     note = "--raw removes them; until then a refresh brings them back"
-    if remove:
+    if kind is not None:
         try:
             check_partition_values(partition)
-            copy_without(warehouse, schema, partition, *who)
+            copy_without(warehouse, schema, partition, *who, kind=kind)
             put_back(warehouse, schema, partition)
             return Erased(schema.name, _place(partition), n_rows, n_rows)
         except NameRefusedError as error:

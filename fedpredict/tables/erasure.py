@@ -15,8 +15,10 @@ from sqlglot import exp
 
 from fedpredict.tables import sql
 from fedpredict.tables.names import PLACE
+from fedpredict.tables.script import declared_column
 from fedpredict.tables.script_shape import parse_shape
 from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.script_types import TEXT, ScriptType
 from fedpredict.tables.views import (
     Snapshot,
     instant_of,
@@ -32,26 +34,33 @@ Where = tuple[Partition, int]
 """A partition, and how many rows of the person it has."""
 
 
-def raw_columns(registered: RegisteredView) -> set[tuple[str, str, str]]:
-    """Return the raw columns that hold sample ids by a view's script, as (database or "", table, column).
+def raw_columns(registered: RegisteredView) -> set[tuple[str, str, str, ScriptType]]:
+    """Return the raw columns that hold sample ids by a view's script, as (database or "", table, column, its type).
 
     That is the key's own column, and the key of each dimension that is joined on it alone.
     """
     shape = parse_shape(registered.view, registered.script)
     events = next(iter(shape.sources.values()))
     key = shape.key.name.lower()
-    found = {(events.database or "", events.table, key)}
+    found = {(events.database or "", events.table, key, events.types[key])}
     alias = next(iter(shape.sources))
     for join in shape.joins:
         (pair, *others) = join.pairs
         if not others and (pair[1].table, pair[1].name) == (alias, key):
             source = shape.sources[join.alias]
-            found.add((source.database or "", source.table, pair[0].name))
+            column = pair[0].name
+            found.add((source.database or "", source.table, column, source.types[column]))
     return found
 
 
 def partitions_with(
-    warehouse: Warehouse, schema: TableSchema, sample_id: str, column: str = "sample_id", database: str = ""
+    warehouse: Warehouse,
+    schema: TableSchema,
+    sample_id: str,
+    column: str = "sample_id",
+    *,
+    database: str = "",
+    kind: ScriptType = TEXT,
 ) -> list[Where]:
     """Return the partitions of a table that have rows of a sample id, with their numbers.
 
@@ -59,8 +68,9 @@ def partitions_with(
         warehouse: The party's.
         schema: The table.
         sample_id: Whose.
-        column: The one that holds sample ids: text, or whole numbers.
+        column: The one that holds sample ids.
         database: Where the table is, if not where the warehouse's own are.
+        kind: The type that a view declares of the column: its ids are the texts of that, such as 42 of '0042'.
 
     Raises:
         WarehouseError: As the warehouse says.
@@ -71,7 +81,7 @@ def partitions_with(
         db=exp.to_identifier(database, quoted=True) if database else None,
     )
     query = exp.Select(expressions=[*sql.columns_of(*keys), sql.named(exp.Count(this=exp.Star()), "fp_rows")])
-    query = query.from_(source, copy=False).where(_is_of(column), copy=False)
+    query = query.from_(source, copy=False).where(_is_of(column, kind), copy=False)
     if keys:
         query = query.group_by(*sql.columns_of(*keys), copy=False)
     rows = warehouse.run(query, {_ID: sample_id}).to_pylist()
@@ -84,7 +94,13 @@ def work_table(schema: TableSchema) -> TableSchema:
 
 
 def copy_without(
-    warehouse: Warehouse, schema: TableSchema, partition: Partition, sample_id: str, column: str = "sample_id"
+    warehouse: Warehouse,
+    schema: TableSchema,
+    partition: Partition,
+    sample_id: str,
+    column: str = "sample_id",
+    *,
+    kind: ScriptType = TEXT,
 ) -> int:
     """Write a partition's rows but those of a sample id into the table of work, and return how many they are.
 
@@ -93,9 +109,8 @@ def copy_without(
     """
     work = work_table(schema)
     warehouse.ensure(work)
-    stays = exp.or_(
-        exp.Is(this=sql.column(column), expression=exp.Null()), exp.Not(this=exp.Paren(this=_is_of(column)))
-    )
+    is_theirs = exp.Case(ifs=[exp.If(this=_is_of(column, kind), true=sql.number(1))], default=sql.number(0))
+    stays = exp.EQ(this=is_theirs, expression=sql.number(0))  # so does what cannot be read in the type
     query = sql.stored(_columns(schema), schema.name, partition).where(stays, copy=False)
     params: dict[str, Value] = {**partition, _ID: sample_id}
     return warehouse.replace_from(work.name, partition, _in_order(schema, query), params)
@@ -132,9 +147,10 @@ def snapshot_without(warehouse: Warehouse, snapshot: Snapshot, sample_id: str) -
     return made
 
 
-def _is_of(column: str) -> exp.Expr:
-    """Return whether a column, as text, is the sample id."""
-    return exp.EQ(this=exp.cast(sql.column(column), "text"), expression=exp.Placeholder(this=_ID))
+def _is_of(column: str, kind: ScriptType) -> exp.Expr:
+    """Return whether a column, read in its type and then as text, is the sample id."""
+    read = sql.column(column) if kind == TEXT else declared_column(column, kind)
+    return exp.EQ(this=exp.cast(read, "text"), expression=exp.Placeholder(this=_ID))
 
 
 def _columns(schema: TableSchema) -> list[exp.Expr]:

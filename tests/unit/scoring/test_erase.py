@@ -31,9 +31,11 @@ from fedpredict.state.leases import NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.script_store import RegisteredView, write_script
+from fedpredict.tables.script_types import TEXT
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
 
@@ -311,6 +313,39 @@ def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWareho
     assert sorted(shares_of(warehouse)) == sorted([*OTHERS, WHO])
 
 
+def test_an_id_is_found_in_raw_rows_as_the_declared_type_reads_it(warehouse: LocalWarehouse, alone: Alone) -> None:
+    definition = """
+name = "people"
+key = "who"
+targets = ["duckdb"]
+[sources.t]
+table = "raw_people"
+event_id = "id"
+event_time = "at"
+[sources.t.columns]
+id = "text"
+at = "timestamp"
+who = "int"
+[features.n]
+type = "number"
+"""
+    schema = TableSchema("raw_people", tuple(Column(name, ColumnType.STRING) for name in ("id", "at", "who")), ())
+    warehouse.ensure(schema)
+    whos = ["0042", "7", "42", "nobody", None, "420"]
+    rows = {"id": [str(at) for at in range(6)], "at": ["2024-01-01 00:00:00"] * 6, "who": whos}
+    warehouse.replace("raw_people", {}, pa.table(rows))
+    view = ScriptView.model_validate(tomllib.loads(definition))
+    script = "SELECT t.who, COUNT(*) AS n FROM t WHERE t.who IS NOT NULL GROUP BY t.who"
+    registered = register_view(warehouse, view, definition, script)[0]
+    refresh_view(warehouse, registered, AS_OF)
+
+    told = erase(alone, warehouse, "42", raw=True)
+
+    assert found_in(told)["raw_people"] == (2, 2)
+    left = warehouse.read("raw_people", ["who"], {}).column(0).to_pylist()
+    assert sorted(map(str, left)) == ["420", "7", "None", "nobody"]
+
+
 def test_a_raw_table_that_is_gone_keeps_nothing_else_from_going(warehouse: LocalWarehouse, alone: Alone) -> None:
     gone = DEFINITION.replace('"raw_transactions"', '"raw_gone"')
     foreign = DEFINITION.replace('table = "raw_transactions"', 'table = "raw_far"\ndatabase = "elsewhere"')
@@ -333,10 +368,10 @@ def test_raw_columns_are_the_key_and_dimensions_joined_on_it_alone(warehouse: Lo
     registered = registered_view(warehouse)
     people = SCRIPT.replace("merchants.merchant = tx.merchant", "merchants.merchant = tx.account")
 
-    assert erasure.raw_columns(registered) == {("", "raw_transactions", "account")}
+    assert erasure.raw_columns(registered) == {("", "raw_transactions", "account", TEXT)}
     assert people != SCRIPT
     assert erasure.raw_columns(replace(registered, script=people)) == {
-        ("", "raw_transactions", "account"),
-        ("", "dim_merchants", "merchant"),
+        ("", "raw_transactions", "account", TEXT),
+        ("", "dim_merchants", "merchant", TEXT),
     }
     assert erasing.ERASE == "erase"
