@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from math import isfinite
+from threading import BoundedSemaphore
 
 import msgspec
 import pyarrow as pa
 from sqlglot import exp
 from typing_extensions import override
 
+from fedpredict.errors import StateError
 from fedpredict.features.raw import RawSource, arrow_schema, arrow_type, as_declared, typed_columns
 from fedpredict.features.realtime import QueryEngine
 from fedpredict.state.outside import OutsideTable
 from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.script_view import ScriptSource
 
+MOST_AT_ONCE = 8
+"""Questions to one table at the same time: half of the threads, so that one server that hangs leaves some to others."""
+WAIT_S = 0.5
+"""How long one more waits."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS = "fp_rows"
 _SAME: dict[str, type] = {
@@ -46,6 +52,7 @@ class PostgresSource(RawSource):
             engine: Casts what is of other types than the declared ones, as a refresh does; its owner closes it.
         """
         self._engine = engine
+        self._turns = BoundedSemaphore(MOST_AT_ONCE)
         self._query = exp.Select(expressions=typed_columns(source)).from_(_ROWS, copy=False).sql("duckdb")
         self._table = table
         self._source = source
@@ -60,19 +67,22 @@ class PostgresSource(RawSource):
             keys = [int(each) for each in sample_ids if each.lstrip("-").isdecimal() and str(int(each)) == each]
         rows: Sequence[Sequence[object]] = ()
         if keys:
-            rows = self._table.rows(
-                list(types),
-                key=self._key,
-                keys=keys,
-                time=str(self._source.event_time),
-                before=_EPOCH + timedelta(microseconds=before),
-            )
+            rows = self._rows(keys, _EPOCH + timedelta(microseconds=before))
         columns = [[row[at] for row in rows] for at in range(len(types))]
         arrays = [_of_one_type(values, kind) for values, kind in zip(columns, types.values(), strict=True)]
         if all(array.type == arrow_type(kind) for array, kind in zip(arrays, types.values(), strict=True)):
             return pa.table(arrays, schema=arrow_schema(self._source))
         given = pa.table(arrays, names=list(types))
         return as_declared(self._engine.query(self._query, {}, {_ROWS: given}), self._source)
+
+    def _rows(self, keys: Sequence[str | int], before: datetime) -> Sequence[Sequence[object]]:
+        if not self._turns.acquire(timeout=WAIT_S):
+            raise StateError(f"the raw table {self._source.table} has {MOST_AT_ONCE} questions to answer already")
+        try:
+            time = str(self._source.event_time)
+            return self._table.rows(list(self._source.types), key=self._key, keys=keys, time=time, before=before)
+        finally:
+            self._turns.release()
 
     @override
     def close(self) -> None:
