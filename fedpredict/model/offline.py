@@ -92,6 +92,8 @@ class NewTask:
         manifest: The version of the model; its parties are asked.
         mode: Nearline or offline.
         population: Whose ids.
+        asked_for: How they were named: `table NAME`, `population NAME@VERSION`, or `ids DIGEST` of a list, which is
+            over those of its buckets. Where a key is used again it must be the same.
         n_buckets: Into how many buckets they are cut.
         rows: What was asked for, before duplicates and what is no sample id were taken out.
         ids: After that.
@@ -104,6 +106,7 @@ class NewTask:
     manifest: Manifest
     mode: Mode
     population: PopulationRef
+    asked_for: str
     n_buckets: int
     rows: int
     ids: int

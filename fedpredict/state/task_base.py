@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from fedpredict.errors import FieldError
 from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Upload
 
 LEASE_S = 15.0
@@ -66,6 +67,16 @@ class TaskEvent:
     at: datetime
     what: str
     detail: str
+
+
+def used_otherwise(task: OfflineTask) -> FieldError:
+    """Return the error of a submission with the key of a task that is about something else."""
+    return FieldError(
+        f"key {task.new.idempotency_key} of {task.new.submitted_by} is task {task.task_id}'s, which is about another "
+        "model, mode or population",
+        place="idempotency_key",
+        problem="was used for another model, mode or population",
+    )
 
 
 class TaskBook(Protocol):

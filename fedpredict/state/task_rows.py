@@ -37,6 +37,7 @@ TASKS = sa.Table(
     sa.Column("population", sa.String(200), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("is_standing", sa.Boolean, nullable=False),
+    sa.Column("asked_for", sa.String(300), nullable=False),
     sa.Column("n_buckets", sa.Integer, nullable=False),
     sa.Column("n_rows", sa.BigInteger, nullable=False),
     sa.Column("n_ids", sa.BigInteger, nullable=False),
@@ -110,6 +111,7 @@ def row_of_task(task_id: str, new: NewTask, now: datetime) -> dict[str, object]:
         "population": new.population.name,
         "version": new.population.version,
         "is_standing": new.population.is_standing,
+        "asked_for": new.asked_for,
         "n_buckets": new.n_buckets,
         "n_rows": new.rows,
         "n_ids": new.ids,
@@ -146,6 +148,7 @@ def task_of_row(row: sa.Row[Any]) -> OfflineTask:
             population=PopulationRef(
                 owner=row.owner, name=row.population, version=row.version, is_standing=row.is_standing
             ),
+            asked_for=row.asked_for,
             n_buckets=row.n_buckets,
             rows=row.n_rows,
             ids=row.n_ids,

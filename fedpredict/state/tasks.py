@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from typing_extensions import override
 
-from fedpredict.errors import FieldError, TaskNotFoundError
+from fedpredict.errors import TaskNotFoundError
 from fedpredict.model.offline import (
     Bins,
     BucketDone,
@@ -24,7 +24,7 @@ from fedpredict.model.offline import (
     add_totals,
 )
 from fedpredict.state.engine import Database, open_engine
-from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskEvent, TaskStore, Why
+from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskEvent, TaskStore, Why, used_otherwise
 from fedpredict.state.task_rows import (
     BUCKETS,
     EVENTS,
@@ -40,7 +40,7 @@ from fedpredict.state.task_rows import (
     upload_of_row,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _COMPONENT = "offline tasks"
 _ENDED = tuple(str(state) for state in OfflineState if state.has_ended)
 _T = TypeVar("_T")
@@ -312,18 +312,12 @@ def _holds(claim: Claim) -> sa.ColumnElement[bool]:
 def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
     if _asked(task.new) == _asked(new):
         return task
-    raise FieldError(
-        f"key {new.idempotency_key} of {new.submitted_by} is task {task.task_id}'s, which is about another model, mode "
-        "or population",
-        place="idempotency_key",
-        problem="was used for another model, mode or population",
-    )
+    raise used_otherwise(task)
 
 
 def _asked(new: NewTask) -> tuple[object, ...]:
-    """Return what must be the same where a key is used again: of a list, that it is one of as many ids."""
-    population = new.population if new.population.is_standing else new.ids
-    return new.manifest.model_id, new.mode, population
+    """Return what must be the same where a key is used again."""
+    return new.manifest.model_id, new.mode, new.asked_for
 
 
 def _tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> None:

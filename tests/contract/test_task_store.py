@@ -18,7 +18,7 @@ from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import TaskStore, Why
 from fedpredict.state.task_rows import METADATA
-from fedpredict.state.tasks import SqlTaskStore
+from fedpredict.state.tasks import SCHEMA_VERSION, SqlTaskStore
 from tests.conftest import POSTGRES_PASSWORD
 
 STORES = [
@@ -53,7 +53,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iter
     opened: list[TaskStore] = []
 
     def another() -> TaskStore:
-        database = Database(open_engine(url, tmp_path, password), "offline tasks", 1, METADATA)
+        database = Database(open_engine(url, tmp_path, password), "offline tasks", SCHEMA_VERSION, METADATA)
         opened.append(SqlTaskStore(database, clock))
         return opened[-1]
 
@@ -87,6 +87,7 @@ def new(model_id: str = "credit", key: str = "", **changes: object) -> NewTask:
         manifest=manifest(model_id),
         mode=Mode.NEARLINE,
         population=ref,
+        asked_for="ids aa",
         n_buckets=2,
         rows=13,
         ids=10,
@@ -129,6 +130,9 @@ def test_the_same_key_of_the_same_caller_gives_the_same_task(store: TaskStore, r
     with pytest.raises(FieldError, match="another model") as refused:
         store.submit(new("churn", key="daily"))
     assert refused.value.place == "idempotency_key"
+    for other in ("ids bb", "table aa"):
+        with pytest.raises(FieldError, match="another model, mode or population"):
+            store.submit(new(key="daily", asked_for=other))
     assert store.by_key("client desk", "daily") == first
     assert store.by_key("client desk", "weekly") is None
 

@@ -292,21 +292,26 @@ async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_pat
         task_id = await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily")
         assert await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily") == task_id
         with pytest.raises(FieldError, match="idempotency_key: was used for another"):
-            await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+            await client.submit("risk", ["p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+        several = await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="weekly")
+        again = await client.submit("risk", ["p2", "p1", "p2"], mode=Mode.NEARLINE, idempotency_key="weekly")
+        assert again == several
         with pytest.raises(TaskNotFoundError):
             await stranger.task(task_id)
         assert await stranger.tasks() == []
-        assert [each.task_id for each in await client.tasks("risk")] == [task_id]
+        assert [each.task_id for each in await client.tasks("risk")] == [several, task_id]
         with pytest.raises(InputError, match="no name of a task"):
             await client.task("a b")
 
 
 async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
-    people = {"people": {"table": "fp_features_people"}}
-    await world.ask(tasks={"tables": people})
+    people = {"table": "fp_features_people"}
+    await world.ask(tasks={"tables": {"people": people, "others": people}})
     async with world.client() as client:
         task_id = await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily")
         assert await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        with pytest.raises(FieldError, match="idempotency_key: was used for another"):
+            await client.submit("risk", TableOf("others"), mode=Mode.NEARLINE, idempotency_key="daily")
         assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
         check(world, await table_of(client, task_id))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from fedpredict.model.offline import NewTask, OfflineTask, PopulationRef, TaskIn
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
-from fedpredict.state.task_base import TaskStore
+from fedpredict.state.task_base import TaskStore, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
@@ -70,10 +71,12 @@ class TaskDesk:
         ids = await self._ids(submission, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")
+        asked_for = await asyncio.to_thread(self._asked_for, submission, ids.population)
         new = NewTask(
             manifest=manifest,
             mode=submission.mode,
             population=ids.population,
+            asked_for=asked_for,
             n_buckets=ids.n_buckets,
             rows=ids.rows,
             ids=ids.ids,
@@ -139,16 +142,36 @@ class TaskDesk:
         return upload
 
     async def _known(self, submission: Submission, caller: Identity) -> OfflineTask | None:
-        """Return the task that a key names, where what it is about is here: it may be of a newer version by now."""
+        """Return the task that a key names, where what it is about is here: it may be of a newer version by now.
+
+        Raises:
+            FieldError: The task is about something else.
+        """
         if submission.upload_id or not submission.idempotency_key:
             return None
         task = await asyncio.to_thread(self.store.by_key, str(caller), submission.idempotency_key)
-        if task is None or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+        if task is None:
             return None
         population = task.new.population
-        name = population.name if population.is_standing else ""
-        same = name == submission.standing and submission.version in (0, population.version)
-        return task if same else None
+        if submission.table:
+            same = task.new.asked_for == _table_of(submission)
+        else:
+            same = population.is_standing and population.name == submission.standing
+            same = same and submission.version in (0, population.version)
+        if not same or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+            raise used_otherwise(task)
+        return task
+
+    def _asked_for(self, submission: Submission, population: PopulationRef) -> str:
+        """Return what must be the same where the key is used again; a list that is sent again has another name."""
+        if submission.table:
+            return _table_of(submission)
+        if population.is_standing:
+            return f"population {population}"
+        digests = hashlib.sha256()
+        for version in list_versions(self.warehouse, owner=population.owner, population=population.name):
+            digests.update("".join(version.digests).encode())
+        return f"ids {digests.hexdigest()}"
 
     def _table(self, name: str, caller: Identity) -> Upload:
         """Take the ids of a table as a list."""
@@ -187,3 +210,7 @@ class TaskDesk:
             uploaded_by=version.changed_by,
             uploaded_at=version.created_at,
         )
+
+
+def _table_of(submission: Submission) -> str:
+    return f"table {submission.table}"

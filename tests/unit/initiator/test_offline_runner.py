@@ -128,6 +128,7 @@ class Bench:
             manifest=self.pins["m"],
             mode=Mode.NEARLINE,
             population=upload.population,
+            asked_for="ids",
             n_buckets=upload.n_buckets,
             rows=upload.rows,
             ids=upload.ids,
