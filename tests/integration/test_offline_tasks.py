@@ -140,7 +140,7 @@ async def world(filled: World, tmp_path: Path, certificates: Certificates) -> As
 async def table_of(client: AsyncClient, task_id: str) -> dict[str, tuple[float | None, str]]:
     """Return the results of a task by id; each must be there once."""
     table = await client.results_table(task_id)
-    assert table.column_names == ["sample_id", "prediction", "status"]
+    assert table.column_names == ["sample_id", "prediction", "status", "origin"]
     found = {each["sample_id"]: (each["prediction"], each["status"]) for each in table.to_pylist()}
     assert len(found) == table.num_rows
     return found
@@ -343,7 +343,7 @@ async def test_the_commands_submit_show_and_fetch(
     assert await command("show", task_id) == done
     assert (await command("results", task_id, "--out", str(tmp_path / "out.csv")))["rows"] == 1_000
     rows = {each["sample_id"]: each for each in pa.csv.read_csv(tmp_path / "out.csv").to_pylist()}
-    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found"}
+    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found", "origin": "unspecified"}
     assert rows["p1"]["prediction"] == pytest.approx(world.expected[1], rel=1e-9)
     assert (await command("cancel", task_id))["state"] == "done"
     assert (await command("retry", task_id))["state"] == "done"

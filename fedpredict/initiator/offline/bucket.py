@@ -82,11 +82,13 @@ class BucketOutcome:
     Attributes:
         predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
         status: Shape (n_ids,), `SampleStatus` values.
+        origin: Shape (n_ids,), `Origin` values; UNSPECIFIED where the status is not OK.
         totals: Counted, but for the histograms.
     """
 
     predictions: Floats
     status: Statuses
+    origin: Statuses
     totals: Totals
 
 
@@ -138,9 +140,14 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
         answers.append(answer)
         totals = add_totals(totals, _totals(answer, replies))
     if not answers:
-        return BucketOutcome(np.empty((0, width)), np.empty(0, dtype=np.uint8), totals)
-    predictions = np.concatenate([each.predictions for each in answers])
-    return BucketOutcome(predictions, np.concatenate([each.status for each in answers]), totals)
+        nothing = np.empty(0, dtype=np.uint8)
+        return BucketOutcome(np.empty((0, width)), nothing, nothing, totals)
+    return BucketOutcome(
+        predictions=np.concatenate([each.predictions for each in answers]),
+        status=np.concatenate([each.status for each in answers]),
+        origin=np.concatenate([each.origin for each in answers]),
+        totals=totals,
+    )
 
 
 def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:

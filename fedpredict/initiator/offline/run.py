@@ -167,7 +167,7 @@ class TaskRun:
         """Write the results of a bucket, then its record; not interrupted, so that nobody writes behind a successor."""
         await self._choose_bins(outcome)
         self._holding.check()
-        writing = partial(write_results, predictions=outcome.predictions, status=outcome.status)
+        writing = partial(write_results, predictions=outcome.predictions, status=outcome.status, origin=outcome.origin)
         sha256 = await self._place.thread(writing, self._place.warehouse, self._task.task_id, bucket, ids)
         histograms = await self._place.thread(histograms_of, self._bins, outcome.predictions, outcome.status)
         done = BucketDone(

@@ -34,6 +34,7 @@ from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.offline import NewTask, OfflineState, OfflineTask, TaskInfo
 from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer, PopulationRows, digest_of
+from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.state.tasks import SqlTaskStore, open_task_store
@@ -174,6 +175,13 @@ class Bench:
                 found[row["sample_id"]] = (row["status"], row["predictions"])
         return found
 
+    def origins(self, task_id: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for bucket, done in self.store.buckets(task_id).items():
+            rows = read_results(self.warehouse, task_id, bucket, done.totals.ids, done.results_sha256)
+            found |= dict(zip(rows["sample_id"].to_pylist(), rows["origin"].to_pylist(), strict=True))
+        return found
+
     def info(self, task_id: str, limit: float = 0.25) -> TaskInfo:
         task = self.store.task(task_id)
         return info_of(task, self.store.before(task), limit=limit)
@@ -185,6 +193,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
 
 
 EXPECTED = {f"u{number}": (1, [11.0 * number]) for number in range(N_IDS)}
+OWN: dict[str, int] = dict.fromkeys(EXPECTED, Origin.MODEL)
 
 
 async def test_every_id_gets_the_sum_of_all_shares_and_buckets_are_counted(bench: Bench) -> None:
@@ -361,6 +370,7 @@ async def test_a_constant_stands_in_for_a_party_that_does_not_know_an_id(bench: 
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [503.0])}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.DEFAULT_PARTIAL}
 
 
 @pytest.mark.parametrize("bench", [{"policy": "fallback_model", "fallback_model": "own"}], indirect=True)
@@ -370,6 +380,7 @@ async def test_the_own_model_answers_for_ids_that_a_party_does_not_know(bench: B
     async with bench.working():
         task = await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [3.0]), "u40": (1, [40.0])}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.FALLBACK_MODEL, "u40": Origin.FALLBACK_MODEL}
     assert task.totals.parties["lab"].statuses == {SampleStatus.OK: N_IDS - 2, SampleStatus.NOT_FOUND: 2}
 
 
@@ -379,6 +390,7 @@ async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) ->
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (int(SampleStatus.NOT_FOUND), None)}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.UNSPECIFIED}
     info = bench.info(task_id)
     assert (info.scored, info.statuses[SampleStatus.NOT_FOUND]) == (N_IDS - 1, 1)
 
