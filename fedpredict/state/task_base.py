@@ -107,7 +107,10 @@ class TaskBook(Protocol):
         """End a task, unless it has ended, and return it; raise `TaskNotFoundError`."""
 
     def retry(self, task_id: str) -> OfflineTask:
-        """Queue a task that failed again, and return it; others stay as they are. Raise `TaskNotFoundError`."""
+        """Queue a task that failed again, and return it; others stay as they are. Raise `TaskNotFoundError`.
+
+        One whose results were withdrawn stays too: what is recorded of it is not there any more.
+        """
 
 
 class TaskClaims(Protocol):
@@ -154,11 +157,14 @@ class TaskResults(Protocol):
     def events(self, task_id: str) -> list[TaskEvent]:
         """Return what happened to a task, the oldest first; raise `TaskNotFoundError`."""
 
-    def ended_before(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks that ended before a moment, and whose results were not removed."""
+    def withdraw(self, moment: datetime) -> list[OfflineTask]:
+        """Withdraw the results of tasks that ended before a moment, and return all whose results are to be removed.
+
+        Nobody fetches them from then on, nor has such a task go on. A task is returned until it is marked.
+        """
 
     def mark_removed(self, task_id: str) -> None:
-        """Record that a task's results were removed."""
+        """Record that a task's results, which were withdrawn, are removed."""
 
 
 class TaskUploads(Protocol):
@@ -174,7 +180,7 @@ class TaskUploads(Protocol):
         """Return a list; None: there is none of that name."""
 
     def unused_uploads(self, moment: datetime) -> list[Upload]:
-        """Return the lists sent before a moment that no task is about, or only tasks whose results were removed."""
+        """Return the lists sent before a moment that no task is about, or only tasks whose results were withdrawn."""
 
     def drop_upload(self, upload_id: str) -> None:
         """Forget a list whose ids were removed."""

@@ -103,7 +103,7 @@ class SqlTaskStore(TaskStore):
     def retry(self, task_id: str) -> OfflineTask:
         """Queue a task that failed again."""
         values = {"state": str(OfflineState.QUEUED), "problem": "", "problem_party": "", "finished_at": None, **_FREE}
-        failed = TASKS.c.state == str(OfflineState.FAILED)
+        failed = (TASKS.c.state == str(OfflineState.FAILED)) & sa.not_(TASKS.c.results_removed)
         return self._change(task_id, failed, "retried", **values, not_before=0.0, attempts=0)
 
     @override
@@ -214,17 +214,20 @@ class SqlTaskStore(TaskStore):
         return [TaskEvent(self._read(datetime.fromisoformat, row.at), row.what, row.detail) for row in rows]
 
     @override
-    def ended_before(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks that ended before a moment and still have results."""
+    def withdraw(self, moment: datetime) -> list[OfflineTask]:
+        """Withdraw old results, and return the tasks whose results are to be removed."""
         old = TASKS.c.state.in_(_ENDED) & (TASKS.c.finished_at < moment.astimezone(UTC).isoformat())
-        statement = sa.select(TASKS).where(old & sa.not_(TASKS.c.results_removed))
+        withdrawn = sa.update(TASKS).where(old & sa.not_(TASKS.c.results_removed)).values(results_removed=True)
+        statement = sa.select(TASKS).where(TASKS.c.results_removed & sa.not_(TASKS.c.is_swept))
         with self._database.transaction() as connection:
+            connection.execute(withdrawn)
             return [self._read(task_of_row, row) for row in connection.execute(statement)]
 
     @override
     def mark_removed(self, task_id: str) -> None:
         """Record that a task's results were removed."""
-        self._change(task_id, sa.not_(TASKS.c.results_removed), "results removed", results_removed=True)
+        unmarked = TASKS.c.results_removed & sa.not_(TASKS.c.is_swept)
+        self._change(task_id, unmarked, "results removed", is_swept=True)
 
     @override
     def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:

@@ -262,11 +262,28 @@ def test_what_ended_long_ago_is_found_until_its_results_are_removed(store: TaskS
     ended, running = store.submit(new()).task_id, store.submit(new()).task_id
     store.cancel(ended)
     soon = datetime.now(UTC) + timedelta(days=1)
-    assert [each.task_id for each in store.ended_before(soon)] == [ended]
-    assert store.ended_before(soon - timedelta(days=2)) == []
+    assert store.withdraw(soon - timedelta(days=2)) == []
+    assert not store.task(ended).results_removed
+    assert [each.task_id for each in store.withdraw(soon)] == [ended]
+    assert [each.task_id for each in store.withdraw(soon - timedelta(days=2))] == [ended]
+    store.mark_removed(running)
     store.mark_removed(ended)
-    assert store.ended_before(soon) == []
+    assert store.withdraw(soon) == []
     assert (store.task(ended).results_removed, store.task(running).results_removed) == (True, False)
+
+
+def test_a_task_whose_results_were_withdrawn_is_not_queued_again_and_one_that_was_queued_keeps_them(
+    store: TaskStore,
+) -> None:
+    withdrawn, retried = store.submit(new()).task_id, store.submit(new()).task_id
+    for _ in range(2):
+        claim = store.claim("w1")
+        assert claim is not None
+        assert store.settle(claim, OfflineState.FAILED, Why(problem="no room"))
+    assert store.retry(retried).state is OfflineState.QUEUED
+    assert [each.task_id for each in store.withdraw(datetime.now(UTC) + timedelta(days=1))] == [withdrawn]
+    assert store.retry(withdrawn).state is OfflineState.FAILED
+    assert not store.task(retried).results_removed
 
 
 def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: TaskStore) -> None:
@@ -289,7 +306,8 @@ def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: 
     assert store.unused_uploads(NOW + timedelta(seconds=1)) == [upload]
     task_id = store.submit(new()).task_id
     assert store.unused_uploads(NOW + timedelta(days=9)) == []
-    store.mark_removed(task_id)
+    store.cancel(task_id)
+    store.withdraw(datetime.now(UTC) + timedelta(days=1))
     assert store.unused_uploads(NOW + timedelta(days=9)) == [upload]
     store.drop_upload("1")
     assert store.upload("1") is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -262,9 +263,12 @@ async def test_a_version_that_is_no_longer_served_fails_the_task_and_says_what_t
         )
         await world.serve("lab", world.federation.parties["lab"])
         info = await client.wait(older.task_id, timeout_s=60.0)
-    assert info.state is OfflineState.FAILED
-    assert "party lab no longer serves the version" in info.problem
-    assert "submit the task again" in info.problem
+        assert info.state is OfflineState.FAILED
+        assert "party lab no longer serves the version" in info.problem
+        assert "submit the task again" in info.problem
+        store.withdraw(datetime.now(UTC) + timedelta(days=1))
+        with pytest.raises(TaskFailedError, match="results were removed, because they were old: submit it again"):
+            await client.retry(older.task_id)
 
 
 async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_path: Path) -> None:

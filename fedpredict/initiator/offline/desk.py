@@ -7,13 +7,19 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedpredict.errors import EmptyRequestError, FieldError, TaskNotFoundError, UnsupportedModeError
+from fedpredict.errors import (
+    EmptyRequestError,
+    FieldError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UnsupportedModeError,
+)
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.offline import NewTask, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.offline import NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
@@ -110,9 +116,18 @@ class TaskDesk:
         return await self._changed(await asyncio.to_thread(self.store.cancel, task_id))
 
     async def retry(self, task_id: str, caller: Identity) -> TaskInfo:
-        """Go on with a task that failed; others stay as they are."""
+        """Go on with a task that failed; others stay as they are.
+
+        Raises:
+            TaskNotFoundError: As `find` says.
+            TaskFailedError: Its results were removed: what is left would never be whole.
+        """
         await self.find(task_id, caller)
-        return await self._changed(await asyncio.to_thread(self.store.retry, task_id))
+        task = await asyncio.to_thread(self.store.retry, task_id)
+        if task.state is OfflineState.FAILED and task.results_removed:
+            problem = "its results were removed, because they were old: submit it again"
+            raise TaskFailedError(f"task {task_id}: {problem}", state=task.state, problem=problem)
+        return await self._changed(task)
 
     async def find(self, task_id: str, caller: Identity) -> OfflineTask:
         """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
