@@ -38,7 +38,7 @@ from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.state.tasks import SqlTaskStore, open_task_store
-from fedpredict.tables.populations import list_versions
+from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.local import LocalWarehouse
 
@@ -408,6 +408,32 @@ async def test_predictions_that_moved_since_the_task_before_are_a_warning(bench:
     assert (bench.info(same).histograms[0].stability, bench.info(same).warnings) == (0.0, ())
     (warning,) = bench.info(moved).warnings
     assert f"have moved since task {same}" in warning
+
+
+async def test_bins_are_not_chosen_by_a_bucket_without_predictions(bench: Bench) -> None:
+    task_id = bench.submit()
+    (version,) = list_versions(bench.warehouse)
+    first = read_bucket(bench.warehouse, "bank", version.population, 0, version.digests[0])
+    bench.parties["lab"].lacks = {int(each[1:]) for each in first}
+    async with bench.working(buckets_under_way=1):
+        task = await bench.until(task_id, OfflineState.DONE)
+    assert len(first) > 0
+    assert bench.store.buckets(task_id)[0].totals.histograms == ()
+    (counts,) = task.totals.histograms
+    assert sum(counts) == N_IDS - len(first)
+    assert sum(counts[1:-1]) > 0
+
+
+async def test_bins_that_the_predictions_of_the_task_before_are_beyond_are_not_had_again(bench: Bench) -> None:
+    first = bench.submit()
+    async with bench.working(buckets_under_way=1):
+        await bench.until(first, OfflineState.DONE)
+        bench.parties["lab"].weight, bench.parties["lab"].lacks = 1e6, {0}
+        moved, after = [await bench.until(bench.submit(), OfflineState.DONE) for _ in range(2)]
+    assert moved.bins == bench.store.task(first).bins
+    assert sum(moved.totals.histograms[0][1:-1]) == 0
+    assert after.bins != moved.bins
+    assert sum(after.totals.histograms[0][1:-1]) > 0
 
 
 async def test_results_that_were_changed_are_not_handed_out(bench: Bench) -> None:
