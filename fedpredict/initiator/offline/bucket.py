@@ -233,15 +233,23 @@ async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:
     if not unscored.any():
         return answer
     party = asking.own_party
+
+    def rest() -> _Page:
+        return _Page(page.bucket, page.bucket_sha256, 0, page.ids.select(unscored))
+
     try:
         manifest = asking.fallback()
-        ids = page.ids.select(unscored)
-        query = _query(asking, party, _Page(page.bucket, page.bucket_sha256, 0, ids), manifest)
+        query = _query(asking, party, await _thread(asking, rest), manifest)
         reply = await asking.scorers[party].score_bucket(query, deadline_s=asking.deadline_s)
     except FedPredictError as error:
         raise PartyFailedError(party, error) from error
-    own = combine(manifest.link, {party: policy.spread_share(reply.share, unscored)})
-    return policy.fallback_model(answer, own)
+    share = reply.share
+
+    def filled() -> Answer:
+        own = combine(manifest.link, {party: policy.spread_share(share, unscored)})
+        return policy.fallback_model(answer, own)
+
+    return await _thread(asking, filled)
 
 
 def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:

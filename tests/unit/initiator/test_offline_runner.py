@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -382,6 +383,27 @@ async def test_the_own_model_answers_for_ids_that_a_party_does_not_know(bench: B
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [3.0]), "u40": (1, [40.0])}
     assert bench.origins(task_id) == {**OWN, "u3": Origin.FALLBACK_MODEL, "u40": Origin.FALLBACK_MODEL}
     assert task.totals.parties["lab"].statuses == {SampleStatus.OK: N_IDS - 2, SampleStatus.NOT_FOUND: 2}
+
+
+@pytest.mark.parametrize("bench", [{"policy": "fallback_model", "fallback_model": "own"}], indirect=True)
+async def test_the_event_loop_digests_and_combines_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return work(*args)
+
+        return noting
+
+    for name in ("digest_of", "combine"):
+        monkeypatch.setattr(bucket_module, name, noted(getattr(bucket_module, name)))
+    bench.parties["lab"].lacks = {3, 40}
+    task_id = bench.submit()
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    assert bench.results(task_id)["u3"] == (1, [3.0])
+    assert {name.rpartition("_")[0] for name in threads} == {"fedpredict-offline"}
 
 
 async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) -> None:
