@@ -167,6 +167,17 @@ class TaskResults(Protocol):
         """Record that a task's results, which were withdrawn, are removed."""
 
 
+class TaskRepairs(Protocol):
+    """What is done about results that are not what was recorded."""
+
+    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
+        """Forget the record of a bucket and have its task fail, so that a retry does that bucket again.
+
+        Nothing changes where the bucket has another record by now, or the task was cancelled or its results withdrawn.
+        Return the task; raise `TaskNotFoundError`.
+        """
+
+
 class TaskUploads(Protocol):
     """What there is before there is a task: keys, and lists of ids that were sent."""
 
@@ -186,7 +197,7 @@ class TaskUploads(Protocol):
         """Forget a list whose ids were removed."""
 
 
-class TaskStore(TaskBook, TaskClaims, TaskResults, TaskUploads, Protocol):
+class TaskStore(TaskBook, TaskClaims, TaskResults, TaskRepairs, TaskUploads, Protocol):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from fedpredict.model.offline import (
     NewTask,
     OfflineState,
     OfflineTask,
+    Totals,
     Upload,
     add_totals,
 )
@@ -230,6 +232,31 @@ class SqlTaskStore(TaskStore):
         self._change(task_id, unmarked, "results removed", is_swept=True)
 
     @override
+    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
+        """Forget the record of a bucket and have its task fail."""
+        of_task = BUCKETS.c.task_id == task_id
+        same = of_task & (BUCKETS.c.bucket == done.bucket) & (BUCKETS.c.results_sha256 == done.results_sha256)
+        with self._database.transaction() as connection:
+            task = self._task(connection, task_id)
+            if task.state is OfflineState.CANCELLED or task.results_removed:
+                return task
+            if not connection.execute(sa.delete(BUCKETS).where(same)).rowcount:
+                return task
+            left = connection.execute(sa.select(BUCKETS.c.totals).where(of_task)).all()
+            values = {
+                "state": str(OfflineState.FAILED),
+                "problem": why.problem,
+                "problem_party": why.party,
+                "finished_at": _now(),
+                "buckets_done": len(left),
+                "totals": totals_to_json(reduce(add_totals, (self._read(_totals, row) for row in left), Totals())),
+                **_FREE,
+            }
+            connection.execute(sa.update(TASKS).where(TASKS.c.task_id == task_id).values(values))
+            _tell(connection, task_id, str(OfflineState.FAILED), why.detail or why.problem)
+            return self._task(connection, task_id)
+
+    @override
     def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:
         """Return the task that a caller's key names, or None."""
         with self._database.transaction() as connection:
@@ -328,6 +355,10 @@ def _tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> No
     number = int(connection.scalar(newest) or 0) + 1
     values = {"task_id": task_id, "number": number, "at": _now(), "what": what, "detail": detail}
     connection.execute(sa.insert(EVENTS).values(values))
+
+
+def _totals(row: sa.Row[Any]) -> Totals:
+    return totals_from_json(row.totals)
 
 
 def _now() -> str:

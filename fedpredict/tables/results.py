@@ -107,8 +107,7 @@ def read_results(warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sh
         rows = rows.combine_chunks()
     if rows.num_rows != n_ids or _digest(rows) != sha256:
         raise TableCorruptError(
-            f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded: "
-            "submit the task again"
+            f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded"
         )
     return rows.select(["sample_id", "status", "origin", "predictions"])
 

@@ -245,6 +245,40 @@ def test_a_task_that_failed_goes_on_when_it_is_retried(store: TaskStore) -> None
     assert list(store.buckets(task_id)) == [0]
 
 
+def test_a_bucket_that_is_lost_is_counted_no_more_and_its_task_fails(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    for bucket in (0, 1):
+        assert store.record(claim, done(bucket, ids=5 + bucket), ran_s=1.0)
+    assert store.settle(claim, OfflineState.DONE)
+    finished = store.task(task_id)
+    assert store.lose(task_id, replace(done(0), results_sha256="c" * 64), Why(problem="damaged")) == finished
+    lost = store.lose(task_id, done(0), Why(problem="damaged", detail="bucket 0"))
+    assert (lost.state, lost.problem, lost.buckets_done) == (OfflineState.FAILED, "damaged", 1)
+    assert lost.totals == done(1, ids=6).totals
+    assert store.buckets(task_id) == {1: done(1, ids=6)}
+    assert (store.events(task_id)[-1].what, store.events(task_id)[-1].detail) == ("failed", "bucket 0")
+    assert store.retry(task_id).state is OfflineState.QUEUED
+
+
+def test_a_bucket_that_is_lost_while_its_task_runs_ends_the_claim_and_of_one_cancelled_nothing_changes(
+    store: TaskStore,
+) -> None:
+    running, cancelled = store.submit(new()).task_id, store.submit(new()).task_id
+    for task_id in (running, cancelled):
+        claim = store.claim("w1")
+        assert claim is not None
+        assert claim.task.task_id == task_id
+        assert store.record(claim, done(0), ran_s=1.0)
+        if task_id == cancelled:
+            store.cancel(task_id)
+        store.lose(task_id, done(0), Why(problem="damaged"))
+        assert not store.renew(claim)
+    assert [store.task(each).state for each in (running, cancelled)] == [OfflineState.FAILED, OfflineState.CANCELLED]
+    assert (list(store.buckets(running)), list(store.buckets(cancelled))) == ([], [0])
+
+
 def test_the_task_before_is_the_newest_done_of_the_same_model(store: TaskStore) -> None:
     ids = [store.submit(new(model)).task_id for model in ("credit", "credit", "churn", "credit")]
     for state in (OfflineState.DONE, OfflineState.FAILED, OfflineState.DONE):

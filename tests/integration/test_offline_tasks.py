@@ -34,11 +34,13 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
+from fedpredict.tables.results import write_results
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.integration.federation import POLL_S, Certificates, Federation, eventually
@@ -269,6 +271,27 @@ async def test_a_version_that_is_no_longer_served_fails_the_task_and_says_what_t
         store.withdraw(datetime.now(UTC) + timedelta(days=1))
         with pytest.raises(TaskFailedError, match="results were removed, because they were old: submit it again"):
             await client.retry(older.task_id)
+
+
+async def test_results_that_a_late_worker_wrote_over_fail_the_task_and_a_retry_makes_them_again(
+    world: World, small_buckets: None
+) -> None:
+    await world.ask()
+    async with world.client() as client:
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        warehouse = LocalWarehouse(world.folder / "bank")
+        rows = warehouse.read("fp_results", ["sample_id"], {"task_id": task_id, "bucket": 3})
+        ids = SampleIds.of([each.encode() for each in rows.column("sample_id").to_pylist()])
+        ones = np.ones(len(ids), dtype=np.uint8)
+        write_results(warehouse, task_id, 3, ids, predictions=np.full((len(ids), 1), 0.5), status=ones, origin=ones)
+        with pytest.raises(TaskFailedError, match="bucket 3 are damaged at the initiator: retry"):
+            await client.results_table(task_id)
+        info = await client.task(task_id)
+        assert (info.state, info.buckets_done, info.ids_done) == (OfflineState.FAILED, 7, N_ROWS - len(ids))
+        await client.retry(task_id)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        check(world, await table_of(client, task_id))
 
 
 async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_path: Path) -> None:

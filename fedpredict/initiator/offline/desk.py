@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from fedpredict.errors import (
     EmptyRequestError,
     FieldError,
+    TableCorruptError,
     TaskFailedError,
     TaskNotFoundError,
     UnsupportedModeError,
@@ -19,14 +23,17 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.offline import NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.offline import BucketDone, NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
-from fedpredict.state.task_base import TaskStore, used_otherwise
+from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
+from fedpredict.tables.results import read_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED, LISTED = 1_000, 100
 """Tasks in one listing: at most, and where the caller says nothing."""
@@ -135,6 +142,25 @@ class TaskDesk:
         if not self.access.may_ask(caller, task.new.manifest.model_id):
             raise TaskNotFoundError(f"{caller} may not ask for model {task.new.manifest.model_id} of task {task_id}")
         return task
+
+    async def results(self, task: OfflineTask, record: BucketDone) -> pa.Table:
+        """Return the results of a bucket, as `read_results` does.
+
+        Raises:
+            TaskFailedError: They are not what was recorded, so the task has failed: a worker that stood still for
+                longer than its lease may have written behind its successor, or a file was damaged.
+            WarehouseError, StateError: As they say.
+        """
+        bucket, n_ids, sha256 = record.bucket, record.totals.ids, record.results_sha256
+        try:
+            return await asyncio.to_thread(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256)
+        except TableCorruptError as error:
+            extra = {"task": task.task_id, "bucket": bucket, "reason": str(error)}
+            logger.error("task.results_damaged", extra=extra)  # noqa: TRY400  # the reason says it all
+            problem = f"the results of bucket {bucket} are damaged at the initiator: retry, and they are made again"
+            why = Why(problem=problem, detail=str(error))
+            failed = await asyncio.to_thread(self.store.lose, task.task_id, record, why)
+            raise TaskFailedError(f"task {task.task_id}: {problem}", state=failed.state, problem=problem) from error
 
     async def _changed(self, task: OfflineTask) -> TaskInfo:
         self.look()
