@@ -20,6 +20,7 @@ from fedpredict.model.offline import (
     Totals,
     Upload,
 )
+from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 
 METADATA = sa.MetaData()
@@ -221,6 +222,7 @@ def totals_to_json(totals: Totals) -> str:
     value = {
         "ids": totals.ids,
         "statuses": _counts_to(totals.statuses),
+        "origins": {origin.name: count for origin, count in totals.origins.items()},
         "parties": {
             party: {"statuses": _counts_to(each.statuses), "oldest": each.oldest_event_time}
             for party, each in totals.parties.items()
@@ -237,6 +239,7 @@ def totals_from_json(text: str) -> Totals:
         return Totals(
             ids=int(value["ids"]),
             statuses=_counts_from(value["statuses"]),
+            origins={Origin[name]: int(count) for name, count in value["origins"].items()},
             parties={
                 party: PartyTotals(statuses=_counts_from(each["statuses"]), oldest_event_time=each["oldest"])
                 for party, each in value["parties"].items()

@@ -14,6 +14,7 @@ from fedpredict.errors import FieldError, TaskNotFoundError
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.offline import BucketDone, NewTask, OfflineState, PartyTotals, PopulationRef, Totals, Upload
+from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import TaskStore, Why
@@ -103,7 +104,8 @@ def new(model_id: str = "credit", key: str = "", **changes: object) -> NewTask:
 def done(bucket: int, ids: int = 5, oldest: int | None = 17) -> BucketDone:
     counts = {SampleStatus.OK: ids - 1, SampleStatus.STALE: 1}
     parties = {"lab": PartyTotals(statuses=counts, oldest_event_time=oldest)}
-    totals = Totals(ids=ids, statuses=counts, parties=parties, histograms=((1, 2), (3, 4)))
+    origins = {Origin.MODEL: ids - 2, Origin.FALLBACK_MODEL: 1}
+    totals = Totals(ids=ids, statuses=counts, origins=origins, parties=parties, histograms=((1, 2), (3, 4)))
     return BucketDone(bucket=bucket, totals=totals, results_sha256="b" * 64, seconds=0.5, finished_at=NOW)
 
 
@@ -187,6 +189,7 @@ def test_a_bucket_is_recorded_once_and_added_up(store: TaskStore) -> None:
     assert task.totals == Totals(
         ids=10,
         statuses=counts,
+        origins={Origin.MODEL: 6, Origin.FALLBACK_MODEL: 2},
         parties={"lab": PartyTotals(statuses=counts, oldest_event_time=17)},
         histograms=((2, 4), (6, 8)),
     )

@@ -31,6 +31,7 @@ from fedpredict.model.populations import (
     PopulationRows,
     digest_of,
 )
+from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.wire.codec import new_request_id
@@ -257,7 +258,10 @@ def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
         party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
         for party, each in replies.items()
     }
-    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), parties=parties)
+    counts = np.bincount(answer.origin, minlength=max(Origin) + 1)
+    known: list[Origin] = [each for each in Origin if each is not Origin.UNSPECIFIED]
+    origins = {each: int(counts[each]) for each in known if counts[each]}
+    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), origins=origins, parties=parties)
 
 
 async def _thread(asking: Asking, work: Callable[[], _T]) -> _T:

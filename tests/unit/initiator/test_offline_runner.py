@@ -372,6 +372,7 @@ async def test_a_constant_stands_in_for_a_party_that_does_not_know_an_id(bench: 
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [503.0])}
     assert bench.origins(task_id) == {**OWN, "u3": Origin.DEFAULT_PARTIAL}
+    assert bench.info(task_id).warnings == ("predictions with a constant in place of a party's share: 1",)
 
 
 @pytest.mark.parametrize("bench", [{"policy": "fallback_model", "fallback_model": "own"}], indirect=True)
@@ -382,6 +383,8 @@ async def test_the_own_model_answers_for_ids_that_a_party_does_not_know(bench: B
         task = await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [3.0]), "u40": (1, [40.0])}
     assert bench.origins(task_id) == {**OWN, "u3": Origin.FALLBACK_MODEL, "u40": Origin.FALLBACK_MODEL}
+    assert task.totals.origins == {Origin.MODEL: N_IDS - 2, Origin.FALLBACK_MODEL: 2}
+    assert bench.info(task_id).warnings == ("predictions of the fallback model: 2",)
     assert task.totals.parties["lab"].statuses == {SampleStatus.OK: N_IDS - 2, SampleStatus.NOT_FOUND: 2}
 
 
