@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from typing_extensions import override
 
 from fedpredict.model.manifest import Manifest
+from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 
 Bins = tuple[tuple[float, float], ...]
 """For each output whose distribution is recorded: where its inner bins begin, and how wide each is."""
 Counts = Mapping[SampleStatus, int]
 """Ids by status."""
+_Code = TypeVar("_Code", SampleStatus, Origin)
 
 
 class OfflineState(StrEnum):
@@ -92,6 +95,8 @@ class NewTask:
         manifest: The version of the model; its parties are asked.
         mode: Nearline or offline.
         population: Whose ids.
+        asked_for: How they were named: `table NAME`, `population NAME@VERSION`, or `ids DIGEST` of a list, which is
+            over those of its buckets. Where a key is used again it must be the same.
         n_buckets: Into how many buckets they are cut.
         rows: What was asked for, before duplicates and what is no sample id were taken out.
         ids: After that.
@@ -104,6 +109,7 @@ class NewTask:
     manifest: Manifest
     mode: Mode
     population: PopulationRef
+    asked_for: str
     n_buckets: int
     rows: int
     ids: int
@@ -134,12 +140,14 @@ class Totals:
     Attributes:
         ids: In them.
         statuses: The samples by status.
+        origins: Those with a prediction by where it comes from.
         parties: By party.
         histograms: For each output with bins the predictions by bin: below, the inner ones, above.
     """
 
     ids: int = 0
     statuses: Counts = field(default_factory=dict)
+    origins: Mapping[Origin, int] = field(default_factory=dict)
     parties: Mapping[str, PartyTotals] = field(default_factory=dict)
     histograms: tuple[tuple[int, ...], ...] = ()
 
@@ -287,17 +295,17 @@ class TaskInfo:
     submitted_by: str
 
 
-def add_counts(*counts: Counts) -> dict[SampleStatus, int]:
-    """Return the sums by status.
+def add_counts(*counts: Mapping[_Code, int]) -> dict[_Code, int]:
+    """Return the sums by status, or by origin.
 
     >>> add_counts({SampleStatus.OK: 1}, {SampleStatus.OK: 2, SampleStatus.STALE: 1}) == {
     ...     SampleStatus.OK: 3, SampleStatus.STALE: 1}
     True
     """
-    total: dict[SampleStatus, int] = {}
+    total: dict[_Code, int] = {}
     for each in counts:
-        for status, count in each.items():
-            total[status] = total.get(status, 0) + count
+        for code, count in each.items():
+            total[code] = total.get(code, 0) + count
     return total
 
 
@@ -317,6 +325,7 @@ def add_totals(one: Totals, other: Totals) -> Totals:
     return Totals(
         ids=one.ids + other.ids,
         statuses=add_counts(one.statuses, other.statuses),
+        origins=add_counts(one.origins, other.origins),
         parties=parties,
         histograms=tuple(histograms) or one.histograms or other.histograms,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from fedpredict.errors import FieldError
 from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Upload
 
 LEASE_S = 15.0
@@ -68,6 +69,16 @@ class TaskEvent:
     detail: str
 
 
+def used_otherwise(task: OfflineTask) -> FieldError:
+    """Return the error of a submission with the key of a task that is about something else."""
+    return FieldError(
+        f"key {task.new.idempotency_key} of {task.new.submitted_by} is task {task.task_id}'s, which is about another "
+        "model, mode or population",
+        place="idempotency_key",
+        problem="was used for another model, mode or population",
+    )
+
+
 class TaskBook(Protocol):
     """What users ask for."""
 
@@ -96,7 +107,10 @@ class TaskBook(Protocol):
         """End a task, unless it has ended, and return it; raise `TaskNotFoundError`."""
 
     def retry(self, task_id: str) -> OfflineTask:
-        """Queue a task that failed again, and return it; others stay as they are. Raise `TaskNotFoundError`."""
+        """Queue a task that failed again, and return it; others stay as they are. Raise `TaskNotFoundError`.
+
+        One whose results were withdrawn stays too: what is recorded of it is not there any more.
+        """
 
 
 class TaskClaims(Protocol):
@@ -143,11 +157,25 @@ class TaskResults(Protocol):
     def events(self, task_id: str) -> list[TaskEvent]:
         """Return what happened to a task, the oldest first; raise `TaskNotFoundError`."""
 
-    def ended_before(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks that ended before a moment, and whose results were not removed."""
+    def withdraw(self, moment: datetime) -> list[OfflineTask]:
+        """Withdraw the results of tasks that ended before a moment, and return all whose results are to be removed.
+
+        Nobody fetches them from then on, nor has such a task go on. A task is returned until it is marked.
+        """
 
     def mark_removed(self, task_id: str) -> None:
-        """Record that a task's results were removed."""
+        """Record that a task's results, which were withdrawn, are removed."""
+
+
+class TaskRepairs(Protocol):
+    """What is done about results that are not what was recorded."""
+
+    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
+        """Forget the record of a bucket and have its task fail, so that a retry does that bucket again.
+
+        Nothing changes where the bucket has another record by now, or the task was cancelled or its results withdrawn.
+        Return the task; raise `TaskNotFoundError`.
+        """
 
 
 class TaskUploads(Protocol):
@@ -163,13 +191,13 @@ class TaskUploads(Protocol):
         """Return a list; None: there is none of that name."""
 
     def unused_uploads(self, moment: datetime) -> list[Upload]:
-        """Return the lists sent before a moment that no task is about, or only tasks whose results were removed."""
+        """Return the lists sent before a moment that no task is about, or only tasks whose results were withdrawn."""
 
     def drop_upload(self, upload_id: str) -> None:
         """Forget a list whose ids were removed."""
 
 
-class TaskStore(TaskBook, TaskClaims, TaskResults, TaskUploads, Protocol):
+class TaskStore(TaskBook, TaskClaims, TaskResults, TaskRepairs, TaskUploads, Protocol):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 
     def close(self) -> None:

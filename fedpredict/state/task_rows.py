@@ -20,6 +20,7 @@ from fedpredict.model.offline import (
     Totals,
     Upload,
 )
+from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 
 METADATA = sa.MetaData()
@@ -37,6 +38,7 @@ TASKS = sa.Table(
     sa.Column("population", sa.String(200), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("is_standing", sa.Boolean, nullable=False),
+    sa.Column("asked_for", sa.String(300), nullable=False),
     sa.Column("n_buckets", sa.Integer, nullable=False),
     sa.Column("n_rows", sa.BigInteger, nullable=False),
     sa.Column("n_ids", sa.BigInteger, nullable=False),
@@ -54,6 +56,7 @@ TASKS = sa.Table(
     sa.Column("started_at", sa.String(40), nullable=True),
     sa.Column("finished_at", sa.String(40), nullable=True),
     sa.Column("results_removed", sa.Boolean, nullable=False),
+    sa.Column("is_swept", sa.Boolean, nullable=False),
     sa.Column("not_before", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("lease_owner", sa.String(100), nullable=False),
@@ -110,6 +113,7 @@ def row_of_task(task_id: str, new: NewTask, now: datetime) -> dict[str, object]:
         "population": new.population.name,
         "version": new.population.version,
         "is_standing": new.population.is_standing,
+        "asked_for": new.asked_for,
         "n_buckets": new.n_buckets,
         "n_rows": new.rows,
         "n_ids": new.ids,
@@ -125,6 +129,7 @@ def row_of_task(task_id: str, new: NewTask, now: datetime) -> dict[str, object]:
         "ran_s": 0.0,
         "submitted_at": now.isoformat(),
         "results_removed": False,
+        "is_swept": False,
         "not_before": 0.0,
         "attempts": 0,
         "lease_owner": "",
@@ -146,6 +151,7 @@ def task_of_row(row: sa.Row[Any]) -> OfflineTask:
             population=PopulationRef(
                 owner=row.owner, name=row.population, version=row.version, is_standing=row.is_standing
             ),
+            asked_for=row.asked_for,
             n_buckets=row.n_buckets,
             rows=row.n_rows,
             ids=row.n_ids,
@@ -216,6 +222,7 @@ def totals_to_json(totals: Totals) -> str:
     value = {
         "ids": totals.ids,
         "statuses": _counts_to(totals.statuses),
+        "origins": {origin.name: count for origin, count in totals.origins.items()},
         "parties": {
             party: {"statuses": _counts_to(each.statuses), "oldest": each.oldest_event_time}
             for party, each in totals.parties.items()
@@ -232,6 +239,7 @@ def totals_from_json(text: str) -> Totals:
         return Totals(
             ids=int(value["ids"]),
             statuses=_counts_from(value["statuses"]),
+            origins={Origin[name]: int(count) for name, count in value["origins"].items()},
             parties={
                 party: PartyTotals(statuses=_counts_from(each["statuses"]), oldest_event_time=each["oldest"])
                 for party, each in value["parties"].items()

@@ -7,24 +7,26 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from typing_extensions import override
 
-from fedpredict.errors import FieldError, TaskNotFoundError
+from fedpredict.errors import TaskNotFoundError
 from fedpredict.model.offline import (
     Bins,
     BucketDone,
     NewTask,
     OfflineState,
     OfflineTask,
+    Totals,
     Upload,
     add_totals,
 )
 from fedpredict.state.engine import Database, open_engine
-from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskEvent, TaskStore, Why
+from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskEvent, TaskStore, Why, used_otherwise
 from fedpredict.state.task_rows import (
     BUCKETS,
     EVENTS,
@@ -40,7 +42,7 @@ from fedpredict.state.task_rows import (
     upload_of_row,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _COMPONENT = "offline tasks"
 _ENDED = tuple(str(state) for state in OfflineState if state.has_ended)
 _T = TypeVar("_T")
@@ -103,7 +105,7 @@ class SqlTaskStore(TaskStore):
     def retry(self, task_id: str) -> OfflineTask:
         """Queue a task that failed again."""
         values = {"state": str(OfflineState.QUEUED), "problem": "", "problem_party": "", "finished_at": None, **_FREE}
-        failed = TASKS.c.state == str(OfflineState.FAILED)
+        failed = (TASKS.c.state == str(OfflineState.FAILED)) & sa.not_(TASKS.c.results_removed)
         return self._change(task_id, failed, "retried", **values, not_before=0.0, attempts=0)
 
     @override
@@ -214,17 +216,45 @@ class SqlTaskStore(TaskStore):
         return [TaskEvent(self._read(datetime.fromisoformat, row.at), row.what, row.detail) for row in rows]
 
     @override
-    def ended_before(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks that ended before a moment and still have results."""
+    def withdraw(self, moment: datetime) -> list[OfflineTask]:
+        """Withdraw old results, and return the tasks whose results are to be removed."""
         old = TASKS.c.state.in_(_ENDED) & (TASKS.c.finished_at < moment.astimezone(UTC).isoformat())
-        statement = sa.select(TASKS).where(old & sa.not_(TASKS.c.results_removed))
+        withdrawn = sa.update(TASKS).where(old & sa.not_(TASKS.c.results_removed)).values(results_removed=True)
+        statement = sa.select(TASKS).where(TASKS.c.results_removed & sa.not_(TASKS.c.is_swept))
         with self._database.transaction() as connection:
+            connection.execute(withdrawn)
             return [self._read(task_of_row, row) for row in connection.execute(statement)]
 
     @override
     def mark_removed(self, task_id: str) -> None:
         """Record that a task's results were removed."""
-        self._change(task_id, sa.not_(TASKS.c.results_removed), "results removed", results_removed=True)
+        unmarked = TASKS.c.results_removed & sa.not_(TASKS.c.is_swept)
+        self._change(task_id, unmarked, "results removed", is_swept=True)
+
+    @override
+    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
+        """Forget the record of a bucket and have its task fail."""
+        of_task = BUCKETS.c.task_id == task_id
+        same = of_task & (BUCKETS.c.bucket == done.bucket) & (BUCKETS.c.results_sha256 == done.results_sha256)
+        with self._database.transaction() as connection:
+            task = self._task(connection, task_id)
+            if task.state is OfflineState.CANCELLED or task.results_removed:
+                return task
+            if not connection.execute(sa.delete(BUCKETS).where(same)).rowcount:
+                return task
+            left = connection.execute(sa.select(BUCKETS.c.totals).where(of_task)).all()
+            values = {
+                "state": str(OfflineState.FAILED),
+                "problem": why.problem,
+                "problem_party": why.party,
+                "finished_at": _now(),
+                "buckets_done": len(left),
+                "totals": totals_to_json(reduce(add_totals, (self._read(_totals, row) for row in left), Totals())),
+                **_FREE,
+            }
+            connection.execute(sa.update(TASKS).where(TASKS.c.task_id == task_id).values(values))
+            _tell(connection, task_id, str(OfflineState.FAILED), why.detail or why.problem)
+            return self._task(connection, task_id)
 
     @override
     def by_key(self, submitted_by: str, idempotency_key: str) -> OfflineTask | None:
@@ -312,18 +342,12 @@ def _holds(claim: Claim) -> sa.ColumnElement[bool]:
 def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
     if _asked(task.new) == _asked(new):
         return task
-    raise FieldError(
-        f"key {new.idempotency_key} of {new.submitted_by} is task {task.task_id}'s, which is about another model, mode "
-        "or population",
-        place="idempotency_key",
-        problem="was used for another model, mode or population",
-    )
+    raise used_otherwise(task)
 
 
 def _asked(new: NewTask) -> tuple[object, ...]:
-    """Return what must be the same where a key is used again: of a list, that it is one of as many ids."""
-    population = new.population if new.population.is_standing else new.ids
-    return new.manifest.model_id, new.mode, population
+    """Return what must be the same where a key is used again."""
+    return new.manifest.model_id, new.mode, new.asked_for
 
 
 def _tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> None:
@@ -331,6 +355,10 @@ def _tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> No
     number = int(connection.scalar(newest) or 0) + 1
     values = {"task_id": task_id, "number": number, "at": _now(), "what": what, "detail": detail}
     connection.execute(sa.insert(EVENTS).values(values))
+
+
+def _totals(row: sa.Row[Any]) -> Totals:
+    return totals_from_json(row.totals)
 
 
 def _now() -> str:

@@ -24,11 +24,14 @@ RESULTS = TableSchema(
         Column("position", ColumnType.INT),
         Column("sample_id", ColumnType.STRING),
         Column("status", ColumnType.INT),
+        Column("origin", ColumnType.INT),
         Column("predictions", ColumnType.DOUBLES),
     ),
     (Column("task_id", ColumnType.STRING), Column("bucket", ColumnType.INT)),
 )
-"""One row per sample id; `position` counts from 0 in the bucket; `predictions` is NULL unless the status is OK."""
+"""One row per sample id; `position` counts from 0 in the bucket; `origin` says where the numbers come from, 0
+where there are none; `predictions` is NULL unless the status is OK.
+"""
 
 _COLUMNS = [column.name for column in RESULTS.columns]
 
@@ -39,7 +42,14 @@ def ensure_results(warehouse: Warehouse) -> None:
 
 
 def write_results(
-    warehouse: Warehouse, task_id: str, bucket: int, sample_ids: SampleIds, *, predictions: Floats, status: Statuses
+    warehouse: Warehouse,
+    task_id: str,
+    bucket: int,
+    sample_ids: SampleIds,
+    *,
+    predictions: Floats,
+    status: Statuses,
+    origin: Statuses,
 ) -> str:
     """Write the results of a bucket, in place of what was there, and return their digest.
 
@@ -50,6 +60,7 @@ def write_results(
         sample_ids: In the population's order.
         predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
         status: Shape (n_ids,), `SampleStatus` values.
+        origin: Shape (n_ids,), `Origin` values.
 
     Raises:
         WarehouseError: As the warehouse says; what was there may be there still.
@@ -65,6 +76,7 @@ def write_results(
             pa.array(np.arange(len(sample_ids), dtype=np.int32)),
             ids_to_array(sample_ids).cast(pa.string()),
             pa.array(status.astype(np.int32)),
+            pa.array(origin.astype(np.int32)),
             lists.cast(ARROW_TYPES[ColumnType.DOUBLES]),
         ]
         rows = pa.table(columns, schema=RESULTS.arrow_schema)
@@ -75,7 +87,7 @@ def write_results(
 
 
 def read_results(warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sha256: str) -> pa.Table:
-    """Return the results of a bucket in the population's order: sample_id, status, predictions.
+    """Return the results of a bucket in the population's order: sample_id, status, origin, predictions.
 
     Args:
         warehouse: The initiator's.
@@ -95,10 +107,9 @@ def read_results(warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sh
         rows = rows.combine_chunks()
     if rows.num_rows != n_ids or _digest(rows) != sha256:
         raise TableCorruptError(
-            f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded: "
-            "submit the task again"
+            f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded"
         )
-    return rows.select(["sample_id", "status", "predictions"])
+    return rows.select(["sample_id", "status", "origin", "predictions"])
 
 
 def remove_results(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
@@ -112,7 +123,7 @@ def _partition(task_id: str, bucket: int) -> Partition:
 
 
 def _digest(rows: pa.Table) -> str:
-    """Return the SHA-256 of rows in order: the ids and where each ends, the statuses, the numbers of those scored."""
+    """Return the SHA-256 of rows in order: ids and where each ends, statuses, origins, the numbers of those scored."""
     hashed = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     if rows.num_rows:
         ids = rows.column("sample_id").combine_chunks().cast(pa.binary())
@@ -120,7 +131,8 @@ def _digest(rows: pa.Table) -> str:
         hashed.update(np.ascontiguousarray(offsets - offsets[0], dtype="<u4").data)
         if offsets[-1] > offsets[0]:
             hashed.update(ids.buffers()[2][int(offsets[0]) : int(offsets[-1])])
-        hashed.update(rows.column("status").to_numpy().astype(np.uint8).tobytes())
+        for codes in ("status", "origin"):
+            hashed.update(rows.column(codes).to_numpy().astype(np.uint8).tobytes())
         numbers = rows.column("predictions").combine_chunks().flatten()
         hashed.update(np.ascontiguousarray(numbers.to_numpy(), dtype="<f8").data)
     return hashed.hexdigest()

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from fedpredict.errors import ProtocolError
+from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.arrow_codec import (
@@ -25,16 +26,16 @@ from fedpredict.wire.v1 import initiator_pb2
 MAX_CHUNK_ROWS = 65_536
 """Rows of one message of an upload or of results, at most."""
 CHUNK_BYTES = 4 * 1024 * 1024
-_ID_BYTES = 261
-"""An id at its longest, with its offset and a status."""
-STATUS = "status"
+_ID_BYTES = 262
+"""An id at its longest, with its offset, a status and an origin."""
+STATUS, ORIGIN = "status", "origin"
 
 
 def result_rows(n_outputs: int) -> int:
     """Return how many rows of results go into a message.
 
     >>> result_rows(1), result_rows(1000)
-    (15592, 507)
+    (15534, 507)
     """
     return max(1, min(MAX_CHUNK_ROWS, CHUNK_BYTES // (8 * n_outputs + _ID_BYTES)))
 
@@ -71,7 +72,7 @@ def results_to_wire(rows: pa.Table, offset: int, classes: tuple[str, ...], n_out
     """Return results as a message.
 
     Args:
-        rows: sample_id, status and predictions (a list, NULL unless the status is OK), as stored.
+        rows: sample_id, status, origin and predictions (a list, NULL unless the status is OK), as stored.
         offset: Of the first among all of the task's.
         classes: The model's.
         n_outputs: The width of a prediction.
@@ -90,11 +91,12 @@ def results_to_wire(rows: pa.Table, offset: int, classes: tuple[str, ...], n_out
         name: pa.array(column, mask=mask) for name, column in zip(names, np.asfortranarray(values).T, strict=True)
     }
     columns[STATUS] = pa.array(status)
+    columns[ORIGIN] = pa.array(rows.column("origin").to_numpy().astype(np.uint8))
     return initiator_pb2.ResultBatch(offset=offset, table=stream_of(pa.RecordBatch.from_pydict(columns)))
 
 
 def results_from_wire(message: initiator_pb2.ResultBatch) -> pa.RecordBatch:
-    """Return results as users get them: sample_id (text), a column of numbers per output, status (its name).
+    """Return results as users get them: sample_id (text), a column of numbers per output, and names: status, origin.
 
     Raises:
         ProtocolError: The message has no table, or not that of results.
@@ -102,10 +104,9 @@ def results_from_wire(message: initiator_pb2.ResultBatch) -> pa.RecordBatch:
     with reading():
         names, batch = read_one(message.table, _result_columns)
         ids = batch.column(SAMPLE_ID).cast(pa.string())
-    codes = codes_of(batch, STATUS, SampleStatus)
-    known = [status.name.lower() for status in SampleStatus]
-    columns = [ids, *(batch.column(name) for name in names), pa.array(known).take(pa.array(codes))]
-    return pa.RecordBatch.from_arrays(columns, names=[SAMPLE_ID, *names, STATUS])
+    columns = [ids, *(batch.column(name) for name in names)]
+    columns += [_named(batch, STATUS, SampleStatus), _named(batch, ORIGIN, Origin)]
+    return pa.RecordBatch.from_arrays(columns, names=[SAMPLE_ID, *names, STATUS, ORIGIN])
 
 
 def _id_column(schema: pa.Schema) -> int:
@@ -114,12 +115,17 @@ def _id_column(schema: pa.Schema) -> int:
     return int(schema.names.index(SAMPLE_ID))
 
 
+def _named(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Origin]) -> pa.Array:
+    codes = codes_of(batch, name, kind)
+    return pa.array([each.name.lower() for each in kind]).take(pa.array(codes))
+
+
 def _result_columns(schema: pa.Schema) -> tuple[str, ...]:
     """Return the names of the columns of numbers."""
     names = schema.names
-    if len(names) < 3 or names[0] != SAMPLE_ID or names[-1] != STATUS or len(set(names)) != len(names):
+    if len(names) < 4 or names[0] != SAMPLE_ID or names[-2:] != [STATUS, ORIGIN] or len(set(names)) != len(names):
         raise ProtocolError("results without their columns")
     types = [schema.field(name).type for name in names]
-    if types != [pa.binary(), *[pa.float64()] * (len(names) - 2), pa.uint8()]:
+    if types != [pa.binary(), *[pa.float64()] * (len(names) - 3), pa.uint8(), pa.uint8()]:
         raise ProtocolError("results with columns of other types")
-    return tuple(names[1:-1])
+    return tuple(names[1:-2])

@@ -14,11 +14,12 @@ from fedpredict.errors import FieldError, TaskNotFoundError
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.offline import BucketDone, NewTask, OfflineState, PartyTotals, PopulationRef, Totals, Upload
+from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import TaskStore, Why
 from fedpredict.state.task_rows import METADATA
-from fedpredict.state.tasks import SqlTaskStore
+from fedpredict.state.tasks import SCHEMA_VERSION, SqlTaskStore
 from tests.conftest import POSTGRES_PASSWORD
 
 STORES = [
@@ -53,7 +54,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iter
     opened: list[TaskStore] = []
 
     def another() -> TaskStore:
-        database = Database(open_engine(url, tmp_path, password), "offline tasks", 1, METADATA)
+        database = Database(open_engine(url, tmp_path, password), "offline tasks", SCHEMA_VERSION, METADATA)
         opened.append(SqlTaskStore(database, clock))
         return opened[-1]
 
@@ -87,6 +88,7 @@ def new(model_id: str = "credit", key: str = "", **changes: object) -> NewTask:
         manifest=manifest(model_id),
         mode=Mode.NEARLINE,
         population=ref,
+        asked_for="ids aa",
         n_buckets=2,
         rows=13,
         ids=10,
@@ -102,7 +104,8 @@ def new(model_id: str = "credit", key: str = "", **changes: object) -> NewTask:
 def done(bucket: int, ids: int = 5, oldest: int | None = 17) -> BucketDone:
     counts = {SampleStatus.OK: ids - 1, SampleStatus.STALE: 1}
     parties = {"lab": PartyTotals(statuses=counts, oldest_event_time=oldest)}
-    totals = Totals(ids=ids, statuses=counts, parties=parties, histograms=((1, 2), (3, 4)))
+    origins = {Origin.MODEL: ids - 2, Origin.FALLBACK_MODEL: 1}
+    totals = Totals(ids=ids, statuses=counts, origins=origins, parties=parties, histograms=((1, 2), (3, 4)))
     return BucketDone(bucket=bucket, totals=totals, results_sha256="b" * 64, seconds=0.5, finished_at=NOW)
 
 
@@ -129,6 +132,9 @@ def test_the_same_key_of_the_same_caller_gives_the_same_task(store: TaskStore, r
     with pytest.raises(FieldError, match="another model") as refused:
         store.submit(new("churn", key="daily"))
     assert refused.value.place == "idempotency_key"
+    for other in ("ids bb", "table aa"):
+        with pytest.raises(FieldError, match="another model, mode or population"):
+            store.submit(new(key="daily", asked_for=other))
     assert store.by_key("client desk", "daily") == first
     assert store.by_key("client desk", "weekly") is None
 
@@ -183,6 +189,7 @@ def test_a_bucket_is_recorded_once_and_added_up(store: TaskStore) -> None:
     assert task.totals == Totals(
         ids=10,
         statuses=counts,
+        origins={Origin.MODEL: 6, Origin.FALLBACK_MODEL: 2},
         parties={"lab": PartyTotals(statuses=counts, oldest_event_time=17)},
         histograms=((2, 4), (6, 8)),
     )
@@ -241,6 +248,40 @@ def test_a_task_that_failed_goes_on_when_it_is_retried(store: TaskStore) -> None
     assert list(store.buckets(task_id)) == [0]
 
 
+def test_a_bucket_that_is_lost_is_counted_no_more_and_its_task_fails(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    for bucket in (0, 1):
+        assert store.record(claim, done(bucket, ids=5 + bucket), ran_s=1.0)
+    assert store.settle(claim, OfflineState.DONE)
+    finished = store.task(task_id)
+    assert store.lose(task_id, replace(done(0), results_sha256="c" * 64), Why(problem="damaged")) == finished
+    lost = store.lose(task_id, done(0), Why(problem="damaged", detail="bucket 0"))
+    assert (lost.state, lost.problem, lost.buckets_done) == (OfflineState.FAILED, "damaged", 1)
+    assert lost.totals == done(1, ids=6).totals
+    assert store.buckets(task_id) == {1: done(1, ids=6)}
+    assert (store.events(task_id)[-1].what, store.events(task_id)[-1].detail) == ("failed", "bucket 0")
+    assert store.retry(task_id).state is OfflineState.QUEUED
+
+
+def test_a_bucket_that_is_lost_while_its_task_runs_ends_the_claim_and_of_one_cancelled_nothing_changes(
+    store: TaskStore,
+) -> None:
+    running, cancelled = store.submit(new()).task_id, store.submit(new()).task_id
+    for task_id in (running, cancelled):
+        claim = store.claim("w1")
+        assert claim is not None
+        assert claim.task.task_id == task_id
+        assert store.record(claim, done(0), ran_s=1.0)
+        if task_id == cancelled:
+            store.cancel(task_id)
+        store.lose(task_id, done(0), Why(problem="damaged"))
+        assert not store.renew(claim)
+    assert [store.task(each).state for each in (running, cancelled)] == [OfflineState.FAILED, OfflineState.CANCELLED]
+    assert (list(store.buckets(running)), list(store.buckets(cancelled))) == ([], [0])
+
+
 def test_the_task_before_is_the_newest_done_of_the_same_model(store: TaskStore) -> None:
     ids = [store.submit(new(model)).task_id for model in ("credit", "credit", "churn", "credit")]
     for state in (OfflineState.DONE, OfflineState.FAILED, OfflineState.DONE):
@@ -258,11 +299,28 @@ def test_what_ended_long_ago_is_found_until_its_results_are_removed(store: TaskS
     ended, running = store.submit(new()).task_id, store.submit(new()).task_id
     store.cancel(ended)
     soon = datetime.now(UTC) + timedelta(days=1)
-    assert [each.task_id for each in store.ended_before(soon)] == [ended]
-    assert store.ended_before(soon - timedelta(days=2)) == []
+    assert store.withdraw(soon - timedelta(days=2)) == []
+    assert not store.task(ended).results_removed
+    assert [each.task_id for each in store.withdraw(soon)] == [ended]
+    assert [each.task_id for each in store.withdraw(soon - timedelta(days=2))] == [ended]
+    store.mark_removed(running)
     store.mark_removed(ended)
-    assert store.ended_before(soon) == []
+    assert store.withdraw(soon) == []
     assert (store.task(ended).results_removed, store.task(running).results_removed) == (True, False)
+
+
+def test_a_task_whose_results_were_withdrawn_is_not_queued_again_and_one_that_was_queued_keeps_them(
+    store: TaskStore,
+) -> None:
+    withdrawn, retried = store.submit(new()).task_id, store.submit(new()).task_id
+    for _ in range(2):
+        claim = store.claim("w1")
+        assert claim is not None
+        assert store.settle(claim, OfflineState.FAILED, Why(problem="no room"))
+    assert store.retry(retried).state is OfflineState.QUEUED
+    assert [each.task_id for each in store.withdraw(datetime.now(UTC) + timedelta(days=1))] == [withdrawn]
+    assert store.retry(withdrawn).state is OfflineState.FAILED
+    assert not store.task(retried).results_removed
 
 
 def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: TaskStore) -> None:
@@ -285,7 +343,8 @@ def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: 
     assert store.unused_uploads(NOW + timedelta(seconds=1)) == [upload]
     task_id = store.submit(new()).task_id
     assert store.unused_uploads(NOW + timedelta(days=9)) == []
-    store.mark_removed(task_id)
+    store.cancel(task_id)
+    store.withdraw(datetime.now(UTC) + timedelta(days=1))
     assert store.unused_uploads(NOW + timedelta(days=9)) == [upload]
     store.drop_upload("1")
     assert store.upload("1") is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
+from fedpredict.tables.results import write_results
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.integration.federation import POLL_S, Certificates, Federation, eventually
@@ -140,7 +143,7 @@ async def world(filled: World, tmp_path: Path, certificates: Certificates) -> As
 async def table_of(client: AsyncClient, task_id: str) -> dict[str, tuple[float | None, str]]:
     """Return the results of a task by id; each must be there once."""
     table = await client.results_table(task_id)
-    assert table.column_names == ["sample_id", "prediction", "status"]
+    assert table.column_names == ["sample_id", "prediction", "status", "origin"]
     found = {each["sample_id"]: (each["prediction"], each["status"]) for each in table.to_pylist()}
     assert len(found) == table.num_rows
     return found
@@ -262,9 +265,33 @@ async def test_a_version_that_is_no_longer_served_fails_the_task_and_says_what_t
         )
         await world.serve("lab", world.federation.parties["lab"])
         info = await client.wait(older.task_id, timeout_s=60.0)
-    assert info.state is OfflineState.FAILED
-    assert "party lab no longer serves the version" in info.problem
-    assert "submit the task again" in info.problem
+        assert info.state is OfflineState.FAILED
+        assert "party lab no longer serves the version" in info.problem
+        assert "submit the task again" in info.problem
+        store.withdraw(datetime.now(UTC) + timedelta(days=1))
+        with pytest.raises(TaskFailedError, match="results were removed, because they were old: submit it again"):
+            await client.retry(older.task_id)
+
+
+async def test_results_that_a_late_worker_wrote_over_fail_the_task_and_a_retry_makes_them_again(
+    world: World, small_buckets: None
+) -> None:
+    await world.ask()
+    async with world.client() as client:
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        warehouse = LocalWarehouse(world.folder / "bank")
+        rows = warehouse.read("fp_results", ["sample_id"], {"task_id": task_id, "bucket": 3})
+        ids = SampleIds.of([each.encode() for each in rows.column("sample_id").to_pylist()])
+        ones = np.ones(len(ids), dtype=np.uint8)
+        write_results(warehouse, task_id, 3, ids, predictions=np.full((len(ids), 1), 0.5), status=ones, origin=ones)
+        with pytest.raises(TaskFailedError, match="bucket 3 are damaged at the initiator: retry"):
+            await client.results_table(task_id)
+        info = await client.task(task_id)
+        assert (info.state, info.buckets_done, info.ids_done) == (OfflineState.FAILED, 7, N_ROWS - len(ids))
+        await client.retry(task_id)
+        assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
+        check(world, await table_of(client, task_id))
 
 
 async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_path: Path) -> None:
@@ -292,21 +319,26 @@ async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_pat
         task_id = await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily")
         assert await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily") == task_id
         with pytest.raises(FieldError, match="idempotency_key: was used for another"):
-            await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+            await client.submit("risk", ["p2"], mode=Mode.NEARLINE, idempotency_key="daily")
+        several = await client.submit("risk", ["p1", "p2"], mode=Mode.NEARLINE, idempotency_key="weekly")
+        again = await client.submit("risk", ["p2", "p1", "p2"], mode=Mode.NEARLINE, idempotency_key="weekly")
+        assert again == several
         with pytest.raises(TaskNotFoundError):
             await stranger.task(task_id)
         assert await stranger.tasks() == []
-        assert [each.task_id for each in await client.tasks("risk")] == [task_id]
+        assert [each.task_id for each in await client.tasks("risk")] == [several, task_id]
         with pytest.raises(InputError, match="no name of a task"):
             await client.task("a b")
 
 
 async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
-    people = {"people": {"table": "fp_features_people"}}
-    await world.ask(tasks={"tables": people})
+    people = {"table": "fp_features_people"}
+    await world.ask(tasks={"tables": {"people": people, "others": people}})
     async with world.client() as client:
         task_id = await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily")
         assert await client.submit("risk", TableOf("people"), mode=Mode.NEARLINE, idempotency_key="daily") == task_id
+        with pytest.raises(FieldError, match="idempotency_key: was used for another"):
+            await client.submit("risk", TableOf("others"), mode=Mode.NEARLINE, idempotency_key="daily")
         assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
         check(world, await table_of(client, task_id))
 
@@ -338,7 +370,7 @@ async def test_the_commands_submit_show_and_fetch(
     assert await command("show", task_id) == done
     assert (await command("results", task_id, "--out", str(tmp_path / "out.csv")))["rows"] == 1_000
     rows = {each["sample_id"]: each for each in pa.csv.read_csv(tmp_path / "out.csv").to_pylist()}
-    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found"}
+    assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found", "origin": "unspecified"}
     assert rows["p1"]["prediction"] == pytest.approx(world.expected[1], rel=1e-9)
     assert (await command("cancel", task_id))["state"] == "done"
     assert (await command("retry", task_id))["state"] == "done"

@@ -31,6 +31,7 @@ from fedpredict.model.populations import (
     PopulationRows,
     digest_of,
 )
+from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.wire.codec import new_request_id
@@ -82,11 +83,13 @@ class BucketOutcome:
     Attributes:
         predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
         status: Shape (n_ids,), `SampleStatus` values.
+        origin: Shape (n_ids,), `Origin` values; UNSPECIFIED where the status is not OK.
         totals: Counted, but for the histograms.
     """
 
     predictions: Floats
     status: Statuses
+    origin: Statuses
     totals: Totals
 
 
@@ -138,9 +141,14 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
         answers.append(answer)
         totals = add_totals(totals, _totals(answer, replies))
     if not answers:
-        return BucketOutcome(np.empty((0, width)), np.empty(0, dtype=np.uint8), totals)
-    predictions = np.concatenate([each.predictions for each in answers])
-    return BucketOutcome(predictions, np.concatenate([each.status for each in answers]), totals)
+        nothing = np.empty(0, dtype=np.uint8)
+        return BucketOutcome(np.empty((0, width)), nothing, nothing, totals)
+    return BucketOutcome(
+        predictions=np.concatenate([each.predictions for each in answers]),
+        status=np.concatenate([each.status for each in answers]),
+        origin=np.concatenate([each.origin for each in answers]),
+        totals=totals,
+    )
 
 
 def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
@@ -226,15 +234,23 @@ async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:
     if not unscored.any():
         return answer
     party = asking.own_party
+
+    def rest() -> _Page:
+        return _Page(page.bucket, page.bucket_sha256, 0, page.ids.select(unscored))
+
     try:
         manifest = asking.fallback()
-        ids = page.ids.select(unscored)
-        query = _query(asking, party, _Page(page.bucket, page.bucket_sha256, 0, ids), manifest)
+        query = _query(asking, party, await _thread(asking, rest), manifest)
         reply = await asking.scorers[party].score_bucket(query, deadline_s=asking.deadline_s)
     except FedPredictError as error:
         raise PartyFailedError(party, error) from error
-    own = combine(manifest.link, {party: policy.spread_share(reply.share, unscored)})
-    return policy.fallback_model(answer, own)
+    share = reply.share
+
+    def filled() -> Answer:
+        own = combine(manifest.link, {party: policy.spread_share(share, unscored)})
+        return policy.fallback_model(answer, own)
+
+    return await _thread(asking, filled)
 
 
 def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
@@ -242,7 +258,10 @@ def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
         party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
         for party, each in replies.items()
     }
-    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), parties=parties)
+    counts = np.bincount(answer.origin, minlength=max(Origin) + 1)
+    known: list[Origin] = [each for each in Origin if each is not Origin.UNSPECIFIED]
+    origins = {each: int(counts[each]) for each in known if counts[each]}
+    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), origins=origins, parties=parties)
 
 
 async def _thread(asking: Asking, work: Callable[[], _T]) -> _T:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedpredict.errors import EmptyRequestError, FieldError, TaskNotFoundError, UnsupportedModeError
+import pyarrow as pa
+
+from fedpredict.errors import (
+    EmptyRequestError,
+    FieldError,
+    TableCorruptError,
+    TaskFailedError,
+    TaskNotFoundError,
+    UnsupportedModeError,
+)
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.offline import NewTask, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.offline import BucketDone, NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
-from fedpredict.state.task_base import TaskStore
+from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
+from fedpredict.tables.results import read_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED, LISTED = 1_000, 100
 """Tasks in one listing: at most, and where the caller says nothing."""
@@ -70,10 +84,12 @@ class TaskDesk:
         ids = await self._ids(submission, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")
+        asked_for = await asyncio.to_thread(self._asked_for, submission, ids.population)
         new = NewTask(
             manifest=manifest,
             mode=submission.mode,
             population=ids.population,
+            asked_for=asked_for,
             n_buckets=ids.n_buckets,
             rows=ids.rows,
             ids=ids.ids,
@@ -107,9 +123,18 @@ class TaskDesk:
         return await self._changed(await asyncio.to_thread(self.store.cancel, task_id))
 
     async def retry(self, task_id: str, caller: Identity) -> TaskInfo:
-        """Go on with a task that failed; others stay as they are."""
+        """Go on with a task that failed; others stay as they are.
+
+        Raises:
+            TaskNotFoundError: As `find` says.
+            TaskFailedError: Its results were removed: what is left would never be whole.
+        """
         await self.find(task_id, caller)
-        return await self._changed(await asyncio.to_thread(self.store.retry, task_id))
+        task = await asyncio.to_thread(self.store.retry, task_id)
+        if task.state is OfflineState.FAILED and task.results_removed:
+            problem = "its results were removed, because they were old: submit it again"
+            raise TaskFailedError(f"task {task_id}: {problem}", state=task.state, problem=problem)
+        return await self._changed(task)
 
     async def find(self, task_id: str, caller: Identity) -> OfflineTask:
         """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
@@ -117,6 +142,25 @@ class TaskDesk:
         if not self.access.may_ask(caller, task.new.manifest.model_id):
             raise TaskNotFoundError(f"{caller} may not ask for model {task.new.manifest.model_id} of task {task_id}")
         return task
+
+    async def results(self, task: OfflineTask, record: BucketDone) -> pa.Table:
+        """Return the results of a bucket, as `read_results` does.
+
+        Raises:
+            TaskFailedError: They are not what was recorded, so the task has failed: a worker that stood still for
+                longer than its lease may have written behind its successor, or a file was damaged.
+            WarehouseError, StateError: As they say.
+        """
+        bucket, n_ids, sha256 = record.bucket, record.totals.ids, record.results_sha256
+        try:
+            return await asyncio.to_thread(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256)
+        except TableCorruptError as error:
+            extra = {"task": task.task_id, "bucket": bucket, "reason": str(error)}
+            logger.error("task.results_damaged", extra=extra)  # noqa: TRY400  # the reason says it all
+            problem = f"the results of bucket {bucket} are damaged at the initiator: retry, and they are made again"
+            why = Why(problem=problem, detail=str(error))
+            failed = await asyncio.to_thread(self.store.lose, task.task_id, record, why)
+            raise TaskFailedError(f"task {task.task_id}: {problem}", state=failed.state, problem=problem) from error
 
     async def _changed(self, task: OfflineTask) -> TaskInfo:
         self.look()
@@ -139,16 +183,36 @@ class TaskDesk:
         return upload
 
     async def _known(self, submission: Submission, caller: Identity) -> OfflineTask | None:
-        """Return the task that a key names, where what it is about is here: it may be of a newer version by now."""
+        """Return the task that a key names, where what it is about is here: it may be of a newer version by now.
+
+        Raises:
+            FieldError: The task is about something else.
+        """
         if submission.upload_id or not submission.idempotency_key:
             return None
         task = await asyncio.to_thread(self.store.by_key, str(caller), submission.idempotency_key)
-        if task is None or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+        if task is None:
             return None
         population = task.new.population
-        name = population.name if population.is_standing else ""
-        same = name == submission.standing and submission.version in (0, population.version)
-        return task if same else None
+        if submission.table:
+            same = task.new.asked_for == _table_of(submission)
+        else:
+            same = population.is_standing and population.name == submission.standing
+            same = same and submission.version in (0, population.version)
+        if not same or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
+            raise used_otherwise(task)
+        return task
+
+    def _asked_for(self, submission: Submission, population: PopulationRef) -> str:
+        """Return what must be the same where the key is used again; a list that is sent again has another name."""
+        if submission.table:
+            return _table_of(submission)
+        if population.is_standing:
+            return f"population {population}"
+        digests = hashlib.sha256()
+        for version in list_versions(self.warehouse, owner=population.owner, population=population.name):
+            digests.update("".join(version.digests).encode())
+        return f"ids {digests.hexdigest()}"
 
     def _table(self, name: str, caller: Identity) -> Upload:
         """Take the ids of a table as a list."""
@@ -187,3 +251,7 @@ class TaskDesk:
             uploaded_by=version.changed_by,
             uploaded_at=version.created_at,
         )
+
+
+def _table_of(submission: Submission) -> str:
+    return f"table {submission.table}"

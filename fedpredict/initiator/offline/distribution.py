@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedpredict.model.arrays import Floats, Statuses
@@ -21,16 +23,28 @@ def bins_for(kind: Kind, predictions: Floats) -> Bins:
         kind: The model's.
         predictions: Shape (n_samples, n_outputs); NaN where there is none.
 
-    >>> bins_for(Kind.BINARY, np.array([[0.5]]))
-    ((0.0, 0.03125),)
+    Returns:
+        By output; none at all where nothing was predicted that bins could be around.
+
+    >>> bins_for(Kind.BINARY, np.array([[0.5]])), bins_for(Kind.LINEAR, np.array([[np.nan]]))
+    (((0.0, 0.03125),), ())
     """
     n_binned = min(int(predictions.shape[1]), MAX_BINNED)
     if KINDS[kind].output is Output.PROBABILITY:
         return ((0.0, 1.0 / N_BINS),) * n_binned
     known = predictions[np.isfinite(predictions).all(axis=1), :n_binned]
     if not len(known):
-        known = np.zeros((1, n_binned))
+        return ()
     return tuple(bins_around(float(column.mean()), float(column.std())) for column in known.T)
+
+
+def have_missed(histograms: Sequence[Sequence[int]]) -> bool:
+    """Return whether most predictions of an output are beyond its bins, which tell little then.
+
+    >>> have_missed([[0, 5, 1], [2, 1, 4]]), have_missed([[3, 4, 0], [0, 0, 0]]), have_missed([])
+    (True, False, False)
+    """
+    return any(2 * sum(counts[1:-1]) < sum(counts) for counts in histograms)
 
 
 def histograms_of(bins: Bins, predictions: Floats, status: Statuses) -> tuple[tuple[int, ...], ...]:

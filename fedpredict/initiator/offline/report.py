@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from fedpredict.model.distribution import stability_index
 from fedpredict.model.offline import HistogramView, OfflineTask, PartyTotals, PartyView, TaskInfo
+from fedpredict.model.prediction import Origin
+
+_STAND_INS = {
+    Origin.DEFAULT_PARTIAL: "predictions with a constant in place of a party's share",
+    Origin.FALLBACK_MODEL: "predictions of the fallback model",
+}
 
 
 def info_of(task: OfflineTask, before: OfflineTask | None, *, limit: float) -> TaskInfo:
@@ -73,12 +79,14 @@ def _histograms(task: OfflineTask, before: OfflineTask | None) -> tuple[Histogra
 def _warnings(
     task: OfflineTask, before: OfflineTask | None, histograms: tuple[HistogramView, ...], limit: float
 ) -> tuple[str, ...]:
+    counted = task.totals.origins
     told = [
         f"the predictions of output {each.output} have moved since task {before.task_id}: stability index"
         f" {each.stability:.3f}, limit {limit:g}"
         for each in histograms
         if before is not None and each.stability is not None and each.stability > limit
     ]
+    told += [f"{what}: {counted[origin]}" for origin, what in _STAND_INS.items() if counted.get(origin)]
     if task.results_removed:
         told.append("the results were removed: they were older than the initiator keeps them (tasks.keep_days)")
     return tuple(told)

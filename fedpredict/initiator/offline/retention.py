@@ -39,7 +39,7 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
         WarehouseError, StateError: As they say; what was removed by then stays so.
     """
     if keep_days is not None:
-        for task in store.ended_before(now - timedelta(days=keep_days)):
+        for task in store.withdraw(now - timedelta(days=keep_days)):
             remove_results(warehouse, task.task_id, task.new.n_buckets)
             store.mark_removed(task.task_id)
             logger.info("task.results_removed", extra={"task": task.task_id})

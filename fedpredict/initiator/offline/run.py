@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fedpredict.errors import StateError, TableCorruptError
 from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket
-from fedpredict.initiator.offline.distribution import bins_for, histograms_of
+from fedpredict.initiator.offline.distribution import bins_for, have_missed, histograms_of
 from fedpredict.model.offline import Bins, BucketDone
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.state.task_base import Claim, TaskStore
@@ -167,7 +167,7 @@ class TaskRun:
         """Write the results of a bucket, then its record; not interrupted, so that nobody writes behind a successor."""
         await self._choose_bins(outcome)
         self._holding.check()
-        writing = partial(write_results, predictions=outcome.predictions, status=outcome.status)
+        writing = partial(write_results, predictions=outcome.predictions, status=outcome.status, origin=outcome.origin)
         sha256 = await self._place.thread(writing, self._place.warehouse, self._task.task_id, bucket, ids)
         histograms = await self._place.thread(histograms_of, self._bins, outcome.predictions, outcome.status)
         done = BucketDone(
@@ -185,17 +185,18 @@ class TaskRun:
         logger.info("task.bucket", extra=extra)
 
     async def _choose_bins(self, outcome: BucketOutcome) -> None:
-        """Have the bins of the task before, so that the two can be compared, or choose some."""
+        """Have the bins of the task before, so that the two can be compared, or choose some as soon as there can be."""
         async with self._binning:
             if self._bins:
                 return
             before = await self._place.thread(self._place.store.before, self._task)
             manifest = self._task.new.manifest
-            if before is not None and before.bins and before.new.manifest.n_outputs == manifest.n_outputs:
+            same_width = before is not None and before.new.manifest.n_outputs == manifest.n_outputs
+            if before is not None and same_width and before.bins and not have_missed(before.totals.histograms):
                 self._bins = before.bins
             else:
                 self._bins = bins_for(manifest.kind, outcome.predictions)
-            if not await self._place.thread(self._place.store.begin, self._claim, self._bins):
+            if self._bins and not await self._place.thread(self._place.store.begin, self._claim, self._bins):
                 raise ClaimLostError(self._task.task_id)
 
 

@@ -16,7 +16,7 @@ from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, Task
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
-from fedpredict.tables.results import RESULTS, read_results
+from fedpredict.tables.results import RESULTS
 from fedpredict.wire import codec, offline_codec
 from fedpredict.wire.handlers import Context, parse, stream, unary
 from fedpredict.wire.offline_arrow import chunk_from_wire, result_rows, results_to_wire
@@ -139,9 +139,7 @@ class OfflineService:
     async def _send_bucket(
         self, task: OfflineTask, record: BucketDone, start: int, skip: int, context: Context
     ) -> None:
-        rows = await asyncio.to_thread(
-            read_results, self._desk.warehouse, task.task_id, record.bucket, record.totals.ids, record.results_sha256
-        )
+        rows = await self._desk.results(task, record)
         manifest = task.new.manifest
         size = result_rows(manifest.n_outputs)
         for first in range(skip, rows.num_rows, size):

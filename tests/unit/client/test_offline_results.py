@@ -33,8 +33,9 @@ def stored() -> pa.Table:
 
     values, status = np.arange(float(N_ROWS))[:, None], np.ones(N_ROWS, dtype=np.uint8)
     values[2], status[2] = np.nan, 2
+    origin = np.array([1, 1, 0, 2, 3, 1, 1, 1, 1, 1], dtype=np.uint8)
     ids = SampleIds.of([f"u{row}".encode() for row in range(N_ROWS)])
-    write_results(cast(Warehouse, Kept()), "t", 0, ids, predictions=values, status=status)
+    write_results(cast(Warehouse, Kept()), "t", 0, ids, predictions=values, status=status, origin=origin)
     return kept[0]
 
 
@@ -79,11 +80,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "FIRST_LOOK_S", 0.0)
 
 
+ORIGINS = ["model", "model", "unspecified", "default_partial", "fallback_model", *["model"] * 5]
 EXPECTED = [
     {
         "sample_id": f"u{row}",
         "prediction": None if row == 2 else float(row),
         "status": "not_found" if row == 2 else "ok",
+        "origin": ORIGINS[row],
     }
     for row in range(N_ROWS)
 ]
@@ -104,7 +107,7 @@ async def test_after_a_lost_connection_and_while_the_task_runs_they_go_on_at_the
 async def test_from_the_last_row_on_there_is_a_batch_without_rows() -> None:
     calls = OfflineCalls(cast(Session, Server([[batch(10, 10, last=True)]])))
     (found,) = [each async for each in calls.results("t-1", 10)]
-    assert (found.num_rows, found.schema.names) == (0, ["sample_id", "prediction", "status"])
+    assert (found.num_rows, found.schema.names) == (0, ["sample_id", "prediction", "status", "origin"])
 
 
 async def test_a_task_that_failed_gives_what_there_is_and_then_its_error() -> None:

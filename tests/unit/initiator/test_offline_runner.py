@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -34,10 +35,11 @@ from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.offline import NewTask, OfflineState, OfflineTask, TaskInfo
 from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer, PopulationRows, digest_of
+from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.state.tasks import SqlTaskStore, open_task_store
-from fedpredict.tables.populations import list_versions
+from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.local import LocalWarehouse
 
@@ -128,6 +130,7 @@ class Bench:
             manifest=self.pins["m"],
             mode=Mode.NEARLINE,
             population=upload.population,
+            asked_for="ids",
             n_buckets=upload.n_buckets,
             rows=upload.rows,
             ids=upload.ids,
@@ -173,6 +176,13 @@ class Bench:
                 found[row["sample_id"]] = (row["status"], row["predictions"])
         return found
 
+    def origins(self, task_id: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for bucket, done in self.store.buckets(task_id).items():
+            rows = read_results(self.warehouse, task_id, bucket, done.totals.ids, done.results_sha256)
+            found |= dict(zip(rows["sample_id"].to_pylist(), rows["origin"].to_pylist(), strict=True))
+        return found
+
     def info(self, task_id: str, limit: float = 0.25) -> TaskInfo:
         task = self.store.task(task_id)
         return info_of(task, self.store.before(task), limit=limit)
@@ -184,6 +194,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
 
 
 EXPECTED = {f"u{number}": (1, [11.0 * number]) for number in range(N_IDS)}
+OWN: dict[str, int] = dict.fromkeys(EXPECTED, Origin.MODEL)
 
 
 async def test_every_id_gets_the_sum_of_all_shares_and_buckets_are_counted(bench: Bench) -> None:
@@ -360,6 +371,8 @@ async def test_a_constant_stands_in_for_a_party_that_does_not_know_an_id(bench: 
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [503.0])}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.DEFAULT_PARTIAL}
+    assert bench.info(task_id).warnings == ("predictions with a constant in place of a party's share: 1",)
 
 
 @pytest.mark.parametrize("bench", [{"policy": "fallback_model", "fallback_model": "own"}], indirect=True)
@@ -369,7 +382,31 @@ async def test_the_own_model_answers_for_ids_that_a_party_does_not_know(bench: B
     async with bench.working():
         task = await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (1, [3.0]), "u40": (1, [40.0])}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.FALLBACK_MODEL, "u40": Origin.FALLBACK_MODEL}
+    assert task.totals.origins == {Origin.MODEL: N_IDS - 2, Origin.FALLBACK_MODEL: 2}
+    assert bench.info(task_id).warnings == ("predictions of the fallback model: 2",)
     assert task.totals.parties["lab"].statuses == {SampleStatus.OK: N_IDS - 2, SampleStatus.NOT_FOUND: 2}
+
+
+@pytest.mark.parametrize("bench", [{"policy": "fallback_model", "fallback_model": "own"}], indirect=True)
+async def test_the_event_loop_digests_and_combines_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return work(*args)
+
+        return noting
+
+    for name in ("digest_of", "combine"):
+        monkeypatch.setattr(bucket_module, name, noted(getattr(bucket_module, name)))
+    bench.parties["lab"].lacks = {3, 40}
+    task_id = bench.submit()
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    assert bench.results(task_id)["u3"] == (1, [3.0])
+    assert {name.rpartition("_")[0] for name in threads} == {"fedpredict-offline"}
 
 
 async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) -> None:
@@ -378,6 +415,7 @@ async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) ->
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == {**EXPECTED, "u3": (int(SampleStatus.NOT_FOUND), None)}
+    assert bench.origins(task_id) == {**OWN, "u3": Origin.UNSPECIFIED}
     info = bench.info(task_id)
     assert (info.scored, info.statuses[SampleStatus.NOT_FOUND]) == (N_IDS - 1, 1)
 
@@ -397,12 +435,38 @@ async def test_predictions_that_moved_since_the_task_before_are_a_warning(bench:
     assert f"have moved since task {same}" in warning
 
 
+async def test_bins_are_not_chosen_by_a_bucket_without_predictions(bench: Bench) -> None:
+    task_id = bench.submit()
+    (version,) = list_versions(bench.warehouse)
+    first = read_bucket(bench.warehouse, "bank", version.population, 0, version.digests[0])
+    bench.parties["lab"].lacks = {int(each[1:]) for each in first}
+    async with bench.working(buckets_under_way=1):
+        task = await bench.until(task_id, OfflineState.DONE)
+    assert len(first) > 0
+    assert bench.store.buckets(task_id)[0].totals.histograms == ()
+    (counts,) = task.totals.histograms
+    assert sum(counts) == N_IDS - len(first)
+    assert sum(counts[1:-1]) > 0
+
+
+async def test_bins_that_the_predictions_of_the_task_before_are_beyond_are_not_had_again(bench: Bench) -> None:
+    first = bench.submit()
+    async with bench.working(buckets_under_way=1):
+        await bench.until(first, OfflineState.DONE)
+        bench.parties["lab"].weight, bench.parties["lab"].lacks = 1e6, {0}
+        moved, after = [await bench.until(bench.submit(), OfflineState.DONE) for _ in range(2)]
+    assert moved.bins == bench.store.task(first).bins
+    assert sum(moved.totals.histograms[0][1:-1]) == 0
+    assert after.bins != moved.bins
+    assert sum(after.totals.histograms[0][1:-1]) > 0
+
+
 async def test_results_that_were_changed_are_not_handed_out(bench: Bench) -> None:
     task_id = bench.submit()
     async with bench.working():
         await bench.until(task_id, OfflineState.DONE)
     (done, *_) = bench.store.buckets(task_id).values()
-    with pytest.raises(TableCorruptError, match="submit the task again"):
+    with pytest.raises(TableCorruptError, match="not those recorded"):
         read_results(bench.warehouse, task_id, done.bucket, done.totals.ids, "0" * 64)
 
 
