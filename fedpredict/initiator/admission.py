@@ -40,6 +40,14 @@ class Access:
                 f"{caller} may not ask for model {model_id}: see [clients.{caller.name}], its models and its kind"
             )
 
+    def check_any(self, caller: Identity) -> None:
+        """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may ask for none at all."""
+        client = self._clients.get(caller.name)
+        if client is None or client.kind is not caller.kind or not client.models:
+            raise ModelNotFoundError(
+                f"{caller} may ask for no model: see [clients.{caller.name}], its models and its kind"
+            )
+
 
 class Admission:
     """What a task must be before anybody works on it, and how many may be worked on at once.

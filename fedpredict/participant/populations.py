@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from fedpredict.errors import InputError, PopulationRefusedError, ProtocolError, TableCorruptError
-from fedpredict.model.populations import PopulationRows, digest_of
+from fedpredict.model.buckets import MAX_BUCKETS, bucket_count
+from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
+from fedpredict.model.populations import BUCKET_BYTES, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import (
     BucketDelta,
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 MAX_VERSIONS = 1000
 """Versions of populations that one initiator may have here."""
+MAX_DIGESTS = 8 * MAX_BUCKETS
+"""Digests of buckets in all of these: they are read together."""
 _CACHED_BUCKETS = 8
 _HELD_S = 60.0
 """So long this process goes by what it knows of the buckets that are here: another process may remove some."""
@@ -43,6 +47,7 @@ _SETTINGS = "settings"
 """Who accepts where `accept_populations` says so."""
 
 _Key = tuple[str, int]
+_Sizes = dict[tuple[str, int, str], int]
 
 
 @dataclass(slots=True)
@@ -55,10 +60,17 @@ class _Known:
 
 @dataclass(slots=True)
 class _Held:
-    """The buckets of a population that are here, by number and digest, with their sizes; and when that was read."""
+    """The buckets of an initiator that are here, by population, number and digest, with their sizes.
+
+    Attributes:
+        at: When that was read.
+        sizes: How many ids each has.
+        n_ids: How many all have.
+    """
 
     at: float
-    sizes: dict[tuple[int, str], int]
+    sizes: _Sizes
+    n_ids: int
 
 
 class StandingPopulations:
@@ -89,7 +101,7 @@ class StandingPopulations:
         self._now = now
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
-        self._held: dict[tuple[str, str], _Held] = {}
+        self._held: dict[str, _Held] = {}
         self._cache: OrderedDict[tuple[str, str, int, str], SampleIds] = OrderedDict()
         self._ensured = False
 
@@ -107,7 +119,7 @@ class StandingPopulations:
         missing: tuple[int, ...] = ()
         if notice.digests:
             with self._lock:
-                self._held.pop((owner, notice.population), None)
+                self._held.pop(owner, None)
             version = self._told(owner, notice, version, versions)
         if version is not None and version.state is PopulationState.RECEIVING:
             missing = tuple(tables.missing_buckets(self._warehouse, version))
@@ -137,21 +149,19 @@ class StandingPopulations:
             if version.state is PopulationState.REVOKED:
                 raise refusal(put.population, WHY_NOT[version.state])
             return
-        held = self._held_buckets(owner, put.population)
-        if (put.bucket, put.sha256) in held:
+        held = self._held_buckets(owner)
+        if (put.population, put.bucket, put.sha256) in held.sizes:
             return
-        ids = self._content(owner, put, held)
+        ids = self._content(owner, put, held.sizes)
         try:
             check_bucket_ids(ids, put.bucket, version.n_buckets)
         except InputError as error:
             raise refusal(put.population, str(error)) from error
         if digest_of(ids) != put.sha256:
             raise refusal(put.population, f"the ids of bucket {put.bucket} do not have the digest that was told")
-        here = sum(held.get((at, digest), 0) for at, digest in enumerate(version.digests))
-        if here + len(ids) > version.n_ids:
+        if _n_here(version, held.sizes) + len(ids) > version.n_ids:
             raise refusal(put.population, f"version {put.version} has more ids than the {version.n_ids} that were told")
-        tables.write_bucket(self._warehouse, owner, put.population, put.bucket, ids)
-        held[put.bucket, put.sha256] = len(ids)
+        self._store(owner, put, ids, held)
 
     def ids(self, owner: str, rows: PopulationRows, bucket: int, n_buckets: int) -> tuple[SampleIds, str]:
         """Return the ids that some rows of a bucket are, and their digest.
@@ -187,7 +197,7 @@ class StandingPopulations:
             return known
         if known is not None and known.state is not PopulationState.REVOKED:
             raise refusal(notice.population, f"version {notice.version} was told with other ids before")
-        self._check_room(owner, notice, len(versions))
+        self._check_room(owner, notice, versions)
         now = datetime.now(UTC)
         version = PopulationVersion(
             owner=owner,
@@ -203,17 +213,23 @@ class StandingPopulations:
         self._write(version)
         return version
 
-    def _check_room(self, owner: str, notice: PopulationNotice, n_versions: int) -> None:
+    def _check_room(self, owner: str, notice: PopulationNotice, versions: Mapping[_Key, PopulationVersion]) -> None:
         if not self._ensured:
             tables.ensure_tables(self._warehouse)
             self._ensured = True
-        if n_versions >= MAX_VERSIONS:
-            raise refusal(notice.population, f"{n_versions} versions of populations are kept here: too many")
+        if len(versions) >= MAX_VERSIONS:
+            raise refusal(notice.population, f"{len(versions)} versions of populations are kept here: too many")
+        most, n_buckets = self._settings.max_ids, len(notice.digests)
+        # a population that was large keeps its buckets when it gets smaller
+        if n_buckets > max(2 * notice.n_ids, bucket_count(most * MAX_SAMPLE_ID_BYTES, BUCKET_BYTES)):
+            raise refusal(notice.population, f"{n_buckets} buckets are too many for {notice.n_ids} ids")
+        n_digests = n_buckets + sum(each.n_buckets for each in versions.values())
+        if n_digests > MAX_DIGESTS:
+            raise refusal(notice.population, f"its versions would have {n_digests} buckets here: too many")
         stored = tables.bucket_sizes(self._warehouse, owner)
-        told = set(enumerate(notice.digests))
-        shared = sum(n for (name, *bucket), n in stored.items() if name == notice.population and tuple(bucket) in told)
-        most = self._settings.max_ids
-        if sum(stored.values()) - shared + notice.n_ids > most:
+        shared = sum(stored.get((notice.population, *bucket), 0) for bucket in enumerate(notice.digests))
+        expected = sum(stored.values()) + _n_expected(versions, stored, notice.population)
+        if expected - shared + notice.n_ids > most:
             raise refusal(notice.population, f"with its {notice.n_ids} ids more than {most} would be kept here")
 
     def _complete(self, version: PopulationVersion) -> PopulationVersion:
@@ -239,11 +255,25 @@ class StandingPopulations:
             self._known.pop(version.owner, None)
         log_change(version)
 
-    def _content(self, owner: str, put: BucketIds, held: Mapping[tuple[int, str], int]) -> SampleIds:
+    def _store(self, owner: str, put: BucketIds, ids: SampleIds, held: _Held) -> None:
+        most = self._settings.max_ids
+        with self._lock:
+            if held.n_ids + len(ids) > most:
+                raise refusal(put.population, f"with bucket {put.bucket} more ids than {most} would be kept here")
+            held.n_ids += len(ids)
+        try:
+            tables.write_bucket(self._warehouse, owner, put.population, put.bucket, ids)
+        except BaseException:
+            with self._lock:
+                held.n_ids -= len(ids)
+            raise
+        held.sizes[put.population, put.bucket, put.sha256] = len(ids)
+
+    def _content(self, owner: str, put: BucketIds, held: _Sizes) -> SampleIds:
         content = put.content
         if not isinstance(content, BucketDelta):
             return content
-        if (put.bucket, content.base_sha256) not in held:
+        if (put.population, put.bucket, content.base_sha256) not in held:
             raise refusal(put.population, f"the bucket that bucket {put.bucket} was changed from is not here")
         try:
             base = tables.read_bucket(self._warehouse, owner, put.population, put.bucket, content.base_sha256)
@@ -252,18 +282,17 @@ class StandingPopulations:
             raise refusal(put.population, problem) from error
         return applied(base, content)
 
-    def _held_buckets(self, owner: str, population: str) -> dict[tuple[int, str], int]:
-        """Return the buckets that are here, with their sizes: read once, and then as this process has changed them."""
-        key, at = (owner, population), self._now()
+    def _held_buckets(self, owner: str) -> _Held:
+        """Return the buckets that are here: read once in a while, and then as this process has changed them."""
+        at = self._now()
         with self._lock:
-            held = self._held.get(key)
+            held = self._held.get(owner)
         if held is None or at - held.at > _HELD_S:
             sizes = tables.bucket_sizes(self._warehouse, owner)
-            mine = {(bucket, digest): n for (name, bucket, digest), n in sizes.items() if name == population}
-            held = _Held(at, mine)
+            held = _Held(at, sizes, sum(sizes.values()))
             with self._lock:
-                self._held[key] = held
-        return held.sizes
+                self._held[owner] = held
+        return held
 
     def _accepted(self, owner: str, population: str, number: int) -> PopulationVersion:
         version = self._version(owner, population, number, self._poll_s)
@@ -311,6 +340,18 @@ class StandingPopulations:
             while len(self._cache) > _CACHED_BUCKETS:
                 self._cache.popitem(last=False)
         return ids
+
+
+def _n_here(version: PopulationVersion, sizes: _Sizes) -> int:
+    """Return how many ids of a version are here."""
+    return sum(sizes.get((version.population, *bucket), 0) for bucket in enumerate(version.digests))
+
+
+def _n_expected(versions: Mapping[_Key, PopulationVersion], sizes: _Sizes, besides: str) -> int:
+    """Return how many ids are still to come, of the newest versions: the others are brought no more."""
+    newest = {each.population: each for _, each in sorted(versions.items())}
+    coming = [each for each in newest.values() if each.state is PopulationState.RECEIVING]
+    return sum(each.n_ids - _n_here(each, sizes) for each in coming if each.population != besides)
 
 
 def refusal(population: str, problem: str) -> PopulationRefusedError:

@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedpredict.errors import WarehouseWriteError
@@ -116,16 +117,16 @@ class IdSorter:
     def _to_files(self) -> None:
         held, self._held = self._held, []
         self._n_held = self._bytes_held = 0
+        if not held:
+            return
+        batch = _sorted(held)  # each id once: all that repeat one would end in one file, which is sorted in memory
+        parts = batch.column("place").to_numpy() >> _PART_SHIFT
         with _writing():
             if self._folder is None:
                 made = tempfile.TemporaryDirectory(prefix="fedpredict-", dir=self._parent)
                 self._folder = Path(self._stack.enter_context(made))
-            for batch in held:
-                parts = batch.column("place").to_numpy() >> _PART_SHIFT
-                order = np.argsort(parts, kind="stable")
-                ordered, parts = batch.take(pa.array(order)), parts[order]
-                for start, stop in _runs(parts):
-                    _append(self._folder / f"{int(parts[start]):03d}", ordered.slice(start, stop - start))
+            for start, stop in _runs(parts):
+                _append(self._folder / f"{int(parts[start]):03d}", batch.slice(start, stop - start))
 
 
 def order_of(places: Hashes, ids: pa.Array) -> tuple[NDArray[np.intp], Bools]:
@@ -141,11 +142,14 @@ def order_of(places: Hashes, ids: pa.Array) -> tuple[NDArray[np.intp], Bools]:
     same = np.zeros(len(order), dtype=np.bool_)
     tied = np.flatnonzero(np.append(False, same_place) | np.append(same_place, False))
     if len(tied):
-        # those alone are compared, as texts of one width; ids have no zero byte, which would be cut off
-        texts = np.array(ids.take(pa.array(order[tied])).to_pylist(), dtype=np.bytes_)
-        within = np.lexsort((texts, ordered[tied]))
-        order[tied], texts = order[tied][within], texts[within]
-        same[tied[1:]] = (texts[1:] == texts[:-1]) & (ordered[tied][1:] == ordered[tied][:-1])
+        # those alone are compared, each different one once, and none as an object of Python
+        coded = ids.take(pa.array(order[tied])).dictionary_encode()
+        different = np.empty(len(coded.dictionary), dtype=np.intp)
+        different[pc.sort_indices(coded.dictionary).to_numpy()] = np.arange(len(different))
+        ranks = different[coded.indices.to_numpy()]
+        within = np.lexsort((ranks, ordered[tied]))
+        order[tied], ranks = order[tied][within], ranks[within]
+        same[tied[1:]] = ranks[1:] == ranks[:-1]
     return order, same
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,13 +22,16 @@ from fedpredict.tables.populations import (
     PopulationVersion,
     ensure_tables,
     known_buckets,
-    remove_buckets,
+    remove_versions,
     write_bucket,
     write_version,
 )
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
+
+STILL_S = 3600.0
+"""How often the row of a version that is being written says so again: one that does not for a day is left over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +65,10 @@ def ingest(
     least_buckets: int = 1,
     folder: Path | None = None,
 ) -> IngestReport:
-    """Write a version of a population; buckets that are there already stay as they are, and its row comes last.
+    """Write a version of a population; buckets that are there already stay as they are.
 
+    Its row comes first, as one that is being received, so that after a crash it is known what to remove; and once more
+    when its buckets are all there.
     Ids pass through files where they are many, so that memory holds some millions at most.
 
     Args:
@@ -89,21 +95,20 @@ def ingest(
         if not n_ids:
             raise EmptyRequestError(f"population {population}: {counts.rows} rows, and no sample id among them")
         n_buckets = max(least_buckets, buckets_for(n_ids, n_bytes))
+        now = datetime.now(UTC)
+        begun = PopulationVersion(
+            owner=owner,
+            population=population,
+            version=version,
+            n_ids=n_ids,
+            digests=_digests(sorter, n_buckets),
+            state=PopulationState.RECEIVING,
+            changed_by=changed_by,
+            changed_at=now,
+            created_at=now,
+        )
         ensure_tables(warehouse)
-        digests = _write_buckets(warehouse, owner, population, sorter, n_buckets)
-    now = datetime.now(UTC)
-    made = PopulationVersion(
-        owner=owner,
-        population=population,
-        version=version,
-        n_ids=n_ids,
-        digests=digests,
-        state=state,
-        changed_by=changed_by,
-        changed_at=now,
-        created_at=now,
-    )
-    write_version(warehouse, made)
+        made = _write(warehouse, begun, sorter, state)
     extra = {"population": population, "version": version, "ids": n_ids, "buckets": n_buckets, "rows": counts.rows}
     logger.info("population.made", extra=extra)
     return counts.report(made)
@@ -138,30 +143,44 @@ def _take(sorter: IdSorter, batches: Iterable[SampleIds]) -> _Counts:
     return counts
 
 
-def _write_buckets(
-    warehouse: Warehouse, owner: str, population: str, sorter: IdSorter, n_buckets: int
-) -> tuple[str, ...]:
-    """Write the buckets that are not there, and return the digests of all."""
-    known = known_buckets(warehouse, owner, population)
-    nothing = SampleIds.of(())
-    digests = [digest_of(nothing)] * n_buckets
-    written: list[tuple[int, str]] = []
-
-    def write(bucket: int, sample_ids: SampleIds) -> None:
+def _digests(sorter: IdSorter, n_buckets: int) -> tuple[str, ...]:
+    digests = [digest_of(SampleIds.of(()))] * n_buckets
+    for bucket, sample_ids in sorter.buckets(n_buckets):
         digests[bucket] = digest_of(sample_ids)
-        if (bucket, digests[bucket]) not in known:
-            written.append((bucket, digests[bucket]))
-            write_bucket(warehouse, owner, population, bucket, sample_ids)
+    return tuple(digests)
 
-    empty = set(range(n_buckets))
+
+def _write(
+    warehouse: Warehouse, begun: PopulationVersion, sorter: IdSorter, state: PopulationState
+) -> PopulationVersion:
     try:
-        for bucket, sample_ids in sorter.buckets(n_buckets):
-            write(bucket, sample_ids)
-            empty.discard(bucket)
-        for bucket in sorted(empty):
-            write(bucket, nothing)
+        write_version(warehouse, begun)
+        _write_buckets(warehouse, begun, sorter)
+        made = replace(begun, state=state, changed_at=datetime.now(UTC))
+        write_version(warehouse, made)
     except BaseException:
         with suppress(WarehouseError):
-            remove_buckets(warehouse, owner, population, written)
+            remove_versions(warehouse, [begun])
         raise
-    return tuple(digests)
+    return made
+
+
+def _write_buckets(warehouse: Warehouse, version: PopulationVersion, sorter: IdSorter) -> None:
+    """Write the buckets that are not there."""
+    known = known_buckets(warehouse, version.owner, version.population)
+    said_at = time.monotonic()
+
+    def write(bucket: int, sample_ids: SampleIds) -> None:
+        nonlocal said_at
+        if (bucket, version.digests[bucket]) not in known:
+            write_bucket(warehouse, version.owner, version.population, bucket, sample_ids)
+        if time.monotonic() - said_at > STILL_S:
+            write_version(warehouse, replace(version, changed_at=datetime.now(UTC)))
+            said_at = time.monotonic()
+
+    empty = set(range(version.n_buckets))
+    for bucket, sample_ids in sorter.buckets(version.n_buckets):
+        write(bucket, sample_ids)
+        empty.discard(bucket)
+    for bucket in sorted(empty):
+        write(bucket, SampleIds.of(()))

@@ -8,7 +8,7 @@ list of its buckets' digests: its row in `fp_populations` is written again with 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -169,17 +169,22 @@ def read_bucket(warehouse: Warehouse, owner: str, population: str, bucket: int, 
 
 
 def remove_versions(warehouse: Warehouse, versions: Iterable[PopulationVersion]) -> None:
-    """Remove versions of populations, and the buckets that no version left has."""
+    """Remove versions of populations, and the buckets that no version left has.
+
+    A row goes last, and counts as one of a version that is not complete meanwhile: after a crash it says what is left.
+    """
     for gone in versions:
         left = [
             each
             for each in list_versions(warehouse, owner=gone.owner, population=gone.population)
             if each.version != gone.version
         ]
-        partition: Partition = {**_partition(gone), "version": gone.version}
-        warehouse.replace(POPULATIONS.name, partition, POPULATIONS.arrow_schema.empty_table())
+        if gone.state is not PopulationState.RECEIVING:
+            write_version(warehouse, replace(gone, state=PopulationState.RECEIVING))
         kept = {(bucket, digest) for each in left for bucket, digest in enumerate(each.digests)}
         remove_buckets(warehouse, gone.owner, gone.population, set(enumerate(gone.digests)) - kept)
+        partition: Partition = {**_partition(gone), "version": gone.version}
+        warehouse.replace(POPULATIONS.name, partition, POPULATIONS.arrow_schema.empty_table())
 
 
 def remove_buckets(warehouse: Warehouse, owner: str, population: str, buckets: Iterable[tuple[int, str]]) -> None:

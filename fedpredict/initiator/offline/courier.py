@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from fedpredict.errors import FedPredictError, PartyTimeoutError, PartyUnavailableError, PopulationRefusedError
+from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import (
     BucketDelta,
@@ -25,7 +26,7 @@ from fedpredict.model.standing import (
     delta_of,
 )
 from fedpredict.tables.deliveries import Delivery, list_deliveries, write_delivery
-from fedpredict.tables.populations import PopulationVersion, list_versions, read_bucket
+from fedpredict.tables.populations import PopulationVersion, read_bucket
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.codec import new_request_id
 
@@ -122,7 +123,7 @@ class PopulationCourier:
         if not deliveries:
             return {}
         known: dict[str, dict[int, PopulationVersion]] = {}
-        for version in list_versions(self._warehouse, owner=self._owner):
+        for version in standing_versions(self._warehouse, self._owner):
             known.setdefault(version.population, {})[version.version] = version
         for delivery in deliveries:
             versions = known.get(delivery.population, {})

@@ -91,9 +91,11 @@ async def open_offline(
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
         working.append(asyncio.create_task(_after(prepared, courier.run)))
+    service = OfflineService(desk, who_calls)
     try:
-        yield OfflineService(desk, who_calls).methods()
+        yield service.methods()
     finally:
+        service.close()
         for each in working:
             each.cancel()
         await asyncio.gather(*working, return_exceptions=True)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.offline import OfflineState, Upload
+from fedpredict.model.standing import PopulationState
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import PopulationVersion, list_versions, remove_versions
 from fedpredict.tables.results import remove_results
@@ -53,6 +54,8 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
         is_left = name.startswith(UPLOAD) and version.created_at < now - UNUSED_UPLOAD
         if is_left and store.upload(name.removeprefix(UPLOAD)) is None:  # its sender had gone before it was recorded
             remove_versions(warehouse, [version])
+        elif version.state is PopulationState.RECEIVING and version.changed_at < now - UNUSED_UPLOAD:
+            remove_versions(warehouse, [version])  # whoever wrote it was killed
 
 
 def sweep_populations(store: TaskStore, warehouse: Warehouse, owner: str, models: Collection[str]) -> None:

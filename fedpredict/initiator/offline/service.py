@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from fedpredict.errors import FieldError, ProtocolError, TaskFailedError
+from fedpredict.errors import DeadlineExceededError, FieldError, ProtocolError, TaskFailedError
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, TaskInfo
@@ -26,6 +27,8 @@ _Request = TypeVar("_Request", bound=Message)
 
 UPLOADS_AT_ONCE = 4
 """Further ones wait until they are read."""
+SILENT_S = 60.0
+"""How long the next message of an upload may be away."""
 
 
 class OfflineService:
@@ -41,6 +44,8 @@ class OfflineService:
         self._desk = desk
         self._who_calls = who_calls
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        # threads of its own: they wait for callers
+        self._threads = ThreadPoolExecutor(UPLOADS_AT_ONCE, "fedpredict-uploads")
 
     def methods(self) -> Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]:
         """Return the methods for `wire.handlers.service`."""
@@ -54,10 +59,15 @@ class OfflineService:
             "FetchResults": stream(self.fetch),
         }
 
+    def close(self) -> None:
+        """Let the threads go; those that are at work end by themselves."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def upload(self, context: Context) -> None:
-        """Store the ids that a caller sends."""
+        """Store the ids that a caller sends, who may ask for some model."""
         caller = self._caller(context)
-        first = await _read(initiator_pb2.UploadChunk, context)
+        self._desk.access.check_any(caller)
+        first = await _chunk(context)
         if first is None:
             raise ProtocolError("an upload without a message")
         codec.check_protocol_version(first.protocol_version)
@@ -66,11 +76,11 @@ class OfflineService:
         unread = [first]
 
         async def read() -> SampleIds | None:
-            chunk = unread.pop() if unread else await _read(initiator_pb2.UploadChunk, context)
+            chunk = unread.pop() if unread else await _chunk(context)
             return None if chunk is None else chunk_from_wire(chunk)
 
         async with self._uploading:
-            upload = await self._desk.uploads.take(read, str(caller))
+            upload = await self._desk.uploads.take(read, str(caller), self._threads)
         await asyncio.to_thread(self._desk.store.add_upload, upload)
         reply = initiator_pb2.UploadReply(
             request_id=request_id,
@@ -162,6 +172,14 @@ class OfflineService:
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
         return caller
+
+
+async def _chunk(context: Context) -> initiator_pb2.UploadChunk | None:
+    try:
+        async with asyncio.timeout(SILENT_S):
+            return await _read(initiator_pb2.UploadChunk, context)
+    except TimeoutError:
+        raise DeadlineExceededError(f"an upload of which nothing came for {SILENT_S:g} s") from None
 
 
 async def _read(request_type: type[_Request], context: Context) -> _Request | None:

@@ -49,9 +49,10 @@ class Proposal:
 
 
 def standing_versions(warehouse: Warehouse, owner: str, population: str | None = None) -> list[PopulationVersion]:
-    """Return the versions of an initiator's standing populations, or of one, by name and number."""
+    """Return the complete versions of an initiator's standing populations, or of one, by name and number."""
     found = list_versions(warehouse, owner=owner, population=population)
-    return [each for each in found if not each.population.startswith(UPLOAD)]
+    complete = [each for each in found if each.state is not PopulationState.RECEIVING]
+    return [each for each in complete if not each.population.startswith(UPLOAD)]
 
 
 def propose(
@@ -89,7 +90,7 @@ def propose(
     before = list_versions(warehouse, owner=owner, population=population)
     if any(each.state is PopulationState.PROPOSED for each in before):
         raise InputError(f"population {population} is there already; change it with `fedpredict population update`")
-    number = max((each.version for each in before), default=0) + 1
+    number = _next_number(before)
     taken = ingest(warehouse, owner, population, number, batches, changed_by=by, least_buckets=least_buckets)
     add_parties(warehouse, owner, population, parties)
     return _proposal(warehouse, taken, None)
@@ -122,7 +123,8 @@ def update(
     _ensure(warehouse)
     newest = newest_of(warehouse, owner, population)
     given = batches if removed is None else _changed(warehouse, newest, batches, removed)
-    number, least = newest.version + 1, newest.n_buckets
+    number = _next_number(list_versions(warehouse, owner=owner, population=population))
+    least = newest.n_buckets
     taken = ingest(warehouse, owner, population, number, given, changed_by=by, least_buckets=least)
     if taken.version.digests == newest.digests:
         remove_versions(warehouse, [taken.version])
@@ -183,6 +185,11 @@ def newest_of(warehouse: Warehouse, owner: str, population: str, *, also_revoked
 def _ensure(warehouse: Warehouse) -> None:
     ensure_tables(warehouse)
     warehouse.ensure(DELIVERIES)
+
+
+def _next_number(versions: Sequence[PopulationVersion]) -> int:
+    """Return a number that no version has, also none that was not written to its end: its row says what to remove."""
+    return max((each.version for each in versions), default=0) + 1
 
 
 def _changed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedpredict.model.offline import PopulationRef, Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.populations import ingest
+from fedpredict.tables.populations import list_versions, remove_versions
 from fedpredict.warehouse.base import Warehouse
 
 UPLOAD = "upload-"
@@ -37,12 +39,15 @@ class Uploads:
     max_rows: int
     least_buckets: int = 1
 
-    async def take(self, read: Read, caller: str) -> Upload:
+    async def take(self, read: Read, caller: str, threads: Executor) -> Upload:
         """Store the ids that `read` gives, each once and none that is no sample id.
 
         Args:
             read: Called from this event loop, again only when there is room.
             caller: Who sends them.
+            threads: Where they are sorted and written. A thread is held for as long as ids come.
+
+        Cancelled, it ends when the thread has, and nothing of the list is left.
 
         Raises:
             EmptyRequestError: There are none.
@@ -50,12 +55,36 @@ class Uploads:
             WarehouseError: As the warehouse says; nothing of the list is left.
         """
         loop = asyncio.get_running_loop()
+        reading: asyncio.Task[Any] | None = None
+        broken_off = False
+
+        async def next_ids() -> SampleIds | None:
+            nonlocal reading
+            reading = asyncio.current_task()
+            ids = None if broken_off else await read()
+            if broken_off:  # what looks like the end of the list is none
+                raise asyncio.CancelledError
+            return ids
 
         def batches() -> Iterator[SampleIds]:
-            while (ids := asyncio.run_coroutine_threadsafe(read(), loop).result()) is not None:
+            while (ids := asyncio.run_coroutine_threadsafe(next_ids(), loop).result()) is not None:
                 yield ids
 
-        return await asyncio.to_thread(self.store, batches(), caller)
+        storing = loop.run_in_executor(threads, self.store, batches(), caller)
+        try:
+            return await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            broken_off = True
+            if reading is not None:
+                reading.cancel()
+            await asyncio.wait({storing})
+            if not storing.cancelled() and storing.exception() is None:  # it was read to its end just before
+                await loop.run_in_executor(threads, self._remove, storing.result())
+            raise
+
+    def _remove(self, upload: Upload) -> None:
+        name = upload.population.name
+        remove_versions(self.warehouse, list_versions(self.warehouse, owner=self.owner, population=name))
 
     def store(self, batches: Iterable[SampleIds], caller: str) -> Upload:
         """Store ids as a list of a new name; blocks. Errors are those of `take`."""

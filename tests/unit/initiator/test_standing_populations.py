@@ -1,24 +1,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
-from fedpredict.errors import FedPredictError, InputError, PartyUnavailableError
+from fedpredict.errors import FedPredictError, InputError, PartyUnavailableError, WarehouseWriteError
 from fedpredict.initiator.offline import retention, standing
 from fedpredict.initiator.offline.courier import PopulationCourier, Recipient
+from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.model.offline import PopulationRef
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import BucketDelta, BucketIds, PopulationNotice, PopulationStanding, PopulationState
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
+from fedpredict.scoring import populations
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.deliveries import Delivery, list_deliveries
-from fedpredict.tables.populations import known_buckets, read_bucket, remove_buckets
+from fedpredict.tables.populations import (
+    PopulationVersion,
+    known_buckets,
+    list_versions,
+    read_bucket,
+    remove_buckets,
+    write_bucket,
+)
+from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.contract.test_task_store import new
 
@@ -160,7 +171,7 @@ async def test_a_population_that_is_revoked_is_brought_to_nobody(bank: LocalWare
     standing.propose(bank, "bank", "others", batch(b"u1"), parties=["lab"], by="ada")
     async with delivering(bank, lab=lab):
         async with asyncio.timeout(30.0):
-            while not any(each.state for each in list_deliveries(bank, "bank", "others")):
+            while not any(each.state is PopulationState.ACCEPTED for each in list_deliveries(bank, "bank", "others")):
                 await asyncio.sleep(0.01)
 
     assert {each.population for each in lab.sent} == {"others"}
@@ -202,6 +213,75 @@ def test_old_versions_go_unless_a_task_needs_them(bank: LocalWarehouse, tmp_path
     assert [each.version for each in standing.standing_versions(bank, "bank")] == [2, 4, 5, 6]
     left = {bucket for each in standing.standing_versions(bank, "bank") for bucket in enumerate(each.digests)}
     assert known_buckets(bank, "bank", "people") == left
+
+
+class KilledError(BaseException):
+    """Stands for kill -9: nothing is done after it."""
+
+
+async def test_what_a_killed_process_wrote_counts_for_nothing_and_is_removed_after_a_day(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose(bank)
+    (first,) = standing.standing_versions(bank, "bank")
+    uploads = Uploads(warehouse=bank, owner="bank", max_rows=1000, least_buckets=8)
+
+    def killed(warehouse: Warehouse, owner: str, population: str, bucket: int, sample_ids: SampleIds) -> str:
+        if len(known_buckets(warehouse, owner, population) - set(enumerate(first.digests))) == 3:
+            raise KilledError
+        return write_bucket(warehouse, owner, population, bucket, sample_ids)
+
+    def too_late(warehouse: Warehouse, versions: Iterable[PopulationVersion]) -> None:
+        raise WarehouseWriteError("nobody is here any more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(populations, "write_bucket", killed)
+        patched.setattr(populations, "remove_versions", too_late)
+        with pytest.raises(KilledError):
+            standing.update(bank, "bank", "people", batch(*PEOPLE[::2]), by="ada")
+        with pytest.raises(KilledError):
+            uploads.store(batch(*PEOPLE[1::2]), "desk")
+
+    assert standing.newest_of(bank, "bank", "people") == first
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+    made = standing.update(bank, "bank", "people", batch(b"new"), removed=[], by="ada")
+    assert made.version.version == 3
+
+    store = open_task_store("sqlite:///state.db", tmp_path)
+    now = datetime.now(UTC)
+    retention.sweep(store, bank, "bank", None, now + timedelta(hours=23))
+    assert len(list_versions(bank)) == 4
+    retention.sweep(store, bank, "bank", None, now + timedelta(hours=25))
+    store.close()
+
+    assert list_versions(bank) == [first, made.version]
+    wanted = {("people", *each) for version in (first, made.version) for each in enumerate(version.digests)}
+    for table in ("fp_population_buckets", "fp_population_ids"):
+        rows = bank.read(table, ["population", "bucket", "sha256"], {}).to_pylist()
+        assert {(row["population"], row["bucket"], row["sha256"]) for row in rows} == wanted
+
+
+def test_a_removal_that_is_killed_is_gone_on_with(
+    bank: LocalWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Uploads(warehouse=bank, owner="bank", max_rows=1000, least_buckets=8).store(batch(*PEOPLE), "desk")
+
+    def killed(warehouse: Warehouse, owner: str, population: str, buckets: Iterable[tuple[int, str]]) -> None:
+        remove_buckets(warehouse, owner, population, list(buckets)[:3])
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedpredict.tables.populations.remove_buckets", killed)
+        with pytest.raises(KilledError):
+            retention.remove_upload(bank, upload)
+
+    store = open_task_store("sqlite:///state.db", tmp_path)
+    retention.sweep(store, bank, "bank", None, datetime.now(UTC) + timedelta(days=2))
+    store.close()
+
+    assert list_versions(bank) == []
+    assert bank.read("fp_population_ids", ["sample_id"], {}).num_rows == 0
 
 
 def test_a_population_for_nobody_is_refused(bank: LocalWarehouse) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from fedpredict.errors import InputError, PopulationRefusedError, ProtocolError
 from fedpredict.model.buckets import buckets_of
-from fedpredict.model.populations import PopulationRows, digest_of, in_order
+from fedpredict.model.populations import PopulationRows, buckets_for, digest_of, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import BucketDelta, BucketIds, PopulationNotice, PopulationState, delta_of
 from fedpredict.participant import populations
 from fedpredict.participant.acceptance import accept, revoke
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
-from fedpredict.tables.populations import known_buckets, list_versions
+from fedpredict.tables.populations import bucket_sizes, known_buckets, list_versions
 from fedpredict.warehouse.local import LocalWarehouse
 
 PEOPLE = [b"u%d" % number for number in range(40)]
@@ -244,6 +244,48 @@ def test_no_more_is_taken_than_the_settings_say(tmp_path: Path) -> None:
         none.taken.notice("bank", notice_of(1, PEOPLE))
     with pytest.raises(PopulationRefusedError, match="no populations are taken here"):
         lab.taken.notice("stranger", notice_of(1, PEOPLE))
+
+
+def test_what_was_told_and_has_not_come_counts_too(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "warehouse", max_ids=60)
+    lab.taken.notice("bank", notice_of(1, PEOPLE))
+
+    with pytest.raises(PopulationRefusedError, match="with its 40 ids more than 60 would be kept here"):
+        lab.taken.notice("bank", notice_of(1, PEOPLE, "q"))
+    assert lab.taken.notice("bank", notice_of(2, PEOPLE[1:])).missing  # its first version is brought no more
+
+
+def test_no_bucket_is_taken_beyond_what_the_settings_say(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "warehouse", max_ids=60)
+    others = [b"v%d" % number for number in range(40)]
+    for version, ids in ((1, PEOPLE), (2, others)):
+        lab.taken.notice("bank", notice_of(version, ids))
+    for bucket in range(N_BUCKETS):
+        lab.taken.put("bank", put_of(1, PEOPLE, bucket))
+
+    with pytest.raises(PopulationRefusedError, match="more ids than 60 would be kept here"):
+        lab.send(2, others)
+
+    assert 40 <= sum(bucket_sizes(lab.warehouse, "bank").values()) <= 60
+
+
+def test_a_notice_of_more_buckets_than_such_a_population_can_have_is_refused(lab: Lab) -> None:
+    few = PopulationNotice(request_id="r", population="p", version=1, n_ids=1, digests=("ab" * 32,) * 65_536)
+
+    with pytest.raises(PopulationRefusedError, match="65536 buckets are too many for 1 ids"):
+        lab.taken.notice("bank", few)
+
+    # 50 million of the longest ids were in it before all but one left
+    shrunk = replace(few, digests=few.digests[: buckets_for(50_000_000, 256 * 50_000_000)])
+    assert len(lab.taken.notice("bank", shrunk).missing) == 2048
+
+
+def test_versions_of_so_many_buckets_are_kept_and_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(populations, "MAX_DIGESTS", 7)
+    lab.send(1, PEOPLE)
+
+    with pytest.raises(PopulationRefusedError, match="its versions would have 8 buckets here"):
+        lab.taken.notice("bank", notice_of(2, PEOPLE[1:]))
 
 
 def test_so_many_versions_are_kept_for_an_initiator_and_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

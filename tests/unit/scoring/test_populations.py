@@ -72,6 +72,31 @@ def test_ids_of_the_same_place_stand_by_their_bytes(monkeypatch: pytest.MonkeyPa
     assert list(ids) == [b"a", b"ab", b"b"]
 
 
+def test_an_id_that_is_repeated_takes_room_in_the_files_once_per_flush(tmp_path: Path) -> None:
+    repeated = SampleIds.of([b"unknown"] * 1000)
+    with IdSorter(tmp_path, held_rows=1000) as sorter:
+        for number in range(20):
+            sorter.add(SampleIds.concat([repeated, SampleIds.of([b"u%d" % number])]))
+        stored = sum(each.stat().st_size for each in tmp_path.rglob("*") if each.is_file())
+        size = sorter.sort()
+        ((_, ids),) = sorter.buckets(1)
+
+    assert stored < 20_000 * len(b"unknown")
+    people = [b"unknown", *(b"u%d" % number for number in range(20))]
+    assert (size, list(ids)) == ((21, sum(map(len, people))), list(in_order(SampleIds.of(people))))
+
+
+def test_repeated_ids_are_counted_across_files(
+    warehouse: LocalWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(populations, "IdSorter", lambda folder: IdSorter(folder, held_rows=7))
+    batches = [SampleIds.of([b"u%d" % (number % 10)] * 5) for number in range(30)]
+
+    report = ingest(warehouse, "bank", "p", 1, batches, folder=tmp_path)
+
+    assert (report.rows, report.version.n_ids, report.duplicates) == (150, 10, 140)
+
+
 def test_a_version_holds_what_is_valid_once_and_counts_the_rest(
     warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

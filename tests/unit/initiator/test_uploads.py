@@ -1,0 +1,165 @@
+"""Lists on their way in: who may send one, and what becomes of one that stops in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from fedpredict.initiator.admission import Access
+from fedpredict.initiator.offline import service as service_module
+from fedpredict.initiator.offline.service import UPLOADS_AT_ONCE, OfflineService
+from fedpredict.initiator.offline.uploads import Uploads
+from fedpredict.initiator.settings import ClientSettings
+from fedpredict.model.offline import Upload
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.scoring import populations
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.tables.populations import ensure_tables, list_versions, write_bucket
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire.handlers import service
+from fedpredict.wire.offline_arrow import chunk_to_wire
+from fedpredict.wire.v1 import initiator_pb2
+
+IDS = SampleIds.of([b"u1", b"u2"])
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[LocalWarehouse]:
+    opened = LocalWarehouse(tmp_path / "warehouse")
+    ensure_tables(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def uploads(warehouse: LocalWarehouse) -> Uploads:
+    return Uploads(warehouse=warehouse, owner="bank", max_rows=100)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+class Desk:
+    """What an upload needs of the use case, behind a real server."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self.recorded: list[Upload] = []
+        self.access = Access({"desk": ClientSettings(models=("m",))})
+        self.uploads = uploads
+        self.store = SimpleNamespace(add_upload=self.recorded.append)
+
+    def __getattr__(self, name: str) -> Any:
+        return None  # methods of tasks, which nobody calls here
+
+    @asynccontextmanager
+    async def served(self, caller: Identity) -> AsyncIterator[grpc.aio.StreamUnaryMultiCallable[Any, Any]]:
+        offline = OfflineService(self, lambda _: caller)  # type: ignore[arg-type]
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((service("S", offline.methods()),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel.stream_unary("/S/UploadSamples", None, None)
+        await server.stop(0)
+        offline.close()
+
+
+DESK = Identity(IdentityKind.CLIENT, "desk")
+CHUNK = chunk_to_wire(IDS, "r" * 16).SerializeToString()
+
+
+@pytest.mark.parametrize("caller", [Identity(IdentityKind.CLIENT, "stranger"), Identity(IdentityKind.PARTY, "desk")])
+async def test_who_may_ask_for_no_model_may_send_no_list(uploads: Uploads, caller: Identity) -> None:
+    desk = Desk(uploads)
+    async with desk.served(caller) as upload:
+        with pytest.raises(grpc.aio.AioRpcError, match="no such model") as refused:
+            await upload(iter([CHUNK]), timeout=WAIT_S)
+
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert desk.recorded == []
+
+
+async def test_uploads_that_fall_silent_end_and_others_go_on(
+    uploads: Uploads, warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "SILENT_S", 0.3)
+    desk = Desk(uploads)
+    async with desk.served(DESK) as upload:
+        silent = [upload(None, timeout=WAIT_S) for _ in range(UPLOADS_AT_ONCE)]
+        for call in silent:
+            await call.write(CHUNK)
+        reply = initiator_pb2.UploadReply.FromString(await upload(iter([CHUNK]), timeout=WAIT_S))
+        codes = {await call.code() for call in silent}
+
+    assert (reply.rows, [each.rows for each in desk.recorded]) == (2, [2])
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert len(list_versions(warehouse)) == 1
+
+
+async def test_a_list_that_its_sender_broke_off_is_not_taken_for_a_whole_one(
+    uploads: Uploads, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(populations, "write_bucket", lambda *given: written.append(given[3]))
+    waits = asyncio.Event()
+    chunks = [IDS]
+
+    async def read() -> SampleIds | None:
+        if chunks:
+            return chunks.pop()
+        waits.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return None  # as gRPC reads a call that was cancelled
+
+    async with asyncio.timeout(WAIT_S):
+        taking = asyncio.create_task(uploads.take(read, "desk", threads))
+        await waits.wait()
+        taking.cancel()
+        await asyncio.wait({taking})
+
+    assert taking.cancelled()
+    assert written == []
+
+
+async def test_nothing_is_left_of_a_list_that_was_broken_off_while_it_was_written(
+    uploads: Uploads, warehouse: LocalWarehouse, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, goes_on = threading.Event(), threading.Event()
+
+    def write(warehouse: Warehouse, owner: str, population: str, bucket: int, sample_ids: SampleIds) -> str:
+        writes.set()
+        assert goes_on.wait(WAIT_S)
+        return write_bucket(warehouse, owner, population, bucket, sample_ids)
+
+    monkeypatch.setattr(populations, "write_bucket", write)
+    chunks = [IDS]
+
+    async def read() -> SampleIds | None:
+        return chunks.pop() if chunks else None
+
+    taking = asyncio.create_task(uploads.take(read, "desk", threads))
+    assert await asyncio.to_thread(writes.wait, WAIT_S)
+    taking.cancel()
+    await asyncio.sleep(0)
+    assert not taking.done()  # its place is taken until the thread has ended
+    goes_on.set()
+    await asyncio.wait({taking}, timeout=WAIT_S)
+
+    assert taking.cancelled()
+    assert list_versions(warehouse) == []
+    assert warehouse.read("fp_population_ids", ["sample_id"], {}).num_rows == 0
