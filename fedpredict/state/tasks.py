@@ -42,7 +42,7 @@ from fedpredict.state.task_rows import (
     upload_of_row,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 _COMPONENT = "offline tasks"
 _ENDED = tuple(str(state) for state in OfflineState if state.has_ended)
 _T = TypeVar("_T")

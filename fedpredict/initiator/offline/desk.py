@@ -21,6 +21,7 @@ from fedpredict.errors import (
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.report import info_of
+from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import BucketDone, NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
@@ -28,7 +29,6 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
-from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
@@ -228,7 +228,7 @@ class TaskDesk:
         return upload
 
     def _standing(self, submission: Submission, caller: Identity) -> Upload:
-        known = list_versions(self.warehouse, owner=self.own_party, population=submission.standing)
+        known = standing_versions(self.warehouse, self.own_party, submission.standing)  # no list that somebody sent
         usable = [each for each in known if each.state in (PopulationState.PROPOSED, PopulationState.ACCEPTED)]
         asked = [each for each in usable if submission.version in (0, each.version)]
         if not asked:

@@ -127,9 +127,10 @@ class TaskRunner:
             logger.info("task.left", extra={"reason": str(error)})
             return
         finally:
-            del self._holdings[task.task_id]
             keeping.cancel()
             await asyncio.wait({keeping})
+            if self._holdings.get(task.task_id) is holding:  # else it was claimed anew in this process meanwhile
+                del self._holdings[task.task_id]
         await self._settle(claim, state, why)
 
     async def _outcome(self, claim: Claim, holding: Holding) -> tuple[OfflineState, Why]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -347,6 +348,26 @@ async def test_a_worker_that_lost_its_claim_records_nothing(bench: Bench) -> Non
             await asyncio.sleep(0.02)
     assert bench.store.buckets(task_id) == {}
     assert bench.store.task(task_id).state is OfflineState.RUNNING
+
+
+async def test_a_task_that_its_own_process_claims_anew_after_a_pause_is_done(bench: Bench) -> None:
+    lab = bench.parties["lab"]
+    lab.held = asyncio.Event()
+    task_id = bench.submit()
+    async with bench.working(parallel=2, buckets_under_way=1, lease_s=4.0) as runner, asyncio.timeout(ENDS_IN_S):
+        while not lab.queries:
+            await asyncio.sleep(0.02)
+        first = runner._holdings[task_id]
+        bench.store._clock = lambda: time.time() + 1000  # as after a SIGSTOP: the lease has run out
+        while runner._holdings[task_id] is first:
+            await asyncio.sleep(0.02)
+        await first.lost.wait()
+        lab.held.set()
+        await bench.until(task_id, OfflineState.DONE)
+        while runner._holdings:
+            await asyncio.sleep(0.02)
+    assert [each.what for each in bench.store.events(task_id)] == ["submitted", "started", "taken over", "done"]
+    assert bench.results(task_id) == EXPECTED
 
 
 async def test_a_worker_that_stops_gives_the_task_back_at_once(bench: Bench) -> None:

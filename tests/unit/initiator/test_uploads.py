@@ -14,13 +14,17 @@ from typing import Any
 import grpc
 import pytest
 
+from fedpredict.errors import FieldError
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.offline import service as service_module
+from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.service import UPLOADS_AT_ONCE, OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.settings import ClientSettings
+from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import Upload
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode
 from fedpredict.scoring import populations
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.tables.populations import ensure_tables, list_versions, write_bucket
@@ -28,6 +32,7 @@ from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.handlers import service
 from fedpredict.wire.offline_arrow import chunk_to_wire
+from fedpredict.wire.offline_codec import Submission
 from fedpredict.wire.v1 import initiator_pb2
 
 IDS = SampleIds.of([b"u1", b"u2"])
@@ -91,6 +96,24 @@ async def test_who_may_ask_for_no_model_may_send_no_list(uploads: Uploads, calle
 
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert desk.recorded == []
+
+
+async def test_a_list_is_no_standing_population(uploads: Uploads, warehouse: LocalWarehouse) -> None:
+    sent = uploads.store([IDS], "client:other")
+    desk = TaskDesk(
+        store=SimpleNamespace(),
+        warehouse=warehouse,
+        catalogue=SimpleNamespace(answerable=lambda model_id: None),  # type: ignore[arg-type]
+        access=Access({"desk": ClientSettings(models=("m",))}),
+        uploads=uploads,
+        settings=InitiatorTaskSettings(),
+        own_party="bank",
+        look=lambda: None,
+    )
+    asked = Submission(request_id="r-1", model_id="m", mode=Mode.NEARLINE, standing=sent.population.name)
+
+    with pytest.raises(FieldError, match=f"no population {sent.population.name}"):
+        await desk.submit(asked, DESK)
 
 
 async def test_uploads_that_fall_silent_end_and_others_go_on(
