@@ -341,8 +341,10 @@ def test_a_day_is_scored_once_for_every_model_and_the_failure_of_one_stops_no_ot
     assert between == [("credit", True)]
     assert still
     assert [each["model"] for each in events_of(caplog, "schedule.model_failed")] == ["b"]
-    # `keep_days` counts from today, which the example's day is long before
-    assert list_tasks(warehouse, day=day) == []
+    # `keep_days` counts from today, which the example's days are long before: of them the newest stays
+    assert [each.model_id for each in list_tasks(warehouse, day=day)] == ["b", "credit"]
+    score_due(alone, warehouse, day + timedelta(days=1), TaskSettings(keep_days=1))
+    assert {each.day for each in list_tasks(warehouse)} == {day + timedelta(days=1)}
 
 
 def list_models(warehouse: LocalWarehouse) -> dict[str, str]:
