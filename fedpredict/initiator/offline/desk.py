@@ -29,6 +29,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
+from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_codec import Submission
