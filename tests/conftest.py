@@ -2,7 +2,8 @@
 
 `FEDPREDICT_TEST_SPARK`, `_HIVE`, `_REDIS` and `_POSTGRES` hold "host:port" (`scripts/services up spark` prints it).
 Without its address a server's tests are deselected, loudly; where `FEDPREDICT_TEST_REQUIRE` (a comma list) names it,
-they fail.
+they fail. Tests that are marked `further` take minutes, and run where `FEDPREDICT_TEST_FURTHER` is set, as by
+`scripts/test --further`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 SERVERS = ("spark", "hive", "redis", "postgres")
+FURTHER = "further"
 POSTGRES_PASSWORD = "fedpredict"  # noqa: S105
 """Of the user `fedpredict` of the server that `scripts/services` starts."""
 DESELECTED = pytest.StashKey[dict[str, int]]()
@@ -43,16 +45,18 @@ def _is_required(server: str) -> bool:
 
 
 def _absent(item: pytest.Item) -> str | None:
-    """Return the server that a test needs and that nobody promised."""
+    """Return what a test needs and nobody promised: a server, or time."""
     for server in SERVERS:
         if item.get_closest_marker(server) and not _address(server) and not _is_required(server):
             return server
+    if item.get_closest_marker(FURTHER) and not os.environ.get("FEDPREDICT_TEST_FURTHER"):
+        return FURTHER
     return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     absent = [(item, server) for item in items if (server := _absent(item))]
-    counts = {server: sum(1 for _, needed in absent if needed == server) for server in SERVERS}
+    counts = {server: sum(1 for _, needed in absent if needed == server) for server in (*SERVERS, FURTHER)}
     config.stash[DESELECTED] = {server: count for server, count in counts.items() if count}
     if hasattr(config, "workeroutput"):  # of several processes, the one that reports collects nothing itself
         config.workeroutput["absent"] = config.stash[DESELECTED]
@@ -76,12 +80,13 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for server, count in config.stash.get(DESELECTED, {}).items():
-        terminalreporter.write_line(
-            f"NOT RUN: {count} tests that need {server}: start it with `scripts/services up {server}` and set "
-            f"FEDPREDICT_TEST_{server.upper()} to the address it prints",
-            yellow=True,
-            bold=True,
+        how = (
+            "time: `scripts/test --further` runs them, or set FEDPREDICT_TEST_FURTHER"
+            if server == FURTHER
+            else f"{server}: start it with `scripts/services up {server}` and set FEDPREDICT_TEST_{server.upper()} to "
+            "the address it prints"
         )
+        terminalreporter.write_line(f"NOT RUN: {count} tests that need {how}", yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,7 @@ def for_server(engine: str, family: str) -> Trial:
 
 
 @pytest.mark.spark
+@pytest.mark.further
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_library_numpy_and_spark_agree(places: Callable[[str], Place], family: str) -> None:
     assert_federated(places("spark").warehouse, for_server("spark", family))
