@@ -75,7 +75,7 @@ def test_a_transaction_that_another_process_never_ends_is_an_error_after_a_while
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 50)
     store = open_pin_store(url, password=POSTGRES_PASSWORD)
     with connected(url) as other:
-        other.execute(f"SELECT pg_advisory_xact_lock({engine._LOCK})")
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [engine._lock_of("pins")])
         with pytest.raises(StateError, match="lock timeout"):
             store.pins()
     assert dict(store.pins()) == {}
