@@ -31,7 +31,7 @@ def open_store(settings: StoreSettings, base: Path, party: str, password: str | 
     Raises:
         ConfigError: The password's or the CA's file cannot be read, or Redis's driver is not installed.
     """
-    if settings.kind == "memory":
+    if settings.kind in ("memory", "none"):  # what holds nothing ready is never filled
         return MemoryStore()
     if settings.kind == "redis":
         return _redis_store(settings, base, party, password)

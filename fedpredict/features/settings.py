@@ -16,9 +16,10 @@ class StoreSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["mapped", "memory", "redis"] = "mapped"
+    kind: Literal["mapped", "memory", "redis", "none"] = "mapped"
     """`mapped`: files that the party's processes share. `memory`: each process has a copy, and nothing is on disk.
-    `redis`: a Redis or Valkey that processes on any number of machines share."""
+    `redis`: a Redis or Valkey that processes on any number of machines share. `none`: nothing is held ready; online
+    questions of modes nearline and offline are not answered, and offline tasks from the warehouse alone."""
     path: Path = Path("store")
     """mapped: the folder, made when missing; every party gets a folder of its own in it."""
     url: str | None = None

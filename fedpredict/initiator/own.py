@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedpredict.features.base import OnlineStore
+from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.head import Heads
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.scorer import PartyScorer
 from fedpredict.observe.scoring import StoreMetrics
-from fedpredict.scoring.freshness import FreshnessSettings
+from fedpredict.scoring.buckets import BucketPart
 from fedpredict.scoring.heads import HeadLoader
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
+from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
@@ -34,42 +36,37 @@ class Own:
         part: Scores its parts.
         heads: Returns the heads that it can finish with.
         check_types: Refuses inputs of the wrong type, as `LocalParty.check_types`.
+        buckets: Answers offline tasks for its parts.
     """
 
     part: PartyScorer
     heads: Heads
     check_types: Callable[[str, str, Inputs], None]
+    buckets: BucketPart
 
 
 @asynccontextmanager
 async def open_own(
+    settings: InitiatorSettings,
     warehouse: Warehouse,
-    party: str,
     store: OnlineStore,
     *,
-    poll_s: float,
-    keep_versions: int,
-    freshness: FreshnessSettings,
     realtime: RealtimeViews | None,
     measured: StoreMetrics,
-    has_heads: bool,
 ) -> AsyncIterator[Own]:
     """Keep this party's models, heads and features loaded for as long as the context is open.
 
     Args:
+        settings: The initiator's.
         warehouse: This party's own; stays open.
-        party: This party's id.
         store: Where its features are served from.
-        poll_s: Seconds between two looks for what is new.
-        keep_versions: Versions of a model, and heads of one, that stay loaded.
-        freshness: By view, how old features may be.
         realtime: The views that are computed when they are asked for; the caller closes it.
         measured: Gets to know the store.
-        has_heads: Whether heads are looked for.
     """
-    loader = ModelLoader(warehouse, party, store, keep_versions=keep_versions)
+    party, poll_s, keep = settings.party, settings.poll_s, settings.keep_versions
+    loader = ModelLoader(warehouse, party, store, keep_versions=keep, fills_store=settings.store.kind != "none")
     measured.look = store_readings(loader, store)
-    heads = HeadLoader(warehouse, party, keep=keep_versions)
+    heads, has_heads = HeadLoader(warehouse, party, keep=keep), bool(settings.models_with_head)
 
     def refresh() -> None:
         if has_heads:
@@ -81,7 +78,11 @@ async def open_own(
     poller = Poller(refresh, poll_s)
     poller.start()
     try:
-        part = LocalParty(party, lambda: loader.state, store, freshness=freshness, realtime=realtime or no_views)
-        yield Own(part, lambda: heads.shelf, part.check_types)
+        part = LocalParty(
+            party, lambda: loader.state, store, freshness=settings.freshness, realtime=realtime or no_views
+        )
+        at_once = settings.tasks.buckets_under_way
+        buckets = open_buckets(settings.tasks, warehouse, part, lambda: loader.state, poll_s=poll_s, at_once=at_once)
+        yield Own(part, lambda: heads.shelf, part.check_types, buckets)
     finally:
         await asyncio.to_thread(poller.stop)

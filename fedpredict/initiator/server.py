@@ -50,6 +50,7 @@ from fedpredict.wire.server import bind, stopping
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.initiator.offline.open import TaskParts
+    from fedpredict.scoring.buckets import BucketPart
     from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.warehouse.base import Warehouse
 
@@ -108,6 +109,7 @@ class InitiatorServer:
         self._attachments: Attachments | None = None
         self._heads: Heads = HeadShelf
         self._check_types: CheckTypes | None = None
+        self._buckets: BucketPart | None = None
         self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
@@ -204,6 +206,7 @@ class InitiatorServer:
                 self._tasks,
                 catalogue,
                 scorers,
+                self._buckets,
                 who_calls=self._who_calls,
                 worker=self._me.name,
                 delivers=self._me.worker == 0,
@@ -232,18 +235,15 @@ class InitiatorServer:
             from fedpredict.initiator.own import open_own  # noqa: PLC0415
 
             opened = open_own(
+                self._settings,
                 self._warehouse,
-                self._settings.party,
                 MemoryStore() if self._features is None else self._features,
-                poll_s=self._settings.poll_s,
-                keep_versions=self._settings.keep_versions,
-                freshness=self._settings.freshness,
                 realtime=self._realtime,
                 measured=self._measured,
-                has_heads=bool(self._settings.models_with_head),
             )
             own = await stack.enter_async_context(opened)
             scorers[self._settings.party], self._heads, self._check_types = own.part, own.heads, own.check_types
+            self._buckets = own.buckets
             self._watch.party(self._settings.party).link = InProcess()
         missing = {party for model in self._settings.models.values() for party in model.parties} - set(scorers)
         if missing:

@@ -91,13 +91,40 @@ def place_range(bucket: int, n_buckets: int) -> tuple[str, str]:
     >>> place_range(0, 1), place_range(1, 4), place_range(3, 4)
     (('00000000', 'g'), ('80000000', 'c0000000'), ('c0000000', 'g'))
     """
+    first, end = place_bounds(bucket, n_buckets)
+    return f"{first:0{PLACE_DIGITS}x}", "g" if end >> HASH_BITS else f"{end:0{PLACE_DIGITS}x}"
+
+
+def place_bounds(bucket: int, n_buckets: int) -> tuple[int, int]:
+    """Return the first place of a bucket, and the first behind it.
+
+    >>> place_bounds(0, 1) == (0, 2**32), place_bounds(1, 4) == (2**31, 3 * 2**30)
+    (True, True)
+    """
     if not 0 <= bucket < check_bucket_count(n_buckets):
         raise InputError(f"bucket {bucket} of {n_buckets}")
     bits = n_buckets.bit_length() - 1
-    first = int(format(bucket, f"0{bits}b")[::-1], 2) if bits else 0
-    width = 1 << (HASH_BITS - bits)
-    end = (first + 1) * width
-    return f"{first * width:0{PLACE_DIGITS}x}", "g" if end >> HASH_BITS else f"{end:0{PLACE_DIGITS}x}"
+    rank, width = bucket_of_rank(bucket, n_buckets), 1 << (HASH_BITS - bits)  # reversing twice changes nothing
+    return rank * width, (rank + 1) * width
+
+
+def bucket_of_rank(rank: int, n_buckets: int) -> int:
+    """Return which bucket has the places of that rank, from the lowest.
+
+    >>> [bucket_of_rank(rank, 4) for rank in range(4)]
+    [0, 2, 1, 3]
+    """
+    bits = n_buckets.bit_length() - 1
+    return int(format(rank, f"0{bits}b")[::-1], 2) if bits else 0
+
+
+def in_places(n_buckets: int) -> list[int]:
+    """Return all buckets in the order of their places: neighbours stand side by side for any number of buckets.
+
+    >>> in_places(8)
+    [0, 4, 2, 6, 1, 5, 3, 7]
+    """
+    return [bucket_of_rank(rank, n_buckets) for rank in range(n_buckets)]
 
 
 def _digests(sample_ids: Iterable[bytes]) -> NDArray[np.uint8]:

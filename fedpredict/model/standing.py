@@ -9,7 +9,7 @@ import numpy as np
 
 from fedpredict.errors import InputError
 from fedpredict.model.arrays import all_true
-from fedpredict.model.buckets import HASH_BITS, place_range, places_of
+from fedpredict.model.buckets import HASH_BITS, place_bounds, places_of
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import MAX_BUCKET_ROWS
 from fedpredict.model.sample_ids import SampleIds
@@ -132,7 +132,7 @@ def check_bucket_ids(sample_ids: SampleIds, bucket: int, n_buckets: int) -> None
         return
     places = places_of(sample_ids)
     bits = n_buckets.bit_length() - 1
-    first = int(place_range(bucket, n_buckets)[0], 16)
+    first, _ = place_bounds(bucket, n_buckets)
     if not all_true((places ^ np.uint32(first)).astype(np.uint64) >> np.uint64(HASH_BITS - bits) == 0):
         raise InputError("a sample id of the bucket belongs to another bucket")
     if not all_true(places[1:] >= places[:-1]):

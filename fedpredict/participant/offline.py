@@ -18,14 +18,14 @@ import numpy as np
 from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.scorer import PartyReply, PartyScorer
+from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
-from fedpredict.scoring.buckets import score_ids
+from fedpredict.scoring.buckets import BucketPart
 from fedpredict.security.identity import Identity
 from fedpredict.tables.answered import AnsweredBucket
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
@@ -41,11 +41,11 @@ MAX_BUCKET_DEADLINE_S = 600.0
 
 
 class OfflineAnswers:
-    """Answers callers that the policy lists, with what `scorer` computes; some buckets at once, others wait."""
+    """Answers callers that the policy lists, with what `part` says; some buckets at once, others wait."""
 
     def __init__(
         self,
-        scorer: PartyScorer,
+        part: BucketPart,
         policy: CallerPolicy,
         populations: StandingPopulations,
         *,
@@ -56,14 +56,14 @@ class OfflineAnswers:
         """Serve one party.
 
         Args:
-            scorer: This party.
+            part: This party's.
             policy: Who may ask for what.
             populations: Those that initiators named.
             buckets_at_once: How many buckets are computed, and how many taken, at a time.
             answered: Told of every answer.
             metrics: Counts them; default: nothing does.
         """
-        self._scorer = scorer
+        self._part = part
         self._policy = policy
         self._populations = populations
         # threads of its own: a warehouse that hangs must not hold up online questions
@@ -137,11 +137,11 @@ class OfflineAnswers:
             async with asyncio.timeout(deadline_s), self._turns:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
-                reply = await score_ids(self._scorer, query, ids, left_s)
+                reply = await self._part.answer(query, ids, left_s)
                 return reply, (ids_sha256, await self._thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
-            raise PartyTimeoutError(told, party=self._scorer.party) from error
+            raise PartyTimeoutError(told, party=self._part.party) from error
 
     async def _thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         loop = asyncio.get_running_loop()

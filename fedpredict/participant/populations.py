@@ -297,8 +297,7 @@ class StandingPopulations:
     def _accepted(self, owner: str, population: str, number: int) -> PopulationVersion:
         version = self._version(owner, population, number, self._poll_s)
         if version is None or version.state is not PopulationState.ACCEPTED:
-            # perhaps it was accepted since
-            version = self._version(owner, population, number, min(1.0, self._poll_s))
+            version = self._read(owner).get((population, number))  # perhaps it was accepted since
         if version is None:
             raise refusal(population, f"version {number} is not known here")
         if version.state is not PopulationState.ACCEPTED:

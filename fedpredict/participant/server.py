@@ -33,6 +33,7 @@ from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import Connect, ParticipantSettings
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
+from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
@@ -85,7 +86,13 @@ class ParticipantServer:
         self._settings = settings
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         store = MemoryStore() if store is None else store
-        self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=settings.keep_versions)
+        self.loader = ModelLoader(
+            warehouse,
+            settings.party,
+            store,
+            keep_versions=settings.keep_versions,
+            fills_store=settings.store.kind != "none",
+        )
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime
@@ -197,8 +204,16 @@ class ParticipantServer:
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
         settings = self._settings
         populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
-        return OfflineAnswers(
+        part = open_buckets(
+            settings.tasks,
+            warehouse,
             scorer,
+            lambda: self.loader.state,
+            poll_s=settings.poll_s,
+            at_once=settings.buckets_at_once,
+        )
+        return OfflineAnswers(
+            part,
             self._policy,
             populations,
             buckets_at_once=settings.buckets_at_once,

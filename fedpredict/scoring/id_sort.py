@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import WarehouseWriteError
 from fedpredict.model.arrays import Bools
-from fedpredict.model.buckets import HASH_BITS, Hashes, places_of
+from fedpredict.model.buckets import HASH_BITS, Hashes, bucket_of_rank, places_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
 
@@ -176,16 +176,6 @@ def _runs(values: Sequence[int] | Hashes) -> list[tuple[int, int]]:
         return []
     starts = [0, *(np.flatnonzero(known[1:] != known[:-1]) + 1).tolist()]
     return list(zip(starts, [*starts[1:], len(known)], strict=True))
-
-
-def bucket_of_rank(rank: int, n_buckets: int) -> int:
-    """Return which bucket has the places of that rank, from the lowest.
-
-    >>> [bucket_of_rank(rank, 4) for rank in range(4)]
-    [0, 2, 1, 3]
-    """
-    bits = n_buckets.bit_length() - 1
-    return int(format(rank, f"0{bits}b")[::-1], 2) if bits else 0
 
 
 def _append(path: Path, batch: pa.RecordBatch) -> None:

@@ -57,7 +57,9 @@ class ModelLoader:
     - A problem is logged when it comes, changes or goes, not at every refresh.
     """
 
-    def __init__(self, warehouse: Warehouse, party: str, store: OnlineStore, *, keep_versions: int = 3) -> None:
+    def __init__(
+        self, warehouse: Warehouse, party: str, store: OnlineStore, *, keep_versions: int = 3, fills_store: bool = True
+    ) -> None:
         """Load nothing yet; call `refresh`.
 
         Args:
@@ -65,12 +67,14 @@ class ModelLoader:
             party: The party's id; parts of other parties are refused.
             store: Gets the snapshots that the models need.
             keep_versions: How many digests of a model stay loaded.
+            fills_store: Whether snapshots and stored shares go to the store; where not, a model is ready without.
         """
         self._warehouse = warehouse
         self._party = party
         self._store = store
         self._shares = StoredShares(warehouse, store)
         self._keep_versions = keep_versions
+        self._fills_store = fills_store
         self.loaded_at: dict[tuple[str, int], float] = {}
         """View and version -> when its snapshot was loaded, in seconds since 1970 UTC."""
         self._state = PartyState()
@@ -84,7 +88,9 @@ class ModelLoader:
     def is_ready(self, model_id: str) -> bool:
         """Return whether the newest loaded version of a model can be scored: it and its features are there."""
         model = self._state.current.get(model_id)
-        return model is not None and self._store.snapshot_of(model.view, model.view_version) is not None
+        if model is None or not self._fills_store:
+            return model is not None
+        return self._store.snapshot_of(model.view, model.view_version) is not None
 
     def refresh(self) -> PartyState:
         """Read what is new in the warehouse and return the new state; blocks, raises no error of the warehouse's."""
@@ -106,10 +112,11 @@ class ModelLoader:
             self._check_table_is_there()
         for model_id, of_model in groupby(versions, key=lambda each: each.model_id):
             self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
-        # snapshots first: a model becomes visible when its features are there
-        self._read_snapshots(done)
-        for model_id, problem in self._shares.refresh(done.loaded).items():
-            done.problems.setdefault(model_id, problem)
+        if self._fills_store:
+            # snapshots first: a model becomes visible when its features are there
+            self._read_snapshots(done)
+            for model_id, problem in self._shares.refresh(done.loaded).items():
+                done.problems.setdefault(model_id, problem)
         return PartyState(current=done.current, loaded=done.loaded, problems=done.problems, read_once=True)
 
     def _list(self, done: _Round) -> list[ModelVersion]:

@@ -213,8 +213,12 @@ class LocalParty(PartyScorer):
         rule, default = self._freshness.get(model.view), model.max_age.get(mode)
         return default if rule is None else rule.limit(model.description.model_id, mode, default)
 
+    def oldest(self, model: LoadedModel, mode: Mode) -> int | None:
+        """Return the event time before which a model's shares are STALE, in microseconds; None: none is."""
+        return self._oldest(self._limit(model, mode))
+
     def _oldest_stored(self, model: LoadedModel) -> int | None:
-        return self._oldest(self._limit(model, _OFFLINE))
+        return self.oldest(model, _OFFLINE)
 
     def _oldest(self, limit: int | None) -> int | None:
         """Return the event time before which features are stale."""

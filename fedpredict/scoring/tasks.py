@@ -205,7 +205,7 @@ def _score_bucket(
         statement, params = bucket_shares(version, snapshot, bucket, task.n_buckets)
         n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
     else:
-        rows = _shares_in_process(warehouse, version, part, snapshot, (bucket, task.n_buckets))
+        rows = shares_in_process(warehouse, version, part, snapshot, (bucket, task.n_buckets))
         warehouse.replace(SHARES.name, partition, rows)
         n_ids = rows.num_rows
     if not task.bins and combination_of(part) is None:
@@ -274,10 +274,13 @@ def counted(
     return dict(sorted(statuses.items())), tuple(histograms) if bins else (), checksum, sum(statuses.values())
 
 
-def _shares_in_process(
+def shares_in_process(
     warehouse: Warehouse, version: ModelVersion, part: Part, snapshot: Snapshot, bucket: tuple[int, int]
 ) -> pa.Table:
-    """Return the shares of a bucket, computed by numpy: what no engine computes passes through this process."""
+    """Return the shares of a bucket (number, how many), computed by numpy: what no engine computes passes through here.
+
+    The rows are as `bucket_shares` says.
+    """
     column_of = column_names(version.features)
     columns = tuple(column_of[name] for name in version.features)
     rows = warehouse.run(*bucket_rows(["sample_id", "event_time", *columns], snapshot, *bucket))

@@ -14,9 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fedpredict.errors import InputError, NameRefusedError, StatementError, TableCorruptError
+from fedpredict.model.arrays import Floats
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, snapshot_name
 from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema, Warehouse
@@ -296,6 +299,25 @@ def read_shares(warehouse: Warehouse, task: ShareTask) -> pa.Table:
     return found
 
 
+def scores_matrix(scores: pa.ChunkedArray, width: int) -> Floats:
+    """Return lists of scores as a matrix, shape (n_rows, width); NaN where there is no list.
+
+    Raises:
+        TableCorruptError: A list has another length.
+    """
+    lists = scores.combine_chunks()
+    has_scores = lists.is_valid().to_numpy(zero_copy_only=False)
+    values: Floats = lists.flatten().to_numpy()  # without those of NULL
+    lengths = pc.list_value_length(lists).drop_null().to_numpy()
+    if (lengths != width).any():
+        raise TableCorruptError(f"{SHARES.name} has a list that is not of {width} scores; make the shares again")
+    if lists.null_count == 0:
+        return values.reshape(len(lists), width)
+    matrix = np.full((len(lists), width), np.nan)
+    matrix[has_scores] = values.reshape(-1, width)
+    return matrix
+
+
 def _flat(rows: pa.Table, width: int) -> pa.Table:
     """Return rows of `fp_partial_scores` with a column for each score, NULL where there is no list."""
     columns: dict[str, pa.ChunkedArray] = {
@@ -303,14 +325,9 @@ def _flat(rows: pa.Table, width: int) -> pa.Table:
         "event_time": rows.column("event_time").cast(ARROW_TYPES[ColumnType.TIMESTAMP]),
         "status": rows.column("status").cast(pa.float64()),
     }
-    lists = rows.column("scores").combine_chunks()
-    values = lists.flatten()  # without those of NULL
-    if len(values) != width * (len(lists) - lists.null_count):
-        raise TableCorruptError(f"{SHARES.name} has a list that is not of {width} scores; make the shares again")
-    at = lists.is_valid().to_numpy(zero_copy_only=False).cumsum() - 1
-    picked = pa.array(at, mask=~lists.is_valid().to_numpy(zero_copy_only=False))
+    matrix, has_none = scores_matrix(rows.column("scores"), width), rows.column("scores").is_null().to_numpy()
     for output, name in enumerate(shares_columns(width)[1:]):
-        columns[name] = pa.chunked_array([values[output::width].take(picked)], pa.float64())
+        columns[name] = pa.chunked_array([pa.array(matrix[:, output], pa.float64(), mask=has_none)])
     return pa.table(columns)
 
 

@@ -34,6 +34,7 @@ from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import CallerSettings, InitiatorPeerSettings, PopulationSettings
+from fedpredict.scoring.buckets import StoreBuckets
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import listening_context
@@ -299,7 +300,11 @@ class Worker:
         self.rig = rig
         tls = rig.tls("lab")
         policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
-        offline = OfflineAnswers(scorer, policy, rig.populations, buckets_at_once=2) if rig.offers_offline else None
+        offline = (
+            OfflineAnswers(StoreBuckets(scorer), policy, rig.populations, buckets_at_once=2)
+            if rig.offers_offline
+            else None
+        )
         self.answers = Answers(scorer, policy, tls, me, max_samples=100_000, offline=offline)
         self.links = LinkServer(self.answers, rig.settled)
         self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)

@@ -40,7 +40,7 @@ from fedpredict.model.standing import (
 from fedpredict.participant.acceptance import accept
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
-from fedpredict.scoring.buckets import LocalBuckets
+from fedpredict.scoring.buckets import LocalBuckets, StoreBuckets
 from fedpredict.tables.populations import read_bucket
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire, bucket_query_from_wire, fill_bucket_query
@@ -344,7 +344,7 @@ def test_what_is_no_answer_about_a_version_is_refused(change: dict[str, object],
 
 
 async def test_the_own_part_answers_a_bucket_as_another_party_does() -> None:
-    local = LocalBuckets(LengthScorer())
+    local = LocalBuckets(StoreBuckets(LengthScorer()))
 
     answer = await local.score_bucket(bucket_of(b"7", b"x"), deadline_s=DEADLINE_S)
 

@@ -61,7 +61,7 @@ class World:
     federation: Federation = field(init=False)
     running: dict[str, ParticipantServer] = field(default_factory=dict)
 
-    async def serve(self, party: str, listen: str = "127.0.0.1:0") -> None:
+    async def serve(self, party: str, listen: str = "127.0.0.1:0", **more: Any) -> None:
         """Start a participant over the warehouse that was filled."""
         tls = self.federation.certificates.of(party)
         settings = ParticipantSettings.model_validate(
@@ -74,6 +74,7 @@ class World:
                 "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
                 "warehouse": {"path": "elsewhere"},
                 "callers": {"bank": {"models": ["*"]}},
+                **more,
             }
         )
         server = ParticipantServer(settings, LocalWarehouse(self.folder / party), tls)
@@ -181,6 +182,26 @@ async def test_a_list_is_predicted_as_scikit_learn_does_and_everything_is_counte
     assert found.pop("nobody") == (None, "not_found")
     assert len(found) == N_ROWS
     check(world, found)
+
+
+async def test_parties_that_hold_nothing_ready_answer_from_their_warehouses(world: World, small_buckets: None) -> None:
+    by_warehouse = {"store": {"kind": "none"}, "tasks": {"answer_from": "warehouse", "answer_rows": 5_000}}
+    for party in ("lab", "shop"):
+        address = world.running[party].address
+        await world.stop(party)
+        await world.serve(party, address, **by_warehouse)
+    await world.ask(**by_warehouse)
+    async with world.client() as client:
+        task_id = await client.submit("risk", [*IDS, "nobody"], mode=Mode.NEARLINE)
+        info = await client.wait(task_id, timeout_s=120.0)
+        found = await table_of(client, task_id)
+        online = await client.predict("risk", [IDS[1]], mode=Mode.NEARLINE)
+
+    assert (info.state, info.problem, info.n_buckets) == (OfflineState.DONE, "", 16)
+    assert found.pop("nobody") == (None, "not_found")
+    check(world, found)
+    assert online.status.tolist() != [SampleStatus.OK]
+    assert np.isnan(online.values).all()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.populations import BucketScorer
 from fedpredict.model.scorer import PartyScorer
-from fedpredict.scoring.buckets import LocalBuckets
+from fedpredict.scoring.buckets import BucketPart, LocalBuckets
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import ensure_tables
 from fedpredict.tables.results import ensure_results
@@ -56,6 +56,7 @@ async def open_offline(
     parts: TaskParts,
     catalogue: Catalogue,
     scorers: Mapping[str, PartyScorer],
+    own: BucketPart | None,
     *,
     who_calls: WhoCalls,
     worker: str,
@@ -68,6 +69,7 @@ async def open_offline(
         parts: What tasks are kept in.
         catalogue: Models.
         scorers: By party; those of other organisations across links.
+        own: This initiator's part, where it has one.
         who_calls: Call -> the caller's identity.
         worker: Names this process among all that work on the store.
         delivers: Whether this process brings standing populations to the parties.
@@ -76,7 +78,7 @@ async def open_offline(
         parts.store,
         parts.warehouse,
         catalogue,
-        _buckets(scorers),
+        _buckets(scorers, own),
         own_party=settings.party,
         settings=settings.tasks,
         worker=worker,
@@ -101,10 +103,11 @@ async def open_offline(
         await asyncio.gather(*working, return_exceptions=True)
 
 
-def _buckets(scorers: Mapping[str, PartyScorer]) -> dict[str, BucketScorer]:
-    return {
-        party: scorer if isinstance(scorer, RemoteParty) else LocalBuckets(scorer) for party, scorer in scorers.items()
-    }
+def _buckets(scorers: Mapping[str, PartyScorer], own: BucketPart | None) -> dict[str, BucketScorer]:
+    found: dict[str, BucketScorer] = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
+    if own is not None:
+        found[own.party] = LocalBuckets(own)
+    return found
 
 
 def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, runner: TaskRunner) -> TaskDesk:

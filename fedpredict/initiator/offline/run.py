@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fedpredict.errors import StateError, TableCorruptError
 from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket
 from fedpredict.initiator.offline.distribution import bins_for, have_missed, histograms_of
+from fedpredict.model.buckets import in_places
 from fedpredict.model.offline import Bins, BucketDone
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.state.task_base import Claim, TaskStore
@@ -130,7 +131,8 @@ class TaskRun:
         digests = await self._place.thread(self._digests)
         await self._place.thread(ensure_results, self._place.warehouse)
         done = await self._place.thread(self._place.store.buckets, self._task.task_id)
-        left = iter([bucket for bucket in range(self._task.new.n_buckets) if bucket not in done])
+        # in the order of places: who answers from a warehouse has the rows of neighbours at hand
+        left = iter([bucket for bucket in in_places(self._task.new.n_buckets) if bucket not in done])
         workers = [asyncio.ensure_future(self._go_on(left, digests)) for _ in range(self._place.buckets_under_way)]
         lost = asyncio.ensure_future(self._holding.lost.wait())
         try:

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from fedpredict.errors import DeadlineExceededError, FieldError, ProtocolError, TaskFailedError
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.model.buckets import in_places
 from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, TaskInfo
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
@@ -133,7 +134,7 @@ class OfflineService:
         """Send the buckets that are done and follow each other, and return the row behind them."""
         done = await asyncio.to_thread(self._desk.store.buckets, task.task_id)
         start = 0
-        for bucket in range(task.new.n_buckets):
+        for bucket in in_places(task.new.n_buckets):  # as they are worked on
             record = done.get(bucket)
             if record is None:
                 break

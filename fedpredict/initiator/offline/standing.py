@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 
 from fedpredict.errors import InputError
 from fedpredict.initiator.offline.uploads import UPLOAD
+from fedpredict.model.buckets import bucket_of_rank
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import check_population
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
-from fedpredict.scoring.id_sort import IdSorter, bucket_of_rank
+from fedpredict.scoring.id_sort import IdSorter
 from fedpredict.scoring.populations import IngestReport, ingest
 from fedpredict.tables.deliveries import DELIVERIES, Delivery, list_deliveries, write_delivery
 from fedpredict.tables.populations import (
