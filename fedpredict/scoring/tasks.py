@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlglot import exp
 
 from fedpredict.errors import InputError, ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
@@ -22,18 +23,21 @@ from fedpredict.model.part import Part
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.row_shares import share_of_rows
+from fedpredict.scoring.tally import CHECK, Bins, Tally
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, load_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask, TaskState
-from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, count_rows, counts, moments
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, count_rows, counts, moments, with_checks
 from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
-from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Partition, Warehouse
+from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Partition, Value, Warehouse, WatchedWriter
 
 logger = logging.getLogger(__name__)
 
 BUCKET_ROWS = 4_000_000
+
+_Counts = tuple[Mapping[SampleStatus, int], tuple[tuple[int, ...], ...], int]
 
 
 def score_day(
@@ -201,17 +205,19 @@ def _score_bucket(
 ) -> tuple[ShareTask, BucketRecord]:
     start = time.perf_counter()
     partition: Partition = {**task.partition, "bucket": bucket}
+    chooses = combination_of(part) is None
     if warehouse.engine.name in version.engines:
-        statement, params = bucket_shares(version, snapshot, bucket, task.n_buckets)
-        n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
+        shares_of = bucket_shares(version, snapshot, bucket, task.n_buckets)
+        n_ids, bins, counts = _written(warehouse, task, partition, *shares_of, chooses=chooses)
     else:
         rows = shares_in_process(warehouse, version, part, snapshot, (bucket, task.n_buckets))
         warehouse.replace(SHARES.name, partition, rows)
         n_ids = rows.num_rows
-    if not task.bins and combination_of(part) is None:
-        task = replace(task, bins=_bins(warehouse, partition, task.n_scores, n_ids))
+        bins, counts = _looked_at(warehouse, task, partition, n_ids, chooses=chooses)
+    if bins != task.bins:
+        task = replace(task, bins=bins)
         shares.write_task(warehouse, task)
-    statuses, histograms, checksum, _ = counted(warehouse, partition, task.bins, n_ids)
+    statuses, histograms, checksum = counts
     record = BucketRecord(
         bucket=bucket,
         generation=task.generation,
@@ -227,6 +233,34 @@ def _score_bucket(
     return task, record
 
 
+def _written(
+    warehouse: Warehouse,
+    task: ShareTask,
+    partition: Partition,
+    statement: exp.Select,
+    params: Mapping[str, Value],
+    *,
+    chooses: bool,
+) -> tuple[int, Bins, _Counts]:
+    """Have the engine write shares; return how many, the bins, and what `counted` counts: in one pass if it can."""
+    if not isinstance(warehouse, WatchedWriter):
+        n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
+        return n_ids, *_looked_at(warehouse, task, partition, n_ids, chooses=chooses)
+    tally = Tally(task.bins, task.n_scores, chooses=chooses)
+    checked = with_checks(statement, warehouse.engine.name, CHECK.name)
+    n_ids = warehouse.replace_from_watched(SHARES.name, partition, checked, params, watch=tally)
+    counts = tally.counts()
+    return n_ids, tally.bins, counts
+
+
+def _looked_at(
+    warehouse: Warehouse, task: ShareTask, partition: Partition, n_ids: int, *, chooses: bool
+) -> tuple[Bins, _Counts]:
+    """Return the bins, and what `counted` counts of shares that are stored."""
+    bins = _bins(warehouse, partition, task.n_scores, n_ids) if chooses and not task.bins else task.bins
+    return bins, counted(warehouse, partition, bins, n_ids)[:3]
+
+
 def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
     """Return how many rows of a snapshot are in a bucket that has so many ids."""
     if snapshot.n_ids == snapshot.n_rows:
@@ -234,7 +268,7 @@ def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: in
     return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
 
 
-def _bins(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> tuple[tuple[float, float], ...]:
+def _bins(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> Bins:
     """Return bins around what a bucket holds; none where it has no scores."""
     if not n_ids:
         return ()

@@ -51,6 +51,12 @@ def bucket_shares(
     return _listed(partial_scores_of(version, source), version.n_scores), params
 
 
+def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
+    """Return a query for shares with a column more: each row's number for the checksum, as `counts` sums it up."""
+    names = ("sample_id", "status", "scores", "event_time")
+    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine), name)], shares)
+
+
 def bucket_rows(
     columns: Sequence[str], snapshot: Snapshot, bucket: int, n_buckets: int
 ) -> tuple[exp.Select, dict[str, Value]]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
@@ -147,6 +147,38 @@ class TableWriter(Protocol):
             WarehouseWriteError: Nothing became visible.
             WarehouseUnavailableError: The engine cannot be reached; whether the rows are visible is unknown.
         """
+
+
+class RowWatch(Protocol):
+    """Looks at rows on their way into a partition.
+
+    Attributes:
+        further: The column that it is shown beside those of the table; it is not stored.
+    """
+
+    further: Column
+
+    def begin(self) -> None:
+        """Forget all rows: the query begins, or begins again."""
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Look at some rows, which follow those before."""
+
+
+@runtime_checkable
+class WatchedWriter(Protocol):
+    """A warehouse whose rows pass through this process when a query fills a partition, so that they can be seen."""
+
+    def replace_from_watched(
+        self,
+        table: str,
+        partition: Partition,
+        statement: exp.Expression,
+        params: Mapping[str, Value],
+        *,
+        watch: RowWatch,
+    ) -> int:
+        """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows."""
 
 
 class Warehouse(TableWriter, Protocol):

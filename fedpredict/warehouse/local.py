@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -23,9 +24,11 @@ from fedpredict.warehouse.base import (
     Column,
     EngineInfo,
     Partition,
+    RowWatch,
     TableSchema,
     Value,
     Warehouse,
+    WatchedWriter,
     check_identifier,
     check_partition_values,
 )
@@ -52,7 +55,7 @@ _LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
 
 
-class LocalWarehouse(Warehouse):
+class LocalWarehouse(Warehouse, WatchedWriter):
     """A folder of tables. Any number of processes and threads may read and write it."""
 
     def __init__(self, root: Path) -> None:
@@ -101,14 +104,39 @@ class LocalWarehouse(Warehouse):
 
         Writers of the table wait until the query is done, as for each other.
         """
+        return self._replace_from(table, partition, statement, params, watch=None)
+
+    @override
+    def replace_from_watched(
+        self,
+        table: str,
+        partition: Partition,
+        statement: exp.Expression,
+        params: Mapping[str, Value],
+        *,
+        watch: RowWatch,
+    ) -> int:
+        """Do what `replace_from` does, and show the rows, with one column more than is stored."""
+        return self._replace_from(table, partition, statement, params, watch=watch)
+
+    def _replace_from(
+        self,
+        table: str,
+        partition: Partition,
+        statement: exp.Expression,
+        params: Mapping[str, Value],
+        *,
+        watch: RowWatch | None,
+    ) -> int:
         from fedpredict.warehouse.insertion import rows_for  # noqa: PLC0415 - as in `run`
         from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
 
         folder = TableFolder(self._root, table)
         schema = self._written(folder)
-        query = prepare(rows_for(schema, statement), params, self._schema_of)
+        given = schema if watch is None else replace(schema, columns=(*schema.columns, watch.further))
+        query = prepare(rows_for(given, statement), params, self._schema_of)
         with folder.locked():
-            n_rows = folder.write_partition(schema, partition, lambda file: self._fill(query, schema, file))
+            n_rows = folder.write_partition(schema, partition, lambda file: self._fill(query, given, file, watch))
         logger.info("warehouse.replaced", extra={"table": table, "rows": n_rows})
         return n_rows
 
@@ -187,10 +215,12 @@ class LocalWarehouse(Warehouse):
     def _query(self, query: Query, listed: list[list[PartitionFile]]) -> pa.Table:
         return self._opened().query(query.sql, query.params, _sources(query, listed))
 
-    def _fill(self, query: Query, schema: TableSchema, file: BinaryIO) -> int:
+    def _fill(self, query: Query, given: TableSchema, file: BinaryIO, watch: RowWatch | None) -> int:
         def begin_again(listed: list[list[PartitionFile]]) -> int:
+            if watch is not None:
+                watch.begin()
             with self._opened().batches(query.sql, query.params, _sources(query, listed)) as batches:
-                return _write_batches(batches, schema.arrow_schema, file)
+                return _write_batches(batches, given.arrow_schema, file, watch)
 
         try:
             return self._listing_again(lambda: self._listed(query), begin_again)
@@ -227,9 +257,12 @@ def _write(rows: pa.Table, file: BinaryIO) -> int:
     return int(rows.num_rows)
 
 
-def _write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: BinaryIO) -> int:
-    """Write batches as one file, gathered into larger groups of rows, and return how many rows they had."""
-    n_rows = 0
+def _write_batches(batches: Iterable[pa.RecordBatch], given: pa.Schema, file: BinaryIO, watch: RowWatch | None) -> int:
+    """Write batches as one file, gathered into larger groups of rows, and return how many rows they had.
+
+    Where they are watched, the last column is shown and not written.
+    """
+    n_rows, schema = 0, given if watch is None else given.remove(len(given) - 1)
     try:
         file.seek(0)
         file.truncate()
@@ -237,12 +270,21 @@ def _write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: B
         with pq.ParquetWriter(
             file, schema, compression="zstd", write_page_checksum=True, use_dictionary=False
         ) as writer:
-            for batch in _gathered(batches):
-                writer.write_table(batch.cast(schema))
+            for batch in _gathered(_seen(batches, given, watch)):
+                writer.write_table(batch)
                 n_rows += batch.num_rows
     except OSError as error:
         raise _CannotWriteError(error) from error
     return n_rows
+
+
+def _seen(batches: Iterable[pa.RecordBatch], given: pa.Schema, watch: RowWatch | None) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        typed = batch.cast(given)
+        if watch is not None:
+            watch.add(typed)
+            typed = typed.remove_column(len(given) - 1)
+        yield typed
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

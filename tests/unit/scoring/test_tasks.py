@@ -30,7 +30,7 @@ from fedpredict.scoring.leased import Alone, prune_shares_alone, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import damaged_buckets, outdated, previous_state, score_day
+from fedpredict.scoring.tasks import counted, damaged_buckets, outdated, previous_state, score_day
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.shares import SHARES, TASKS, ShareTask, finished_buckets, list_tasks, write_task
@@ -103,6 +103,27 @@ def test_stored_scores_are_scikit_learns_and_stand_in_their_ids_buckets(warehous
     assert [rows[name]["bucket"] for name in ids] == buckets_of([each.encode() for each in ids], 8).tolist()
     assert {row["event_time"] for row in rows.values()} == {MORNING}
     assert sum(each.n_ids for each in state.buckets.values()) == N == state.task.n_ids
+
+
+def test_what_is_counted_while_shares_are_written_is_what_the_engine_counts_of_what_is_stored(
+    warehouse: LocalWarehouse,
+) -> None:
+    ids, features = people(3_000)
+    features[:5], features[7, 0] = np.nan, np.inf
+    load(warehouse, ids, features * np.exp(people(3_000, seed=3)[1]))  # with tails
+    weights = np.random.default_rng(3).normal(size=(3, 3))
+    version = convert(warehouse, weights, np.zeros(3))
+
+    state = score_day(warehouse, version, DAY, n_buckets=2)
+
+    assert len(state.task.bins) == 3
+    for bucket, record in state.buckets.items():
+        partition = {**state.task.partition, "bucket": bucket}
+        found = counted(warehouse, partition, state.task.bins, record.n_ids)
+        assert found == (record.statuses, record.histograms, record.checksum, record.n_ids)
+        assert sum(record.histograms[0]) == record.statuses[SampleStatus.OK] < record.n_ids
+    outer = [histogram[at] for record in state.buckets.values() for histogram in record.histograms for at in (0, -1)]
+    assert sum(outer) > 0
 
 
 def test_trees_are_scored_in_buckets_too(warehouse: LocalWarehouse) -> None:
