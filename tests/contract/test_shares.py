@@ -10,8 +10,15 @@ import pyarrow as pa
 import pytest
 from sqlglot import exp
 
+from fedpredict.features.memory import MemoryStore
 from fedpredict.model.buckets import buckets_of, hashes_of
-from fedpredict.model.share import SampleStatus
+from fedpredict.model.populations import BucketQuery, in_order
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring.loader import ModelLoader
+from fedpredict.scoring.local_party import LocalParty
+from fedpredict.scoring.open_buckets import open_buckets
+from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.tables import sql
 from fedpredict.tables.buckets import in_bucket, place_of
@@ -85,3 +92,39 @@ def test_a_day_is_scored_by_the_engine_into_stored_shares(warehouse: Warehouse, 
     assert damaged_buckets(warehouse, state) == []
     assert state.task.finished_at is not None
     assert state.task.finished_at <= datetime.now(UTC)
+
+
+async def test_buckets_of_tasks_are_answered_by_the_engine(warehouse: Warehouse) -> None:
+    features = np.random.default_rng(6).normal(size=(40, 2))
+    weights, intercept = np.array([[2.0], [-1.0]]), np.array([0.5])
+    ids = [f"person-{row}" for row in range(40)]
+    view = new_view(("x", "y"))
+    snapshot_of(warehouse, view, ids, dict(zip(("x", "y"), features.T.tolist(), strict=True)), [YESTERDAY] * 40)
+    version = publish(warehouse, view, ("x", "y"), weights, intercept)
+    score_day(warehouse, version, date(2026, 11, 22), n_buckets=2)
+    loader = ModelLoader(warehouse, version.party, MemoryStore(), fills_store=False)
+    loader.refresh()
+    part = LocalParty(version.party, lambda: loader.state, MemoryStore())
+    settings = TaskSettings(answer_from=AnswerFrom.WAREHOUSE)
+    buckets = open_buckets(settings, warehouse, part, lambda: loader.state, poll_s=60.0, at_once=2)
+    asked = in_order(SampleIds.of([each.encode() for each in (*ids[5:], "nobody")]))
+    expected = {f"person-{row}": float(features[row] @ weights[:, 0] + 0.5) for row in range(40)}
+
+    for mode in (Mode.OFFLINE, Mode.NEARLINE):
+        query = BucketQuery(
+            request_id="r",
+            task_id="t",
+            model_id=version.model_id,
+            manifest_sha256="1" * 64,
+            params_sha256=version.params_sha256,
+            mode=mode,
+            bucket=0,
+            n_buckets=1,
+            rows=asked,
+        )
+        reply = await buckets.answer(query, asked, 240.0)
+        for at, sample_id in enumerate(asked):
+            score = expected.get(sample_id.decode())
+            assert reply.share.status[at] == (SampleStatus.NOT_FOUND if score is None else SampleStatus.OK)
+            assert score is None or reply.share.values[at, 0] == pytest.approx(score, rel=1e-12)
+        assert reply.oldest_event_time == int(YESTERDAY.timestamp() * 1e6)
