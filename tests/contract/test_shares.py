@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.tables import sql
 from fedpredict.tables.buckets import in_bucket, place_of
+from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.shares import read_shares
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
 from tests.contract.test_engine_scores import NOON, new_view, publish, snapshot_of
@@ -62,7 +64,9 @@ def test_an_engine_finds_the_ids_of_each_bucket_that_numpy_does(warehouse: Wareh
 
 
 @pytest.mark.parametrize("has_repeats", [False, True])
-def test_a_day_is_scored_by_the_engine_into_stored_shares(warehouse: Warehouse, *, has_repeats: bool) -> None:
+async def test_a_day_is_scored_by_the_engine_into_stored_shares_and_buckets_of_tasks_are_answered(
+    warehouse: Warehouse, *, has_repeats: bool
+) -> None:
     features = np.random.default_rng(5).normal(size=(12, 2))
     weights, intercept = np.array([[2.0, -1.0], [0.5, 3.0]]), np.array([1.0, -1.0])
     ids = [f"person-{row}" for row in range(12)]
@@ -92,24 +96,21 @@ def test_a_day_is_scored_by_the_engine_into_stored_shares(warehouse: Warehouse, 
     assert damaged_buckets(warehouse, state) == []
     assert state.task.finished_at is not None
     assert state.task.finished_at <= datetime.now(UTC)
+    statuses = {name: SampleStatus.FEATURE_MISSING if at == 3 else SampleStatus.OK for at, name in enumerate(ids)}
+    scores_of = dict(zip(ids[:n_ids], expected.tolist(), strict=False))
+    await check_answers(warehouse, version, {name: (statuses[name], scores_of[name]) for name in ids[:n_ids]})
 
 
-async def test_buckets_of_tasks_are_answered_by_the_engine(warehouse: Warehouse) -> None:
-    features = np.random.default_rng(6).normal(size=(40, 2))
-    weights, intercept = np.array([[2.0], [-1.0]]), np.array([0.5])
-    ids = [f"person-{row}" for row in range(40)]
-    view = new_view(("x", "y"))
-    snapshot_of(warehouse, view, ids, dict(zip(("x", "y"), features.T.tolist(), strict=True)), [YESTERDAY] * 40)
-    version = publish(warehouse, view, ("x", "y"), weights, intercept)
-    score_day(warehouse, version, date(2026, 11, 22), n_buckets=2)
+async def check_answers(
+    warehouse: Warehouse, version: ModelVersion, expected: Mapping[str, tuple[SampleStatus, list[float]]]
+) -> None:
+    """Ask for all ids but one, and for one that nobody knows, in both modes, from the warehouse alone."""
     loader = ModelLoader(warehouse, version.party, MemoryStore(), fills_store=False)
     loader.refresh()
     part = LocalParty(version.party, lambda: loader.state, MemoryStore())
     settings = TaskSettings(answer_from=AnswerFrom.WAREHOUSE)
     buckets = open_buckets(settings, warehouse, part, lambda: loader.state, poll_s=60.0, at_once=2)
-    asked = in_order(SampleIds.of([each.encode() for each in (*ids[5:], "nobody")]))
-    expected = {f"person-{row}": float(features[row] @ weights[:, 0] + 0.5) for row in range(40)}
-
+    asked = in_order(SampleIds.of([each.encode() for each in (*list(expected)[1:], "nobody")]))
     for mode in (Mode.OFFLINE, Mode.NEARLINE):
         query = BucketQuery(
             request_id="r",
@@ -124,7 +125,8 @@ async def test_buckets_of_tasks_are_answered_by_the_engine(warehouse: Warehouse)
         )
         reply = await buckets.answer(query, asked, 240.0)
         for at, sample_id in enumerate(asked):
-            score = expected.get(sample_id.decode())
-            assert reply.share.status[at] == (SampleStatus.NOT_FOUND if score is None else SampleStatus.OK)
-            assert score is None or reply.share.values[at, 0] == pytest.approx(score, rel=1e-12)
+            status, scores = expected.get(sample_id.decode(), (SampleStatus.NOT_FOUND, []))
+            assert reply.share.status[at] == status
+            if status is SampleStatus.OK:
+                assert reply.share.values[at].tolist() == pytest.approx(scores, rel=1e-12)
         assert reply.oldest_event_time == int(YESTERDAY.timestamp() * 1e6)
