@@ -1,4 +1,4 @@
-"""Compiles the kernel of the trees: a hook of hatchling, and `python hatch_build.py` for a checkout on PYTHONPATH."""
+"""Compiles the kernels (trees, MD5): a hook of hatchling, and `python hatch_build.py` for a checkout on PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ except ModuleNotFoundError:  # by hand, where nothing is packaged
     BuildHookInterface = object
 
 FOLDER = "fedpredict/model/kernel"
-LIBRARY = "libtrees.so"
+LIBRARIES = {"libtrees.so": "trees.c", "libmd5.so": "md5.c"}
+"""Each is made of one source."""
 # No flags for the machine at hand, because wheels travel; no contraction and no fast mathematics, because sums must be
 # those of the training libraries.
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=default", "-Wall", "-Wextra")
 
 
 class BuildError(Exception):
-    """The kernel cannot be compiled; the message says what to install."""
+    """A kernel cannot be compiled; the message says what to install."""
 
 
 class KernelHook(BuildHookInterface):
-    """Puts the compiled kernel into wheels, and into the source tree for editable installations."""
+    """Puts the compiled kernels into wheels, and into the source tree for editable installations."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and tag the wheel for this platform."""
@@ -40,26 +41,36 @@ class KernelHook(BuildHookInterface):
         build_data["tag"] = f"py3-none-{platform}"
         try:
             if version == "editable":
-                compile_kernel(root, root / FOLDER / LIBRARY)
+                compile_kernels(root, root / FOLDER)
                 return
             self._folder = tempfile.TemporaryDirectory()  # a source tree may be read-only, or another machine's
-            library = Path(self._folder.name) / LIBRARY
-            compile_kernel(root, library)
+            made = Path(self._folder.name)
+            compile_kernels(root, made)
         except BuildError as error:
             self.app.abort(str(error))
-        build_data["force_include"][str(library)] = f"{FOLDER}/{LIBRARY}"
+        for name in LIBRARIES:
+            build_data["force_include"][str(made / name)] = f"{FOLDER}/{name}"
 
 
-def compile_kernel(root: Path, library: Path) -> None:
-    """Compile the kernel's source under `root` into `library`, whole or not at all.
+def compile_kernels(root: Path, folder: Path) -> None:
+    """Compile the kernels' sources under `root` into `folder`, each whole or not at all.
 
     Raises:
         BuildError: There is no compiler, or it fails.
     """
-    source = root / FOLDER / "trees.c"
+    for name, source in LIBRARIES.items():
+        _compile(root / FOLDER / source, folder / name)
+
+
+def _compile(source: Path, library: Path) -> None:
+    """Compile one source into a library.
+
+    Raises:
+        BuildError: There is no compiler, or it fails.
+    """
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / LIBRARY
+        made = Path(folder) / library.name
         command = [*_compiler(), *FLAGS, f'-DFP_SOURCE="{digest}"', str(source), "-o", str(made), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -68,8 +79,8 @@ def compile_kernel(root: Path, library: Path) -> None:
             failure = str(error)
         if failure is not None:
             raise BuildError(
-                f"fedpredict's kernel for trees does not compile; it needs a C compiler and the C library's headers "
-                f"(on Debian: apt-get install gcc libc6-dev).\n{shlex.join(command)}\n{failure}"
+                f"fedpredict's kernel {source.name} does not compile; it needs a C compiler and the C library's "
+                f"headers (on Debian: apt-get install gcc libc6-dev).\n{shlex.join(command)}\n{failure}"
             )
         made.replace(library)
 
@@ -81,7 +92,7 @@ def _compiler() -> list[str]:
         if shutil.which(name):
             return [name]
     raise BuildError(
-        "fedpredict's kernel for trees needs a C compiler, and there is none: install one and the C library's headers "
+        "fedpredict's kernels need a C compiler, and there is none: install one and the C library's headers "
         "(on Debian: apt-get install gcc libc6-dev), or name yours in CC"
     )
 
@@ -89,6 +100,6 @@ def _compiler() -> list[str]:
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
     try:
-        compile_kernel(here, here / FOLDER / LIBRARY)
+        compile_kernels(here, here / FOLDER)
     except BuildError as error:
         sys.exit(str(error))

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from fedpredict.errors import WarehouseWriteError
 from fedpredict.model.arrays import Bools
-from fedpredict.model.buckets import HASH_BITS, Hashes, bucket_of_rank, places_of
+from fedpredict.model.buckets import HASH_BITS, Hashes, bucket_of_rank, order_of_places, places_of
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
+from fedpredict.scoring.id_file import IdFile, Placed
+from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array, take_ids
 
 HELD_ROWS = 2_000_000
 """So many ids are held in memory before they go to files."""
 HELD_BYTES = 128 * 1024 * 1024
 _PIECE = 262_144
-_PART_SHIFT = np.uint32(24)
-"""The first eight bits of a place say which of 256 files an id goes to: each is sorted in memory."""
+_PART_BITS, _FILE_BITS = 8, 4
+"""The first bits of a place say which of 256 parts an id is of: each is sorted in memory. They lie in 16 files, each of
+which goes when its parts are sorted, so that no more room is taken than the ids need."""
 _MAX_BYTES = 2**31 - 1
 
 
@@ -43,9 +45,11 @@ class IdSorter:
         self._held_rows = held_rows
         self._stack = ExitStack()
         self._folder: Path | None = None
-        self._held: list[pa.RecordBatch] = []
+        self._files: list[IdFile] = []
+        self._held: list[Placed] = []
         self._n_held = self._bytes_held = 0
-        self._sorted: list[pa.RecordBatch | Path] = []
+        self._whole: Placed | None = None
+        self._sorted: IdFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +67,7 @@ class IdSorter:
         """
         for start in range(0, len(sample_ids), _PIECE):
             piece = sample_ids.cut(start, min(start + _PIECE, len(sample_ids)))
-            self._held.append(_batch(places_of(piece), ids_to_array(piece)))
+            self._held.append(Placed(places_of(piece), ids_to_array(piece)))
             self._n_held += len(piece)
             self._bytes_held += len(piece.data)
             if self._n_held >= self._held_rows or self._bytes_held >= HELD_BYTES:
@@ -75,20 +79,20 @@ class IdSorter:
         Raises:
             WarehouseWriteError: A file cannot be written.
         """
-        if self._folder is None:
+        if not self._files:
             held, self._held = self._held, []
-            self._sorted = [_sorted(held)] if held else []
-            return _size(batch for batch in self._sorted if isinstance(batch, pa.RecordBatch))
+            self._whole = _sorted(held)
+            return len(self._whole.ids), self._whole.n_bytes
         self._to_files()
         n_ids = n_bytes = 0
         with _writing():
-            for path in sorted(self._folder.iterdir()):
-                batch = _sorted(_read(path))
-                path.unlink()
-                _append(path, batch)
-                self._sorted.append(path)
-                ids, data = _size([batch])
-                n_ids, n_bytes = n_ids + ids, n_bytes + data
+            self._sorted = self._file("sorted")
+            for file in self._files:
+                for part in range(1 << (_PART_BITS - _FILE_BITS)):
+                    placed = _sorted(file.read(run, part) for run in range(file.n_runs))
+                    self._sorted.append(placed, (0, len(placed.ids)))
+                    n_ids, n_bytes = n_ids + len(placed.ids), n_bytes + placed.n_bytes
+                file.remove()
         return n_ids, n_bytes
 
     def buckets(self, n_buckets: int) -> Iterator[tuple[int, SampleIds]]:
@@ -96,37 +100,49 @@ class IdSorter:
         bits = n_buckets.bit_length() - 1
         rank, held = -1, list[SampleIds]()
         for batch in self._batches():
-            places = batch.column("place").to_numpy()
+            places = batch.places
             ranks = places >> np.uint32(HASH_BITS - bits) if bits else np.zeros_like(places)
             for start, stop in _runs(ranks):
                 if held and int(ranks[start]) != rank:
                     yield bucket_of_rank(rank, n_buckets), SampleIds.concat(held)
                     held = []
                 rank = int(ranks[start])
-                held.append(ids_from_array(batch.column("id").slice(start, stop - start), _MAX_BYTES))
+                held.append(ids_from_array(batch.cut(start, stop).ids, _MAX_BYTES))
         if held:
             yield bucket_of_rank(rank, n_buckets), SampleIds.concat(held)
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for each in self._sorted:
-            if isinstance(each, Path):
-                yield from _read(each)
-            else:
-                yield each
+    def _batches(self) -> Iterator[Placed]:
+        if self._sorted is None:
+            yield self._whole or Placed.concat(())
+            return
+        for run in range(self._sorted.n_runs):
+            with _writing():
+                placed = self._sorted.read(run, 0)
+            yield placed
 
     def _to_files(self) -> None:
         held, self._held = self._held, []
         self._n_held = self._bytes_held = 0
         if not held:
             return
-        batch = _sorted(held)  # each id once: all that repeat one would end in one file, which is sorted in memory
-        parts = batch.column("place").to_numpy() >> _PART_SHIFT
+        placed = _sorted(held)  # each id once: all that repeat one would end in one part, which is sorted in memory
+        parts = np.arange((1 << _PART_BITS) + 1, dtype=np.uint64) << np.uint64(HASH_BITS - _PART_BITS)
+        bounds = np.searchsorted(placed.places, parts)
+        per_file = 1 << (_PART_BITS - _FILE_BITS)
         with _writing():
-            if self._folder is None:
-                made = tempfile.TemporaryDirectory(prefix="fedpredict-", dir=self._parent)
-                self._folder = Path(self._stack.enter_context(made))
-            for start, stop in _runs(parts):
-                _append(self._folder / f"{int(parts[start]):03d}", batch.slice(start, stop - start))
+            if not self._files:
+                self._files = [self._file(f"{number:02d}") for number in range(1 << _FILE_BITS)]
+            for number, file in enumerate(self._files):
+                own = bounds[number * per_file : (number + 1) * per_file + 1]
+                file.append(placed.cut(int(own[0]), int(own[-1])), own - own[0])
+
+    def _file(self, name: str) -> IdFile:
+        if self._folder is None:
+            made = tempfile.TemporaryDirectory(prefix="fedpredict-", dir=self._parent)
+            self._folder = Path(self._stack.enter_context(made))
+        file = IdFile(self._folder / name)
+        self._stack.callback(file.remove)
+        return file
 
 
 def order_of(places: Hashes, ids: pa.Array) -> tuple[NDArray[np.intp], Bools]:
@@ -136,7 +152,7 @@ def order_of(places: Hashes, ids: pa.Array) -> tuple[NDArray[np.intp], Bools]:
         places: Shape (n,).
         ids: Theirs, binary.
     """
-    order = np.argsort(places, kind="stable")
+    order = order_of_places(places)
     ordered = places[order]
     same_place = ordered[1:] == ordered[:-1]
     same = np.zeros(len(order), dtype=np.bool_)
@@ -153,20 +169,13 @@ def order_of(places: Hashes, ids: pa.Array) -> tuple[NDArray[np.intp], Bools]:
     return order, same
 
 
-def _sorted(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
-    (batch,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    order, same = order_of(batch.column("place").to_numpy(), batch.column("id"))
-    return batch.take(pa.array(order[~same]))
-
-
-def _size(batches: Iterable[pa.RecordBatch]) -> tuple[int, int]:
-    """Return the number of ids in batches, and of their bytes."""
-    columns = [batch.column("id") for batch in batches]
-    return sum(map(len, columns)), sum(len(ids_from_array(column, _MAX_BYTES).data) for column in columns)
-
-
-def _batch(places: Hashes, ids: pa.Array) -> pa.RecordBatch:
-    return pa.record_batch([pa.array(places), ids], ["place", "id"])
+def _sorted(parts: Iterable[Placed]) -> Placed:
+    """Return ids in order, each once."""
+    given = Placed.concat(parts)
+    order, same = order_of(given.places, given.ids)
+    if same.any():
+        order = order[~same]
+    return Placed(given.places[order], take_ids(given.ids, order))
 
 
 def _runs(values: Sequence[int] | Hashes) -> list[tuple[int, int]]:
@@ -176,19 +185,6 @@ def _runs(values: Sequence[int] | Hashes) -> list[tuple[int, int]]:
         return []
     starts = [0, *(np.flatnonzero(known[1:] != known[:-1]) + 1).tolist()]
     return list(zip(starts, [*starts[1:], len(known)], strict=True))
-
-
-def _append(path: Path, batch: pa.RecordBatch) -> None:
-    with path.open("ab") as file, pa.ipc.new_stream(file, batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def _read(path: Path) -> Iterator[pa.RecordBatch]:
-    """Give what was appended to a file."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        while file.tell() < size:
-            yield from pa.ipc.open_stream(file)
 
 
 @contextmanager

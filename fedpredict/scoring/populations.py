@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE = 2
+"""Buckets that are written at once."""
 STILL_S = 3600.0
 """How often the row of a version that is being written says so again: one that does not for a day is left over."""
 
@@ -166,21 +169,29 @@ def _write(
 
 
 def _write_buckets(warehouse: Warehouse, version: PopulationVersion, sorter: IdSorter) -> None:
-    """Write the buckets that are not there."""
+    """Write the buckets that are not there: while one waits for the disk, the next is made ready."""
     known = known_buckets(warehouse, version.owner, version.population)
     said_at = time.monotonic()
+    under_way: list[Future[str]] = []
 
     def write(bucket: int, sample_ids: SampleIds) -> None:
         nonlocal said_at
         if (bucket, version.digests[bucket]) not in known:
-            write_bucket(warehouse, version.owner, version.population, bucket, sample_ids)
+            if len(under_way) == _AT_ONCE:
+                under_way.pop(0).result()
+            under_way.append(
+                threads.submit(write_bucket, warehouse, version.owner, version.population, bucket, sample_ids)
+            )
         if time.monotonic() - said_at > STILL_S:
             write_version(warehouse, replace(version, changed_at=datetime.now(UTC)))
             said_at = time.monotonic()
 
     empty = set(range(version.n_buckets))
-    for bucket, sample_ids in sorter.buckets(version.n_buckets):
-        write(bucket, sample_ids)
-        empty.discard(bucket)
-    for bucket in sorted(empty):
-        write(bucket, SampleIds.of(()))
+    with ThreadPoolExecutor(_AT_ONCE, "fedpredict-buckets") as threads:  # after an error too, it waits for both
+        for bucket, sample_ids in sorter.buckets(version.n_buckets):
+            write(bucket, sample_ids)
+            empty.discard(bucket)
+        for bucket in sorted(empty):
+            write(bucket, SampleIds.of(()))
+        for each in under_way:
+            each.result()

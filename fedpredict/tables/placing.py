@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedpredict.model.buckets import PLACE_DIGITS, Hashes, place_texts, places_of
+from fedpredict.model.buckets import PLACE_DIGITS, Hashes, order_of_places, place_texts, places_of
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables.names import PLACE
+from fedpredict.wire.arrow_ids import whole_ids
 
 
 def in_places(rows: pa.Table) -> tuple[pa.Table, int]:
@@ -18,27 +18,24 @@ def in_places(rows: pa.Table) -> tuple[pa.Table, int]:
     Args:
         rows: With a column `sample_id`; rows without an id come last, have no place, and count as none.
     """
-    ids: list[bytes | None] = rows.column("sample_id").cast(pa.large_binary()).to_pylist()
-    is_id = np.array([each is not None for each in ids], dtype=np.bool_)
+    column = rows.column("sample_id")
+    is_id = column.is_valid().to_numpy()
     at = np.flatnonzero(is_id)
-    places = places_of([each for each in ids if each is not None])
-    order = np.argsort(places, kind="stable")
+    ids = whole_ids(column.drop_null())
+    places = places_of(ids)
+    order = order_of_places(places)
     places, at = places[order], at[order]
-    n_ids = _distinct(places, [ids[row] for row in at.tolist()])
+    n_ids = _distinct(places, order, ids)
     placed = rows.drop_columns([PLACE]) if PLACE in rows.column_names else rows
     taken = placed.take(pa.array(np.concatenate([at, np.flatnonzero(~is_id)])))
-    return taken.append_column(PLACE, _as_texts(places, len(ids))), n_ids
+    return taken.append_column(PLACE, _as_texts(places, len(is_id))), n_ids
 
 
-def _distinct(places: Hashes, ids: Sequence[bytes | None]) -> int:
-    """Return how many ids there are; `places` rise, and the same id has the same place."""
-    if not len(places):
-        return 0
-    starts: NDArray[np.intp] = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))
-    ends = np.append(starts[1:], len(places))
-    several = np.flatnonzero(ends - starts > 1)
-    more = sum(len(set(ids[starts[run] : ends[run]])) - 1 for run in several.tolist())
-    return len(starts) + more
+def _distinct(places: Hashes, order: NDArray[np.intp], ids: SampleIds) -> int:
+    """Return how many ids there are; `places` rise, are those of `ids` in `order`, and the same id has the same."""
+    again = places[1:] == places[:-1]
+    tied = order[np.append(again, False) | np.append(False, again)] if len(order) else order
+    return len(order) - len(tied) + len({ids[row] for row in tied.tolist()})
 
 
 def _as_texts(places: Hashes, n_rows: int) -> pa.Array:

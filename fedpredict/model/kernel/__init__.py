@@ -1,1 +1,4 @@
-"""The compiled kernel of the trees (`trees.c`), and the arrays that it walks. ADR 0020 says why it is compiled."""
+"""The compiled kernels: of the trees (`trees.c`) with the arrays that it walks, and of ids' hashes (`md5.c`).
+
+ADR 0020 says why trees are compiled, ADR 0037 why hashes are, and what happens without.
+"""

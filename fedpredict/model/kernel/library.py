@@ -1,15 +1,20 @@
-"""The compiled library: found, held to its source, and its functions declared. Calls let other threads run."""
+"""The compiled library of the trees, and its structures."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent
-_FIX = (
-    "install fedpredict again (pip install ...), or run `python hatch_build.py` in a checkout; "
-    "both need a C compiler (on Debian: apt-get install gcc libc6-dev)"
+from fedpredict.model.kernel import loading
+
+_ADDRESS, _COUNT = ctypes.c_void_p, ctypes.c_int64
+_FUNCTIONS: tuple[loading.Function, ...] = (
+    ("fp_leaves", (_ADDRESS, _ADDRESS, _COUNT, _COUNT, _ADDRESS), None),
+    ("fp_sums", (_ADDRESS, _ADDRESS, _COUNT, _COUNT, *[_ADDRESS] * 3, _COUNT, _COUNT, _ADDRESS), None),
+    ("fp_number_leaves", (_COUNT, *[_ADDRESS] * 4), None),
+    ("fp_order_splits", (_COUNT, *[_ADDRESS] * 9), None),
+    ("fp_masks", (_ADDRESS, _ADDRESS, _COUNT, _COUNT, _ADDRESS), ctypes.c_int),
+    ("fp_surviving_leaves", (_ADDRESS, _COUNT, _COUNT, _COUNT, _ADDRESS, _ADDRESS), None),
 )
 
 
@@ -49,29 +54,7 @@ def load(folder: Path) -> ctypes.CDLL:
     Raises:
         ImportError: It is missing, of another machine, or not made from the source beside it.
     """
-    path = folder / "libtrees.so"
-    if not path.exists():
-        raise ImportError(f"fedpredict's compiled kernel {path} is missing: {_FIX}")
-    try:
-        library = ctypes.CDLL(str(path))
-        library.fp_source.restype = ctypes.c_char_p
-        made_from: bytes = library.fp_source()
-    except (OSError, AttributeError) as error:
-        raise ImportError(f"fedpredict's compiled kernel cannot be loaded here ({error}): {_FIX}") from error
-    if made_from.decode() != hashlib.sha256((folder / "trees.c").read_bytes()).hexdigest():
-        raise ImportError(f"fedpredict's compiled kernel {path} is not made from the trees.c beside it: {_FIX}")
-    address, count = ctypes.c_void_p, ctypes.c_int64
-    for name, arguments, result in (
-        ("fp_leaves", (address, address, count, count, address), None),
-        ("fp_sums", (address, address, count, count, *[address] * 3, count, count, address), None),
-        ("fp_number_leaves", (count, *[address] * 4), None),
-        ("fp_order_splits", (count, *[address] * 9), None),
-        ("fp_masks", (address, address, count, count, address), ctypes.c_int),
-        ("fp_surviving_leaves", (address, count, count, count, address, address), None),
-    ):
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, result
-    return library
+    return loading.load(folder, "trees", _FUNCTIONS)
 
 
-LIBRARY = load(_FOLDER)
+LIBRARY = load(loading.FOLDER)

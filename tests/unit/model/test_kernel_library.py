@@ -1,4 +1,4 @@
-"""The compiled library: a missing or foreign one says what to do; the build says what it lacks."""
+"""The compiled libraries: a missing or foreign one says what to do; the build says what it lacks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fedpredict.model.kernel import library
+from fedpredict.model.kernel import library, loading
 
-SOURCE = Path(library.__file__).parent / "trees.c"
+SOURCES = ("md5.c", "trees.c")
 BUILD = Path(__file__).parents[3] / "hatch_build.py"
 
 
@@ -20,7 +20,8 @@ def checkout(folder: Path) -> Path:
     (folder / "hatch_build.py").write_bytes(BUILD.read_bytes())
     kernel = folder / "fedpredict/model/kernel"
     kernel.mkdir(parents=True)
-    (kernel / "trees.c").write_bytes(SOURCE.read_bytes())
+    for name in SOURCES:
+        (kernel / name).write_bytes((loading.FOLDER / name).read_bytes())
     return kernel
 
 
@@ -44,6 +45,7 @@ def test_a_library_of_another_source_is_refused_until_it_is_built_again(tmp_path
     kernel = checkout(tmp_path)
     assert build(tmp_path).returncode == 0
     library.load(kernel)
+    loading.load(kernel, "md5", ())
     with (kernel / "trees.c").open("a") as source:
         source.write("\n")
     with pytest.raises(ImportError, match=r"not made from the trees\.c beside it"):
@@ -56,7 +58,7 @@ def test_without_a_compiler_the_build_names_the_packages_and_leaves_nothing(tmp_
     done = build(tmp_path, PATH=str(tmp_path / "bin"), CC="")
     assert done.returncode == 1
     assert "apt-get install gcc libc6-dev" in done.stderr
-    assert [each.name for each in kernel.iterdir()] == ["trees.c"]
+    assert sorted(each.name for each in kernel.iterdir()) == list(SOURCES)
 
 
 def test_a_compiler_that_fails_or_is_not_there_is_named(tmp_path: Path) -> None:
@@ -67,4 +69,4 @@ def test_a_compiler_that_fails_or_is_not_there_is_named(tmp_path: Path) -> None:
         assert compiler in done.stderr
         assert "gcc libc6-dev" in done.stderr
         assert "Traceback" not in done.stderr
-    assert [each.name for each in kernel.iterdir()] == ["trees.c"]
+    assert sorted(each.name for each in kernel.iterdir()) == list(SOURCES)
