@@ -37,6 +37,8 @@ WAITING_LOOKS, SETTLED_LOOKS = 3, 12
 which its operator may change."""
 NOTICE_S, PUT_S = 60.0, 300.0
 """How long a participant may take."""
+BUCKETS_AT_ONCE = 2
+"""Buckets that are on their way to one participant at once."""
 MAX_PROBLEM = 500
 SHOWN_S = 5.0
 """How often the progress of a long delivery is written down."""
@@ -177,16 +179,30 @@ class PopulationCourier:
         standing = await self._tell(recipient, version)
         if standing.state is not PopulationState.RECEIVING:
             return self._found(job, standing)
-        shown_at, left = time.monotonic(), len(standing.missing)
         await self._note(self._found(job, standing))
-        for bucket in standing.missing:
-            await self._send(recipient, job, bucket, standing.accepted_version)
-            left -= 1
-            if time.monotonic() - shown_at > SHOWN_S:
-                shown_at = time.monotonic()
-                rest = standing.missing[len(standing.missing) - left :]
-                await self._note(self._found(job, replace(standing, missing=rest)))
+        await self._send_all(recipient, job, standing)
         return self._found(job, await self._tell(recipient, version))
+
+    async def _send_all(self, recipient: Recipient, job: _Job, standing: PopulationStanding) -> None:
+        """Send what a participant lacks: while it takes a bucket, the next is read and on its way."""
+        coming, left, shown_at = iter(standing.missing), set(standing.missing), time.monotonic()
+
+        async def send() -> None:
+            nonlocal shown_at
+            for bucket in coming:
+                await self._send(recipient, job, bucket, standing.accepted_version)
+                left.discard(bucket)
+                if time.monotonic() - shown_at > SHOWN_S:
+                    shown_at = time.monotonic()
+                    await self._note(self._found(job, replace(standing, missing=tuple(sorted(left)))))
+
+        lanes = [asyncio.create_task(send()) for _ in range(min(BUCKETS_AT_ONCE, len(left)))]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for each in lanes:
+                each.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _tell(self, recipient: Recipient, version: PopulationVersion) -> PopulationStanding:
         notice = PopulationNotice(

@@ -128,6 +128,34 @@ async def test_what_was_under_way_when_a_party_went_away_goes_on_with_what_is_mi
     assert lab.ids(standing.newest_of(bank, "bank", "people").digests) == set(PEOPLE)
 
 
+async def test_while_a_party_takes_a_bucket_the_next_is_on_its_way_and_no_third(bank: LocalWarehouse, lab: Lab) -> None:
+    class Slow(Recipient):
+        def __init__(self) -> None:
+            self.under_way, self.seen, self.second = 0, list[int](), asyncio.Event()
+
+        @override
+        async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
+            return await lab.notice_population(notice, deadline_s=deadline_s)
+
+        @override
+        async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
+            self.under_way += 1
+            self.seen.append(self.under_way)
+            if self.under_way == 2:
+                self.second.set()
+            await self.second.wait()  # the first is not taken before the second has come
+            await lab.put_bucket(bucket, deadline_s=deadline_s)
+            self.under_way -= 1
+
+    propose(bank)
+    slow = Slow()
+    async with delivering(bank, lab=slow):
+        await until(bank, accepted(1))
+
+    assert max(slow.seen) == 2
+    assert sorted(each.bucket for each in lab.sent) == list(range(8))
+
+
 async def test_a_new_version_travels_as_what_changed_and_whole_where_that_is_refused(
     bank: LocalWarehouse, lab: Lab
 ) -> None:
