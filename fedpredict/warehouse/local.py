@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from uuid import uuid4
@@ -47,6 +48,10 @@ _R = TypeVar("_R")
 
 _GROUP_ROWS = 122_880
 """Rows of a row group: what memory holds of it, what a thread takes at a time, and what a filter passes over."""
+
+_ENCODED_BYTES = 32 * 1024 * 1024
+"""Rows of so many bytes, such as those of a bucket, are encoded in memory, without the table's lock: writers of several
+partitions then share the processors."""
 
 _ALL_DIFFERENT = frozenset({"sample_id", "position"})
 """Columns of which a dictionary takes longer to make than to do without, and no less room."""
@@ -91,8 +96,8 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         folder = TableFolder(self._root, table)
         schema = self._written(folder)
         complete = _complete(schema, rows)
+        fill = _filling(complete) if complete.num_rows else None
         with folder.locked():
-            fill = (lambda file: _write(complete, file)) if complete.num_rows else None
             folder.write_partition(schema, partition, fill)
         logger.info("warehouse.replaced", extra={"table": table, "rows": complete.num_rows})
 
@@ -247,6 +252,20 @@ class _CannotWriteError(Exception):
 
 def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple[TableSchema, list[PartitionFile]]]:
     return {scan.name: (scan.schema, files) for scan, files in zip(query.scans, listed, strict=True)}
+
+
+def _filling(rows: pa.Table) -> Callable[[BinaryIO], int]:
+    """Return what writes rows into a file; few of them are encoded already, before others have to wait."""
+    if rows.nbytes > _ENCODED_BYTES:
+        return lambda file: _write(rows, file)
+    encoded = BytesIO()
+    n_rows = _write(rows, encoded)
+
+    def fill(file: BinaryIO) -> int:
+        file.write(encoded.getbuffer())
+        return n_rows
+
+    return fill
 
 
 def _write(rows: pa.Table, file: BinaryIO) -> int:

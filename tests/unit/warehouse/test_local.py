@@ -66,6 +66,19 @@ def test_a_partition_is_one_parquet_file_in_hives_layout(warehouse: LocalWarehou
     assert pq.ParquetFile(visible[0]).read().to_pydict() == {"x": [0.5, None]}
 
 
+def test_few_rows_and_many_are_written_alike(
+    warehouse: LocalWarehouse, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = doubles(*map(float, range(1000)))
+    warehouse.replace("t", HERE, few)
+    monkeypatch.setattr("fedpredict.warehouse.local._ENCODED_BYTES", few.nbytes - 1)
+    warehouse.replace("t", {**HERE, "version": 2}, few)
+
+    files = [(root / f"t/part=a/version={number}/part-0.parquet").read_bytes() for number in (1, 2)]
+    assert files[0] == files[1]
+    assert warehouse.read("t", ["x"], HERE).to_pydict() == few.to_pydict()
+
+
 def test_no_unfinished_file_and_no_empty_folder_stays(warehouse: LocalWarehouse, root: Path) -> None:
     warehouse.replace("t", HERE, doubles(0.5))
     warehouse.replace("t", HERE, doubles())
