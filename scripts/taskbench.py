@@ -126,6 +126,12 @@ def _propose(folder: Path) -> None:
         config = ("--config", f"{party}/participant.toml")
         _command(folder, "population", "accept", POPULATION, "--from", "bank", *config)
 
+    def knows() -> bool:  # a participant goes by what it has read for some time
+        shown = json.loads(_command(folder, "population", "show", POPULATION, "--json", *bank))
+        return all(each["state"] == "accepted" for each in shown["parties"])
+
+    _until(knows)
+
 
 def _command(folder: Path, *words: str) -> str:
     return subprocess.run([*PROGRAM, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
