@@ -92,6 +92,21 @@ class SampleIds(Sequence[bytes]):
         data = np.frombuffer(self.data, dtype=np.uint8)[np.repeat(chosen, lengths)].tobytes()
         return SampleIds(data, _offsets(lengths[chosen]))
 
+    def take(self, rows: NDArray[np.intp]) -> SampleIds:
+        """Return the ids of those rows, each from 0, in their order; a row may come several times.
+
+        >>> list(SampleIds.of([b"u1", b"", b"u22"]).take(np.array([2, 0])))
+        [b'u22', b'u1']
+        """
+        lengths = self.lengths
+        width = int(lengths[0]) if len(lengths) else 0
+        if width and all_true(lengths == width):  # as mostly: whole ids are copied
+            whole = np.frombuffer(self.data, dtype=f"V{width}", count=len(lengths), offset=int(self.offsets[0]))
+            return SampleIds(whole.take(rows).tobytes(), np.arange(len(rows) + 1, dtype=np.int64) * width)
+        taken = _offsets(lengths[rows])
+        at = np.arange(taken[-1]) + np.repeat(self.offsets[rows] - taken[:-1], lengths[rows])
+        return SampleIds(np.frombuffer(self.data, dtype=np.uint8)[at].tobytes(), taken)
+
     @override
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -10,6 +10,7 @@ import numpy as np
 from fedpredict.errors import InputError
 from fedpredict.model.arrays import all_true
 from fedpredict.model.buckets import HASH_BITS, place_bounds, places_of
+from fedpredict.model.id_sets import are_among, by_place
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import MAX_BUCKET_ROWS
 from fedpredict.model.sample_ids import SampleIds
@@ -102,20 +103,13 @@ def delta_of(base_sha256: str, base: SampleIds, ids: SampleIds) -> BucketDelta:
     >>> list(delta.added), list(delta.removed)
     ([b'u3'], [b'u1'])
     """
-    before, after = set(base), set(ids)
-    return BucketDelta(
-        base_sha256,
-        SampleIds.of([each for each in ids if each not in before]),
-        SampleIds.of([each for each in base if each not in after]),
-    )
+    return BucketDelta(base_sha256, ids.select(~are_among(ids, base)), base.select(~are_among(base, ids)))
 
 
 def applied(base: SampleIds, delta: BucketDelta) -> SampleIds:
     """Return what `delta_of` made the delta of."""
-    gone = set(delta.removed)
-    ids = sorted([*(each for each in base if each not in gone), *delta.added])
-    order = np.argsort(places_of(ids), kind="stable")
-    return SampleIds.of([ids[at] for at in order.tolist()])
+    kept = base.select(~are_among(base, delta.removed))
+    return by_place(SampleIds.concat([kept, delta.added]))
 
 
 def check_bucket_ids(sample_ids: SampleIds, bucket: int, n_buckets: int) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from fedpredict.errors import InputError
 from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.buckets import bucket_of_rank
+from fedpredict.model.id_sets import are_among
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import check_population
 from fedpredict.model.sample_ids import SampleIds
@@ -208,8 +209,7 @@ def _changed(
             at = bucket_of_rank(rank, newest.n_buckets)
             kept = read_bucket(warehouse, newest.owner, newest.population, at, newest.digests[at])
             if bucket == at:
-                without = set(ids)
-                kept = SampleIds.of([each for each in kept if each not in without])
+                kept = kept.select(~are_among(kept, ids))
                 bucket, ids = next(leaving, (-1, ids))
             yield kept
 
