@@ -86,13 +86,8 @@ class ParticipantServer:
         self._settings = settings
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         store = MemoryStore() if store is None else store
-        self.loader = ModelLoader(
-            warehouse,
-            settings.party,
-            store,
-            keep_versions=settings.keep_versions,
-            fills_store=settings.store.kind != "none",
-        )
+        fills, keep = settings.store.kind != "none", settings.keep_versions
+        self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=keep, fills_store=fills)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime

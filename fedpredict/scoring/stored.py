@@ -15,11 +15,11 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus, Share, build_share
 from fedpredict.scoring.inputs import NEVER
+from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.shares import (
     VIEW_VERSION,
     ShareTask,
     list_tasks,
-    read_shares,
     shares_columns,
     shares_snapshot,
     shares_view,

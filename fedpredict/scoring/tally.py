@@ -11,7 +11,8 @@ from typing_extensions import override
 from fedpredict.model.arrays import Floats
 from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.share import SampleStatus
-from fedpredict.tables.shares import MAX_BINNED, scores_matrix
+from fedpredict.tables.share_rows import scores_matrix
+from fedpredict.tables.shares import MAX_BINNED
 from fedpredict.warehouse.base import Column, ColumnType, RowWatch
 
 CHECK = Column("fp_check", ColumnType.BIGINT)

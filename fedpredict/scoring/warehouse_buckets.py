@@ -37,7 +37,7 @@ from fedpredict.scoring.inputs import NEVER
 from fedpredict.scoring.pieces import Pieces, PieceSource
 from fedpredict.scoring.replies import oldest_of
 from fedpredict.scoring.state import LoadedModel, PartyState
-from fedpredict.tables.shares import scores_matrix
+from fedpredict.tables.share_rows import scores_matrix
 from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
 
 IDLE_S = 60.0

@@ -15,7 +15,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.tasks import score_day
 from fedpredict.tables.layouts import ENGINES, LAYOUTS
 from fedpredict.tables.models import ModelVersion, load_model, publish_model
-from fedpredict.tables.shares import read_shares
+from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.statements import score_in_engine
 from fedpredict.tables.views import FeatureView, Snapshot
 from fedpredict.warehouse.base import Warehouse

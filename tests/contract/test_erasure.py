@@ -17,7 +17,8 @@ from fedpredict.scoring.erase import update_task
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.tables.erasure import copy_without, partitions_with, put_back, snapshot_without
 from fedpredict.tables.models import publish_model
-from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares
+from fedpredict.tables.share_rows import read_shares
+from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks
 from fedpredict.tables.views import list_snapshots, read_snapshot_rows
 from fedpredict.warehouse.base import Warehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, renamed, store

@@ -24,7 +24,7 @@ from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.tables import sql
 from fedpredict.tables.buckets import in_bucket, place_of
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.shares import read_shares
+from fedpredict.tables.share_rows import read_shares
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
 from tests.contract.test_engine_scores import NOON, new_view, publish, snapshot_of
 from tests.contract.test_warehouse import new_table

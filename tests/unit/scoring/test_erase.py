@@ -33,7 +33,8 @@ from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.script_store import RegisteredView, write_script
 from fedpredict.tables.script_types import TEXT
 from fedpredict.tables.script_view import ScriptView
-from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, read_shares, totals_of, write_task
+from fedpredict.tables.share_rows import read_shares
+from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
