@@ -212,7 +212,7 @@ class _Found:
 
 
 def _ordered(rows: pa.Table, n_scores: int) -> Piece:
-    """Return rows of shares in the order of their ids' places: engines promise no order, and mostly keep to it."""
+    """Return rows of shares in the order of their ids' places: not every engine keeps the order of a snapshot."""
     ids = _ids_of(rows)
     places = places_of(ids)
     if (places[1:] < places[:-1]).any():

@@ -81,7 +81,8 @@ class LocalEngine:
     ) -> Iterator[_Batches]:
         """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
 
-        Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`.
+        Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`. A query that
+        neither groups nor joins gives its rows in the order of the files.
 
         Raises:
             OSError: A file cannot be read.
@@ -91,6 +92,7 @@ class LocalEngine:
         spill = self._spill.with_name(f"{self._spill.name}-{uuid4().hex}")
         with _open_engine(spill, allowed) as connection:
             with _refusals():
+                connection.execute("SET preserve_insertion_order = true")  # what is read in order is written in order
                 for name, (schema, files) in sources.items():
                     if len(files) <= MOST_FILES:
                         connection.execute(f'CREATE TEMP VIEW "{name}" AS {scan_of(schema, files)}')
@@ -171,7 +173,7 @@ def _open_engine(spill: Path | None, allowed: Sequence[Path] = ()) -> duckdb.Duc
         },
     )
     engine.execute("SET GLOBAL TimeZone = 'UTC'")
-    engine.execute("SET preserve_insertion_order = false")  # rows have no order here, and keeping it costs a tenth
+    engine.execute("SET preserve_insertion_order = false")  # rows have no order, but where `batches` keeps it
     if allowed:
         engine.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
     engine.execute("SET enable_external_access = false")
