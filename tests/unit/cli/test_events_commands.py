@@ -26,7 +26,8 @@ def lab(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     warehouse = LocalWarehouse(tmp_path / "lab" / "warehouse")
     store(warehouse, [], random_merchants(4))
     warehouse.close()
-    assert run(["view", "register", str(tmp_path / "views" / "transactions.toml"), *OPTIONS]) == 0
+    file = str(tmp_path / "views" / "transactions.toml")
+    assert run(["view", "register", file, "--without-dry-run", "spark,hive", *OPTIONS]) == 0
     capsys.readouterr()
     return tmp_path / "lab"
 
