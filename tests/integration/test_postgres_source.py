@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -167,7 +168,7 @@ def test_what_cannot_be_compared_is_told_with_the_column_and_the_fix(
 
 
 def test_what_was_refused_is_looked_at_again(postgres_database: Callable[[], str], engine: MemoryEngine) -> None:
-    table = Table(postgres_database(), "text", "bigint")
+    table, who = Table(postgres_database(), "text", "bigint"), "somebody"
     with closing(table.source("text", engine)) as source:
         with pytest.raises(StateError, match="no moment"):
             source.fetch(["7"], MICROS)
@@ -176,8 +177,9 @@ def test_what_was_refused_is_looked_at_again(postgres_database: Callable[[], str
         assert source.fetch(["7"], MICROS).num_rows == 0
         with table.connection() as connection:
             connection.execute("ALTER TABLE raw_typed DROP n")
-        with pytest.raises(StateError, match=r"column.* n"):
-            source.fetch(["7"], MICROS)
+        with pytest.raises(StateError, match=r"column.* n") as raised:
+            source.fetch([who], MICROS)
+        assert who not in "".join(traceback.format_exception(raised.value))  # it gets into the log
         with pytest.raises(StateError, match="has no column n; compare"):
             source.fetch(["7"], MICROS)
         with table.connection() as connection:
