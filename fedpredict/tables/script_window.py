@@ -30,7 +30,8 @@ class Window:
 def window_of(shape: Shape) -> Window | None:
     """Return how far back a script looks, or None where every earlier event can count.
 
-    A window in the WHERE bounds all; else every aggregate must have one, in its FILTER or in COUNT_IF.
+    A window in the WHERE bounds all; else every aggregate must have one: in its FILTER, in COUNT_IF, or in every branch
+    of a CASE without ELSE.
     """
     scope = Scope("duckdb", shape.sources)
     if shape.where is not None:
@@ -56,8 +57,12 @@ def _of_aggregate(node: exp.Expr, scope: Scope) -> int | None:
     if isinstance(node, exp.Filter):
         bounds.append(_bound(node.expression.this, scope))
         node = node.this
+    argument = node.this
     if isinstance(node, exp.CountIf):
-        bounds.append(_bound(node.this, scope))
+        bounds.append(_bound(argument, scope))
+    elif isinstance(argument, exp.Case) and argument.args.get("default") is None:  # of other rows it is NULL
+        branches = [_bound(branch.this, scope) for branch in argument.args["ifs"]]
+        bounds.append(None if None in branches else max(each for each in branches if each is not None))
     known = [each for each in bounds if each is not None]
     return min(known) if known else None
 

@@ -40,10 +40,12 @@ def window(a: str, b: str = DAYS_2, rest: str = "") -> Window | None:
         ("SUM(t.x) FILTER (WHERE t.at BETWEEN :as_of - INTERVAL '2' WEEK AND :as_of)", 14 * DAY),
         ("RATIO(COUNT_IF(t.at >= :as_of - INTERVAL '8' DAY), COUNT_IF(t.at > :as_of - INTERVAL '1' HOUR))", 8 * DAY),
         ("LAST(t.x) FILTER (WHERE at >= :as_of - INTERVAL '1' HOUR)", 2 * DAY),
+        ("MAX(CASE WHEN t.at >= :as_of - INTERVAL '6' DAY THEN t.x WHEN t.at > :as_of THEN 0 END)", 6 * DAY),
         # no such aggregate, no such column, no such side, or one of two: everything counts
         ("COUNT(*)", None),
         ("MAX(t.x)", None),
-        ("MAX(CASE WHEN t.at >= :as_of - INTERVAL '1' DAY THEN t.x END)", None),
+        ("MAX(CASE WHEN t.at >= :as_of - INTERVAL '1' DAY THEN t.x ELSE 0 END)", None),
+        ("MAX(CASE WHEN t.at >= :as_of - INTERVAL '1' DAY THEN t.x WHEN t.x > 0 THEN 0 END)", None),
         ("COUNT_IF(t.other >= :as_of - INTERVAL '1' DAY)", None),
         ("COUNT_IF(t.at < :as_of - INTERVAL '1' DAY)", None),
         ("COUNT_IF(t.at >= :as_of - INTERVAL '1' DAY OR t.x > 1)", None),
