@@ -182,7 +182,7 @@ class RedisSource(RawSource, CheckedSource):
     def _parsed(self, member: bytes, score: bytes, sample_id: str, place: str) -> Member:
         try:
             content = self._decode(member)
-        except (msgspec.DecodeError, ValueError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             raise self._odd(place, score, "is no JSON object") from None
         number = float(score)
         if abs(number) > _LARGEST or number != int(number):

@@ -75,32 +75,24 @@ def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None
 
 
 def test_a_dry_run_needs_no_raw_table_and_tells_the_output_that_the_engine_refuses(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view, _ = renamed(DEFINITION, f"_{uuid.uuid4().hex[:12]}")
+    view, _ = renamed(DEFINITION, suffix := f"_{uuid.uuid4().hex[:12]}")
+    own, engine = LocalWarehouse(tmp_path / "own"), warehouse.engine.name
+    store(own, random_events(1, 2, 10), random_merchants(2), suffix)
 
-    try_few_rows(warehouse, view, SCRIPT)
+    tried = try_everywhere(own, view, SCRIPT, AS_OF, Trials([warehouse], frozenset({"spark", "hive"}) - {engine}))
+
+    assert tried == tuple(dict.fromkeys(("duckdb", engine)))
+    own.close()
 
     def unknown(value: exp.Expr) -> exp.Expr:
         return exp.Cast(this=exp.Anonymous(this="NO_SUCH", expressions=[value]), to=exp.DataType.build("BIGINT"))
 
     # the list of functions is wrong about one of them
     known = script_functions.FUNCTIONS["hour"]
-    wrong = script_functions.Function(known.arguments, known.result, {warehouse.engine.name: unknown})
+    wrong = script_functions.Function(known.arguments, known.result, {engine: unknown})
     monkeypatch.setitem(script_functions.FUNCTIONS, "hour", wrong)
     with pytest.raises(ViewRefusedError, match=r"line 14, column 3: .* does not compute night_30d") as raised:
         try_few_rows(warehouse, view, SCRIPT)
     assert "no_such" in str(raised.value).lower()
-
-
-def test_a_view_of_another_warehouse_is_tried_where_its_tables_are_not(warehouse: Warehouse, tmp_path: Path) -> None:
-    own = LocalWarehouse(tmp_path / "own")
-    store(own, random_events(1, 2, 10), random_merchants(2))
-    view = example("transactions")[0]
-
-    tried = try_everywhere(
-        own, view, SCRIPT, AS_OF, Trials([warehouse], frozenset({"spark", "hive"}) - {warehouse.engine.name})
-    )
-
-    assert tried == tuple(dict.fromkeys(("duckdb", warehouse.engine.name)))
-    own.close()

@@ -128,6 +128,7 @@ def test_only_the_window_is_read_and_one_older_event_where_it_makes_a_row(raw: R
 
 MEMBERS = [
     ("[1]", MICROS, "is no JSON object"),
+    ('{"id":' * 5_000, MICROS, "is no JSON object"),
     ("{", MICROS, "is no JSON object"),
     (b"\xff\xfe", MICROS, "is no JSON object"),
     ('{"amount":1}', MICROS, "has no id, the event's id"),
