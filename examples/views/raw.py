@@ -1,7 +1,7 @@
 """Random raw tables for the example views, written into a party's warehouse.
 
 python examples/views/raw.py --config participant.toml --people 100000
-fedpredict view register examples/views/usage.toml
+fedpredict view register examples/views/usage.toml --without-dry-run spark,hive
 fedpredict features refresh usage --as-of 2024-03-01T00:00:00Z
 """
 

@@ -10,6 +10,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
+from fedpredict.cli.checks_realtime import check_realtime
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
@@ -54,6 +55,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
     models: list[str] = []
     yield from check_warehouse(loaded, models)
     yield from check_store(loaded)
+    yield from check_realtime(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
         yield from check_catalogue(Loaded(loaded.path, settings))

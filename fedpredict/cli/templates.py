@@ -54,7 +54,7 @@ path = "store"
 # score = "30 2 * * *"       # scores the day ahead
 
 # [realtime]                 # views that are computed when they are asked for, and where their raw rows are
-# transactions = "events"    # or "warehouse", or postgresql+psycopg://user@host/database
+# transactions = "events"    # or "warehouse", postgresql+psycopg://user@host/database, rediss://host:port/0
 # [events]                   # raw events, over HTTP where http_listen = "host:port" stands above [tls]
 # senders = ["feeder"]       # names of client certificates
 

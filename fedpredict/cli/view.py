@@ -14,13 +14,14 @@ from fedpredict.cli.config_file import load_settings
 from fedpredict.cli.names import nearest
 from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.view_engines import EngineConfigs, WithoutDryRun, opened_trials
 from fedpredict.errors import ConfigError, ViewRefusedError
 from fedpredict.features.registration import register_view
 from fedpredict.features.view_fixture import Fixture, generated, read_fixture, run_fixture
 from fedpredict.features.view_test import differences
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.script import lint_script
-from fedpredict.tables.script_store import RegisteredView, list_scripts
+from fedpredict.tables.script_store import RegisteredView, list_scripts, tried_engines
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.base import Warehouse
 
@@ -84,15 +85,36 @@ def lint(file: DefinitionFile, as_json: JsonFlag = False) -> None:
 
 
 @app.command("register")
-def register(file: DefinitionFile, config: PartyConfig = None, as_json: JsonFlag = False) -> None:
-    """Check a view, try it on the warehouse, and store it as a new version where it changed."""
+def register(
+    file: DefinitionFile,
+    *,
+    engine_configs: EngineConfigs = None,
+    without: WithoutDryRun = None,
+    config: PartyConfig = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a view, try it on every engine of its targets, and store it as a new version where it changed."""
     files = read_view_files(file)
-    with wiring.opened_warehouse(config) as party:
-        made, is_new = register_view(party.warehouse, files.view, files.definition, files.script)
+    lint_script(files.view, files.script)
+    with (
+        wiring.opened_warehouse(config) as party,
+        opened_trials(files.view, party.warehouse, engine_configs or (), without or ()) as trials,
+    ):
+        made, is_new = register_view(party.warehouse, files.view, files.definition, files.script, trials=trials)
+        tried = tried_engines(party.warehouse, made.view.name, made.version)
+    untried = [name for name in made.view.targets if name not in tried]
     told = "registered" if is_new else "unchanged"
+    engines = f" Tried on {', '.join(tried) or 'no engine'}" + (f", not on {', '.join(untried)}." if untried else ".")
     Output(as_json=as_json).result(
-        {"view": made.view.name, "version": made.version, "sha256": made.sha256, "new": is_new},
-        f"View {made.view.name}, version {made.version}: {told}.",
+        {
+            "view": made.view.name,
+            "version": made.version,
+            "sha256": made.sha256,
+            "new": is_new,
+            "tried": list(tried),
+            "not_tried": untried,
+        },
+        f"View {made.view.name}, version {made.version}: {told}.{engines}",
     )
 
 
@@ -103,10 +125,7 @@ def compare_engines(
     fixture: Annotated[
         Path | None, typer.Option("--fixture", help="TOML of raw rows; default: NAME.test.toml beside FILE, or random.")
     ] = None,
-    engine_configs: Annotated[
-        list[Path] | None,
-        typer.Option("--engine-config", help="A participant.toml whose warehouse is another engine; repeatable."),
-    ] = None,
+    engine_configs: EngineConfigs = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many times, where the rows are random.")] = 3,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
@@ -195,8 +214,15 @@ def show(view: ViewName, version: Version = None, config: PartyConfig = None, as
     """Show a registered view: its definition and its script."""
     with wiring.opened_warehouse(config) as party:
         found = find_view(party.warehouse, view, version)
+        tried = tried_engines(party.warehouse, view, found.version)
     output = Output(as_json=as_json)
-    head = {"view": view, "version": found.version, "sha256": found.sha256, "created_at": found.created_at}
+    head = {
+        "view": view,
+        "version": found.version,
+        "sha256": found.sha256,
+        "created_at": found.created_at,
+        "tried": list(tried),
+    }
     if as_json:
         output.fields({**head, "definition": found.definition, "script": found.script})
         return

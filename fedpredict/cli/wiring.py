@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -34,10 +34,13 @@ from fedpredict.warehouse.settings import WarehouseSettings
 
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
+    from fedpredict.features.raw import RawSource
     from fedpredict.initiator.offline.open import TaskParts
+    from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import RealtimeViews
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
+    from fedpredict.tables.script_store import RegisteredView
     from fedpredict.warehouse.base import Warehouse
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
@@ -140,6 +143,20 @@ def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeV
 
     known = environment().get(EVENTS_PASSWORD)
     return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known)
+
+
+@contextmanager
+def opened_source(
+    loaded: LoadedParty, warehouse: Warehouse, registered: RegisteredView, own: RealtimeViewSettings
+) -> Iterator[RawSource]:
+    """Open the source of a view's raw rows, which is not the event store, and close it at the end of the block."""
+    from fedpredict.scoring.open_realtime import open_source_of  # noqa: PLC0415
+    from fedpredict.warehouse.local_engine import MemoryEngine  # noqa: PLC0415
+
+    with closing(MemoryEngine()) as engine:
+        source = open_source_of(registered, own, warehouse, loaded.base, engine)
+        with closing(source):
+            yield source
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

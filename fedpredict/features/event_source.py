@@ -32,7 +32,9 @@ class EventSource(RawSource):
         """Return the events of some ids."""
         contents = self._store.contents(self._feed.name, sample_ids, before)
         rows = _decode(f"[{','.join(contents)}]")
-        columns = [_column([row.get(name) for row in rows], kind) for name, kind in self._feed.source.types.items()]
+        columns = [
+            stored_column([row.get(name) for row in rows], kind) for name, kind in self._feed.source.types.items()
+        ]
         return pa.table(columns, schema=self._schema)
 
     @override
@@ -40,7 +42,8 @@ class EventSource(RawSource):
         """Do nothing."""
 
 
-def _column(values: list[Any], kind: ScriptType) -> pa.Array:
+def stored_column(values: list[Any], kind: ScriptType) -> pa.Array:
+    """Return values in the form of `stored_value` as a column of a declared type; NULL where one is of another."""
     wanted = arrow_type(kind)
     try:
         return pa.array(values, pa.string()).cast(wanted) if kind.kind in _PARSED else pa.array(values, wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fedpredict.errors import ConfigError
 from fedpredict.features.base import OnlineStore
@@ -46,14 +46,35 @@ def _redis_store(settings: StoreSettings, base: Path, party: str, password: str 
     return RedisStore(connection, f"{settings.prefix}:{{{party}}}", writing=writing)
 
 
+class RedisPlace(Protocol):
+    """What settings say of a Redis."""
+
+    @property
+    def password_file(self) -> Path | None:
+        """A file whose first line is the password."""
+
+    @property
+    def tls_ca(self) -> Path | None:
+        """The CA certificates that the server's is verified with."""
+
+
 def redis_connection(settings: StoreSettings, base: Path, password: str | None, *, timeout_s: float) -> RedisConnection:
-    """Return a connection to the Redis that the settings describe; nothing is connected yet.
+    """Return a connection to the Redis of `[store]`; as `connection_to`."""
+    return connection_to(str(settings.url), settings, base, password, timeout_s=timeout_s, setting="store")
+
+
+def connection_to(
+    url: str, place: RedisPlace, base: Path, password: str | None, *, timeout_s: float, setting: str
+) -> RedisConnection:
+    """Return a connection to the Redis that some settings describe; nothing is connected yet.
 
     Args:
-        settings: The `[store]` table.
+        url: Where it is.
+        place: What else the settings say.
         base: The folder of the settings file.
-        password: Wins over `password_file`.
+        password: Wins over the password's file.
         timeout_s: For an answer.
+        setting: The table of the settings, for messages.
 
     Raises:
         ConfigError: As `open_store` says.
@@ -62,10 +83,11 @@ def redis_connection(settings: StoreSettings, base: Path, password: str | None, 
         # the driver is an optional extra: without Redis nothing may ask for it
         from fedpredict.features.redis_connection import RedisAddress, RedisConnection  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ConfigError("store: Redis's driver is not installed: pip install 'fedpredict[redis]'") from error
-    if password is None and settings.password_file is not None:
-        password = read_password(base / settings.password_file, "store.password_file")
-    tls_ca = None if settings.tls_ca is None else base / settings.tls_ca
+        raise ConfigError(f"{setting}: Redis's driver is not installed: pip install 'fedpredict[redis]'") from error
+    if password is None and place.password_file is not None:
+        password = read_password(base / place.password_file, f"{setting}.password_file")
+    tls_ca = None if place.tls_ca is None else base / place.tls_ca
     if tls_ca is not None and not tls_ca.is_file():
-        raise ConfigError(f"store.tls_ca is {tls_ca}, which is no file")
-    return RedisConnection(RedisAddress(url=str(settings.url), password=password, tls_ca=tls_ca, timeout_s=timeout_s))
+        raise ConfigError(f"{setting}.tls_ca is {tls_ca}, which is no file")
+    address = RedisAddress(url=url, password=password, tls_ca=tls_ca, timeout_s=timeout_s, setting=setting)
+    return RedisConnection(address)

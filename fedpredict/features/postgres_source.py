@@ -14,8 +14,16 @@ from sqlglot import exp
 from typing_extensions import override
 
 from fedpredict.errors import StateError
-from fedpredict.features.raw import RawSource, arrow_schema, arrow_type, as_declared, typed_columns
+from fedpredict.features.raw import (
+    CheckedSource,
+    RawSource,
+    arrow_schema,
+    arrow_type,
+    as_declared,
+    typed_columns,
+)
 from fedpredict.features.realtime import QueryEngine
+from fedpredict.model.ids import whole_number
 from fedpredict.state.outside import OutsideTable
 from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.script_view import ScriptSource
@@ -39,7 +47,7 @@ _SAME: dict[str, type] = {
 _KNOWN = frozenset(_SAME.values())
 
 
-class PostgresSource(RawSource):
+class PostgresSource(RawSource, CheckedSource):
     """An event table in PostgreSQL, with an index on its key."""
 
     def __init__(self, table: OutsideTable, source: ScriptSource, key: str, engine: QueryEngine) -> None:
@@ -64,7 +72,8 @@ class PostgresSource(RawSource):
         types = self._source.types
         keys: Sequence[str | int] = sample_ids
         if types[self._key].kind == "int":
-            keys = [int(each) for each in sample_ids if each.lstrip("-").isdecimal() and str(int(each)) == each]
+            numbers = map(whole_number, sample_ids)
+            keys = [each for each in numbers if each is not None]
         rows: Sequence[Sequence[object]] = ()
         if keys:
             rows = self._rows(keys, _EPOCH + timedelta(microseconds=before))
@@ -83,6 +92,11 @@ class PostgresSource(RawSource):
             return self._table.rows(list(self._source.types), key=self._key, keys=keys, time=time, before=before)
         finally:
             self._turns.release()
+
+    @override
+    def check(self) -> tuple[str, str]:
+        """Look at the table's columns and indexes."""
+        return self._table.check(list(self._source.types), key=self._key, time=str(self._source.event_time))
 
     @override
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +45,18 @@ class RawSource(Protocol):
 
     def close(self) -> None:
         """Release connections; closing twice is harmless."""
+
+
+@runtime_checkable
+class CheckedSource(Protocol):
+    """A source that can say whether what is there can be read."""
+
+    def check(self) -> tuple[str, str]:
+        """Return what is there, in the operator's words, and a warning or an empty text.
+
+        Raises:
+            FedPredictError: It cannot be used as it is.
+        """
 
 
 def arrow_type(kind: ScriptType) -> pa.DataType:

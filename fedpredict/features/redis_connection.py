@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -40,12 +41,14 @@ class RedisAddress:
         password: None where the server asks for none.
         tls_ca: CA certificates (PEM) that the server's is verified with; None takes the machine's own.
         timeout_s: For an answer.
+        setting: The table of the settings that it is in, for messages.
     """
 
     url: str
     password: str | None = field(default=None, repr=False)
     tls_ca: Path | None = None
     timeout_s: float = 0.5
+    setting: str = "store"
 
     @property
     def name(self) -> str:
@@ -62,6 +65,14 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedCommand:
+    """In the place of an answer: the first word of the server's refusal, such as WRONGTYPE, and it in our words."""
+
+    code: str
+    told: str
+
+
 class RedisConnection:
     """Calls that may come from any thread; each takes a connection from a pool, and is tried again on a new one once.
 
@@ -71,6 +82,7 @@ class RedisConnection:
     def __init__(self, address: RedisAddress) -> None:
         """Connect to nothing yet."""
         self.name = address.name
+        self._setting = address.setting
         options: dict[str, Any] = {}
         if urlsplit(address.url).scheme == "rediss":
             options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
@@ -109,6 +121,18 @@ class RedisConnection:
                 pipeline.execute_command(*command)
             return list(pipeline.execute())
 
+    def answers(self, commands: Sequence[Sequence[Word]]) -> list[Any | RefusedCommand]:
+        """Return the answers to commands that travel together, and what was refused in the place of its answer."""
+        with self._translated():
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            found = pipeline.execute(raise_on_error=False)
+            return [self._refused(each) if isinstance(each, RedisError) else each for each in found]
+
+    def _refused(self, error: RedisError) -> RefusedCommand:
+        return RefusedCommand(str(error).partition(" ")[0], _told(error, self._setting))
+
     def memory(self) -> dict[str, Any]:
         """Return what the server says of its memory."""
         with self._translated():
@@ -123,14 +147,16 @@ class RedisConnection:
         try:
             yield
         except (RedisError, OSError) as error:
-            raise StoreError(f"Redis at {self.name}: {_told(error)}") from error
+            raise StoreError(f"Redis at {self.name}: {_told(error, self._setting)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, setting: str) -> str:
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error)):
         return "is full (maxmemory): give it more memory; while a snapshot is replaced, both are in it"
     if isinstance(error, AuthenticationError | NoPermissionError):
-        return f"refuses the login or a command; check the user in [store] url and password_file ({error})"
+        return f"refuses the login or a command; check the user in [{setting}] and its password_file ({error})"
+    if isinstance(error, BusyLoadingError):
+        return f"is reading its own data, after a restart ({error})"
     if isinstance(error, redis.TimeoutError):
         return f"does not answer in time ({error})"
     if isinstance(error, redis.ConnectionError | OSError):

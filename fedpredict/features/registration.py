@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from fedpredict.errors import StatementError, ViewRefusedError
+from fedpredict.errors import ViewRefusedError
+from fedpredict.features.dry_run import Trials, try_everywhere
 from fedpredict.tables.models import current_versions
-from fedpredict.tables.script import compile_script, lint_script
+from fedpredict.tables.script import lint_script
 from fedpredict.tables.script_store import RegisteredView, list_scripts, script_digest, versions_of, write_script
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.base import Warehouse
 
 
 def register_view(
-    warehouse: Warehouse, view: ScriptView, definition: str, script: str, *, now: datetime | None = None
+    warehouse: Warehouse,
+    view: ScriptView,
+    definition: str,
+    script: str,
+    *,
+    now: datetime | None = None,
+    trials: Trials | None = None,
 ) -> tuple[RegisteredView, bool]:
     """Register a view, or a new version of it; the same texts as the newest version's change nothing.
 
@@ -26,13 +33,14 @@ def register_view(
         definition: The text of the TOML file.
         script: The text of the SQL file.
         now: The instant of registration; default: this moment.
+        trials: The engines beside the warehouse's own that it is tried on; None: none, whatever the targets are.
 
     Returns:
         The version, and whether it is new.
 
     Raises:
-        ViewRefusedError: The script breaks a rule, with line and column; the engine is none of the targets or refuses
-            the query; or the change would break a model.
+        ViewRefusedError: The script breaks a rule, or an engine refuses it, with line and column; a target cannot be
+            tried; or the change would break a model.
         WarehouseError: As the warehouse says.
     """
     now = now or datetime.now(UTC)
@@ -42,33 +50,15 @@ def register_view(
         return registered[-1], False
     known = versions_of(warehouse, view.name)
     _check_change(warehouse, view, max(known, default=0) + 1)
-    dry_run(warehouse, view, script, now)
+    if trials is None:
+        trials = Trials(without=frozenset(view.targets))
+    tried = try_everywhere(warehouse, view, script, now, trials)
     made = RegisteredView(view, max(known, default=0) + 1, definition, script, now)
-    write_script(warehouse, made)
+    write_script(warehouse, made, tried)
     stored = {each.version: each.sha256 for each in list_scripts(warehouse, view.name)}
     if stored.get(made.version) != made.sha256:
         raise ViewRefusedError(f"view {view.name} was registered by another process at the same time: repeat")
     return made, True
-
-
-def dry_run(warehouse: Warehouse, view: ScriptView, script: str, as_of: datetime) -> None:
-    """Run a script's query for no rows: what the raw tables lack, and what the engine will not do, shows here.
-
-    Raises:
-        ViewRefusedError: The engine is none of the view's targets, or its words.
-    """
-    engine = warehouse.engine.name
-    if engine not in view.targets:
-        raise ViewRefusedError(
-            f"view {view.name} is for {', '.join(view.targets)}, and the warehouse is {engine}: add it to targets"
-        )
-    compiled = compile_script(view, script, engine)
-    try:
-        warehouse.run(compiled.query.limit(0), compiled.params(as_of))
-    except StatementError as error:
-        raise ViewRefusedError(
-            f"view {view.name} does not run here; compare [sources] with the raw tables: {error}"
-        ) from error
 
 
 def _check_change(warehouse: Warehouse, view: ScriptView, version: int) -> None:

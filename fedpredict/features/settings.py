@@ -38,7 +38,7 @@ class StoreSettings(BaseModel):
         if self.kind == "redis":
             if "path" in self.model_fields_set:
                 raise ValueError('path: kind = "redis" has no folder')
-            _check_url(self.url)
+            check_redis_url("url", self.url)
             if self.tls_ca is not None and not str(self.url).startswith("rediss://"):
                 raise ValueError("tls_ca: means nothing without a rediss:// url")
         elif given := sorted(REDIS_FIELDS & self.model_fields_set):
@@ -46,16 +46,17 @@ class StoreSettings(BaseModel):
         return self
 
 
-def _check_url(url: str | None) -> None:
+def check_redis_url(key: str, url: str | None) -> None:
+    """Raise `ValueError`, naming the setting's key, unless a URL is one of a Redis, without a password."""
     if url is None:
-        raise ValueError('url: kind = "redis" needs one, such as redis://127.0.0.1:6379/0')
+        raise ValueError(f'{key}: kind = "redis" needs one, such as redis://127.0.0.1:6379/0')
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("url: write redis://host:port/database, or rediss:// for TLS")
+        raise ValueError(f"{key}: write redis://host:port/database, or rediss:// for TLS")
     if parts.password is not None:
-        raise ValueError("url: holds a password; write it into a file and name that as password_file")
+        raise ValueError(f"{key}: holds a password; write it into a file and name that as password_file")
     if parts.query or parts.fragment or not (parts.path in ("", "/") or parts.path[1:].isdigit()):
-        raise ValueError("url: nothing may follow the number of the database")
+        raise ValueError(f"{key}: nothing may follow the number of the database")
 
 
 class FeatureSettings(BaseModel):

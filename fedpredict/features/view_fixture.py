@@ -15,7 +15,7 @@ from sqlglot import exp
 
 from fedpredict.errors import ViewRefusedError
 from fedpredict.tables import sql
-from fedpredict.tables.script import Script, compile_script
+from fedpredict.tables.script import compile_script
 from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.script_view import ScriptSource, ScriptView
 from fedpredict.warehouse.base import Value, Warehouse
@@ -105,6 +105,32 @@ def generated(view: ScriptView, seed: int) -> Fixture:
     return Fixture(as_of, rows)
 
 
+def few_rows(view: ScriptView) -> Fixture:
+    """Return two rows for each source: one with a value in every column, one with none.
+
+    The values are such that the rows meet each other where they are joined, and pass a WHERE such as `amount > 0`.
+    """
+    as_of = datetime(2024, 3, 1, tzinfo=UTC)
+    values: dict[str, Value] = {
+        "text": "1",
+        "int": 1,
+        "double": 0.5,
+        "date": "2024-02-29",
+        "boolean": 1,
+        "timestamp": _moment(as_of - timedelta(minutes=30)),
+    }
+    rows = {
+        name: [{column: values.get(kind.kind, _one(kind)) for column, kind in source.types.items()}, {}]
+        for name, source in view.sources.items()
+    }
+    return Fixture(as_of, rows)
+
+
+def _one(kind: ScriptType) -> str:
+    """Return the decimal 1, or the smallest above zero where the type has no digits before the point."""
+    return "1" if kind.digits > kind.scale else str(Decimal(1).scaleb(-kind.scale))
+
+
 def _random(kind: ScriptType, random: Random, as_of: datetime) -> Value:
     if random.random() < 0.08:
         return None
@@ -129,22 +155,32 @@ def run_fixture(warehouse: Warehouse, view: ScriptView, text: str, fixture: Fixt
         StatementError: The engine refused.
     """
     script = compile_script(view, text, warehouse.engine.name)
-    statement, params = _over(view, script, fixture)
+    statement, params = over_fixture(view, script.query, script.params(fixture.as_of), fixture)
     found = warehouse.run(statement, params).to_pylist()
     return sorted(found, key=lambda row: (row["sample_id"] is not None, str(row["sample_id"])))
 
 
-def _over(view: ScriptView, script: Script, fixture: Fixture) -> tuple[exp.Expression, dict[str, Value]]:
+def over_fixture(
+    view: ScriptView, query: exp.Expr, params: Mapping[str, Value], fixture: Fixture
+) -> tuple[exp.Expression, dict[str, Value]]:
+    """Return a script's query over a fixture's rows in the place of the raw tables, and all that it binds.
+
+    Args:
+        view: Whose sources they are.
+        query: As it was compiled for an engine, or a part of it.
+        params: What it binds by itself.
+        fixture: The rows; they are bound, too.
+    """
     tables = {(source.database or "", source.table): name for name, source in view.sources.items()}
-    params = script.params(fixture.as_of)
-    given = {name: _literal_rows(source, fixture.rows.get(name, ()), params) for name, source in view.sources.items()}
+    bound = dict(params)
+    given = {name: _literal_rows(source, fixture.rows.get(name, ()), bound) for name, source in view.sources.items()}
 
     def put(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.Table):
             return node
         return given[tables[node.db, node.name]].subquery("fp_fixture")
 
-    return cast(exp.Expression, script.query.transform(put)), params
+    return cast(exp.Expression, query.transform(put)), bound
 
 
 def _literal_rows(source: ScriptSource, rows: Sequence[Row], params: dict[str, Value]) -> exp.Query:

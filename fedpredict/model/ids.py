@@ -17,6 +17,7 @@ MAX_SAMPLE_ID_BYTES = 256
 _FEW = 16
 """So many ids are judged one by one faster than by passes over all."""
 
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,18}")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PARTY_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -121,3 +122,15 @@ def _valid(sample_id: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return text.isprintable() or not any(unicodedata.category(character) == "Cc" for character in text)
+
+
+def whole_number(sample_id: str) -> int | None:
+    """Return the whole number of 64 bits that a sample id is in its one plain form, or None.
+
+    >>> [whole_number(each) for each in ("7", "-7", "007", "+7", "-0", "seven")]
+    [7, -7, None, None, None, None]
+    """
+    if not _WHOLE.fullmatch(sample_id):
+        return None
+    number = int(sample_id)
+    return number if -(2**63) <= number < 2**63 else None

@@ -10,12 +10,20 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.errors import NameRefusedError
+from fedpredict.features.settings import check_redis_url
 from fedpredict.scoring.freshness import Duration
 from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identity_from_uri
 from fedpredict.security.settings import ViewName
 
 EVENTS, WAREHOUSE = "events", "warehouse"
-_POSTGRES = ("postgresql", "postgresql+psycopg")
+POSTGRES, REDIS = "PostgreSQL", "Redis"
+_SCHEMES = {"postgresql": POSTGRES, "postgresql+psycopg": POSTGRES, "redis": REDIS, "rediss": REDIS}
+_FIELDS = {
+    "password_file": (POSTGRES, REDIS),
+    **dict.fromkeys(("table", "table_schema"), (POSTGRES,)),
+    **dict.fromkeys(("tls_ca", "timeout_s", "prefix"), (REDIS,)),
+}
+"""Settings -> the kinds of sources that have them."""
 
 
 def _check_no_password(key: str, url: str) -> None:
@@ -57,13 +65,19 @@ class RealtimeViewSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    """`events`: what `[events]` keeps; `warehouse`: the view's own table; or the URL of a PostgreSQL."""
+    """`events`: what `[events]` keeps; `warehouse`: the view's own table; or the URL of a PostgreSQL or a Redis."""
     password_file: Path | None = None
-    """PostgreSQL: a file whose first line is the password."""
+    """PostgreSQL, Redis: a file whose first line is the password."""
     table: str | None = Field(default=None, pattern=r"^[^\x00\"]{1,63}$")
     """PostgreSQL: the table's name there; default: that of the view."""
     table_schema: str | None = Field(default=None, alias="schema", pattern=r"^[^\x00\"]{1,63}$")
     """PostgreSQL: the table's schema."""
+    tls_ca: Path | None = None
+    """Redis: the CA certificates (PEM) that the server's is verified with; default: the machine's own."""
+    timeout_s: float = Field(default=0.5, gt=0.0, le=60.0)
+    """Redis: the longest wait for an answer."""
+    prefix: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]{1,200}$")
+    """Redis: what the key of a sample id begins with; default: the table's name in the view, and a colon."""
     dimension_max_age: Duration = 600_000_000
     """How old what was read of the dimension tables may become before it is read again; in microseconds."""
 
@@ -75,13 +89,29 @@ class RealtimeViewSettings(BaseModel):
     @model_validator(mode="after")
     def _source_is_known(self) -> RealtimeViewSettings:
         _check_no_password("source", self.source)
-        of_postgres = sorted({"password_file", "table", "table_schema"} & self.model_fields_set)
-        if self.source in (EVENTS, WAREHOUSE):
-            if of_postgres:
-                raise ValueError(f"{', '.join(of_postgres).replace('table_', '')}: for a PostgreSQL, not {self.source}")
-        elif urlsplit(self.source).scheme not in _POSTGRES or not urlsplit(self.source).hostname:
-            raise ValueError('source: write "events", "warehouse", or postgresql+psycopg://user@host/database')
+        kind = self.kind
+        odd = [name for name, kinds in _FIELDS.items() if name in self.model_fields_set and kind not in kinds]
+        if odd:
+            names = ", ".join(odd).replace("table_schema", "schema")
+            raise ValueError(f"{names}: for a {' or '.join(_FIELDS[odd[0]])}, not {kind}")
+        if kind == REDIS:
+            check_redis_url("source", self.source)
+            if self.tls_ca is not None and not self.source.startswith("rediss://"):
+                raise ValueError("tls_ca: means nothing without a rediss:// source")
         return self
+
+    @property
+    def kind(self) -> str:
+        """`EVENTS`, `WAREHOUSE`, `POSTGRES` or `REDIS`."""
+        if self.source in (EVENTS, WAREHOUSE):
+            return self.source
+        parts = urlsplit(self.source)
+        found = _SCHEMES.get(parts.scheme)
+        if found is None or not parts.hostname:
+            raise ValueError(
+                'source: write "events", "warehouse", postgresql+psycopg://user@host/database, or redis://host:port/0'
+            )
+        return found
 
 
 RealtimeSettings: TypeAlias = Mapping[ViewName, RealtimeViewSettings]

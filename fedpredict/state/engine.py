@@ -165,6 +165,7 @@ def _absolute(url: str, base: Path) -> URL:
 
 
 def _create_engine(url: URL, password: str | None, key: str, *, keeps: bool) -> sa.Engine:
+    """Return an engine whose errors hold no parameters: they get into logs, and sample ids are among them."""
     if password is not None:
         if url.get_backend_name() == "sqlite":
             raise ConfigError(f"{key}: SQLite asks for no password; take the password out, or name a server")
@@ -172,11 +173,13 @@ def _create_engine(url: URL, password: str | None, key: str, *, keeps: bool) -> 
     if url.get_backend_name() == "postgresql":
         own = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "fedpredict", **_ALIVE}
         given = {key: value for key, value in own.items() if key not in url.query}
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={**given, "options": _postgres_options(url)})
+        options = {**given, "options": _postgres_options(url)}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=options, hide_parameters=True)
     if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
         # a connection that is kept would read and write a file that was moved away or replaced, and nobody would notice
-        return sa.create_engine(url, poolclass=sa.QueuePool if keeps else sa.NullPool)
-    return sa.create_engine(url, pool_pre_ping=True)
+        pool = sa.QueuePool if keeps else sa.NullPool
+        return sa.create_engine(url, poolclass=pool, hide_parameters=True)
+    return sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
 
 
 def _postgres_options(url: URL) -> str:

@@ -60,6 +60,7 @@ SCRIPTS = TableSchema(
         Column("script", _STRING),
         Column("script_sha256", _STRING),
         Column("created_at", _TIMESTAMP),
+        Column("tried", _STRING),
     ),
     (Column("view", _STRING), Column("view_version", _INT)),
 )

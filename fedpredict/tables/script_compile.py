@@ -51,6 +51,12 @@ _NAMES: dict[type[exp.Expr], str] = {
 }
 """Classes of the parser that are functions of the language."""
 
+
+def name_of(node: exp.Expr) -> str | None:
+    """Return what the language calls a function, or None where a part of a script is none."""
+    return _NAMES.get(type(node)) or (node.name.lower() if isinstance(node, exp.Anonymous) else None)
+
+
 _TYPED = frozenset({"ratio", "coalesce", "nullif", "abs"})
 """Functions whose type follows from their arguments'."""
 
@@ -79,7 +85,7 @@ class Compiler:
         rule = self._RULES.get(type(node))
         if rule is not None:
             return rule(self, node)
-        name = _NAMES.get(type(node)) or (node.name.lower() if isinstance(node, exp.Anonymous) else None)
+        name = name_of(node)
         if name in AGGREGATES or isinstance(node, exp.Filter):
             return self._aggregate(node, name or "")
         if name in FUNCTIONS or name in _TYPED:

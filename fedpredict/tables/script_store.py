@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -50,8 +51,13 @@ def script_digest(definition: str, script: str) -> str:
     return digest.hexdigest()
 
 
-def write_script(warehouse: Warehouse, registered: RegisteredView) -> None:
+def write_script(warehouse: Warehouse, registered: RegisteredView, tried: Sequence[str] = ()) -> None:
     """Write one version of a view.
+
+    Args:
+        warehouse: Where.
+        registered: The version.
+        tried: The engines that it was tried on.
 
     Raises:
         WarehouseWriteError: Nothing became visible.
@@ -61,6 +67,7 @@ def write_script(warehouse: Warehouse, registered: RegisteredView) -> None:
         "script": registered.script,
         "script_sha256": registered.sha256,
         "created_at": registered.created_at,
+        "tried": ",".join(tried),
     }
     warehouse.ensure(SCRIPTS)
     partition: Partition = {"view": registered.view.name, "view_version": registered.version}
@@ -76,6 +83,15 @@ def list_scripts(warehouse: Warehouse, view: str | None = None) -> list[Register
     columns = ["view", "view_version", "definition", "script", "script_sha256", "created_at"]
     rows = warehouse.read(SCRIPTS.name, columns, {} if view is None else {"view": view}).to_pylist()
     return sorted((_parse(row) for row in rows), key=lambda each: (each.view.name, each.version))
+
+
+def tried_engines(warehouse: Warehouse, view: str, version: int) -> tuple[str, ...]:
+    """Return the engines that a version of a view was tried on when it was registered; empty where nobody wrote it."""
+    table = warehouse.describe(SCRIPTS.name)
+    if table is None or "tried" not in {each.name for each in table.columns}:  # made before it was recorded
+        return ()
+    rows = warehouse.read(SCRIPTS.name, ["tried"], {"view": view, "view_version": version}).to_pylist()
+    return tuple(name for row in rows for name in (row["tried"] or "").split(",") if name)
 
 
 def versions_of(warehouse: Warehouse, view: str) -> dict[int, dict[str, ViewFeature]]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+import redis
 from sqlglot import exp
 
 from fedpredict.features.event_feed import feed_of
@@ -24,6 +25,8 @@ from fedpredict.features.event_source import EventSource
 from fedpredict.features.postgres_source import PostgresSource
 from fedpredict.features.raw import RawSource, arrow_schema, as_declared, read_typed, typed_columns
 from fedpredict.features.realtime import Extracted, RealtimeView
+from fedpredict.features.redis_connection import RedisAddress, RedisConnection
+from fedpredict.features.redis_source import RedisSource
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
 from fedpredict.features.warehouse_source import WarehouseSource
@@ -61,6 +64,7 @@ SOURCES = [
     *EMBEDDED,
     pytest.param("events-postgres", id="events-postgres", marks=pytest.mark.postgres),
     pytest.param("postgres", id="postgres", marks=pytest.mark.postgres),
+    pytest.param("redis", id="redis", marks=pytest.mark.redis),
     pytest.param("spark", id="spark", marks=pytest.mark.spark),
     pytest.param("hive", id="hive", marks=pytest.mark.hive),
 ]
@@ -102,6 +106,11 @@ def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fill]:
                 url, POSTGRES_PASSWORD, setting="realtime", table=view.sources["tx"].table, schema=None
             )
             source = PostgresSource(table, view.sources["tx"], "account", request.getfixturevalue("engine"))
+        elif kind == "redis":
+            address, prefix = request.getfixturevalue("redis_address"), f"tx{suffix}:"
+            add_to_redis(address, prefix, events)
+            connection = RedisConnection(RedisAddress(url=f"redis://{address}", timeout_s=30.0))
+            source = RedisSource(connection, view.sources["tx"], "account", prefix=prefix, window=None)
         else:
             place = request.getfixturevalue("places")("local" if kind == "warehouse" else kind)
             store(place.warehouse, events, random_merchants(4), suffix)
@@ -117,6 +126,17 @@ def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fill]:
 def as_lines(events: Sequence[Event]) -> bytes:
     rows = [{**each._asdict(), "at": each.at.isoformat() if each.at else None} for each in events]
     return "\n".join(map(json.dumps, rows)).encode()
+
+
+def add_to_redis(address: str, prefix: str, events: Sequence[Event]) -> None:
+    """Write events as docs/realtime.md tells users to."""
+    with redis.from_url(f"redis://{address}") as client, client.pipeline(transaction=False) as pipeline:
+        for each in events:
+            assert each.at is not None
+            member = {**each._asdict(), "at": each.at.isoformat()}
+            micros = (each.at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            pipeline.zadd(f"{prefix}{each.account}", {json.dumps(member): micros})
+        pipeline.execute()
 
 
 def write_table(url: str, table: str, events: list[Event], time: str = "timestamptz") -> None:
@@ -160,7 +180,7 @@ def test_the_events_of_the_ids_asked_for_come_in_their_declared_types(fill: Fill
     assert filled.source.fetch(["nobody"], MICROS).num_rows == 0
 
 
-@pytest.mark.parametrize("fill", [*EMBEDDED, SOURCES[2], SOURCES[3]], indirect=True)
+@pytest.mark.parametrize("fill", [*EMBEDDED, *SOURCES[2:5]], indirect=True)
 def test_any_number_of_ids_can_be_asked_for(fill: Fill) -> None:
     ids = [f"a{number}" for number in range(2 * MOST_IDS + 7)]
     filled = fill([Event(f"e{each}", AS_OF - timedelta(hours=1), each, "m1", "1.00", "web") for each in ids])

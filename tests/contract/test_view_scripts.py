@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from sqlglot import exp
 
+from fedpredict.errors import ViewRefusedError
+from fedpredict.features.dry_run import Trials, try_everywhere, try_few_rows
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
+from fedpredict.tables import script_functions
 from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.views import read_snapshot_rows
 from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import (
     AS_OF,
     Event,
@@ -66,3 +72,27 @@ def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None
     assert differences(rows, oracle(events, merchants, AS_OF)) == []
     assert set(rows.column("event_time").to_pylist()) == {AS_OF}
     assert [each.script for each in list_scripts(warehouse, view.name)] == [SCRIPT]
+
+
+def test_a_dry_run_needs_no_raw_table_and_tells_the_output_that_the_engine_refuses(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, _ = renamed(DEFINITION, suffix := f"_{uuid.uuid4().hex[:12]}")
+    own, engine = LocalWarehouse(tmp_path / "own"), warehouse.engine.name
+    store(own, random_events(1, 2, 10), random_merchants(2), suffix)
+
+    tried = try_everywhere(own, view, SCRIPT, AS_OF, Trials([warehouse], frozenset({"spark", "hive"}) - {engine}))
+
+    assert tried == tuple(dict.fromkeys(("duckdb", engine)))
+    own.close()
+
+    def unknown(value: exp.Expr) -> exp.Expr:
+        return exp.Cast(this=exp.Anonymous(this="NO_SUCH", expressions=[value]), to=exp.DataType.build("BIGINT"))
+
+    # the list of functions is wrong about one of them
+    known = script_functions.FUNCTIONS["hour"]
+    wrong = script_functions.Function(known.arguments, known.result, {engine: unknown})
+    monkeypatch.setitem(script_functions.FUNCTIONS, "hour", wrong)
+    with pytest.raises(ViewRefusedError, match=r"line 14, column 3: .* does not compute night_30d") as raised:
+        try_few_rows(warehouse, view, SCRIPT)
+    assert "no_such" in str(raised.value).lower()

@@ -153,6 +153,25 @@ def test_raw_events_go_too(party: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert (store.contents("tx.account", ["u1"], 10), len(store.contents("tx.account", ["u2"], 10))) == ([], 3)
 
 
+def test_a_source_that_is_only_read_is_named_without_being_asked(
+    party: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = party / "participant.toml"
+    settings.write_text(settings.read_text() + '\n[realtime]\ntransactions = "redis://127.0.0.1:1/0"\n')
+
+    told = json.loads(said(capsys, "nobody", "--dry-run", "--raw", "--json"))
+
+    assert told == [
+        {
+            "table": "redis://127.0.0.1:1/0",
+            "place": "view=transactions",
+            "found": 0,
+            "removed": 0,
+            "note": "not looked into: remove them there, or mode realtime goes on answering for them",
+        }
+    ]
+
+
 def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
     warehouse = LocalWarehouse(party / "warehouse")
     ensure_tables(warehouse)

@@ -26,7 +26,8 @@ def lab(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     warehouse = LocalWarehouse(tmp_path / "lab" / "warehouse")
     store(warehouse, [], random_merchants(4))
     warehouse.close()
-    assert run(["view", "register", str(tmp_path / "views" / "transactions.toml"), *OPTIONS]) == 0
+    file = str(tmp_path / "views" / "transactions.toml")
+    assert run(["view", "register", file, "--without-dry-run", "spark,hive", *OPTIONS]) == 0
     capsys.readouterr()
     return tmp_path / "lab"
 
@@ -91,9 +92,24 @@ def test_a_view_that_is_not_registered_is_told_with_the_nearest(lab: Path, capsy
     ("settings", "told"),
     [
         ('http_listen = "127.0.0.1:0"', 'no view under [realtime] has source = "events"'),
-        ('[realtime]\ntransactions = "kafka"', 'write "events", "warehouse", or postgresql+psycopg://'),
+        ('[realtime]\ntransactions = "kafka"', 'write "events", "warehouse", postgresql+psycopg://'),
         ('[realtime]\ntransactions = "postgresql://me:secret@host/db"', "password_file"),
-        ('[realtime.transactions]\nsource = "events"\npassword_file = "p"', "for a PostgreSQL, not events"),
+        ('[realtime.transactions]\nsource = "events"\npassword_file = "p"', "for a PostgreSQL or Redis, not events"),
+        (
+            '[realtime.transactions]\nsource = "redis://h"\ntable = "t"\nschema = "s"',
+            "table, schema: for a PostgreSQL, not Redis",
+        ),
+        (
+            '[realtime.transactions]\nsource = "postgresql://me@h/d"\nprefix = "t:"',
+            "prefix: for a Redis, not PostgreSQL",
+        ),
+        (
+            '[realtime.transactions]\nsource = "redis://h"\ntls_ca = "ca.pem"',
+            "means nothing without a rediss:// source",
+        ),
+        ('[realtime.transactions]\nsource = "redis://h"\nprefix = ""', "prefix"),
+        ('[realtime]\ntransactions = "redis://me:secret@host/0"', "password_file"),
+        ('[realtime]\ntransactions = "redis://host/0?a=b"', "nothing may follow the number of the database"),
         ('[realtime.transactions]\nsource = "events"\ntabel = "x"', "tabel"),
         ('[events]\nurl = "postgresql://me:secret@host/db"', "password_file"),
         ('[events]\nsenders = ["No Name"]', "No Name"),

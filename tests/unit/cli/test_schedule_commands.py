@@ -120,7 +120,7 @@ def test_what_is_scheduled_is_listed(party: Path, capsys: pytest.CaptureFixture[
 
 def test_a_person_is_told_who_is_at_it(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settle("")
-    assert run(["view", "register", "views/transactions.toml", *OPTIONS]) == 0
+    assert run(["view", "register", "views/transactions.toml", "--without-dry-run", "spark,hive", *OPTIONS]) == 0
     FolderLeases(party / "warehouse" / ".leases").take("refresh:transactions:1", "other-host:7:x", 600.0)
     capsys.readouterr()
 

@@ -13,6 +13,7 @@ from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import EXAMPLES, random_events, random_merchants, store
 
 OPTIONS = ("--config", "lab/participant.toml")
+ALONE = ("--without-dry-run", "spark,hive", *OPTIONS)
 
 
 @pytest.fixture
@@ -41,8 +42,9 @@ def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys
 
     assert "spent_30d decimal(20,2)" in said(capsys, "view", "lint", file)
     assert "No views yet" in said(capsys, "view", "list", *OPTIONS)
-    assert said(capsys, "view", "register", file, *OPTIONS) == "View transactions, version 1: registered."
-    assert said(capsys, "view", "register", file, *OPTIONS) == "View transactions, version 1: unchanged."
+    tried = "Tried on duckdb, not on spark, hive."
+    assert said(capsys, "view", "register", file, *ALONE) == f"View transactions, version 1: registered. {tried}"
+    assert said(capsys, "view", "register", file, *OPTIONS) == f"View transactions, version 1: unchanged. {tried}"
     refreshed = said(capsys, "features", "refresh", "transactions", "--as-of", "2024-03-01T00:00:00Z", *OPTIONS)
     assert refreshed == "20 rows are snapshot 20240301T000000.000000Z of view transactions, version 1."
     assert "No difference from version 1." in said(capsys, "view", "diff", file, *OPTIONS)
@@ -55,7 +57,9 @@ def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys
     changed = said(capsys, "view", "diff", file, *OPTIONS)
     assert "feature n_30d: max is 200000.0, was 100000.0" in changed
     assert "-WHERE tx.amount > 0 +WHERE tx.amount > 1" in changed
-    assert json.loads(said(capsys, "view", "register", file, "--json", *OPTIONS))["version"] == 2
+    registered = json.loads(said(capsys, "view", "register", file, "--json", *ALONE))
+    assert (registered["version"], registered["tried"], registered["not_tried"]) == (2, ["duckdb"], ["spark", "hive"])
+    assert json.loads(said(capsys, "view", "show", "transactions", "--json", *OPTIONS))["tried"] == ["duckdb"]
     assert "tx.amount > 0" in said(capsys, "view", "show", "transactions", "--version", "1", *OPTIONS)
     listed = json.loads(said(capsys, "view", "list", "--json", *OPTIONS))
     assert [(each["version"], each["owner"]) for each in listed] == [(1, "risk@bank.example"), (2, "risk@bank.example")]
@@ -97,7 +101,7 @@ def test_a_mistake_in_a_definition_is_told_with_its_key(
 
 def test_what_is_not_there_is_told_with_the_nearest(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = views / "transactions.toml"
-    said(capsys, "view", "register", str(file), *OPTIONS)
+    said(capsys, "view", "register", str(file), *ALONE)
 
     assert "did you mean transactions?" in said(capsys, "features", "refresh", "transaction", *OPTIONS, code=4)
     assert "no registered version 7: 1" in said(
@@ -108,3 +112,29 @@ def test_what_is_not_there_is_told_with_the_nearest(views: Path, capsys: pytest.
     )
     file.with_suffix(".sql").unlink()
     assert "transactions.sql: no such file" in said(capsys, "view", "lint", str(file), code=3)
+
+
+def test_a_target_that_is_not_tried_is_told_with_the_flag_to_go_on_without(
+    views: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(views / "transactions.toml")
+    party = Path("lab/participant.toml").read_text().replace('kind = "local"', 'kind = "hive"')
+    # nobody listens at port 1
+    Path("lab/away.toml").write_text(party.replace('path = "warehouse"', 'host = "127.0.0.1"\nport = 1'))
+
+    told = said(capsys, "view", "register", file, *OPTIONS, code=4)
+    assert "cannot be tried on spark and hive" in told
+    assert "--without-dry-run spark,hive" in told
+    told = said(
+        capsys, "view", "register", file, "--engine-config", "lab/away.toml", "--without-dry-run", "hive", *OPTIONS,
+        code=4,
+    )  # fmt: skip
+    assert "the warehouse of lab/away.toml cannot be reached" in told
+    assert "so it cannot be tried on spark" in told
+    assert "No views yet" in said(capsys, "view", "list", *OPTIONS)
+    assert "there is duckdb, spark, hive" in said(
+        capsys, "view", "register", file, "--without-dry-run", "sparc", *OPTIONS, code=4
+    )
+
+    registered = said(capsys, "view", "register", file, "--engine-config", "lab/away.toml", *ALONE)
+    assert registered.endswith("Tried on duckdb, not on spark, hive.")
