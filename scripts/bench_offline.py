@@ -6,6 +6,9 @@
   `ratio` is its rate over the mean of the bare statement's before and after it.
 - `plain`: the task's statement alone, without the records: what the counting and the histogram cost is the difference.
 
+- With `--engine spark|hive`, `bare` and `task` behind a HiveServer2: `overhead` is what `task` takes beyond the
+  generated statement; see `enginebench`. A server is started for it (scripts/services), or named with `--address`.
+
 - `task-list`, `task-standing`, `task-stored` (`--works tasks`): whole two-party tasks, see `taskbench`.
 
 Each runs in a process of its own, so that `peak_mb` is that work's.
@@ -25,6 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
+import enginebench
 import numpy as np
 import pyarrow as pa
 import taskbench
@@ -48,36 +52,56 @@ from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 
 MODEL = "bench"
+ROWS = {"duckdb": "1000000,10000000", "spark": "8000000", "hive": "4000000"}
 MORNING = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = date(2026, 1, 1)
 
 
 def main(argv: list[str]) -> int:
     """Measure what the arguments ask for and print it; return 0."""
-    parser = argparse.ArgumentParser(prog="scripts/bench offline", description=__doc__)
-    parser.add_argument("--rows", default="1000000,10000000", help="ids of the snapshot")
-    parser.add_argument("--features", default="10,100", help="features of the part")
-    parser.add_argument("--buckets", type=int, help="default: what `task score` would take")
-    parser.add_argument("--folder", type=Path, help="where the warehouses are made; default: the system's")
-    parser.add_argument("--works", choices=("engine", "tasks"), default="engine", help="what is measured")
-    parser.add_argument("--quick", action="store_true", help="one million rows only")
-    parser.add_argument("--json", action="store_true", help="what is printed anyway")
-    parser.add_argument("--step", nargs=2, metavar=("WORK", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+    arguments = _parse(argv)
     if arguments.step:
         work, folder = arguments.step
         _measure(work, Path(folder), arguments.buckets)
         return 0
-    sizes = [1_000_000] if arguments.quick else [int(each) for each in arguments.rows.split(",")]
-    for n_features in map(int, arguments.features.split(",")):
-        for n_rows in sizes:
-            with tempfile.TemporaryDirectory(prefix="fedpredict-bench-", dir=arguments.folder) as folder:
-                if arguments.works == "tasks":
-                    taskbench.measure(Path(folder), n_rows, n_features)
-                    continue
-                _step("prepare", Path(folder), f"{n_rows},{n_features}")
-                _compare(Path(folder), n_rows, n_features, arguments.buckets)
+    is_server = arguments.engine != "duckdb"
+    quick = "200000" if is_server else "1000000"
+    rows = quick if arguments.quick else arguments.rows or ROWS[arguments.engine]
+    features = arguments.features or ("10" if is_server else "10,100")
+    cases = [(int(n_rows), int(width)) for width in features.split(",") for n_rows in rows.split(",")]
+    if is_server:
+        with enginebench.served(arguments.engine, arguments.address, install=arguments.install) as server:
+            for n_rows, n_features in cases:
+                enginebench.measure(server, n_rows, n_features, arguments.buckets)
+        return 0
+    for n_rows, n_features in cases:
+        with tempfile.TemporaryDirectory(prefix="fedpredict-bench-", dir=arguments.folder) as folder:
+            if arguments.works == "tasks":
+                taskbench.measure(Path(folder), n_rows, n_features)
+                continue
+            _step("prepare", Path(folder), f"{n_rows},{n_features}")
+            _compare(Path(folder), n_rows, n_features, arguments.buckets)
     return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench offline", description=__doc__)
+    parser.add_argument("--engine", choices=tuple(ROWS), default="duckdb", help="whose statements are measured")
+    parser.add_argument("--address", help="HOST:PORT of a server that runs already (spark, hive)")
+    parser.add_argument("--install", action="store_true", help="install what the server lacks with apt-get, as root")
+    told = ", ".join(f"{engine} {rows}" for engine, rows in ROWS.items())
+    parser.add_argument("--rows", help=f"ids of the snapshot (default: {told})")
+    parser.add_argument("--features", help="features of the part (default: 10,100; servers 10)")
+    parser.add_argument("--buckets", type=int, help="default: what `task score` would take")
+    parser.add_argument("--folder", type=Path, help="where the warehouses are made; default: the system's")
+    parser.add_argument("--works", choices=("engine", "tasks"), default="engine", help="what is measured")
+    parser.add_argument("--quick", action="store_true", help="one million rows only (servers: 200,000)")
+    parser.add_argument("--json", action="store_true", help="what is printed anyway")
+    parser.add_argument("--step", nargs=2, metavar=("WORK", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.engine != "duckdb" and arguments.works != "engine":
+        parser.error("--engine goes with --works engine: whole tasks are measured with embedded warehouses")
+    return arguments
 
 
 def _compare(folder: Path, n_rows: int, n_features: int, buckets: int | None) -> None:

@@ -5,6 +5,8 @@
   Redis says it uses.
 - `lookup`: then `ids` rows at a time, in microseconds: the median over different sets of ids.
 
+- `--serving`: instead, p99 of online questions while a view is refreshed beside, by p99 without; see `servingbench`.
+
 Each store is measured in a process of its own. A Redis is started for it, and stopped (scripts/services).
 """
 
@@ -44,8 +46,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the ids")
     parser.add_argument("--json", action="store_true", help="what is printed anyway")
     parser.add_argument("--url", help="a Redis that runs already; what it holds under the prefix `bench` is replaced")
+    parser.add_argument("--serving", action="store_true", help="what a refresh costs those who ask meanwhile")
+    parser.add_argument(
+        "--rate", type=float, default=500.0, help="--serving: questions a second (default: %(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, default=20.0, help="--serving: of each turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="--serving: turns of each (default: %(default)s)")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.serving:
+        return _serving(arguments)
     if arguments.step:
         _measure(arguments.step, arguments.url, arguments.ids, arguments.features)
         return 0
@@ -54,6 +64,16 @@ def main(argv: list[str]) -> int:
         if kind not in STORES:
             parser.error(f"no such store: {kind}; there are {', '.join(STORES)}")
         _run(kind, arguments.url, n_ids, arguments.features)
+    return 0
+
+
+def _serving(arguments: argparse.Namespace) -> int:
+    import servingbench  # noqa: PLC0415  with the training libraries, which nothing else here needs
+
+    n_ids = min(arguments.ids, 100_000) if arguments.quick else arguments.ids
+    seconds, rounds = (5.0, 1) if arguments.quick else (arguments.seconds, arguments.rounds)
+    for line in servingbench.measure(n_ids, arguments.rate, seconds, rounds):
+        _print(**line)
     return 0
 
 

@@ -1,95 +1,134 @@
-"""Whole offline tasks, for `scripts/bench offline`: an initiator and two participants in processes, over TLS."""
+"""Whole offline tasks, for `scripts/bench offline` and `scale`: an initiator and two participants, over TLS."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import benchrows
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.compute
 from freeports import free_ports
 
 from fedpredict.client import Client, FileOf, Mode, OfflineState, Standing, TaskInfo, TlsFiles
+from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.tables.models import publish_model
-from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
-from fedpredict.warehouse.base import ColumnType
+from fedpredict.tables.views import Snapshot, snapshot_name
 from fedpredict.warehouse.local import LocalWarehouse
 
 PARTIES = ("lab", "shop")
 MODEL, POPULATION = "bench", "everybody"
-MORNING = datetime(2026, 1, 1, tzinfo=UTC)
+MORNING, DAY = datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01"
 PROGRAM = (sys.executable, "-c", "from fedpredict.cli.main import main; main()")
 STARTS_IN_S, CHECKED = 900.0, 1_000
+TAKES_S = 14_400.0
+"""A population of so many ids is sent within it."""
 WORKS = ("task-list", "task-standing", "task-stored")
 """A list, sent and scored; a standing population, scored; the same from stored shares."""
 
 
 def measure(folder: Path, n_rows: int, n_features: int) -> None:
     """Measure every work once and print it: one JSON object a line."""
-    for party in PARTIES:  # in processes of their own: what preparing takes must not count
-        (folder / party).mkdir()
-        where = f"pathlib.Path({str(folder)!r}), {party!r}"
-        step = f"import taskbench, pathlib; taskbench.prepare({where}, {n_rows}, {n_features})"
-        subprocess.run([sys.executable, "-c", step], check=True)
-    pa.parquet.write_table(pa.table({"sample_id": _ids(n_rows)}), folder / "ids.parquet")
-    tls = _settings(folder)
+    prepare_all(folder, n_rows, n_features)
+    tls = write_settings(folder)
     for party in PARTIES:
-        _command(folder, "task", "score", "--date", "2026-01-01", "--config", f"{party}/participant.toml")
+        command(folder, "task", "score", "--date", DAY, "--config", f"{party}/participant.toml")
     with ExitStack() as stack:
-        running = {party: _start(stack, folder, party, "participant") for party in PARTIES}
-        running["bank"] = _start(stack, folder, "bank", "initiator")
-        address = _listening(folder, "bank")
-        client = stack.enter_context(Client(address, server_party="bank", tls=tls))
-        _until(lambda: any(each.ready for each in client.models(timeout_s=60.0)))
+        running = {party: start(stack, folder, party, "participant") for party in PARTIES}
+        running["bank"] = start(stack, folder, "bank", "initiator")
+        client = stack.enter_context(connected(folder, tls))
         began = time.perf_counter()
         task_id = client.submit(MODEL, FileOf(folder / "ids.parquet"), mode=Mode.NEARLINE)
         sent_s = time.perf_counter() - began
         _print("task-list", n_rows, n_features, client.wait(task_id), running, upload_s=round(sent_s, 1))
-        _check(folder, client, task_id)
-        _propose(folder)
+        check(client, task_id, n_rows, n_features)
+        propose(folder)
+        accept(folder)
         for work, mode in (("task-standing", Mode.NEARLINE), ("task-stored", Mode.OFFLINE)):
             task_id = client.submit(MODEL, Standing(POPULATION), mode=mode)
             _print(work, n_rows, n_features, client.wait(task_id), running)
-            _check(folder, client, task_id)
+            check(client, task_id, n_rows, n_features)
 
 
-def prepare(folder: Path, party: str, n_rows: int, n_features: int) -> None:
-    """Fill a party's warehouse, and remember its shares of the first ids."""
-    rng = np.random.default_rng(PARTIES.index(party))
-    names = [f"{party}_{number}" for number in range(n_features)]
-    view = FeatureView("people", 1, tuple(ViewFeature(each, each, ColumnType.DOUBLE) for each in names), "id", None)
-    instants = pa.array(np.full(n_rows, 1_767_225_600_000_000), pa.timestamp("us", tz="UTC"))
-    values = {name: np.round(rng.normal(100.0, 30.0, n_rows), at % 4) for at, name in enumerate(names)}
-    table = pa.table({"sample_id": _ids(n_rows), "event_time": instants, **values})
-    warehouse = LocalWarehouse(folder / party / "warehouse")
-    publish_snapshot(warehouse, view, snapshot_name(MORNING), table)
-    weights = rng.normal(size=(n_features, 1)) / 100
-    model = PartialModel(
-        MODEL, "run", party, Kind.LINEAR, (), False, LinearPart(tuple(names), weights, None, np.zeros(1))
-    )
-    publish_model(warehouse, model, view, "1" * 64)
-    first = np.column_stack([each[:CHECKED] for each in values.values()]) @ weights
-    np.save(folder / f"{party}.npy", first[:, 0])
+def prepare_all(folder: Path, n_rows: int, n_features: int, begun: Callable[[str, int], None] | None = None) -> None:
+    """Write the ids and fill every party's warehouse, in processes of their own: their memory must not count.
+
+    Args:
+        folder: Where.
+        n_rows: Ids.
+        n_features: Of each party.
+        begun: Told the name and process id of each step.
+    """
+    steps = [("ids", f"prepare_ids({n_rows})")]
+    _all_of(folder, steps, begun)
+    _all_of(folder, [(party, f"prepare({party!r}, {n_rows}, {n_features})") for party in PARTIES], begun)
+    (folder / "order.parquet").unlink()
 
 
-def _ids(n_rows: int) -> pa.Array:
-    return pa.array([f"u{number:011d}" for number in range(n_rows)])
+def _all_of(folder: Path, steps: Sequence[tuple[str, str]], begun: Callable[[str, int], None] | None) -> None:
+    running = []
+    for name, call in steps:
+        running.append(python(folder, f"import taskbench; taskbench.{call}"))
+        if begun is not None:
+            begun(f"{name} prepare", running[-1].pid)
+    codes = [step.wait() for step in running]
+    if any(codes):
+        raise SystemExit("the rows could not be prepared; see the messages above")
 
 
-def _settings(folder: Path) -> TlsFiles:
+def prepare_ids(n_rows: int) -> None:
+    """Write the ids, and their order, into the folder that this is run in."""
+    benchrows.write_order(Path("order.parquet"), n_rows)
+    benchrows.write_ids(Path("ids.parquet"), n_rows)
+
+
+def prepare(party: str, n_rows: int, n_features: int) -> None:
+    """Fill a party's warehouse in the folder that this is run in."""
+    view = benchrows.view_of(_names(party, n_features))
+    root = Path(party) / "warehouse"
+    root.parent.mkdir()
+    snapshot = Snapshot(view, snapshot_name(MORNING), n_rows, n_rows, has_places=True)
+    benchrows.publish(root, Path("order.parquet"), PARTIES.index(party), snapshot)
+    part = LinearPart(_names(party, n_features), _weights(party, n_features), None, np.zeros(1))
+    model = PartialModel(MODEL, "run", party, Kind.LINEAR, (), False, part)
+    publish_model(LocalWarehouse(root), model, view, "1" * 64)
+
+
+def python(folder: Path, code: str) -> subprocess.Popen[bytes]:
+    """Begin a step of Python in a process of its own."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=os.environ | {"PYTHONPATH": path})
+
+
+def _names(party: str, n_features: int) -> tuple[str, ...]:
+    return tuple(f"{party}_{number}" for number in range(n_features))
+
+
+def _weights(party: str, n_features: int) -> Floats:
+    return np.asarray(np.random.default_rng(PARTIES.index(party)).normal(size=(n_features, 1)) / 100)
+
+
+def write_settings(folder: Path, answer_from: str = "store") -> TlsFiles:
+    """Write certificates and settings of everybody, and return the client's files.
+
+    Args:
+        folder: Where.
+        answer_from: What participants answer buckets from: their online `store`, or their `warehouse`, without a store.
+    """
     authority = certs.create_ca(folder / "ca", "bench CA")
     ports = free_ports(1 + 2 * len(PARTIES))
     named = {name: Identity(IdentityKind.PARTY, name) for name in (*PARTIES, "bank")}
@@ -100,12 +139,14 @@ def _settings(folder: Path) -> TlsFiles:
         return f'[tls]\nca = "{each.ca}"\ncertificate = "{each.certificate}"\nkey = "{each.key}"\n'
 
     (folder / "bank").mkdir()
+    answers = '[tasks]\nanswer_from = "warehouse"\n[store]\nkind = "none"\n' if answer_from == "warehouse" else ""
     bank = f'party = "bank"\nlisten = "127.0.0.1:{ports[0]}"\npoll_s = 1.0\n{tls_of("bank")}'
     for at, party in enumerate(PARTIES):
         listen, link = ports[1 + 2 * at], ports[2 + 2 * at]
         (folder / party / "participant.toml").write_text(
             f'party = "{party}"\nlisten = "127.0.0.1:{listen}"\nlink_listen = "127.0.0.1:{link}"\npoll_s = 1.0\n'
-            f'{tls_of(party)}[warehouse]\npath = "warehouse"\n[callers.bank]\nmodels = ["*"]\n'
+            f'{tls_of(party)}[warehouse]\npath = "warehouse"\n{answers}[populations]\nmax_ids = 1000000000\n'
+            '[callers.bank]\nmodels = ["*"]\n'
         )
         bank += f'[parties.{party}]\naddress = "127.0.0.1:{listen}"\n'
     bank += f"[models.{MODEL}]\nparties = {json.dumps(PARTIES)}\n"
@@ -113,18 +154,30 @@ def _settings(folder: Path) -> TlsFiles:
     return certs.issue(authority, Identity(IdentityKind.CLIENT, "desk"), folder / "certs-desk")
 
 
-def _propose(folder: Path) -> None:
+def connected(folder: Path, tls: TlsFiles) -> Client:
+    """Return a client of the running initiator, once it knows the model at every party."""
+    client = Client((folder / "bank.out").read_text().split()[2], server_party="bank", tls=tls)
+    _until(lambda: any(each.ready for each in client.models(timeout_s=60.0)))
+    return client
+
+
+def propose(folder: Path) -> None:
+    """Make a standing population of all ids, at the initiator."""
     bank = ("--config", "bank/initiator.toml")
-    _command(folder, "population", "propose", POPULATION, "--file", "ids.parquet", "--model", MODEL, *bank)
+    command(folder, "population", "propose", POPULATION, "--file", "ids.parquet", "--model", MODEL, *bank)
+
+
+def accept(folder: Path) -> None:
+    """Wait until each participant has the population, and accept it there."""
 
     def is_there(party: str) -> bool:
-        listed = json.loads(_command(folder, "population", "list", "--json", "--config", f"{party}/participant.toml"))
+        listed = json.loads(command(folder, "population", "list", "--json", "--config", f"{party}/participant.toml"))
         return any(each["state"] == "proposed" for each in listed)
 
     for party in PARTIES:
-        _until(lambda party=party: is_there(party))
+        _until(lambda party=party: is_there(party), TAKES_S)
         config = ("--config", f"{party}/participant.toml")
-        _command(folder, "population", "accept", POPULATION, "--from", "bank", *config)
+        command(folder, "population", "accept", POPULATION, "--from", "bank", *config)
 
     def knows() -> bool:  # a participant goes by what it has read for some time
         shown = json.loads(_command(folder, "population", "show", POPULATION, "--json", *bank))
@@ -133,11 +186,13 @@ def _propose(folder: Path) -> None:
     _until(knows)
 
 
-def _command(folder: Path, *words: str) -> str:
+def command(folder: Path, *words: str) -> str:
+    """Run a command as an operator does, and return what it prints."""
     return subprocess.run([*PROGRAM, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def _start(stack: ExitStack, folder: Path, party: str, role: str) -> int:
+def start(stack: ExitStack, folder: Path, party: str, role: str) -> int:
+    """Start a daemon, wait until it listens, and return its process id; the stack stops it."""
     out = stack.enter_context((folder / f"{party}.out").open("w"))
     log = stack.enter_context((folder / f"{party}.log").open("w"))
     words = [*PROGRAM, role, "serve", "--config", f"{party}/{role}.toml"]
@@ -148,12 +203,8 @@ def _start(stack: ExitStack, folder: Path, party: str, role: str) -> int:
     return process.pid
 
 
-def _listening(folder: Path, party: str) -> str:
-    return (folder / f"{party}.out").read_text().split()[2]
-
-
-def _until(condition: Any) -> None:
-    ends = time.monotonic() + STARTS_IN_S
+def _until(condition: Callable[[], bool], seconds: float = STARTS_IN_S) -> None:
+    ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
             raise SystemExit("it takes too long; see the logs")
@@ -165,21 +216,40 @@ def _peak_mb(pid: int) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
-def _print(work: str, n_rows: int, n_features: int, info: TaskInfo, running: Mapping[str, int], **more: float) -> None:
+def seconds_of(work: str, info: TaskInfo) -> float:
+    """Return how long a task ran; end with its problem where it did not get done."""
     if info.state is not OfflineState.DONE or info.started_at is None or info.finished_at is None:
         raise SystemExit(f"{work}: {info.state}: {info.problem}")
-    seconds = (info.finished_at - info.started_at).total_seconds()
-    line = {"work": work, "rows": n_rows, "features": n_features, "per_s": round(n_rows / seconds), **more}
+    return (info.finished_at - info.started_at).total_seconds()
+
+
+def _print(work: str, n_rows: int, n_features: int, info: TaskInfo, running: Mapping[str, int], **more: float) -> None:
+    per_s = round(n_rows / seconds_of(work, info))
+    line = {"work": work, "rows": n_rows, "features": n_features, "per_s": per_s, **more}
     print(json.dumps({**line, "peak_mb": {name: _peak_mb(pid) for name, pid in running.items()}}), flush=True)
 
 
-def _check(folder: Path, client: Client, task_id: str) -> None:
-    """Hold the predictions of the first ids against what the features give."""
-    expected = sum(np.load(folder / f"{party}.npy") for party in PARTIES)
+def check(client: Client, task_id: str, n_rows: int, n_features: int) -> None:
+    """Fetch all results, and hold those of some ids against what the features give.
+
+    Raises:
+        SystemExit: A number differs, an id is missing, or there are not as many results as ids.
+    """
+    numbers = np.unique(np.random.default_rng(n_rows).integers(0, n_rows, CHECKED))
+    ids = benchrows.ids_of(numbers)
+    expected = sum(
+        benchrows.values_of(numbers, PARTIES.index(party), at) * weight
+        for party in PARTIES
+        for at, weight in enumerate(_weights(party, n_features)[:, 0])
+    )
     found: dict[str, float] = {}
+    fetched = 0
     for batch in client.results(task_id):
-        picked = batch.filter(pa.compute.less(batch.column("sample_id"), f"u{CHECKED:011d}"))
+        fetched += batch.num_rows
+        picked = batch.filter(pa.compute.is_in(batch.column("sample_id"), value_set=ids))
         found |= dict(zip(picked.column(0).to_pylist(), picked.column(1).to_pylist(), strict=True))
-    ordered = np.array([found[f"u{number:011d}"] for number in range(len(expected))])
+    if (fetched, len(found)) != (n_rows, len(numbers)):
+        raise SystemExit(f"{fetched} results of {n_rows} ids, and {len(found)} of {len(numbers)} that were looked for")
+    ordered = np.array([found[each] for each in ids.to_pylist()])
     if not np.allclose(ordered, expected, rtol=1e-12, atol=1e-12):
         raise SystemExit("the predictions are wrong: their speed is of no interest")
