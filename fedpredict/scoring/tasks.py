@@ -31,7 +31,15 @@ from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask, TaskState
 from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, count_rows, counts, moments, with_checks
 from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
-from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Partition, Value, Warehouse, WatchedWriter
+from fedpredict.warehouse.base import (
+    ARROW_TYPES,
+    ColumnType,
+    Partition,
+    SummedWriter,
+    Value,
+    Warehouse,
+    WatchedWriter,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -243,6 +251,11 @@ def _written(
     chooses: bool,
 ) -> tuple[int, Bins, _Counts]:
     """Have the engine write shares; return how many, the bins, and what `counted` counts: in one pass if it can."""
+    if isinstance(warehouse, SummedWriter) and (task.bins or not chooses):
+        summary = _counting(warehouse, partition, task.bins)
+        first = warehouse.replace_from_summed(SHARES.name, partition, statement, params, summary=summary)
+        n_ids = sum(first.column("n").to_pylist())
+        return n_ids, task.bins, counted(warehouse, partition, task.bins, n_ids, first=first)[:3]
     if not isinstance(warehouse, WatchedWriter):
         n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
         return n_ids, *_looked_at(warehouse, task, partition, n_ids, chooses=chooses)
@@ -285,20 +298,31 @@ def counted(
     bins: tuple[tuple[float, float], ...],
     n_ids: int,
     table: str = SHARES.name,
+    *,
+    first: pa.Table | None = None,
 ) -> tuple[dict[SampleStatus, int], tuple[tuple[int, ...], ...], int, int]:
-    """Return the ids by status, the scores by output and bin, the checksum, and the number of ids that are stored."""
+    """Return the ids by status, the scores by output and bin, the checksum, and the number of ids that are stored.
+
+    Args:
+        warehouse: Which.
+        partition: Where in it.
+        bins: For each output whose scores are counted by bin.
+        n_ids: How many there should be; of none nothing is asked.
+        table: The table of the partition.
+        first: What the query of the first output gave, where it was asked already.
+    """
     if not n_ids:
         return {}, tuple((0,) * (N_BINS + 2) for _ in bins), 0, 0
     statuses: Counter[SampleStatus] = Counter()
     histograms, checksum = [], 0
-    for output, (first, width) in enumerate(bins or ((0.0, 1.0),)):
-        statement, params = counts(
-            partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS), table
-        )
+    for output in range(max(1, len(bins))):
         histogram = [0] * (N_BINS + 2)
         statuses.clear()
         checksum = 0
-        for row in warehouse.run(statement, params).to_pylist():
+        found = first if output == 0 else None
+        if found is None:
+            found = warehouse.run(*_counting(warehouse, partition, bins, output, table))
+        for row in found.to_pylist():
             status = SampleStatus(int(row["status"]))
             statuses[status] += int(row["n"])
             checksum += int(row["fp_check"])
@@ -306,6 +330,13 @@ def counted(
                 histogram[int(row["fp_bin"])] += int(row["n"])
         histograms.append(tuple(histogram))
     return dict(sorted(statuses.items())), tuple(histograms) if bins else (), checksum, sum(statuses.values())
+
+
+def _counting(
+    warehouse: Warehouse, partition: Partition, bins: Bins, output: int = 0, table: str = SHARES.name
+) -> tuple[exp.Select, dict[str, Value]]:
+    first, width = bins[output] if bins else (0.0, 1.0)
+    return counts(partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS), table)
 
 
 def shares_in_process(

@@ -181,6 +181,30 @@ class WatchedWriter(Protocol):
         """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows."""
 
 
+@runtime_checkable
+class SummedWriter(Protocol):
+    """A warehouse behind a server, where each statement costs something whatever its rows: one look should tell all."""
+
+    def replace_from_summed(
+        self,
+        table: str,
+        partition: Partition,
+        statement: exp.Expression,
+        params: Mapping[str, Value],
+        *,
+        summary: tuple[exp.Expression, Mapping[str, Value]],
+    ) -> pa.Table:
+        """Do as `TableWriter.replace_from`, and return the rows of a query over the partition that was written.
+
+        Args:
+            table: As there.
+            partition: As there.
+            statement: As there.
+            params: As there.
+            summary: The query and what to bind in it: it has rows if the partition has.
+        """
+
+
 class Warehouse(TableWriter, Protocol):
     """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""
 

@@ -17,6 +17,7 @@ from fedpredict.warehouse.base import (
     Column,
     EngineInfo,
     Partition,
+    SummedWriter,
     TableSchema,
     Value,
     Warehouse,
@@ -73,7 +74,7 @@ a plan of 900 kB instead of 28, which took minutes to work on, or more memory th
 """
 
 
-class HiveWarehouse(Warehouse):
+class HiveWarehouse(Warehouse, SummedWriter):
     """Tables in one database of a HiveServer2.
 
     One session is kept open, and opened anew when it is gone; calls from several threads take turns. Nothing is
@@ -159,6 +160,37 @@ class HiveWarehouse(Warehouse):
         self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
     ) -> int:
         """Make the rows of a query the whole content of one partition: one INSERT on the server."""
+        with self._filled(table, partition, statement, params) as (session, schema):
+            n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
+            if n_rows == 0:
+                session.execute(drop_partition(schema, partition))
+        return n_rows
+
+    @override
+    def replace_from_summed(
+        self,
+        table: str,
+        partition: Partition,
+        statement: exp.Expression,
+        params: Mapping[str, Value],
+        *,
+        summary: tuple[exp.Expression, Mapping[str, Value]],
+    ) -> pa.Table:
+        """Do what `replace_from` does, with the summary in place of the count of rows."""
+        query, bindings = summary
+        if not isinstance(query, exp.Query):
+            raise StatementError("only a query can be run")
+        with self._filled(table, partition, statement, params) as (session, schema):
+            found = session.execute("".join(_rendered(query, bindings, session.engine)))
+            if found.num_rows == 0:
+                session.execute(drop_partition(schema, partition))
+        return found
+
+    @contextlib.contextmanager
+    def _filled(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> Iterator[tuple[HiveSession, TableSchema]]:
+        """Write a query's rows into a partition, and give the session to look at them; none must be dropped."""
         check_identifier(table)
         check_partition_values(partition)
         with self._session() as session:
@@ -174,12 +206,9 @@ class HiveWarehouse(Warehouse):
                     _refresh(session, source, database)
                 session.execute(sql)
                 _refresh(session, table)
-                n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
-                if n_rows == 0:
-                    session.execute(drop_partition(schema, partition))
+                yield session, schema
             except RefusedByServerError as error:
                 raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
-        return n_rows
 
     def _replace_inline(self, session: HiveSession, schema: TableSchema, partition: Partition, rows: pa.Table) -> None:
         try:
