@@ -52,7 +52,7 @@ from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 
 MODEL = "bench"
-ROWS = {"duckdb": "1000000,10000000", "spark": "8000000", "hive": "4000000"}
+ROWS = {"duckdb": "1000000,10000000", "spark": "16000000", "hive": "8000000"}
 MORNING = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = date(2026, 1, 1)
 

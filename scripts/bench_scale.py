@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     sizes = [int(float(each)) for each in arguments.rows.split(",")] if arguments.rows else []
     for n_rows in sizes:
         with tempfile.TemporaryDirectory(prefix="fedpredict-scale-", dir=arguments.folder) as folder:
-            run = Run(Path(folder), n_rows, arguments.features, arguments.population, arguments.mode)
+            run = Run(
+                Path(folder), n_rows, arguments.features, arguments.population, arguments.mode, arguments.bucket_rows
+            )
             for line in run.lines(arguments.answer_from, arguments.every):
                 _tell(line, arguments.out)
     if arguments.plot:
@@ -60,6 +62,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--answer-from", choices=("store", "warehouse"), default="warehouse", help="at the participants"
     )
+    parser.add_argument("--bucket-rows", type=int, help="[tasks] bucket_rows of the participants; default: theirs")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks at memory")
     parser.add_argument("--folder", type=Path, help="where everything is made, and removed; 10^8 rows take 40 GB")
     parser.add_argument("--out", type=Path, help="a file of JSON lines that is appended to")
@@ -92,6 +95,7 @@ class Run:
     n_features: int
     population: str
     mode: str
+    bucket_rows: int | None
     seconds: dict[str, float] = field(default_factory=dict)
     disk_mb: int = 0
 
@@ -101,7 +105,7 @@ class Run:
             self._do(watch, answer_from)
         facts: dict[str, Any] = {
             "rows": self.n_rows, "features": self.n_features, "population": self.population, "mode": self.mode,
-            "answer_from": answer_from,
+            "answer_from": answer_from, "bucket_rows": self.bucket_rows,
         }  # fmt: skip
         peaks = {name: series.peaks(MEASURED) for name, series in watch.series.items() if name in DAEMONS}
         peaks |= {name: series.peaks() for name, series in watch.series.items() if name not in DAEMONS}
@@ -121,7 +125,7 @@ class Run:
     def _do(self, watch: MemoryWatch, answer_from: str) -> None:
         with self._phase(watch, "prepare"):
             taskbench.prepare_all(self.folder, self.n_rows, self.n_features, watch.follow)
-        tls = taskbench.write_settings(self.folder, answer_from)
+        tls = taskbench.write_settings(self.folder, answer_from, self.bucket_rows)
         with self._phase(watch, "score"):
             self._score(watch)
         with ExitStack() as stack:

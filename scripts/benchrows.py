@@ -66,7 +66,9 @@ def view_of(names: Sequence[str]) -> FeatureView:
 def pieces(order: Path, seed: int, names: Sequence[str]) -> Iterator[pa.Table]:
     """Give the rows of a snapshot in the order that `write_order` wrote: sample_id, event_time, features, places."""
     with pq.ParquetFile(order) as file:
-        for batch in file.iter_batches(PIECE_ROWS, columns=["number", PLACE]):
+        # of many features fewer rows, so that a piece stays below 100 MB
+        rows = min(PIECE_ROWS, GROUP_ROWS * max(1, 80 // max(1, len(names))))
+        for batch in file.iter_batches(rows, columns=["number", PLACE]):
             numbers = batch.column("number").to_numpy()
             instants = pa.array(np.full(len(numbers), INSTANT), pa.timestamp("us", tz="UTC"))
             columns = {"sample_id": ids_of(numbers), "event_time": instants, PLACE: batch.column(PLACE)}

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PROCESSES = {"bank": "initiator", "lab": "participant 1", "shop": "participant 2"}
+PROCESSES = {
+    "bank": "initiator", "lab": "participant 1", "shop": "participant 2",
+    "lab score": "participant 1, task score", "shop score": "participant 2, task score",
+    "caller": "client and benchmark",
+}  # fmt: skip
 PHASES = ("score", "propose", "upload", "task", "fetch")
 
 
@@ -23,7 +27,7 @@ def draw(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     latest = {run["rows"]: run for run in runs}
     sizes = sorted(latest)
     figure = Figure(figsize=(12.5, 5.0), layout="constrained")
-    memory, time = figure.subplots(1, 2)
+    memory, phases_of = figure.subplots(1, 2)
     for name, points in _by_name([latest[size] for size in sizes], "peak_anon_mb").items():
         if not name.endswith("prepare"):
             memory.plot(*zip(*points, strict=True), marker="o", label=PROCESSES.get(name, name))
@@ -31,12 +35,13 @@ def draw(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     phases = _by_name([latest[size] for size in sizes], "seconds")
     for name in PHASES:
         if name in phases:
-            time.plot(*zip(*phases[name], strict=True), marker="o", label=name)
+            phases_of.plot(*zip(*phases[name], strict=True), marker="o", label=name)
     if "task" in phases:
         rows, seconds = phases["task"][-1]
-        time.plot(sizes, [seconds * size / rows for size in sizes], ":", color="grey", label="as many rows, as long")
-    time.set(xscale="log", yscale="log", xlabel="rows", ylabel="seconds")
-    for axis in (memory, time):
+        line = [seconds * size / rows for size in sizes]
+        phases_of.plot(sizes, line, ":", color="grey", label="in proportion to the rows")
+    phases_of.set(xscale="log", yscale="log", xlabel="rows", ylabel="seconds")
+    for axis in (memory, phases_of):
         axis.grid(visible=True, which="major", alpha=0.4)
         axis.legend()
     facts = latest[sizes[-1]]

@@ -122,12 +122,13 @@ def _weights(party: str, n_features: int) -> Floats:
     return np.asarray(np.random.default_rng(PARTIES.index(party)).normal(size=(n_features, 1)) / 100)
 
 
-def write_settings(folder: Path, answer_from: str = "store") -> TlsFiles:
+def write_settings(folder: Path, answer_from: str = "store", bucket_rows: int | None = None) -> TlsFiles:
     """Write certificates and settings of everybody, and return the client's files.
 
     Args:
         folder: Where.
         answer_from: What participants answer buckets from: their online `store`, or their `warehouse`, without a store.
+        bucket_rows: Of stored shares, at participants; None: the default.
     """
     authority = certs.create_ca(folder / "ca", "bench CA")
     ports = free_ports(1 + 2 * len(PARTIES))
@@ -139,7 +140,8 @@ def write_settings(folder: Path, answer_from: str = "store") -> TlsFiles:
         return f'[tls]\nca = "{each.ca}"\ncertificate = "{each.certificate}"\nkey = "{each.key}"\n'
 
     (folder / "bank").mkdir()
-    answers = '[tasks]\nanswer_from = "warehouse"\n[store]\nkind = "none"\n' if answer_from == "warehouse" else ""
+    answers = "[tasks]\n" if bucket_rows is None else f"[tasks]\nbucket_rows = {bucket_rows}\n"
+    answers += 'answer_from = "warehouse"\n[store]\nkind = "none"\n' if answer_from == "warehouse" else ""
     bank = f'party = "bank"\nlisten = "127.0.0.1:{ports[0]}"\npoll_s = 1.0\n{tls_of("bank")}'
     for at, party in enumerate(PARTIES):
         listen, link = ports[1 + 2 * at], ports[2 + 2 * at]
