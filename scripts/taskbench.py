@@ -182,7 +182,9 @@ def accept(folder: Path) -> None:
         command(folder, "population", "accept", POPULATION, "--from", "bank", *config)
 
     def knows() -> bool:  # a participant goes by what it has read for some time
-        shown = json.loads(_command(folder, "population", "show", POPULATION, "--json", *bank))
+        shown = json.loads(
+            command(folder, "population", "show", POPULATION, "--json", "--config", "bank/initiator.toml")
+        )
         return all(each["state"] == "accepted" for each in shown["parties"])
 
     _until(knows)
