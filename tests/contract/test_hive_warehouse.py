@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -275,3 +275,36 @@ def test_a_statement_that_takes_too_long_is_cancelled(server_place: Place) -> No
 
     with contextlib.closing(hasty), pytest.raises(StatementError, match=r"cancelled after 0\.5 s"):
         hasty.run(cast(exp.Expression, statement), {})
+
+
+def test_what_was_written_is_summed_up_by_the_next_statement(server_place: Place) -> None:
+    warehouse = server_place.warehouse
+    assert isinstance(warehouse, HiveWarehouse)
+    source, target = (new_table(Column("x", ColumnType.DOUBLE)) for _ in range(2))
+    for schema in (source, target):
+        warehouse.ensure(schema)
+    warehouse.replace(source.name, {"part": "a"}, pa.table({"x": [1.0, 2.0, 4.0]}))
+    chosen = sqlglot.parse_one("SELECT x FROM source WHERE x > :least").transform(named({"source": source.name}))
+    told = "SELECT COUNT(*) AS n, SUM(x) AS total FROM target WHERE part = :part GROUP BY part"
+    summary = sqlglot.parse_one(told).transform(named({"target": target.name}))
+
+    def written(least: float) -> list[dict[str, object]]:
+        found = warehouse.replace_from_summed(
+            target.name, {"part": "new"}, chosen, {"least": least}, summary=(summary, {"part": "new"})
+        )
+        return cast("list[dict[str, object]]", found.to_pylist())
+
+    assert written(1.5) == [{"n": 2, "total": 6.0}]
+    assert written(3.0) == [{"n": 1, "total": 4.0}]
+    with pytest.raises(StatementError):
+        warehouse.replace_from_summed(
+            target.name, {"part": "new"}, chosen, {"least": 0.0}, summary=(exp.Drop(this=exp.to_table("x")), {})
+        )
+    assert warehouse.read(target.name, ["x"], {}).column("x").to_pylist() == [4.0]
+    assert written(9.0) == []
+    assert warehouse.read(target.name, ["x"], {}).num_rows == 0
+
+
+def named(tables: dict[str, str]) -> Callable[[exp.Expression], exp.Expression]:
+    """Return what puts the tables' real names into a statement."""
+    return lambda node: exp.to_table(tables[node.name]) if isinstance(node, exp.Table) else node
