@@ -8,13 +8,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
@@ -52,6 +57,9 @@ _GROUP_ROWS = 122_880
 _ENCODED_BYTES = 32 * 1024 * 1024
 """Rows of so many bytes, such as those of a bucket, are encoded in memory, without the table's lock: writers of several
 partitions then share the processors."""
+
+_SORT_MEMORY = "1GB"
+"""What sorting the rows of many partitions may hold in memory."""
 
 _ALL_DIFFERENT = frozenset({"sample_id", "position"})
 """Columns of which a dictionary takes longer to make than to do without, and no less room."""
@@ -146,6 +154,32 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         return n_rows
 
     @override
+    def replace_each_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> None:
+        """Make the rows of a query the partitions that they name: sorted, on disk beyond `_SORT_MEMORY`."""
+        from fedpredict.warehouse.insertion import innermost_of, rows_for  # noqa: PLC0415 - as in `run`
+        from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
+
+        folder = TableFolder(self._root, table)
+        schema = self._written(folder)
+        key, flat = innermost_of(schema, partition)
+        ordered = rows_for(flat, statement).order_by(f'"{key.name}"', dialect="duckdb", copy=False)
+        query = prepare(ordered, params, self._schema_of)
+
+        def begin_again(listed: list[list[PartitionFile]]) -> None:
+            sources = _sources(query, listed)
+            with self._opened().batches(query.sql, query.params, sources, memory=_SORT_MEMORY) as batches:
+                for value, run in groupby(_runs(batches, key.name), key=itemgetter(0)):
+                    rows = (batch for _, batch in run)
+                    named = {**partition, key.name: value}
+                    folder.write_partition(schema, named, partial(_fill, rows, schema.arrow_schema))
+
+        with folder.locked():
+            self._listing_again(lambda: self._listed(query), begin_again)
+        logger.info("warehouse.replaced", extra={"table": table})
+
+    @override
     def describe(self, table: str) -> TableSchema | None:
         """Return what the table's schema file says."""
         return TableFolder(self._root, table).schema()
@@ -227,10 +261,8 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             with self._opened().batches(query.sql, query.params, _sources(query, listed)) as batches:
                 return _write_batches(batches, given.arrow_schema, file, watch)
 
-        try:
+        with _writing():
             return self._listing_again(lambda: self._listed(query), begin_again)
-        except _CannotWriteError as error:
-            raise error.reason from error
 
     def _opened(self) -> LocalEngine:
         # who only reads and writes needs no engine: importing it costs as much memory as all else together
@@ -248,6 +280,25 @@ class _CannotWriteError(Exception):
     def __init__(self, reason: OSError) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except _CannotWriteError as error:
+        raise error.reason from error
+
+
+def _runs(batches: Iterable[pa.RecordBatch], key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Give rows that stand in the order of `key`, of one value of it at a time, without that column."""
+    for batch in batches:
+        values = batch.column(key).to_numpy()
+        rest = batch.drop_columns([key])
+        cuts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+        for start, stop in pairwise(cuts):
+            if stop > start:
+                yield int(values[start]), rest.slice(start, stop - start)
 
 
 def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple[TableSchema, list[PartitionFile]]]:
@@ -304,6 +355,11 @@ def _seen(batches: Iterable[pa.RecordBatch], given: pa.Schema, watch: RowWatch |
             watch.add(typed)
             typed = typed.remove_column(len(given) - 1)
         yield typed
+
+
+def _fill(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: BinaryIO) -> int:
+    with _writing():
+        return _write_batches(batches, schema, file)
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
