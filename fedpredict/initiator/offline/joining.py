@@ -131,11 +131,11 @@ def bins_in(task: OfflineTask, warehouse: Warehouse, n_binned: int) -> Bins:
     return tuple(bins_around(row[f"mean_{output}"], row[f"deviation_{output}"]) for output in range(n_binned))
 
 
-def missing_unranked(task: OfflineTask, warehouse: Warehouse, done: Mapping[int, BucketDone]) -> list[BucketDone]:
-    """Return the buckets whose results are recorded, but do not wait for ranks: they may have had some already."""
+def incomplete(task: OfflineTask, warehouse: Warehouse, done: Mapping[int, BucketDone], table: str) -> list[BucketDone]:
+    """Return the records of buckets of which a table has not as many results as are recorded."""
     from fedpredict.tables.ranking_sql import counts_query  # noqa: PLC0415 - a parser of SQL is large
 
-    query, params = counts_query(task.task_id, UNRANKED.name)
+    query, params = counts_query(task.task_id, table)
     counts = dict.fromkeys(done, 0)
     for row in warehouse.run(query, params).to_pylist():
         if row["bucket"] in counts:
@@ -151,13 +151,29 @@ def unrank(task: OfflineTask, warehouse: Warehouse, bucket: int) -> int:
     return warehouse.replace_from(UNRANKED.name, {"task_id": task.task_id, "bucket": bucket}, query, params)
 
 
-def rank(task: OfflineTask, warehouse: Warehouse) -> None:
-    """Write the results of a task with their ranks; all of them wait for that."""
+def rank(task: OfflineTask, warehouse: Warehouse, done: Mapping[int, BucketDone]) -> None:
+    """Write the results of a task with their ranks; all of them wait for that.
+
+    Args:
+        task: One with a ranking.
+        warehouse: The initiator's.
+        done: The records of all of its buckets.
+
+    Raises:
+        WarehouseWriteError: There are other results than those recorded.
+        WarehouseError: As the warehouse says.
+    """
     from fedpredict.tables.ranking_sql import ranked_query  # noqa: PLC0415 - a parser of SQL is large
 
-    if task.new.ranking is not None:
-        query, params = ranked_query(task.task_id, task.new.ranking)
-        warehouse.replace_each_from(RESULTS.name, {"task_id": task.task_id}, query, params)
+    if task.new.ranking is None:
+        return
+    query, params = ranked_query(task.task_id, task.new.ranking)
+    warehouse.replace_each_from(RESULTS.name, {"task_id": task.task_id}, query, params)
+    wrong = incomplete(task, warehouse, done, RESULTS.name)
+    if wrong:  # two servers' statements at once, of a worker that was killed and of this one
+        raise WarehouseWriteError(
+            f"bucket {wrong[0].bucket} of task {task.task_id} has not {wrong[0].totals.ids} results with ranks; retry"
+        )
 
 
 def _histograms(

@@ -18,7 +18,7 @@ from fedpredict.initiator.offline.distribution import MAX_BINNED, bins_for, have
 from fedpredict.initiator.offline.joining import (
     bins_in,
     combine_in_engine,
-    missing_unranked,
+    incomplete,
     rank,
     records_of,
     results_table,
@@ -32,7 +32,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Share
 from fedpredict.state.task_base import Claim, TaskStore, Why
 from fedpredict.tables.populations import list_versions, read_bucket
-from fedpredict.tables.results import ensure_results, remove_shares, write_results
+from fedpredict.tables.results import UNRANKED, ensure_results, remove_shares, write_results
 from fedpredict.tables.task_shares import TASK_SHARES, write_task_shares
 from fedpredict.warehouse.base import Warehouse
 
@@ -250,13 +250,13 @@ class TaskRun:
         place, task = self._place, self._task
         done = await place.thread(place.store.buckets, task.task_id)
         self._holding.check()
-        for record in await place.thread(missing_unranked, task, place.warehouse, done):
+        for record in await place.thread(incomplete, task, place.warehouse, done, UNRANKED.name):
             if await place.thread(unrank, task, place.warehouse, record.bucket) != record.totals.ids:
                 problem = f"the results of bucket {record.bucket} are gone at the initiator: retry"
                 await place.thread(place.store.lose, task.task_id, record, Why(problem=problem))
                 raise ClaimLostError(task.task_id)
         self._holding.check()
-        await place.thread(rank, task, place.warehouse)
+        await place.thread(rank, task, place.warehouse, done)
         logger.info("task.ranked", extra={"task": task.task_id})
 
     async def _store(self, bucket: int, ids: SampleIds, outcome: BucketOutcome, began: float) -> None:
