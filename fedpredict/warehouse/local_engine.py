@@ -84,8 +84,8 @@ class LocalEngine:
         """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
 
         Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`. A query that
-        neither groups nor joins gives its rows in the order of the files. With `memory`, in DuckDB's words ("1GB"), they
-        are in the query's order alone, and what is beyond it goes to the disk.
+        neither groups nor joins gives its rows in the order of the files. With `memory`, in DuckDB's words ("1GB"),
+        they come in the query's own order alone, and what is beyond it goes to the disk.
 
         Raises:
             OSError: A file cannot be read.
