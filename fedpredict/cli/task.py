@@ -17,7 +17,7 @@ from fedpredict.cli.options import InitiatorConfig, ModelArgument
 from fedpredict.cli.output import Advance, JsonFlag, Output
 from fedpredict.cli.shares import score
 from fedpredict.cli.task_plot import check_plot, save_plot
-from fedpredict.client import Client, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
+from fedpredict.client import Client, FileOf, Mode, OfflineState, RankBy, Standing, TableOf, TaskInfo
 from fedpredict.client.populations import Population
 from fedpredict.errors import InputError, TaskFailedError
 
@@ -73,14 +73,23 @@ def submit(
         str | None, typer.Option("--idempotency-key", help="The same again gives the task that is there.")
     ] = None,
     note: Annotated[str, typer.Option("--note", help="For people.")] = "",
+    rank: Annotated[bool, typer.Option("--rank", help="Give ranks, by the first output; the largest is 1.")] = False,
+    rank_by: Annotated[
+        str | None, typer.Option("--rank-by", help="Give ranks by this class or column.", metavar="OUTPUT")
+    ] = None,
+    rank_top: Annotated[
+        int | None, typer.Option("--rank-top", help="Give ranks to the first N alone.", metavar="N", min=1)
+    ] = None,
     wait: Wait = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Begin a task: predictions of a model for a file of ids, a standing population, or a table."""
     output = Output(as_json=as_json)
     asked = _population(ids, column, population, version, table)
+    is_ranked = rank or rank_by is not None or rank_top is not None
+    ranked = RankBy(rank_by or "", rank_top or 0) if is_ranked else None
     with ask() as (client, _):
-        task_id = client.submit(model_id, asked, mode=mode, idempotency_key=idempotency, note=note)
+        task_id = client.submit(model_id, asked, mode=mode, idempotency_key=idempotency, note=note, rank_by=ranked)
         if wait:
             info = _waited(client, task_id, output)
             output.result(_json(info), _sentence(info))
@@ -126,15 +135,24 @@ def show(task_id: TaskId, *, ask: Ask, plot: Plot = None, wait: Wait = False, as
 
 @app.command("results")
 @asking
-def results(task_id: TaskId, *, ask: Ask, out: Results, as_json: JsonFlag = False) -> None:
+def results(
+    task_id: TaskId,
+    *,
+    ask: Ask,
+    out: Results,
+    top: Annotated[
+        int | None, typer.Option("--top", help="Only the first N by rank, in that order.", metavar="N", min=1)
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Fetch a task's results into a file, which appears when it is whole; of a running task it waits for the rest."""
     output = Output(as_json=as_json)
     check_out(out)
     with ask() as (client, _):
         if out.suffix.lower() == ".parquet":
-            n_rows = client.results_to_parquet(task_id, out)
+            n_rows = client.results_to_parquet(task_id, out, top=top or 0)
         else:
-            n_rows = _to_csv(client, task_id, out)
+            n_rows = _to_csv(client, task_id, out, top or 0)
     output.result({"out": out, "rows": n_rows}, f"{n_rows} results are in {out}")
 
 
@@ -197,10 +215,10 @@ def _check_done(info: TaskInfo) -> None:
         raise TaskFailedError(told, state=info.state, problem=info.problem)
 
 
-def _to_csv(client: Client, task_id: str, out: Path) -> int:
+def _to_csv(client: Client, task_id: str, out: Path, top: int) -> int:
     partial, n_rows, writer = out.with_name(f".{out.name}.part"), 0, None
     try:
-        for batch in client.results(task_id):
+        for batch in client.results(task_id, top=top):
             if writer is None:
                 writer = pa.csv.CSVWriter(partial, batch.schema)
             writer.write(batch)
@@ -273,6 +291,11 @@ def _json(info: TaskInfo) -> dict[str, object]:
         "started_at": info.started_at,
         "finished_at": info.finished_at,
         "submitted_by": info.submitted_by,
+        "rank_by": None if info.rank_by is None else info.rank_by.output,
+        "rank_top": None if info.rank_by is None else info.rank_by.top,
+        "combined_by": info.combined_by,
+        "combined_why": info.combined_why,
+        "buckets_gathered": info.buckets_gathered,
         **_histograms(info),
         "warnings": info.warnings,
     }

@@ -5,7 +5,7 @@ from fedpredict.client.circuit import Circuit, CircuitState
 from fedpredict.client.populations import FileOf, Standing, TableOf
 from fedpredict.client.predictions import PartyAnswer, Predictions
 from fedpredict.client.sync import Client
-from fedpredict.model.offline import OfflineState, TaskInfo
+from fedpredict.model.offline import OfflineState, RankBy, TaskInfo
 from fedpredict.model.prediction import ModelInfo, Origin
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.security.identity import Identity, IdentityKind
@@ -25,6 +25,7 @@ __all__ = [
     "Origin",
     "PartyAnswer",
     "Predictions",
+    "RankBy",
     "SampleStatus",
     "Standing",
     "TableOf",

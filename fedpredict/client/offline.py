@@ -20,7 +20,7 @@ from fedpredict.client.populations import Population, Standing, TableOf, chunks_
 from fedpredict.client.session import Session
 from fedpredict.errors import DeadlineExceededError, InputError, ProtocolError, ServerUnavailableError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.offline import TaskInfo
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.wire import codec, offline_codec
@@ -51,6 +51,7 @@ class OfflineCalls:
         mode: Mode,
         idempotency_key: str | None,
         note: str,
+        rank_by: RankBy | str | None,
         timeout_s: float,
     ) -> str:
         """Return the id of a task; see `Client.submit`."""
@@ -64,6 +65,7 @@ class OfflineCalls:
             # one of our own: a call that is made again must not begin another task
             idempotency_key=secrets.token_hex(16) if idempotency_key is None else idempotency_key,
             note=note,
+            rank_by=RankBy(rank_by) if isinstance(rank_by, str) else rank_by,
         )
         if isinstance(population, Standing):
             asked = submission(standing=population.name, version=population.version or 0)
@@ -119,14 +121,14 @@ class OfflineCalls:
             await asyncio.sleep(pause_s)
             pause_s = min(MAX_LOOK_S, 2.0 * pause_s)
 
-    async def results(self, task_id: str, offset: int = 0) -> AsyncGenerator[pa.RecordBatch]:
-        """Give the results of a task from a row on, in the order of its buckets, as they are there."""
-        if offset < 0:
-            raise InputError(f"offset is {offset}; a row is counted from 0")
+    async def results(self, task_id: str, offset: int = 0, *, top: int = 0) -> AsyncGenerator[pa.RecordBatch]:
+        """Give the results of a task from a row on, in the order of its buckets, or those of the first ranks."""
+        if min(offset, top) < 0:
+            raise InputError(f"offset is {offset} and top is {top}: rows are counted from 0")
         patience, pause_s, is_empty = _Patience(), FIRST_LOOK_S, True
         while True:
             try:
-                async with aclosing(self._fetch(task_id, offset)) as messages:
+                async with aclosing(self._fetch(task_id, offset, top)) as messages:
                     async for message in messages:
                         patience.heard()
                         batch = results_from_wire(message)
@@ -144,12 +146,12 @@ class OfflineCalls:
             await asyncio.sleep(pause_s)
             pause_s = min(MAX_LOOK_S, 2.0 * pause_s)
 
-    async def results_to_parquet(self, task_id: str, path: Path) -> int:
+    async def results_to_parquet(self, task_id: str, path: Path, *, top: int = 0) -> int:
         """Write the results of a task into a file, which appears when it is whole, and return the number of rows."""
         partial_file = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         n_rows, writer = 0, None
         try:
-            async for batch in self.results(task_id):
+            async for batch in self.results(task_id, top=top):
                 if writer is None:
                     writer = pa.parquet.ParquetWriter(partial_file, batch.schema, compression="zstd")
                 await asyncio.to_thread(writer.write_batch, batch)
@@ -163,12 +165,14 @@ class OfflineCalls:
             partial_file.unlink(missing_ok=True)
         return n_rows
 
-    async def _fetch(self, task_id: str, offset: int) -> AsyncGenerator[initiator_pb2.ResultBatch]:
+    async def _fetch(self, task_id: str, offset: int, top: int) -> AsyncGenerator[initiator_pb2.ResultBatch]:
         message = initiator_pb2.FetchResultsRequest(
             protocol_version=codec.PROTOCOL_VERSION,
             request_id=codec.new_request_id(),
             task_id=_check_task_id(task_id),
             offset=offset,
+            top=top,
+            with_rank=True,
         )
         question = core.Question(core.FETCH_RESULTS, message.SerializeToString())
         async with aclosing(self._session.connection().fetch(question)) as messages:

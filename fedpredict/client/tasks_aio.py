@@ -11,7 +11,7 @@ from fedpredict.client import core
 from fedpredict.client.offline import UPLOAD_TIMEOUT_S, OfflineCalls, OnTask
 from fedpredict.client.populations import Population
 from fedpredict.client.session import Session
-from fedpredict.model.offline import TaskInfo
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.share import Mode
 
 
@@ -28,11 +28,18 @@ class AsyncTaskMethods:
         mode: Mode = Mode.OFFLINE,
         idempotency_key: str | None = None,
         note: str = "",
+        rank_by: RankBy | str | None = None,
         timeout_s: float = UPLOAD_TIMEOUT_S,
     ) -> str:
         """Begin an offline task and return its id."""
         return await OfflineCalls(self._session).submit(
-            model_id, population, mode=mode, idempotency_key=idempotency_key, note=note, timeout_s=timeout_s
+            model_id,
+            population,
+            mode=mode,
+            idempotency_key=idempotency_key,
+            note=note,
+            rank_by=rank_by,
+            timeout_s=timeout_s,
         )
 
     async def task(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> TaskInfo:
@@ -59,14 +66,14 @@ class AsyncTaskMethods:
         """Return a task once it has ended, well or not."""
         return await OfflineCalls(self._session).wait(task_id, timeout_s=timeout_s, on_progress=on_progress)
 
-    def results(self, task_id: str, offset: int = 0) -> AsyncIterator[pa.RecordBatch]:
+    def results(self, task_id: str, offset: int = 0, *, top: int = 0) -> AsyncIterator[pa.RecordBatch]:
         """Give the results of a task, in the order of its buckets, as they are there."""
-        return OfflineCalls(self._session).results(task_id, offset)
+        return OfflineCalls(self._session).results(task_id, offset, top=top)
 
-    async def results_table(self, task_id: str) -> pa.Table:
+    async def results_table(self, task_id: str, *, top: int = 0) -> pa.Table:
         """Return all results of a task, once it is done."""
-        return pa.Table.from_batches([batch async for batch in self.results(task_id)])
+        return pa.Table.from_batches([batch async for batch in self.results(task_id, top=top)])
 
-    async def results_to_parquet(self, task_id: str, path: Path) -> int:
+    async def results_to_parquet(self, task_id: str, path: Path, *, top: int = 0) -> int:
         """Write the results of a task into a file and return the number of rows."""
-        return await OfflineCalls(self._session).results_to_parquet(task_id, path)
+        return await OfflineCalls(self._session).results_to_parquet(task_id, path, top=top)

@@ -12,7 +12,7 @@ from fedpredict.client.background import Background
 from fedpredict.client.offline import UPLOAD_TIMEOUT_S, OfflineCalls, OnTask
 from fedpredict.client.populations import Population
 from fedpredict.client.session import Session
-from fedpredict.model.offline import TaskInfo
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.share import Mode
 
 
@@ -30,6 +30,7 @@ class TaskMethods:
         mode: Mode = Mode.OFFLINE,
         idempotency_key: str | None = None,
         note: str = "",
+        rank_by: RankBy | str | None = None,
         timeout_s: float = UPLOAD_TIMEOUT_S,
     ) -> str:
         """Begin an offline task and return its id.
@@ -42,18 +43,27 @@ class TaskMethods:
             idempotency_key: 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-': the same again gives the task that is there. None:
                 one is made for this call.
             note: For people: at most 200 printable characters.
+            rank_by: Give each result a rank, from 1, by an output: a class label, the name of its column, or "" for the
+                first; or a `RankBy`, where only the first so many shall have one. The largest is first, of equal ones
+                the smaller id by its bytes. Results then come when all are there.
             timeout_s: For sending the ids, not for the task.
 
         Raises:
             InputError: No list of ids, or no file that can be read; or as the server says.
-            FieldError: There is no such population, or the key was used for something else.
+            FieldError: There is no such population or output, or the key was used for something else.
             ModelNotFoundError, ModelNotReadyError: As the server says.
             ServerUnavailableError, DeadlineExceededError: As for `predict`.
         """
         calls = OfflineCalls(self._session)
         return self._background.run(
             calls.submit(
-                model_id, population, mode=mode, idempotency_key=idempotency_key, note=note, timeout_s=timeout_s
+                model_id,
+                population,
+                mode=mode,
+                idempotency_key=idempotency_key,
+                note=note,
+                rank_by=rank_by,
+                timeout_s=timeout_s,
             )
         )
 
@@ -96,8 +106,8 @@ class TaskMethods:
         calls = OfflineCalls(self._session)
         return self._background.run(calls.wait(task_id, timeout_s=timeout_s, on_progress=on_progress))
 
-    def results(self, task_id: str, offset: int = 0) -> Iterator[pa.RecordBatch]:
-        """Give the results of a task from a row on: columns sample_id, one per output, status.
+    def results(self, task_id: str, offset: int = 0, *, top: int = 0) -> Iterator[pa.RecordBatch]:
+        """Give the results of a task from a row on: columns sample_id, one per output, status, origin (and rank).
 
         They come in the order of the task's buckets, each id once; those of a running task as they are there. After a
         lost connection they go on where they were.
@@ -105,30 +115,32 @@ class TaskMethods:
         Args:
             task_id: The task.
             offset: Rows to leave out at the beginning.
+            top: Only the results of so many first ranks, in their order; 0: all.
 
         Raises:
             TaskNotFoundError: There is none of that name.
+            FieldError: The task has no ranks, or not so many.
             TaskFailedError: The task failed or was cancelled, or its results were removed: no more will come.
             ServerUnavailableError: The server has been away for ten minutes.
         """
-        batches = OfflineCalls(self._session).results(task_id, offset)
+        batches = OfflineCalls(self._session).results(task_id, offset, top=top)
         try:
             while (batch := self._background.run(_next(batches))) is not None:
                 yield batch
         finally:
             self._background.run(_end(batches))
 
-    def results_table(self, task_id: str) -> pa.Table:
+    def results_table(self, task_id: str, *, top: int = 0) -> pa.Table:
         """Return all results of a task as one table, once it is done; errors are those of `results`."""
-        return pa.Table.from_batches(list(self.results(task_id)))
+        return pa.Table.from_batches(list(self.results(task_id, top=top)))
 
-    def results_to_parquet(self, task_id: str, path: Path) -> int:
+    def results_to_parquet(self, task_id: str, path: Path, *, top: int = 0) -> int:
         """Write the results of a task into a Parquet file, which appears when it is whole.
 
         Returns:
             The number of rows; errors are those of `results`.
         """
-        return self._background.run(OfflineCalls(self._session).results_to_parquet(task_id, path))
+        return self._background.run(OfflineCalls(self._session).results_to_parquet(task_id, path, top=top))
 
 
 async def _next(batches: AsyncGenerator[pa.RecordBatch]) -> pa.RecordBatch | None:

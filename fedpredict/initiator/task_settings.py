@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -32,6 +33,17 @@ Identifier = Annotated[str, Field(pattern="^[a-z0-9_]{1,126}$")]
 PopulationName = Annotated[str, AfterValidator(_population)]
 
 
+class Combine(StrEnum):
+    """What combines the shares of tasks."""
+
+    AUTO = "auto"
+    """The engine of a warehouse that is a server, numpy beside an embedded one."""
+    NUMPY = "numpy"
+    """This process, bucket by bucket as they come."""
+    ENGINE = "engine"
+    """The warehouse's engine, all buckets in one statement once their shares are stored."""
+
+
 class PopulationTable(BaseModel):
     """`[tasks.tables.<name>]`: a table of the warehouse whose ids a task may be about."""
 
@@ -58,6 +70,9 @@ class InitiatorTaskSettings(TaskSettings):
     """How long a party may take for one call; a longer one counts as away."""
     least_buckets: Annotated[int, AfterValidator(_bucket_count)] = 1
     """Into how many buckets a list is cut at least, a power of two: of smaller buckets memory holds less."""
+    combine: Combine = Combine.AUTO
+    """What joins shares and combines them; where a model's shares are not numbers that a statement adds up, numpy does.
+    """
     lease_s: Annotated[Seconds, Field(ge=1.0)] = 15.0
     """How long a task stays a process's that no longer says so; then another one, or the same once it is back, goes on.
     """

@@ -87,6 +87,38 @@ class Upload:
     uploaded_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RankBy:
+    """What a user asks results to be ranked by: the largest first, from 1, of equal ones the smaller id first.
+
+    Attributes:
+        output: A class label, or the name of the output's column; empty: the first output.
+        top: Only so many have a rank; 0: all that have a prediction.
+    """
+
+    output: str = ""
+    top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What the results of a task are ranked by: an output, counted from 0; `top` is as in `RankBy`."""
+
+    output: int
+    top: int = 0
+
+
+class CombinedBy(StrEnum):
+    """What makes predictions of the shares of a task."""
+
+    UNDECIDED = ""
+    """Nobody has begun with it."""
+    NUMPY = "numpy"
+    """The initiator itself, bucket by bucket."""
+    ENGINE = "engine"
+    """The engine of its warehouse, all buckets in one statement."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """A task as it is submitted.
@@ -104,6 +136,7 @@ class NewTask:
         idempotency_key: The same again, of the same caller, gives the task that is there; empty: none.
         note: For people.
         submitted_by: The caller, as `str(Identity)`.
+        ranking: By what its results are ranked; None: they are not.
     """
 
     manifest: Manifest
@@ -118,6 +151,7 @@ class NewTask:
     idempotency_key: str
     note: str
     submitted_by: str
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +226,9 @@ class OfflineTask:
         ran_s: Seconds that it ran, as far as buckets came of it.
         submitted_at, started_at, finished_at: When; None: not yet.
         results_removed: Whether its results were removed when they were old.
+        combined_by: What makes predictions of its shares.
+        combined_why: Why that is not the engine, where the settings ask for it.
+        buckets_gathered: For the engine: buckets whose shares are all stored, beside those that are done.
     """
 
     task_id: str
@@ -207,6 +244,9 @@ class OfflineTask:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     results_removed: bool = False
+    combined_by: CombinedBy = CombinedBy.UNDECIDED
+    combined_why: str = ""
+    buckets_gathered: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +304,8 @@ class TaskInfo:
         histograms: Of each output, how its predictions are distributed.
         warnings: Things to look at.
         submitted_by: Who did it.
+        rank_by: By which output's column its results are ranked; None: they are not.
+        combined_by, combined_why, buckets_gathered: As in `OfflineTask`.
     """
 
     task_id: str
@@ -293,6 +335,10 @@ class TaskInfo:
     histograms: tuple[HistogramView, ...]
     warnings: tuple[str, ...]
     submitted_by: str
+    rank_by: RankBy | None = None
+    combined_by: CombinedBy = CombinedBy.UNDECIDED
+    combined_why: str = ""
+    buckets_gathered: int = 0
 
 
 def add_counts(*counts: Mapping[_Code, int]) -> dict[_Code, int]:

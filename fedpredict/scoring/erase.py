@@ -24,10 +24,11 @@ from fedpredict.tables.erasure import (
     work_table,
 )
 from fedpredict.tables.populations import POPULATION_IDS
-from fedpredict.tables.results import RESULTS
+from fedpredict.tables.results import RESULTS, UNRANKED
 from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.script_types import ScriptType
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
+from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
 from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
 
@@ -39,6 +40,8 @@ _ALWAYS = 2**62
 _TOLD = {
     POPULATION_IDS: "ids that an initiator names: it updates its population, or `[tasks] keep_days` ends its lists",
     RESULTS: "results of a task: `[tasks] keep_days` removes them",
+    UNRANKED: "results of a task that wait for ranks: they go an hour or two after it ended",
+    TASK_SHARES: "shares of a task: they go an hour or two after it ended",
 }
 """Tables of initiators, whose rows are under digests: they are not written anew, but told."""
 

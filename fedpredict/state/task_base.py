@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from fedpredict.errors import FieldError
-from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Upload
+from fedpredict.model.offline import Bins, BucketDone, CombinedBy, NewTask, OfflineState, OfflineTask, Totals, Upload
 
 LEASE_S = 15.0
 """How long a claim holds without being renewed."""
@@ -167,6 +167,39 @@ class TaskResults(Protocol):
         """Record that a task's results, which were withdrawn, are removed."""
 
 
+class TaskWork(Protocol):
+    """What a task keeps in the warehouse on the way to its results: shares to combine, results to rank."""
+
+    def plan(self, claim: Claim, combined_by: CombinedBy, why: str, *, has_work: bool) -> bool:
+        """Record how a task is done; return whether it is still held.
+
+        Args:
+            claim: The worker's.
+            combined_by: What combines its shares.
+            why: Why that is not the engine, where the settings ask for it; empty otherwise.
+            has_work: Whether it may keep something in tables of work from now on.
+        """
+
+    def gather(self, claim: Claim, bucket: int, totals: Totals, *, ran_s: float) -> bool:
+        """Record a bucket whose shares are stored, once; return whether the task is still held.
+
+        Args:
+            claim: The worker's.
+            bucket: Which.
+            totals: What the parties said of it.
+            ran_s: Seconds since the claim, or since the bucket before.
+        """
+
+    def gathered(self, task_id: str) -> dict[int, Totals]:
+        """Return what the parties said of the buckets whose shares are stored, ascending."""
+
+    def worked(self, moment: datetime) -> list[OfflineTask]:
+        """Return the tasks whose tables of work are to be emptied: done, cancelled or withdrawn before a moment."""
+
+    def clear_work(self, task_id: str) -> None:
+        """Record that nothing of a task is in tables of work; no bucket of it counts as gathered any more."""
+
+
 class TaskRepairs(Protocol):
     """What is done about results that are not what was recorded."""
 
@@ -197,7 +230,7 @@ class TaskUploads(Protocol):
         """Forget a list whose ids were removed."""
 
 
-class TaskStore(TaskBook, TaskClaims, TaskResults, TaskRepairs, TaskUploads, Protocol):
+class TaskStore(TaskBook, TaskClaims, TaskResults, TaskWork, TaskRepairs, TaskUploads, Protocol):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 
     def close(self) -> None:

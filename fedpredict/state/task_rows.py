@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from fedpredict.model.manifest import manifest_from_json, manifest_to_json
 from fedpredict.model.offline import (
     BucketDone,
+    CombinedBy,
     NewTask,
     OfflineState,
     OfflineTask,
     PartyTotals,
     PopulationRef,
+    Ranking,
     Totals,
     Upload,
 )
@@ -74,6 +76,23 @@ BUCKETS = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("finished_at", sa.String(40), nullable=False),
 )
+PLANS = sa.Table(
+    "fedpredict_offline_plans",  # a table of its own: databases of before have tasks without
+    METADATA,
+    sa.Column("task_id", sa.String(64), primary_key=True),
+    sa.Column("rank_output", sa.Integer, nullable=True),
+    sa.Column("rank_top", sa.BigInteger, nullable=False),
+    sa.Column("combined_by", sa.String(20), nullable=False),
+    sa.Column("combined_why", sa.Text, nullable=False),
+    sa.Column("has_work", sa.Boolean, nullable=False),
+)
+GATHERED = sa.Table(
+    "fedpredict_offline_gathered",
+    METADATA,
+    sa.Column("task_id", sa.String(64), primary_key=True),
+    sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("totals", sa.Text, nullable=False),
+)
 UPLOADS = sa.Table(
     "fedpredict_offline_uploads",
     METADATA,
@@ -97,6 +116,33 @@ EVENTS = sa.Table(
     sa.Column("what", sa.String(40), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
+
+
+TASK_ROWS = sa.select(
+    TASKS,
+    PLANS.c.rank_output,
+    PLANS.c.rank_top,
+    PLANS.c.combined_by,
+    PLANS.c.combined_why,
+    sa.select(sa.func.count())
+    .where(GATHERED.c.task_id == TASKS.c.task_id)
+    .where(~sa.exists().where((BUCKETS.c.task_id == GATHERED.c.task_id) & (BUCKETS.c.bucket == GATHERED.c.bucket)))
+    .scalar_subquery()
+    .label("n_gathered"),
+).select_from(TASKS.outerjoin(PLANS, PLANS.c.task_id == TASKS.c.task_id))
+"""Tasks with what `task_of_row` wants of them."""
+
+
+def row_of_plan(task_id: str, new: NewTask) -> dict[str, object]:
+    """Return the row of how a task that was just submitted is to be done."""
+    return {
+        "task_id": task_id,
+        "rank_output": None if new.ranking is None else new.ranking.output,
+        "rank_top": 0 if new.ranking is None else new.ranking.top,
+        "combined_by": str(CombinedBy.UNDECIDED),
+        "combined_why": "",
+        "has_work": False,
+    }
 
 
 def row_of_task(task_id: str, new: NewTask, now: datetime) -> dict[str, object]:
@@ -139,7 +185,7 @@ def row_of_task(task_id: str, new: NewTask, now: datetime) -> dict[str, object]:
 
 
 def task_of_row(row: sa.Row[Any]) -> OfflineTask:
-    """Return the task of a row; raise `ValueError` for one that no task gives."""
+    """Return the task of a row of `TASK_ROWS`; raise `ValueError` for one that no task gives."""
     manifest = manifest_from_json(row.manifest)
     if manifest.manifest_sha256 != row.manifest_sha256:
         raise ValueError(f"task {row.task_id} has another manifest than {row.manifest_sha256}")
@@ -160,6 +206,7 @@ def task_of_row(row: sa.Row[Any]) -> OfflineTask:
             idempotency_key=row.idempotency_key or "",
             note=row.note,
             submitted_by=row.submitted_by,
+            ranking=None if row.rank_output is None else Ranking(row.rank_output, row.rank_top),
         ),
         state=OfflineState(row.state),
         problem=row.problem,
@@ -172,6 +219,9 @@ def task_of_row(row: sa.Row[Any]) -> OfflineTask:
         started_at=_instant(row.started_at),
         finished_at=_instant(row.finished_at),
         results_removed=row.results_removed,
+        combined_by=CombinedBy(row.combined_by or ""),
+        combined_why=row.combined_why or "",
+        buckets_gathered=row.n_gathered,
     )
 
 

@@ -31,9 +31,12 @@ from fedpredict.state.task_rows import (
     BUCKETS,
     EVENTS,
     METADATA,
+    PLANS,
+    TASK_ROWS,
     TASKS,
     UPLOADS,
     bucket_of_row,
+    row_of_plan,
     row_of_task,
     row_of_upload,
     task_of_row,
@@ -41,6 +44,7 @@ from fedpredict.state.task_rows import (
     totals_to_json,
     upload_of_row,
 )
+from fedpredict.state.task_work import SqlTaskWork, holds, tell
 
 SCHEMA_VERSION = 1
 _COMPONENT = "offline tasks"
@@ -53,8 +57,8 @@ def open_task_store(url: str, base: Path = Path(), password: str | None = None) 
     return SqlTaskStore(Database(open_engine(url, base, password), _COMPONENT, SCHEMA_VERSION, METADATA))
 
 
-class SqlTaskStore(TaskStore):
-    """Tasks, their buckets and their history in three tables; every call is one transaction."""
+class SqlTaskStore(SqlTaskWork, TaskStore):
+    """Tasks, their buckets and their history in tables; every call is one transaction."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         """Use a database.
@@ -76,7 +80,8 @@ class SqlTaskStore(TaskStore):
             if found is not None:
                 return _checked(found, new)
             connection.execute(sa.insert(TASKS).values(row_of_task(task_id, new, now)))
-            _tell(connection, task_id, "submitted", f"by {new.submitted_by}: {new.ids} ids in {new.n_buckets} buckets")
+            connection.execute(sa.insert(PLANS).values(row_of_plan(task_id, new)))
+            tell(connection, task_id, "submitted", f"by {new.submitted_by}: {new.ids} ids in {new.n_buckets} buckets")
             return self._task(connection, task_id)
 
     @override
@@ -91,7 +96,7 @@ class SqlTaskStore(TaskStore):
     ) -> list[OfflineTask]:
         """Return the newest tasks of some models."""
         chosen = TASKS.c.model_id.in_(list(models)) & TASKS.c.state.in_([str(each) for each in states])
-        statement = sa.select(TASKS).where(chosen).order_by(TASKS.c.submitted_at.desc(), TASKS.c.task_id.desc())
+        statement = TASK_ROWS.where(chosen).order_by(TASKS.c.submitted_at.desc(), TASKS.c.task_id.desc())
         with self._database.transaction() as connection:
             return [self._read(task_of_row, row) for row in connection.execute(statement.limit(limit))]
 
@@ -114,7 +119,7 @@ class SqlTaskStore(TaskStore):
         now = self._clock()
         open_ = [str(state) for state in OfflineState if not state.has_ended]
         free = TASKS.c.state.in_(open_) & (TASKS.c.lease_until <= now) & (TASKS.c.not_before <= now)
-        oldest = sa.select(TASKS).where(free).order_by(TASKS.c.submitted_at, TASKS.c.task_id).limit(1)
+        oldest = TASK_ROWS.where(free).order_by(TASKS.c.submitted_at, TASKS.c.task_id).limit(1)
         with self._database.transaction() as connection:
             row = connection.execute(oldest).one_or_none()
             if row is None:
@@ -131,7 +136,7 @@ class SqlTaskStore(TaskStore):
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == row.task_id).values(values))
             if row.state != str(OfflineState.WAITING):  # of a task that waits, every look would be told
                 was_left = row.state == str(OfflineState.RUNNING)
-                _tell(connection, row.task_id, "taken over" if was_left else "started", f"by worker {owner}")
+                tell(connection, row.task_id, "taken over" if was_left else "started", f"by worker {owner}")
             task = self._task(connection, row.task_id)
         return Claim(task=task, owner=owner, token=row.token + 1, attempts=row.attempts)
 
@@ -151,7 +156,7 @@ class SqlTaskStore(TaskStore):
         task_id = claim.task.task_id
         same = (BUCKETS.c.task_id == task_id) & (BUCKETS.c.bucket == done.bucket)
         with self._database.transaction() as connection:
-            row = connection.execute(sa.select(TASKS).where(_holds(claim))).one_or_none()
+            row = connection.execute(sa.select(TASKS).where(holds(claim))).one_or_none()
             if row is None:
                 return False
             if connection.execute(sa.select(BUCKETS.c.bucket).where(same)).first() is not None:
@@ -174,7 +179,7 @@ class SqlTaskStore(TaskStore):
             }
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == task_id).values(changed))
             if row.attempts:
-                _tell(connection, task_id, "goes on", f"after {row.attempts} attempts")
+                tell(connection, task_id, "goes on", f"after {row.attempts} attempts")
         return True
 
     @override
@@ -187,7 +192,7 @@ class SqlTaskStore(TaskStore):
         if state.has_ended:
             values["finished_at"] = _now()
         is_told = state is not OfflineState.WAITING or not claim.attempts
-        return self._held(claim, tell=(str(state), why.detail or why.problem) if is_told else None, **values)
+        return self._held(claim, told=(str(state), why.detail or why.problem) if is_told else None, **values)
 
     @override
     def buckets(self, task_id: str) -> dict[int, BucketDone]:
@@ -201,7 +206,7 @@ class SqlTaskStore(TaskStore):
         """Return the newest task of the same model that was done before."""
         earlier = (TASKS.c.state == str(OfflineState.DONE)) & (TASKS.c.finished_at <= task.submitted_at.isoformat())
         chosen = earlier & (TASKS.c.model_id == task.new.manifest.model_id) & (TASKS.c.task_id != task.task_id)
-        statement = sa.select(TASKS).where(chosen).order_by(TASKS.c.finished_at.desc()).limit(1)
+        statement = TASK_ROWS.where(chosen).order_by(TASKS.c.finished_at.desc()).limit(1)
         with self._database.transaction() as connection:
             row = connection.execute(statement).one_or_none()
         return None if row is None else self._read(task_of_row, row)
@@ -220,7 +225,7 @@ class SqlTaskStore(TaskStore):
         """Withdraw old results, and return the tasks whose results are to be removed."""
         old = TASKS.c.state.in_(_ENDED) & (TASKS.c.finished_at < moment.astimezone(UTC).isoformat())
         withdrawn = sa.update(TASKS).where(old & sa.not_(TASKS.c.results_removed)).values(results_removed=True)
-        statement = sa.select(TASKS).where(TASKS.c.results_removed & sa.not_(TASKS.c.is_swept))
+        statement = TASK_ROWS.where(TASKS.c.results_removed & sa.not_(TASKS.c.is_swept))
         with self._database.transaction() as connection:
             connection.execute(withdrawn)
             return [self._read(task_of_row, row) for row in connection.execute(statement)]
@@ -253,7 +258,7 @@ class SqlTaskStore(TaskStore):
                 **_FREE,
             }
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == task_id).values(values))
-            _tell(connection, task_id, str(OfflineState.FAILED), why.detail or why.problem)
+            tell(connection, task_id, str(OfflineState.FAILED), why.detail or why.problem)
             return self._task(connection, task_id)
 
     @override
@@ -300,43 +305,30 @@ class SqlTaskStore(TaskStore):
         with self._database.transaction() as connection:
             chosen = (TASKS.c.task_id == task_id) & where
             if connection.execute(sa.update(TASKS).where(chosen).values(**values)).rowcount:
-                _tell(connection, task_id, what, "")
+                tell(connection, task_id, what, "")
             return self._task(connection, task_id)
 
-    def _held(self, claim: Claim, *, tell: tuple[str, str] | None = None, **values: object) -> bool:
+    def _held(self, claim: Claim, *, told: tuple[str, str] | None = None, **values: object) -> bool:
         """Change a task that is still the claim's; return whether it was."""
         with self._database.transaction() as connection:
-            held = bool(connection.execute(sa.update(TASKS).where(_holds(claim)).values(**values)).rowcount)
-            if held and tell is not None:
-                _tell(connection, claim.task.task_id, *tell)
+            held = bool(connection.execute(sa.update(TASKS).where(holds(claim)).values(**values)).rowcount)
+            if held and told is not None:
+                tell(connection, claim.task.task_id, *told)
         return held
 
     def _by_key(self, connection: sa.Connection, submitted_by: str, key: str) -> OfflineTask | None:
         same = (TASKS.c.submitted_by == submitted_by) & (TASKS.c.idempotency_key == key)
-        row = connection.execute(sa.select(TASKS).where(same)).one_or_none() if key else None
+        row = connection.execute(TASK_ROWS.where(same)).one_or_none() if key else None
         return None if row is None else self._read(task_of_row, row)
 
     def _task(self, connection: sa.Connection, task_id: str) -> OfflineTask:
-        row = connection.execute(sa.select(TASKS).where(TASKS.c.task_id == task_id)).one_or_none()
+        row = connection.execute(TASK_ROWS.where(TASKS.c.task_id == task_id)).one_or_none()
         if row is None:
             raise TaskNotFoundError(f"there is no task {task_id[:64]!r}")
         return self._read(task_of_row, row)
 
-    def _read(self, parse: Callable[[Any], _T], row: Any) -> _T:
-        try:
-            return parse(row)
-        except (ValueError, TypeError) as error:
-            raise self._database.damaged(str(error)) from error
-
 
 _FREE: dict[str, object] = {"lease_owner": "", "lease_until": 0.0}
-
-
-def _holds(claim: Claim) -> sa.ColumnElement[bool]:
-    """Return the condition that a task is the claim's still: cancelling frees it, another claim has another token."""
-    return (
-        (TASKS.c.task_id == claim.task.task_id) & (TASKS.c.lease_owner == claim.owner) & (TASKS.c.token == claim.token)
-    )
 
 
 def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
@@ -347,14 +339,7 @@ def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
 
 def _asked(new: NewTask) -> tuple[object, ...]:
     """Return what must be the same where a key is used again."""
-    return new.manifest.model_id, new.mode, new.asked_for
-
-
-def _tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> None:
-    newest = sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.number), 0)).where(EVENTS.c.task_id == task_id)
-    number = int(connection.scalar(newest) or 0) + 1
-    values = {"task_id": task_id, "number": number, "at": _now(), "what": what, "detail": detail}
-    connection.execute(sa.insert(EVENTS).values(values))
+    return new.manifest.model_id, new.mode, new.asked_for, new.ranking
 
 
 def _totals(row: sa.Row[Any]) -> Totals:

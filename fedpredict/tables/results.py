@@ -15,11 +15,12 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema, Warehouse
+from fedpredict.tables.task_shares import TASK_SHARES, number_lists
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 from fedpredict.wire.arrow_ids import ids_to_array
 
-RESULTS = TableSchema(
-    "fp_results",
+UNRANKED = TableSchema(
+    "fp_unranked",
     (
         Column("position", ColumnType.INT),
         Column("sample_id", ColumnType.STRING),
@@ -30,15 +31,21 @@ RESULTS = TableSchema(
     (Column("task_id", ColumnType.STRING), Column("bucket", ColumnType.INT)),
 )
 """One row per sample id; `position` counts from 0 in the bucket; `origin` says where the numbers come from, 0
-where there are none; `predictions` is NULL unless the status is OK.
+where there are none; `predictions` is NULL unless the status is OK. Here they wait for their ranks.
 """
+RESULTS = TableSchema("fp_results", (*UNRANKED.columns, Column("rank", ColumnType.BIGINT)), UNRANKED.partitioned_by)
+"""As `UNRANKED`, with the rank of a task's row, where it asks for ranks; NULL elsewhere."""
 
-_COLUMNS = [column.name for column in RESULTS.columns]
+UNCHECKED = ""
+"""In place of a digest, for results that an engine wrote: they are checked by their number and positions."""
+
+_COLUMNS = [column.name for column in UNRANKED.columns]
 
 
 def ensure_results(warehouse: Warehouse) -> None:
-    """Create the table."""
+    """Create the tables."""
     warehouse.ensure(RESULTS)
+    warehouse.ensure(UNRANKED)
 
 
 def write_results(
@@ -50,6 +57,7 @@ def write_results(
     predictions: Floats,
     status: Statuses,
     origin: Statuses,
+    table: str = RESULTS.name,
 ) -> str:
     """Write the results of a bucket, in place of what was there, and return their digest.
 
@@ -61,6 +69,7 @@ def write_results(
         predictions: Shape (n_ids, n_outputs); NaN where the status is not OK.
         status: Shape (n_ids,), `SampleStatus` values.
         origin: Shape (n_ids,), `Origin` values.
+        table: `fp_unranked` for those that are to get ranks.
 
     Raises:
         WarehouseError: As the warehouse says; what was there may be there still.
@@ -68,58 +77,80 @@ def write_results(
     predictions = predictions + 0.0  # no negative zero: not every engine keeps it
     scored = status == SampleStatus.OK
     if len(sample_ids):
-        width = predictions.shape[1]
-        offsets = np.concatenate([[0], np.cumsum(np.where(scored, width, 0))]).astype(np.int32)
-        missing = None if scored.all() else pa.array(~scored)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(predictions[scored].ravel()), mask=missing)
         columns = [
             pa.array(np.arange(len(sample_ids), dtype=np.int32)),
             ids_to_array(sample_ids).cast(pa.string()),
             pa.array(status.astype(np.int32)),
             pa.array(origin.astype(np.int32)),
-            lists.cast(ARROW_TYPES[ColumnType.DOUBLES]),
+            number_lists(predictions, scored),
         ]
-        rows = pa.table(columns, schema=RESULTS.arrow_schema)
+        rows = pa.table(columns, schema=UNRANKED.arrow_schema)
     else:
-        rows = RESULTS.arrow_schema.empty_table()
-    warehouse.replace(RESULTS.name, _partition(task_id, bucket), rows)
+        rows = UNRANKED.arrow_schema.empty_table()
+    warehouse.replace(table, _partition(task_id, bucket), rows)
     return _digest(rows)
 
 
-def read_results(warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sha256: str) -> pa.Table:
-    """Return the results of a bucket in the population's order: sample_id, status, origin, predictions.
+def read_results(
+    warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sha256: str, *, with_rank: bool = False
+) -> pa.Table:
+    """Return the results of a bucket in the population's order: sample_id, status, origin, predictions (and rank).
 
     Args:
         warehouse: The initiator's.
         task_id: The task.
         bucket: Which.
         n_ids: How many there are.
-        sha256: Their digest, as `write_results` returned it.
+        sha256: Their digest, as `write_results` returned it; or `UNCHECKED`.
+        with_rank: Whether their ranks are wanted.
 
     Raises:
         TableCorruptError: Other rows are stored.
     """
     rows = RESULTS.arrow_schema.empty_table()
+    columns = [*_COLUMNS, "rank"] if with_rank else _COLUMNS
     if n_ids:
-        rows = warehouse.read(RESULTS.name, _COLUMNS, _partition(task_id, bucket))
+        rows = warehouse.read(RESULTS.name, columns, _partition(task_id, bucket))
         if rows.num_rows == n_ids and not np.array_equal(rows.column("position").to_numpy(), np.arange(n_ids)):
             rows = rows.sort_by("position")
         rows = rows.combine_chunks()
-    if rows.num_rows != n_ids or _digest(rows) != sha256:
+    if rows.num_rows != n_ids or not _is_recorded(rows, sha256):
         raise TableCorruptError(
             f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded"
         )
-    return rows.select(["sample_id", "status", "origin", "predictions"])
+    return rows.select([name for name in (*_COLUMNS[1:], "rank") if name in columns])
 
 
 def remove_results(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
     """Remove the results of a task, recorded or not."""
+    _remove(warehouse, RESULTS, task_id, n_buckets)
+
+
+def remove_work(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
+    """Remove the shares of a task, and its results that wait for ranks."""
+    remove_shares(warehouse, task_id, n_buckets)
+    _remove(warehouse, UNRANKED, task_id, n_buckets)
+
+
+def remove_shares(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
+    """Remove the shares of a task."""
+    _remove(warehouse, TASK_SHARES, task_id, n_buckets)
+
+
+def _remove(warehouse: Warehouse, schema: TableSchema, task_id: str, n_buckets: int) -> None:
+    warehouse.ensure(schema)
     for bucket in range(n_buckets):
-        warehouse.replace(RESULTS.name, _partition(task_id, bucket), RESULTS.arrow_schema.empty_table())
+        warehouse.replace(schema.name, _partition(task_id, bucket), schema.arrow_schema.empty_table())
 
 
 def _partition(task_id: str, bucket: int) -> Partition:
     return {"task_id": task_id, "bucket": bucket}
+
+
+def _is_recorded(rows: pa.Table, sha256: str) -> bool:
+    if sha256 == UNCHECKED:
+        return np.array_equal(rows.column("position").to_numpy(), np.arange(rows.num_rows))
+    return _digest(rows) == sha256
 
 
 def _digest(rows: pa.Table) -> str:

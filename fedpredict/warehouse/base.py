@@ -148,6 +148,25 @@ class TableWriter(Protocol):
             WarehouseUnavailableError: The engine cannot be reached; whether the rows are visible is unknown.
         """
 
+    def replace_each_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> None:
+        """Make the rows of a query the whole content of the partitions that they name; all others stay.
+
+        Each of these partitions is written whole or not at all; a call that fails may have written some of them, and is
+        made good by being made again.
+
+        Args:
+            table: A table that `ensure` was called for; its innermost partition column is INT or BIGINT.
+            partition: A value for every partition column but the innermost.
+            statement: As for `replace_from`; it also gives the innermost partition column, never NULL.
+            params: Name -> value to bind.
+
+        Raises:
+            StatementError, WarehouseWriteError: As for `replace_from`, of the partitions not yet written.
+            WarehouseUnavailableError: The engine cannot be reached; which partitions are visible is unknown.
+        """
+
 
 class RowWatch(Protocol):
     """Looks at rows on their way into a partition.

@@ -35,6 +35,7 @@ from fedpredict.warehouse.hive_statements import (
     create_staging,
     create_table,
     drop_partition,
+    insert_each,
     insert_query,
     insert_staged,
     insert_values,
@@ -43,7 +44,7 @@ from fedpredict.warehouse.hive_statements import (
     select,
     without_values,
 )
-from fedpredict.warehouse.insertion import rows_for
+from fedpredict.warehouse.insertion import innermost_of, rows_for
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,14 @@ _SPARK_SESSION = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.timestampType": "TIMESTAMP_LTZ",
     "spark.sql.parser.escapedStringLiterals": "false",
+    "spark.sql.sources.partitionOverwriteMode": "dynamic",
 }
-"""What our statements rely on, whatever the server's own settings are. Hive needs nothing set."""
+"""What our statements rely on, whatever the server's own settings are: partitions that rows do not name stay."""
+_MOST_PARTITIONS = {
+    "hive.exec.max.dynamic.partitions": "100000",
+    "hive.exec.max.dynamic.partitions.pernode": "100000",
+}
+"""How many partitions the rows of one statement may name: a task has thousands, and 100 is what Hive begins with."""
 _EXCLUDED_RULES = "spark.sql.optimizer.excludedRules"
 _SPARK_EXCLUDED = (
     "org.apache.spark.sql.execution.planmerging.MergeSubplans",
@@ -137,9 +144,7 @@ class HiveWarehouse(Warehouse, SummedWriter):
         check_identifier(table)
         check_partition_values(partition)
         with self._session() as session, _write_errors(f"a partition of {table} is not written"):
-            schema = _describe(session, table)
-            if schema is None:
-                raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
+            schema = self._existing(session, table)
             check_partition(schema, partition)
             complete = rows_of_table(schema, rows)
             n_values = complete.num_rows * complete.num_columns
@@ -194,10 +199,7 @@ class HiveWarehouse(Warehouse, SummedWriter):
         check_identifier(table)
         check_partition_values(partition)
         with self._session() as session:
-            with _write_errors(f"a partition of {table} is not written"):
-                schema = _describe(session, table)
-            if schema is None:
-                raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
+            schema = self._existing(session, table)
             check_partition(schema, partition)
             rows = rows_for(schema, statement)
             sql = insert_query(schema, partition, *_rendered(rows, params, session.engine))
@@ -209,6 +211,33 @@ class HiveWarehouse(Warehouse, SummedWriter):
                 yield session, schema
             except RefusedByServerError as error:
                 raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
+
+    @override
+    def replace_each_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> None:
+        """Make the rows of a query the partitions that they name: one INSERT on the server."""
+        check_identifier(table)
+        check_partition_values(partition)
+        with self._session() as session:
+            schema = self._existing(session, table)
+            key, flat = innermost_of(schema, partition)
+            rows = rows_for(flat, statement)
+            sql = insert_each(schema, partition, key, *_rendered(rows, params, session.engine))
+            try:
+                for source, database in _tables(rows):
+                    _refresh(session, source, database)
+                session.execute(sql)
+                _refresh(session, table)
+            except RefusedByServerError as error:
+                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
+
+    def _existing(self, session: HiveSession, table: str) -> TableSchema:
+        with _write_errors(f"a partition of {table} is not written"):
+            schema = _describe(session, table)
+        if schema is None:
+            raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
+        return schema
 
     def _replace_inline(self, session: HiveSession, schema: TableSchema, partition: Partition, rows: pa.Table) -> None:
         try:
@@ -306,6 +335,9 @@ def _open_session(settings: HiveSettings) -> HiveSession:
         except RefusedByServerError as error:
             session.close()
             raise StatementError(f"{settings.address} does not take the session's settings: {error}") from error
+    for key, value in _MOST_PARTITIONS.items():
+        with contextlib.suppress(RefusedByServerError):  # its administrator's limit holds, and says so when it is met
+            session.execute(f"SET {key}={value}")
     logger.info("hive.connected", extra={"address": settings.address, "engine": session.engine.value})
     return session
 

@@ -69,6 +69,13 @@ def insert_query(schema: TableSchema, partition: Partition, common: str, query: 
     return f"{common}INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {query}"
 
 
+def insert_each(schema: TableSchema, partition: Partition, key: Column, common: str, query: str) -> str:
+    """Return the INSERT that makes the rows of a query, with `key` as their last column, the partitions they name."""
+    outer = [f"`{each.name}`={_key(partition[each.name], each)}" for each in schema.partitioned_by if each != key]
+    keys = ", ".join([*outer, f"`{key.name}`"])
+    return f"{common}INSERT OVERWRITE TABLE `{schema.name}` PARTITION ({keys}) {query}"
+
+
 def count(table: str, where: Partition) -> str:
     """Return the query for the number of rows of the partitions that match `where`."""
     filters = " AND ".join(f"`{name}` = {_key(value)}" for name, value in where.items())

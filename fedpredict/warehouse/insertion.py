@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlglot import exp
 
-from fedpredict.errors import StatementError, WarehouseWriteError
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema
+from fedpredict.errors import NameRefusedError, StatementError, WarehouseWriteError
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, check_partition
 
 _TYPES = {
     ColumnType.INT: exp.DataType.Type.INT,
@@ -53,6 +55,23 @@ def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
     query = exp.Select(expressions=columns).from_(body.subquery("fp_given", copy=False), copy=False)
     query.set("with_", common)
     return query
+
+
+def innermost_of(schema: TableSchema, partition: Partition) -> tuple[Column, TableSchema]:
+    """Return the partition column that rows name themselves, and the table as if it were its last ordinary column.
+
+    Args:
+        schema: The table.
+        partition: A value for every partition column but the innermost.
+
+    Raises:
+        NameRefusedError: The innermost partition column is no whole number, or `partition` has not the others.
+    """
+    key = schema.partitioned_by[-1]
+    if key.type not in (ColumnType.INT, ColumnType.BIGINT):
+        raise NameRefusedError(f"partition column {schema.name}.{key.name} is no whole number: rows cannot name it")
+    check_partition(schema, {**partition, key.name: 0})
+    return key, replace(schema, columns=(*schema.columns, key), partitioned_by=schema.partitioned_by[:-1])
 
 
 def _cast(column: Column, *, is_given: bool) -> exp.Expr:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from uuid import uuid4
@@ -34,6 +37,7 @@ from fedpredict.warehouse.base import (
     check_partition_values,
 )
 from fedpredict.warehouse.local_files import PartitionFile, TableFolder, unreadable
+from fedpredict.warehouse.local_writing import GROUP_ROWS, fill, runs, write_batches, writing
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -46,12 +50,12 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_GROUP_ROWS = 122_880
-"""Rows of a row group: what memory holds of it, what a thread takes at a time, and what a filter passes over."""
-
 _ENCODED_BYTES = 32 * 1024 * 1024
 """Rows of so many bytes, such as those of a bucket, are encoded in memory, without the table's lock: writers of several
 partitions then share the processors."""
+
+_SORT_MEMORY = "1GB"
+"""What sorting the rows of many partitions may hold in memory."""
 
 _ALL_DIFFERENT = frozenset({"sample_id", "position"})
 """Columns of which a dictionary takes longer to make than to do without, and no less room."""
@@ -146,6 +150,32 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         return n_rows
 
     @override
+    def replace_each_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> None:
+        """Make the rows of a query the partitions that they name: sorted, on disk beyond `_SORT_MEMORY`."""
+        from fedpredict.warehouse.insertion import innermost_of, rows_for  # noqa: PLC0415 - as in `run`
+        from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
+
+        folder = TableFolder(self._root, table)
+        schema = self._written(folder)
+        key, flat = innermost_of(schema, partition)
+        ordered = rows_for(flat, statement).order_by(f'"{key.name}"', dialect="duckdb", copy=False)
+        query = prepare(ordered, params, self._schema_of)
+
+        def begin_again(listed: list[list[PartitionFile]]) -> None:
+            sources = _sources(query, listed)
+            with self._opened().batches(query.sql, query.params, sources, memory=_SORT_MEMORY) as batches:
+                for value, run in groupby(runs(batches, key.name), key=itemgetter(0)):
+                    rows = (batch for _, batch in run)
+                    named = {**partition, key.name: value}
+                    folder.write_partition(schema, named, partial(fill, rows, schema.arrow_schema))
+
+        with folder.locked():
+            self._listing_again(lambda: self._listed(query), begin_again)
+        logger.info("warehouse.replaced", extra={"table": table})
+
+    @override
     def describe(self, table: str) -> TableSchema | None:
         """Return what the table's schema file says."""
         return TableFolder(self._root, table).schema()
@@ -225,12 +255,10 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             if watch is not None:
                 watch.begin()
             with self._opened().batches(query.sql, query.params, _sources(query, listed)) as batches:
-                return _write_batches(batches, given.arrow_schema, file, watch)
+                return write_batches(batches, given.arrow_schema, file, watch)
 
-        try:
+        with writing():
             return self._listing_again(lambda: self._listed(query), begin_again)
-        except _CannotWriteError as error:
-            raise error.reason from error
 
     def _opened(self) -> LocalEngine:
         # who only reads and writes needs no engine: importing it costs as much memory as all else together
@@ -240,14 +268,6 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             if self._engine is None:
                 self._engine = LocalEngine(self._root / f".spill-{uuid4().hex}")
             return self._engine
-
-
-class _CannotWriteError(Exception):
-    """The file cannot be written: told apart from one of the tables' files that cannot be read."""
-
-    def __init__(self, reason: OSError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple[TableSchema, list[PartitionFile]]]:
@@ -271,50 +291,9 @@ def _filling(rows: pa.Table) -> Callable[[BinaryIO], int]:
 def _write(rows: pa.Table, file: BinaryIO) -> int:
     coded = [name for name in rows.column_names if name not in _ALL_DIFFERENT]
     pq.write_table(
-        rows, file, compression="zstd", write_page_checksum=True, row_group_size=_GROUP_ROWS, use_dictionary=coded
+        rows, file, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS, use_dictionary=coded
     )
     return int(rows.num_rows)
-
-
-def _write_batches(batches: Iterable[pa.RecordBatch], given: pa.Schema, file: BinaryIO, watch: RowWatch | None) -> int:
-    """Write batches as one file, gathered into larger groups of rows, and return how many rows they had.
-
-    Where they are watched, the last column is shown and not written.
-    """
-    n_rows, schema = 0, given if watch is None else given.remove(len(given) - 1)
-    try:
-        file.seek(0)
-        file.truncate()
-        # a dictionary saves little behind zstd, and ids that are all different make it slow
-        with pq.ParquetWriter(
-            file, schema, compression="zstd", write_page_checksum=True, use_dictionary=False
-        ) as writer:
-            for batch in _gathered(_seen(batches, given, watch)):
-                writer.write_table(batch)
-                n_rows += batch.num_rows
-    except OSError as error:
-        raise _CannotWriteError(error) from error
-    return n_rows
-
-
-def _seen(batches: Iterable[pa.RecordBatch], given: pa.Schema, watch: RowWatch | None) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        typed = batch.cast(given)
-        if watch is not None:
-            watch.add(typed)
-            typed = typed.remove_column(len(given) - 1)
-        yield typed
-
-
-def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    gathered: list[pa.RecordBatch] = []
-    for batch in batches:
-        gathered.append(batch)
-        if sum(each.num_rows for each in gathered) >= _GROUP_ROWS:
-            yield pa.Table.from_batches(gathered)
-            gathered = []
-    if gathered:
-        yield pa.Table.from_batches(gathered)
 
 
 def _all_columns(schema: TableSchema) -> tuple[Column, ...]:

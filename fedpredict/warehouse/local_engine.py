@@ -78,11 +78,14 @@ class LocalEngine:
         sql: str,
         params: Mapping[str, Value],
         sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
+        *,
+        memory: str = "",
     ) -> Iterator[_Batches]:
         """Give the rows of a query in batches of about `BATCH_ROWS`, computed while they are taken; else as `query`.
 
         Files are read by DuckDB itself, in a connection that may touch no others; see `local_scan`. A query that
-        neither groups nor joins gives its rows in the order of the files.
+        neither groups nor joins gives its rows in the order of the files. With `memory`, in DuckDB's words ("1GB"),
+        they come in the query's own order alone, and what is beyond it goes to the disk.
 
         Raises:
             OSError: A file cannot be read.
@@ -92,7 +95,12 @@ class LocalEngine:
         spill = self._spill.with_name(f"{self._spill.name}-{uuid4().hex}")
         with _open_engine(spill, allowed) as connection:
             with _refusals():
-                connection.execute("SET preserve_insertion_order = true")  # what is read in order is written in order
+                if memory:
+                    connection.execute(f"SET memory_limit = '{memory}'")
+                else:
+                    connection.execute(
+                        "SET preserve_insertion_order = true"
+                    )  # what is read in order is written in order
                 for name, (schema, files) in sources.items():
                     if len(files) <= MOST_FILES:
                         connection.execute(f'CREATE TEMP VIEW "{name}" AS {scan_of(schema, files)}')

@@ -28,7 +28,7 @@ MAX_CHUNK_ROWS = 65_536
 CHUNK_BYTES = 4 * 1024 * 1024
 _ID_BYTES = 262
 """An id at its longest, with its offset, a status and an origin."""
-STATUS, ORIGIN = "status", "origin"
+STATUS, ORIGIN, RANK = "status", "origin", "rank"
 
 
 def result_rows(n_outputs: int) -> int:
@@ -68,7 +68,9 @@ def chunk_from_wire(message: initiator_pb2.UploadChunk) -> SampleIds:
     return SampleIds.concat(ids) if ids else SampleIds.of(())
 
 
-def results_to_wire(rows: pa.Table, offset: int, classes: tuple[str, ...], n_outputs: int) -> initiator_pb2.ResultBatch:
+def results_to_wire(
+    rows: pa.Table, offset: int, classes: tuple[str, ...], n_outputs: int, *, has_rank: bool = False
+) -> initiator_pb2.ResultBatch:
     """Return results as a message.
 
     Args:
@@ -76,6 +78,7 @@ def results_to_wire(rows: pa.Table, offset: int, classes: tuple[str, ...], n_out
         offset: Of the first among all of the task's.
         classes: The model's.
         n_outputs: The width of a prediction.
+        has_rank: Whether the column `rank` of the rows is sent too.
     """
     rows = rows.combine_chunks()
     status = rows.column("status").to_numpy().astype(np.uint8)
@@ -92,11 +95,15 @@ def results_to_wire(rows: pa.Table, offset: int, classes: tuple[str, ...], n_out
     }
     columns[STATUS] = pa.array(status)
     columns[ORIGIN] = pa.array(rows.column("origin").to_numpy().astype(np.uint8))
+    if has_rank:
+        columns[RANK] = rows.column(RANK).combine_chunks().cast(pa.int64())
     return initiator_pb2.ResultBatch(offset=offset, table=stream_of(pa.RecordBatch.from_pydict(columns)))
 
 
 def results_from_wire(message: initiator_pb2.ResultBatch) -> pa.RecordBatch:
     """Return results as users get them: sample_id (text), a column of numbers per output, and names: status, origin.
+
+    Where the task asks for ranks, the column `rank` (int64) is the last.
 
     Raises:
         ProtocolError: The message has no table, or not that of results.
@@ -106,7 +113,9 @@ def results_from_wire(message: initiator_pb2.ResultBatch) -> pa.RecordBatch:
         ids = batch.column(SAMPLE_ID).cast(pa.string())
     columns = [ids, *(batch.column(name) for name in names)]
     columns += [_named(batch, STATUS, SampleStatus), _named(batch, ORIGIN, Origin)]
-    return pa.RecordBatch.from_arrays(columns, names=[SAMPLE_ID, *names, STATUS, ORIGIN])
+    ranks = [batch.column(RANK)] if batch.schema.names[-1] == RANK else []
+    named = [SAMPLE_ID, *names, STATUS, ORIGIN, *([RANK] if ranks else [])]
+    return pa.RecordBatch.from_arrays([*columns, *ranks], names=named)
 
 
 def _id_column(schema: pa.Schema) -> int:
@@ -122,10 +131,13 @@ def _named(batch: pa.RecordBatch, name: str, kind: type[SampleStatus] | type[Ori
 
 def _result_columns(schema: pa.Schema) -> tuple[str, ...]:
     """Return the names of the columns of numbers."""
-    names = schema.names
+    names, types = schema.names, schema.types
+    if names[-1:] == [RANK]:
+        if types[-1] != pa.int64():
+            raise ProtocolError("results with ranks of another type")
+        names, types = names[:-1], types[:-1]
     if len(names) < 4 or names[0] != SAMPLE_ID or names[-2:] != [STATUS, ORIGIN] or len(set(names)) != len(names):
         raise ProtocolError("results without their columns")
-    types = [schema.field(name).type for name in names]
     if types != [pa.binary(), *[pa.float64()] * (len(names) - 3), pa.uint8(), pa.uint8()]:
         raise ProtocolError("results with columns of other types")
     return tuple(names[1:-2])

@@ -13,7 +13,7 @@ from typing import cast
 
 from fedpredict.errors import FieldError, NameRefusedError, ProtocolError
 from fedpredict.model.ids import check_name
-from fedpredict.model.offline import Counts, HistogramView, OfflineState, PartyView, TaskInfo
+from fedpredict.model.offline import CombinedBy, Counts, HistogramView, OfflineState, PartyView, RankBy, TaskInfo
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.wire.codec import (
     MODES,
@@ -29,6 +29,7 @@ from fedpredict.wire.codec import (
 from fedpredict.wire.v1 import initiator_pb2
 
 MAX_NOTE = 200
+MAX_RANKED = 2**62
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -52,6 +53,7 @@ class Submission:
         table: A table that the initiator's settings offer; empty: the ids are not those of one.
         idempotency_key: The same again gives the task that is there; empty: none.
         note: For people.
+        rank_by: What results are ranked by; None: they are not.
     """
 
     request_id: str
@@ -63,6 +65,7 @@ class Submission:
     table: str = ""
     idempotency_key: str = ""
     note: str = ""
+    rank_by: RankBy | None = None
 
 
 def submission_to_wire(submission: Submission) -> initiator_pb2.SubmitTaskRequest:
@@ -75,6 +78,8 @@ def submission_to_wire(submission: Submission) -> initiator_pb2.SubmitTaskReques
         idempotency_key=submission.idempotency_key,
         note=submission.note,
     )
+    if submission.rank_by is not None:
+        message.rank_by.CopyFrom(_rank_by_to_wire(submission.rank_by))
     if submission.standing:
         message.standing.population, message.standing.version = submission.standing, submission.version
     elif submission.table:
@@ -112,7 +117,21 @@ def submission_from_wire(message: initiator_pb2.SubmitTaskRequest) -> Submission
         table=_population(message.table) if kind == "table" else "",
         idempotency_key=key,
         note=message.note,
+        rank_by=_rank_by_from_wire(message),
     )
+
+
+def _rank_by_to_wire(rank_by: RankBy) -> initiator_pb2.RankBy:
+    return initiator_pb2.RankBy(output=rank_by.output, top=rank_by.top)
+
+
+def _rank_by_from_wire(message: initiator_pb2.SubmitTaskRequest | initiator_pb2.Task) -> RankBy | None:
+    if not message.HasField("rank_by"):
+        return None
+    if message.rank_by.top > MAX_RANKED:
+        problem = f"must be at most {MAX_RANKED}"
+        raise FieldError("ranks of more than there can be", place="rank_by.top", problem=problem)
+    return RankBy(message.rank_by.output, message.rank_by.top)
 
 
 def request_id_from_wire(value: str) -> str:
@@ -178,6 +197,10 @@ def task_to_wire(info: TaskInfo) -> initiator_pb2.Task:
         ],
         warnings=info.warnings,
         submitted_by=info.submitted_by,
+        rank_by=None if info.rank_by is None else _rank_by_to_wire(info.rank_by),
+        combined_by=str(info.combined_by),
+        combined_why=info.combined_why,
+        buckets_gathered=info.buckets_gathered,
     )
 
 
@@ -223,7 +246,18 @@ def task_from_wire(message: initiator_pb2.Task) -> TaskInfo:
         ),
         warnings=tuple(message.warnings),
         submitted_by=message.submitted_by,
+        rank_by=_rank_by_from_wire(message),
+        combined_by=_combined_by(message.combined_by),
+        combined_why=message.combined_why,
+        buckets_gathered=message.buckets_gathered,
     )
+
+
+def _combined_by(value: str) -> CombinedBy:
+    try:
+        return CombinedBy(value)
+    except ValueError as error:
+        raise ProtocolError("an unknown way to combine shares") from error
 
 
 def _party_from_wire(message: initiator_pb2.TaskParty) -> PartyView:

@@ -110,6 +110,13 @@ class Interruptible(Warehouse):
         return self._inner.replace_from(table, partition, statement, params)
 
     @override
+    def replace_each_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> None:
+        self._step()
+        self._inner.replace_each_from(table, partition, statement, params)
+
+    @override
     def describe(self, table: str) -> TableSchema | None:
         return self._inner.describe(table)
 

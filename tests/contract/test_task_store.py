@@ -7,18 +7,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from fedpredict.errors import FieldError, TaskNotFoundError
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.manifest import Manifest
-from fedpredict.model.offline import BucketDone, NewTask, OfflineState, PartyTotals, PopulationRef, Totals, Upload
+from fedpredict.model.offline import (
+    BucketDone,
+    CombinedBy,
+    NewTask,
+    OfflineState,
+    PartyTotals,
+    PopulationRef,
+    Ranking,
+    Totals,
+    Upload,
+)
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import TaskStore, Why
-from fedpredict.state.task_rows import METADATA
+from fedpredict.state.task_rows import METADATA, PLANS
 from fedpredict.state.tasks import SCHEMA_VERSION, SqlTaskStore
 from tests.conftest import POSTGRES_PASSWORD
 
@@ -348,3 +359,56 @@ def test_a_list_is_unused_until_a_task_is_about_it_and_when_that_is_gone(store: 
     assert store.unused_uploads(NOW + timedelta(days=9)) == [upload]
     store.drop_upload("1")
     assert store.upload("1") is None
+
+
+def test_what_is_gathered_for_the_engine_is_kept_until_it_is_cleared(store: TaskStore, reopen: Reopen) -> None:
+    task_id = store.submit(new(ranking=Ranking(0, 1_000))).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    assert (claim.task.combined_by, claim.task.new.ranking) == (CombinedBy.UNDECIDED, Ranking(0, 1_000))
+    said = Totals(ids=5, parties={"lab": PartyTotals(statuses={SampleStatus.OK: 5}, oldest_event_time=3)})
+
+    assert store.plan(claim, CombinedBy.ENGINE, "", has_work=True)
+    assert store.gather(claim, 1, said, ran_s=2.0)
+    assert store.gather(claim, 1, Totals(), ran_s=0.5)  # once is enough
+    found = reopen().task(task_id)
+    assert (found.combined_by, found.buckets_gathered, found.ran_s) == (CombinedBy.ENGINE, 1, 2.5)
+    assert reopen().gathered(task_id) == {1: said}
+    store.record(claim, done(1), ran_s=0.0)
+    assert (store.task(task_id).buckets_gathered, store.task(task_id).buckets_done) == (0, 1)
+
+    assert store.worked(NOW + timedelta(days=999)) == []  # it goes on
+    store.settle(claim, OfflineState.DONE)
+    assert [each.task_id for each in store.worked(datetime.now(UTC) + timedelta(hours=1))] == [task_id]
+    assert store.worked(datetime.now(UTC) - timedelta(hours=1)) == []
+    store.clear_work(task_id)
+    assert store.worked(datetime.now(UTC) + timedelta(hours=1)) == []
+    assert store.gathered(task_id) == {}
+
+
+def test_who_lost_a_task_gathers_nothing_for_it(store: TaskStore) -> None:
+    store.submit(new())
+    claim = store.claim("w1")
+    assert claim is not None
+    store.cancel(claim.task.task_id)
+    assert not store.plan(claim, CombinedBy.ENGINE, "", has_work=True)
+    assert not store.gather(claim, 0, Totals(), ran_s=0.0)
+    assert store.gathered(claim.task.task_id) == {}
+
+
+def test_a_task_of_before_there_were_plans_is_as_it_was(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    with cast(SqlTaskStore, store)._database.transaction() as connection:
+        connection.execute(PLANS.delete())
+    assert store.task(task_id).new == new()
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.plan(claim, CombinedBy.NUMPY, "a head finishes the shares", has_work=False)
+    assert store.task(task_id).combined_why == "a head finishes the shares"
+    assert store.events(task_id)[-1].detail == "numpy: a head finishes the shares"
+
+
+def test_the_same_key_with_other_ranks_is_refused(store: TaskStore) -> None:
+    store.submit(new(key="daily", ranking=Ranking(0)))
+    with pytest.raises(FieldError, match="another model"):
+        store.submit(new(key="daily"))

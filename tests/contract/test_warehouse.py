@@ -608,6 +608,34 @@ def test_a_query_replaces_a_partition_and_one_without_rows_removes_it(
     assert xs(warehouse, target.name) == [11]
 
 
+def test_the_rows_of_a_query_become_the_partitions_that_they_name_and_others_stay(
+    warehouse: Warehouse, common_pairs: TableSchema, target: TableSchema
+) -> None:
+    warehouse.replace(target.name, {"part": "old", "version": 9}, numbered(x=pa.array([8.0])))
+    statement = query(f"SELECT n, x, CAST(x - 10 AS INT) AS version FROM {common_pairs.name} WHERE x >= :least")
+
+    warehouse.replace_each_from(target.name, {"part": "old"}, statement, {"least": 11.0})
+
+    stored = warehouse.read(target.name, ["x", "version", "part"], {}).to_pylist()
+    assert sorted((row["part"], row["version"], row["x"]) for row in stored) == [
+        ("old", version, x) for version, x in ((1, 11.0), (2, 12.0), (3, 13.0), (9, 8.0))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("partition", "error"),
+    [({"version": 1}, NameRefusedError), ({"part": "a", "version": 1}, StatementError), ({}, NameRefusedError)],
+)
+def test_partitions_that_rows_cannot_name_are_refused(
+    embedded: Warehouse, partition: dict[str, str | int], error: type[Exception]
+) -> None:
+    schema = new_table(Column("x", DOUBLE))
+    embedded.ensure(schema)
+    statement = query(f"SELECT n, x, 1 AS version FROM {schema.name}_2")
+    with pytest.raises(error):
+        embedded.replace_each_from(schema.name, partition, statement, {})
+
+
 @pytest.mark.parametrize(
     ("sql", "error"),
     [

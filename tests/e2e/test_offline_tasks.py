@@ -90,10 +90,24 @@ def test_a_task_whose_processes_are_killed_ends_with_every_id_once(workshop: Wor
         assert submit() == task_id
         results = client.results_table(task_id).to_pydict()
         info = client.task(task_id)
+        ranked = client.submit("credit", IDS, mode=Mode.NEARLINE, rank_by="")
+        bank.until(lambda: client.task(ranked).buckets_done >= 4, "does some buckets")
+        assert bank.stop(signal.SIGKILL) == -signal.SIGKILL
+        bank = serve_bank(workshop)
+        ranks = client.results_table(ranked).to_pydict()
+        who = ["--server", bank.address, "--server-party", "bank", "--ca", str(tls.ca)]
+        who += ["--cert", str(tls.certificate), "--key", str(tls.key)]
+        workshop.run("task", "results", ranked, "--top", "3", "--out", "first.csv", *who)
 
     assert (info.state, info.buckets_done, info.scored) == (OfflineState.DONE, N_BUCKETS, N_ROWS)
     expected = {f"u{row}": row * sum(weight**2 for weight in WEIGHTS.values()) for row in range(N_ROWS)}
     assert dict(zip(results["sample_id"], results["prediction"], strict=True)) == expected
+    in_order = sorted(expected, key=lambda each: (-expected[each], each.encode()))
+    assert dict(zip(ranks["sample_id"], ranks["rank"], strict=True)) == {
+        each: rank for rank, each in enumerate(in_order, 1)
+    }
+    lines = (workshop.folder / "first.csv").read_text().splitlines()
+    assert [line.split(",")[0].strip('"') for line in lines] == ["sample_id", *in_order[:3]]
     warehouse = LocalWarehouse(workshop.folder / "bank" / "warehouse")
     stored = warehouse.read("fp_results", ["sample_id"], {"task_id": task_id})
     assert sorted(stored.column("sample_id").to_pylist()) == sorted(expected)

@@ -18,7 +18,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from fedpredict.cli.main import run
-from fedpredict.client import AsyncClient, FileOf, Mode, OfflineState, Standing, TableOf, TaskInfo
+from fedpredict.client import AsyncClient, FileOf, Mode, OfflineState, RankBy, Standing, TableOf, TaskInfo
 from fedpredict.errors import (
     EmptyRequestError,
     FieldError,
@@ -234,6 +234,41 @@ async def test_a_file_is_predicted_in_buckets_and_fetched_from_any_row_and_into_
     assert [each.name for each in tmp_path.glob(".*")] == []
     rows = whole.to_pylist()
     check(world, {each["sample_id"]: (each["prediction"], each["status"]) for each in rows})
+
+
+@pytest.mark.parametrize("combine", ["numpy", "engine"])
+async def test_results_have_ranks_where_the_task_asks_for_them(
+    world: World, small_buckets: None, tmp_path: Path, combine: str
+) -> None:
+    await world.ask(tasks={"combine": combine})
+    async with world.client() as client:
+        task_id = await client.submit("risk", IDS, mode=Mode.NEARLINE, rank_by="yes", idempotency_key=combine)
+        whole = await client.results_table(task_id)
+        info = await client.task(task_id)
+        first = await client.results_table(task_id, top=100)
+        n_rows = await client.results_to_parquet(task_id, tmp_path / "first.parquet", top=7)
+        some = await client.submit("risk", IDS[:300], mode=Mode.NEARLINE, rank_by=RankBy("prediction", top=5))
+        of_some = (await client.results_table(some)).column("rank")
+        with pytest.raises(FieldError, match="more than the 5"):
+            await client.results_table(some, top=6)
+        without = await client.submit("risk", IDS[:10], mode=Mode.NEARLINE)
+        with pytest.raises(FieldError, match="submitted with ranks"):
+            await client.results_table(without, top=1)
+        with pytest.raises(FieldError, match="no output of the model: it has yes, prediction"):
+            await client.submit("risk", IDS[:10], mode=Mode.NEARLINE, rank_by="maybe")
+        with pytest.raises(FieldError, match="was used for another"):
+            await client.submit("risk", IDS, mode=Mode.NEARLINE, idempotency_key=combine)
+
+    assert (info.combined_by, info.rank_by) == (combine, RankBy("prediction"))
+    scored = [row for row in whole.to_pylist() if row["status"] == "ok"]
+    ordered = sorted(scored, key=lambda row: (-row["prediction"], row["sample_id"].encode()))
+    assert [row["rank"] for row in ordered] == list(range(1, len(ordered) + 1))
+    assert {row["rank"] for row in whole.to_pylist() if row["status"] != "ok"} == {None}
+    check(world, {row["sample_id"]: (row["prediction"], row["status"]) for row in whole.to_pylist()})
+    assert first.to_pylist() == ordered[:100]
+    assert n_rows == 7
+    assert pa.parquet.read_table(tmp_path / "first.parquet").to_pylist() == ordered[:7]
+    assert sorted(each for each in of_some.to_pylist() if each is not None) == [1, 2, 3, 4, 5]
 
 
 async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(

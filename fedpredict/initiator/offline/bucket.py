@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,6 +151,30 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
     )
 
 
+async def gather_bucket(
+    asking: Asking, bucket: int, bucket_sha256: str, sample_ids: SampleIds
+) -> tuple[dict[str, Share], Totals]:
+    """Return every party's share of the ids of a bucket, not combined, and what the parties said of them.
+
+    Arguments and errors are those of `ask_bucket`.
+    """
+    shares: dict[str, list[Share]] = {party: [] for party in asking.manifest.parties}
+    totals = Totals()
+    for start, stop in pages(sample_ids, asking.manifest.n_scores):
+        page = await _thread(asking, partial(_Page, bucket, bucket_sha256, start, sample_ids.cut(start, stop)))
+        replies = await _ask_all(asking, page)
+        for party, reply in replies.items():
+            shares[party].append(reply.share)
+        totals = add_totals(totals, Totals(ids=stop - start, parties=_party_totals(replies)))
+    return {party: _whole(each) for party, each in shares.items() if each}, totals
+
+
+def _whole(shares: Sequence[Share]) -> Share:
+    if len(shares) == 1:
+        return shares[0]
+    return Share(np.concatenate([each.values for each in shares]), np.concatenate([each.status for each in shares]))
+
+
 def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
     """Return the rows of each call for a bucket, first and end, so that ids and shares fit into messages.
 
@@ -254,14 +278,19 @@ async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:
 
 
 def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
-    parties = {
-        party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
-        for party, each in replies.items()
-    }
     counts = np.bincount(answer.origin, minlength=max(Origin) + 1)
     known: list[Origin] = [each for each in Origin if each is not Origin.UNSPECIFIED]
     origins = {each: int(counts[each]) for each in known if counts[each]}
-    return Totals(ids=len(answer.status), statuses=counts_of(answer.status), origins=origins, parties=parties)
+    return Totals(
+        ids=len(answer.status), statuses=counts_of(answer.status), origins=origins, parties=_party_totals(replies)
+    )
+
+
+def _party_totals(replies: Mapping[str, BucketAnswer]) -> dict[str, PartyTotals]:
+    return {
+        party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
+        for party, each in replies.items()
+    }
 
 
 async def _thread(asking: Asking, work: Callable[[], _T]) -> _T:

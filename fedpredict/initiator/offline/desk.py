@@ -7,7 +7,9 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from fedpredict.errors import (
@@ -24,14 +26,26 @@ from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.offline import BucketDone, NewTask, OfflineState, OfflineTask, PopulationRef, TaskInfo, Upload
+from fedpredict.model.manifest import Manifest
+from fedpredict.model.offline import (
+    BucketDone,
+    NewTask,
+    OfflineState,
+    OfflineTask,
+    PopulationRef,
+    RankBy,
+    Ranking,
+    TaskInfo,
+    Upload,
+)
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.security.identity import Identity
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
-from fedpredict.tables.results import read_results
+from fedpredict.tables.results import RESULTS, read_results
 from fedpredict.warehouse.base import Warehouse
+from fedpredict.wire.arrow_codec import output_names
 from fedpredict.wire.offline_codec import Submission
 
 logger = logging.getLogger(__name__)
@@ -72,7 +86,7 @@ class TaskDesk:
             ModelNotReadyError: Nothing usable is pinned; that a party is away is no reason.
             UnsupportedModeError: Mode realtime.
             EmptyRequestError: The population has no id.
-            FieldError: There is no such population, or the key was used for something else.
+            FieldError: There is no such population or output, or the key was used for something else.
             WarehouseError, StateError: As they say.
         """
         self.access.check(caller, submission.model_id)
@@ -99,6 +113,7 @@ class TaskDesk:
             idempotency_key=submission.idempotency_key,
             note=submission.note,
             submitted_by=str(caller),
+            ranking=ranking_of(submission.rank_by, manifest),
         )
         task = await asyncio.to_thread(self.store.submit, new)
         self.look()
@@ -153,8 +168,10 @@ class TaskDesk:
             WarehouseError, StateError: As they say.
         """
         bucket, n_ids, sha256 = record.bucket, record.totals.ids, record.results_sha256
+        with_rank = task.new.ranking is not None
+        reading = partial(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256, with_rank=with_rank)
         try:
-            return await asyncio.to_thread(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256)
+            return await asyncio.to_thread(reading)
         except TableCorruptError as error:
             extra = {"task": task.task_id, "bucket": bucket, "reason": str(error)}
             logger.error("task.results_damaged", extra=extra)  # noqa: TRY400  # the reason says it all
@@ -162,6 +179,24 @@ class TaskDesk:
             why = Why(problem=problem, detail=str(error))
             failed = await asyncio.to_thread(self.store.lose, task.task_id, record, why)
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=failed.state, problem=problem) from error
+
+    async def top(self, task: OfflineTask, first: int, last: int) -> pa.Table:
+        """Return the results with ranks from `first` to `last`, in their order, with a column `rank`.
+
+        Raises:
+            TaskFailedError: Ranks are missing there.
+            WarehouseError: As it says.
+        """
+        # parsers of SQL are large, and most tasks have no ranks
+        from fedpredict.tables.ranking_sql import top_query  # noqa: PLC0415
+
+        query, params = top_query(task.task_id, first, last)
+        found = await asyncio.to_thread(self.warehouse.run, query, params)
+        rows = RESULTS.arrow_schema.empty_table() if not found.num_rows else found.sort_by("rank")
+        if not np.array_equal(rows.column("rank").to_numpy(), np.arange(first, first + rows.num_rows)):
+            problem = "its ranks are damaged at the initiator: submit it again"
+            raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
+        return rows
 
     async def _changed(self, task: OfflineTask) -> TaskInfo:
         self.look()
@@ -200,6 +235,7 @@ class TaskDesk:
         else:
             same = population.is_standing and population.name == submission.standing
             same = same and submission.version in (0, population.version)
+        same = same and ranking_of(submission.rank_by, task.new.manifest) == task.new.ranking
         if not same or (task.new.manifest.model_id, task.new.mode) != (submission.model_id, submission.mode):
             raise used_otherwise(task)
         return task
@@ -252,6 +288,22 @@ class TaskDesk:
             uploaded_by=version.changed_by,
             uploaded_at=version.created_at,
         )
+
+
+def ranking_of(rank_by: RankBy | None, manifest: Manifest) -> Ranking | None:
+    """Return what results are to be ranked by; raise `FieldError` where the model has no such output."""
+    if rank_by is None:
+        return None
+    names = output_names(manifest.classes, manifest.n_outputs)
+    labels = manifest.classes[-manifest.n_outputs :]  # a binary model has one output, the probability of the second
+    for output, name in enumerate(names):
+        if rank_by.output in ("", name, *labels[output : output + 1]):
+            return Ranking(output, rank_by.top)
+    raise FieldError(
+        f"ranks by {rank_by.output[:100]!r} of model {manifest.model_id}",
+        place="rank_by",
+        problem=f"is no output of the model: it has {', '.join((*labels[:20], *names[:20]))}",
+    )
 
 
 def _table_of(submission: Submission) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fedpredict.model.distribution import stability_index
-from fedpredict.model.offline import HistogramView, OfflineTask, PartyTotals, PartyView, TaskInfo
+from fedpredict.model.offline import HistogramView, OfflineTask, PartyTotals, PartyView, RankBy, TaskInfo
 from fedpredict.model.prediction import Origin
+from fedpredict.wire.arrow_codec import output_names
 
 _STAND_INS = {
     Origin.DEFAULT_PARTIAL: "predictions with a constant in place of a party's share",
@@ -51,7 +52,18 @@ def info_of(task: OfflineTask, before: OfflineTask | None, *, limit: float) -> T
         histograms=histograms,
         warnings=_warnings(task, before, histograms, limit),
         submitted_by=new.submitted_by,
+        rank_by=_rank_by(task),
+        combined_by=task.combined_by,
+        combined_why=task.combined_why,
+        buckets_gathered=task.buckets_gathered,
     )
+
+
+def _rank_by(task: OfflineTask) -> RankBy | None:
+    ranking, manifest = task.new.ranking, task.new.manifest
+    if ranking is None:
+        return None
+    return RankBy(output_names(manifest.classes, manifest.n_outputs)[ranking.output], ranking.top)
 
 
 def _party(task: OfflineTask, party: str) -> PartyView:

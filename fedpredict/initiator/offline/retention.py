@@ -12,13 +12,16 @@ from fedpredict.model.offline import OfflineState, Upload
 from fedpredict.model.standing import PopulationState
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import PopulationVersion, list_versions, remove_versions
-from fedpredict.tables.results import remove_results
+from fedpredict.tables.results import remove_results, remove_work
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
 
 UNUSED_UPLOAD = timedelta(days=1)
 """How long a list is kept that no task is about."""
+WORK_KEPT = timedelta(hours=1)
+"""How long shares and results without ranks stay after a task ended: a worker that lost it may have a statement under
+way that reads them, and must not find half of them."""
 KEEP_VERSIONS = 3
 """Versions of a standing population that stay, the newest included."""
 UNFINISHED = (OfflineState.QUEUED, OfflineState.RUNNING, OfflineState.WAITING, OfflineState.FAILED)
@@ -27,7 +30,7 @@ MOST_UNFINISHED = 10_000
 
 
 def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | None, now: datetime) -> None:
-    """Remove the results of tasks that ended long ago, and lists that no task needs; repeated, it goes on.
+    """Remove what is old: results, what they were made of, and lists that no task needs; repeated, it goes on.
 
     Args:
         store: Tasks.
@@ -44,6 +47,10 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
             remove_results(warehouse, task.task_id, task.new.n_buckets)
             store.mark_removed(task.task_id)
             logger.info("task.results_removed", extra={"task": task.task_id})
+    for task in store.worked(now - WORK_KEPT):
+        remove_work(warehouse, task.task_id, task.new.n_buckets)
+        store.clear_work(task.task_id)
+        logger.info("task.work_removed", extra={"task": task.task_id})
     for upload in store.unused_uploads(now - UNUSED_UPLOAD):
         remove_upload(warehouse, upload)
         store.drop_upload(upload.upload_id)

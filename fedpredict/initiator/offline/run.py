@@ -5,22 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from fedpredict.errors import StateError, TableCorruptError
-from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket
-from fedpredict.initiator.offline.distribution import bins_for, have_missed, histograms_of
+from fedpredict.errors import StateError, TableCorruptError, WarehouseWriteError
+from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket, gather_bucket
+from fedpredict.initiator.offline.distribution import MAX_BINNED, bins_for, have_missed, histograms_of
+from fedpredict.initiator.offline.joining import (
+    bins_in,
+    combine_in_engine,
+    incomplete,
+    rank,
+    records_of,
+    results_table,
+    route_of,
+    unrank,
+)
+from fedpredict.initiator.task_settings import Combine
 from fedpredict.model.buckets import in_places
-from fedpredict.model.offline import Bins, BucketDone
+from fedpredict.model.offline import Bins, BucketDone, CombinedBy, Totals
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.state.task_base import Claim, TaskStore
+from fedpredict.model.share import Share
+from fedpredict.state.task_base import Claim, TaskStore, Why
 from fedpredict.tables.populations import list_versions, read_bucket
-from fedpredict.tables.results import ensure_results, write_results
+from fedpredict.tables.results import UNRANKED, ensure_results, remove_shares, write_results
+from fedpredict.tables.task_shares import TASK_SHARES, write_task_shares
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -44,6 +57,7 @@ class Workplace:
         threads: Where databases, files and arrays are waited for.
         buckets_under_way: Buckets at the same time.
         lease_s: How long a claim holds without being renewed.
+        combine: What combines shares.
     """
 
     store: TaskStore
@@ -51,6 +65,7 @@ class Workplace:
     threads: Executor
     buckets_under_way: int
     lease_s: float
+    combine: Combine = Combine.NUMPY
 
     async def thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what `work` returns, run in a thread."""
@@ -119,6 +134,7 @@ class TaskRun:
         self._bins: Bins = claim.task.bins
         self._binning = asyncio.Lock()
         self._recorded = time.monotonic()
+        self._by_engine = False
 
     async def work(self) -> None:
         """Do every bucket that has no record.
@@ -131,9 +147,33 @@ class TaskRun:
         digests = await self._place.thread(self._digests)
         await self._place.thread(ensure_results, self._place.warehouse)
         done = await self._place.thread(self._place.store.buckets, self._task.task_id)
+        gathered = await self._plan()
         # in the order of places: who answers from a warehouse has the rows of neighbours at hand
-        left = iter([bucket for bucket in in_places(self._task.new.n_buckets) if bucket not in done])
-        workers = [asyncio.ensure_future(self._go_on(left, digests)) for _ in range(self._place.buckets_under_way)]
+        left = iter([bucket for bucket in in_places(self._task.new.n_buckets) if bucket not in {**done, **gathered}])
+        await self._while_held(*(self._go_on(left, digests) for _ in range(self._place.buckets_under_way)))
+        if self._by_engine:
+            await self._while_held(self._combine())
+        if self._task.new.ranking is not None:
+            await self._while_held(self._rank())
+
+    async def _plan(self) -> Mapping[int, Totals]:
+        """Decide what combines the shares, and return the buckets whose shares are stored for that."""
+        place = self._place
+        by, why = await place.thread(route_of, self._asking, place.warehouse, place.combine)
+        if why:
+            logger.warning("task.not_by_engine", extra={"task": self._task.task_id, "reason": why})
+        self._by_engine = by is CombinedBy.ENGINE
+        has_work = self._by_engine or self._task.new.ranking is not None
+        if not await place.thread(lambda: place.store.plan(self._claim, by, why, has_work=has_work)):
+            raise ClaimLostError(self._task.task_id)
+        if not self._by_engine:
+            return {}
+        await place.thread(place.warehouse.ensure, TASK_SHARES)
+        return await place.thread(place.store.gathered, self._task.task_id)
+
+    async def _while_held(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Run some things to their ends, unless the claim is lost or one of them fails: then end the others."""
+        workers = [asyncio.ensure_future(each) for each in work]
         lost = asyncio.ensure_future(self._holding.lost.wait())
         try:
             pending = {*workers, lost}
@@ -162,14 +202,74 @@ class TaskRun:
             ids = await self._place.thread(
                 read_bucket, self._place.warehouse, population.owner, population.name, bucket, digests[bucket]
             )
-            outcome = await ask_bucket(self._asking, bucket, digests[bucket], ids)
-            await _whole(self._store(bucket, ids, outcome, began))
+            if self._by_engine:
+                shares, totals = await gather_bucket(self._asking, bucket, digests[bucket], ids)
+                await _whole(self._keep(bucket, ids, shares, totals))
+            else:
+                outcome = await ask_bucket(self._asking, bucket, digests[bucket], ids)
+                await _whole(self._store(bucket, ids, outcome, began))
+
+    async def _keep(self, bucket: int, ids: SampleIds, shares: Mapping[str, Share], totals: Totals) -> None:
+        """Write the shares of a bucket, then that they are there; not interrupted, as `_store`."""
+        place, task_id = self._place, self._task.task_id
+        self._holding.check()
+        await place.thread(write_task_shares, place.warehouse, task_id, bucket, ids, shares)
+        ran_s = self._since_recorded()
+        if not await place.thread(lambda: place.store.gather(self._claim, bucket, totals, ran_s=ran_s)):
+            raise ClaimLostError(task_id)
+        logger.info("task.gathered", extra={"task": task_id, "bucket": bucket, "rows": totals.ids})
+
+    async def _combine(self) -> None:
+        """Have the engine combine what was gathered, and record its buckets."""
+        place, task = self._place, self._task
+        done = await place.thread(place.store.buckets, task.task_id)
+        gathered = await place.thread(place.store.gathered, task.task_id)
+        gathered = {bucket: totals for bucket, totals in gathered.items() if bucket not in done}
+        if not gathered:
+            return
+        began = time.perf_counter()
+        self._holding.check()
+        await place.thread(combine_in_engine, self._asking, place.warehouse, gathered)
+        n_binned = min(task.new.manifest.n_outputs, MAX_BINNED)
+        await self._choose_bins(lambda: bins_in(task, place.warehouse, n_binned))
+        seconds = time.perf_counter() - began
+        try:
+            records = await place.thread(records_of, task, place.warehouse, gathered, self._bins, seconds)
+        except WarehouseWriteError:  # shares are gone: a retry asks for them again
+            self._holding.check()
+            await place.thread(remove_shares, place.warehouse, task.task_id, task.new.n_buckets)
+            await place.thread(place.store.clear_work, task.task_id)
+            await self._plan()  # what else it has in tables of work is there still
+            raise
+        for record in records:
+            await self._record(record)
+        logger.info("task.combined", extra={"task": task.task_id, "buckets": len(records), "seconds": seconds})
+
+    async def _rank(self) -> None:
+        """Have the engine write all results with their ranks."""
+        place, task = self._place, self._task
+        done = await place.thread(place.store.buckets, task.task_id)
+        self._holding.check()
+        for record in await place.thread(incomplete, task, place.warehouse, done, UNRANKED.name):
+            if await place.thread(unrank, task, place.warehouse, record.bucket) != record.totals.ids:
+                problem = f"the results of bucket {record.bucket} are gone at the initiator: retry"
+                await place.thread(place.store.lose, task.task_id, record, Why(problem=problem))
+                raise ClaimLostError(task.task_id)
+        self._holding.check()
+        await place.thread(rank, task, place.warehouse, done)
+        logger.info("task.ranked", extra={"task": task.task_id})
 
     async def _store(self, bucket: int, ids: SampleIds, outcome: BucketOutcome, began: float) -> None:
         """Write the results of a bucket, then its record; not interrupted, so that nobody writes behind a successor."""
-        await self._choose_bins(outcome)
+        await self._choose_bins(lambda: bins_for(self._task.new.manifest.kind, outcome.predictions))
         self._holding.check()
-        writing = partial(write_results, predictions=outcome.predictions, status=outcome.status, origin=outcome.origin)
+        writing = partial(
+            write_results,
+            predictions=outcome.predictions,
+            status=outcome.status,
+            origin=outcome.origin,
+            table=results_table(self._task),
+        )
         sha256 = await self._place.thread(writing, self._place.warehouse, self._task.task_id, bucket, ids)
         histograms = await self._place.thread(histograms_of, self._bins, outcome.predictions, outcome.status)
         done = BucketDone(
@@ -179,14 +279,21 @@ class TaskRun:
             seconds=time.perf_counter() - began,
             finished_at=datetime.now(UTC),
         )
-        now = time.monotonic()
-        ran_s, self._recorded = now - self._recorded, now
+        await self._record(done)
+
+    async def _record(self, done: BucketDone) -> None:
+        ran_s = self._since_recorded()
         if not await self._place.thread(lambda: self._place.store.record(self._claim, done, ran_s=ran_s)):
             raise ClaimLostError(self._task.task_id)
-        extra = {"task": self._task.task_id, "bucket": bucket, "rows": done.totals.ids, "scored": done.totals.scored}
-        logger.info("task.bucket", extra=extra)
+        extra = {"task": self._task.task_id, "bucket": done.bucket, "rows": done.totals.ids}
+        logger.info("task.bucket", extra=extra | {"scored": done.totals.scored})
 
-    async def _choose_bins(self, outcome: BucketOutcome) -> None:
+    def _since_recorded(self) -> float:
+        now = time.monotonic()
+        ran_s, self._recorded = now - self._recorded, now
+        return ran_s
+
+    async def _choose_bins(self, fresh: Callable[[], Bins]) -> None:
         """Have the bins of the task before, so that the two can be compared, or choose some as soon as there can be."""
         async with self._binning:
             if self._bins:
@@ -197,7 +304,7 @@ class TaskRun:
             if before is not None and same_width and before.bins and not have_missed(before.totals.histograms):
                 self._bins = before.bins
             else:
-                self._bins = bins_for(manifest.kind, outcome.predictions)
+                self._bins = await self._place.thread(fresh)
             if self._bins and not await self._place.thread(self._place.store.begin, self._claim, self._bins):
                 raise ClaimLostError(self._task.task_id)
 

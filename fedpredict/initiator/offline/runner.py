@@ -61,6 +61,7 @@ class TaskRunner:
             threads=threads,
             buckets_under_way=settings.buckets_under_way,
             lease_s=settings.lease_s,
+            combine=settings.combine,
         )
         self._catalogue = catalogue
         self._scorers = scorers

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
+import pyarrow as pa
 from google.protobuf.message import Message
 
 from fedpredict.errors import DeadlineExceededError, FieldError, ProtocolError, TaskFailedError
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.buckets import in_places
-from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, TaskInfo
+from fedpredict.model.offline import OfflineState, OfflineTask, TaskInfo
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.identity import Identity
@@ -28,6 +29,10 @@ _Request = TypeVar("_Request", bound=Message)
 
 UPLOADS_AT_ONCE = 4
 """Further ones wait until they are read."""
+MAX_TOP = 1_000_000
+"""The most results that are sent in the order of their ranks."""
+TOP_PAGE = 100_000
+"""So many of them are read at a time, each of which looks at the ranks of all."""
 SILENT_S = 60.0
 """How long the next message of an upload may be away."""
 
@@ -119,19 +124,35 @@ class OfflineService:
         if task.results_removed:
             problem = "its results were removed, because they were old"
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
-        end = await self._send(task, request.offset, context)
+        if request.top:
+            end = await self._send_top(task, request, context)
+        else:
+            end = await self._send(task, request, context)
         if task.state is OfflineState.DONE:
-            last = results_to_wire(
-                RESULTS.arrow_schema.empty_table(), end, task.new.manifest.classes, task.new.manifest.n_outputs
-            )
+            last = _batch(task, RESULTS.arrow_schema.empty_table(), end, with_rank=request.with_rank)
             last.last = True
             await context.write(last.SerializeToString())
         elif task.state.has_ended:
             problem = task.problem or "there are results of some buckets only"
             raise TaskFailedError(f"task {task.task_id} is {task.state}", state=task.state, problem=problem)
 
-    async def _send(self, task: OfflineTask, offset: int, context: Context) -> int:
+    async def _send_top(self, task: OfflineTask, request: initiator_pb2.FetchResultsRequest, context: Context) -> int:
+        """Send the results of the first ranks, once all are there, and return how many there are."""
+        _check_top(task, request.top)
+        start = request.offset
+        while start < request.top and task.state is OfflineState.DONE:
+            rows = await self._desk.top(task, start + 1, min(start + TOP_PAGE, request.top))
+            await self._send_rows(task, rows, start, request, context)
+            start += rows.num_rows
+            if rows.num_rows < TOP_PAGE:
+                break
+        return start
+
+    async def _send(self, task: OfflineTask, request: initiator_pb2.FetchResultsRequest, context: Context) -> int:
         """Send the buckets that are done and follow each other, and return the row behind them."""
+        offset = request.offset
+        if task.new.ranking is not None and task.state is not OfflineState.DONE:
+            return offset  # ranks come when everything else is there
         done = await asyncio.to_thread(self._desk.store.buckets, task.task_id)
         start = 0
         for bucket in in_places(task.new.n_buckets):  # as they are worked on
@@ -140,21 +161,26 @@ class OfflineService:
                 break
             stop = start + record.totals.ids
             if stop > offset:
-                await self._send_bucket(task, record, start, max(0, offset - start), context)
+                skip = max(0, offset - start)
+                rows = (await self._desk.results(task, record)).slice(skip)
+                await self._send_rows(task, rows, start + skip, request, context)
             start = stop
         if offset > start and task.state.has_ended:
             told = f"offset {offset} of task {task.task_id}, which has {start} rows"
             raise FieldError(told, place="offset", problem="is beyond the last row")
         return start
 
-    async def _send_bucket(
-        self, task: OfflineTask, record: BucketDone, start: int, skip: int, context: Context
+    async def _send_rows(
+        self,
+        task: OfflineTask,
+        rows: pa.Table,
+        start: int,
+        request: initiator_pb2.FetchResultsRequest,
+        context: Context,
     ) -> None:
-        rows = await self._desk.results(task, record)
-        manifest = task.new.manifest
-        size = result_rows(manifest.n_outputs)
-        for first in range(skip, rows.num_rows, size):
-            batch = results_to_wire(rows.slice(first, size), start + first, manifest.classes, manifest.n_outputs)
+        size = result_rows(task.new.manifest.n_outputs)
+        for first in range(0, rows.num_rows, size):
+            batch = _batch(task, rows.slice(first, size), start + first, with_rank=request.with_rank)
             await context.write(batch.SerializeToString())
 
     def _about(
@@ -173,6 +199,24 @@ class OfflineService:
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
         return caller
+
+
+def _check_top(task: OfflineTask, top: int) -> None:
+    ranking, problem = task.new.ranking, ""
+    if ranking is None:
+        problem = "is of tasks that were submitted with ranks, which this one was not"
+    elif top > MAX_TOP:
+        problem = f"must be at most {MAX_TOP}: fetch all results instead, each has its rank"
+    elif ranking.top and top > ranking.top:
+        problem = f"is more than the {ranking.top} that the task gives ranks to"
+    if problem:
+        raise FieldError(f"the first {top} of task {task.task_id}: {problem}", place="top", problem=problem)
+
+
+def _batch(task: OfflineTask, rows: pa.Table, offset: int, *, with_rank: bool) -> initiator_pb2.ResultBatch:
+    manifest = task.new.manifest
+    has_rank = with_rank and task.new.ranking is not None
+    return results_to_wire(rows, offset, manifest.classes, manifest.n_outputs, has_rank=has_rank)
 
 
 async def _chunk(context: Context) -> initiator_pb2.UploadChunk | None:

@@ -234,7 +234,7 @@ class UploadReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., invalid: _Optional[int] = ...) -> None: ...
 
 class SubmitTaskRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "upload_id", "standing", "table", "idempotency_key", "note")
+    __slots__ = ("protocol_version", "request_id", "model_id", "mode", "upload_id", "standing", "table", "idempotency_key", "note", "rank_by")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +244,7 @@ class SubmitTaskRequest(_message.Message):
     TABLE_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    RANK_BY_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
@@ -253,7 +254,16 @@ class SubmitTaskRequest(_message.Message):
     table: str
     idempotency_key: str
     note: str
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., upload_id: _Optional[str] = ..., standing: _Optional[_Union[StandingPopulation, _Mapping]] = ..., table: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+    rank_by: RankBy
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., upload_id: _Optional[str] = ..., standing: _Optional[_Union[StandingPopulation, _Mapping]] = ..., table: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., note: _Optional[str] = ..., rank_by: _Optional[_Union[RankBy, _Mapping]] = ...) -> None: ...
+
+class RankBy(_message.Message):
+    __slots__ = ("output", "top")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    output: str
+    top: int
+    def __init__(self, output: _Optional[str] = ..., top: _Optional[int] = ...) -> None: ...
 
 class StandingPopulation(_message.Message):
     __slots__ = ("population", "version")
@@ -290,7 +300,7 @@ class ListTasksReply(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "model_id", "manifest_sha256", "mode", "state", "problem", "note", "population", "n_buckets", "buckets_done", "rows", "ids", "ids_done", "scored", "duplicates", "invalid", "statuses", "parties", "ids_per_s", "remaining_s", "submitted_us", "started_us", "finished_us", "classes", "histograms", "warnings", "submitted_by")
+    __slots__ = ("task_id", "model_id", "manifest_sha256", "mode", "state", "problem", "note", "population", "n_buckets", "buckets_done", "rows", "ids", "ids_done", "scored", "duplicates", "invalid", "statuses", "parties", "ids_per_s", "remaining_s", "submitted_us", "started_us", "finished_us", "classes", "histograms", "warnings", "submitted_by", "rank_by", "combined_by", "combined_why", "buckets_gathered")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +328,10 @@ class Task(_message.Message):
     HISTOGRAMS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    RANK_BY_FIELD_NUMBER: _ClassVar[int]
+    COMBINED_BY_FIELD_NUMBER: _ClassVar[int]
+    COMBINED_WHY_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_GATHERED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     model_id: str
     manifest_sha256: bytes
@@ -345,7 +359,11 @@ class Task(_message.Message):
     histograms: _containers.RepeatedCompositeFieldContainer[Histogram]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     submitted_by: str
-    def __init__(self, task_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., state: _Optional[_Union[TaskState, str]] = ..., problem: _Optional[str] = ..., note: _Optional[str] = ..., population: _Optional[str] = ..., n_buckets: _Optional[int] = ..., buckets_done: _Optional[int] = ..., rows: _Optional[int] = ..., ids: _Optional[int] = ..., ids_done: _Optional[int] = ..., scored: _Optional[int] = ..., duplicates: _Optional[int] = ..., invalid: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., parties: _Optional[_Iterable[_Union[TaskParty, _Mapping]]] = ..., ids_per_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., submitted_us: _Optional[int] = ..., started_us: _Optional[int] = ..., finished_us: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., histograms: _Optional[_Iterable[_Union[Histogram, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., submitted_by: _Optional[str] = ...) -> None: ...
+    rank_by: RankBy
+    combined_by: str
+    combined_why: str
+    buckets_gathered: int
+    def __init__(self, task_id: _Optional[str] = ..., model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., mode: _Optional[_Union[_common_pb2.Mode, str]] = ..., state: _Optional[_Union[TaskState, str]] = ..., problem: _Optional[str] = ..., note: _Optional[str] = ..., population: _Optional[str] = ..., n_buckets: _Optional[int] = ..., buckets_done: _Optional[int] = ..., rows: _Optional[int] = ..., ids: _Optional[int] = ..., ids_done: _Optional[int] = ..., scored: _Optional[int] = ..., duplicates: _Optional[int] = ..., invalid: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., parties: _Optional[_Iterable[_Union[TaskParty, _Mapping]]] = ..., ids_per_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., submitted_us: _Optional[int] = ..., started_us: _Optional[int] = ..., finished_us: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., histograms: _Optional[_Iterable[_Union[Histogram, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., submitted_by: _Optional[str] = ..., rank_by: _Optional[_Union[RankBy, _Mapping]] = ..., combined_by: _Optional[str] = ..., combined_why: _Optional[str] = ..., buckets_gathered: _Optional[int] = ...) -> None: ...
 
 class StatusCount(_message.Message):
     __slots__ = ("status", "count")
@@ -384,16 +402,20 @@ class Histogram(_message.Message):
     def __init__(self, output: _Optional[int] = ..., first: _Optional[float] = ..., width: _Optional[float] = ..., counts: _Optional[_Iterable[int]] = ..., stability: _Optional[float] = ...) -> None: ...
 
 class FetchResultsRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "task_id", "offset")
+    __slots__ = ("protocol_version", "request_id", "task_id", "offset", "top", "with_rank")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    WITH_RANK_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     task_id: str
     offset: int
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., task_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    top: int
+    with_rank: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., task_id: _Optional[str] = ..., offset: _Optional[int] = ..., top: _Optional[int] = ..., with_rank: _Optional[bool] = ...) -> None: ...
 
 class ResultBatch(_message.Message):
     __slots__ = ("offset", "table", "last")
