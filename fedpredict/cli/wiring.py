@@ -142,6 +142,22 @@ def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeV
     return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known)
 
 
+def audit_folder(loaded: LoadedParty) -> Path:
+    """Return the folder of a party's audit log."""
+    return loaded.base / loaded.settings.audit.path / loaded.settings.party
+
+
+def open_audit(loaded: LoadedParty, worker: int) -> AuditLog:
+    """Return the audit log of a worker; who uses it enters it."""
+    from fedpredict.security.audit_keys import open_keys  # noqa: PLC0415
+    from fedpredict.security.audit_log import AuditLog  # noqa: PLC0415
+
+    settings, folder = loaded.settings.audit, audit_folder(loaded)
+    anchor = None if settings.anchor is None else loaded.base / settings.anchor
+    settings = settings.model_copy(update={"anchor": anchor})
+    return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
+
+
 def open_loaded_events(loaded: LoadedParty) -> EventStore:
     """Return a party's raw events; the caller closes it."""
     from fedpredict.scoring.open_realtime import open_events  # noqa: PLC0415
