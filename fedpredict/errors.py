@@ -47,6 +47,7 @@ FedPredictError
 │   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── AuditBrokenError          lines of an audit log were changed, removed, added or moved
 ├── AuditUnavailableError     the audit log cannot be written
 ├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
@@ -332,6 +333,10 @@ class PartyRefusedError(PartyError):
 
 class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
+
+
+class AuditBrokenError(FedPredictError):
+    """Lines of an audit log were changed, removed, added or moved."""
 
 
 class AuditUnavailableError(FedPredictError):

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import ParticipantConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import AuditBrokenError, InputError
 from fedpredict.security.audit_chain import Checkpoint, calls, parse_checkpoint, verify_chain
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
 from fedpredict.security.audit_log import hashed_id
 
-app = typer.Typer(help="See who asked this party for what, and check that the log of it is whole.", no_args_is_help=True)
+app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)
 
 Anchors = Annotated[
     list[Path] | None,
@@ -34,7 +34,7 @@ def _audit() -> None:
 
 @app.command()
 def verify(
-    config: PartyConfig = None,
+    config: ParticipantConfig = Path("participant.toml"),
     folder: Annotated[Path | None, typer.Option(help="A copy of the log's folder, with its signing.pub.")] = None,
     key: Annotated[Path | None, typer.Option(help="The public audit key; default: the folder's signing.pub.")] = None,
     anchors: Anchors = None,
@@ -44,7 +44,7 @@ def verify(
 
     That the end of a chain was cut off is seen only with checkpoints that were kept elsewhere: `--anchor`.
     """
-    where = folder or wiring.audit_folder(wiring.load_party(config))
+    where = folder or wiring.audit_folder(wiring.load_participant(config))
     public = read_public_key(key or where / PUBLIC_KEY)
     kept = [checkpoint for path in anchors or () for checkpoint in _checkpoints(path)]
     rows = []
@@ -73,7 +73,8 @@ def verify(
 
 @app.command()
 def report(
-    config: PartyConfig = None,
+    config: ParticipantConfig = Path("participant.toml"),
+    *,
     who: Annotated[str | None, typer.Option(help="A caller, such as party bank; default: all.")] = None,
     since: Annotated[str | None, typer.Option("--from", help="First day or instant (UTC), such as 2026-11-01.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Up to this day or instant (UTC), not included.")] = None,
@@ -85,7 +86,7 @@ def report(
     Of calls about more ids than `[audit] ids_per_line` the log has no single id: their rows count in `large_rows`, and
     not in `people`.
     """
-    loaded = wiring.load_party(config)
+    loaded = wiring.load_participant(config)
     folder = wiring.audit_folder(loaded)
     first, end = _instant(since, "--from"), _instant(until, "--to")
     wanted = None if sample_id is None else hashed_id(open_keys(folder).ids, sample_id.encode())

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.security.audit_log import AuditLog
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
     from fedpredict.warehouse.base import Warehouse
@@ -142,12 +143,12 @@ def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeV
     return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known)
 
 
-def audit_folder(loaded: LoadedParty) -> Path:
+def audit_folder(loaded: Loaded[ParticipantSettings]) -> Path:
     """Return the folder of a party's audit log."""
     return loaded.base / loaded.settings.audit.path / loaded.settings.party
 
 
-def open_audit(loaded: LoadedParty, worker: int) -> AuditLog:
+def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
     """Return the audit log of a worker; who uses it enters it."""
     from fedpredict.security.audit_keys import open_keys  # noqa: PLC0415
     from fedpredict.security.audit_log import AuditLog  # noqa: PLC0415

@@ -94,10 +94,6 @@ class ParticipantServer:
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime
-        views = realtime or no_views
-        scorer = LocalParty(
-            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
-        )
         self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
@@ -107,7 +103,7 @@ class ParticipantServer:
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
         self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
         self._audit = CallAudit(audit)
-        self._answers = self._answering(scorer, warehouse)
+        self._answers = self._answering(self._scorer(store), warehouse)
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
@@ -188,6 +184,12 @@ class ParticipantServer:
         if self._event_edge is not None:
             stopping.append(asyncio.create_task(self._event_edge.__aexit__(None, None, None)))
         await asyncio.gather(*stopping)
+
+    def _scorer(self, store: OnlineStore) -> LocalParty:
+        settings, views = self._settings, self._realtime or no_views
+        return LocalParty(
+            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
+        )
 
     def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
         return Answers(

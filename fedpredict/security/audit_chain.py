@@ -48,14 +48,14 @@ class Checkpoint:
 
 
 def seal(body: Mapping[str, object], before: str) -> tuple[bytes, str]:
-    """Return the line of a body, with its line end, and its hash in hex.
+    r"""Return the line of a body, with its line end, and its hash in hex.
 
     Args:
         body: At least one field, none of them `h`.
         before: The hash of the line before, in hex.
 
     >>> line, sha256 = seal({"n": 1}, GENESIS)
-    >>> line == b'{"n":1,"h":"' + sha256.encode() + b'"}\\n'
+    >>> line == b'{"n":1,"h":"' + sha256.encode() + b'"}\n'
     True
     """
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()[:-1]
@@ -180,7 +180,8 @@ class _Walk:
             report.problems.append(f"{path.name}: two unfinished lines follow each other")
         self._torn = len(rest)
         if rest:
-            report.notes.append(f"{path.name}: the last {len(rest)} bytes are an unfinished line: a killed process, or one at work")
+            what = f"the last {len(rest)} bytes are an unfinished line: a process was killed, or is at work"
+            report.notes.append(f"{path.name}: {what}")
 
     def _begin(self, where: str, body: Mapping[str, Any], report: ChainReport) -> None:
         before = body.get("before")
@@ -231,9 +232,7 @@ class _Walk:
         return [f"{where}: lines 1 to {n} are gone, and no line says that they were pruned"]
 
 
-def _check_anchor(
-    anchor: Checkpoint, key: Ed25519PublicKey, hashes: Mapping[int, str], report: ChainReport
-) -> None:
+def _check_anchor(anchor: Checkpoint, key: Ed25519PublicKey, hashes: Mapping[int, str], report: ChainReport) -> None:
     if not is_signed(anchor, key):
         report.notes.append(f"an anchor of line {anchor.n} is not signed by this party's audit key, and says nothing")
         return

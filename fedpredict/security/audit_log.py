@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
 from fedpredict.model.arrays import Statuses
@@ -44,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
 """Calls that wait to be written; beyond them calls are refused, where the log is required."""
+_LINES = 64
+"""So many are written at a time; a file is at most so much larger than it should be."""
 _SYSLOG_AUTH_NOTICE = 10 * 8 + 5
 
 
@@ -108,8 +109,7 @@ class AuditLog:
         self._now = now
         self._waiting: deque[tuple[datetime, AuditedCall]] = deque()
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fedpredict-audit", daemon=True)
-        self._file: _ChainFile | None = None
+        self._thread: threading.Thread | None = None
         self._problem = ""
 
     def __enter__(self) -> Self:
@@ -119,9 +119,10 @@ class AuditLog:
             ConfigError: The folder cannot be used, or another process writes this worker's chain.
         """
         try:
-            self._file = _ChainFile(self._folder, self._chain, self._now())
+            file = _ChainFile(self._folder, self._chain, self._now())
         except OSError as error:
             raise ConfigError(f"audit: {self._folder}: {error.strerror or error}") from error
+        self._thread = threading.Thread(target=self._run, args=(file,), name="fedpredict-audit", daemon=True)
         self._thread.start()
         return self
 
@@ -130,7 +131,8 @@ class AuditLog:
     ) -> None:
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
@@ -144,15 +146,15 @@ class AuditLog:
             return
         self._waiting.append((self._now(), call))
 
-    def _run(self) -> None:
+    def _run(self, file: _ChainFile) -> None:
         signed_at = time.monotonic()
         while True:
             stopping = self._wake.wait(self._settings.write_s) and self._stopping.is_set()
             try:
-                self._write()
+                self._write(file)
                 if stopping or time.monotonic() - signed_at > self._settings.checkpoint_s:
                     signed_at = time.monotonic()
-                    self._checkpoint(ends=stopping)
+                    self._checkpoint(file, ends=stopping)
                 if self._problem:
                     logger.info("audit.recovered")
                 self._problem = ""
@@ -162,24 +164,19 @@ class AuditLog:
                 self._problem = error.strerror or str(error)
             if stopping:
                 break
-        if self._file is not None:
-            self._file.close()
+        file.close()
 
-    def _write(self) -> None:
+    def _write(self, file: _ChainFile) -> None:
         """Write what waits; what cannot be written goes on waiting."""
-        file = self._file
-        assert file is not None
         while self._waiting:
-            some = [self._waiting[at] for at in range(min(len(self._waiting), 1_000))]
+            some = [self._waiting[at] for at in range(min(len(self._waiting), _LINES))]
             file.write([self._body(at, call) for at, call in some])
             for _ in some:
                 self._waiting.popleft()
             if file.size > self._settings.file_mb << 20:
                 file.next(self._now())
 
-    def _checkpoint(self, *, ends: bool) -> None:
-        file = self._file
-        assert file is not None
+    def _checkpoint(self, file: _ChainFile, *, ends: bool) -> None:
         if ends:
             file.write([{"kind": "end", "t": _text(self._now())}])
         if not file.grew:
