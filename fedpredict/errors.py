@@ -47,6 +47,8 @@ FedPredictError
 │   ├── PartyBusyError        too many calls to it are under way
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
+├── AuditBrokenError          lines of an audit log were changed, removed, added or moved
+├── AuditUnavailableError     the audit log cannot be written
 ├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
@@ -331,6 +333,14 @@ class PartyRefusedError(PartyError):
 
 class ServerUnavailableError(FedPredictError):
     """A client cannot reach the server it was given."""
+
+
+class AuditBrokenError(FedPredictError):
+    """Lines of an audit log were changed, removed, added or moved."""
+
+
+class AuditUnavailableError(FedPredictError):
+    """The audit log cannot be written, and calls that are not written down are not answered."""
 
 
 class OverloadedError(FedPredictError):

@@ -13,6 +13,7 @@ from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
     load_participant,
+    open_audit,
     open_loaded_realtime,
     open_loaded_store,
     open_loaded_warehouse,
@@ -70,7 +71,11 @@ def _participant_worker(
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        with _realtime(loaded, warehouse) as realtime, scheduled(loaded, warehouse, me) as counted:
+        with (
+            open_audit(loaded, me.worker) as audit,
+            _realtime(loaded, warehouse) as realtime,
+            scheduled(loaded, warehouse, me) as counted,
+        ):
             store = open_loaded_store(loaded)
             serving = server.serve(
                 settings,
@@ -82,6 +87,7 @@ def _participant_worker(
                 ready=ready,
                 ready_http=ready_http,
                 counted=counted,
+                audit=audit,
             )
             uvloop.run(serving)
     finally:

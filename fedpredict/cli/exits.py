@@ -45,6 +45,8 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.LeaseHeldError: ExitCode.BUSY,
     errors.LeaseLostError: ExitCode.BUSY,
     errors.SecurityError: ExitCode.SECURITY,
+    errors.AuditBrokenError: ExitCode.FINDINGS,
+    errors.AuditUnavailableError: ExitCode.UNAVAILABLE,
 }
 
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "score"),
     "task": ("task", "app"),
     "erase": ("erase", "erase_person"),
+    "audit": ("audit", "app"),
     "schedule": ("schedule", "app"),
     "population": ("population", "app"),
     "shares": ("shares", "app"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.security.audit_log import AuditLog
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
     from fedpredict.tables.script_store import RegisteredView
@@ -157,6 +158,22 @@ def opened_source(
         source = open_source_of(registered, own, warehouse, loaded.base, engine)
         with closing(source):
             yield source
+
+
+def audit_folder(loaded: Loaded[ParticipantSettings]) -> Path:
+    """Return the folder of a party's audit log."""
+    return loaded.base / loaded.settings.audit.path / loaded.settings.party
+
+
+def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
+    """Return the audit log of a worker; who uses it enters it."""
+    from fedpredict.security.audit_keys import open_keys  # noqa: PLC0415
+    from fedpredict.security.audit_log import AuditLog  # noqa: PLC0415
+
+    settings, folder = loaded.settings.audit, audit_folder(loaded)
+    anchor = None if settings.anchor is None else loaded.base / settings.anchor
+    settings = settings.model_copy(update={"anchor": anchor})
+    return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

@@ -13,6 +13,7 @@ from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
+from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
@@ -40,6 +41,7 @@ class Answers:
         max_samples: int,
         watch: ShareWatch | None = None,
         offline: OfflineAnswers | None = None,
+        audit: CallAudit | None = None,
     ) -> None:
         """Serve one party.
 
@@ -51,6 +53,7 @@ class Answers:
             max_samples: Most sample ids in one call.
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
+            audit: Writes calls down; default: nothing does.
         """
         self.offline = offline
         self.link_port = 0
@@ -61,6 +64,7 @@ class Answers:
         self._me = me
         self._max_samples = max_samples
         self._watch = watch or ShareWatch()
+        self._audit = audit or CallAudit(None)
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce.
@@ -86,10 +90,17 @@ class Answers:
         self, request: participant_pb2.DescribeModelRequest, caller: Identity, deadline_s: float
     ) -> participant_pb2.DescribeModelReply:
         """Describe the newest version of a model that the caller may ask for."""
-        codec.check_protocol_version(request.protocol_version)
-        add_log_context(request_id=codec.check_request_id(request.request_id), model=check_model_id(request.model_id))
-        self._policy.check(caller, request.model_id)
-        part = await self._scorer.describe(request.model_id, deadline_s=deadline_s)
+        try:
+            codec.check_protocol_version(request.protocol_version)
+            request_id, model_id = codec.check_request_id(request.request_id), check_model_id(request.model_id)
+            add_log_context(request_id=request_id, model=model_id)
+            self._audit.check()
+            self._policy.check(caller, model_id)
+            part = await self._scorer.describe(model_id, deadline_s=deadline_s)
+        except BaseException as error:
+            self._audit.other("DescribeModel", caller, request.request_id, request.model_id, error)
+            raise
+        self._audit.other("DescribeModel", caller, request_id, model_id, None)
         return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(
@@ -108,9 +119,14 @@ class Answers:
         into: participant_pb2.ScoreReply,
     ) -> None:
         """Do what `score` does, and write the answer into an empty message, such as the body of a frame."""
-        query = codec.query_from_wire(request)
+        try:
+            query = codec.query_from_wire(request)
+        except FedPredictError as error:
+            self._audit.other("Score", caller, "", "", error)
+            raise
         watched = self._watch.share(caller.name, query)
         try:
+            self._audit.check()
             if query.further:
                 self._check_size(len(query.sample_ids))
                 reply = await self._score_several(query, caller, deadline_s)
@@ -125,7 +141,9 @@ class Answers:
             # only now: most calls leave no line in the log that would need it
             add_log_context(request_id=query.request_id, model=query.model_id)
             watched.failed(error)
+            self._audit.scored(caller, query, error)
             raise
+        self._audit.scored(caller, query, reply)
         codec.fill_reply(into, query, reply)
 
     async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:

@@ -23,6 +23,7 @@ from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
+from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
@@ -52,6 +53,7 @@ class OfflineAnswers:
         buckets_at_once: int,
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
         metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
+        audit: CallAudit | None = None,
     ) -> None:
         """Serve one party.
 
@@ -62,6 +64,7 @@ class OfflineAnswers:
             buckets_at_once: How many buckets are computed, and how many taken, at a time.
             answered: Told of every answer.
             metrics: Counts them; default: nothing does.
+            audit: Writes calls down; default: nothing does.
         """
         self._part = part
         self._policy = policy
@@ -70,6 +73,7 @@ class OfflineAnswers:
         self._threads = ThreadPoolExecutor(2 * buckets_at_once + 2, "fedpredict-offline")
         self._answered = answered
         self._metrics = metrics
+        self._audit = audit or CallAudit(None)
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
 
@@ -116,10 +120,13 @@ class OfflineAnswers:
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
         began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
         try:
-            reply, digests = await self._score(query, caller, deadline_s)
+            self._audit.check()
+            ids, reply, digests = await self._score(query, caller, deadline_s)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
+            self._audit.bucket(caller, query, None, None, error)
             raise
+        self._audit.bucket(caller, query, ids, reply.share.status)
         elapsed_s = time.perf_counter() - began
         counted.done(elapsed_s, reply.share.status)
         fill_bucket_reply(into, query, digests[0], reply)
@@ -127,8 +134,8 @@ class OfflineAnswers:
 
     async def _score(
         self, query: BucketQuery, caller: Identity, deadline_s: float
-    ) -> tuple[PartyReply, tuple[str, str]]:
-        """Return the share of a bucket, and the digests of its ids and of itself."""
+    ) -> tuple[SampleIds, PartyReply, tuple[str, str]]:
+        """Return the ids of a bucket, their share, and the digests of both."""
         self._policy.check(caller, query.model_id)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
@@ -138,7 +145,7 @@ class OfflineAnswers:
                 ids, ids_sha256 = await self._ids(query, caller)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
-                return reply, (ids_sha256, await self._thread(_checksum, reply.share))
+                return ids, reply, (ids_sha256, await self._thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._part.party) from error

@@ -25,6 +25,7 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
+from fedpredict.participant.audited import Audit, CallAudit
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
@@ -67,6 +68,7 @@ class ParticipantServer:
         realtime: RealtimeViews | None = None,
         me: Instance | None = None,
         counted: Source | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
 
@@ -78,6 +80,7 @@ class ParticipantServer:
             realtime: The views that are computed when they are asked for; the caller closes it. Default: none.
             me: This process among the party's workers; default: the only one.
             counted: Further metrics to show.
+            audit: Where calls are written down; the caller closes it. Default: nowhere.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -91,10 +94,6 @@ class ParticipantServer:
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime
-        views = realtime or no_views
-        scorer = LocalParty(
-            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
-        )
         self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
@@ -103,7 +102,8 @@ class ParticipantServer:
         self._counted = (counted,) if counted is not None else ()
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
         self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
-        self._answers = self._answering(scorer, warehouse)
+        self._audit = CallAudit(audit)
+        self._answers = self._answering(self._scorer(store), warehouse)
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
         self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
@@ -185,6 +185,12 @@ class ParticipantServer:
             stopping.append(asyncio.create_task(self._event_edge.__aexit__(None, None, None)))
         await asyncio.gather(*stopping)
 
+    def _scorer(self, store: OnlineStore) -> LocalParty:
+        settings, views = self._settings, self._realtime or no_views
+        return LocalParty(
+            settings.party, lambda: self.loader.state, store, freshness=settings.freshness, realtime=views
+        )
+
     def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
         return Answers(
             scorer,
@@ -194,6 +200,7 @@ class ParticipantServer:
             max_samples=self._settings.max_samples,
             watch=self._watch,
             offline=self._offline(scorer, warehouse),
+            audit=self._audit,
         )
 
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
@@ -214,6 +221,7 @@ class ParticipantServer:
             buckets_at_once=settings.buckets_at_once,
             answered=self._answered.add,
             metrics=self._metrics,
+            audit=self._audit,
         )
 
     async def _observe(self) -> None:
@@ -311,6 +319,7 @@ async def serve(
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
     counted: Source | None = None,
+    audit: Audit | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
@@ -324,13 +333,16 @@ async def serve(
         ready: Called once with the address, when the server listens and the warehouse has been looked at.
         ready_http: Called then with the address that raw events are taken at, where they are.
         counted: Further metrics to show.
+        audit: Where calls are written down; the caller closes it. Default: nowhere.
 
     Raises:
         ConfigError: The settings do not fit, or the port is taken.
         CertificateError: The certificate files cannot be used.
     """
     with stopping() as stop:
-        server = ParticipantServer(settings, warehouse, tls, store=store, realtime=realtime, me=me, counted=counted)
+        server = ParticipantServer(
+            settings, warehouse, tls, store=store, realtime=realtime, me=me, counted=counted, audit=audit
+        )
         async with server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())
             await asyncio.wait((read, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EVENTS, EventSettings, RealtimeSettings
 from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.scoring.settings import TaskSettings
+from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.settings import (
     Address,
     ModelOrAll,
@@ -122,6 +123,8 @@ class ParticipantSettings(_Settings):
     """The standing populations of initiators."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """Where it is written down who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     traces: TracesSettings = Field(default_factory=TracesSettings)

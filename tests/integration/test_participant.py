@@ -57,6 +57,10 @@ from fedpredict.participant.server import ParticipantServer, serve
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security import certs
+from fedpredict.security.audit_chain import calls, verify_chain
+from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
+from fedpredict.security.audit_log import AuditLog
+from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
@@ -252,10 +256,12 @@ class Running:
         self.certificates = certificates
         self.stack = AsyncExitStack()
 
-    async def start(self, *, store: MemoryStore | None = None, **changes: object) -> ParticipantServer:
+    async def start(
+        self, *, store: MemoryStore | None = None, audit: AuditLog | None = None, **changes: object
+    ) -> ParticipantServer:
         settings = settings_with(self.lab.folder, **changes)
         tls = None if settings.insecure else self.certificates.lab
-        server = ParticipantServer(settings, self.lab.warehouse, tls, store=store)
+        server = ParticipantServer(settings, self.lab.warehouse, tls, store=store, audit=audit)
         await self.stack.enter_async_context(server)
         await server.wait_read()
         self.address = server.address
@@ -406,6 +412,74 @@ async def test_a_caller_who_is_not_listed_sees_exactly_what_an_unknown_model_loo
         assert await outcome(other.score(query_for(cancer))) == unknown
         assert await outcome(other.health("model/cancer")) == unknown
     assert await outcome(running.caller(certificates.shop).describe("other")) == unknown
+
+
+async def test_every_call_is_in_the_audit_log_also_what_was_refused(
+    running: Running, certificates: Certificates, tmp_path: Path
+) -> None:
+    running.lab.load()
+    version = running.lab.convert()
+    folder = tmp_path / "audit"
+    with AuditLog(AuditSettings(write_s=0.01), folder, "lab", 0, open_keys(folder)) as audit:
+        server = await running.start(audit=audit)
+        caller = running.caller()
+        await caller.score(query_for(version, b"p1", b"p1", b"nobody"))
+        await caller.describe("cancer")
+        await outcome(caller.describe("none"))
+        await outcome(running.caller(certificates.shop).score(query_for(version, b"p2")))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await caller.raw("Score", participant_pb2.ScoreRequest(protocol_version=99).SerializeToString())
+        await server.__aexit__(None, None, None)
+
+    found = [
+        (each["what"], each["caller"], each.get("model"), each["rows"], each.get("statuses"), each["outcome"])
+        for each in calls([folder / "worker-0"])
+    ]
+    hospital, shop = "party hospital", "party shop"
+    assert found == [
+        ("Score", hospital, "cancer", 3, {"OK": 2, "NOT_FOUND": 1}, "ok"),
+        ("DescribeModel", hospital, "cancer", 0, None, "ok"),
+        ("DescribeModel", hospital, "none", 0, None, "ModelNotFoundError"),
+        ("Score", shop, "cancer", 1, None, "ModelNotFoundError"),
+        ("Score", hospital, None, 0, None, "ProtocolError"),
+    ]
+    first = next(iter(calls([folder / "worker-0"])))
+    assert (first["manifest"], first["mode"], len(set(first["ids"]))) == ("5c" * 32, "nearline", 2)
+    assert verify_chain(folder / "worker-0", "lab/worker-0", read_public_key(folder / PUBLIC_KEY)).problems == []
+
+
+async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.lab.load()
+    version = running.lab.convert()
+    folder = tmp_path / "audit"
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with AuditLog(AuditSettings(write_s=0.01), folder, "lab", 0, open_keys(folder)) as audit:
+        await running.start(audit=audit)
+        whole = os.write
+        monkeypatch.setattr("fedpredict.security.audit_log.os.write", full)
+        await running.caller().score(query_for(version, b"p1"))
+
+        async def is_refused() -> bool:
+            try:
+                await running.caller().score(query_for(version, b"p2"))
+            except FedPredictError:
+                return True
+            return False
+
+        await eventually(is_refused)
+        refused = await outcome(running.caller().score(query_for(version, b"p2")))
+        assert refused[1:3] == (grpc.StatusCode.UNAVAILABLE, "nothing is answered at the moment")
+        monkeypatch.setattr("fedpredict.security.audit_log.os.write", whole)
+
+        async def is_answered() -> bool:
+            return not await is_refused()
+
+        await eventually(is_answered)
 
 
 async def test_a_certificate_of_another_authority_gets_no_connection(

@@ -26,6 +26,8 @@ EXPECTED = {
     "TaskNotFoundError": 5,
     "TaskFailedError": 6,
     "UnscoredError": 6,
+    "AuditBrokenError": ExitCode.FINDINGS,
+    "AuditUnavailableError": ExitCode.UNAVAILABLE,
     "OverloadedError": 6,
     "IncompatiblePartsError": 4,
     "PartyError": 6,

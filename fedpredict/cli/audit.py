@@ -1,0 +1,173 @@
+"""`fedpredict audit`: who asked this party for what, and whether the log of it is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.options import ParticipantConfig
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.errors import AuditBrokenError, InputError
+from fedpredict.security.audit_chain import Checkpoint, calls, parse_checkpoint, verify_chain
+from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
+from fedpredict.security.audit_log import hashed_id
+
+app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)
+
+Anchors = Annotated[
+    list[Path] | None,
+    typer.Option("--anchor", help="A file with checkpoints that were kept elsewhere; a syslog's will do. Repeatable."),
+]
+
+
+@app.callback()
+def _audit() -> None:
+    """See who asked this party for what, and check that the log of it is whole."""
+
+
+@app.command()
+def verify(
+    config: ParticipantConfig = Path("participant.toml"),
+    folder: Annotated[Path | None, typer.Option(help="A copy of the log's folder, with its signing.pub.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The public audit key; default: the folder's signing.pub.")] = None,
+    anchors: Anchors = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check every line of every worker's chain; exit code 9 where one was changed, removed, added or moved.
+
+    That the end of a chain was cut off is seen only with checkpoints that were kept elsewhere: `--anchor`.
+    """
+    where = folder or wiring.audit_folder(wiring.load_participant(config))
+    public = read_public_key(key or where / PUBLIC_KEY)
+    kept = [checkpoint for path in anchors or () for checkpoint in _checkpoints(path)]
+    rows = []
+    for chain in _chains(where):
+        name = f"{where.name}/{chain.name}"
+        report = verify_chain(chain, name, public, kept)
+        rows.append(
+            {
+                "chain": name,
+                "lines": report.lines,
+                "last": report.last[0],
+                "checkpoints": report.checkpoints,
+                "anchors": sum(each.chain == name for each in kept),
+                "problems": report.problems,
+                "notes": report.notes,
+            }
+        )
+    missing = {each.chain for each in kept} - {str(row["chain"]) for row in rows}
+    output = Output(as_json=as_json)
+    output.rows(("chain", "lines", "last", "checkpoints", "anchors", "problems", "notes"), rows, empty="No log yet.")
+    problems = [problem for row in rows for problem in row["problems"]]  # type: ignore[attr-defined]
+    problems += [f"chain {name}, which an anchor knows, is gone" for name in sorted(missing)]
+    if problems:
+        raise AuditBrokenError(f"the audit log is not whole: {'; '.join(problems[:5])}")
+
+
+@app.command()
+def report(
+    config: ParticipantConfig = Path("participant.toml"),
+    *,
+    who: Annotated[str | None, typer.Option(help="A caller, such as party bank; default: all.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="First day or instant (UTC), such as 2026-11-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Up to this day or instant (UTC), not included.")] = None,
+    sample_id: Annotated[str | None, typer.Option(help="Count the calls about this one person alone.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say who asked about how many samples: calls, rows, and different people, by caller, model and method.
+
+    Of calls about more ids than `[audit] ids_per_line` the log has no single id: their rows count in `large_rows`, and
+    not in `people`.
+    """
+    loaded = wiring.load_participant(config)
+    folder = wiring.audit_folder(loaded)
+    first, end = _instant(since, "--from"), _instant(until, "--to")
+    wanted = None if sample_id is None else hashed_id(open_keys(folder).ids, sample_id.encode())
+    sums: dict[tuple[str, str, str], _Sum] = {}
+    for call in calls(_chains(folder)):
+        at = str(call.get("t"))
+        if (who not in (None, call.get("caller"))) or at < first or (end and at >= end):
+            continue
+        if wanted is not None and wanted not in call.get("ids", ()):
+            continue
+        key = (str(call.get("caller")), str(call.get("model", "")), str(call.get("what")))
+        sums.setdefault(key, _Sum()).add(call)
+    rows = [
+        {"caller": caller, "model": model, "what": what, **sums[caller, model, what].row()}
+        for caller, model, what in sorted(sums)
+    ]
+    columns = ("caller", "model", "what", "calls", "refused", "rows", "scored", "people", "large_rows", "first", "last")
+    Output(as_json=as_json).rows(columns, rows, empty="No call is in the log for that.")
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Calls, added up."""
+
+    calls: int = 0
+    refused: int = 0
+    rows: int = 0
+    large_rows: int = 0
+    scored: int = 0
+    people: set[str] = field(default_factory=set)
+    first: str = ""
+    last: str = ""
+
+    def add(self, call: Mapping[str, Any]) -> None:
+        """Add a call."""
+        n_rows = int(call.get("rows", 0))
+        self.calls += 1
+        self.refused += call.get("outcome") != "ok"
+        self.rows += n_rows
+        self.scored += int(Counter(call.get("statuses", {}))["OK"])
+        self.people.update(call.get("ids", ()))
+        self.large_rows += n_rows if "root" in call else 0
+        at = str(call.get("t"))
+        self.first, self.last = min(self.first or at, at), max(self.last, at)
+
+    def row(self) -> dict[str, object]:
+        """Return it as it is shown."""
+        return {
+            "calls": self.calls,
+            "refused": self.refused,
+            "rows": self.rows,
+            "scored": self.scored,
+            "people": len(self.people),
+            "large_rows": self.large_rows,
+            "first": self.first,
+            "last": self.last,
+        }
+
+
+def _chains(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("worker-*") if path.is_dir())
+
+
+def _checkpoints(path: Path) -> list[Checkpoint]:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    found = [checkpoint for line in lines if (checkpoint := parse_checkpoint(line)) is not None]
+    if not found:
+        raise InputError(f"{path}: holds no checkpoint of an audit log")
+    return found
+
+
+def _instant(text: str | None, option: str) -> str:
+    """Return an instant as the log writes it, which sorts by time; empty for None."""
+    if text is None:
+        return ""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: write a day or instant such as 2026-11-01 or 2026-11-01T08:00") from error
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

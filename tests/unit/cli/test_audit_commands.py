@@ -1,0 +1,87 @@
+"""`fedpredict audit`: what is reported, what is found, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpredict.cli.main import run
+from fedpredict.security.audit_log import AuditedCall
+from tests.unit.security.test_audit import call, log
+
+OPTIONS = ("--config", "participant.toml")
+
+
+@pytest.fixture
+def party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A party that was asked on three days by two callers."""
+    monkeypatch.chdir(tmp_path)
+    Path("participant.toml").write_text('party = "lab"\ninsecure = true\n[warehouse]\npath = "warehouse"\n')
+    now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    with log(tmp_path / "audit" / "lab", now=lambda: now, anchor=tmp_path / "anchor.txt") as audit:
+        audit.add(call(1))
+        audit.add(call(1))
+        now = datetime(2026, 11, 2, 12, tzinfo=UTC)
+        audit.add(call(2))
+        audit.add(call(3, 50))
+        now = datetime(2026, 11, 3, 12, tzinfo=UTC)
+        audit.add(AuditedCall("DescribeModel", "party shop", "r9", "credit", outcome="ModelNotFoundError"))
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert run(["audit", *words]) == code
+    captured = capsys.readouterr()
+    return json.loads(captured.out) if code == 0 else " ".join(captured.err.split())
+
+
+def test_who_asked_about_how_many(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank, shop = said(capsys, "report", *OPTIONS, "--json")
+    assert (bank["caller"], bank["calls"], bank["rows"], bank["scored"]) == ("party bank", 4, 56, 4)
+    assert (bank["people"], bank["large_rows"], bank["refused"]) == (4, 50, 0)
+    assert (shop["caller"], shop["calls"], shop["rows"], shop["refused"]) == ("party shop", 1, 0, 1)
+    assert (bank["first"], bank["last"]) == ("2026-11-01T12:00:00.000000Z", "2026-11-02T12:00:00.000000Z")
+
+    (day,) = said(capsys, "report", *OPTIONS, "--json", "--from", "2026-11-02", "--to", "2026-11-03")
+    assert (day["calls"], day["people"]) == (2, 2)
+    assert said(capsys, "report", *OPTIONS, "--json", "--who", "party shop")[0]["caller"] == "party shop"
+    (about,) = said(capsys, "report", *OPTIONS, "--json", "--sample-id", "person-1-0")
+    assert about["calls"] == 2
+    assert said(capsys, "report", *OPTIONS, "--json", "--sample-id", "nobody") == []
+    assert "--from '1.11.'" in said(capsys, "report", *OPTIONS, "--from", "1.11.", code=4)
+
+
+def test_a_whole_log_is_verified_and_a_copy_of_it_elsewhere(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = said(capsys, "verify", *OPTIONS, "--json", "--anchor", "anchor.txt")
+    assert (row["chain"], row["problems"]) == ("lab/worker-0", [])
+    assert row["anchors"] >= 1
+    shutil.copytree("audit/lab", "elsewhere/lab")
+    Path("elsewhere/lab/signing.key").unlink()
+    Path("elsewhere/lab/ids.key").unlink()
+    assert said(capsys, "verify", "--folder", "elsewhere/lab", "--json")[0]["lines"] == row["lines"]
+
+
+def test_what_is_not_whole_ends_with_exit_code_9(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = Path("audit/lab/worker-0").glob("*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"rows":50', b'"rows":5'))
+    assert "number 5 was changed" in said(capsys, "verify", *OPTIONS, code=9)
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    assert "its end was cut off" in said(capsys, "verify", *OPTIONS, "--anchor", "anchor.txt", code=9)
+    shutil.rmtree("audit/lab/worker-0")
+    told = said(capsys, "verify", *OPTIONS, "--anchor", "anchor.txt", code=9)
+    assert "chain lab/worker-0, which an anchor knows, is gone" in told
+
+
+def test_bad_files_are_named(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "participant.toml: holds no checkpoint" in said(
+        capsys, "verify", *OPTIONS, "--anchor", "participant.toml", code=4
+    )
+    assert "none.txt: cannot be read" in said(capsys, "verify", *OPTIONS, "--anchor", "none.txt", code=4)
+    assert "no public audit key" in said(capsys, "verify", *OPTIONS, "--key", "anchor.txt", code=3)
