@@ -27,6 +27,7 @@ from fedpredict.warehouse.base import (
 )
 from fedpredict.warehouse.hive_connection import Engine, HiveSession, RefusedByServerError
 from fedpredict.warehouse.hive_literals import bound
+from fedpredict.warehouse.hive_session import open_session
 from fedpredict.warehouse.hive_settings import HiveSettings
 from fedpredict.warehouse.hive_staging import Staging
 from fedpredict.warehouse.hive_statements import (
@@ -56,29 +57,6 @@ STAGE_ABOVE_VALUES = 1_000
 
 CLOSE_S = 2.0
 """How long `close` waits for a statement that another thread has under way; it may take an hour."""
-
-_SPARK_SESSION = {
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.timestampType": "TIMESTAMP_LTZ",
-    "spark.sql.parser.escapedStringLiterals": "false",
-    "spark.sql.sources.partitionOverwriteMode": "dynamic",
-}
-"""What our statements rely on, whatever the server's own settings are: partitions that rows do not name stay."""
-_MOST_PARTITIONS = {
-    "hive.exec.max.dynamic.partitions": "100000",
-    "hive.exec.max.dynamic.partitions.pernode": "100000",
-}
-"""How many partitions the rows of one statement may name: a task has thousands, and 100 is what Hive begins with."""
-_EXCLUDED_RULES = "spark.sql.optimizer.excludedRules"
-_SPARK_EXCLUDED = (
-    "org.apache.spark.sql.execution.planmerging.MergeSubplans",
-    "org.apache.spark.sql.catalyst.optimizer.MergeScalarSubqueries",
-)
-"""Rules of Spark's optimizer, by the names that its versions give them, that a session does without.
-
-They merge the queries that make one row of a model's parameters into each of their users: 15 features in 5 bins became
-a plan of 900 kB instead of 28, which took minutes to work on, or more memory than the server has.
-"""
 
 
 class HiveWarehouse(Warehouse, SummedWriter):
@@ -203,14 +181,9 @@ class HiveWarehouse(Warehouse, SummedWriter):
             check_partition(schema, partition)
             rows = rows_for(schema, statement)
             sql = insert_query(schema, partition, *_rendered(rows, params, session.engine))
-            try:
-                for source, database in _tables(rows):
-                    _refresh(session, source, database)
-                session.execute(sql)
-                _refresh(session, table)
+            with _statement_errors(session, params):
+                _insert(session, table, rows, sql)
                 yield session, schema
-            except RefusedByServerError as error:
-                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
 
     @override
     def replace_each_from(
@@ -224,13 +197,8 @@ class HiveWarehouse(Warehouse, SummedWriter):
             key, flat = innermost_of(schema, partition)
             rows = rows_for(flat, statement)
             sql = insert_each(schema, partition, key, *_rendered(rows, params, session.engine))
-            try:
-                for source, database in _tables(rows):
-                    _refresh(session, source, database)
-                session.execute(sql)
-                _refresh(session, table)
-            except RefusedByServerError as error:
-                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
+            with _statement_errors(session, params):
+                _insert(session, table, rows, sql)
 
     def _existing(self, session: HiveSession, table: str) -> TableSchema:
         with _write_errors(f"a partition of {table} is not written"):
@@ -288,17 +256,14 @@ class HiveWarehouse(Warehouse, SummedWriter):
             raise StatementError("only a query can be run")
         with self._session() as session:
             sql = "".join(_rendered(statement, params, session.engine))
-            try:
+            with _statement_errors(session, params):
                 for table, database in _tables(statement):
                     _refresh(session, table, database)
                 return session.execute(sql)
-            except RefusedByServerError as error:
-                raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
 
     @override
     def close(self) -> None:
-        """End the session; the next call opens another."""
-        """End the session; one in which another thread's statement is under way is left to the end of the process."""
+        """End the session; one that another thread's statement is under way in is left to the end of the process."""
         if not self._lock.acquire(timeout=CLOSE_S):
             # a server that hangs must not keep a process from ending
             logger.warning("hive.close_abandoned", extra={"address": self._settings.address})
@@ -318,7 +283,7 @@ class HiveWarehouse(Warehouse, SummedWriter):
                 logger.info("hive.session_lost", extra={"address": self._settings.address})
                 self.close()
             if self._open is None:
-                self._open = _open_session(self._settings)
+                self._open = open_session(self._settings)
             try:
                 yield self._open
             except WarehouseUnavailableError:
@@ -326,27 +291,21 @@ class HiveWarehouse(Warehouse, SummedWriter):
                 raise
 
 
-def _open_session(settings: HiveSettings) -> HiveSession:
-    session = HiveSession(settings, settings.database)
-    if session.engine is Engine.SPARK:
-        try:
-            for key, value in (_SPARK_SESSION | {_EXCLUDED_RULES: _excluded_rules(session)}).items():
-                session.execute(f"SET {key}={value}")
-        except RefusedByServerError as error:
-            session.close()
-            raise StatementError(f"{settings.address} does not take the session's settings: {error}") from error
-    for key, value in _MOST_PARTITIONS.items():
-        with contextlib.suppress(RefusedByServerError):  # its administrator's limit holds, and says so when it is met
-            session.execute(f"SET {key}={value}")
-    logger.info("hive.connected", extra={"address": settings.address, "engine": session.engine.value})
-    return session
+def _insert(session: HiveSession, table: str, rows: exp.Select, sql: str) -> None:
+    """Run an INSERT of a query's rows into a table."""
+    for source, database in _tables(rows):
+        _refresh(session, source, database)
+    session.execute(sql)
+    _refresh(session, table)
 
 
-def _excluded_rules(session: HiveSession) -> str:
-    """Return what the server's own settings exclude, and what we do."""
-    told: str = session.execute(f"SET {_EXCLUDED_RULES}").column("value")[0].as_py()
-    own = [] if told == "<undefined>" else [rule.strip() for rule in told.split(",")]
-    return ",".join(dict.fromkeys([*own, *_SPARK_EXCLUDED]))
+@contextlib.contextmanager
+def _statement_errors(session: HiveSession, params: Mapping[str, Value]) -> Iterator[None]:
+    """Turn a refusal into a `StatementError` that tells none of the values."""
+    try:
+        yield
+    except RefusedByServerError as error:
+        raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
 
 
 @contextlib.contextmanager
