@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from fedpredict.errors import ConfigError, FedPredictError, UnauthenticatedError
-from fedpredict.initiator.greeting import Acquaintance
-from fedpredict.initiator.links import LinkPool
+from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import socket_identity
 from fedpredict.security.tls import peer_identity
@@ -26,11 +25,11 @@ logger = logging.getLogger(__name__)
 class Attachments:
     """Takes links from the parties that the settings list with `connect = "in"`, and from nobody else."""
 
-    def __init__(self, parties: Mapping[str, tuple[Acquaintance, LinkPool]], *, insecure: bool) -> None:
+    def __init__(self, parties: Mapping[str, RemoteParty], *, insecure: bool) -> None:
         """Prepare; nothing listens.
 
         Args:
-            parties: By party id: what it must prove, and what its links are added to.
+            parties: By party id: what it must prove, and the pools that its links are added to.
             insecure: Whether there is no TLS, so that parties state who they are.
         """
         self._parties = parties
@@ -82,26 +81,34 @@ class Attachments:
             link.close("this initiator stops")
 
     def _begin(self, identity: Identity, carrier: Carrier, peer: str) -> LinkCaller:
-        known = self._parties.get(identity.name) if identity.kind is IdentityKind.PARTY else None
-        if known is None:
+        remote = self._parties.get(identity.name) if identity.kind is IdentityKind.PARTY else None
+        if remote is None:
             raise UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
-        who, pool = known
 
         def changed(link: LinkCaller) -> None:
             if link.closed_because:
                 self._links.discard(link)
-            pool.link_changed(link)
+            for pool in (remote.pool, remote.offline.pool):  # the one that does not have it takes no notice
+                pool.link_changed(link)
 
-        link = LinkCaller(who.party, carrier, changed=changed)
+        link = LinkCaller(remote.party, carrier, changed=changed)
         self._links.add(link)
-        task = asyncio.create_task(self._greet(who, pool, link, peer))
+        task = asyncio.create_task(self._greet(remote, link, peer))
         self._greeting.add(task)
         task.add_done_callback(self._greeting.discard)
         return link
 
-    async def _greet(self, who: Acquaintance, pool: LinkPool, link: LinkCaller, peer: str) -> None:
+    async def _greet(self, remote: RemoteParty, link: LinkCaller, peer: str) -> None:
         try:
-            pool.add(link, await who.greet(link, HANDSHAKE_S))
+            instance = await remote.who.greet(link, HANDSHAKE_S)
         except FedPredictError as error:
-            logger.warning("link.refused", extra={"party": who.party, "peer": peer, "reason": str(error)})
+            logger.warning("link.refused", extra={"party": remote.party, "peer": peer, "reason": str(error)})
             link.close(f"no hello: {type(error).__name__}")
+            return
+        if not instance.for_offline:
+            remote.pool.add(link, instance)
+        elif remote.offline.is_open:
+            remote.offline.pool.add(link, instance)
+        else:
+            link.close("no offline task needs it any more")
+        remote.offline.pool.changed.set()  # whoever asks for links looks again

@@ -7,16 +7,16 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
-from google.protobuf.message import Message
 from typing_extensions import override
 
 from fedpredict.errors import FedPredictError, PartyUnavailableError, ProtocolError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.linking import Linker
 from fedpredict.initiator.links import LinkPool
+from fedpredict.initiator.offline_links import AGAIN_S, Inviter, OfflineLine
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
@@ -30,15 +30,10 @@ from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.channel import Compression, channel_options
 from fedpredict.wire.link import Instance
-from fedpredict.wire.link_caller import ANSWERS, LinkCall
+from fedpredict.wire.link_caller import LinkCall
 from fedpredict.wire.population_codec import fill_bucket_ids, fill_notice
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
-
-_Reply = TypeVar("_Reply", bound=Message)
-
-AGAIN_S = 0.1
-"""The pause before a party that has just come back, and is not ready yet, is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +65,28 @@ class Dialler:
             options = channel_options(server_name(party))
             return grpc.aio.secure_channel(address, channel_credentials(self.tls), options, compression.of_grpc)
 
-        unary, pool = UnaryParty(who, channel, metadata=metadata), LinkPool(who)
         stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
-        linker = Linker(
-            who,
-            pool,
-            unary,
-            host=address.rpartition(":")[0],
-            context=dialling_context(self.tls) if self.tls else None,
-            preface=Preface(stated, compress=compression is not Compression.NONE),
-            dial_channel=channel,
-            metadata=metadata,
-        )
-        return RemoteParty(who, pool, unary, linker)
+        preface = Preface(stated, compress=compression is not Compression.NONE)
+        context = dialling_context(self.tls) if self.tls else None
+
+        def way(calls: str) -> tuple[LinkPool, UnaryParty, Linker]:
+            pool, unary = LinkPool(who, calls), UnaryParty(who, channel, metadata=metadata)
+            linker = Linker(
+                who,
+                pool,
+                unary,
+                host=address.rpartition(":")[0],
+                context=context,
+                preface=preface,
+                dial_channel=channel,
+                metadata=metadata,
+            )
+            return pool, unary, linker
+
+        pool, unary, linker = way("offline")
+        offline = OfflineLine(who, pool, unary=unary, opener=linker)
+        pool, unary, linker = way("online")
+        return RemoteParty(who, pool, offline, unary, linker)
 
     def expect(self, party: str) -> RemoteParty:
         """Return another party that will dial us.
@@ -91,7 +95,9 @@ class Dialler:
             CertificateError: This initiator's own TLS files cannot be used.
         """
         who = self._acquaintance(party)
-        return RemoteParty(who, LinkPool(who), None, None)
+        online, pool = LinkPool(who), LinkPool(who, "offline")
+        offline = OfflineLine(who, pool, unary=None, opener=Inviter(who, pool, online), online=online)
+        return RemoteParty(who, online, offline, None, None)
 
     def _acquaintance(self, party: str) -> Acquaintance:
         return Acquaintance(party, read_tls(self.tls).ca_pem if self.tls else None, self.me)
@@ -103,17 +109,26 @@ class Dialler:
 class RemoteParty(PartyScorer, BucketScorer):
     """A participant across standing links, or, where it offers none, across calls of gRPC's own."""
 
-    def __init__(self, who: Acquaintance, pool: LinkPool, unary: UnaryParty | None, linker: Linker | None) -> None:
+    def __init__(
+        self,
+        who: Acquaintance,
+        pool: LinkPool,
+        offline: OfflineLine,
+        unary: UnaryParty | None,
+        linker: Linker | None,
+    ) -> None:
         """Put a party together; entering it begins to dial.
 
         Args:
             who: The party that answers.
-            pool: Its links; this object closes them.
+            pool: Its links for online questions; this object closes them.
+            offline: Takes the calls of offline tasks; closed by this object.
             unary: The other way to it, closed by this object; None for a party that dials us.
             linker: Fills the pool; None for a party that dials us.
         """
         self.who = who
         self.pool = pool
+        self.offline = offline
         self._unary = unary
         self._linker = linker
         self._linking: asyncio.Task[None] | None = None
@@ -152,6 +167,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         if self._linking is not None:
             self._linking.cancel()
             await asyncio.wait({self._linking})
+        await self.offline.close()
         await self.pool.close()
         if self._linker is not None:
             await self._linker.close()
@@ -198,7 +214,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         """Return the party's share of a bucket, asked for once more where the link is lost."""
         frame = link_pb2.Frame()
         fill_bucket_query(frame.score_bucket, query)
-        reply = await self._ask(frame, participant_pb2.BucketReply, deadline_s)
+        reply = await self.offline.ask(frame, participant_pb2.BucketReply, deadline_s)
         return self.who.bucket(query, reply)
 
     async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
@@ -210,31 +226,13 @@ class RemoteParty(PartyScorer, BucketScorer):
         """
         frame = link_pb2.Frame()
         fill_notice(frame.population, notice)
-        return self.who.standing(notice, await self._ask(frame, participant_pb2.PopulationReply, deadline_s))
+        return self.who.standing(notice, await self.offline.ask(frame, participant_pb2.PopulationReply, deadline_s))
 
     async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
         """Send the party the ids of a bucket; errors are those of `notice_population`."""
         frame = link_pb2.Frame()
         fill_bucket_ids(frame.population_bucket, bucket)
-        await self._ask(frame, participant_pb2.PopulationBucketReply, deadline_s)
-
-    async def _ask(self, frame: link_pb2.Frame, reply_type: type[_Reply], deadline_s: float) -> _Reply:
-        """Make a call of offline tasks, which a party need not offer."""
-        body = frame.WhichOneof("body") or ""
-        if self._unary is not None and not self.pool.takes_calls:
-            return await self._unary.ask(body, getattr(frame, body), reply_type, deadline_s)
-        if self.pool.carriers and not self.pool.takes_buckets:
-            raise self.who.no_offline_tasks()
-        call = LinkCall(frame, self._loop.time() + deadline_s, self._answered, self.pool.lost)
-        self.pool.start(call)
-        reply: _Reply = getattr(await call, ANSWERS[body])
-        return reply
-
-    def _answered(self, call: LinkCall[link_pb2.Frame], frame: link_pb2.Frame) -> None:
-        if frame.HasField("failure"):
-            self._failed(call, self.who.no_share(frame.failure))
-        else:
-            call.set_result(frame)
+        await self.offline.ask(frame, participant_pb2.PopulationBucketReply, deadline_s)
 
     def _described(self, call: LinkCall[participant_pb2.DescribeModelReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):

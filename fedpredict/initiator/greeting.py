@@ -29,7 +29,7 @@ from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire
-from fedpredict.wire.link import OFFLINE_TASKS, SEVERAL_MODELS, Instance
+from fedpredict.wire.link import OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
 from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
@@ -79,6 +79,8 @@ class Acquaintance:
             max(1, reply.workers),
             takes_several=SEVERAL_MODELS in reply.capabilities,
             takes_buckets=OFFLINE_TASKS in reply.capabilities,
+            dials_offline=OFFLINE_LINK in reply.capabilities,
+            for_offline=reply.for_offline,
         )
 
     async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
@@ -91,14 +93,20 @@ class Acquaintance:
         request = self.hello()
         return self.check(request, await self._say(request, link, deadline_s))
 
-    async def call_out(self, link: LinkCaller, deadline_s: float) -> None:
+    async def call_out(self, link: LinkCaller, deadline_s: float, *, wants_offline_link: bool = False) -> None:
         """Return when somebody answers on a link that was greeted before; nothing is proved again.
+
+        Args:
+            link: Which.
+            deadline_s: How long to wait.
+            wants_offline_link: Whether the party, which dialled the link, is to dial another one for offline tasks.
 
         Raises:
             PartyError: Nobody does, or the link takes no further call.
         """
         request = self.hello()
         request.ClearField("nonce")
+        request.wants_offline_link = wants_offline_link
         await self._say(request, link, deadline_s)
 
     async def _say(

@@ -82,6 +82,8 @@ class Linker:
         self._told = ""
         self._search = Backoff(longest_s=SEARCH_S)
         self._carrying: set[asyncio.Task[None]] = set()
+        self.tried = asyncio.Event()
+        """Set when `run` has dialled once, whatever came of it."""
 
     async def run(self) -> None:
         """Keep the pool filled; returns only by being cancelled."""
@@ -92,13 +94,16 @@ class Linker:
                 carrier = await self._link()
             except (FedPredictError, OSError) as error:
                 logger.debug("party.not_linked", extra={"party": self._who.party, "reason": str(error)})
+                self.tried.set()
                 await asyncio.sleep(backoff.next_s())
                 continue
             except Exception:  # the edge of a background task: it must go on, and say what happened
                 logger.exception("link.failed")
+                self.tried.set()
                 await asyncio.sleep(backoff.next_s())
                 continue
             self._say(carrier)
+            self.tried.set()
             began = loop.time()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._next_look_s(carrier)):
@@ -229,5 +234,6 @@ class Linker:
     def _say(self, carrier: str) -> None:
         # the pool tells of links; without any there is one line as well
         if carrier == "unary" != self._told:
-            logger.info("party.linked", extra={"party": self._who.party, "carrier": carrier})
+            extra = {"party": self._who.party, "carrier": carrier, "calls": self._pool.calls}
+            logger.info("party.linked", extra=extra)
         self._told = carrier

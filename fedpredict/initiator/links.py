@@ -25,12 +25,14 @@ MAX_TRIES = 2
 class LinkPool(Keeper):
     """The links to one party; one per process of the party, each used least where most is under way."""
 
-    def __init__(self, who: Acquaintance) -> None:
+    def __init__(self, who: Acquaintance, calls: str = "online") -> None:
         """Prepare, without a link.
 
         Args:
             who: The party that answers.
+            calls: What is asked over these links, for the log: "online" or "offline".
         """
+        self.calls = calls
         self.changed = asyncio.Event()
         """Set when a link is lost or drains; for whoever dials."""
         self._who = who
@@ -74,6 +76,20 @@ class LinkPool(Keeper):
         """Return the party's workers to which there is a usable link over a carrier."""
         return {self._links[link].worker for link in self._usable if link.carrier.name == carrier}
 
+    def inviting(self) -> dict[int, LinkCaller]:
+        """Return a usable link to each worker that dials another one for offline tasks when it is asked to."""
+        return {self._links[link].worker: link for link in self._usable if self._links[link].dials_offline}
+
+    def linked_workers(self) -> set[int]:
+        """Return the party's workers to which there is a usable link."""
+        return {self._links[link].worker for link in self._usable}
+
+    def leave(self) -> None:
+        """Use no link any more, and expect none: each closes when its calls are over, and is not counted as lost."""
+        for link in tuple(self._usable):
+            link.retire()
+        self._n_lost, self._bridged_until, self._because = 0, 0.0, "it was left, as it was idle"
+
     def add(self, link: LinkCaller, instance: Instance) -> None:
         """Take a link that was greeted; an older one to the same process is replaced.
 
@@ -100,6 +116,7 @@ class LinkPool(Keeper):
         if self._bridged_until:
             self._bridged_until = self._loop.time() + BRIDGE_S
         extra = {"party": self._party, "carrier": link.carrier.name, "peer_worker": instance.worker}
+        extra["calls"] = self.calls
         logger.info("party.linked", extra={**extra, "n": len(self._usable)})  # `worker` is this process's own
         waiting, self._waiting = self._waiting, []
         for call in waiting:
@@ -113,7 +130,7 @@ class LinkPool(Keeper):
             self._n_lost += 1
             self._because = link.closed_because or "it takes no further calls"
             extra = {"party": self._party, "carrier": link.carrier.name, "reason": self._because}
-            logger.info("party.unlinked", extra=extra)
+            logger.info("party.unlinked", extra={**extra, "calls": self.calls})
             if not self._usable:
                 self._bridged_until = self._loop.time() + BRIDGE_S
             self.changed.set()

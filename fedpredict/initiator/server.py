@@ -251,8 +251,7 @@ class InitiatorServer:
         return scorers
 
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
-        expected = {party: (remote.who, remote.pool) for party, remote in attached.items()}
-        attachments = Attachments(expected, insecure=self._settings.insecure)
+        attachments = Attachments(attached, insecure=self._settings.insecure)
         self._attachments = attachments
         if self._settings.link_listen is not None:
             context = listening_context(self._tls) if self._tls else None

@@ -25,6 +25,8 @@ from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
 
+MAX_ASKED = 256
+"""Most wishes for links that wait; the initiator repeats its own."""
 _ATTACH = "/fedpredict.wire.v1.InitiatorService/Attach"
 
 
@@ -56,7 +58,7 @@ class Attacher:
             for address, link_address in zip(peer.addresses, sockets, strict=True):
                 place = _Place(self._me, party, address, link_address, peer.compression, self._links, self._tls)
                 self._places.append(place)
-                self._tasks.append(asyncio.create_task(place.run()))
+                self._tasks += (asyncio.create_task(place.run()), asyncio.create_task(place.run_offline()))
 
     async def stop(self) -> None:
         """Dial no more; open links stay open."""
@@ -84,6 +86,10 @@ class _Place:
     linked: dict[int, LinkAnswerer] = field(default_factory=dict)
     """By the initiator's worker."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    linked_offline: dict[int, LinkAnswerer] = field(default_factory=dict)
+    """By the initiator's worker: the links for offline tasks alone."""
+    asked: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    """Workers of the initiator that want such a link."""
     told: str = ""
     carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -114,6 +120,22 @@ class _Place:
             else:
                 await asyncio.sleep(backoff.next_s())
 
+    async def run_offline(self) -> None:
+        """Dial links for offline tasks to the workers that ask for them, until cancelled; who got none asks again."""
+        while True:
+            worker = await self.asked.get()
+            self.linked_offline.pop(worker, None)  # whoever asks has none, whatever it looks like here
+            tries = search_tries(self.workers, 0)
+            try:
+                while worker not in self.linked_offline and tries:
+                    tries -= 1
+                    await self._attach(for_offline=True)
+            except (FedPredictError, OSError) as error:
+                extra = {"party": self.party, "address": self.address, "reason": str(error)}
+                logger.info("attach.no_offline_link", extra=extra)
+            except Exception:  # the edge of a background task: it must go on, and say what happened
+                logger.exception("attach.failed")
+
     async def _attach_all(self) -> None:
         """Dial until every worker of the initiator was met; go on with those met where one hides or starts again."""
         tries, n_linked = 0, len(self.linked)
@@ -126,20 +148,18 @@ class _Place:
                     raise
                 return
 
-    async def _attach(self) -> None:
+    async def _attach(self, *, for_offline: bool = False) -> None:
         if self.link_address is not None:
             try:
-                await self._attach_socket(self.link_address)
+                await self._attach_socket(self.link_address, _Meeting(self, for_offline=for_offline))
             except (FedPredictError, OSError) as error:
                 extra = {"party": self.party, "address": self.link_address, "reason": str(error)}
                 logger.info("attach.no_socket", extra=extra)
             else:
                 return
-        await self._attach_stream()
+        await self._attach_stream(_Meeting(self, for_offline=for_offline))
 
-    async def _attach_socket(self, address: str) -> None:
-        meeting = _Meeting(self)
-
+    async def _attach_socket(self, address: str, meeting: _Meeting) -> None:
         def opened(carrier: SocketCarrier) -> LinkAnswerer:
             return meeting.answerer(carrier, address)
 
@@ -148,12 +168,12 @@ class _Place:
         await dial_socket(address, context, server_name(self.party), own=own, opened=opened)
         await meeting.greeted()
 
-    async def _attach_stream(self) -> None:
+    async def _attach_stream(self, meeting: _Meeting) -> None:
         channel, metadata = self._channel()
         metadata = (*metadata, *self.compression.metadata)
         # the stubs know calls with an iterator of requests only
         call = channel.stream_stream(_ATTACH, None, None)(metadata=metadata)  # type: ignore[call-arg]
-        carrier, meeting = StreamCarrier(call, self.address), _Meeting(self)
+        carrier = StreamCarrier(call, self.address)
 
         async def carry() -> None:
             try:
@@ -186,15 +206,19 @@ class _Place:
 class _Meeting:
     """One link, until the initiator's hello says which worker it leads to."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: _Place, *, for_offline: bool) -> None:
         self._place = place
+        self._for_offline = for_offline
+        self._linked = place.linked_offline if for_offline else place.linked
         self._met: asyncio.Future[participant_pb2.HelloRequest] = asyncio.get_running_loop().create_future()
         self._link: LinkAnswerer | None = None
 
     def answerer(self, carrier: SocketCarrier | StreamCarrier, peer: str) -> LinkAnswerer:
         """Return the link's end, which listens for the hello."""
         caller = Identity(IdentityKind.PARTY, self._place.party)
-        self._link = self._place.links.answerer(carrier, caller, peer, greeted=self._greet, closed=self._close)
+        self._link = self._place.links.answerer(
+            carrier, caller, peer, greeted=self._greet, closed=self._close, for_offline=self._for_offline
+        )
         return self._link
 
     async def greeted(self) -> None:
@@ -214,19 +238,24 @@ class _Meeting:
         place.workers = min(max(1, hello.workers), 256)
         carrier = self._link.carrier.name if self._link else ""
         extra = {"party": place.party, "address": place.address, "carrier": carrier, "peer_worker": hello.worker}
-        logger.info("participant.attached", extra=extra)
+        calls = "offline" if self._for_offline else "online"
+        logger.info("participant.attached", extra={**extra, "calls": calls})
 
     def _greet(self, hello: participant_pb2.HelloRequest) -> None:
-        # a later hello on the same link only asks whether we are still there
+        # a later hello on the same link asks whether we are still there, or for another link
         if not self._met.done() and self._link is not None:
-            self._place.linked[hello.worker] = self._link
+            self._linked[hello.worker] = self._link
             self._met.set_result(hello)
+        wanted = hello.wants_offline_link and not self._for_offline and self._place.links.offers_offline
+        if wanted and self._place.asked.qsize() < MAX_ASKED:
+            self._place.asked.put_nowait(hello.worker)
 
     def _close(self, link: LinkAnswerer, reason: str) -> None:
         place = self._place
         if not self._met.done():
             self._met.set_exception(PartyUnavailableError(f"party {place.party}: {reason}", party=place.party))
             self._met.exception()  # the waiter may have left
-        for worker in [each for each, held in place.linked.items() if held is link]:
-            del place.linked[worker]
-            place.lost.set()
+        for worker in [each for each, held in self._linked.items() if held is link]:
+            del self._linked[worker]
+            if not self._for_offline:
+                place.lost.set()

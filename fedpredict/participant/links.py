@@ -15,7 +15,7 @@ from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
 from fedpredict.security.sockets import socket_identity
 from fedpredict.wire.handlers import Context
-from fedpredict.wire.link import SILENT_S, Carrier, LinkEnd, Silences
+from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -45,6 +45,7 @@ class LinkServer:
                 calls, and one that has read nothing yet would refuse them.
         """
         self._answers = answers
+        self._buckets_at_once = 2 * answers.offline.buckets_at_once if answers.offline else 1
         self._settled = settled
         self._links: set[LinkAnswerer] = set()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
@@ -55,6 +56,11 @@ class LinkServer:
     def n_links(self) -> int:
         """The number of open links."""
         return len(self._links)
+
+    @property
+    def offers_offline(self) -> bool:
+        """Whether calls of offline tasks are answered."""
+        return self._answers.offline is not None
 
     async def listen(self, listen: str, context: ssl.SSLContext | None, *, reuse_port: bool = False) -> str:
         """Take links over sockets; return host:port with the real number.
@@ -91,6 +97,7 @@ class LinkServer:
         *,
         greeted: Greeted | None = None,
         closed: Closed | None = None,
+        for_offline: bool = False,
     ) -> LinkAnswerer:
         """Return the answering end of a new link.
 
@@ -98,8 +105,9 @@ class LinkServer:
             carrier: Carries the frames.
             caller: Who asks on it.
             peer: Its address, for the log.
-            greeted: Called with each hello, before it is answered.
+            greeted: Called with each hello, before it is answered, where this side dialled.
             closed: Called when the link is gone.
+            for_offline: Whether this side dialled it for calls of offline tasks alone.
         """
 
         async def answer(frame: link_pb2.Frame) -> link_pb2.Frame:
@@ -108,7 +116,7 @@ class LinkServer:
                 await self._answers.fill_score(frame.score, caller, _remaining_s(frame), scored.scored)
                 return scored
             if frame.HasField("hello"):
-                return await self._answer_hello(frame, greeted)
+                return await self._answer_hello(frame, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
@@ -119,17 +127,25 @@ class LinkServer:
                 closed(link, reason)
 
         with log_context(caller=caller.name):
-            link = LinkAnswerer(carrier, answer, is_small=_is_small, closed=forget)
+            link = LinkAnswerer(
+                carrier, answer, is_small=_is_small, closed=forget, buckets_at_once=self._buckets_at_once
+            )
             logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
         self._keep(link)
         return link
 
-    async def _answer_hello(self, frame: link_pb2.Frame, greeted: Greeted | None) -> link_pb2.Frame:
+    async def _answer_hello(
+        self, frame: link_pb2.Frame, greeted: Greeted | None, *, for_offline: bool
+    ) -> link_pb2.Frame:
         if greeted is not None:
             greeted(frame.hello)
         if self._settled is not None:
             await self._settled()
-        return link_pb2.Frame(hello_reply=await self._answers.hello(frame.hello))
+        reply = await self._answers.hello(frame.hello)
+        if greeted is not None and self.offers_offline:
+            reply.capabilities.append(OFFLINE_LINK)
+        reply.for_offline = for_offline
+        return link_pb2.Frame(hello_reply=reply)
 
     async def _answer_other(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
         if frame.HasField("describe"):

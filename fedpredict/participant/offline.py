@@ -74,6 +74,7 @@ class OfflineAnswers:
         self._answered = answered
         self._metrics = metrics
         self._audit = audit or CallAudit(None)
+        self.buckets_at_once = buckets_at_once
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
 

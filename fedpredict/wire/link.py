@@ -19,6 +19,9 @@ SEVERAL_MODELS = "several_models"
 """The capability in a hello: a sub-task may be for several models."""
 OFFLINE_TASKS = "offline_tasks"
 """The capability in a hello: buckets of offline tasks are answered, and populations taken."""
+OFFLINE_LINK = "offline_link"
+"""The capability in a hello on a link that a participant dialled: it dials another one, for calls of offline tasks
+alone, when a later hello asks for it."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -99,6 +102,8 @@ class Instance:
         workers: ... of so many.
         takes_several: Whether it takes sub-tasks for several models.
         takes_buckets: Whether it takes buckets of offline tasks, and populations.
+        dials_offline: Whether it dials another link, for calls of offline tasks, when it is asked to.
+        for_offline: Whether it dialled this link for calls of offline tasks alone.
     """
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -106,6 +111,8 @@ class Instance:
     workers: int = 1
     takes_several: bool = False
     takes_buckets: bool = False
+    dials_offline: bool = False
+    for_offline: bool = False
 
     @property
     def shares_ports(self) -> bool:

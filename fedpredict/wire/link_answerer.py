@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
 from fedpredict.wire.handlers import log_failure
-from fedpredict.wire.link import MAX_TASKS, Carrier, LinkEnd
+from fedpredict.wire.link import MAX_BYTES, MAX_TASKS, Carrier, LinkEnd
 from fedpredict.wire.status import TOO_LARGE, failure_to_wire
 from fedpredict.wire.v1 import link_pb2
 
@@ -22,6 +22,8 @@ Answer = Callable[[link_pb2.Frame], Coroutine[Any, Any, link_pb2.Frame]]
 """Answers a call with a frame whose id is not filled in; raises what becomes a `Failure`."""
 
 _CALLS = frozenset({"hello", "describe", "score", "score_bucket", "population", "population_bucket"})
+_BUCKETS = frozenset({"score_bucket", "population_bucket"})
+"""Calls whose frames, or whose answers, have megabytes."""
 _DRAIN = link_pb2.Frame(drain=link_pb2.Drain()).SerializeToString()
 
 
@@ -29,8 +31,9 @@ class LinkAnswerer(LinkEnd):
     """Answers the calls of one link.
 
     A call that `is_small` is begun at once and, where its answer waits for nothing, answered in the same turn of the
-    event loop; all others get a task. With `MAX_TASKS` tasks under way, or while the peer reads too slowly, nothing
-    more is read. A peer that breaks the protocol loses the link.
+    event loop; all others get a task. With `MAX_TASKS` of them or `MAX_BYTES` bytes of calls under way, or while the
+    peer reads too slowly, nothing more is read. Of calls for buckets some are worked on at a time, and none is begun
+    while the peer reads too slowly: so answers never pile up. A peer that breaks the protocol loses the link.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class LinkAnswerer(LinkEnd):
         *,
         is_small: Callable[[link_pb2.Frame, int], bool],
         closed: Callable[[LinkAnswerer, str], None],
+        buckets_at_once: int = 4,
     ) -> None:
         """Take a carrier that is open; context variables are, for every call, as they are now.
 
@@ -48,6 +52,7 @@ class LinkAnswerer(LinkEnd):
             answer: What the calls are answered with.
             is_small: Whether a call, which came in so many bytes, is computed within the event loop.
             closed: Called when the link is gone, with the reason.
+            buckets_at_once: How many calls for buckets are worked on at a time; others wait for their turn.
         """
         self.carrier = carrier
         self._answer = answer
@@ -56,6 +61,13 @@ class LinkAnswerer(LinkEnd):
         self._context = copy_context()
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[link_pb2.Frame]] = {}
+        self._buckets_at_once = buckets_at_once
+        self._held: dict[int, tuple[link_pb2.Frame, int]] = {}
+        """Calls for buckets that wait for their turn, and the bytes of each."""
+        self._n_buckets = 0
+        """Calls for buckets that are worked on."""
+        self._n_calls = self._bytes = 0
+        """Of all that are worked on or wait."""
         self._blocked = False
         self._reading = True
         self._gone = asyncio.Event()
@@ -63,7 +75,7 @@ class LinkAnswerer(LinkEnd):
     @property
     def calls(self) -> int:
         """The number of calls under way."""
-        return len(self._tasks)
+        return self._n_calls
 
     async def drain(self, drain_s: float) -> None:
         """Ask for no further calls, answer those under way, and return when the caller, or we, closed the link.
@@ -76,7 +88,7 @@ class LinkAnswerer(LinkEnd):
             async with asyncio.timeout(drain_s):
                 await self._gone.wait()
         except TimeoutError:
-            self.close(f"calls were under way for longer than {drain_s} s" if self._tasks else "drained")
+            self.close(f"calls were under way for longer than {drain_s} s" if self.calls else "drained")
         await self.carrier.ended.wait()
 
     def close(self, reason: str) -> None:
@@ -93,11 +105,12 @@ class LinkAnswerer(LinkEnd):
             return
         body = frame.WhichOneof("body")
         if body == "cancel":
-            task = self._tasks.pop(frame.id, None)
-            if task is not None:
-                task.cancel()
-        elif body in _CALLS and frame.id != 0 and frame.id not in self._tasks:
-            self._begin(frame, len(data))
+            self._cancel(frame.id)
+        elif body in _CALLS and frame.id != 0 and frame.id not in self._tasks and frame.id not in self._held:
+            if body in _BUCKETS:
+                self._hold(frame, len(data))
+            else:
+                self._begin(frame, len(data))
         else:
             self.close(f"a frame of call {frame.id} with {body}, which no caller sends")
 
@@ -109,6 +122,7 @@ class LinkAnswerer(LinkEnd):
     @override
     def resume_sending(self) -> None:
         self._blocked = False
+        self._begin_held()
         self._choose_reading()
 
     @override
@@ -117,9 +131,19 @@ class LinkAnswerer(LinkEnd):
             return
         self._gone.set()
         tasks, self._tasks = self._tasks, {}
+        self._held.clear()
         for task in tasks.values():
             task.cancel()
         self._closed(self, reason)
+
+    def _cancel(self, call_id: int) -> None:
+        held = self._held.pop(call_id, None)
+        if held is not None:
+            self._count(-1, -held[1])
+            return
+        task = self._tasks.pop(call_id, None)
+        if task is not None:
+            task.cancel()
 
     def _begin(self, frame: link_pb2.Frame, n_bytes: int) -> None:
         context = self._context.copy()
@@ -134,17 +158,39 @@ class LinkAnswerer(LinkEnd):
                 self._fail(frame.id, error, context)
                 return
             coroutine = _resumed(coroutine, waits_for)
-        task = self._loop.create_task(coroutine, context=context)
-        self._tasks[frame.id] = task
-        task.add_done_callback(partial(self._finish, frame.id, context))
-        if len(self._tasks) >= MAX_TASKS:
-            self._choose_reading()
+        self._count(1, n_bytes)
+        self._follow(frame.id, coroutine, context, n_bytes)
 
-    def _finish(self, call_id: int, context: Context, task: asyncio.Task[link_pb2.Frame]) -> None:
+    def _hold(self, frame: link_pb2.Frame, n_bytes: int) -> None:
+        """Begin a call for a bucket when it is its turn."""
+        self._count(1, n_bytes)
+        self._held[frame.id] = (frame, n_bytes)
+        self._begin_held()
+
+    def _begin_held(self) -> None:
+        while self._held and not self._blocked and self._n_buckets < self._buckets_at_once:
+            call_id = next(iter(self._held))
+            frame, n_bytes = self._held.pop(call_id)
+            self._n_buckets += 1
+            task = self._follow(call_id, self._answer(frame), self._context.copy(), n_bytes)
+            task.add_done_callback(self._end_bucket)
+
+    def _end_bucket(self, _task: object) -> None:
+        self._n_buckets -= 1
+        self._begin_held()
+
+    def _follow(
+        self, call_id: int, coroutine: Coroutine[Any, Any, link_pb2.Frame], context: Context, n_bytes: int
+    ) -> asyncio.Task[link_pb2.Frame]:
+        task = self._loop.create_task(coroutine, context=context)
+        self._tasks[call_id] = task
+        task.add_done_callback(partial(self._finish, call_id, context, n_bytes))
+        return task
+
+    def _finish(self, call_id: int, context: Context, n_bytes: int, task: asyncio.Task[link_pb2.Frame]) -> None:
         if self._tasks.get(call_id) is task:
             del self._tasks[call_id]
-        if not self._reading:
-            self._choose_reading()
+        self._count(-1, -n_bytes)
         if task.cancelled():
             return
         error = task.exception()
@@ -152,6 +198,11 @@ class LinkAnswerer(LinkEnd):
             self._send(call_id, task.result())
         else:
             self._fail(call_id, error, context)
+
+    def _count(self, n_calls: int, n_bytes: int) -> None:
+        self._n_calls += n_calls
+        self._bytes += n_bytes
+        self._choose_reading()
 
     def _fail(self, call_id: int, error: BaseException, context: Context) -> None:
         context.run(log_failure, error)
@@ -165,9 +216,10 @@ class LinkAnswerer(LinkEnd):
         self.carrier.send(data)
 
     def _choose_reading(self) -> None:
-        """Read while the peer takes answers and few calls are under way; between the limits, go on as before."""
-        most = MAX_TASKS if self._reading else MAX_TASKS // 2
-        reading = not self._blocked and len(self._tasks) < most
+        """Read while the peer takes answers and little is under way; between the limits, go on as before."""
+        share = 1 if self._reading else 2
+        has_room = self._n_calls < MAX_TASKS // share and self._bytes < MAX_BYTES // share
+        reading = not self._blocked and has_room
         if reading != self._reading:
             self._reading = reading
             if reading:

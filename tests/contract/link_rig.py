@@ -202,7 +202,13 @@ class Balancer:
         self.n_led = 0
         self.n_pumped = 0
         """How often bytes were led on, either way."""
+        self.n_held = 0
+        """How many connections have been stopped by `hold`."""
         self._next = 0
+        self._most: float = float("inf")
+        self._round = 0
+        self._released = asyncio.Event()
+        self._released.set()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._swallowed: set[asyncio.StreamWriter] = set()
@@ -227,6 +233,17 @@ class Balancer:
         self.silent = True
         self._swallowed |= self._open
 
+    def hold(self, most_bytes: int) -> None:
+        """Lead so many further bytes on, each way on every connection; the rest waits for `release`."""
+        self._most, self.n_held = most_bytes, 0
+        self._round += 1
+        self._released.clear()
+
+    def release(self) -> None:
+        """Lead everything on again."""
+        self._most = float("inf")
+        self._released.set()
+
     def speak(self) -> None:
         """Lead new connections on again."""
         self.silent = False
@@ -234,6 +251,7 @@ class Balancer:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self.release()
         self._stopping.set()
         self.cut()
         await asyncio.gather(*self._tasks)
@@ -270,10 +288,16 @@ class Balancer:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry bytes until either side is gone, and end both."""
+        carried, in_round = 0, 0
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if writer in self._swallowed:
                     break
+                carried = len(data) + (carried if in_round == self._round else 0)
+                in_round = self._round
+                if carried > self._most:
+                    self.n_held += 1
+                    await self._released.wait()
                 self.n_pumped += 1
                 writer.write(data)
                 await writer.drain()
@@ -417,7 +441,7 @@ class Rig:
         return remote
 
     async def _listen(self, party: str, remote: RemoteParty) -> None:
-        attachments = Attachments({"lab": (remote.who, remote.pool)}, insecure=self.way.insecure)
+        attachments = Attachments({"lab": remote}, insecure=self.way.insecure)
         tls = self.tls(party)
         context: ssl.SSLContext | None = listening_context(tls) if tls else None
         if self.way.carrier == "socket":
@@ -445,6 +469,21 @@ class Rig:
         for places in self.places.values():
             for balancer in places:
                 balancer.fall_silent()
+
+    def hold(self, most_bytes: int) -> None:
+        """Lead so many further bytes on, each way on every connection; the rest waits for `release`."""
+        for balancer in self.balancers:
+            balancer.hold(most_bytes)
+
+    def release(self) -> None:
+        """Lead everything on again."""
+        for balancer in self.balancers:
+            balancer.release()
+
+    @property
+    def balancers(self) -> list[Balancer]:
+        """Whatever lies between the two sides."""
+        return [balancer for places in self.places.values() for balancer in places]
 
     def speak(self) -> None:
         """Have the path again, for new connections."""

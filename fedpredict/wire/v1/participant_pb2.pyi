@@ -22,21 +22,23 @@ POPULATION_STATE_ACCEPTED: PopulationState
 POPULATION_STATE_REVOKED: PopulationState
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers")
+    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers", "wants_offline_link")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WANTS_OFFLINE_LINK_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     nonce: bytes
     instance: str
     worker: int
     workers: int
-    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
+    wants_offline_link: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., wants_offline_link: _Optional[bool] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature", "link_port")
+    __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature", "link_port", "for_offline")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +48,7 @@ class HelloReply(_message.Message):
     CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     LINK_PORT_FIELD_NUMBER: _ClassVar[int]
+    FOR_OFFLINE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     party: str
@@ -55,7 +58,8 @@ class HelloReply(_message.Message):
     certificate_chain: bytes
     signature: bytes
     link_port: int
-    def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., link_port: _Optional[int] = ...) -> None: ...
+    for_offline: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., link_port: _Optional[int] = ..., for_offline: _Optional[bool] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "model_id")

@@ -10,7 +10,7 @@ import pytest
 
 from fedpredict.errors import ModelNotFoundError, TooManySamplesError
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
-from fedpredict.wire.link import MAX_TASKS
+from fedpredict.wire.link import MAX_BYTES, MAX_TASKS
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.status import error_from_failure
 from fedpredict.wire.v1 import link_pb2, participant_pb2
@@ -191,6 +191,82 @@ async def test_reading_stops_at_the_limit_and_goes_on_at_half_of_it(answering: A
     await answering.answered(MAX_TASKS // 2)
     assert not answering.hand.reading
     gates[-1].set()
+    await answering.answered()
+    assert answering.hand.reading
+
+
+def bucket(call_id: int, n_bytes: int = 0) -> bytes:
+    frame = link_pb2.Frame(id=call_id)
+    frame.score_bucket.sample_ids.data = bytes(n_bytes)
+    return frame.SerializeToString()
+
+
+async def test_of_buckets_some_are_worked_on_at_a_time_and_others_wait_in_order(answering: Answering) -> None:
+    begun, release = [], asyncio.Event()
+
+    async def wait(frame: link_pb2.Frame) -> link_pb2.Frame:
+        if frame.HasField("score"):
+            return link_pb2.Frame(scored=participant_pb2.ScoreReply())
+        begun.append(frame.id)
+        await release.wait()
+        return link_pb2.Frame(scored_bucket=participant_pb2.BucketReply())
+
+    answering.what = wait
+    for call_id in range(1, 8):
+        answering.link.received(bucket(call_id))
+    answering.link.received(cancel(6))
+    answering.link.received(score(100))
+    assert [frame.id for frame in await answering.answered()] == [100]  # an online question waits for none of them
+    await asyncio.sleep(0)
+    assert begun == [1, 2, 3, 4]
+    assert answering.link.calls == 6
+
+    release.set()
+
+    assert [frame.id for frame in await answering.answered(6)] == [1, 2, 3, 4, 5, 7]
+    assert answering.link.calls == 0
+
+
+async def test_no_bucket_is_begun_while_the_peer_reads_too_slowly(answering: Answering) -> None:
+    begun = []
+
+    async def note(frame: link_pb2.Frame) -> link_pb2.Frame:
+        begun.append(frame.id)
+        return link_pb2.Frame(scored_bucket=participant_pb2.BucketReply())
+
+    answering.what = note
+    answering.link.pause_sending()
+    answering.link.received(bucket(1))
+    answering.link.received(bucket(2))
+    await asyncio.sleep(0)
+    assert begun == []
+
+    answering.link.resume_sending()
+
+    assert [frame.id for frame in await answering.answered(2)] == [1, 2]
+
+
+async def test_reading_stops_at_so_many_bytes_of_calls_and_goes_on_at_half_of_them(answering: Answering) -> None:
+    release = asyncio.Semaphore(0)
+
+    async def wait(frame: link_pb2.Frame) -> link_pb2.Frame:
+        await release.acquire()
+        return link_pb2.Frame(scored_bucket=participant_pb2.BucketReply())
+
+    answering.what = wait
+    eighth = MAX_BYTES // 8
+    for call_id in range(1, 8):
+        answering.link.received(bucket(call_id, eighth))
+    assert answering.hand.reading
+
+    answering.link.received(bucket(8, eighth))
+    assert not answering.hand.reading
+
+    for _ in range(4):
+        release.release()
+    await answering.answered(4)
+    assert not answering.hand.reading  # each frame is a few bytes more than an eighth
+    release.release()
     await answering.answered()
     assert answering.hand.reading
 
