@@ -119,7 +119,7 @@ class InitiatorServer:
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()
-        self._counted = () if counted is None else (counted,)
+        self._counted = [each for each in (counted, tasks.metrics if tasks else None) if each is not None]
         self._serves = False
         self.metrics_address = ""
         """host:port of the metrics; empty where there are none."""

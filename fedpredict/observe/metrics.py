@@ -110,6 +110,23 @@ PARTY_ELAPSED_SECONDS = _histogram("party_elapsed_seconds", ("party",), "Seconds
 PARTY_CONNECTED = _gauge("party_connected", ("party",), "1 while the party can be asked, else 0.")
 PARTY_LINKS = _gauge("party_links", ("party", "carrier"), "Connections to the party, by what carries the calls.")
 PARTY_RECONNECTS = _counter("party_reconnects", ("party",), "Connections to the party that were made again.")
+TASKS = _gauge("tasks", ("model", "state"), "Offline tasks in the state database, by state.")
+TASKS_WAITING = _gauge("tasks_waiting", ("model", "party", "reason"), "Offline tasks that wait.")
+TASK_WAITING_SECONDS = _gauge(
+    "task_waiting_seconds", ("model", "party", "reason"), "Seconds that the task waiting longest has waited."
+)
+TASK_BUCKET_SECONDS = _histogram(
+    "task_bucket_seconds", ("model",), "Seconds from reading a bucket's ids to its record, results stored.", LONG
+)
+TASK_PARTY_SECONDS = _histogram(
+    "task_party_seconds", ("party", "outcome"), "Seconds that a party's share of a bucket took, as asked here.", LONG
+)
+TASK_ROWS = _counter(
+    "task_rows", ("model", "party", "status"), "Rows that a party was asked for by tasks, by the status it gave."
+)
+UPLOADS = _counter("uploads", ("outcome",), "Lists of sample ids that were sent, by how that ended.")
+UPLOAD_ROWS = _counter("upload_rows", (), "Rows of the lists that were taken.")
+OPEN_UPLOADS = _gauge("open_uploads", (), "Lists of sample ids that are being sent.")
 SCORE_SECONDS = _histogram("score_seconds", ("caller", "model", "outcome"), "Seconds that a share took here.")
 SCORE_ROWS = _counter("score_rows", ("caller", "model", "status"), "Rows of shares, by the status of the row.")
 BUCKET_SECONDS = _histogram(
@@ -135,11 +152,15 @@ INITIATOR: Final = (
     *(ROUNDS_IN_FLIGHT, QUEUE_REQUESTS, QUEUE_ROWS, PARTY_SECONDS, PARTY_ELAPSED_SECONDS, PARTY_CONNECTED),
     *(PARTY_LINKS, PARTY_RECONNECTS, MISFIT_ROWS),
 )
+TASK: Final = (
+    *(TASKS, TASKS_WAITING, TASK_WAITING_SECONDS, TASK_BUCKET_SECONDS, TASK_PARTY_SECONDS, TASK_ROWS),
+    *(UPLOADS, UPLOAD_ROWS, OPEN_UPLOADS),
+)
 PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS, BUCKET_SECONDS, BUCKET_ROWS)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)
 SCHEDULE: Final = (SCHEDULE_RUNS,)
 PROCESS: Final = (LOOP_LAG_SECONDS, GC_PAUSE_SECONDS, LOG_DROPPED, BUILD_INFO)
-METRICS: Final = (*INITIATOR, *PARTICIPANT, *STORE, *SCHEDULE, *PROCESS)
+METRICS: Final = (*INITIATOR, *TASK, *PARTICIPANT, *STORE, *SCHEDULE, *PROCESS)
 
 _OUTCOMES: dict[Code, Outcome] = {
     Code.INVALID_ARGUMENT: "invalid_argument",

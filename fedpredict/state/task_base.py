@@ -13,7 +13,17 @@ from datetime import datetime
 from typing import Protocol
 
 from fedpredict.errors import FieldError
-from fedpredict.model.offline import Bins, BucketDone, CombinedBy, NewTask, OfflineState, OfflineTask, Totals, Upload
+from fedpredict.model.offline import (
+    Bins,
+    BucketDone,
+    CombinedBy,
+    NewTask,
+    OfflineState,
+    OfflineTask,
+    TaskOverview,
+    Totals,
+    Upload,
+)
 
 LEASE_S = 15.0
 """How long a claim holds without being renewed."""
@@ -230,7 +240,14 @@ class TaskUploads(Protocol):
         """Forget a list whose ids were removed."""
 
 
-class TaskStore(TaskBook, TaskClaims, TaskResults, TaskWork, TaskRepairs, TaskUploads, Protocol):
+class TaskWatch(Protocol):
+    """What operators watch."""
+
+    def overview(self) -> TaskOverview:
+        """Return how many tasks are in which state, and which ones wait since when."""
+
+
+class TaskStore(TaskBook, TaskClaims, TaskResults, TaskWork, TaskRepairs, TaskUploads, TaskWatch, Protocol):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 
     def close(self) -> None:

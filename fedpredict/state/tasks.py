@@ -21,6 +21,8 @@ from fedpredict.model.offline import (
     NewTask,
     OfflineState,
     OfflineTask,
+    TaskOverview,
+    TaskWaiting,
     Totals,
     Upload,
     add_totals,
@@ -268,6 +270,21 @@ class SqlTaskStore(SqlTaskWork, TaskStore):
             return self._by_key(connection, submitted_by, idempotency_key)
 
     @override
+    def overview(self) -> TaskOverview:
+        """Return how many tasks are in which state, and which wait."""
+        counted = sa.select(TASKS.c.model_id, TASKS.c.state, sa.func.count()).group_by(TASKS.c.model_id, TASKS.c.state)
+        # a task that is tried again stands as running for a moment; that it waited is told once, when it began to
+        began = sa.select(EVENTS.c.task_id, sa.func.max(EVENTS.c.at).label("since"))
+        began_at = began.where(EVENTS.c.what == str(OfflineState.WAITING)).group_by(EVENTS.c.task_id).subquery()
+        tried = TASKS.c.state.not_in(_ENDED) & (TASKS.c.attempts > 0)
+        columns = (TASKS.c.task_id, TASKS.c.model_id, TASKS.c.problem_party, TASKS.c.problem, began_at.c.since)
+        waiting = sa.select(*columns).join(began_at, TASKS.c.task_id == began_at.c.task_id).where(tried)
+        with self._database.transaction() as connection:
+            states = {(row[0], self._read(OfflineState, row[1])): row[2] for row in connection.execute(counted)}
+            rows = connection.execute(waiting.order_by(TASKS.c.task_id)).all()
+        return TaskOverview(states=states, waiting=tuple(self._read(_waiting, row) for row in rows))
+
+    @override
     def add_upload(self, upload: Upload) -> None:
         """Record a list."""
         with self._database.transaction() as connection:
@@ -340,6 +357,16 @@ def _checked(task: OfflineTask, new: NewTask) -> OfflineTask:
 def _asked(new: NewTask) -> tuple[object, ...]:
     """Return what must be the same where a key is used again."""
     return new.manifest.model_id, new.mode, new.asked_for, new.ranking
+
+
+def _waiting(row: sa.Row[Any]) -> TaskWaiting:
+    return TaskWaiting(
+        task_id=row.task_id,
+        model_id=row.model_id,
+        party=row.problem_party,
+        problem=row.problem,
+        since=datetime.fromisoformat(row.since),
+    )
 
 
 def _totals(row: sa.Row[Any]) -> Totals:

@@ -22,6 +22,8 @@ from fedpredict.model.offline import (
     PartyTotals,
     PopulationRef,
     Ranking,
+    TaskOverview,
+    TaskWaiting,
     Totals,
     Upload,
 )
@@ -412,3 +414,31 @@ def test_the_same_key_with_other_ranks_is_refused(store: TaskStore) -> None:
     store.submit(new(key="daily", ranking=Ranking(0)))
     with pytest.raises(FieldError, match="another model"):
         store.submit(new(key="daily"))
+
+
+def test_an_overview_counts_states_and_tells_since_when_tasks_wait_also_while_they_are_tried_again(
+    store: TaskStore, clock: Clock
+) -> None:
+    assert store.overview() == TaskOverview()
+    before = datetime.now(UTC)
+    waits = store.submit(new())
+    away = Why(problem="party lab is away, or not ready", party="lab")
+    for _ in range(3):
+        claim = store.claim("w-1")
+        assert claim is not None
+        assert store.settle(claim, OfflineState.WAITING, away, wait_s=1.0)
+        clock.now += 2.0
+    began = next(each.at for each in store.events(waits.task_id) if each.what == "waiting")
+    store.cancel(store.submit(replace(new(), idempotency_key="other")).task_id)
+
+    seen = store.overview()
+    assert seen.states == {("credit", OfflineState.WAITING): 1, ("credit", OfflineState.CANCELLED): 1}
+    assert before <= began <= datetime.now(UTC)
+    expected = TaskWaiting(task_id=waits.task_id, model_id="credit", party="lab", problem=away.problem, since=began)
+    assert seen.waiting == (expected,)
+
+    claim = store.claim("w-1")
+    assert claim is not None
+    assert store.overview().waiting == (replace(expected, party="", problem=""),)
+    assert store.record(claim, done(0), ran_s=1.0)
+    assert store.overview().waiting == ()

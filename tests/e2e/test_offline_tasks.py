@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import urllib.request
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from fedpredict.client import Client, Mode, OfflineState
 from fedpredict.features.load import load_file
@@ -56,16 +58,24 @@ def serve_bank(shop: Workshop) -> Daemon:
     return shop.start("bank", "initiator", "serve", "--config", "bank/initiator.toml")
 
 
+def read_metrics(port: int) -> dict[tuple[str, ...], float]:
+    """Return what a process counts, by name and values of labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
 def test_a_task_whose_processes_are_killed_ends_with_every_id_once(workshop: Workshop) -> None:
     prepare(workshop)
     parties = {party: serve(workshop, party) for party in WEIGHTS}
-    (port,) = free_ports(1)
+    port, metrics = free_ports(2)
     workshop.run("init", "initiator", "bank", "--listen", f"127.0.0.1:{port}")
     path = workshop.folder / "bank" / "initiator.toml"
     addresses = "".join(f'[parties.{party}]\naddress = "{each.address}"\n' for party, each in parties.items())
     text = path.read_text().replace("poll_s = 5.0", "poll_s = 0.2")
     path.write_text(f'{text}\n{addresses}[models.credit]\nparties = ["lab", "shop"]\n'
-                    f"[tasks]\nleast_buckets = {N_BUCKETS}\nlease_s = 2.0\n")  # fmt: skip
+                    f"[tasks]\nleast_buckets = {N_BUCKETS}\nlease_s = 2.0\n"
+                    f"[metrics]\nlisten = '127.0.0.1:{metrics}'\n")  # fmt: skip
     certs = workshop.folder / "bank" / "certs"
     tls = TlsFiles(certs / "ca.pem", certs / "risk-system.pem", certs / "risk-system.key")
     bank = serve_bank(workshop)
@@ -90,6 +100,7 @@ def test_a_task_whose_processes_are_killed_ends_with_every_id_once(workshop: Wor
         assert submit() == task_id
         results = client.results_table(task_id).to_pydict()
         info = client.task(task_id)
+        counted = read_metrics(metrics)
         ranked = client.submit("credit", IDS, mode=Mode.NEARLINE, rank_by="")
         bank.until(lambda: client.task(ranked).buckets_done >= 4, "does some buckets")
         assert bank.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -99,6 +110,11 @@ def test_a_task_whose_processes_are_killed_ends_with_every_id_once(workshop: Wor
         who += ["--cert", str(tls.certificate), "--key", str(tls.key)]
         workshop.run("task", "results", ranked, "--top", "3", "--out", "first.csv", *who)
 
+    assert N_BUCKETS - reached <= counted["fedpredict_task_bucket_seconds_count", "credit"] <= N_BUCKETS - 4
+    assert {party: counted["fedpredict_task_rows_total", "credit", party, "ok"] > 0 for party in WEIGHTS} == {
+        "lab": True,
+        "shop": True,
+    }
     assert (info.state, info.buckets_done, info.scored) == (OfflineState.DONE, N_BUCKETS, N_ROWS)
     expected = {f"u{row}": row * sum(weight**2 for weight in WEIGHTS.values()) for row in range(N_ROWS)}
     assert dict(zip(results["sample_id"], results["prediction"], strict=True)) == expected

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from fedpredict.tables.results import write_results
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.integration.federation import POLL_S, Certificates, Federation, eventually
+from tests.integration.test_observed_daemons import metrics, value
 
 OWNERS = {"bank": [0, 1], "lab": [2, 3, 4], "shop": [5]}
 N_ROWS = 20_000
@@ -276,7 +278,8 @@ async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
 ) -> None:
     monkeypatch.setattr("fedpredict.initiator.offline.failure.MAX_WAIT_S", 0.2)
     monkeypatch.setattr("fedpredict.initiator.links.BRIDGE_S", 0.2)
-    await world.ask()
+    monkeypatch.setattr("fedpredict.initiator.offline.counted.WATCH_S", 0.05)
+    bank = await world.ask(metrics={"listen": "127.0.0.1:0"})
     address = world.running["lab"].address
     async with world.client() as client:
         await world.stop("lab")
@@ -289,9 +292,50 @@ async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
         info = await client.task(task_id)
         assert "lab is away" in info.problem
         assert {each.party: each.problem for each in info.parties} == {"bank": "", "lab": info.problem, "shop": ""}
+        await check_waiting_is_seen(bank.metrics_address)
         await world.serve("lab", address)
         assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
         check(world, await table_of(client, task_id))
+    await check_done_is_seen(bank.metrics_address)
+
+
+async def check_waiting_is_seen(address: str) -> None:
+    """Check what an alert goes by: how long a task has waited, for whom and why, also while it is tried again."""
+    labels = {"model": "risk", "party": "lab", "reason": "away"}
+
+    async def waited_s(over_s: float) -> bool:
+        return (value(await metrics(address), "fedpredict_task_waiting_seconds", **labels) or 0.0) > over_s
+
+    await eventually(partial(waited_s, 0.0))
+    await eventually(partial(waited_s, 1.0))  # it was tried several times by then
+    assert value(await metrics(address), "fedpredict_tasks_waiting", **labels) == 1.0
+
+
+async def check_done_is_seen(address: str) -> None:
+    """Check what is counted of the whole task."""
+
+    async def is_done() -> bool:
+        return value(await metrics(address), "fedpredict_tasks", model="risk", state="done") == 1.0
+
+    await eventually(is_done)
+    found = await metrics(address)
+    assert not any(name == "fedpredict_task_waiting_seconds" for name, _ in found)
+    assert value(found, "fedpredict_task_bucket_seconds_count", model="risk") == 8
+    rows = {
+        (party, status): value(found, "fedpredict_task_rows_total", model="risk", party=party, status=status)
+        for party in OWNERS
+        for status in ("ok", "not_found")
+    }
+    assert rows["lab", "ok"] == N_ROWS - len(UNKNOWN_TO_LAB)
+    assert rows["lab", "not_found"] == len(UNKNOWN_TO_LAB)
+    asked_again = rows["bank", "ok"]
+    assert asked_again is not None
+    assert asked_again >= N_ROWS  # buckets for which another party was away
+    assert value(found, "fedpredict_task_party_seconds_count", party="lab", outcome="ok") == 8
+    assert value(found, "fedpredict_task_party_seconds_count", party="lab", outcome="unavailable")
+    assert value(found, "fedpredict_uploads_total", outcome="ok") == 1
+    assert value(found, "fedpredict_upload_rows_total") == N_ROWS
+    assert value(found, "fedpredict_open_uploads") == 0
 
 
 async def test_a_task_is_cancelled_and_gives_no_results(world: World, small_buckets: None) -> None:

@@ -22,6 +22,10 @@ from fedpredict.state.task_base import Why
 
 _AWAY = (PartyUnavailableError, PartyTimeoutError, PartyBusyError, ModelNotReadyError, WarehouseUnavailableError)
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 60.0
+_NO_WAREHOUSE, _NOT_READY = "the initiator's warehouse cannot be reached", "the model is not ready at the initiator"
+_TOO_SLOW, _IS_AWAY = "did not answer in time", "is away, or not ready"
+_REASONS = {_NO_WAREHOUSE: "warehouse", _NOT_READY: "not_ready", _TOO_SLOW: "timeout", _IS_AWAY: "away"}
+"""What users are told of a task that waits -> the word that metrics have for it."""
 
 
 class PartyFailedError(Exception):
@@ -71,26 +75,37 @@ def wait_s(attempts: int) -> float:
     return min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts, 10))
 
 
+def waiting_reason(problem: str, party: str) -> str:
+    """Return why a task waits, in one of a few words, from what its users are told.
+
+    >>> waiting_reason("party lab did not answer in time", "lab")
+    'timeout'
+    >>> waiting_reason("the initiator's warehouse cannot be reached", "")
+    'warehouse'
+    """
+    return _REASONS.get(problem.removeprefix(f"party {party} "), "other")
+
+
 def _told(party: str, error: Exception) -> str:
     """Return public words that say what to do."""
     if party:
         return _told_of_party(party, error)
     if isinstance(error, WarehouseUnavailableError):
-        return "the initiator's warehouse cannot be reached"
+        return _NO_WAREHOUSE
     if isinstance(error, TableCorruptError):
         return "ids that are stored at the initiator are damaged or gone: submit the task again"
     if isinstance(error, WarehouseError):
         return "results cannot be stored at the initiator (disk full, no permission ...): see its log, then retry"
     if isinstance(error, ModelNotReadyError):
-        return "the model is not ready at the initiator"
+        return _NOT_READY
     return "the initiator cannot go on: see its log, then retry"
 
 
 def _told_of_party(party: str, error: Exception) -> str:
     if isinstance(error, PartyTimeoutError):
-        return f"party {party} did not answer in time"
+        return f"party {party} {_TOO_SLOW}"
     if isinstance(error, _AWAY):
-        return f"party {party} is away, or not ready"
+        return f"party {party} {_IS_AWAY}"
     if isinstance(error, ManifestMismatchError):
         return f"party {party} no longer serves the version that the task was begun with: submit the task again"
     if isinstance(error, PopulationRefusedError):

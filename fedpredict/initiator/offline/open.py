@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 
@@ -15,8 +16,10 @@ from fedpredict.errors import FedPredictError
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.offline.counted import CountedBuckets, watch_tasks
 from fedpredict.initiator.offline.courier import PopulationCourier
 from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.offline.failure import waiting_reason
 from fedpredict.initiator.offline.retention import sweep, sweep_populations
 from fedpredict.initiator.offline.runner import TaskRunner
 from fedpredict.initiator.offline.service import OfflineService
@@ -25,6 +28,7 @@ from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.populations import BucketScorer
 from fedpredict.model.scorer import PartyScorer
+from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.scoring.buckets import BucketPart, LocalBuckets
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import ensure_tables
@@ -44,10 +48,12 @@ class TaskParts:
     Attributes:
         store: Tasks and their states.
         warehouse: Ids and results.
+        metrics: What is counted of them.
     """
 
     store: TaskStore
     warehouse: Warehouse
+    metrics: TaskMetrics = field(default_factory=partial(TaskMetrics, waiting_reason))
 
 
 @asynccontextmanager
@@ -78,10 +84,11 @@ async def open_offline(
         parts.store,
         parts.warehouse,
         catalogue,
-        _buckets(scorers, own),
+        {party: CountedBuckets(each, parts.metrics) for party, each in _buckets(scorers, own).items()},
         own_party=settings.party,
         settings=settings.tasks,
         worker=worker,
+        bucket_done=parts.metrics.bucket_done,
     )
     desk = _desk(settings, parts, catalogue, runner)
     prepared = asyncio.create_task(_prepare(parts))
@@ -89,11 +96,13 @@ async def open_offline(
     if settings.tasks.run:
         working.append(asyncio.create_task(runner.run()))
         working.append(asyncio.create_task(_sweep(parts, settings, prepared)))
+    if settings.metrics.listen is not None:
+        working.append(asyncio.create_task(watch_tasks(parts.store, parts.metrics)))
     if delivers:
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
         working.append(asyncio.create_task(_after(prepared, courier.run)))
-    service = OfflineService(desk, who_calls)
+    service = OfflineService(desk, who_calls, parts.metrics)
     try:
         yield service.methods()
     finally:

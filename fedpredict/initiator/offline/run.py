@@ -58,6 +58,7 @@ class Workplace:
         buckets_under_way: Buckets at the same time.
         lease_s: How long a claim holds without being renewed.
         combine: What combines shares.
+        bucket_done: Told of each bucket that is stored and recorded: its model, and seconds.
     """
 
     store: TaskStore
@@ -66,6 +67,7 @@ class Workplace:
     buckets_under_way: int
     lease_s: float
     combine: Combine = Combine.NUMPY
+    bucket_done: Callable[[str, float], None] = lambda *_: None
 
     async def thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what `work` returns, run in a thread."""
@@ -285,6 +287,7 @@ class TaskRun:
         ran_s = self._since_recorded()
         if not await self._place.thread(lambda: self._place.store.record(self._claim, done, ran_s=ran_s)):
             raise ClaimLostError(self._task.task_id)
+        self._place.bucket_done(self._task.new.manifest.model_id, done.seconds)
         extra = {"task": self._task.task_id, "bucket": done.bucket, "rows": done.totals.ids}
         logger.info("task.bucket", extra=extra | {"scored": done.totals.scored})
 

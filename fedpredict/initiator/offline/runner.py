@@ -39,6 +39,7 @@ class TaskRunner:
         own_party: str,
         settings: InitiatorTaskSettings,
         worker: str,
+        bucket_done: Callable[[str, float], None] = lambda *_: None,
         look_s: float = LOOK_S,
     ) -> None:
         """Prepare.
@@ -51,6 +52,7 @@ class TaskRunner:
             own_party: This initiator's.
             settings: `[tasks]`.
             worker: Names this process among all that work on the store.
+            bucket_done: Told of each bucket that is stored and recorded: its model, and seconds.
             look_s: How often it looks for work.
         """
         # threads of its own: a warehouse that hangs must not hold up predictions
@@ -62,6 +64,7 @@ class TaskRunner:
             buckets_under_way=settings.buckets_under_way,
             lease_s=settings.lease_s,
             combine=settings.combine,
+            bucket_done=bucket_done,
         )
         self._catalogue = catalogue
         self._scorers = scorers

@@ -13,11 +13,14 @@ from google.protobuf.message import Message
 
 from fedpredict.errors import DeadlineExceededError, FieldError, ProtocolError, TaskFailedError
 from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.buckets import in_places
-from fedpredict.model.offline import OfflineState, OfflineTask, TaskInfo
+from fedpredict.model.offline import OfflineState, OfflineTask, TaskInfo, Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.metrics import outcome_of
+from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.security.identity import Identity
 from fedpredict.tables.results import RESULTS
 from fedpredict.wire import codec, offline_codec
@@ -40,14 +43,16 @@ SILENT_S = 60.0
 class OfflineService:
     """The methods of `InitiatorService` that are about offline tasks."""
 
-    def __init__(self, desk: TaskDesk, who_calls: WhoCalls) -> None:
+    def __init__(self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics) -> None:
         """Prepare.
 
         Args:
             desk: The use case.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
+            metrics: Counts lists that are sent.
         """
         self._desk = desk
+        self._metrics = metrics
         self._who_calls = who_calls
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
         # threads of its own: they wait for callers
@@ -85,9 +90,7 @@ class OfflineService:
             chunk = unread.pop() if unread else await _chunk(context)
             return None if chunk is None else chunk_from_wire(chunk)
 
-        async with self._uploading:
-            upload = await self._desk.uploads.take(read, str(caller), self._threads)
-        await asyncio.to_thread(self._desk.store.add_upload, upload)
+        upload = await self._take(read, caller)
         reply = initiator_pb2.UploadReply(
             request_id=request_id,
             upload_id=upload.upload_id,
@@ -96,6 +99,19 @@ class OfflineService:
             invalid=upload.invalid,
         )
         await context.write(reply.SerializeToString())
+
+    async def _take(self, read: Read, caller: Identity) -> Upload:
+        """Store a list that comes, and record it."""
+        self._metrics.upload_began()
+        try:
+            async with self._uploading:
+                upload = await self._desk.uploads.take(read, str(caller), self._threads)
+            await asyncio.to_thread(self._desk.store.add_upload, upload)
+        except BaseException as error:
+            self._metrics.upload_ended(outcome_of(error))
+            raise
+        self._metrics.upload_ended("ok", upload.rows)
+        return upload
 
     async def submit(self, request: initiator_pb2.SubmitTaskRequest, context: Context) -> initiator_pb2.Task:
         """Queue a task."""

@@ -25,6 +25,7 @@ from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
+from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.scoring import populations
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.tables.populations import ensure_tables, list_versions, write_bucket
@@ -63,6 +64,7 @@ class Desk:
 
     def __init__(self, uploads: Uploads) -> None:
         self.recorded: list[Upload] = []
+        self.metrics = TaskMetrics(lambda problem, party: problem)
         self.access = Access({"desk": ClientSettings(models=("m",))})
         self.uploads = uploads
         self.store = SimpleNamespace(add_upload=self.recorded.append)
@@ -72,7 +74,7 @@ class Desk:
 
     @asynccontextmanager
     async def served(self, caller: Identity) -> AsyncIterator[grpc.aio.StreamUnaryMultiCallable[Any, Any]]:
-        offline = OfflineService(self, lambda _: caller)  # type: ignore[arg-type]
+        offline = OfflineService(self, lambda _: caller, self.metrics)  # type: ignore[arg-type]
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((service("S", offline.methods()),))
         port = server.add_insecure_port("127.0.0.1:0")

@@ -39,6 +39,7 @@ from fedpredict.observe.scoring import (
     StoreReading,
 )
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
+from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.public_status import Code
 
@@ -305,6 +306,7 @@ def test_null_recorders_count_nothing() -> None:
 def everything() -> Iterable[Source]:
     return (
         ServingMetrics(set()),
+        TaskMetrics(lambda problem, party: problem),
         ParticipantMetrics(set(), lambda _: False),
         StoreMetrics(list),
         ScheduleMetrics(),
