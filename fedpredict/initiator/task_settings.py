@@ -78,5 +78,9 @@ class InitiatorTaskSettings(TaskSettings):
     """
     max_rows: int = Field(default=1_000_000_000, ge=1)
     """The most rows of one uploaded list or table."""
+    upload_grace_s: Seconds = 120.0
+    """How long the sender of a list may be waited for in all, whatever it sends ..."""
+    upload_rows_per_s: float = Field(default=1_000.0, gt=0.0)
+    """... and how many rows make a second more: a slower one loses its place."""
     tables: Mapping[PopulationName, PopulationTable] = Field(default_factory=dict)
     """Tables of the warehouse that may be named as a population."""

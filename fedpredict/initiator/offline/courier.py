@@ -153,9 +153,13 @@ class PopulationCourier:
         try:
             delivery = await self._deliver(party, job)
         except FedPredictError as error:
-            delivery = self._with_problem(job, error)
+            delivery = self._with_problem(job, str(error))
             if isinstance(error, PartyUnavailableError | PartyTimeoutError):
                 pause_s = self._look_s
+        except Exception as error:  # a defect: the operator must see it, and other populations go on
+            logger.exception("population.defect", extra={"to": party, "population": job.newest.population})
+            what = f"unexpected error at this initiator ({type(error).__name__}): its log says more"
+            delivery = self._with_problem(job, what)
         if delivery.state is PopulationState.PROPOSED:
             pause_s = self._look_s * WAITING_LOOKS
         self._due[key] = (job.newest.version, time.monotonic() + pause_s)
@@ -247,9 +251,9 @@ class PopulationCourier:
     def _delta(self, base: PopulationVersion, bucket: int, ids: SampleIds) -> BucketDelta:
         return delta_of(base.digests[bucket], self._read(base, bucket), ids)
 
-    def _with_problem(self, job: _Job, error: FedPredictError) -> Delivery:
+    def _with_problem(self, job: _Job, problem: str) -> Delivery:
         """Return what is known of a participant that gave no answer, or did not take what it got."""
-        told = str(error)[:MAX_PROBLEM]
+        told = problem[:MAX_PROBLEM]
         if job.before.version == job.newest.version:
             return replace(job.before, problem=told, changed_at=datetime.now(UTC))
         return self._found(job, PopulationStanding(state=None), told)

@@ -125,6 +125,8 @@ def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, r
         owner=settings.party,
         max_rows=settings.tasks.max_rows,
         least_buckets=settings.tasks.least_buckets,
+        grace_s=settings.tasks.upload_grace_s,
+        rows_per_s=settings.tasks.upload_rows_per_s,
     )
     return TaskDesk(
         store=parts.store,

@@ -156,6 +156,31 @@ async def test_while_a_party_takes_a_bucket_the_next_is_on_its_way_and_no_third(
     assert sorted(each.bucket for each in lab.sent) == list(range(8))
 
 
+async def test_a_defect_is_shown_and_other_populations_go_on(
+    bank: LocalWarehouse, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    propose(bank)
+    standing.propose(bank, "bank", "others", batch(b"u1"), parties=("lab",), by="ada")
+
+    class Broken(Lab):
+        @override
+        async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
+            if bucket.population == "people":
+                raise KeyError("u7")  # no error of ours
+            await super().put_bucket(bucket, deadline_s=deadline_s)
+
+    broken = Broken(tmp_path / "lab")
+    async with delivering(bank, lab=broken):
+        found = await until(bank, lambda each: bool(each.problem))
+        async with asyncio.timeout(30.0):
+            while list_deliveries(bank, "bank", "others")[0].state is not PopulationState.ACCEPTED:
+                await asyncio.sleep(0.01)
+
+    assert found.problem == "unexpected error at this initiator (KeyError): its log says more"
+    assert found.version == 1
+    assert [each.message for each in caplog.records if each.exc_info] == ["population.defect"]
+
+
 async def test_a_new_version_travels_as_what_changed_and_whole_where_that_is_refused(
     bank: LocalWarehouse, lab: Lab
 ) -> None:

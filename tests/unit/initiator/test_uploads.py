@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedpredict.model.offline import Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.observe.tasks import TaskMetrics
+from fedpredict.public_status import public_status
 from fedpredict.scoring import populations
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.tables.populations import ensure_tables, list_versions, write_bucket
@@ -188,3 +189,63 @@ async def test_nothing_is_left_of_a_list_that_was_broken_off_while_it_was_writte
     assert taking.cancelled()
     assert list_versions(warehouse) == []
     assert warehouse.read("fp_population_ids", ["sample_id"], {}).num_rows == 0
+
+
+class SlowSender:
+    """Sends some ids every so many seconds of its own clock."""
+
+    def __init__(self, n_ids: int, every_s: float, times: int) -> None:
+        self.now = 0.0
+        self._chunks = [SampleIds.of([b"u%d-%d" % (time, row) for row in range(n_ids)]) for time in range(times)]
+        self._every_s = every_s
+
+    def clock(self) -> float:
+        return self.now
+
+    async def read(self) -> SampleIds | None:
+        self.now += self._every_s
+        return self._chunks.pop(0) if self._chunks else None
+
+
+def paced(warehouse: LocalWarehouse, sender: SlowSender) -> Uploads:
+    return Uploads(warehouse=warehouse, owner="bank", max_rows=100, grace_s=120.0, rows_per_s=0.5, clock=sender.clock)
+
+
+async def test_who_sends_a_little_now_and_then_loses_its_place_and_nothing_is_left(
+    warehouse: LocalWarehouse, threads: ThreadPoolExecutor
+) -> None:
+    sender = SlowSender(n_ids=1, every_s=59.0, times=50)
+
+    with pytest.raises(FieldError, match="3 rows came in 177 s") as refused:
+        await paced(warehouse, sender).take(sender.read, "desk", threads)
+
+    assert public_status(refused.value).text.startswith("sample_ids: came too slowly: at least 0.5 rows a second")
+    assert list_versions(warehouse) == []
+
+
+async def test_who_is_slow_and_sends_enough_keeps_its_place(
+    warehouse: LocalWarehouse, threads: ThreadPoolExecutor
+) -> None:
+    sender = SlowSender(n_ids=30, every_s=59.0, times=3)  # more than a row in two seconds
+
+    upload = await paced(warehouse, sender).take(sender.read, "desk", threads)
+
+    assert upload.rows == 90
+    assert sender.now == 4 * 59.0
+
+
+async def test_what_is_done_with_the_rows_does_not_count(
+    warehouse: LocalWarehouse, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = SlowSender(n_ids=1, every_s=1.0, times=10)
+    taken: list[SampleIds] = []
+
+    def store(_: Uploads, batches: Iterable[SampleIds], caller: str) -> None:
+        for batch in batches:
+            taken.append(batch)
+            sender.now += 1_000.0  # a warehouse that is slow
+
+    monkeypatch.setattr(Uploads, "store", store)
+    await paced(warehouse, sender).take(sender.read, "desk", threads)
+
+    assert len(taken) == 10
