@@ -31,7 +31,7 @@ from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
     from fedpredict.observe.scoring import ScheduleMetrics
-    from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.warehouse.base import Warehouse
 
 
@@ -73,7 +73,7 @@ def _participant_worker(
     try:
         with (
             open_audit(loaded, me.worker) as audit,
-            _realtime(loaded, warehouse) as realtime,
+            _realtime(loaded, warehouse, me) as realtime,
             scheduled(loaded, warehouse, me) as counted,
         ):
             store = open_loaded_store(loaded)
@@ -145,7 +145,7 @@ def _initiator_worker(
             tls,
             warehouse=warehouse,
             features=features,
-            realtime=stack.enter_context(_realtime(loaded, warehouse)),
+            realtime=stack.enter_context(_realtime(loaded, warehouse, me)),
             tasks=None if simulate else stack.enter_context(opened_tasks(loaded, warehouse)),
             simulate=simulate,
             me=me,
@@ -157,14 +157,27 @@ def _initiator_worker(
 
 
 @contextmanager
-def _realtime(loaded: LoadedParty, warehouse: Warehouse | None) -> Iterator[RealtimeViews | None]:
-    """Open what computes views, where there is a warehouse, and close it at the end of the block."""
-    realtime = None if warehouse is None else open_loaded_realtime(loaded, warehouse)
+def _realtime(loaded: LoadedParty, warehouse: Warehouse | None, me: Instance) -> Iterator[RealtimeViews | None]:
+    """Open what computes views, where there is a warehouse, and close it at the end of the block.
+
+    Of several workers the first removes old events, and of several machines whoever holds the lease at that moment.
+    """
+    realtime = None if warehouse is None else open_loaded_realtime(loaded, warehouse, _pruning_alone(loaded, me))
     try:
         yield realtime
     finally:
         if realtime is not None:
             realtime.close()
+
+
+def _pruning_alone(loaded: LoadedParty, me: Instance) -> HoldPruning | None:
+    if me.worker or not loaded.settings.realtime:
+        return None
+    # what computes views is large, and not every party does
+    from fedpredict.cli.leases import held_now  # noqa: PLC0415
+    from fedpredict.scoring.realtime_views import PRUNE_LEASE  # noqa: PLC0415
+
+    return partial(held_now, loaded, PRUNE_LEASE)
 
 
 def _all_ready(

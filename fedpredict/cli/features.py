@@ -14,9 +14,8 @@ from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import Version, ViewName, find_view
 from fedpredict.errors import InputError
-from fedpredict.features.load import load_file
 from fedpredict.features.refresh import MAX_SHRINK
-from fedpredict.scoring.leased import Alone, prune_alone, refresh_alone
+from fedpredict.scoring.leased import Alone, load_alone, prune_alone, refresh_alone
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import ColumnType
 
@@ -41,15 +40,27 @@ def load(
     new_version: Annotated[
         bool, typer.Option("--new-version", help="The columns are others than before: make a new version of the view.")
     ] = False,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Load a file as a new snapshot of a feature view; models see it at the next poll, whole."""
     output = Output(as_json=as_json)
     parsed = dict(_parse_type(text) for text in types or ())
-    with wiring.opened_warehouse(config) as party, output.progress(f"loading {file.name}"):
-        report = load_file(
-            party.warehouse, file, view=view, key=key, event_time=event_time, types=parsed, new_version=new_version
+    with (
+        wiring.opened_warehouse(config) as party,
+        opened_leases(config) as leases,
+        output.progress(f"loading {file.name}"),
+    ):
+        report = load_alone(
+            Alone(leases, wait, output.note),
+            party.warehouse,
+            file,
+            view=view,
+            key=key,
+            event_time=event_time,
+            types=parsed,
+            new_version=new_version,
         )
     columns = [{"name": each.name, "column": each.column, "type": each.type} for each in report.columns]
     if as_json:

@@ -10,7 +10,7 @@ from fedpredict.cli import wiring
 from fedpredict.features.open_leases import open_leases
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.security.passwords import read_password
-from fedpredict.state.leases import Leases
+from fedpredict.state.leases import HeldLease, Leases, hold
 
 LEASES_PASSWORD = "FEDPREDICT_LEASES_PASSWORD"  # noqa: S105  the name of a variable
 
@@ -23,7 +23,13 @@ def opened_leases(path: Path | None) -> Iterator[Leases]:
         ConfigError: The file is wrong, or names no warehouse.
         StateError: The database of the leases is unavailable.
     """
-    loaded = wiring.load_party(path)
+    with opened_loaded_leases(wiring.load_party(path)) as leases:
+        yield leases
+
+
+@contextmanager
+def opened_loaded_leases(loaded: wiring.LoadedParty) -> Iterator[Leases]:
+    """Open the leases of some settings, as `opened_leases` does."""
     leases = open_leases(
         loaded.settings.store,
         wiring.warehouse_settings(loaded),
@@ -36,6 +42,18 @@ def opened_leases(path: Path | None) -> Iterator[Leases]:
         yield leases
     finally:
         leases.close()
+
+
+@contextmanager
+def held_now(loaded: wiring.LoadedParty, name: str) -> Iterator[HeldLease]:
+    """Hold a lease inside the block; nobody else is waited for.
+
+    Raises:
+        LeaseHeldError: Somebody else has it.
+        ConfigError, StateError, StoreError: The leases cannot be used.
+    """
+    with opened_loaded_leases(loaded) as leases, hold(leases, name) as held:
+        yield held
 
 
 def _database(loaded: wiring.LoadedParty) -> tuple[str, str | None] | None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fedpredict.features.raw import RawSource
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
-    from fedpredict.scoring.realtime_views import RealtimeViews
+    from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.security.audit_log import AuditLog
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
@@ -135,7 +135,7 @@ def open_loaded_store(loaded: LoadedParty) -> OnlineStore:
     return open_store(loaded.settings.store, loaded.base, loaded.settings.party, environment().get(REDIS_PASSWORD))
 
 
-def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeViews | None:
+def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse, alone: HoldPruning | None) -> RealtimeViews | None:
     """Return what computes a party's views in mode realtime, or None where its settings name no view for it."""
     settings = loaded.settings
     if not settings.realtime:
@@ -143,7 +143,7 @@ def open_loaded_realtime(loaded: LoadedParty, warehouse: Warehouse) -> RealtimeV
     from fedpredict.scoring.open_realtime import open_realtime  # noqa: PLC0415
 
     known = environment().get(EVENTS_PASSWORD)
-    return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known)
+    return open_realtime(warehouse, settings.realtime, settings.events, loaded.base, known, alone=alone)
 
 
 @contextmanager

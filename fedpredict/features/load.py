@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,6 +64,7 @@ def load_file(
     types: Mapping[str, ColumnType] | None = None,
     new_version: bool = False,
     now: datetime | None = None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> LoadReport:
     """Load a CSV or Parquet file as a snapshot of a view; a view's first file makes its version 1.
 
@@ -80,6 +81,7 @@ def load_file(
         new_version: Make a new version of the view, whose columns may be others. Models keep the version that they
             were converted for.
         now: The load instant; default: this moment.
+        still_ours: Called right before the snapshot is written; what it raises keeps it from that.
 
     Raises:
         FeatureFileError: The file cannot be loaded as it is, or its columns are not the view's.
@@ -99,6 +101,7 @@ def load_file(
     instants = _event_time(file, event_time, now)
     rows = pa.table({"sample_id": to_sample_ids(file.columns[key], key), "event_time": instants, **columns})
     n_ids = _count_ids(rows, event_time)
+    still_ours()
     snapshot = publish_snapshot(warehouse, target, _snapshot_name(now, newest), rows)
     is_new = newest is None or target.version != newest.view.version
     return _report(snapshot, n_ids, new_version=is_new)

@@ -64,7 +64,8 @@ async def open_own(
         measured: Gets to know the store.
     """
     party, poll_s, keep = settings.party, settings.poll_s, settings.keep_versions
-    loader = ModelLoader(warehouse, party, store, keep_versions=keep, fills_store=settings.store.kind != "none")
+    computed, fills = realtime.names if realtime is not None else (), settings.store.kind != "none"
+    loader = ModelLoader(warehouse, party, store, keep_versions=keep, fills_store=fills, computed=computed)
     measured.look = store_readings(loader, store)
     heads, has_heads = HeadLoader(warehouse, party, keep=keep), bool(settings.models_with_head)
 

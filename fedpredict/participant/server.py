@@ -89,8 +89,7 @@ class ParticipantServer:
         self._settings = settings
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
         store = MemoryStore() if store is None else store
-        fills, keep = settings.store.kind != "none", settings.keep_versions
-        self.loader = ModelLoader(warehouse, settings.party, store, keep_versions=keep, fills_store=fills)
+        self.loader = _loader(settings, warehouse, store, realtime)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = CallerPolicy(settings.callers)
         self._realtime = realtime
@@ -306,6 +305,19 @@ class ParticipantServer:
         model = self.loader.state.current.get(model_id)
         realtime = self._realtime
         return model is not None and realtime is not None and realtime.is_ready(model.view, model.view_version)
+
+
+def _loader(
+    settings: ParticipantSettings, warehouse: Warehouse, store: OnlineStore, realtime: RealtimeViews | None
+) -> ModelLoader:
+    return ModelLoader(
+        warehouse,
+        settings.party,
+        store,
+        keep_versions=settings.keep_versions,
+        fills_store=settings.store.kind != "none",
+        computed=() if realtime is None else realtime.names,
+    )
 
 
 async def serve(

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 from fedpredict.errors import FedPredictError, LeaseHeldError
+from fedpredict.features.load import LoadReport, load_file
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
 from fedpredict.features.retention import prune_snapshots
+from fedpredict.model.ids import check_view_name
 from fedpredict.scoring.due import models_to_score, versions_to_refresh
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import BUCKET_ROWS, outdated, previous_state, score_day
 from fedpredict.state.leases import HeldLease, Leases, hold
 from fedpredict.tables.models import ModelVersion
+from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, list_scripts
 from fedpredict.tables.shares import ShareTask, TaskState, remove_task
-from fedpredict.tables.views import Snapshot, list_snapshots
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.tables.views import Snapshot, latest_snapshot, list_snapshots
+from fedpredict.warehouse.base import ColumnType, Warehouse
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +96,42 @@ def refresh_alone(
         )
         _prune(warehouse, registered.view.name, registered.version, keep_days)
     return report
+
+
+def load_alone(
+    alone: Alone,
+    warehouse: Warehouse,
+    path: Path,
+    *,
+    view: str,
+    key: str,
+    event_time: str | None = None,
+    types: Mapping[str, ColumnType] | None = None,
+    new_version: bool = False,
+) -> LoadReport:
+    """Load a file as `load_file` says, while no other process loads or refreshes that version of the view.
+
+    Raises:
+        LeaseHeldError: Another one does.
+        LeaseLostError: Another one took it over; nothing was loaded.
+        FeatureFileError, FeatureNamesError, NameRefusedError, WarehouseError: As `load_file` says.
+        StateError, StoreError: The leases cannot be used.
+    """
+    check_view_name(view)
+    warehouse.ensure(VIEWS)  # before the first load there may be no warehouse to read from
+    newest = latest_snapshot(warehouse, view)
+    version = 1 if newest is None else newest.view.version + int(new_version)
+    with alone.hold(refresh_name(view, version)) as lease:
+        return load_file(
+            warehouse,
+            path,
+            view=view,
+            key=key,
+            event_time=event_time,
+            types=types,
+            new_version=new_version,
+            still_ours=lease.check,
+        )
 
 
 def score_alone(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -58,7 +58,14 @@ class ModelLoader:
     """
 
     def __init__(
-        self, warehouse: Warehouse, party: str, store: OnlineStore, *, keep_versions: int = 3, fills_store: bool = True
+        self,
+        warehouse: Warehouse,
+        party: str,
+        store: OnlineStore,
+        *,
+        keep_versions: int = 3,
+        fills_store: bool = True,
+        computed: Collection[str] = (),
     ) -> None:
         """Load nothing yet; call `refresh`.
 
@@ -68,7 +75,9 @@ class ModelLoader:
             store: Gets the snapshots that the models need.
             keep_versions: How many digests of a model stay loaded.
             fills_store: Whether snapshots and stored shares go to the store; where not, a model is ready without.
+            computed: Views that are computed when they are asked for: that such a one has no snapshot is no problem.
         """
+        self._computed = computed
         self._warehouse = warehouse
         self._party = party
         self._store = store
@@ -195,7 +204,11 @@ class ModelLoader:
         try:
             newest = latest_snapshot(self._warehouse, view, view_version)
             if newest is None:
-                return f"view {view} version {view_version} has no snapshot; load its features"
+                return (
+                    ""
+                    if view in self._computed
+                    else f"view {view} version {view_version} has no snapshot; load its features"
+                )
             served = self._store.snapshot_of(view, view_version)
             # a remote store may have lost what it served
             if served is None or served.snapshot != newest.snapshot or self._store.is_remote:

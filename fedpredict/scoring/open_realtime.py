@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from fedpredict.features.event_feed import feed_of
@@ -19,7 +20,7 @@ from fedpredict.scoring.realtime_settings import (
     RealtimeSettings,
     RealtimeViewSettings,
 )
-from fedpredict.scoring.realtime_views import RealtimeViews
+from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
 from fedpredict.security.passwords import read_password
 from fedpredict.state.event_base import EventStore
 from fedpredict.tables.script_shape import parse_shape
@@ -53,6 +54,8 @@ def open_realtime(
     events: EventSettings,
     base: Path,
     password: str | None = None,
+    *,
+    alone: HoldPruning | None = nullcontext,
 ) -> RealtimeViews:
     """Return what computes views in mode realtime; the caller closes it, after its threads.
 
@@ -62,6 +65,7 @@ def open_realtime(
         events: The `[events]` table; the store is opened where a view's source is it.
         base: The folder of the settings file.
         password: Of the event store; wins over its `password_file`.
+        alone: Holds the removal of older events, as `RealtimeViews` says.
 
     Raises:
         ConfigError, StateError: As `open_events`.
@@ -78,7 +82,8 @@ def open_realtime(
             return EventSource(store, feed_of(registered, others))
         return open_source_of(registered, own, warehouse, base, engine)
 
-    return RealtimeViews(warehouse, settings, engine, opened, events=store, keep_days=events.keep_days)
+    keep_days = events.keep_days
+    return RealtimeViews(warehouse, settings, engine, opened, events=store, keep_days=keep_days, alone=alone)
 
 
 def open_source_of(

@@ -5,9 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
-from fedpredict.errors import FedPredictError, FeedNotFoundError, ModelNotReadyError, ViewRefusedError
+from fedpredict.errors import (
+    FedPredictError,
+    FeedNotFoundError,
+    LeaseHeldError,
+    ModelNotReadyError,
+    ViewRefusedError,
+)
 from fedpredict.features.event_feed import Feed, feed_of
 from fedpredict.features.raw import RawSource, read_typed
 from fedpredict.features.realtime import QueryEngine, RealtimeView
@@ -25,7 +32,11 @@ PRUNE_AT_ONCE = 20_000
 """Events that one look removes; the next one goes on."""
 DAY_US = 86_400_000_000
 
+PRUNE_LEASE = "prune:events"
+"""The lease on the removal of older events."""
+
 Key: TypeAlias = tuple[str, int]
+HoldPruning: TypeAlias = Callable[[], AbstractContextManager[object]]
 OpenSource: TypeAlias = Callable[[RegisteredView, Sequence[RegisteredView]], RawSource]
 """A registered view, and all of them -> where its raw rows are."""
 
@@ -42,6 +53,7 @@ class RealtimeViews:
         *,
         events: EventStore | None = None,
         keep_days: int | None = None,
+        alone: HoldPruning | None = nullcontext,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open nothing yet; call `refresh`.
@@ -53,6 +65,8 @@ class RealtimeViews:
             open_source: Opens the source of a view that is asked for.
             events: The event store, if this party has one; closed by `close`.
             keep_days: How long events are kept.
+            alone: Holds, for a block, what only one process at a time has: the removal of older events; raises
+                `LeaseHeldError` where another one has it. None: this process removes none.
             clock: Seconds since 1970 UTC.
         """
         self.events = events
@@ -61,6 +75,7 @@ class RealtimeViews:
         self._engine = engine
         self._open_source = open_source
         self._keep_days = keep_days
+        self._alone = alone
         self._clock = clock
         self._views: dict[Key, RealtimeView] = {}
         self._sources: list[RawSource] = []
@@ -88,6 +103,11 @@ class RealtimeViews:
             why = f"version {view_version} was loaded from files; a script comes by `fedpredict view register`"
             raise not_computed(view, why)
         raise ModelNotReadyError(f"view {view}: {self._problems.get(key, 'its script is being read')}")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The views that the settings name a source for."""
+        return frozenset(self._settings)
 
     def is_ready(self, view: str, view_version: int) -> bool:
         """Return whether a version of a view can be computed now, as far as is known."""
@@ -184,7 +204,7 @@ class RealtimeViews:
 
     def _prune(self) -> None:
         now = self._clock()
-        if self.events is None or self._keep_days is None:
+        if self.events is None or self._keep_days is None or self._alone is None:
             return
         if self._pruned_at is None:  # the first look makes models ready, and nothing else
             self._pruned_at = now - PRUNE_EVERY_S
@@ -193,7 +213,12 @@ class RealtimeViews:
             return
         before = int(now * 1e6) - self._keep_days * DAY_US
         try:
-            n_removed = self.events.remove(before=before, at_most=PRUNE_AT_ONCE)
+            with self._alone():
+                n_removed = self.events.remove(before=before, at_most=PRUNE_AT_ONCE)
+        except LeaseHeldError as error:  # whoever has it removes them all
+            self._pruned_at = now
+            logger.info("events.pruned_elsewhere", extra={"reason": str(error)})
+            return
         except FedPredictError as error:
             self._pruned_at = now
             logger.warning("events.problem", extra={"problem": str(error)})

@@ -187,6 +187,21 @@ def test_a_new_snapshot_replaces_the_old_one(world: World) -> None:
     assert world.store.lookup("people", 1, ["age"], [b"a"]).values[0, 0] == 7.0
 
 
+def test_a_view_that_is_computed_when_it_is_asked_for_needs_no_snapshot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path / "warehouse")
+    world.convert("credit", 2.0)
+    loader = ModelLoader(world.warehouse, "lab", world.store, computed={VIEW.name})
+
+    with caplog.at_level("INFO"):
+        state = loader.refresh()
+
+    assert (list(state.current), dict(state.problems)) == (["credit"], {})
+    assert not loader.is_ready("credit")  # for what is looked up
+    assert "model.problem" not in caplog.messages
+
+
 def test_a_model_without_features_waits_for_them(world: World) -> None:
     world.convert("credit", 1.0)
     state = world.loader.refresh()

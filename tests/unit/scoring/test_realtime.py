@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ from fedpredict.scoring.realtime_settings import EventSettings, RealtimeViewSett
 from fedpredict.scoring.realtime_views import RealtimeViews
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.state.event_base import StoredEvent
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import hold
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.link_answerer import _resumed
@@ -387,6 +390,42 @@ def test_events_go_after_keep_days(open_bank: Open) -> None:
     bank.views._keep_days, bank.views._clock = 2, lambda: 10 * 86_400.0
     for _ in range(2):
         bank.refresh()
+    assert [each.events for each in events.counts()] == [1]
+
+
+def test_who_holds_no_lease_removes_no_events_and_looks_again_an_hour_later(open_bank: Open) -> None:
+    bank = open_bank()
+    events, hour = bank.views.events, 3_600.0
+    assert events is not None
+    events.add("f", [StoredEvent("u", "old", 0, "{}")])
+    now = 10 * 86_400.0
+    bank.views._keep_days, bank.views._clock = 2, lambda: now
+    leases = FolderLeases(bank.folder / "leases")
+    bank.views._alone = partial(hold, leases, realtime_views.PRUNE_LEASE)
+    elsewhere = leases.take(realtime_views.PRUNE_LEASE, "another process", 60.0)
+
+    for _ in range(2):
+        bank.refresh()
+    assert [each.events for each in events.counts()] == [1]
+
+    leases.release(elsewhere)
+    bank.refresh()
+    assert [each.events for each in events.counts()] == [1]  # whoever had it may have removed them
+    now += hour
+    bank.refresh()
+    assert events.counts() == []
+
+
+def test_a_worker_that_is_not_to_removes_no_events(open_bank: Open) -> None:
+    bank = open_bank()
+    events = bank.views.events
+    assert events is not None
+    events.add("f", [StoredEvent("u", "old", 0, "{}")])
+    bank.views._keep_days, bank.views._clock, bank.views._alone = 2, lambda: 10 * 86_400.0, None
+
+    for _ in range(2):
+        bank.refresh()
+
     assert [each.events for each in events.counts()] == [1]
 
 

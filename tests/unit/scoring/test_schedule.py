@@ -16,7 +16,13 @@ import pytest
 from pydantic import ValidationError
 from typing_extensions import override
 
-from fedpredict.errors import LeaseHeldError, LeaseLostError, ViewRefusedError, WarehouseUnavailableError
+from fedpredict.errors import (
+    LeaseHeldError,
+    LeaseLostError,
+    NameRefusedError,
+    ViewRefusedError,
+    WarehouseUnavailableError,
+)
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
 from fedpredict.model.kinds import Kind
@@ -27,6 +33,7 @@ from fedpredict.scoring import scheduler as scheduling
 from fedpredict.scoring.due import day_of, is_to_be_done
 from fedpredict.scoring.leased import (
     Alone,
+    load_alone,
     prune_alone,
     refresh_alone,
     refresh_due,
@@ -375,6 +382,42 @@ def test_who_lost_its_lease_publishes_nothing_and_the_next_one_does(
         refresh_alone(Alone(others), warehouse, registered, NOON)
 
     assert nothing is None
+
+
+def test_a_file_is_loaded_by_one_process_at_a_time_and_never_beside_a_refresh(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("id,age\nu1,31\n")
+    held = alone.leases.take(refresh_name("people", 1), "other:1:x", 600.0)
+
+    with pytest.raises(LeaseHeldError, match="other:1:x"):
+        load_alone(alone, warehouse, file, view="people", key="id")
+    assert latest_snapshot(warehouse, "people") is None
+    alone.leases.release(held)
+    assert load_alone(alone, warehouse, file, view="people", key="id").version == 1
+
+    # a new version is another piece of work
+    alone.leases.take(refresh_name("people", 1), "other:1:x", 600.0)
+    file.write_text("id,income\nu1,31\n")
+    assert load_alone(alone, warehouse, file, view="people", key="id", new_version=True).version == 2
+    with pytest.raises(NameRefusedError):
+        load_alone(alone, warehouse, file, view="../people", key="id")
+
+
+def test_a_file_is_not_loaded_by_who_lost_the_lease(warehouse: LocalWarehouse, tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("id,age\nu1,31\n")
+
+    class Lost(FolderLeases):
+        @override
+        def renew(self, lease: Any, for_s: float) -> Any:
+            raise LeaseLostError(f"{lease.name}: gone")
+
+    with pytest.raises(LeaseLostError):
+        load_alone(Alone(Lost(tmp_path / "leases")), warehouse, file, view="people", key="id")
+
+    assert latest_snapshot(warehouse, "people") is None
 
 
 def test_who_takes_over_writes_where_the_other_does_not(
