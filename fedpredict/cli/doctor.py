@@ -12,6 +12,7 @@ from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_realtime import check_realtime
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
+from fedpredict.cli.checks_tasks import check_leases, check_schedule, check_tasks
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
 from fedpredict.cli.options import PartyConfig
@@ -23,7 +24,7 @@ from fedpredict.security.check import Finding, Level
 
 
 def doctor(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
-    """Check settings, certificates, warehouse, models, features, peers and port; exits with 9 if something is wrong."""
+    """Check settings, certificates, warehouse, models, leases, tasks, peers and port; exits with 9 at a problem."""
     output = Output(as_json=as_json)
     with output.progress("looking"):
         found = list(examine(config))
@@ -56,9 +57,12 @@ def examine(config: Path | None) -> Iterator[Checked]:
     yield from check_warehouse(loaded, models)
     yield from check_store(loaded)
     yield from check_realtime(loaded)
+    yield from check_leases(loaded)
+    yield from check_schedule(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
         yield from check_catalogue(Loaded(loaded.path, settings))
+        yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))
     else:
         yield from check_callers(settings, frozenset(models))

@@ -53,6 +53,20 @@ path = "store"
 # [schedule.tasks]
 # score = "30 2 * * *"       # scores the day ahead
 
+# [leases]                   # where processes agree who does what; without it in Redis, or the warehouse's folder
+# url = "postgresql+psycopg://user@host/database"    # needed for a schedule where the warehouse is Hive
+# password_file = "leases.password"    # or FEDPREDICT_LEASES_PASSWORD
+
+# [tasks]                    # shares of a day that are scored ahead, by `fedpredict task score` or the schedule
+# bucket_rows = 4000000      # rows of a bucket, at most on average
+# stability_limit = 0.25     # more movement of the scores than that, against the day before, is a warning
+# keep_days = 35             # days of them that stay; without it: all
+# Buckets of initiators' offline tasks: buckets_at_once = 2, above [tls], so many are computed at a time.
+
+# [populations]              # sample ids that initiators name ahead; `fedpredict population accept` has them count
+# max_ids = 50000000         # most ids kept for one initiator; 0: none are taken
+# keep_versions = 3          # versions that stay when a newer one is accepted
+
 # [realtime]                 # views that are computed when they are asked for, and where their raw rows are
 # transactions = "events"    # or "warehouse", postgresql+psycopg://user@host/database, rediss://host:port/0
 # [events]                   # raw events, over HTTP where http_listen = "host:port" stands above [tls]
@@ -60,6 +74,7 @@ path = "store"
 
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
+# accept_populations = false # true: what it names ahead counts without this operator's word
 
 # Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
 # [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"
@@ -125,6 +140,26 @@ path = "store"
 # behaviour = "0 * * * *"    # refreshes that registered view at every full hour
 # [schedule.tasks]
 # score = "30 2 * * *"       # scores the day ahead
+
+# [leases]                   # where processes agree who does what; without it: Redis, the warehouse's folder, `state`
+# url = "postgresql+psycopg://user@host/database"
+# password_file = "leases.password"    # or FEDPREDICT_LEASES_PASSWORD
+
+# [tasks]                    # predictions for whole populations, made in the background (`fedpredict task submit`)
+# run = true                 # false: another process, with the same state and warehouse, works on them
+# parallel = 1               # tasks at once, in each process
+# buckets_under_way = 3      # buckets of a task at the same time: what memory holds
+# bucket_deadline_s = 300.0  # how long a party may take for one
+# lease_s = 15.0             # how long a task stays with a process that no longer says so
+# max_rows = 1000000000      # the most rows of one list
+# upload_grace_s = 120.0     # a list may take so long to come, ...
+# upload_rows_per_s = 1000.0 # ... and longer by a second for each so many rows
+# stability_limit = 0.25     # more movement of the predictions than that, against the task before, is a warning
+# keep_days = 35             # days that results, uploaded lists and own stored shares stay; without it: all
+# [tasks.tables.customers]   # a table of the warehouse whose ids a task may be about (`--table customers`)
+# table = "customers"
+# column = "sample_id"
+# Standing populations need no settings here: `fedpredict population propose`.
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models

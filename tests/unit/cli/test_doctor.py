@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,14 @@ from fedpredict.cli.main import run
 from fedpredict.convert.write import write_partial
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.offline import OfflineState
 from fedpredict.model.partial import PartialModel
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.state.task_base import Why
+from fedpredict.state.tasks import open_task_store
+from fedpredict.tables.schedule_runs import FAILED, Run, write_run
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.contract.test_task_store import new
 
 
 class Clinic:
@@ -240,3 +250,98 @@ def test_a_party_that_dials_an_initiator_is_not_looked_for(clinic: Clinic) -> No
     found = [each for each in clinic.examine("bank/initiator.toml", 0) if each["topic"] == "peer lab"]
 
     assert [(each["level"], each["what"]) for each in found] == [("ok", "dials us: nothing can be asked from here")]
+
+
+def of_topic(found: list[dict[str, Any]], topic: str) -> list[tuple[str, str]]:
+    return [(each["level"], each["what"]) for each in found if each["topic"] == topic]
+
+
+def test_leases_are_taken_where_they_are_kept(clinic: Clinic) -> None:
+    found = clinic.examine("lab/participant.toml", 0)
+    assert of_topic(found, "leases") == [("ok", "one was taken and given back, in the warehouse's folder")]
+
+    shutil.rmtree(clinic.folder / "lab" / "warehouse" / ".leases")
+    (clinic.folder / "lab" / "warehouse" / ".leases").write_text("a file where the folder was")
+    assert [topic for topic, _, _ in clinic.problems("lab/participant.toml")] == ["leases"]
+
+
+def test_a_place_for_leases_is_missed_where_there_is_none_and_a_database_that_is_away_is_a_problem(
+    clinic: Clinic,
+) -> None:
+    hive = 'kind = "hive"\nhost = "127.0.0.1"\nport = 9\ndatabase = "d"\nauth = "none"'
+    clinic.edit(
+        "lab/participant.toml",
+        'kind = "local"               # a folder of Parquet files, queried in this process\npath = "warehouse"',
+        hive,
+    )
+    assert of_topic(clinic.examine("lab/participant.toml", 9), "leases")[0][0] == "warning"
+    path = clinic.folder / "lab" / "participant.toml"
+    plain = path.read_text()
+
+    path.write_text(f'{plain}\n[schedule]\ntimezone = "UTC"\npeople = "0 * * * *"\n')
+    problems = {topic: fix for topic, _, fix in clinic.problems("lab/participant.toml")}
+    assert "[leases] url" in problems["leases"]
+    assert problems["schedule"] == "see what is said about the warehouse"
+
+    path.write_text(f'{plain}\n[leases]\nurl = "sqlite:///{clinic.folder}/no/such/folder/leases.db"\n')
+    assert "leases" in {topic for topic, _, _ in clinic.problems("lab/participant.toml")}
+
+
+def test_what_is_scheduled_is_told_with_how_it_ended(clinic: Clinic) -> None:
+    path = clinic.folder / "lab" / "participant.toml"
+    path.write_text(f'{path.read_text()}\n[schedule]\ntimezone = "UTC"\npeople = "0 * * * *"\nothers = "5 * * * *"\n')
+    at = datetime(2026, 11, 27, 12, tzinfo=UTC)
+    warehouse = LocalWarehouse(clinic.folder / "lab" / "warehouse")
+    job, _ = ParticipantSettings.model_validate(tomllib.loads(path.read_text())).schedule.jobs
+    write_run(
+        warehouse,
+        Run(
+            job=job.name,
+            due=at,
+            outcome=FAILED,
+            problem="no room",
+            started_at=at,
+            finished_at=at,
+            done_due=None,
+            host="h",
+        ),
+    )
+    warehouse.close()
+
+    failed, never = of_topic(clinic.examine("lab/participant.toml", 0), "schedule")
+
+    assert failed[0] == "warning"
+    assert "failed at 2026-11-27 12:00 UTC: no room" in failed[1]
+    assert never[1].endswith("never done yet")
+
+
+def test_the_tasks_of_an_initiator_are_looked_at(clinic: Clinic) -> None:
+    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    fresh = clinic.examine("bank/initiator.toml", 0)
+    assert of_topic(fresh, "tasks") == [
+        ("ok", "the database answers: none yet"),
+        ("ok", "ids and results: the warehouse is readable, with 0 populations"),
+    ]
+
+    tasks = open_task_store("sqlite:///state.db", clinic.folder / "bank")
+    task_id = tasks.submit(new()).task_id
+    claim = tasks.claim("w")
+    assert claim is not None
+    tasks.settle(claim, OfflineState.WAITING, Why(problem="party lab is away, or not ready", party="lab"))
+    tasks.close()
+    waiting = of_topic(clinic.examine("bank/initiator.toml", 0), "tasks")
+
+    assert waiting[0] == ("ok", "the database answers: 1 waiting")
+    assert waiting[1][0] == "warning"
+    assert waiting[1][1].startswith(f"task {task_id} of credit waits since ")
+    assert waiting[1][1].endswith("party lab is away, or not ready")
+
+
+def test_a_task_database_and_a_warehouse_that_cannot_be_used_are_problems(clinic: Clinic) -> None:
+    clinic.setup("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    (clinic.folder / "bank" / "state.db").write_text("no database at all, but long enough to be looked at" * 10)
+    (clinic.folder / "bank" / "warehouse").rmdir()
+
+    problems = [(topic, fix) for topic, _, fix in clinic.problems("bank/initiator.toml") if topic == "tasks"]
+
+    assert [fix.split(",")[0] for _, fix in problems] == ["correct `state`", "start it"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -120,3 +121,30 @@ def test_links_are_taken_at_the_port_after_the_first(listen: str, link_listen: s
 def test_a_listen_that_is_no_address_writes_nothing(tmp_path: Path) -> None:
     assert run(["init", "participant", str(tmp_path / "lab"), "--no-certs", "--listen", "here"]) == 4
     assert not (tmp_path / "lab" / "participant.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("role", "settings_type", "names"),
+    [
+        ("participant", ParticipantSettings, ("leases", "tasks", "populations")),
+        ("initiator", InitiatorSettings, ("leases", "tasks", "tasks.tables.customers")),
+    ],
+)
+def test_the_commented_sections_of_background_work_are_valid_and_show_the_defaults(
+    role: str, settings_type: type[ParticipantSettings | InitiatorSettings], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    run(["init", role, str(tmp_path / "lab"), "--no-certs"])
+    text = (tmp_path / "lab" / f"{role}.toml").read_text()
+    plain = tomllib.loads(text)
+
+    for name in names:
+        section = re.search(rf"^# \[{re.escape(name)}\].*\n((?:# [a-z_]+ = .*\n)+)", text, re.M)
+        assert section is not None, name
+        uncommented = re.sub("^# ", "", section[0], flags=re.M)
+        given = tomllib.loads(uncommented)
+        checked = settings_type.model_validate({**plain, **given})
+        if name in ("tasks", "populations"):
+            defaults, shown = settings_type.model_validate(plain), given[name]
+            differing = {key for key, value in shown.items() if getattr(getattr(defaults, name), key) != value}
+            assert differing <= {"keep_days"}  # which has none
+        assert checked is not None
