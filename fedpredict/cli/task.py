@@ -13,7 +13,7 @@ from fedpredict.cli import wiring
 from fedpredict.cli.answered import answered
 from fedpredict.cli.connect import Ask, asking
 from fedpredict.cli.files import check_out
-from fedpredict.cli.options import InitiatorConfig, ModelArgument
+from fedpredict.cli.options import ModelArgument
 from fedpredict.cli.output import Advance, JsonFlag, Output
 from fedpredict.cli.shares import score
 from fedpredict.cli.task_plot import check_plot, save_plot
@@ -33,6 +33,10 @@ Plot = Annotated[
     Path | None, typer.Option("--plot", help="Save a picture of the predictions' distribution (.png, .svg or .pdf).")
 ]
 Results = Annotated[Path, typer.Option("--out", help="Write them there (.csv or .parquet).")]
+StateOf = Annotated[
+    Path | None,
+    typer.Option("--state-of", help="The settings of an initiator, whose state database is read.", metavar="FILE"),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when the task has ended; 6 unless it is done.")]
 _LISTED = (
     "task_id",
@@ -175,13 +179,18 @@ def retry(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
 
 
 @app.command("logs")
-def logs(task_id: TaskId, *, config: InitiatorConfig = Path("initiator.toml"), as_json: JsonFlag = False) -> None:
-    """Show what happened to a task, in the initiator's words: for its operator, from the state database."""
-    store = wiring.open_tasks(wiring.load_initiator(config))
-    try:
-        events = store.events(task_id)
-    finally:
-        store.close()
+@asking
+def logs(task_id: TaskId, *, ask: Ask, state_of: StateOf = None, as_json: JsonFlag = False) -> None:
+    """Show what happened to a task: of errors their names; with --state-of, for operators, all of their words."""
+    if state_of is None:
+        with ask() as (client, timeout_s):
+            events = client.task_history(task_id, timeout_s=timeout_s)
+    else:
+        store = wiring.open_tasks(wiring.load_initiator(state_of))
+        try:
+            events = store.events(task_id)
+        finally:
+            store.close()
     rows = [{"at": each.at, "what": each.what, "detail": each.detail} for each in events]
     Output(as_json=as_json).rows(("at", "what", "detail"), rows, empty="Nothing happened.")
 

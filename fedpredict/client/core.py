@@ -34,6 +34,7 @@ GET_TASK = f"/{_SERVICE}/GetTask"
 LIST_TASKS = f"/{_SERVICE}/ListTasks"
 CANCEL_TASK = f"/{_SERVICE}/CancelTask"
 RETRY_TASK = f"/{_SERVICE}/RetryTask"
+GET_TASK_HISTORY = f"/{_SERVICE}/GetTaskHistory"
 FETCH_RESULTS = f"/{_SERVICE}/FetchResults"
 CHUNK_SIZE = 10_000
 TIMEOUT_S = 30.0

@@ -20,7 +20,11 @@ from fedpredict.client.populations import Population, Standing, TableOf, chunks_
 from fedpredict.client.session import Session
 from fedpredict.errors import DeadlineExceededError, InputError, ProtocolError, ServerUnavailableError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.offline import RankBy, TaskInfo
+from fedpredict.model.offline import (
+    RankBy,
+    TaskEvent,
+    TaskInfo,
+)
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.wire import codec, offline_codec
@@ -192,11 +196,15 @@ class OfflineCalls:
         offline_codec.name_from_wire(reply.upload_id, "upload")
         return reply
 
+    async def history(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> list[TaskEvent]:
+        """Return what happened to a task, the oldest first."""
+        question = core.Question(core.GET_TASK_HISTORY, _about_task(task_id))
+        with self._session.open() as connection:
+            data = await connection.call(question, Deadline(timeout_s))
+        return offline_codec.history_from_wire(core.parse_reply(initiator_pb2.TaskHistory, data))
+
     async def _named(self, method: str, task_id: str, timeout_s: float) -> TaskInfo:
-        message = initiator_pb2.GetTaskRequest(
-            protocol_version=codec.PROTOCOL_VERSION, request_id=codec.new_request_id(), task_id=_check_task_id(task_id)
-        )
-        return await self._about(method, message.SerializeToString(), Deadline(timeout_s))
+        return await self._about(method, _about_task(task_id), Deadline(timeout_s))
 
     async def _about(self, method: str, message: bytes, deadline: Deadline, model_id: str = "") -> TaskInfo:
         with self._session.open() as connection:
@@ -218,6 +226,12 @@ class _Patience:
         """Raise `error` where it has been away for too long."""
         if monotonic() - self._heard > PATIENCE_S:
             raise error
+
+
+def _about_task(task_id: str) -> bytes:
+    return initiator_pb2.GetTaskRequest(
+        protocol_version=codec.PROTOCOL_VERSION, request_id=codec.new_request_id(), task_id=_check_task_id(task_id)
+    ).SerializeToString()
 
 
 def _check_task_id(task_id: str) -> str:

@@ -11,7 +11,11 @@ from fedpredict.client import core
 from fedpredict.client.offline import UPLOAD_TIMEOUT_S, OfflineCalls, OnTask
 from fedpredict.client.populations import Population
 from fedpredict.client.session import Session
-from fedpredict.model.offline import RankBy, TaskInfo
+from fedpredict.model.offline import (
+    RankBy,
+    TaskEvent,
+    TaskInfo,
+)
 from fedpredict.model.share import Mode
 
 
@@ -59,6 +63,10 @@ class AsyncTaskMethods:
     async def retry(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> TaskInfo:
         """Go on with a task that failed; others stay as they are."""
         return await OfflineCalls(self._session).retry(task_id, timeout_s=timeout_s)
+
+    async def task_history(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> list[TaskEvent]:
+        """Return what happened to a task, the oldest first."""
+        return await OfflineCalls(self._session).history(task_id, timeout_s=timeout_s)
 
     async def wait(
         self, task_id: str, *, timeout_s: float | None = None, on_progress: OnTask | None = None

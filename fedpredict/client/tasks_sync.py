@@ -12,7 +12,11 @@ from fedpredict.client.background import Background
 from fedpredict.client.offline import UPLOAD_TIMEOUT_S, OfflineCalls, OnTask
 from fedpredict.client.populations import Population
 from fedpredict.client.session import Session
-from fedpredict.model.offline import RankBy, TaskInfo
+from fedpredict.model.offline import (
+    RankBy,
+    TaskEvent,
+    TaskInfo,
+)
 from fedpredict.model.share import Mode
 
 
@@ -89,6 +93,10 @@ class TaskMethods:
     def retry(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> TaskInfo:
         """Go on with a task that failed, and return it; others stay as they are."""
         return self._background.run(OfflineCalls(self._session).retry(task_id, timeout_s=timeout_s))
+
+    def task_history(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> list[TaskEvent]:
+        """Return what happened to a task, the oldest first; of errors their names alone. Errors are those of `task`."""
+        return self._background.run(OfflineCalls(self._session).history(task_id, timeout_s=timeout_s))
 
     def wait(self, task_id: str, *, timeout_s: float | None = None, on_progress: OnTask | None = None) -> TaskInfo:
         """Return a task once it has ended, well or not: see its `state`.

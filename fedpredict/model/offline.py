@@ -249,6 +249,21 @@ class OfflineTask:
     buckets_gathered: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """Something that happened to a task.
+
+    Attributes:
+        at: When, in UTC.
+        what: "submitted", "started", "waiting", "failed", "done", "cancelled", "retried", ...
+        detail: More of it, in words; may be empty.
+    """
+
+    at: datetime
+    what: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskWaiting:
     """A task that waits, or is being tried again after it waited.

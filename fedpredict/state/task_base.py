@@ -20,6 +20,7 @@ from fedpredict.model.offline import (
     NewTask,
     OfflineState,
     OfflineTask,
+    TaskEvent,
     TaskOverview,
     Totals,
     Upload,
@@ -62,21 +63,6 @@ class Why:
 
 
 NOTHING = Why()
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEvent:
-    """Something that happened to a task.
-
-    Attributes:
-        at: When, in UTC.
-        what: "submitted", "started", "waiting", "failed", "done", "cancelled", "retried", ...
-        detail: More of it, in words; may be empty.
-    """
-
-    at: datetime
-    what: str
-    detail: str
 
 
 def used_otherwise(task: OfflineTask) -> FieldError:

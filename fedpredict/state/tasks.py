@@ -21,6 +21,7 @@ from fedpredict.model.offline import (
     NewTask,
     OfflineState,
     OfflineTask,
+    TaskEvent,
     TaskOverview,
     TaskWaiting,
     Totals,
@@ -28,7 +29,7 @@ from fedpredict.model.offline import (
     add_totals,
 )
 from fedpredict.state.engine import Database, open_engine
-from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskEvent, TaskStore, Why, used_otherwise
+from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskStore, Why, used_otherwise
 from fedpredict.state.task_rows import (
     BUCKETS,
     EVENTS,

@@ -6,14 +6,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from fedpredict.errors import FieldError, NameRefusedError, ProtocolError
 from fedpredict.model.ids import check_name
-from fedpredict.model.offline import CombinedBy, Counts, HistogramView, OfflineState, PartyView, RankBy, TaskInfo
+from fedpredict.model.offline import (
+    CombinedBy,
+    Counts,
+    HistogramView,
+    OfflineState,
+    PartyView,
+    RankBy,
+    TaskEvent,
+    TaskInfo,
+)
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.wire.codec import (
     MODES,
@@ -269,6 +278,23 @@ def _party_from_wire(message: initiator_pb2.TaskParty) -> PartyView:
         problem=message.problem,
         oldest_event_time=instant_from_wire(message.oldest_event_time_us) if has_time else None,
     )
+
+
+def history_to_wire(events: Sequence[TaskEvent]) -> initiator_pb2.TaskHistory:
+    """Return what happened to a task as a message; details are those that its users may read."""
+    told = [initiator_pb2.TaskEvent(at_us=_micros(each.at), what=each.what, detail=each.detail) for each in events]
+    return initiator_pb2.TaskHistory(events=told)
+
+
+def history_from_wire(message: initiator_pb2.TaskHistory) -> list[TaskEvent]:
+    """Return what happened to a task; raise `ProtocolError` where the message breaks the protocol."""
+    events = []
+    for each in message.events:
+        at = _instant(each.at_us)
+        if at is None:
+            raise ProtocolError("something that happened to a task, without a time")
+        events.append(TaskEvent(at, each.what, each.detail))
+    return events
 
 
 def _counts_to_wire(counts: Counts) -> list[initiator_pb2.StatusCount]:

@@ -296,6 +296,12 @@ async def test_a_party_that_is_away_has_the_task_wait_and_it_goes_on_by_itself(
         await world.serve("lab", address)
         assert (await client.wait(task_id, timeout_s=120.0)).state is OfflineState.DONE
         check(world, await table_of(client, task_id))
+        told = [(each.what, each.detail) for each in await client.task_history(task_id)]
+    assert [what for what, _ in told] == ["submitted", "started", "waiting", "goes on", "done"]
+    assert told[2] == ("waiting", "PartyUnavailableError")
+    kept = world.federation.task_store().events(task_id)
+    assert [each.what for each in kept] == [what for what, _ in told]
+    assert kept[2].detail.startswith("PartyUnavailableError: party lab: ")  # for the operator alone
     await check_done_is_seen(bank.metrics_address)
 
 
@@ -474,5 +480,9 @@ async def test_the_commands_submit_show_and_fetch(
     assert rows["p1"]["prediction"] == pytest.approx(world.expected[1], rel=1e-9)
     assert (await command("cancel", task_id))["state"] == "done"
     assert (await command("retry", task_id))["state"] == "done"
+    history = await command("logs", task_id)
+    assert [each["what"] for each in history] == ["submitted", "started", "done"]
+    assert "1000 ids in 1 buckets" in history[0]["detail"]
+    assert "no such task" in await command("logs", "nothing", code=5)
     assert "Name one of --ids FILE" in await command("submit", "risk", code=4)
     assert "no such task" in await command("show", "nothing", code=5)

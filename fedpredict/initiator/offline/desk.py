@@ -6,8 +6,13 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import (
+    dataclass,
+    replace,
+)
+from functools import (
+    partial,
+)
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +31,9 @@ from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.manifest import Manifest
+from fedpredict.model.manifest import (
+    Manifest,
+)
 from fedpredict.model.offline import (
     BucketDone,
     NewTask,
@@ -35,6 +42,7 @@ from fedpredict.model.offline import (
     PopulationRef,
     RankBy,
     Ranking,
+    TaskEvent,
     TaskInfo,
     Upload,
 )
@@ -50,6 +58,8 @@ from fedpredict.wire.offline_codec import Submission
 
 logger = logging.getLogger(__name__)
 
+_TOLD_IN_OUR_WORDS = frozenset({"submitted", "started", "taken over", "goes on"})
+"""Events whose details hold no error's text."""
 MAX_LISTED, LISTED = 1_000, 100
 """Tasks in one listing: at most, and where the caller says nothing."""
 
@@ -151,6 +161,12 @@ class TaskDesk:
             problem = "its results were removed, because they were old: submit it again"
             raise TaskFailedError(f"task {task_id}: {problem}", state=task.state, problem=problem)
         return await self._changed(task)
+
+    async def history(self, task_id: str, caller: Identity) -> tuple[TaskEvent, ...]:
+        """Return what happened to a task, the oldest first; of errors their names alone. Raise `TaskNotFoundError`."""
+        await self.find(task_id, caller)
+        events = await asyncio.to_thread(self.store.events, task_id)
+        return tuple(replace(each, detail=_public_detail(each)) for each in events)
 
     async def find(self, task_id: str, caller: Identity) -> OfflineTask:
         """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
@@ -304,6 +320,14 @@ def ranking_of(rank_by: RankBy | None, manifest: Manifest) -> Ranking | None:
         place="rank_by",
         problem=f"is no output of the model: it has {', '.join((*labels[:20], *names[:20]))}",
     )
+
+
+def _public_detail(event: TaskEvent) -> str:
+    """Return what a task's users may read of an event: an error's own words are for this initiator's operator."""
+    if event.what in _TOLD_IN_OUR_WORDS:
+        return event.detail
+    name, colon, _ = event.detail.partition(": ")
+    return name if colon and name.isidentifier() and name.endswith("Error") else ""
 
 
 def _table_of(submission: Submission) -> str:

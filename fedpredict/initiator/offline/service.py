@@ -67,6 +67,7 @@ class OfflineService:
             "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
             "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.cancel)),
             "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.retry)),
+            "GetTaskHistory": unary(initiator_pb2.GetTaskRequest, self.history),
             "FetchResults": stream(self.fetch),
         }
 
@@ -127,6 +128,11 @@ class OfflineService:
         model_id = codec.model_id_from_wire(request.model_id) if request.model_id else ""
         tasks = await self._desk.list(model_id, request.limit, caller)
         return initiator_pb2.ListTasksReply(tasks=[offline_codec.task_to_wire(each) for each in tasks])
+
+    async def history(self, request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.TaskHistory:
+        """Tell what happened to a task."""
+        caller, task_id = self._asked(request, context)
+        return offline_codec.history_to_wire(await self._desk.history(task_id, caller))
 
     async def fetch(self, context: Context) -> None:
         """Send results from a row on, as far as their buckets are done."""
@@ -203,13 +209,18 @@ class OfflineService:
         self, what: Callable[[str, Identity], Awaitable[TaskInfo]]
     ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
-            caller = self._caller(context)
-            codec.check_protocol_version(request.protocol_version)
-            task_id = offline_codec.name_from_wire(request.task_id, "task")
-            add_log_context(task=task_id)
+            caller, task_id = self._asked(request, context)
             return offline_codec.task_to_wire(await what(task_id, caller))
 
         return answer
+
+    def _asked(self, request: initiator_pb2.GetTaskRequest, context: Context) -> tuple[Identity, str]:
+        """Return who asks, and the task's name, from here on in the call's log lines."""
+        caller = self._caller(context)
+        codec.check_protocol_version(request.protocol_version)
+        task_id = offline_codec.name_from_wire(request.task_id, "task")
+        add_log_context(task=task_id)
+        return caller, task_id
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)
