@@ -9,6 +9,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.convert import convert
+from fedpredict.cli.model_prune import prune
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import ModelArgument, PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
@@ -24,6 +25,7 @@ _PARITY = ("engine", "version", "rows", "max_abs", "max_rel", "elapsed_s")
 app = typer.Typer(help="Convert partial models into parameter tables, and manage their versions.", no_args_is_help=True)
 app.command("convert")(convert)
 app.command("split")(split)
+app.command("prune")(prune)
 
 
 @app.command("list")
