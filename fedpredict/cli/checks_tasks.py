@@ -10,7 +10,7 @@ from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.leases import opened_loaded_leases
 from fedpredict.errors import FedPredictError, LeaseHeldError
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.model.offline import TaskOverview
+from fedpredict.model.task_history import TaskOverview
 from fedpredict.security.check import Finding, Level
 from fedpredict.state.leases import NoLeases, hold
 from fedpredict.tables.deliveries import list_deliveries

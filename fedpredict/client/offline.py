@@ -20,13 +20,10 @@ from fedpredict.client.populations import Population, Standing, TableOf, chunks_
 from fedpredict.client.session import Session
 from fedpredict.errors import DeadlineExceededError, InputError, ProtocolError, ServerUnavailableError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.offline import (
-    RankBy,
-    TaskEvent,
-    TaskInfo,
-)
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
+from fedpredict.model.task_history import TaskEvent
 from fedpredict.wire import codec, offline_codec
 from fedpredict.wire.offline_arrow import chunk_to_wire, results_from_wire
 from fedpredict.wire.v1 import initiator_pb2

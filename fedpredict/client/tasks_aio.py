@@ -11,12 +11,9 @@ from fedpredict.client import core
 from fedpredict.client.offline import UPLOAD_TIMEOUT_S, OfflineCalls, OnTask
 from fedpredict.client.populations import Population
 from fedpredict.client.session import Session
-from fedpredict.model.offline import (
-    RankBy,
-    TaskEvent,
-    TaskInfo,
-)
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.share import Mode
+from fedpredict.model.task_history import TaskEvent
 
 
 class AsyncTaskMethods:

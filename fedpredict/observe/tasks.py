@@ -9,8 +9,8 @@ import numpy as np
 from typing_extensions import override
 
 from fedpredict.model.arrays import Statuses
-from fedpredict.model.offline import TaskOverview, TaskWaiting
 from fedpredict.model.share import SampleStatus
+from fedpredict.model.task_history import TaskOverview, TaskWaiting
 from fedpredict.observe import metrics
 from fedpredict.observe.counting import Reading, Source, distributions, one, tallies
 from fedpredict.observe.metrics import CallOutcome, Outcome

@@ -13,18 +13,8 @@ from datetime import datetime
 from typing import Protocol
 
 from fedpredict.errors import FieldError
-from fedpredict.model.offline import (
-    Bins,
-    BucketDone,
-    CombinedBy,
-    NewTask,
-    OfflineState,
-    OfflineTask,
-    TaskEvent,
-    TaskOverview,
-    Totals,
-    Upload,
-)
+from fedpredict.model.offline import Bins, BucketDone, CombinedBy, NewTask, OfflineState, OfflineTask, Totals, Upload
+from fedpredict.model.task_history import TaskEvent, TaskOverview
 
 LEASE_S = 15.0
 """How long a claim holds without being renewed."""

@@ -15,19 +15,8 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from fedpredict.errors import TaskNotFoundError
-from fedpredict.model.offline import (
-    Bins,
-    BucketDone,
-    NewTask,
-    OfflineState,
-    OfflineTask,
-    TaskEvent,
-    TaskOverview,
-    TaskWaiting,
-    Totals,
-    Upload,
-    add_totals,
-)
+from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Totals, Upload, add_totals
+from fedpredict.model.task_history import TaskEvent, TaskOverview, TaskWaiting
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskStore, Why, used_otherwise
 from fedpredict.state.task_rows import (

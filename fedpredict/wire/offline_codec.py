@@ -13,17 +13,9 @@ from typing import cast
 
 from fedpredict.errors import FieldError, NameRefusedError, ProtocolError
 from fedpredict.model.ids import check_name
-from fedpredict.model.offline import (
-    CombinedBy,
-    Counts,
-    HistogramView,
-    OfflineState,
-    PartyView,
-    RankBy,
-    TaskEvent,
-    TaskInfo,
-)
+from fedpredict.model.offline import CombinedBy, Counts, HistogramView, OfflineState, PartyView, RankBy, TaskInfo
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.model.task_history import TaskEvent
 from fedpredict.wire.codec import (
     MODES,
     PROTOCOL_VERSION,

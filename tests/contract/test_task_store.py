@@ -22,13 +22,12 @@ from fedpredict.model.offline import (
     PartyTotals,
     PopulationRef,
     Ranking,
-    TaskOverview,
-    TaskWaiting,
     Totals,
     Upload,
 )
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.model.task_history import TaskOverview, TaskWaiting
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import TaskStore, Why
 from fedpredict.state.task_rows import METADATA, PLANS

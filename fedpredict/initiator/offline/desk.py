@@ -42,12 +42,12 @@ from fedpredict.model.offline import (
     PopulationRef,
     RankBy,
     Ranking,
-    TaskEvent,
     TaskInfo,
     Upload,
 )
 from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
+from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions

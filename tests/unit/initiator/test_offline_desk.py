@@ -8,7 +8,7 @@ import pytest
 
 from fedpredict.errors import ProtocolError
 from fedpredict.initiator.offline.desk import _public_detail
-from fedpredict.model.offline import TaskEvent
+from fedpredict.model.task_history import TaskEvent
 from fedpredict.wire.offline_codec import history_from_wire, history_to_wire
 from fedpredict.wire.v1 import initiator_pb2
 
