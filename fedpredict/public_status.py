@@ -125,7 +125,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
-    AuditBrokenError: PublicStatus(Code.INTERNAL, "internal error"),
+    AuditBrokenError: INTERNAL,
     AuditUnavailableError: PublicStatus(Code.UNAVAILABLE, "nothing is answered at the moment"),
     OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),

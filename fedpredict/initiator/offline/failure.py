@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedpredict.errors import (
+    AuditUnavailableError,
     FedPredictError,
     ManifestMismatchError,
     ModelNotReadyError,
@@ -20,7 +21,14 @@ from fedpredict.model.offline import OfflineState
 from fedpredict.public_status import public_status
 from fedpredict.state.task_base import Why
 
-_AWAY = (PartyUnavailableError, PartyTimeoutError, PartyBusyError, ModelNotReadyError, WarehouseUnavailableError)
+_AWAY = (
+    AuditUnavailableError,
+    ModelNotReadyError,
+    PartyBusyError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+    WarehouseUnavailableError,
+)
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 60.0
 _NO_WAREHOUSE, _NOT_READY = "the initiator's warehouse cannot be reached", "the model is not ready at the initiator"
 _TOO_SLOW, _IS_AWAY = "did not answer in time", "is away, or not ready"
