@@ -215,18 +215,15 @@ def _ordered(rows: pa.Table, n_scores: int) -> Piece:
     """Return rows of shares in the order of their ids' places: not every engine keeps the order of a snapshot."""
     ids = _ids_of(rows)
     places = places_of(ids)
-    if (places[1:] < places[:-1]).any():
-        order = np.argsort(places, kind="stable")
-        places, rows = places[order], rows.take(pa.array(order))
-        ids = _ids_of(rows)
     instants = rows.column("event_time").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    return Piece(
-        ids=ids_to_array(ids),
-        places=places,
-        status=rows.column("status").to_numpy().astype(np.uint8),
-        values=scores_matrix(rows.column("scores"), n_scores),
-        event_time=pc.fill_null(instants, NEVER).to_numpy(),
-    )
+    status = rows.column("status").to_numpy().astype(np.uint8)
+    values = scores_matrix(rows.column("scores"), n_scores)
+    event_time = pc.fill_null(instants, NEVER).to_numpy()
+    if (places[1:] < places[:-1]).any():
+        order = np.argsort(places, kind="stable")  # some runs that rise, of which a merge is made
+        places, ids, status = places[order], ids.take(order), status[order]
+        values, event_time = values[order], event_time[order]
+    return Piece(ids_to_array(ids), places, status, values, event_time)
 
 
 def _ids_of(rows: pa.Table) -> SampleIds:
