@@ -82,7 +82,7 @@ async def open_own(
         part = LocalParty(
             party, lambda: loader.state, store, freshness=settings.freshness, realtime=realtime or no_views
         )
-        at_once = settings.tasks.buckets_under_way
+        at_once = settings.tasks.parallel * settings.tasks.buckets_under_way
         buckets = open_buckets(settings.tasks, warehouse, part, lambda: loader.state, poll_s=poll_s, at_once=at_once)
         yield Own(part, lambda: heads.shelf, part.check_types, buckets)
     finally:

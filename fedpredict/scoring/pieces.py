@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 from typing_extensions import override
 
-from fedpredict.errors import ModelNotReadyError, TableCorruptError
+from fedpredict.errors import ModelNotReadyError, StatementError, TableCorruptError
 from fedpredict.model.buckets import bucket_count
 from fedpredict.model.share import Mode
 from fedpredict.scoring.state import LoadedModel
@@ -21,6 +21,7 @@ from fedpredict.tables.shares_sql import bucket_shares
 from fedpredict.tables.views import Snapshot, find_snapshot, latest_snapshot
 from fedpredict.warehouse.base import Warehouse
 
+_TRIES, _AGAIN_S = 3, 1.0
 COLUMNS = ("sample_id", "status", "scores", "event_time")
 
 
@@ -92,6 +93,11 @@ class Pieces:
             self._found[key] = (now, source)
         return source
 
+    def forget(self, source: PieceSource) -> None:
+        """Look anew for what a source was found for: it could not be read."""
+        with self._lock:
+            self._found = {key: found for key, found in self._found.items() if found[1] is not source}
+
     def _stored(self, model: LoadedModel) -> PieceSource:
         about = model.description
         tasks = list_tasks(self._warehouse, model_id=about.model_id, params_sha256=about.params_sha256)
@@ -101,6 +107,8 @@ class Pieces:
                 f"model {about.model_id}: no day's shares of version {about.params_sha256[:12]} are stored; "
                 "`fedpredict task score` stores them"
             )
+        if any(each.finished_at is None and each.day >= finished[-1].day and each.generation for each in tasks):
+            raise ModelNotReadyError(f"a day of model {about.model_id} is being scored again, newer than what is whole")
         return _StoredDay(self._warehouse, finished[-1])
 
     def _computed(self, model: LoadedModel) -> PieceSource:
@@ -121,21 +129,39 @@ class _StoredDay(PieceSource):
         super().__init__(("stored", task.model_id, task.params_sha256, *_state_of(task)), task.n_scores, task.n_buckets)
         self._warehouse = warehouse
         self._task = task
-        self._sizes = {number: each.n_ids for number, each in finished_buckets(warehouse, task).items()}
+        self._sizes = _sizes(warehouse, task)
 
     @override
     def read(self, number: int) -> pa.Table:
         task = self._task
-        rows = self._warehouse.read(SHARES.name, list(COLUMNS), {**task.partition, "bucket": number})
+        rows = self._rows(number)
+        for _ in range(_TRIES):
+            if rows.num_rows == self._sizes.get(number):
+                return rows
+            time.sleep(_AGAIN_S)  # somebody is taken out, perhaps: the record comes before the rows
+            self._sizes = _sizes(self._warehouse, task)
+            rows = self._rows(number)
+        raise TableCorruptError(
+            f"{SHARES.name}: bucket {number} of {task.model_id} of {task.day} has {rows.num_rows} shares instead of"
+            f" {self._sizes.get(number)}; `fedpredict task score --again` makes them again"
+        )
+
+    def _rows(self, number: int) -> pa.Table:
+        try:
+            rows = self._warehouse.read(SHARES.name, list(COLUMNS), {**self._task.partition, "bucket": number})
+        except StatementError as error:  # files that were there at its beginning
+            self._check_state(error)
+            raise
+        self._check_state(None)
+        return rows
+
+    def _check_state(self, error: StatementError | None) -> None:
+        """Raise where the day is not any more what it was."""
+        task = self._task
         there = list_tasks(self._warehouse, model_id=task.model_id, params_sha256=task.params_sha256, day=task.day)
         if [_state_of(each) for each in there] != [_state_of(task)]:
-            raise ModelNotReadyError(f"the shares of {task.model_id} of {task.day} changed while they were read")
-        if rows.num_rows != self._sizes.get(number):
-            raise TableCorruptError(
-                f"{SHARES.name}: bucket {number} of {task.model_id} of {task.day} has {rows.num_rows} shares instead of"
-                f" {self._sizes.get(number)}; `fedpredict task score --again` makes them again"
-            )
-        return rows
+            told = f"the shares of {task.model_id} of {task.day} changed while they were read"
+            raise ModelNotReadyError(told) from error
 
 
 class _Computed(PieceSource):
@@ -153,17 +179,31 @@ class _Computed(PieceSource):
 
     @override
     def read(self, number: int) -> pa.Table:
+        try:
+            rows = self._rows(number)
+        except StatementError as error:  # files that were there at its beginning
+            self._check_snapshot(error)
+            raise
+        self._check_snapshot(None)
+        return rows
+
+    def _rows(self, number: int) -> pa.Table:
         version, snapshot = self._version, self._snapshot
         if self._warehouse.engine.name in version.engines:
-            rows = self._warehouse.run(*bucket_shares(version, snapshot, number, self._n_pieces))
-        else:
-            bucket = (number, self._n_pieces)
-            rows = shares_in_process(self._warehouse, version, self._part, snapshot, bucket)
-        view = snapshot.view
-        # of a snapshot the pointer goes first: where it is there, the rows were
+            return self._warehouse.run(*bucket_shares(version, snapshot, number, self._n_pieces))
+        bucket = (number, self._n_pieces)
+        return shares_in_process(self._warehouse, version, self._part, snapshot, bucket)
+
+    def _check_snapshot(self, error: StatementError | None) -> None:
+        """Raise where the snapshot is gone: its pointer goes first, so where it is there, the rows were."""
+        snapshot, view = self._snapshot, self._snapshot.view
         if find_snapshot(self._warehouse, view.name, view.version, snapshot.snapshot) is None:
-            raise ModelNotReadyError(f"snapshot {snapshot.snapshot} of view {view.name} went while it was read")
-        return rows
+            told = f"snapshot {snapshot.snapshot} of view {view.name} went while it was read"
+            raise ModelNotReadyError(told) from error
+
+
+def _sizes(warehouse: Warehouse, task: ShareTask) -> dict[int, int]:
+    return {number: each.n_ids for number, each in finished_buckets(warehouse, task).items()}
 
 
 def _state_of(task: ShareTask) -> tuple[str, ...]:

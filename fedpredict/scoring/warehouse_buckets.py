@@ -27,7 +27,7 @@ from fedpredict.errors import ProtocolError
 from fedpredict.model.arrays import Bools, Floats, Micros, Statuses, all_true
 from fedpredict.model.buckets import HASH_BITS, Hashes, place_bounds, places_of
 from fedpredict.model.ids import valid_sample_ids
-from fedpredict.model.populations import BucketQuery
+from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import Mode, SampleStatus, build_share
@@ -43,6 +43,7 @@ from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
 IDLE_S = 60.0
 """A piece that nobody asked for so long is let go."""
 _MAX_BYTES = 2**31 - 1
+_MOST_BEGUN = 16
 _OK = np.uint8(SampleStatus.OK)
 
 
@@ -90,7 +91,7 @@ class WarehouseBuckets(BucketPart):
             pieces: Reads or computes them.
             state: The models that are loaded.
             oldest: Model and mode -> the event time before which shares are STALE, in microseconds; None: none is.
-            at_once: How many pieces are made, and kept, at the same time.
+            at_once: How many pieces are made at the same time, and how many kept.
         """
         self._party = party
         self._pieces = pieces
@@ -99,6 +100,9 @@ class WarehouseBuckets(BucketPart):
         self._at_once = at_once
         self._threads = ThreadPoolExecutor(2 * at_once, "fedpredict-pieces")
         self._lock = threading.Lock()
+        self._making = threading.BoundedSemaphore(at_once)
+        self._lets_go = False
+        self._begun: OrderedDict[object, _Begun] = OrderedDict()
         self._kept: OrderedDict[tuple[object, int], _Kept] = OrderedDict()
 
     @property
@@ -115,22 +119,33 @@ class WarehouseBuckets(BucketPart):
             ModelNotFoundError, ManifestMismatchError, ModelNotReadyError: As `PartyScorer.score` says.
             ProtocolError: An id is not in the bucket.
             WarehouseError: As the warehouse says.
-            TimeoutError: `deadline_s` passed; the piece is made all the same, and found when the bucket is asked again.
+            TimeoutError: `deadline_s` passed. A piece that was begun is made all the same; what is asked again goes on
+                with it, and behind the pieces that were looked at.
         """
         loop = asyncio.get_running_loop()
-        compute = partial(copy_context().run, self._answer, query, sample_ids)
-        async with asyncio.timeout(deadline_s):
-            reply = await loop.run_in_executor(self._threads, compute)
-        loop.call_later(IDLE_S + 1.0, self._let_go)
-        return reply
+        ends = time.monotonic() + deadline_s
+        compute = partial(copy_context().run, self._answer, query, sample_ids, ends)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await loop.run_in_executor(self._threads, compute)
+        finally:
+            self._let_go_later(loop)
 
-    def _answer(self, query: BucketQuery, sample_ids: SampleIds) -> PartyReply:
+    def _answer(self, query: BucketQuery, sample_ids: SampleIds, ends: float) -> PartyReply:
         start = time.perf_counter()
         model = self._state().version(query.model_id, query.params_sha256)
-        found = _Found(sample_ids, model.description.n_scores)
         source = self._pieces.source(model, query.mode)
-        for number in source.numbers_of(query.bucket, query.n_buckets):
-            found.take_from(self._piece(source, number), *place_bounds(query.bucket, query.n_buckets))
+        numbers = source.numbers_of(query.bucket, query.n_buckets)
+        # a short list over a large table needs many pieces: what is asked again goes on where it was
+        key = (source.key, query.bucket, query.n_buckets, digest_of(sample_ids)) if len(numbers) > 1 else None
+        begun = self._begun.pop(key, None) or _Begun(_Found(sample_ids, model.description.n_scores))
+        found, bounds = begun.found, place_bounds(query.bucket, query.n_buckets)
+        for number in numbers[begun.n_done :]:
+            if time.monotonic() > ends:
+                self._keep_begun(key, begun)
+                raise TimeoutError
+            found.take_from(self._piece(source, number), *bounds)
+            begun.n_done += 1
         found.check_absent(query.bucket, query.n_buckets)
         status, oldest = found.status, self._oldest(model, query.mode)
         if oldest is not None:
@@ -138,6 +153,12 @@ class WarehouseBuckets(BucketPart):
         known, _ = oldest_of(np.where(status == _OK, found.event_time, NEVER), ())
         share = build_share(found.values, status)
         return PartyReply(share=share, oldest_event_time=known, elapsed_s=time.perf_counter() - start)
+
+    def _keep_begun(self, key: object, begun: _Begun) -> None:
+        with self._lock:
+            self._begun[key] = begun
+            while len(self._begun) > _MOST_BEGUN:
+                self._begun.popitem(last=False)
 
     def _piece(self, source: PieceSource, number: int) -> Piece:
         """Return a piece; of several who ask for it at the same time, one makes it."""
@@ -153,22 +174,42 @@ class WarehouseBuckets(BucketPart):
             self._kept.move_to_end(key)
         if is_mine:
             try:
-                kept.future.set_result(_ordered(source.read(number), source.n_scores))
+                with self._making:
+                    kept.future.set_result(_ordered(source.read(number), source.n_scores))
             except BaseException as error:
                 with self._lock:
                     self._kept.pop(key, None)
+                self._pieces.forget(source)
                 kept.future.set_exception(error)
                 raise
         return kept.future.result()
 
-    def _let_go(self) -> None:
+    def _let_go_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._lets_go:
+            self._lets_go = True
+            loop.call_later(IDLE_S, self._let_go, loop)
+
+    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let go of pieces that nobody asked for lately, and look again later as long as there are any."""
+        self._lets_go = False
         before = time.monotonic() - IDLE_S
         with self._lock:
             gone = [key for key, kept in self._kept.items() if kept.used_at < before]
             for key in gone:
                 del self._kept[key]
+            is_left = bool(self._kept)
         if gone:
-            give_back_memory()
+            loop.run_in_executor(self._threads, give_back_memory)  # takes long enough for online questions to notice
+        if is_left:
+            self._let_go_later(loop)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A bucket that needs many pieces, and how many of them were looked at."""
+
+    found: _Found
+    n_done: int = 0
 
 
 class _Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import ManifestMismatchError, ModelNotReadyError, ProtocolError, TableCorruptError
+from fedpredict.errors import (
+    ManifestMismatchError,
+    ModelNotReadyError,
+    ProtocolError,
+    StatementError,
+    TableCorruptError,
+)
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.buckets import buckets_of
 from fedpredict.model.populations import BucketQuery, in_order
@@ -28,7 +35,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import score_day
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.shares import SHARES, ShareTask
+from fedpredict.tables.shares import SHARES, ShareTask, write_bucket, write_task
 from fedpredict.tables.views import latest_snapshot, remove_snapshot
 from fedpredict.warehouse.base import Partition
 from fedpredict.warehouse.local import LocalWarehouse
@@ -180,7 +187,10 @@ async def test_what_is_scored_again_meanwhile_is_never_mixed(
     assert reply.share.status.tolist() == [SampleStatus.OK]
 
 
-async def test_stored_shares_of_which_some_are_lost_give_no_one_a_wrong_status(warehouse: LocalWarehouse) -> None:
+async def test_stored_shares_of_which_some_are_lost_give_no_one_a_wrong_status(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.scoring.pieces._AGAIN_S", 0.0)
     party = filled(warehouse, n_buckets=1)
     task: ShareTask = score_day(warehouse, party.version, DAY).task
     rows = warehouse.read(SHARES.name, ["sample_id", "status", "scores", "event_time"], task.partition)
@@ -229,6 +239,117 @@ async def test_who_waits_in_vain_finds_the_piece_when_he_asks_again(
     reply = await party.ask(party.by_warehouse, query)
     assert reply.share.status.tolist() == [SampleStatus.OK]
     assert reads == [SHARES.name]
+
+
+async def test_a_list_that_needs_many_pieces_goes_on_where_it_was(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party = filled(warehouse, n_buckets=8)
+    whole, reads, slow = warehouse.read, list[object](), True
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        if table == SHARES.name:
+            reads.append(where["bucket"])
+            time.sleep(0.1 if slow else 0.0)
+        return whole(table, columns, where)
+
+    monkeypatch.setattr(warehouse, "read", read)
+    query = party.query(in_buckets([b"person-1", b"person-2", b"nobody"], 1)[0], 0, 1, Mode.OFFLINE)
+    assert isinstance(query.rows, SampleIds)
+    with pytest.raises(TimeoutError):
+        await party.by_warehouse.answer(query, query.rows, 0.25)
+    await asyncio.sleep(0.3)  # the piece that was begun
+    before, slow = len(reads), False
+    assert 0 < before < 8
+    reply = await party.ask(party.by_warehouse, query)
+    expected = await party.ask(party.by_store, query)
+    assert reply.share.status.tolist() == expected.share.status.tolist()
+    np.testing.assert_allclose(reply.share.values, expected.share.values, rtol=1e-12)
+    assert len(reads) <= 9  # each piece once, the one that was late perhaps twice
+    assert set(reads) == set(range(8))
+
+
+async def test_somebody_who_is_taken_out_meanwhile_is_waited_for(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.scoring.pieces._AGAIN_S", 0.0)
+    party = filled(warehouse, n_buckets=1)
+    state = score_day(warehouse, party.version, DAY)
+    partition = {**state.task.partition, "bucket": 0}
+    rows = warehouse.read(SHARES.name, ["sample_id", "status", "scores", "event_time"], partition)
+    whole, after = warehouse.read, rows.filter(pa.compute.not_equal(rows.column("sample_id"), "person-1"))
+    seen = 0
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        nonlocal seen
+        if table == SHARES.name:
+            seen += 1
+            if seen == 2:  # the record came before, the rows come now
+                warehouse.replace(SHARES.name, partition, after)
+        return whole(table, columns, where)
+
+    write_bucket(warehouse, state.task, replace(state.buckets[0], n_ids=after.num_rows))
+    monkeypatch.setattr(warehouse, "read", read)
+    reply = await party.ask(party.by_warehouse, party.query([b"person-1"], 0, 1, Mode.OFFLINE))
+    assert reply.share.status.tolist() == [SampleStatus.NOT_FOUND]
+
+
+@pytest.mark.parametrize("mode", BOTH)
+async def test_what_goes_while_it_is_read_has_the_task_wait(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    party = filled(warehouse, n_buckets=1)
+    name = "read" if mode is Mode.OFFLINE else "run"
+    whole = getattr(warehouse, name)
+
+    def refused(*given: object) -> pa.Table:
+        if mode is Mode.OFFLINE and given[0] != SHARES.name:
+            return whole(*given)
+        snapshot = latest_snapshot(warehouse, "people")
+        assert snapshot is not None
+        if mode is Mode.OFFLINE:
+            score_day(warehouse, party.version, DAY, again=True)
+        else:
+            remove_snapshot(warehouse, snapshot)
+        raise StatementError("a file is gone")
+
+    monkeypatch.setattr(warehouse, name, refused)
+    with pytest.raises(ModelNotReadyError, match=r"changed while|went while"):
+        await party.ask(party.by_warehouse, party.query([b"person-1"], 0, 1, mode))
+
+
+async def test_while_the_newest_day_is_scored_again_no_older_one_is_answered(warehouse: LocalWarehouse) -> None:
+    party = filled(warehouse, n_buckets=1)
+    task = score_day(warehouse, party.version, DAY).task
+    write_task(warehouse, replace(task, generation=1, finished_at=None))
+    older = replace(task, day=DAY - timedelta(days=1))
+    write_task(warehouse, older)
+    with pytest.raises(ModelNotReadyError, match="scored again"):
+        await party.ask(party.by_warehouse, party.query([b"person-1"], 0, 1, Mode.OFFLINE))
+
+
+async def test_pieces_that_nobody_asks_for_are_let_go_also_after_a_failure(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.scoring.warehouse_buckets.IDLE_S", 0.05)
+    party = filled(warehouse)
+    whole, late, reads = warehouse.read, threading.Event(), list[str]()
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        if table == SHARES.name:
+            reads.append(table)
+            assert late.wait(30.0)
+        return whole(table, columns, where)
+
+    monkeypatch.setattr(warehouse, "read", read)
+    query = party.query([b"person-1"], int(buckets_of([b"person-1"], 4)[0]), 4, Mode.OFFLINE)
+    assert isinstance(query.rows, SampleIds)
+    with pytest.raises(TimeoutError):
+        await party.by_warehouse.answer(query, query.rows, 0.01)
+    late.set()
+    await asyncio.sleep(0.5)
+    await party.ask(party.by_warehouse, query)
+    assert len(reads) == 2  # it was let go
 
 
 def test_a_loader_that_fills_no_store_has_its_models_ready(warehouse: LocalWarehouse) -> None:
