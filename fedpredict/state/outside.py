@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -157,7 +158,7 @@ def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
 def _reader(kind: TypeEngine[Any]) -> Callable[[str | int], Any] | None:
     """Return what makes a column's value of a sample id, None of one that it cannot hold; or None for other types."""
     if isinstance(kind, sa.Integer):
-        return _whole
+        return partial(_whole, bits=_bits(kind))
     if isinstance(kind, sa.Numeric) and not isinstance(kind, sa.Float) and kind.scale == 0:
         return _decimal
     if isinstance(kind, sa.Uuid):
@@ -169,8 +170,16 @@ def _reader(kind: TypeEngine[Any]) -> Callable[[str | int], Any] | None:
     return str if isinstance(kind, sa.String) else None
 
 
-def _whole(key: str | int) -> int | None:
-    return whole_number(str(key))
+def _bits(kind: TypeEngine[Any]) -> int:
+    if isinstance(kind, sa.BigInteger):
+        return 64
+    return 16 if isinstance(kind, sa.SmallInteger) else 32
+
+
+def _whole(key: str | int, bits: int = 64) -> int | None:
+    """Return a whole number; None of one beyond the column's, for which the server would refuse the whole question."""
+    number = whole_number(str(key))
+    return number if number is not None and -(2 ** (bits - 1)) <= number < 2 ** (bits - 1) else None
 
 
 def _decimal(key: str | int) -> Decimal | None:

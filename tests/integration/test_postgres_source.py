@@ -105,6 +105,36 @@ def test_a_key_of_another_type_finds_its_rows_by_its_index(
     assert "account" in plan(table, sent[0]).partition("Index Cond: ")[2]
 
 
+WIDTHS = [
+    ("smallint", ("32767", "-32768"), ("32768", "-32769", "13800138000")),
+    ("integer", ("2147483647", "-2147483648"), ("2147483648", "-2147483649", "13800138000")),
+    ("bigint", ("9223372036854775807", "-9223372036854775808"), ("9223372036854775808", "-9223372036854775809")),
+    ("account_number", ("13800138000", "-1"), ("9223372036854775808",)),
+    ("numeric(5,0)", ("99999", "-99999"), ("100000", "13800138000")),
+    ("varchar(4)", ("abcd", "wxyz"), ("abcde", "abcd0")),
+]
+
+
+@pytest.mark.parametrize(("kind", "ends", "beyond"), WIDTHS, ids=[each[0] for each in WIDTHS])
+def test_an_id_that_the_column_cannot_hold_is_not_found_and_the_others_are(
+    kind: str,
+    ends: tuple[str, str],
+    beyond: tuple[str, ...],
+    postgres_database: Callable[[], str],
+    engine: MemoryEngine,
+) -> None:
+    table = Table(postgres_database(), kind)
+    moment = AS_OF - timedelta(microseconds=1)
+    table.add(("e1", moment, ends[0], 1), ("e2", moment, ends[1], 2))
+
+    with closing(table.source("text", engine)) as source:
+        found = source.fetch([ends[0], *beyond, ends[1]], MICROS).to_pylist()
+        nobody = source.fetch(list(beyond), MICROS)
+
+    assert sorted((row["id"], str(row["account"])) for row in found) == [("e1", ends[0]), ("e2", ends[1])]
+    assert nobody.num_rows == 0
+
+
 def kept(outside: OutsideTable) -> list[tuple[str, Any]]:
     """Return a list that gets the statements that read rows."""
     sent: list[tuple[str, Any]] = []
