@@ -11,8 +11,9 @@ import typer
 
 from fedpredict import __version__
 from fedpredict.cli import wiring
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.names import nearest
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.verification import read_verification
 from fedpredict.convert.certify import certificate_of, replay
@@ -22,8 +23,10 @@ from fedpredict.convert.read import HeadResult, ReadResult, read_file
 from fedpredict.errors import FeatureNamesError, InputError
 from fedpredict.model.part import Family, Part
 from fedpredict.model.partial import PartialModel
+from fedpredict.scoring.leased_models import model_name, publish_alone
+from fedpredict.state.leases import Alone
 from fedpredict.tables.heads import publish_head
-from fedpredict.tables.models import ModelVersion, publish_model
+from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.views import FeatureView, list_snapshots
 from fedpredict.warehouse.base import Warehouse
 
@@ -89,13 +92,14 @@ def convert(
         typer.Option("--intercept/--no-intercept", help="Whether this part holds the joint model's intercept."),
     ] = None,
     verify: VerifyOption = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Convert a partial model, or an initiator's head; daemons serve it at their next poll, older ones stay loaded."""
     output = Output(as_json=as_json)
     names = parse_features(features)
-    with wiring.opened_warehouse(config) as ours:
+    with wiring.opened_warehouse(config) as ours, opened_leases(config) as leases:
         if party not in (None, ours.party):
             raise InputError(f"--party says {party}, but the settings are of {ours.party}")
         options = ReadOptions(
@@ -110,8 +114,10 @@ def convert(
         )
         with output.progress(f"reading {file.name}"):
             result = read_file(file, options)
+        alone = Alone(leases, wait, output.note)
         if isinstance(result, HeadResult):
-            _convert_head(output, ours.warehouse, file, result, verify)
+            with alone.hold(model_name(result.head.model_id)):
+                _convert_head(output, ours.warehouse, file, result, verify)
             return
         if verify is not None:
             rows = read_verification(verify, result.partial)
@@ -119,12 +125,13 @@ def convert(
         target = choose_view(ours.warehouse, view, result.partial)
         match_view(result.partial, [feature.name for feature in target.features])
         with output.progress(f"writing {result.partial.model_id}"):
-            version, written = publish_model(
+            version, written = publish_alone(
+                alone,
                 ours.warehouse,
                 result.partial,
                 target,
                 result.source_sha256,
-                lambda version: _certificate(ours.warehouse, result, target, version),
+                certify=lambda version: _certificate(ours.warehouse, result, target, version),
             )
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)

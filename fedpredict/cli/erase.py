@@ -17,8 +17,8 @@ from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
 from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
-from fedpredict.scoring.leased import Alone
 from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
+from fedpredict.state.leases import Alone
 
 if TYPE_CHECKING:
     from fedpredict.cli.wiring import PartyWarehouse

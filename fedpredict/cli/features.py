@@ -15,7 +15,8 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import Version, ViewName, find_view
 from fedpredict.errors import InputError
 from fedpredict.features.refresh import MAX_SHRINK
-from fedpredict.scoring.leased import Alone, load_alone, prune_alone, refresh_alone
+from fedpredict.scoring.leased import load_alone, prune_alone, refresh_alone
+from fedpredict.state.leases import Alone
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import ColumnType
 

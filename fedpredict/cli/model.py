@@ -9,14 +9,17 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.convert import convert
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.model_prune import prune
 from fedpredict.cli.names import find_model
-from fedpredict.cli.options import ModelArgument, PartyConfig
+from fedpredict.cli.options import ModelArgument, PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.split import split
+from fedpredict.scoring.leased_models import delete_alone, roll_back_alone
+from fedpredict.state.leases import Alone
 from fedpredict.tables.head_version import HeadVersion
-from fedpredict.tables.heads import delete_heads, list_heads
-from fedpredict.tables.models import ModelVersion, delete_model, list_versions, rollback
+from fedpredict.tables.heads import list_heads
+from fedpredict.tables.models import ModelVersion, list_versions
 from fedpredict.warehouse.base import Warehouse
 
 _HEAD = ("head", "combining", "structure", "n_outputs", "training_run", "created_at")
@@ -68,18 +71,18 @@ def show(model_id: ModelArgument, config: PartyConfig = None, as_json: JsonFlag 
 def delete(
     model_id: ModelArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Delete a model with all its versions and parameters. This cannot be undone."""
-    with wiring.opened_warehouse(config) as party:
+    output = Output(as_json=as_json)
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         versions, heads = _versions(party.warehouse, model_id)
         told = f"{len(versions)} versions" + (f" and {len(heads)} heads" if heads else "")
         if not yes:
             typer.confirm(f"Delete model {model_id} of {party.party} with {told}?", abort=True, err=True)
-        deleted = delete_model(party.warehouse, model_id)
-        delete_heads(party.warehouse, model_id)
-    output = Output(as_json=as_json)
+        deleted = delete_alone(Alone(leases, wait, output.note), party.warehouse, model_id)
     output.result({"model_id": model_id, "versions": deleted}, f"Deleted {told} of {model_id}.")
 
 
@@ -89,14 +92,16 @@ def roll_back(
     to: Annotated[
         int | None, typer.Option("--to", help="The version; default: the one before, of other parameters.", min=1)
     ] = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make an older version of a model current again."""
-    with wiring.opened_warehouse(config) as party:
+    output = Output(as_json=as_json)
+    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         _versions(party.warehouse, model_id)
-        version = rollback(party.warehouse, model_id, to)
-    Output(as_json=as_json).result(
+        version = roll_back_alone(Alone(leases, wait, output.note), party.warehouse, model_id, to)
+    output.result(
         _summary(version),
         f"Version {version.version} of {model_id} is current: digest {version.params_sha256[:12]}. An initiator that "
         "pinned another digest goes on with that one until `fedpredict catalogue pin`.",

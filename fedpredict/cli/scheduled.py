@@ -169,7 +169,8 @@ def _ended(path: Path, name: str, view: str | None, due: datetime) -> Ended:
 
 def _do(path: Path, view: str | None, due: datetime) -> None:
     # a parser of SQL and an engine come with it, which the daemon itself does without
-    from fedpredict.scoring.leased import Alone, refresh_due, score_due  # noqa: PLC0415
+    from fedpredict.scoring.leased import refresh_due, score_due  # noqa: PLC0415
+    from fedpredict.state.leases import Alone  # noqa: PLC0415
 
     with wiring.opened_warehouse(path) as party, opened_leases(path) as leases:
         if view is None:

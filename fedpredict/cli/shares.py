@@ -16,9 +16,10 @@ from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.task_plot import check_plot, save_plot
 from fedpredict.errors import InputError, ModelNotFoundError
-from fedpredict.scoring.leased import Alone, prune_shares_alone, score_alone
+from fedpredict.scoring.leased import prune_shares_alone, score_alone
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import damaged_buckets, previous_state
+from fedpredict.state.leases import Alone
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.shares import ShareTask, TaskState, finished_buckets, list_tasks, parse_day
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedpredict.features.open import redis_connection
 from fedpredict.features.settings import StoreSettings
 from fedpredict.state.leases import Leases, NoLeases
 from fedpredict.warehouse.settings import WarehouseSettings
@@ -36,6 +35,7 @@ def open_leases(
         StateError: The database is unavailable.
     """
     if store.kind == "redis":
+        from fedpredict.features.open import redis_connection  # noqa: PLC0415  the stores come with it
         from fedpredict.features.redis_leases import RedisLeases  # noqa: PLC0415  its driver is an optional extra
 
         connection = redis_connection(store, base, store_password, timeout_s=store.timeout_s)

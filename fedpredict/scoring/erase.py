@@ -11,9 +11,10 @@ from fedpredict.errors import InputError, NameRefusedError, StatementError, Ware
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.scoring.leased import Alone, refresh_name, score_name
+from fedpredict.scoring.leased import refresh_name, score_name
 from fedpredict.scoring.tasks import counted, engine_name, rows_of
 from fedpredict.state.event_base import EventStore
+from fedpredict.state.leases import Alone
 from fedpredict.tables import shares
 from fedpredict.tables.erasure import (
     copy_without,

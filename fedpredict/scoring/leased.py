@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from fedpredict.scoring.due import models_to_score, versions_to_refresh
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import BUCKET_ROWS, outdated, previous_state, score_day
-from fedpredict.state.leases import HeldLease, Leases, hold
+from fedpredict.state.leases import Alone, hold
 from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, list_scripts
@@ -27,25 +25,6 @@ from fedpredict.tables.views import Snapshot, latest_snapshot, list_snapshots
 from fedpredict.warehouse.base import ColumnType, Warehouse
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """How a process comes to do a piece of work alone.
-
-    Attributes:
-        leases: The party's.
-        wait_s: How long to wait for another process that is at it.
-        waiting: Told once who that is.
-    """
-
-    leases: Leases
-    wait_s: float = 0.0
-    waiting: Callable[[str], None] = lambda _why: None
-
-    def hold(self, name: str) -> AbstractContextManager[HeldLease]:
-        """Hold a lease; as `state.leases.hold` says."""
-        return hold(self.leases, name, wait_s=self.wait_s, waiting=self.waiting)
 
 
 def refresh_name(view: str, version: int) -> str:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -173,6 +173,25 @@ def hold(
             held.release()
         except FedPredictError as error:  # it ends by itself
             logger.warning("lease.not_released", extra={"lease": name, "reason": str(error)})
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """How a process comes to do a piece of work alone.
+
+    Attributes:
+        leases: The party's.
+        wait_s: How long to wait for another process that is at it.
+        waiting: Told once who that is.
+    """
+
+    leases: Leases
+    wait_s: float = 0.0
+    waiting: Callable[[str], None] = lambda _why: None
+
+    def hold(self, name: str) -> AbstractContextManager[HeldLease]:
+        """Hold a lease; as the function `hold` says."""
+        return hold(self.leases, name, wait_s=self.wait_s, waiting=self.waiting)
 
 
 def check_lease_name(name: str) -> str:

@@ -40,7 +40,8 @@ def old_versions(warehouse: Warehouse, model_id: str, keep: int, needed: Collect
 def remove_version(warehouse: Warehouse, version: ModelVersion) -> None:
     """Remove a version's parameters, then its row; what was interrupted is healed by doing it again.
 
-    Other versions with its digest lose their parameters too: remove them all. Nothing may publish it meanwhile.
+    Other versions with its digest lose their parameters too: remove them all. Nothing may publish it
+    meanwhile: hold the lease of the model, as `scoring.leased_models` does.
     """
     for schema in LAYOUTS[version.family].schemas(version.view, ()):
         warehouse.replace(schema.name, version.partition, schema.arrow_schema.empty_table())

@@ -16,8 +16,8 @@ from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.model.offline import CombinedBy, OfflineState, Ranking
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.erase import erase
-from fedpredict.scoring.leased import Alone
 from fedpredict.state.lease_sql import open_leases
+from fedpredict.state.leases import Alone
 from fedpredict.tables import ranking_sql
 from fedpredict.tables.id_tables import ids_of_table
 from fedpredict.tables.results import RESULTS, UNRANKED, read_results

@@ -11,6 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from fedpredict.cli.main import run
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import hold
 
 WEIGHTS = {"income": 0.5, "age": -0.25, "visits": 2.0}
 
@@ -158,6 +160,21 @@ def test_converting_the_same_file_again_changes_nothing(shell: Shell) -> None:
     again = convert(shell)
 
     assert again == {**first, "written": False}
+
+
+@pytest.mark.parametrize(
+    "words", [("convert", "lab.json"), ("rollback", "credit", "--to", "1"), ("delete", "credit", "--yes")]
+)
+def test_versions_of_a_model_are_changed_by_one_process_at_a_time(shell: Shell, words: tuple[str, ...]) -> None:
+    load(shell)
+    convert(shell)
+    write_model(shell.folder / "lab.json", "lab", {"age": 1.0, "income": 0.5})
+    with hold(FolderLeases(shell.folder / "lab" / "warehouse" / ".leases"), "model:credit"):
+        told = shell.fails(10, "model", *words, "--config", shell.config)
+
+    assert "model:credit is under way" in told
+    assert [each["version"] for each in shell.json("model", "list", "--config", shell.config)] == [1]
+    shell.run("model", *words, "--config", shell.config)
 
 
 def test_a_version_can_be_rolled_back_and_a_model_deleted(shell: Shell) -> None:

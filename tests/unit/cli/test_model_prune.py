@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 
 from fedpredict.cli.main import run
+from fedpredict.errors import LeaseLostError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.partial import PartialModel
+from fedpredict.scoring.leased_models import prune_versions_alone
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import Alone, NoLeases, hold
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables import model_pruning
@@ -132,3 +136,53 @@ def test_what_was_interrupted_is_gone_on_with(tmp_path: Path, capsys: pytest.Cap
 
     assert party.prune("--keep", "5") == [1]
     assert party.left == [2, 3, 4, 5, 6]
+
+
+def test_a_version_that_becomes_current_again_while_older_ones_go_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # as where a party has no place for leases: the file is converted again after the old versions were listed
+    party = Party(tmp_path, "participant", capsys)
+    asked: list[str] = []
+
+    def needed() -> set[str]:
+        asked.append("")
+        if len(asked) == 3:  # the list, the first version, the second
+            assert party.publish(2) == party.digests[1]
+        return set()
+
+    removed = prune_versions_alone(Alone(NoLeases()), party.warehouse, "credit", 3, needed)
+
+    assert [each.version for each in removed] == [1, 3]
+    assert party.left == [2, 4, 5, 6, 7]
+    assert load_model(party.warehouse, list_versions(party.warehouse, "credit")[-1]).part.partial_scores(
+        np.array([[1.0]])
+    ) == [[2.0]]
+
+
+def test_what_another_process_changes_is_not_removed_meanwhile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    party = Party(tmp_path, "participant", capsys)
+
+    with hold(FolderLeases(party.folder / "warehouse" / ".leases"), "model:credit"):
+        assert party.prune("--keep", "4", code=10) == []
+        assert "model:credit is under way" in capsys.readouterr().err
+        assert party.prune("--keep", "4", "--dry-run") == [1, 2]
+        assert party.left == [1, 2, 3, 4, 5, 6]
+
+    assert party.prune("--keep", "4") == [1, 2]
+
+
+def test_a_lease_that_was_lost_removes_nothing_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    party = Party(tmp_path, "participant", capsys)
+    leases = FolderLeases(party.folder / "warehouse" / ".leases")
+
+    def needed() -> set[str]:  # asked first once the lease is held
+        for file in (party.folder / "warehouse" / ".leases").iterdir():
+            file.unlink()
+        return set()
+
+    with pytest.raises(LeaseLostError):
+        prune_versions_alone(Alone(leases), party.warehouse, "credit", 3, needed)
+    assert party.left == [1, 2, 3, 4, 5, 6]

@@ -23,11 +23,11 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring import erase as erasing
 from fedpredict.scoring.erase import ERASE, Erased, erase, in_store
-from fedpredict.scoring.leased import Alone, score_name
+from fedpredict.scoring.leased import score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.state.lease_files import FolderLeases
-from fedpredict.state.leases import NoLeases
+from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.script_store import RegisteredView, write_script

@@ -32,7 +32,6 @@ from fedpredict.observe.scoring import ScheduleMetrics
 from fedpredict.scoring import scheduler as scheduling
 from fedpredict.scoring.due import day_of, is_to_be_done
 from fedpredict.scoring.leased import (
-    Alone,
     load_alone,
     prune_alone,
     refresh_alone,
@@ -45,6 +44,7 @@ from fedpredict.scoring.schedule import Job, ScheduleSettings
 from fedpredict.scoring.scheduler import Ended, Runner, Scheduler
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import Alone
 from fedpredict.tables.models import current_versions, publish_model
 from fedpredict.tables.schedule_runs import DONE, FAILED, HELD, list_runs
 from fedpredict.tables.script_store import RegisteredView
