@@ -125,17 +125,17 @@ def convert(
         target = choose_view(ours.warehouse, view, result.partial)
         match_view(result.partial, [feature.name for feature in target.features])
         with output.progress(f"writing {result.partial.model_id}"):
-            version, written = publish_alone(
-                alone,
-                ours.warehouse,
-                result.partial,
-                target,
-                result.source_sha256,
-                certify=lambda version: _certificate(ours.warehouse, result, target, version),
-            )
+            version, written = _publish(alone, ours.warehouse, result, target)
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
     _note_odd(output, result.partial, version, engine)
+
+
+def _publish(alone: Alone, warehouse: Warehouse, result: ReadResult, target: FeatureView) -> tuple[ModelVersion, bool]:
+    def certify(version: ModelVersion) -> dict[str, object]:
+        return _certificate(warehouse, result, target, version)
+
+    return publish_alone(alone, warehouse, result.partial, target, result.source_sha256, certify=certify)
 
 
 def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: HeadResult, verify: Path | None) -> None:

@@ -59,8 +59,7 @@ def try_everywhere(
         raise ViewRefusedError(
             f"view {view.name} is for {', '.join(view.targets)}, and the warehouse is {own}: add it to targets"
         )
-    further = {each.engine.name: each for each in trials.engines}
-    engines = {own: warehouse, **{name: each for name, each in further.items() if name != own}}
+    engines = _engines(warehouse, trials)
     missing = [name for name in view.targets if name not in engines and name not in trials.without]
     if missing:
         raise ViewRefusedError(_not_tried(view, missing, trials.unreachable))
@@ -69,6 +68,45 @@ def try_everywhere(
     for name in tried:
         try_few_rows(engines[name], view, script)
     return tried
+
+
+def try_further(
+    warehouse: Warehouse, view: ScriptView, script: str, as_of: datetime, trials: Trials, *, tried: Sequence[str]
+) -> tuple[str, ...]:
+    """Try a registered script on the engines that are here, and that it was not tried on yet.
+
+    Args:
+        warehouse: The party's own.
+        view: The definition.
+        script: The text.
+        as_of: The instant to ask as of, over the raw tables.
+        trials: The further engines. A target without one stays untried, unless one that was given cannot be reached.
+        tried: What it was tried on.
+
+    Returns:
+        All engines that it was tried on, in the order of the targets.
+
+    Raises:
+        ViewRefusedError: An engine refuses, with line and column where they can be found; or a settings file was
+            given for nothing, as its warehouse cannot be reached.
+        WarehouseError: A warehouse cannot be used now.
+    """
+    own, engines = warehouse.engine.name, _engines(warehouse, trials)
+    left = [name for name in view.targets if name not in tried and name not in trials.without - {own}]
+    missing = [name for name in left if name not in engines]
+    if missing and trials.unreachable:
+        raise ViewRefusedError(_not_tried(view, missing, trials.unreachable))
+    if own in left:  # it was registered before this was recorded
+        try_raw_tables(warehouse, view, script, as_of)
+    now = [name for name in left if name in engines]
+    for name in now:
+        try_few_rows(engines[name], view, script)
+    return tuple(name for name in view.targets if name in (*tried, *now))
+
+
+def _engines(warehouse: Warehouse, trials: Trials) -> dict[str, Warehouse]:
+    """Return the warehouse of each engine that is here; the party's own wins."""
+    return {each.engine.name: each for each in (*trials.engines, warehouse)}
 
 
 def _not_tried(view: ScriptView, missing: Sequence[str], unreachable: Sequence[str]) -> str:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fedpredict.errors import ViewRefusedError
-from fedpredict.features.dry_run import Trials, try_everywhere
+from fedpredict.features.dry_run import Trials, try_everywhere, try_further
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.script import lint_script
-from fedpredict.tables.script_store import RegisteredView, list_scripts, script_digest, versions_of, write_script
+from fedpredict.tables.script_store import (
+    RegisteredView,
+    list_scripts,
+    script_digest,
+    tried_engines,
+    versions_of,
+    write_script,
+)
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.base import Warehouse
 
@@ -22,7 +29,9 @@ def register_view(
     now: datetime | None = None,
     trials: Trials | None = None,
 ) -> tuple[RegisteredView, bool]:
-    """Register a view, or a new version of it; the same texts as the newest version's change nothing.
+    """Register a view, or a new version of it; the same texts as the newest version's make none.
+
+    The newest version is tried on the engines that are given now and that it was not tried on yet; that is recorded.
 
     Models keep the version that they were converted for. A feature that a current model uses cannot go, and no
     feature of any version can change its type, because one table holds all versions.
@@ -47,6 +56,7 @@ def register_view(
     lint_script(view, script)
     registered = list_scripts(warehouse, view.name)
     if registered and registered[-1].sha256 == script_digest(definition, script):
+        _try_again(warehouse, registered[-1], now, trials or Trials())
         return registered[-1], False
     known = versions_of(warehouse, view.name)
     _check_change(warehouse, view, max(known, default=0) + 1)
@@ -59,6 +69,13 @@ def register_view(
     if stored.get(made.version) != made.sha256:
         raise ViewRefusedError(f"view {view.name} was registered by another process at the same time: repeat")
     return made, True
+
+
+def _try_again(warehouse: Warehouse, registered: RegisteredView, now: datetime, trials: Trials) -> None:
+    known = tried_engines(warehouse, registered.view.name, registered.version)
+    tried = try_further(warehouse, registered.view, registered.script, now, trials, tried=known)
+    if set(tried) - set(known):
+        write_script(warehouse, registered, tried)
 
 
 def _check_change(warehouse: Warehouse, view: ScriptView, version: int) -> None:

@@ -1,4 +1,7 @@
-"""Registered views: a definition and its script, one row for each version, written once and never changed."""
+"""Registered views: a definition and its script, one row for each version.
+
+Its texts are never changed; the engines that it was tried on become more.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def script_digest(definition: str, script: str) -> str:
 
 
 def write_script(warehouse: Warehouse, registered: RegisteredView, tried: Sequence[str] = ()) -> None:
-    """Write one version of a view.
+    """Write one version of a view, or once more what it was tried on.
 
     Args:
         warehouse: Where.
@@ -86,7 +89,7 @@ def list_scripts(warehouse: Warehouse, view: str | None = None) -> list[Register
 
 
 def tried_engines(warehouse: Warehouse, view: str, version: int) -> tuple[str, ...]:
-    """Return the engines that a version of a view was tried on when it was registered; empty where nobody wrote it."""
+    """Return the engines that a version of a view was tried on, when or after it was registered; empty if unknown."""
     table = warehouse.describe(SCRIPTS.name)
     if table is None or "tried" not in {each.name for each in table.columns}:  # made before it was recorded
         return ()

@@ -10,7 +10,7 @@ import pytest
 from sqlglot import exp
 from typing_extensions import override
 
-from fedpredict.errors import ViewRefusedError
+from fedpredict.errors import StatementError, ViewRefusedError
 from fedpredict.features.dry_run import Trials, try_everywhere, try_few_rows, try_raw_tables
 from fedpredict.features.registration import register_view
 from fedpredict.tables import script_functions
@@ -174,3 +174,53 @@ def test_a_table_from_before_engines_were_recorded_is_read_and_written(empty: Lo
     write_script(empty, RegisteredView(VIEW, 1, DEFINITION, SCRIPT, AS_OF), ("duckdb",))
     assert tried_engines(empty, "transactions", 1) == ("duckdb",)
     assert [each.version for each in list_scripts(empty)] == [1]
+
+
+def test_the_same_text_is_tried_on_the_engines_that_are_given_later(
+    warehouse: LocalWarehouse, empty: LocalWarehouse
+) -> None:
+    first, _ = register_view(warehouse, VIEW, DEFINITION, SCRIPT)
+    spark = CalledSpark(empty)
+
+    again, is_new = register_view(warehouse, VIEW, DEFINITION, SCRIPT, trials=Trials([spark]))
+
+    assert (again, is_new) == (first, False)
+    assert len(spark.asked) == 1
+    assert tried_engines(warehouse, "transactions", 1) == ("duckdb", "spark")
+    assert list_scripts(warehouse) == [first]
+    register_view(warehouse, VIEW, DEFINITION, SCRIPT, trials=Trials([spark]))
+    assert len(spark.asked) == 1  # once is enough
+
+
+def test_an_engine_that_refuses_the_same_text_later_is_not_recorded(
+    warehouse: LocalWarehouse, empty: LocalWarehouse
+) -> None:
+    register_view(warehouse, VIEW, DEFINITION, SCRIPT)
+
+    with pytest.raises(ViewRefusedError, match="does not run on spark: no such function"):
+        register_view(warehouse, VIEW, DEFINITION, SCRIPT, trials=Trials([RefusingSpark(empty)]))
+    away = Trials(without=frozenset({"hive"}), unreachable=("it is away",))
+    with pytest.raises(ViewRefusedError, match=r"it is away; so it cannot be tried on spark: give"):
+        register_view(warehouse, VIEW, DEFINITION, SCRIPT, trials=away)
+
+    assert tried_engines(warehouse, "transactions", 1) == ("duckdb",)
+    left_out = Trials([RefusingSpark(empty)], frozenset({"spark", "hive"}))
+    assert not register_view(warehouse, VIEW, DEFINITION, SCRIPT, trials=left_out)[1]
+
+
+class RefusingSpark(CalledSpark):
+    """An engine that computes nothing."""
+
+    @override
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        raise StatementError("no such function")
+
+
+def test_a_version_from_before_engines_were_recorded_is_tried_when_it_is_registered_again(
+    warehouse: LocalWarehouse,
+) -> None:
+    write_script(warehouse, old := RegisteredView(VIEW, 1, DEFINITION, SCRIPT, AS_OF))
+
+    assert register_view(warehouse, VIEW, DEFINITION, SCRIPT) == (old, False)
+
+    assert tried_engines(warehouse, "transactions", 1) == ("duckdb",)
