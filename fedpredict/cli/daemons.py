@@ -27,6 +27,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.state.event_base import PRUNE_LEASE
 from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
@@ -175,7 +176,6 @@ def _pruning_alone(loaded: LoadedParty, me: Instance) -> HoldPruning | None:
         return None
     # what computes views is large, and not every party does
     from fedpredict.cli.leases import held_now  # noqa: PLC0415
-    from fedpredict.scoring.realtime_views import PRUNE_LEASE  # noqa: PLC0415
 
     return partial(held_now, loaded, PRUNE_LEASE)
 

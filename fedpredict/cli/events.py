@@ -12,13 +12,15 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.leases import opened_loaded_leases
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import find_view
 from fedpredict.errors import ConfigError
 from fedpredict.features.event_feed import feed_of
 from fedpredict.features.event_intake import file_rows, take_events
-from fedpredict.state.event_base import EventStore
+from fedpredict.state.event_base import PRUNE_LEASE, EventStore
+from fedpredict.state.leases import Alone
 from fedpredict.tables.script_store import list_scripts
 
 app = typer.Typer(help="Raw events that views are computed from in mode realtime.", no_args_is_help=True)
@@ -88,15 +90,19 @@ def prune(
     keep_days: Annotated[
         int | None, typer.Option("--keep-days", min=1, help="Days that stay; default: [events] keep_days.")
     ] = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Remove events that happened longer ago; a view's windows must not reach further back than what stays."""
-    days = keep_days or wiring.load_party(config).settings.events.keep_days
+    loaded, output = wiring.load_party(config), Output(as_json=as_json)
+    days = keep_days or loaded.settings.events.keep_days
     if days is None:
         raise ConfigError("say how many days stay: --keep-days, or keep_days under [events]")
-    with _opened(config) as store:
+    with (
+        _opened(config) as store,
+        opened_loaded_leases(loaded) as leases,
+        Alone(leases, wait, output.note).hold(PRUNE_LEASE),
+    ):
         n_removed = store.remove(before=time.time_ns() // 1000 - days * DAY_US)
-    Output(as_json=as_json).result(
-        {"removed": n_removed, "keep_days": days}, f"{n_removed} events older than {days} days removed."
-    )
+    output.result({"removed": n_removed, "keep_days": days}, f"{n_removed} events older than {days} days removed.")

@@ -148,6 +148,11 @@ class RemoteParty(PartyScorer, BucketScorer):
         return {"unary": 1}
 
     @property
+    def offline_carriers(self) -> dict[str, int]:
+        """As `carriers`, of the connections that calls of offline tasks have for themselves."""
+        return self.offline.carriers
+
+    @property
     def reconnects(self) -> int:
         """How many links took the place of one that was lost."""
         return self.pool.reconnects

@@ -133,6 +133,13 @@ class OfflineLine:
         """Whether links are kept open now."""
         return self._opening is not None
 
+    @property
+    def carriers(self) -> dict[str, int]:
+        """How many connections take calls now, by what carries them; empty while there are none."""
+        if self.pool.carriers or self._unary is None or not self.is_open or not self._unary.is_met:
+            return self.pool.carriers
+        return {"unary": 1}
+
     async def ask(self, frame: link_pb2.Frame, reply_type: type[_Reply], deadline_s: float) -> _Reply:
         """Make a call, and return the message that answers it.
 

@@ -109,6 +109,11 @@ PARTY_SECONDS = _histogram("party_seconds", ("party", "outcome"), "Seconds that 
 PARTY_ELAPSED_SECONDS = _histogram("party_elapsed_seconds", ("party",), "Seconds that the party says it spent.")
 PARTY_CONNECTED = _gauge("party_connected", ("party",), "1 while the party can be asked, else 0.")
 PARTY_LINKS = _gauge("party_links", ("party", "carrier"), "Connections to the party, by what carries the calls.")
+PARTY_OFFLINE_LINKS = _gauge(
+    "party_offline_links",
+    ("party", "carrier"),
+    "Connections for offline tasks alone, by what carries the calls.",
+)
 PARTY_RECONNECTS = _counter("party_reconnects", ("party",), "Connections to the party that were made again.")
 TASKS = _gauge("tasks", ("model", "state"), "Offline tasks in the state database, by state.")
 TASKS_WAITING = _gauge("tasks_waiting", ("model", "party", "reason"), "Offline tasks that wait.")
@@ -150,7 +155,7 @@ BUILD_INFO = _gauge(
 INITIATOR: Final = (
     *(REQUEST_SECONDS, REQUEST_ROWS, OPEN_CONNECTIONS, MODEL_READY, ROUND_SECONDS, ROUND_ROWS, ROUND_REQUESTS),
     *(ROUNDS_IN_FLIGHT, QUEUE_REQUESTS, QUEUE_ROWS, PARTY_SECONDS, PARTY_ELAPSED_SECONDS, PARTY_CONNECTED),
-    *(PARTY_LINKS, PARTY_RECONNECTS, MISFIT_ROWS),
+    *(PARTY_LINKS, PARTY_OFFLINE_LINKS, PARTY_RECONNECTS, MISFIT_ROWS),
 )
 TASK: Final = (
     *(TASKS, TASKS_WAITING, TASK_WAITING_SECONDS, TASK_BUCKET_SECONDS, TASK_PARTY_SECONDS, TASK_ROWS),

@@ -81,6 +81,10 @@ class Link(Protocol):
         """How many connections take calls, by a word of ours for what carries them; empty while the party is away."""
 
     @property
+    def offline_carriers(self) -> Mapping[str, int]:
+        """As `carriers`, of the connections for offline tasks: empty while no task asks the party."""
+
+    @property
     def reconnects(self) -> int:
         """How many connections were made again after they had been lost."""
 
@@ -89,6 +93,7 @@ class InProcess(Link):
     """The link to the part that this process holds itself."""
 
     carriers: Mapping[str, int] = MappingProxyType({"local": 1})
+    offline_carriers: Mapping[str, int] = MappingProxyType({})
     reconnects = 0
 
 
@@ -215,6 +220,10 @@ class ServingMetrics(Source):
         yield Reading(
             metrics.PARTY_LINKS,
             [((party, carrier), count) for party, _, carriers in links for carrier, count in carriers.items()],
+        )
+        yield Reading(
+            metrics.PARTY_OFFLINE_LINKS,
+            [((party, carrier), count) for party, link, _ in links for carrier, count in link.offline_carriers.items()],
         )
         yield Reading(metrics.PARTY_RECONNECTS, [((party,), link.reconnects) for party, link, _ in links])
 

@@ -32,9 +32,6 @@ PRUNE_AT_ONCE = 20_000
 """Events that one look removes; the next one goes on."""
 DAY_US = 86_400_000_000
 
-PRUNE_LEASE = "prune:events"
-"""The lease on the removal of older events."""
-
 Key: TypeAlias = tuple[str, int]
 HoldPruning: TypeAlias = Callable[[], AbstractContextManager[object]]
 OpenSource: TypeAlias = Callable[[RegisteredView, Sequence[RegisteredView]], RawSource]

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+PRUNE_LEASE = "prune:events"
+"""The lease on the removal of older events."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:

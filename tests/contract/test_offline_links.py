@@ -120,11 +120,12 @@ async def check_overtaking(rig: Rig, remote: RemoteParty, whole: BucketQuery) ->
 async def test_online_questions_are_answered_while_a_bucket_is_on_its_way(rig: Rig, whole: BucketQuery) -> None:
     remote = await rig.linked(PlaceScorer())
     assert rig.workers[0].links.n_links == 1  # none for offline tasks before one is needed
+    assert remote.offline_carriers == {}
 
     await check_overtaking(rig, remote, whole)
 
     assert rig.workers[0].links.n_links == 2
-    assert remote.pool.carriers == remote.offline.pool.carriers == {rig.way.carrier: 1}
+    assert remote.carriers == remote.offline_carriers == {rig.way.carrier: 1}
 
 
 async def test_without_links_a_bucket_has_a_connection_of_its_own(
@@ -138,7 +139,7 @@ async def test_without_links_a_bucket_has_a_connection_of_its_own(
 
         await check_overtaking(rig, remote, whole)
 
-        assert remote.carriers == {"unary": 1}
+        assert remote.carriers == remote.offline_carriers == {"unary": 1}
         assert remote.offline.pool.carriers == {}
 
 
@@ -168,7 +169,7 @@ async def test_links_that_are_idle_are_left_and_opened_again(rig: Rig, monkeypat
         await eventually(lambda: rig.workers[0].links.n_links == 1)
 
     assert not remote.offline.is_open
-    assert (remote.offline.pool.carriers, remote.offline.pool.reconnects) == ({}, 0)
+    assert (remote.offline_carriers, remote.offline.pool.reconnects) == ({}, 0)
     assert remote.pool.carriers == {rig.way.carrier: 1}  # those of online questions stay
 
 

@@ -69,7 +69,7 @@ def test_a_task_whose_processes_are_killed_ends_with_every_id_once(workshop: Wor
     prepare(workshop)
     parties = {party: serve(workshop, party) for party in WEIGHTS}
     port, metrics = free_ports(2)
-    workshop.run("init", "initiator", "bank", "--listen", f"127.0.0.1:{port}")
+    workshop.run("init", "initiator", "bank", "--listen", f"127.0.0.1:{port}", "--http-listen", "127.0.0.1:0")
     path = workshop.folder / "bank" / "initiator.toml"
     addresses = "".join(f'[parties.{party}]\naddress = "{each.address}"\n' for party, each in parties.items())
     text = path.read_text().replace("poll_s = 5.0", "poll_s = 0.2")

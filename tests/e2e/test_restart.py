@@ -46,7 +46,7 @@ def lab(workshop: Workshop) -> Daemon:
 @pytest.fixture
 def bank(workshop: Workshop, lab: Daemon) -> Daemon:
     """An initiator that asks the laboratory, with time enough for a restart."""
-    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     path = workshop.folder / "bank" / "initiator.toml"
     text = path.read_text().replace("deadline_s = 2.0", "deadline_s = 60.0").replace("poll_s = 5.0", "poll_s = 0.2")
     path.write_text(f'{text}\n[parties.lab]\naddress = "{lab.address}"\n[models.credit]\nparties = ["lab"]\n')

@@ -21,7 +21,7 @@ def test_a_population_is_brought_in_spite_of_a_kill_accepted_and_predicted(works
     prepare(workshop)
     parties = {party: serve(workshop, party) for party in WEIGHTS}
     (port,) = free_ports(1)
-    workshop.run("init", "initiator", "bank", "--listen", f"127.0.0.1:{port}")
+    workshop.run("init", "initiator", "bank", "--listen", f"127.0.0.1:{port}", "--http-listen", "127.0.0.1:0")
     path = workshop.folder / "bank" / "initiator.toml"
     addresses = "".join(f'[parties.{party}]\naddress = "{each.address}"\n' for party, each in parties.items())
     text = path.read_text().replace("poll_s = 5.0", "poll_s = 0.2")

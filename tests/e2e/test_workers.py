@@ -28,7 +28,7 @@ WITHIN_S = 60.0
 def lab(workshop: Workshop) -> Daemon:
     """A participant of two workers."""
     workshop.run("certs", "ca", "ca")
-    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     workshop.run("init", "participant", "lab", "--initiator", "bank", "--listen", "127.0.0.1:0")
     settings = workshop.folder / "lab" / "participant.toml"
     settings.write_text("workers = 2\n" + settings.read_text())
@@ -108,7 +108,7 @@ def test_workers_do_not_outlive_a_supervisor_that_was_killed(lab: Daemon) -> Non
 
 def test_a_port_that_is_taken_is_an_error_for_several_workers_too(workshop: Workshop) -> None:
     workshop.run("certs", "ca", "ca")
-    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         workshop.run("init", "participant", "lab", "--initiator", "bank", "--listen", f"127.0.0.1:{port}")

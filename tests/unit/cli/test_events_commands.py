@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from fedpredict.cli.main import run
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import hold
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import EXAMPLES, random_merchants, store
 
@@ -70,6 +72,18 @@ def test_events_are_loaded_once_counted_and_pruned(lab: Path, capsys: pytest.Cap
     settings = lab / "participant.toml"
     settings.write_text(settings.read_text() + "\n[events]\nkeep_days = 1\n")
     assert said(capsys, "events", "prune") == "0 events older than 1 days removed."
+
+
+def test_old_events_are_removed_by_one_process_at_a_time(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(lab / "e.jsonl", row("1"), row("2", "bob", days=40))
+    said(capsys, "events", "load", file, "--view", "transactions")
+
+    with hold(FolderLeases(lab / "warehouse" / ".leases"), "prune:events"):  # as the daemon does, see its own test
+        told = said(capsys, "events", "prune", "--keep-days", "30", code=10)
+        assert "prune:events is under way" in told
+        assert json.loads(said(capsys, "events", "show", "--json"))[0]["events"] == 2
+
+    assert said(capsys, "events", "prune", "--keep-days", "30") == "1 events older than 30 days removed."
 
 
 def test_a_file_with_a_bad_line_is_told_and_nothing_is_stored(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

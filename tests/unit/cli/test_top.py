@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Linked:
 
     carriers: Mapping[str, int]
     reconnects: int
+    offline_carriers: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ports:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -52,6 +52,7 @@ class Linked:
 
     carriers: Mapping[str, int]
     reconnects: int
+    offline_carriers: Mapping[str, int] = field(default_factory=dict)
 
 
 def page(*sources: Source, accept: str = "") -> str:
@@ -158,7 +159,7 @@ def test_a_party_shows_its_calls_and_its_link() -> None:
     lab = serving.party("lab")
     lab.done("ok", 0.002, 0.0005)
     lab.done("timeout", 1.0)
-    lab.link = Linked({"socket": 2, "grpc": 1}, 3)
+    lab.link = Linked({"socket": 2, "grpc": 1}, 3, {"socket": 2})
     serving.party("shop").link = Linked({}, 0)
     serving.party("bank").link = InProcess()
     text = page(serving)
@@ -177,6 +178,7 @@ def test_a_party_shows_its_calls_and_its_link() -> None:
         '{carrier="grpc",party="lab"}': 1.0,
         '{carrier="local",party="bank"}': 1.0,
     }
+    assert of(text, "fedpredict_party_offline_links") == {'{carrier="socket",party="lab"}': 2.0}
     assert of(text, "fedpredict_party_reconnects_total")['{party="lab"}'] == 3.0
 
 

@@ -39,7 +39,7 @@ from fedpredict.scoring.open_realtime import open_realtime
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeViewSettings
 from fedpredict.scoring.realtime_views import RealtimeViews
 from fedpredict.scoring.state import LoadedModel, PartyState
-from fedpredict.state.event_base import StoredEvent
+from fedpredict.state.event_base import PRUNE_LEASE, StoredEvent
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import hold
 from fedpredict.tables.script_view import ScriptView
@@ -401,8 +401,8 @@ def test_who_holds_no_lease_removes_no_events_and_looks_again_an_hour_later(open
     now = 10 * 86_400.0
     bank.views._keep_days, bank.views._clock = 2, lambda: now
     leases = FolderLeases(bank.folder / "leases")
-    bank.views._alone = partial(hold, leases, realtime_views.PRUNE_LEASE)
-    elsewhere = leases.take(realtime_views.PRUNE_LEASE, "another process", 60.0)
+    bank.views._alone = partial(hold, leases, PRUNE_LEASE)
+    elsewhere = leases.take(PRUNE_LEASE, "another process", 60.0)
 
     for _ in range(2):
         bank.refresh()
