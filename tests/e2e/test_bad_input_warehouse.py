@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -151,6 +152,15 @@ def test_a_hive_server_that_is_away_is_waited_for_by_daemons_and_named_by_comman
     assert "Traceback" not in daemon.log.read_text()
 
 
+LEASE_BYTES = 512
+"""What is room enough for a lease, and too little for rows of parameters."""
+NO_ROWS = "error: cannot write {folder}/fp_.*: {reason}; nothing of it became visible; free some space there and repeat"
+NO_LEASE = (
+    r"error: the leases in {folder}/\.leases cannot be used: {reason};"
+    " free some space or correct the permissions there, and repeat"
+)
+
+
 @dataclass
 class Disk:
     """Where the laboratory lives: a small disk of its own, or a limit on the size of files.
@@ -159,12 +169,14 @@ class Disk:
         prefix: What commands begin with.
         full: What they begin with while the disk is full.
         reason: What the system then says.
+        told: What a conversion then says of it, with the folder of the warehouse.
     """
 
     folder: Path
     prefix: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
     reason: str = ""
+    told: str = ""
 
     def fill(self) -> None:
         """Write until nothing more fits."""
@@ -189,7 +201,7 @@ class SmallDisk(Disk):
     """A tmpfs over the laboratory's folder, seen by commands that begin with `prefix` alone."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, reason="No space left on device")
+        super().__init__(folder, reason="No space left on device", told=NO_LEASE)
         script = 'cp -a lab copy && mount -t tmpfs -o size="$0" tmpfs lab && cp -a copy/. lab && echo ready && cat'
         self.holder = subprocess.Popen(
             [*NAMESPACE, "sh", "-c", script, ROOM], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -235,7 +247,8 @@ def prepared(lab: Workshop) -> Workshop:
 def disk(request: pytest.FixtureRequest, prepared: Workshop) -> Iterator[Disk]:
     """The laboratory's disk; a really full one where this machine lets us mount one, and on every machine a limit."""
     if request.param == "file-size limit":
-        yield Disk(prepared.folder, full=["prlimit", "--fsize=0"], reason="File too large")
+        limit = ["prlimit", f"--fsize={LEASE_BYTES}"]
+        yield Disk(prepared.folder, full=limit, reason="File too large", told=NO_ROWS)
         return
     small = SmallDisk(prepared.folder)
     yield small
@@ -268,8 +281,7 @@ def test_a_disk_that_is_full_while_converting_is_named_and_the_old_version_is_se
 
     assert done.returncode == 7
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: cannot write {prepared.folder}/lab/warehouse/fp_")
-    assert line.endswith(f": {disk.reason}; nothing of it became visible; free some space there and repeat")
+    assert re.fullmatch(disk.told.format(folder=f"{prepared.folder}/lab/warehouse", reason=disk.reason), line), line
     assert bank.describe().params_sha256 == old
     assert bank.score(old, b"u1", b"u2") == [-9.0, -3.0]
 
