@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,10 @@ from fedpredict.cli import wiring
 from fedpredict.cli.options import ParticipantConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import AuditBrokenError, InputError
-from fedpredict.security.audit_chain import Checkpoint, calls, parse_checkpoint, verify_chain
-from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
+from fedpredict.security.audit_chain import Checkpoint, calls, is_signed, parse_checkpoint
+from fedpredict.security.audit_keys import PUBLIC_KEY, read_ids_key, read_public_key
 from fedpredict.security.audit_log import hashed_id
+from fedpredict.security.audit_verify import verify_chain
 
 app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)
 
@@ -42,30 +43,31 @@ def verify(
 ) -> None:
     """Check every line of every worker's chain; exit code 9 where one was changed, removed, added or moved.
 
-    That the end of a chain was cut off is seen only with checkpoints that were kept elsewhere: `--anchor`.
+    That the end of a chain was cut off is seen only with checkpoints that were kept elsewhere: `--anchor`. Who can
+    write the folder can put another key beside it: give `--key`, a copy of signing.pub that was kept elsewhere.
     """
     where = folder or wiring.audit_folder(wiring.load_participant(config))
     public = read_public_key(key or where / PUBLIC_KEY)
     kept = [checkpoint for path in anchors or () for checkpoint in _checkpoints(path)]
-    rows = []
-    for chain in _chains(where):
-        name = f"{where.name}/{chain.name}"
-        report = verify_chain(chain, name, public, kept)
-        rows.append(
-            {
-                "chain": name,
-                "lines": report.lines,
-                "last": report.last[0],
-                "checkpoints": report.checkpoints,
-                "anchors": sum(each.chain == name for each in kept),
-                "problems": report.problems,
-                "notes": report.notes,
-            }
-        )
-    missing = {each.chain for each in kept} - {str(row["chain"]) for row in rows}
-    output = Output(as_json=as_json)
-    output.rows(("chain", "lines", "last", "checkpoints", "anchors", "problems", "notes"), rows, empty="No log yet.")
-    problems = [problem for row in rows for problem in row["problems"]]  # type: ignore[attr-defined]
+    reports = [verify_chain(chain, public, kept) for chain in _chains(where)]
+    rows = [
+        {
+            "chain": each.chain,
+            "lines": each.lines,
+            "last": each.last[0],
+            "checkpoints": each.checkpoints,
+            "unsigned": each.unsigned,
+            "anchors": sum(anchor.chain == each.chain for anchor in kept),
+            "problems": each.problems,
+            "notes": each.notes,
+        }
+        for each in reports
+    ]
+    columns = ("chain", "lines", "last", "checkpoints", "unsigned", "anchors", "problems", "notes")
+    Output(as_json=as_json).rows(columns, rows, empty="No log yet.")
+    problems = [problem for each in reports for problem in each.problems]
+    # a syslog has checkpoints of many parties: this party's are those that its key signed
+    missing = {each.chain for each in kept if is_signed(each, public)} - {each.chain for each in reports}
     problems += [f"chain {name}, which an anchor knows, is gone" for name in sorted(missing)]
     if problems:
         raise AuditBrokenError(f"the audit log is not whole: {'; '.join(problems[:5])}")
@@ -84,27 +86,45 @@ def report(
     """Say who asked about how many samples: calls, rows, and different people, by caller, model and method.
 
     Of calls about more ids than `[audit] ids_per_line` the log has no single id: their rows count in `large_rows`, and
-    not in `people`.
+    not in `people`. With `--sample-id` these calls cannot be searched, and `large_calls` and `large_rows` say how many
+    they were: the person may be in any of them.
     """
     loaded = wiring.load_participant(config)
     folder = wiring.audit_folder(loaded)
     first, end = _instant(since, "--from"), _instant(until, "--to")
-    wanted = None if sample_id is None else hashed_id(open_keys(folder).ids, sample_id.encode())
+    wanted = None if sample_id is None else hashed_id(read_ids_key(folder), sample_id.encode())
     sums: dict[tuple[str, str, str], _Sum] = {}
-    for call in calls(_chains(folder)):
+    for call in _entries(folder):
         at = str(call.get("t"))
         if (who not in (None, call.get("caller"))) or at < first or (end and at >= end):
             continue
-        if wanted is not None and wanted not in call.get("ids", ()):
+        if wanted is not None and wanted not in call.get("ids", ()) and "root" not in call:
             continue
         key = (str(call.get("caller")), str(call.get("model", "")), str(call.get("what")))
-        sums.setdefault(key, _Sum()).add(call)
+        sums.setdefault(key, _Sum()).add(call, is_found=wanted is None or "root" not in call)
     rows = [
         {"caller": caller, "model": model, "what": what, **sums[caller, model, what].row()}
         for caller, model, what in sorted(sums)
     ]
-    columns = ("caller", "model", "what", "calls", "refused", "rows", "scored", "people", "large_rows", "first", "last")
-    Output(as_json=as_json).rows(columns, rows, empty="No call is in the log for that.")
+    counts = ("calls", "refused", "rows", "scored", "people", "large_calls", "large_rows")
+    columns = ("caller", "model", "what", *counts, "first", "last")
+    output = Output(as_json=as_json)
+    output.rows(columns, rows, empty="No call is in the log for that.")
+    large = sum(each.large_calls for each in sums.values())
+    if wanted is not None and large:
+        n_rows = sum(each.large_rows for each in sums.values())
+        output.note(f"{large} calls about {n_rows} rows could not be searched: the log has one hash of all their ids")
+
+
+def _entries(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Give calls, and in the same form those that were only counted while the log could not be written."""
+    for line in calls(_chains(folder), ("call", "refused", "lost")):
+        if line["kind"] == "call":
+            yield line
+            continue
+        outcome, counted = str(line["kind"]), line.get("calls")
+        for caller, n in counted.items() if isinstance(counted, dict) else ():
+            yield {"t": line.get("t"), "caller": caller, "what": f"({outcome})", "outcome": outcome, "calls": n}
 
 
 @dataclass(slots=True)
@@ -114,21 +134,27 @@ class _Sum:
     calls: int = 0
     refused: int = 0
     rows: int = 0
+    large_calls: int = 0
     large_rows: int = 0
     scored: int = 0
     people: set[str] = field(default_factory=set)
     first: str = ""
     last: str = ""
 
-    def add(self, call: Mapping[str, Any]) -> None:
-        """Add a call."""
+    def add(self, call: Mapping[str, Any], *, is_found: bool) -> None:
+        """Add a call; one that could not be searched counts among the large ones only."""
         n_rows = int(call.get("rows", 0))
-        self.calls += 1
-        self.refused += call.get("outcome") != "ok"
+        if "root" in call:
+            self.large_calls += 1
+            self.large_rows += n_rows
+        if not is_found:
+            return
+        n_calls = int(call.get("calls", 1))
+        self.calls += n_calls
+        self.refused += n_calls if call.get("outcome") not in ("ok", "lost") else 0
         self.rows += n_rows
         self.scored += int(Counter(call.get("statuses", {}))["OK"])
         self.people.update(call.get("ids", ()))
-        self.large_rows += n_rows if "root" in call else 0
         at = str(call.get("t"))
         self.first, self.last = min(self.first or at, at), max(self.last, at)
 
@@ -140,6 +166,7 @@ class _Sum:
             "rows": self.rows,
             "scored": self.scored,
             "people": len(self.people),
+            "large_calls": self.large_calls,
             "large_rows": self.large_rows,
             "first": self.first,
             "last": self.last,

@@ -90,15 +90,18 @@ class Answers:
         self, request: participant_pb2.DescribeModelRequest, caller: Identity, deadline_s: float
     ) -> participant_pb2.DescribeModelReply:
         """Describe the newest version of a model that the caller may ask for."""
+        # only what passed its check gets into the log
+        request_id = model_id = ""
         try:
             codec.check_protocol_version(request.protocol_version)
-            request_id, model_id = codec.check_request_id(request.request_id), check_model_id(request.model_id)
+            request_id = codec.check_request_id(request.request_id)
+            model_id = check_model_id(request.model_id)
             add_log_context(request_id=request_id, model=model_id)
             self._audit.check()
             self._policy.check(caller, model_id)
             part = await self._scorer.describe(model_id, deadline_s=deadline_s)
         except BaseException as error:
-            self._audit.other("DescribeModel", caller, request.request_id, request.model_id, error)
+            self._audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
         self._audit.other("DescribeModel", caller, request_id, model_id, None)
         return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))

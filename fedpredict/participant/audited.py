@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from fedpredict.model.arrays import Statuses
-from fedpredict.model.populations import BucketQuery
+from fedpredict.errors import AuditUnavailableError
+from fedpredict.model.populations import BucketQuery, PopulationRows
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
+from fedpredict.model.standing import BucketIds, PopulationNotice
 from fedpredict.security.audit_log import AuditedCall
 from fedpredict.security.identity import Identity
 
@@ -61,22 +63,19 @@ class CallAudit:
                     rows.stop - rows.start,
                     query.epoch,
                     _outcome(error),
-                    query.sample_ids[rows],
+                    None if _is_unlisted(error) else query.sample_ids[rows],
                     status,
                 )
             )
 
     def bucket(
-        self,
-        caller: Identity,
-        query: BucketQuery,
-        sample_ids: Sequence[bytes] | None,
-        status: Statuses | None,
-        error: BaseException | None = None,
+        self, caller: Identity, query: BucketQuery, ids: AskedIds, answer: PartyReply | BaseException | None
     ) -> None:
         """Write down a question for the shares of a bucket."""
         if self._log is None:
             return
+        error = answer if isinstance(answer, BaseException) else None
+        rows = query.rows
         self._log.add(
             AuditedCall(
                 "ScoreBucket",
@@ -88,10 +87,58 @@ class CallAudit:
                 query.n_rows,
                 query.epoch,
                 _outcome(error),
-                sample_ids,
-                status,
+                None if _is_unlisted(error) else ids.sample_ids,
+                answer.share.status if isinstance(answer, PartyReply) else None,
+                "" if _is_unlisted(error) else ids.sha256,
+                f"{rows.population} version {rows.version}" if isinstance(rows, PopulationRows) else "",
             )
         )
+
+    def population(self, caller: Identity, notice: PopulationNotice, error: BaseException | None) -> None:
+        """Write down word of a version of a population, or a question what became of it."""
+        if self._log is not None:
+            named = f"{notice.population} version {notice.version}"
+            what, outcome = "RegisterPopulation", _outcome(error)
+            self._log.add(
+                AuditedCall(what, str(caller), notice.request_id, rows=notice.n_ids, outcome=outcome, population=named)
+            )
+
+    def put_bucket(self, caller: Identity, put: BucketIds, error: BaseException | None) -> None:
+        """Write down ids of a population that were sent: their number, and a keyed hash of their digest."""
+        if self._log is None:
+            return
+        content = put.content
+        rows = len(content) if isinstance(content, SampleIds) else len(content.added) + len(content.removed)
+        self._log.add(
+            AuditedCall(
+                "PutPopulationBucket",
+                str(caller),
+                put.request_id,
+                rows=rows,
+                outcome=_outcome(error),
+                sample_ids=content if isinstance(content, SampleIds) and not _is_unlisted(error) else None,
+                ids_sha256="" if _is_unlisted(error) else put.sha256,
+                population=f"{put.population} version {put.version}",
+            )
+        )
+
+
+@dataclass(slots=True)
+class AskedIds:
+    """What is known of the ids of a bucket so far.
+
+    Attributes:
+        sample_ids: The ids.
+        sha256: Their digest in hex.
+    """
+
+    sample_ids: SampleIds | None = None
+    sha256: str = ""
+
+
+def _is_unlisted(error: BaseException | None) -> bool:
+    """Return whether the log refused the call itself: then nothing that is large may wait for it."""
+    return isinstance(error, AuditUnavailableError)
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedpredict.errors import PartyTimeoutError, UnsupportedModeError
+from fedpredict.errors import FedPredictError, PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
@@ -23,7 +23,7 @@ from fedpredict.model.share import Mode, SampleStatus, Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
-from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.audited import AskedIds, CallAudit
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
@@ -92,21 +92,41 @@ class OfflineAnswers:
         self, request: participant_pb2.PopulationRequest, caller: Identity
     ) -> participant_pb2.PopulationReply:
         """Take word of a version of a standing population, or say what became of it."""
-        notice = notice_from_wire(request)
+        try:
+            notice = notice_from_wire(request)
+        except FedPredictError as error:
+            self._audit.other("RegisterPopulation", caller, "", "", error)
+            raise
         add_log_context(request_id=notice.request_id)
-        self._check_party(caller, notice.population)
-        standing = await self._thread(self._populations.notice, caller.name, notice)
+        try:
+            self._audit.check()
+            self._check_party(caller, notice.population)
+            standing = await self._thread(self._populations.notice, caller.name, notice)
+        except BaseException as error:
+            self._audit.population(caller, notice, error)
+            raise
+        self._audit.population(caller, notice, None)
         return standing_to_wire(notice.request_id, standing)
 
     async def put_bucket(
         self, request: participant_pb2.PopulationBucket, caller: Identity
     ) -> participant_pb2.PopulationBucketReply:
         """Take a bucket of such a version."""
-        put = bucket_ids_from_wire(request)
+        try:
+            put = bucket_ids_from_wire(request)
+        except FedPredictError as error:
+            self._audit.other("PutPopulationBucket", caller, "", "", error)
+            raise
         add_log_context(request_id=put.request_id)
-        self._check_party(caller, put.population)
-        async with self._taking:
-            await self._thread(self._populations.put, caller.name, put)
+        try:
+            self._audit.check()
+            self._check_party(caller, put.population)
+            async with self._taking:
+                await self._thread(self._populations.put, caller.name, put)
+        except BaseException as error:
+            self._audit.put_bucket(caller, put, error)
+            raise
+        self._audit.put_bucket(caller, put, None)
         return participant_pb2.PopulationBucketReply(request_id=put.request_id)
 
     async def score_bucket(
@@ -117,36 +137,44 @@ class OfflineAnswers:
         into: participant_pb2.BucketReply,
     ) -> None:
         """Write the share of a bucket into an empty message."""
-        query = bucket_query_from_wire(request)
+        try:
+            query = bucket_query_from_wire(request)
+        except FedPredictError as error:
+            self._audit.other("ScoreBucket", caller, "", "", error)
+            raise
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
         began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
+        asked = AskedIds()
         try:
             self._audit.check()
-            ids, reply, digests = await self._score(query, caller, deadline_s)
+            if isinstance(query.rows, SampleIds):
+                asked.sample_ids = query.rows
+                asked.sha256 = await self._thread(digest_of, query.rows)
+            reply, digests = await self._score(query, caller, deadline_s, asked)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
-            self._audit.bucket(caller, query, None, None, error)
+            self._audit.bucket(caller, query, asked, error)
             raise
-        self._audit.bucket(caller, query, ids, reply.share.status)
+        self._audit.bucket(caller, query, asked, reply)
         elapsed_s = time.perf_counter() - began
         counted.done(elapsed_s, reply.share.status)
         fill_bucket_reply(into, query, digests[0], reply)
         self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
 
     async def _score(
-        self, query: BucketQuery, caller: Identity, deadline_s: float
-    ) -> tuple[SampleIds, PartyReply, tuple[str, str]]:
-        """Return the ids of a bucket, their share, and the digests of both."""
+        self, query: BucketQuery, caller: Identity, deadline_s: float, asked: AskedIds
+    ) -> tuple[PartyReply, tuple[str, str]]:
+        """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
         self._policy.check(caller, query.model_id)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(deadline_s), self._turns:
-                ids, ids_sha256 = await self._ids(query, caller)
+                ids = await self._ids(query, caller, asked)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
-                return ids, reply, (ids_sha256, await self._thread(_checksum, reply.share))
+                return reply, (asked.sha256, await self._thread(_checksum, reply.share))
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._part.party) from error
@@ -183,12 +211,14 @@ class OfflineAnswers:
         if not self._policy.is_listed(caller):
             raise refusal(population, "no populations are taken here")
 
-    async def _ids(self, query: BucketQuery, caller: Identity) -> tuple[SampleIds, str]:
-        """Return the ids that a query is about, and their digest."""
+    async def _ids(self, query: BucketQuery, caller: Identity, asked: AskedIds) -> SampleIds:
+        """Return the ids that a query is about, and note them."""
         rows = query.rows
         if isinstance(rows, PopulationRows):
-            return await self._thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
-        return rows, await self._thread(digest_of, rows)
+            known = await self._thread(self._populations.ids, caller.name, rows, query.bucket, query.n_buckets)
+            asked.sample_ids, asked.sha256 = known
+            return known[0]
+        return rows
 
 
 def _checksum(share: Share) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ FORMAT = 1
 GENESIS = "0" * 64
 """The hash before a chain's first line."""
 SUFFIX = ".jsonl"
-_SEAL = len(',"h":"') + 64 + len('"}')
+SEAL_BYTES = len(',"h":"') + 64 + len('"}')
+"""How long the end of a line is that its hash does not cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,24 @@ class Checkpoint:
         return f"fedpredict-audit {self.chain} {self.n} {self.sha256} {self.signature}"
 
 
-def seal(body: Mapping[str, object], before: str) -> tuple[bytes, str]:
-    r"""Return the line of a body, with its line end, and its hash in hex.
+def encoded(body: Mapping[str, object]) -> bytes:
+    """Return the fields of a line, at least one of them, without `n` and `h`: what `seal` takes."""
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def seal(body: bytes, n: int, before: str) -> tuple[bytes, str]:
+    r"""Return line `n`, with its line end, and its hash in hex.
 
     Args:
-        body: At least one field, none of them `h`.
+        body: What `encoded` made.
+        n: Its number.
         before: The hash of the line before, in hex.
 
-    >>> line, sha256 = seal({"n": 1}, GENESIS)
-    >>> line == b'{"n":1,"h":"' + sha256.encode() + b'"}\n'
+    >>> line, sha256 = seal(encoded({"kind": "end"}), 1, GENESIS)
+    >>> line == b'{"n":1,"kind":"end","h":"' + sha256.encode() + b'"}\n'
     True
     """
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()[:-1]
+    text = b'{"n":%d,' % n + body[1:-1]
     sha256 = hashlib.sha256(before.encode() + text).hexdigest()
     return text + b',"h":"' + sha256.encode() + b'"}\n', sha256
 
@@ -89,54 +96,14 @@ def parse_checkpoint(line: str) -> Checkpoint | None:
     return Checkpoint(words[0], int(words[1]), words[2], words[3])
 
 
-@dataclass(slots=True)
-class ChainReport:
-    """What became of a chain.
-
-    Attributes:
-        chain: Its name.
-        lines: How many were read.
-        last: The number and hash of the last good line.
-        checkpoints: Good ones, in the chain.
-        problems: What is wrong, with the file and line.
-        notes: What is odd but no sign of tampering, such as a line that a killed process did not finish.
-    """
-
-    chain: str
-    lines: int = 0
-    last: tuple[int, str] = (0, GENESIS)
-    checkpoints: int = 0
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def verify_chain(folder: Path, chain: str, key: Ed25519PublicKey, anchors: Iterable[Checkpoint] = ()) -> ChainReport:
-    """Check every line of a chain, and that it has what the anchors say.
-
-    Args:
-        folder: Its files.
-        chain: Its name.
-        key: The party's audit key.
-        anchors: Checkpoints that were kept elsewhere, of this chain and others.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    report, walk = ChainReport(chain), _Walk(chain, key)
-    for path in chain_files(folder):
-        walk.file(path, report)
-    if not report.lines:
-        report.problems.append(f"{folder}: no line")
-    for each in anchors:
-        if each.chain == chain:
-            _check_anchor(each, key, walk.hashes, report)
-    report.problems += walk.unexplained()
-    return report
-
-
 def chain_files(folder: Path) -> list[Path]:
     """Return the files of a chain, in order."""
     return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and path.stem.isdigit())
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """Return files that somebody put aside as damaged: they may hold lines of the chain."""
+    return sorted(path for path in folder.iterdir() if ".torn-" in path.name)
 
 
 def read_lines(path: Path) -> tuple[list[bytes], bytes]:
@@ -154,100 +121,18 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-class _Walk:
-    """Goes through a chain's files."""
-
-    def __init__(self, chain: str, key: Ed25519PublicKey) -> None:
-        self._chain = chain
-        self._key = key
-        self._torn = 0
-        self._start: tuple[str, int, str] | None = None
-        self._pruned: list[tuple[int, str]] = []
-        self.hashes: dict[int, str] = {}
-
-    def file(self, path: Path, report: ChainReport) -> None:
-        lines, rest = read_lines(path)
-        for number, line in enumerate(lines, start=1):
-            where = f"{path.name} line {number}"
-            body = parse_line(line)
-            if body is None or not isinstance(body.get("n"), int):
-                report.problems.append(f"{where}: is damaged: no JSON object with a number")
-                continue
-            if not report.lines:
-                self._begin(where, body, report)
-            self._line(where, line, body, report)
-        if rest and self._torn:
-            report.problems.append(f"{path.name}: two unfinished lines follow each other")
-        self._torn = len(rest)
-        if rest:
-            what = f"the last {len(rest)} bytes are an unfinished line: a process was killed, or is at work"
-            report.notes.append(f"{path.name}: {what}")
-
-    def _begin(self, where: str, body: Mapping[str, Any], report: ChainReport) -> None:
-        before = body.get("before")
-        if body.get("kind") != "begin" or not isinstance(before, str):
-            report.problems.append(f"{where}: the first line does not begin a file: what stood before was removed")
-            return
-        if body["n"] != 1:
-            self._start = (where, body["n"] - 1, before)
-        report.last = (body["n"] - 1, before)
-
-    def _line(self, where: str, line: bytes, body: Mapping[str, Any], report: ChainReport) -> None:
-        report.lines += 1
-        n, before = report.last
-        sha256 = hashlib.sha256(before.encode() + line[:-_SEAL]).hexdigest()
-        if body["n"] != n + 1:
-            report.problems.append(f"{where}: number {body['n']} follows {n}: lines were removed, added or moved")
-        elif body.get("h") != sha256:
-            report.problems.append(f"{where}: number {n + 1} was changed, or the line before it: its hash is another")
-        if body.get("kind") == "begin":
-            self._check_torn(where, body, report)
-        elif body.get("kind") == "checkpoint":
-            self._check_checkpoint(where, body, (n, before), report)
-        elif body.get("kind") == "pruned":
-            self._pruned.append((int(body.get("upto", 0)), str(body.get("sha256"))))
-        report.last = (int(body["n"]), str(body.get("h")))
-        self.hashes[report.last[0]] = report.last[1]
-
-    def _check_torn(self, where: str, body: Mapping[str, Any], report: ChainReport) -> None:
-        if int(body.get("torn", 0)) != self._torn:
-            report.problems.append(f"{where}: {body.get('torn', 0)} unfinished bytes stood before it, now {self._torn}")
-        self._torn = 0
-
-    def _check_checkpoint(
-        self, where: str, body: Mapping[str, Any], last: tuple[int, str], report: ChainReport
-    ) -> None:
-        if is_signed(Checkpoint(self._chain, *last, str(body.get("signature"))), self._key):
-            report.checkpoints += 1
-        else:
-            report.problems.append(f"{where}: its checkpoint is not signed by this party's audit key")
-
-    def unexplained(self) -> list[str]:
-        """Return what is wrong with where the chain begins: files may be pruned, and the chain says which."""
-        if self._start is None:
-            return []
-        where, n, before = self._start
-        if (n, before) in self._pruned:
-            return []
-        return [f"{where}: lines 1 to {n} are gone, and no line says that they were pruned"]
+def is_line(line: bytes) -> bool:
+    """Return whether these bytes are a line at all, true or forged."""
+    body = parse_line(line)
+    return body is not None and isinstance(body.get("n"), int) and isinstance(body.get("h"), str)
 
 
-def _check_anchor(anchor: Checkpoint, key: Ed25519PublicKey, hashes: Mapping[int, str], report: ChainReport) -> None:
-    if not is_signed(anchor, key):
-        report.notes.append(f"an anchor of line {anchor.n} is not signed by this party's audit key, and says nothing")
-        return
-    there = hashes.get(anchor.n)
-    if there == anchor.sha256 or (there is None and hashes and anchor.n < min(hashes)):
-        return
-    if there is None:
-        what = f"the chain ends at {max(hashes, default=0)}: its end was cut off"
-    else:
-        what = "the chain has another line there"
-    report.problems.append(f"an anchor has line {anchor.n}; {what}")
-
-
-def calls(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def calls(folders: Sequence[Path], kinds: Collection[str] = ("call",)) -> Iterator[dict[str, Any]]:
     """Give the calls in the files of chains, chain by chain, in order; what is no line is passed over.
+
+    Args:
+        folders: Of the chains.
+        kinds: Of the lines that are given.
 
     Raises:
         OSError: A file cannot be read.
@@ -257,7 +142,7 @@ def calls(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
             with path.open("rb") as file:
                 for line in file:
                     body = parse_line(line)
-                    if body is not None and body.get("kind") == "call":
+                    if body is not None and body.get("kind") in kinds:
                         yield body
 
 

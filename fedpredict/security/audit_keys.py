@@ -22,6 +22,7 @@ from fedpredict.security.files import PRIVATE, PUBLIC, write_file
 
 IDS_KEY, SIGNING_KEY, PUBLIC_KEY = "ids.key", "signing.key", "signing.pub"
 _ID_BYTES = 32
+_KEYS = (IDS_KEY, PUBLIC_KEY, SIGNING_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +39,38 @@ class AuditKeys:
 
 
 def open_keys(folder: Path) -> AuditKeys:
-    """Return the keys in a party's folder; who comes first makes them.
+    """Return the keys in a party's folder; who comes first makes them, where nothing of a log is there yet.
 
     Raises:
-        ConfigError: A file cannot be read or made, or holds no such key, or others may read it.
+        ConfigError: A file is missing, cannot be read or made, or holds no such key, or others may read it.
     """
     try:
         if not (folder / SIGNING_KEY).exists():
             _make(folder)
+        _check_complete(folder)
         ids = _read_private(folder / IDS_KEY)
         signing = load_pem_private_key(_read_private(folder / SIGNING_KEY), None)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"audit: the keys in {folder} cannot be used: {error}") from error
+        told = f"audit: the keys in {folder} cannot be used: {error}; [audit] path names a folder that can be written"
+        raise ConfigError(told) from error
     if not isinstance(signing, Ed25519PrivateKey) or len(ids) != _ID_BYTES:
         raise ConfigError(f"audit: {folder} holds keys of another kind")
     return AuditKeys(ids, signing)
+
+
+def read_ids_key(folder: Path) -> bytes:
+    """Return the key that hides sample ids; none is ever made.
+
+    Raises:
+        ConfigError: It is missing, or cannot be read.
+    """
+    try:
+        ids = _read_private(folder / IDS_KEY)
+    except OSError as error:
+        raise ConfigError(f"audit: {folder / IDS_KEY} cannot be read: {error}") from error
+    if len(ids) != _ID_BYTES:
+        raise ConfigError(f"audit: {folder / IDS_KEY} is a key of another kind")
+    return ids
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
@@ -71,21 +89,32 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _make(folder: Path) -> None:
-    """Write the keys, the signing one last; of several processes that do, one's stay."""
+    """Write the keys, where none is there and no chain that other keys belong to; several processes may try at once."""
     signing = Ed25519PrivateKey.generate()
     private = signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     lock = _locked(folder)
     try:
-        if (folder / SIGNING_KEY).exists():
+        if any((folder / name).exists() for name in _KEYS) or any(folder.glob("worker-*")):
+            _check_complete(folder)
             return
-        write_file(folder / IDS_KEY, secrets.token_bytes(_ID_BYTES), mode=PRIVATE, force=True)
-        write_file(folder / PUBLIC_KEY, public, mode=PUBLIC, force=True)
-        write_file(folder / SIGNING_KEY, private, mode=PRIVATE, force=True)
+        write_file(folder / IDS_KEY, secrets.token_bytes(_ID_BYTES), mode=PRIVATE, force=False)
+        write_file(folder / PUBLIC_KEY, public, mode=PUBLIC, force=False)
+        write_file(folder / SIGNING_KEY, private, mode=PRIVATE, force=False)
     except CertificateError as error:
         raise ConfigError(f"audit: {error}") from error
     finally:
         os.close(lock)
+
+
+def _check_complete(folder: Path) -> None:
+    """Raise `ConfigError` where a key is missing: a new one would not fit the others, or the lines that are there."""
+    missing = [name for name in _KEYS if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"audit: {folder} has no {', '.join(missing)}, but other parts of an audit log; bring it back from a copy, "
+            "or move the whole folder away and keep it: then a new log begins, with new keys"
+        )
 
 
 def _locked(folder: Path) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import hmac
 import logging
-import os
-import secrets
-import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,19 +19,12 @@ import numpy as np
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
 from fedpredict.model.arrays import Statuses
+from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.security.audit_chain import (
-    FORMAT,
-    GENESIS,
-    SUFFIX,
-    Checkpoint,
-    chain_files,
-    parse_line,
-    read_lines,
-    seal,
-    sign,
-)
+from fedpredict.security.audit_anchor import Anchoring
+from fedpredict.security.audit_chain import chain_files, encoded
+from fedpredict.security.audit_file import ChainFile, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.audit_settings import AuditSettings
 
@@ -43,9 +32,13 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
 """Calls that wait to be written; beyond them calls are refused, where the log is required."""
+MOST_WAITING_BYTES = 64 << 20
+"""The same for the bytes of their lines."""
 _LINES = 64
 """So many are written at a time; a file is at most so much larger than it should be."""
-_SYSLOG_AUTH_NOTICE = 10 * 8 + 5
+_TEXT = 256
+"""Characters that a line has of any one text."""
+_COUNTED_CALLERS = 100
 
 
 @dataclass(slots=True)
@@ -64,6 +57,8 @@ class AuditedCall:
         outcome: "ok", or the kind of the error.
         sample_ids: The samples; None where the call names none.
         status: Of each, `SampleStatus` values; None where there is no answer.
+        ids_sha256: The digest of the samples in hex (`digest_of`), where it is known; empty: it is computed if needed.
+        population: The population and its version; empty where there is none.
     """
 
     what: str
@@ -77,6 +72,8 @@ class AuditedCall:
     outcome: str = "ok"
     sample_ids: Sequence[bytes] | None = None
     status: Statuses | None = None
+    ids_sha256: str = ""
+    population: str = ""
 
 
 class AuditLog:
@@ -107,7 +104,12 @@ class AuditLog:
         self._chain = f"{party}/worker-{worker}"
         self._keys = keys
         self._now = now
-        self._waiting: deque[tuple[datetime, AuditedCall]] = deque()
+        self._anchoring = Anchoring(settings, now)
+        # finished lines but for their numbers: small, whatever the calls were about
+        self._waiting: deque[bytes] = deque()
+        # two counters, because each has one thread that changes it
+        self._added_bytes, self._written_bytes = 0, 0
+        self._unlisted = _Unlisted()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._problem = ""
@@ -116,12 +118,15 @@ class AuditLog:
         """Continue the chain that is there, or begin one.
 
         Raises:
-            ConfigError: The folder cannot be used, or another process writes this worker's chain.
+            ConfigError: The folder cannot be used, another process writes this worker's chain, or the chain is not as
+                it was written.
         """
         try:
-            file = _ChainFile(self._folder, self._chain, self._now())
+            file = ChainFile(self._folder, self._chain, self._keys, self._settings.checkpoint_s, self._now())
         except OSError as error:
-            raise ConfigError(f"audit: {self._folder}: {error.strerror or error}") from error
+            told = f"audit: {self._folder}: {error.strerror or error}; [audit] path names a folder that can be written"
+            raise ConfigError(told) from error
+        self._anchoring.start()
         self._thread = threading.Thread(target=self._run, args=(file,), name="fedpredict-audit", daemon=True)
         self._thread.start()
         return self
@@ -133,212 +138,183 @@ class AuditLog:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        self._anchoring.stop()
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
-        if self._settings.required and (self._problem or len(self._waiting) >= MOST_WAITING):
-            raise AuditUnavailableError(f"the audit log cannot be written: {self._problem or 'too much waits'}")
+        if not self._settings.required:
+            return
+        trouble = self._trouble() or ("too much waits" if self._is_full() else "")
+        if trouble:
+            raise AuditUnavailableError(f"the audit log cannot be written: {trouble}")
 
     def add(self, call: AuditedCall) -> None:
-        """Have a call written down, within `write_s` seconds."""
-        if len(self._waiting) >= MOST_WAITING:
-            logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
-            return
-        self._waiting.append((self._now(), call))
+        """Have a call written down, within `write_s` seconds.
 
-    def _run(self, file: _ChainFile) -> None:
+        Calls that passed `check` find room, however much waits. Of calls that were refused, while nothing can be
+        written, only the number is kept.
+        """
+        is_full = self._is_full()
+        if call.outcome != "ok" and (is_full or self._trouble()):
+            self._unlisted.add("refused", call.caller, self._now())
+        elif is_full and not self._settings.required:
+            logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
+            self._unlisted.add("lost", call.caller, self._now())
+        else:
+            line = encoded(self._body(call))
+            self._added_bytes += len(line)
+            self._waiting.append(line)
+
+    def _is_full(self) -> bool:
+        waiting_bytes = self._added_bytes - self._written_bytes
+        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_WAITING_BYTES
+
+    def _trouble(self) -> str:
+        if self._thread is None or not self._thread.is_alive():
+            return "its thread has ended"
+        return self._problem
+
+    def _run(self, file: ChainFile) -> None:
         signed_at = time.monotonic()
         while True:
             stopping = self._wake.wait(self._settings.write_s) and self._stopping.is_set()
             try:
                 self._write(file)
-                if stopping or time.monotonic() - signed_at > self._settings.checkpoint_s:
+                # what waited long is signed at once
+                if stopping or self._problem or time.monotonic() - signed_at > self._settings.checkpoint_s:
                     signed_at = time.monotonic()
                     self._checkpoint(file, ends=stopping)
                 if self._problem:
                     logger.info("audit.recovered")
                 self._problem = ""
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  the thread lives on, and calls are refused meanwhile
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 if not self._problem:
-                    logger.error("audit.not_written", extra={"reason": str(error)})  # noqa: TRY400
-                self._problem = error.strerror or str(error)
+                    logger.error("audit.not_written", extra={"reason": reason})  # noqa: TRY400
+                self._problem = reason
             if stopping:
                 break
+        if self._waiting:
+            logger.error("audit.lost", extra={"calls": len(self._waiting)})
         file.close()
 
-    def _write(self, file: _ChainFile) -> None:
+    def _write(self, file: ChainFile) -> None:
         """Write what waits; what cannot be written goes on waiting."""
+        may_rotate = True
+        self._write_unlisted(file)
         while self._waiting:
             some = [self._waiting[at] for at in range(min(len(self._waiting), _LINES))]
-            file.write([self._body(at, call) for at, call in some])
+            file.write(some)
             for _ in some:
                 self._waiting.popleft()
-            if file.size > self._settings.file_mb << 20:
-                file.next(self._now())
+            self._written_bytes += sum(map(len, some))
+            if may_rotate and file.size > self._settings.file_mb << 20:
+                may_rotate = self._rotated(file)
 
-    def _checkpoint(self, file: _ChainFile, *, ends: bool) -> None:
+    def _rotated(self, file: ChainFile) -> bool:
+        try:
+            file.next(self._now())
+        except OSError as error:
+            logger.warning("audit.not_rotated", extra={"reason": str(error)})
+            return False
+        return True
+
+    def _write_unlisted(self, file: ChainFile) -> None:
+        counted = self._unlisted.take()
+        if not counted:
+            return
+        try:
+            file.write([encoded({"kind": kind, "t": text_of(self._now()), **body}) for kind, body in counted.items()])
+        except OSError:
+            self._unlisted.put_back(counted)
+            raise
+
+    def _checkpoint(self, file: ChainFile, *, ends: bool) -> None:
         if ends:
-            file.write([{"kind": "end", "t": _text(self._now())}])
+            file.write([encoded({"kind": "end", "t": text_of(self._now())})])
         if not file.grew:
             return
         self._prune(file)
-        made = sign(self._keys.signing, self._chain, file.n, file.sha256)
-        file.write([{"kind": "checkpoint", "t": _text(self._now()), "signature": made.signature}])
-        file.flush()
-        self._hand_out(made)
+        self._anchoring.give(file.checkpoint(self._now()))
 
-    def _prune(self, file: _ChainFile) -> None:
+    def _prune(self, file: ChainFile) -> None:
         """Remove files that are too old; the line that says so is safe on the disk before."""
         if self._settings.keep_days is None:
             return
         before = self._now() - timedelta(days=self._settings.keep_days)
-        gone = [path for path in chain_files(self._folder) if path != file.path and _written_at(path) < before]
-        last = gone[-1] if gone else None
-        end = None if last is None else _end_of(last)
+        files = takewhile(lambda path: path != file.path and written_at(path) < before, chain_files(self._folder))
+        gone = list(files)
+        end = end_of_file(gone[-1]) if gone else None
         if end is None:
             return
-        file.write([{"kind": "pruned", "t": _text(self._now()), "upto": end[0], "sha256": end[1]}])
+        file.write([encoded({"kind": "pruned", "t": text_of(self._now()), "upto": end[0], "sha256": end[1]})])
         file.flush()
         for path in gone:
             path.unlink()
 
-    def _hand_out(self, made: Checkpoint) -> None:
-        """Give a checkpoint to whoever keeps it elsewhere; that this fails is told, and stops nothing."""
-        try:
-            if self._settings.anchor is not None:
-                with self._settings.anchor.open("a") as anchor:
-                    anchor.write(made.text + "\n")
-                    anchor.flush()
-                    os.fsync(anchor.fileno())
-            if self._settings.syslog is not None:
-                host, _, port = self._settings.syslog.rpartition(":")
-                stamp = self._now().strftime("%b %d %H:%M:%S")
-                message = f"<{_SYSLOG_AUTH_NOTICE}>{stamp} {socket.gethostname()} {made.text}"
-                kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-                with socket.socket(kind, socket.SOCK_DGRAM) as sender:
-                    sender.sendto(message.encode(), (host.strip("[]"), int(port)))
-        except OSError as error:
-            logger.warning("audit.not_anchored", extra={"reason": str(error)})
-
-    def _body(self, at: datetime, call: AuditedCall) -> dict[str, object]:
-        body: dict[str, object] = {"kind": "call", "t": _text(at), "what": call.what, "caller": call.caller}
+    def _body(self, call: AuditedCall) -> dict[str, object]:
+        body: dict[str, object] = {"kind": "call", "t": text_of(self._now()), "what": call.what}
         named = {
+            "caller": call.caller,
             "request": call.request_id,
             "model": call.model_id,
             "manifest": call.manifest_sha256,
             "mode": call.mode,
+            "population": call.population,
         }
-        body |= {name: value for name, value in named.items() if value}
+        body |= {name: value[:_TEXT] for name, value in named.items() if value}
         body |= {"rows": call.rows, "epoch": call.epoch, "outcome": call.outcome}
         if call.status is not None:
-            counts = np.bincount(call.status, minlength=len(SampleStatus))
-            body["statuses"] = {each.name: int(counts[each]) for each in SampleStatus if counts[each]}
-        if call.sample_ids is not None:
-            body |= self._ids(call.sample_ids)
+            counts = np.bincount(call.status, minlength=len(SampleStatus)).tolist()
+            body["statuses"] = {each.name: counts[each] for each in SampleStatus if counts[each]}
+        if call.sample_ids is not None or call.ids_sha256:
+            body |= self._ids(call)
         return body
 
-    def _ids(self, sample_ids: Sequence[bytes]) -> Mapping[str, object]:
-        key = self._keys.ids
-        if len(sample_ids) <= self._settings.ids_per_line:
-            return {"ids": [hashed_id(key, each) for each in sample_ids]}
-        packed = SampleIds.of(sample_ids)
-        every = hashlib.sha256(len(packed).to_bytes(8, "little"))
-        every.update(np.ascontiguousarray(packed.offsets, dtype="<u8").data)
-        every.update(packed.data)
-        return {"root": hmac.digest(key, every.digest(), "sha256").hex()}
+    def _ids(self, call: AuditedCall) -> Mapping[str, object]:
+        key, ids = self._keys.ids, call.sample_ids
+        if ids is not None and len(ids) <= self._settings.ids_per_line:
+            return {"ids": [hashed_id(key, each) for each in ids]}
+        digest = call.ids_sha256 or digest_of(SampleIds.of(ids or ()))
+        return {"root": hmac.digest(key, bytes.fromhex(digest), "sha256").hex()}
+
+
+class _Unlisted:
+    """Counts calls that get no line of their own, by caller."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[str, str] = {}
+        self._calls: dict[str, Counter[str]] = {}
+
+    def add(self, kind: str, caller: str, now: datetime) -> None:
+        """Count a call; "refused" or "lost"."""
+        with self._lock:
+            self._since.setdefault(kind, text_of(now))
+            calls = self._calls.setdefault(kind, Counter())
+            name = caller[:_TEXT]
+            calls[name if name in calls or len(calls) < _COUNTED_CALLERS else ""] += 1
+
+    def take(self) -> dict[str, dict[str, object]]:
+        """Return what was counted since the last time, as fields of a line, by kind."""
+        if not self._calls:
+            return {}
+        with self._lock:
+            taken: dict[str, dict[str, object]] = {
+                kind: {"since": self._since[kind], "calls": dict(calls)} for kind, calls in self._calls.items()
+            }
+            self._since, self._calls = {}, {}
+        return taken
+
+    def put_back(self, taken: Mapping[str, Mapping[str, object]]) -> None:
+        """Count again what could not be written."""
+        with self._lock:
+            for kind, body in taken.items():
+                self._since[kind] = str(body["since"])
+                calls: object = body["calls"]
+                self._calls.setdefault(kind, Counter()).update(calls if isinstance(calls, dict) else {})
 
 
 def hashed_id(key: bytes, sample_id: bytes) -> str:
     """Return what the log has in place of a sample id: the first half of its HMAC-SHA-256, in hex."""
     return hmac.digest(key, sample_id, "sha256")[:16].hex()
-
-
-class _ChainFile:
-    """The file that a chain grows in; nobody else writes the chain meanwhile."""
-
-    def __init__(self, folder: Path, chain: str, now: datetime) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
-        self._chain = chain
-        self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise OSError(f"another process writes the chain {chain}") from None
-        self.n, self.sha256, torn = _last_of(folder)
-        self._descriptor = -1
-        self.size = 0
-        self.grew = False
-        self._begin(now, torn)
-
-    def _begin(self, now: datetime, torn: int) -> None:
-        self.path = self._folder / f"{self.n + 1:012d}{SUFFIX}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o600)
-        self.size = 0
-        first = {"kind": "begin", "t": _text(now), "format": FORMAT, "chain": self._chain, "pid": os.getpid()}
-        self.write([{**first, "before": self.sha256, "torn": torn}])
-
-    def write(self, bodies: Sequence[Mapping[str, object]]) -> None:
-        """Write lines; a write that fails leaves none of them."""
-        n, sha256, lines = self.n, self.sha256, list[bytes]()
-        for body in bodies:
-            n += 1
-            line, sha256 = seal({"n": n, **body}, sha256)
-            lines.append(line)
-        data = b"".join(lines)
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-        except OSError:
-            os.ftruncate(self._descriptor, self.size)
-            raise
-        self.n, self.sha256, self.size, self.grew = n, sha256, self.size + len(data), True
-
-    def flush(self) -> None:
-        """Make what was written safe on the disk."""
-        os.fsync(self._descriptor)
-        self.grew = False
-
-    def next(self, now: datetime) -> None:
-        """Go on in another file."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._begin(now, 0)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-        os.close(self._lock)
-
-
-def _last_of(folder: Path) -> tuple[int, str, int]:
-    """Return the number and hash of a chain's last line, and how many bytes of an unfinished one stand behind it."""
-    files = chain_files(folder)
-    if not files:
-        return 0, GENESIS, 0
-    lines, rest = read_lines(files[-1])
-    body = parse_line(lines[-1]) if lines else None
-    if body is None:
-        if lines or len(files) > 1 or rest:
-            # a file whose first line was never finished: its bytes stay, under a name that is no chain's
-            files[-1].rename(files[-1].with_suffix(f".torn-{secrets.token_hex(4)}"))
-            return _last_of(folder)
-        files[-1].unlink()
-        return _last_of(folder)
-    return int(body["n"]), str(body["h"]), len(rest)
-
-
-def _end_of(path: Path) -> tuple[int, str] | None:
-    lines, _ = read_lines(path)
-    body = parse_line(lines[-1]) if lines else None
-    return None if body is None else (int(body["n"]), str(body["h"]))
-
-
-def _written_at(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-
-
-def _text(at: datetime) -> str:
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

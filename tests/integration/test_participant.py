@@ -57,10 +57,11 @@ from fedpredict.participant.server import ParticipantServer, serve
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security import certs
-from fedpredict.security.audit_chain import calls, verify_chain
+from fedpredict.security.audit_chain import calls
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
+from fedpredict.security.audit_verify import verify_chain
 from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
@@ -445,7 +446,7 @@ async def test_every_call_is_in_the_audit_log_also_what_was_refused(
     ]
     first = next(iter(calls([folder / "worker-0"])))
     assert (first["manifest"], first["mode"], len(set(first["ids"]))) == ("5c" * 32, "nearline", 2)
-    assert verify_chain(folder / "worker-0", "lab/worker-0", read_public_key(folder / PUBLIC_KEY)).problems == []
+    assert verify_chain(folder / "worker-0", read_public_key(folder / PUBLIC_KEY)).problems == []
 
 
 async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(
@@ -461,7 +462,7 @@ async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(
     with AuditLog(AuditSettings(write_s=0.01), folder, "lab", 0, open_keys(folder)) as audit:
         await running.start(audit=audit)
         whole = os.write
-        monkeypatch.setattr("fedpredict.security.audit_log.os.write", full)
+        monkeypatch.setattr("fedpredict.security.audit_file.os.write", full)
         await running.caller().score(query_for(version, b"p1"))
 
         async def is_refused() -> bool:
@@ -474,7 +475,7 @@ async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(
         await eventually(is_refused)
         refused = await outcome(running.caller().score(query_for(version, b"p2")))
         assert refused[1:3] == (grpc.StatusCode.UNAVAILABLE, "nothing is answered at the moment")
-        monkeypatch.setattr("fedpredict.security.audit_log.os.write", whole)
+        monkeypatch.setattr("fedpredict.security.audit_file.os.write", whole)
 
         async def is_answered() -> bool:
             return not await is_refused()

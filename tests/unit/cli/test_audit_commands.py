@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpredict.cli.main import run
+from fedpredict.security.audit_chain import sign
 from fedpredict.security.audit_log import AuditedCall
 from tests.unit.security.test_audit import call, log
 
@@ -51,10 +53,48 @@ def test_who_asked_about_how_many(party: Path, capsys: pytest.CaptureFixture[str
     (day,) = said(capsys, "report", *OPTIONS, "--json", "--from", "2026-11-02", "--to", "2026-11-03")
     assert (day["calls"], day["people"]) == (2, 2)
     assert said(capsys, "report", *OPTIONS, "--json", "--who", "party shop")[0]["caller"] == "party shop"
-    (about,) = said(capsys, "report", *OPTIONS, "--json", "--sample-id", "person-1-0")
-    assert about["calls"] == 2
-    assert said(capsys, "report", *OPTIONS, "--json", "--sample-id", "nobody") == []
     assert "--from '1.11.'" in said(capsys, "report", *OPTIONS, "--from", "1.11.", code=4)
+
+
+def test_who_asked_about_one_person_and_what_could_not_be_searched(
+    party: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (about,) = said(capsys, "report", *OPTIONS, "--json", "--sample-id", "person-1-0")
+    assert (about["calls"], about["rows"], about["large_calls"], about["large_rows"]) == (2, 4, 1, 50)
+    capsys.readouterr()
+    assert run(["audit", "report", *OPTIONS, "--json", "--sample-id", "nobody"]) == 0
+    captured = capsys.readouterr()
+    (nobody,) = json.loads(captured.out)
+    assert (nobody["calls"], nobody["large_calls"], nobody["large_rows"]) == (0, 1, 50)
+    assert "1 calls about 50 rows could not be searched" in captured.err
+    assert said(capsys, "report", *OPTIONS, "--json", "--sample-id", "nobody", "--to", "2026-11-02") == []
+
+
+def test_the_report_reads_the_key_of_ids_and_never_makes_keys(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("signing.key", "signing.pub"):
+        Path("audit/lab", name).unlink()
+    assert said(capsys, "report", *OPTIONS, "--json", "--sample-id", "person-1-0")[0]["calls"] == 2
+    Path("audit/lab/ids.key").unlink()
+    assert "ids.key cannot be read" in said(capsys, "report", *OPTIONS, "--sample-id", "person-1-0", code=3)
+    assert not list(Path("audit/lab").glob("*.key"))
+
+
+def test_of_a_shared_syslog_only_what_this_partys_key_signed_can_be_missing(
+    party: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = Ed25519PrivateKey.generate()
+    with Path("anchor.txt").open("a") as anchor:
+        for chain in ("shop/worker-0", "lab/worker-7"):
+            anchor.write(f"<85>Nov 27 08:00:00 host {sign(stranger, chain, 7, 'f' * 64).text}\n")
+    (row,) = said(capsys, "verify", *OPTIONS, "--json", "--anchor", "anchor.txt")
+    assert row["problems"] == []
+
+
+def test_a_chains_name_is_in_its_lines_not_in_its_folder(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("audit/lab", "evidence-2026")
+    (row,) = said(capsys, "verify", "--folder", "evidence-2026", "--json", "--anchor", "anchor.txt")
+    assert (row["chain"], row["problems"]) == ("lab/worker-0", [])
+    assert row["anchors"] >= 1
 
 
 def test_a_whole_log_is_verified_and_a_copy_of_it_elsewhere(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +111,7 @@ def test_what_is_not_whole_ends_with_exit_code_9(party: Path, capsys: pytest.Cap
     (path,) = Path("audit/lab/worker-0").glob("*.jsonl")
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"rows":50', b'"rows":5'))
-    assert "number 5 was changed" in said(capsys, "verify", *OPTIONS, code=9)
+    assert "number 6 was changed" in said(capsys, "verify", *OPTIONS, code=9)
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
     assert "its end was cut off" in said(capsys, "verify", *OPTIONS, "--anchor", "anchor.txt", code=9)
     shutil.rmtree("audit/lab/worker-0")

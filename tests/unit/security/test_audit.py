@@ -21,16 +21,15 @@ import pytest
 from fedpredict.errors import AuditUnavailableError, ConfigError
 from fedpredict.model.share import SampleStatus
 from fedpredict.security.audit_chain import (
-    ChainReport,
     Checkpoint,
     calls,
     chain_files,
     parse_checkpoint,
-    verify_chain,
 )
 from fedpredict.security.audit_keys import PUBLIC_KEY, SIGNING_KEY, open_keys, read_public_key
 from fedpredict.security.audit_log import AuditedCall, AuditLog
 from fedpredict.security.audit_settings import AuditSettings
+from fedpredict.security.audit_verify import ChainReport, verify_chain
 
 CHAIN = "lab/worker-0"
 
@@ -54,7 +53,7 @@ def filled(folder: Path, n_calls: int = 5, **settings: Any) -> None:
 
 
 def verify(folder: Path, *anchors: Checkpoint) -> ChainReport:
-    return verify_chain(folder / "worker-0", CHAIN, read_public_key(folder / PUBLIC_KEY), anchors)
+    return verify_chain(folder / "worker-0", read_public_key(folder / PUBLIC_KEY), anchors)
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -174,11 +173,11 @@ def test_a_cut_end_is_found_by_a_checkpoint_that_was_kept_elsewhere(tmp_path: Pa
     assert f"an anchor has line {last.n}; the chain ends at 3: its end was cut off" in problem
 
 
-def test_an_anchor_of_a_stranger_says_nothing(tmp_path: Path) -> None:
+def test_an_anchor_that_the_key_does_not_verify_is_a_problem_for_its_own_chain_only(tmp_path: Path) -> None:
     filled(tmp_path)
-    report = verify(tmp_path, Checkpoint(CHAIN, 1_000, "f" * 64, "AAAA"))
-    assert report.problems == []
-    assert "not signed by this party's audit key" in report.notes[0]
+    assert verify(tmp_path, Checkpoint("shop/worker-0", 3, "f" * 64, "AAAA")).problems == []
+    (problem,) = verify(tmp_path, Checkpoint(CHAIN, 3, "f" * 64, "AAAA")).problems
+    assert "an anchor of line 3 is not signed by this audit key" in problem
 
 
 def test_a_syslog_server_gets_the_checkpoints(tmp_path: Path) -> None:
@@ -272,13 +271,13 @@ def test_calls_are_refused_while_they_cannot_be_written_and_none_is_lost(
 
     with log(tmp_path) as audit:
         audit.check()
-        monkeypatch.setattr("fedpredict.security.audit_log.os.write", full)
+        monkeypatch.setattr("fedpredict.security.audit_file.os.write", full)
         audit.add(call())
-        _until(lambda: _refuses(audit))
+        until(lambda: _refuses(audit))
         with pytest.raises(AuditUnavailableError, match="No space left"):
             audit.check()
-        monkeypatch.setattr("fedpredict.security.audit_log.os.write", whole)
-        _until(lambda: not _refuses(audit))
+        monkeypatch.setattr("fedpredict.security.audit_file.os.write", whole)
+        until(lambda: not _refuses(audit))
     assert len(list(calls([tmp_path / "worker-0"]))) == 1
     assert verify(tmp_path).problems == []
 
@@ -298,7 +297,7 @@ def _refuses(audit: AuditLog) -> bool:
     return False
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     ends = time.monotonic() + 30.0
     while not condition():
         assert time.monotonic() < ends
