@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.checks_audit import check_audit
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_realtime import check_realtime
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
@@ -24,7 +25,7 @@ from fedpredict.security.check import Finding, Level
 
 
 def doctor(config: PartyConfig = None, as_json: JsonFlag = False) -> None:
-    """Check settings, certificates, warehouse, models, leases, tasks, peers and port; exits with 9 at a problem."""
+    """Check settings, certificates, warehouse, models, audit log, tasks, peers and port; exits with 9 at a problem."""
     output = Output(as_json=as_json)
     with output.progress("looking"):
         found = list(examine(config))
@@ -65,6 +66,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
         yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))
     else:
+        yield from check_audit(Loaded(loaded.path, settings))
         yield from check_callers(settings, frozenset(models))
         yield from check_initiators(Loaded(loaded.path, settings))
     yield from check_listen(loaded)

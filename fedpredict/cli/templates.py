@@ -85,6 +85,11 @@ models = ["*"]               # or the ids of the models that it may ask for
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
 # requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
 
+# [audit]                    # who asked for what: every call is in it, or is not answered
+# path = "audit"             # a folder that the daemon can write; under systemd "/var/lib/fedpredict/audit"
+# anchor = "elsewhere/anchor.txt"      # signed checkpoints, on another machine's disk; or syslog = "syslog.example:514"
+# keep_days = 365            # older files are removed; without it: none
+
 # [metrics]
 # listen = "127.0.0.1:9474"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators
 

@@ -58,6 +58,11 @@ def open_keys(folder: Path) -> AuditKeys:
     return AuditKeys(ids, signing)
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether a party's folder has a key, or a chain."""
+    return any((folder / name).exists() for name in _KEYS) or any(folder.glob("worker-*"))
+
+
 def read_ids_key(folder: Path) -> bytes:
     """Return the key that hides sample ids; none is ever made.
 
@@ -95,7 +100,7 @@ def _make(folder: Path) -> None:
     public = signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     lock = _locked(folder)
     try:
-        if any((folder / name).exists() for name in _KEYS) or any(folder.glob("worker-*")):
+        if is_begun(folder):
             _check_complete(folder)
             return
         write_file(folder / IDS_KEY, secrets.token_bytes(_ID_BYTES), mode=PRIVATE, force=False)

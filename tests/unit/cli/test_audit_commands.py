@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedpredict.cli.main import run
+from fedpredict.cli.wiring import load_participant
 from fedpredict.security.audit_chain import sign
 from fedpredict.security.audit_log import AuditedCall
 from tests.unit.security.test_audit import call, log
@@ -125,3 +126,42 @@ def test_bad_files_are_named(party: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     assert "none.txt: cannot be read" in said(capsys, "verify", *OPTIONS, "--anchor", "none.txt", code=4)
     assert "no public audit key" in said(capsys, "verify", *OPTIONS, "--key", "anchor.txt", code=3)
+
+
+def doctor(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    capsys.readouterr()
+    run(["doctor", *OPTIONS, "--json"])
+    found: list[dict[str, str]] = json.loads(capsys.readouterr().out)
+    return [each for each in found if each["topic"] == "audit"]
+
+
+def test_the_doctor_says_whether_the_log_can_be_written_and_leaves_nothing(
+    party: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in Path("audit").rglob("*") if path.is_file()}
+    (found,) = doctor(capsys)
+    assert (found["level"], "1 chains can go on" in found["what"]) == ("ok", True)
+    assert {path: path.read_bytes() for path in Path("audit").rglob("*") if path.is_file()} == before
+    (path,) = Path("audit/lab/worker-0").glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"rows":50', b'"rows":51'))
+    assert "not as this party wrote it" in doctor(capsys)[0]["what"]
+    Path("audit/lab/ids.key").unlink()
+    assert "has no ids.key" in doctor(capsys)[0]["what"]
+    shutil.rmtree("audit")
+    assert doctor(capsys)[0]["level"] == "ok"
+    assert not Path("audit").exists()
+    Path("audit").write_text("")
+    (found,) = doctor(capsys)
+    assert (found["level"], "[audit] path" in found["fix"]) == ("problem", True)
+
+
+def test_the_settings_for_systemd_keep_the_log_where_the_unit_may_write() -> None:
+    folder = Path(__file__).parents[3] / "deploy/systemd"
+    loaded = load_participant(folder / "participant.toml")
+    unit = (folder / "fedpredict-participant.service").read_text().splitlines()
+    (writable,) = [Path(line.partition("=")[2]) for line in unit if line.startswith("ReadWritePaths=")]
+    settings = loaded.settings
+    assert "ProtectSystem=strict" in unit
+    assert settings.audit.path.is_relative_to(writable)
+    assert settings.store.path is not None
+    assert Path(settings.store.path).is_relative_to(writable)
