@@ -22,6 +22,7 @@ FORMAT = 1
 GENESIS = "0" * 64
 """The hash before a chain's first line."""
 SUFFIX = ".jsonl"
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
 SEAL_BYTES = len(',"h":"') + 64 + len('"}')
 """How long the end of a line is that its hash does not cover."""
 
@@ -50,7 +51,7 @@ class Checkpoint:
 
 def encoded(body: Mapping[str, object]) -> bytes:
     """Return the fields of a line, at least one of them, without `n` and `h`: what `seal` takes."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode()
+    return _ENCODER.encode(body).encode()
 
 
 def seal(body: bytes, n: int, before: str) -> tuple[bytes, str]:

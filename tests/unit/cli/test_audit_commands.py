@@ -156,9 +156,9 @@ def test_the_doctor_says_whether_the_log_can_be_written_and_leaves_nothing(
 
 
 def test_the_settings_for_systemd_keep_the_log_where_the_unit_may_write() -> None:
-    folder = Path(__file__).parents[3] / "deploy/systemd"
+    folder = Path(__file__).parents[3] / "deploy"
     loaded = load_participant(folder / "participant.toml")
-    unit = (folder / "fedpredict-participant.service").read_text().splitlines()
+    unit = (folder / "systemd/fedpredict-participant.service").read_text().splitlines()
     (writable,) = [Path(line.partition("=")[2]) for line in unit if line.startswith("ReadWritePaths=")]
     settings = loaded.settings
     assert "ProtectSystem=strict" in unit
