@@ -1,4 +1,4 @@
-"""`[audit]` of the settings files of both daemons."""
+"""`[audit]` of a participant's settings; an initiator writes no audit log yet."""
 
 from __future__ import annotations
 
