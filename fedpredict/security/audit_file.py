@@ -30,6 +30,10 @@ _UNFINISHED = ".begin"
 """The name of a file until its first line is safe: what has the name of a chain's file begins as one."""
 
 
+class ChainTakenError(OSError):
+    """Another process writes the chain."""
+
+
 class ChainFile:
     """The file that a chain grows in; nobody else writes the chain meanwhile."""
 
@@ -44,7 +48,8 @@ class ChainFile:
             now: The time.
 
         Raises:
-            OSError: The folder cannot be used, or another process writes the chain.
+            ChainTakenError: Another process writes the chain.
+            OSError: The folder cannot be used.
             ConfigError: The chain is not as it was written.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ class ChainFile:
             self.path = self._begin(now, torn, is_first=True)
         except BlockingIOError:
             os.close(self._lock)
-            raise OSError(f"another process writes the chain {chain}") from None
+            raise ChainTakenError(f"another process writes the chain {chain}") from None
         except (OSError, ConfigError):
             os.close(self._lock)
             raise

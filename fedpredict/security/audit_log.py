@@ -24,7 +24,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import chain_files, encoded
-from fedpredict.security.audit_file import ChainFile, end_of_file, text_of, written_at
+from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.audit_settings import AuditSettings
 
@@ -38,6 +38,7 @@ _LINES = 64
 """So many are written at a time; a file is at most so much larger than it should be."""
 _TEXT = 256
 """Characters that a line has of any one text."""
+_MOST_CHAINS = 1_000
 _COUNTED_CALLERS = 100
 _STATUSES = tuple(SampleStatus(number).name for number in range(len(SampleStatus)))
 
@@ -101,8 +102,10 @@ class AuditLog:
             now: The clock.
         """
         self._settings = settings
+        self._parent = folder
+        self._party = party
+        self._worker = worker
         self._folder = folder / f"worker-{worker}"
-        self._chain = f"{party}/worker-{worker}"
         self._keys = keys
         self._now = now
         self._anchoring = Anchoring(settings, now)
@@ -116,17 +119,12 @@ class AuditLog:
         self._problem = ""
 
     def __enter__(self) -> Self:
-        """Continue the chain that is there, or begin one.
+        """Continue this worker's chain, or begin one; the next that is free, where another daemon's worker writes it.
 
         Raises:
-            ConfigError: The folder cannot be used, another process writes this worker's chain, or the chain is not as
-                it was written.
+            ConfigError: The folder cannot be used, or the chain is not as it was written.
         """
-        try:
-            file = ChainFile(self._folder, self._chain, self._keys, self._settings.checkpoint_s, self._now())
-        except OSError as error:
-            told = f"audit: {self._folder}: {error.strerror or error}; [audit] path names a folder that can be written"
-            raise ConfigError(told) from error
+        file = self._open_chain()
         self._anchoring.start()
         self._thread = threading.Thread(target=self._run, args=(file,), name="fedpredict-audit", daemon=True)
         self._thread.start()
@@ -140,6 +138,20 @@ class AuditLog:
         if self._thread is not None:
             self._thread.join()
         self._anchoring.stop()
+
+    def _open_chain(self) -> ChainFile:
+        for number in range(self._worker, self._worker + _MOST_CHAINS):
+            self._folder = self._parent / f"worker-{number}"
+            name = f"{self._party}/worker-{number}"
+            try:
+                return ChainFile(self._folder, name, self._keys, self._settings.checkpoint_s, self._now())
+            except ChainTakenError:
+                continue
+            except OSError as error:
+                told = error.strerror or error
+                what = f"audit: {self._folder}: {told}; [audit] path names a folder that can be written"
+                raise ConfigError(what) from error
+        raise ConfigError(f"audit: {self._parent}: {_MOST_CHAINS} processes write chains there")
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""

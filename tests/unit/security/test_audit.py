@@ -256,9 +256,16 @@ def test_a_killed_process_leaves_a_chain_that_the_next_one_continues(tmp_path: P
     assert "unfinished bytes stood before it" in verify(tmp_path).problems[0]
 
 
-def test_one_process_writes_a_chain_at_a_time(tmp_path: Path) -> None:
-    with log(tmp_path), pytest.raises(ConfigError, match="another process writes the chain"):
-        log(tmp_path).__enter__()
+def test_two_daemons_of_one_folder_write_a_chain_each(tmp_path: Path) -> None:
+    with log(tmp_path) as first, log(tmp_path) as second:
+        first.add(call(1))
+        second.add(call(2))
+    with log(tmp_path) as again:
+        again.add(call(3))
+    requests = [[each["request"] for each in calls([tmp_path / f"worker-{number}"])] for number in (0, 1)]
+    assert requests == [["r1", "r3"], ["r2"]]
+    key = read_public_key(tmp_path / PUBLIC_KEY)
+    assert [verify_chain(tmp_path / f"worker-{number}", key).problems for number in (0, 1)] == [[], []]
 
 
 def test_calls_are_refused_while_they_cannot_be_written_and_none_is_lost(
