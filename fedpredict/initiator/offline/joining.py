@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from fedpredict.errors import WarehouseWriteError
+from fedpredict.errors import StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.bucket import Asking
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.task_settings import Combine
@@ -22,6 +22,7 @@ from fedpredict.model.offline import Bins, BucketDone, CombinedBy, OfflineTask, 
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.results import RESULTS, UNCHECKED, UNRANKED
+from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.base import Warehouse
 
 EMBEDDED = "duckdb"
@@ -63,6 +64,18 @@ def combine_in_engine(asking: Asking, warehouse: Warehouse, buckets: Collection[
         task.task_id, manifest.parties, manifest.n_scores, manifest.link, defaults=defaults, buckets=chosen
     )
     warehouse.replace_each_from(results_table(task), {"task_id": task.task_id}, query, params)
+
+
+def unreadable(task: OfflineTask, warehouse: Warehouse, buckets: Collection[int]) -> list[int]:
+    """Return the buckets whose stored shares cannot be read; raise `WarehouseUnavailableError` as it says."""
+    columns = [column.name for column in TASK_SHARES.columns]
+    bad = []
+    for bucket in sorted(buckets):
+        try:
+            warehouse.read(TASK_SHARES.name, columns, {"task_id": task.task_id, "bucket": bucket})
+        except (StatementError, TableCorruptError):
+            bad.append(bucket)
+    return bad
 
 
 def records_of(
