@@ -57,7 +57,10 @@ class UnfinishedError(Exception):
 _OWN: tuple[tuple[type[Exception], str], ...] = (
     (UnfinishedError, "results of some buckets are missing at the initiator: they are made again"),
     (WarehouseUnavailableError, _NO_WAREHOUSE),
-    (TableCorruptError, "ids that are stored at the initiator are damaged or gone: submit the task again"),
+    (
+        TableCorruptError,
+        "ids or shares that are stored at the initiator are damaged or gone: retry, or submit the task again",
+    ),
     (
         WarehouseError,
         "results cannot be stored at the initiator (disk full, no permission ...): see its log, then retry",

@@ -22,7 +22,6 @@ from fedpredict.model.offline import Bins, BucketDone, CombinedBy, OfflineTask, 
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.results import RESULTS, UNCHECKED, UNRANKED
-from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.base import Warehouse
 
 EMBEDDED = "duckdb"
@@ -67,15 +66,18 @@ def combine_in_engine(asking: Asking, warehouse: Warehouse, buckets: Collection[
 
 
 def unreadable(task: OfflineTask, warehouse: Warehouse, buckets: Collection[int]) -> list[int]:
-    """Return the buckets whose stored shares cannot be read; raise `WarehouseUnavailableError` as it says."""
-    columns = [column.name for column in TASK_SHARES.columns]
-    bad = []
-    for bucket in sorted(buckets):
+    """Return the buckets whose stored shares the engine cannot read; raise `WarehouseUnavailableError` as it says."""
+    from fedpredict.tables.combining_sql import probe_query  # noqa: PLC0415 - a parser of SQL is large
+
+    def can_read(bucket: int | None) -> bool:
         try:
-            warehouse.read(TASK_SHARES.name, columns, {"task_id": task.task_id, "bucket": bucket})
+            warehouse.run(*probe_query(task.task_id, bucket))
         except (StatementError, TableCorruptError):
-            bad.append(bucket)
-    return bad
+            return False
+        return True
+
+    # mostly it was something else: one statement says so
+    return [] if can_read(None) else [bucket for bucket in sorted(buckets) if not can_read(bucket)]
 
 
 def records_of(

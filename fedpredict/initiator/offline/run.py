@@ -12,13 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from fedpredict.errors import (
-    StateError,
-    StatementError,
-    TableCorruptError,
-    WarehouseUnavailableError,
-    WarehouseWriteError,
-)
+from fedpredict.errors import StateError, StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket, gather_bucket
 from fedpredict.initiator.offline.distribution import MAX_BINNED, bins_for, have_missed, histograms_of
 from fedpredict.initiator.offline.failure import UnfinishedError
@@ -256,9 +250,10 @@ class TaskRun:
         place, task = self._place, self._task
         try:
             await self._while_held(self._combine_gathered())
-        except (StatementError, TableCorruptError, WarehouseUnavailableError) as error:  # engines say it in many ways
+        except (StatementError, TableCorruptError) as error:
             gathered = await place.thread(place.store.gathered, task.task_id)
-            bad = await place.thread(unreadable, task, place.warehouse, gathered)
+            self._holding.check()
+            bad = await place.thread(unreadable, task, place.engine, gathered)
             if not bad:
                 raise
             extra = {"task": task.task_id, "buckets": bad, "reason": str(error)}
