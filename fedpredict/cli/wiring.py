@@ -251,7 +251,11 @@ def opened_tasks(loaded: Loaded[InitiatorSettings], warehouse: Warehouse | None)
         if warehouse is None:
             warehouse = open_task_warehouse(loaded)
             stack.callback(warehouse.close)
-        yield TaskParts(store, warehouse)
+        statements = None
+        if loaded.settings.task_warehouse.kind != "local":  # nothing is connected before the first statement
+            statements = open_task_warehouse(loaded)
+            stack.callback(statements.close)
+        yield TaskParts(store, warehouse, statements=statements)
 
 
 def open_task_warehouse(loaded: Loaded[InitiatorSettings]) -> Warehouse:

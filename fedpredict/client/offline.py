@@ -25,7 +25,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.wire import codec, offline_codec
-from fedpredict.wire.offline_arrow import chunk_to_wire, results_from_wire
+from fedpredict.wire.offline_arrow import RANK, chunk_to_wire, results_from_wire
 from fedpredict.wire.v1 import initiator_pb2
 
 UPLOAD_TIMEOUT_S = 3_600.0
@@ -33,6 +33,8 @@ PATIENCE_S = 600.0
 """How long a server may be away while a task or its results are waited for."""
 FIRST_LOOK_S, MAX_LOOK_S = 0.1, 2.0
 """The pause between two looks at a task: it doubles."""
+
+_NO_RANKS = "this initiator knows no ranks: have it updated"
 
 OnTask: TypeAlias = Callable[[TaskInfo], None]
 
@@ -76,7 +78,10 @@ class OfflineCalls:
             upload = await self._upload(chunks_of(population), request_id, deadline)
             asked = submission(upload_id=upload.upload_id)
         message = offline_codec.submission_to_wire(asked)
-        return (await self._about(core.SUBMIT_TASK, message.SerializeToString(), deadline, model_id)).task_id
+        task = await self._about(core.SUBMIT_TASK, message.SerializeToString(), deadline, model_id)
+        if asked.rank_by is not None and task.rank_by is None:
+            raise ProtocolError(f"{_NO_RANKS}, or submit without ranks; it has begun task {task.task_id} without them")
+        return task.task_id
 
     async def task(self, task_id: str, *, timeout_s: float = core.TIMEOUT_S) -> TaskInfo:
         """Return a task."""
@@ -132,9 +137,7 @@ class OfflineCalls:
                 async with aclosing(self._fetch(task_id, offset, top)) as messages:
                     async for message in messages:
                         patience.heard()
-                        batch = results_from_wire(message)
-                        if message.offset != offset:
-                            raise ProtocolError(f"results from row {message.offset} on, not {offset}")
+                        batch = _checked(message, offset, top)
                         offset, pause_s = offset + batch.num_rows, FIRST_LOOK_S
                         if batch.num_rows or (message.last and is_empty):
                             is_empty = False
@@ -223,6 +226,16 @@ class _Patience:
         """Raise `error` where it has been away for too long."""
         if monotonic() - self._heard > PATIENCE_S:
             raise error
+
+
+def _checked(message: initiator_pb2.ResultBatch, offset: int, top: int) -> pa.RecordBatch:
+    """Return results that are to begin at a row, and, where `top` is given, to be among the first ranks."""
+    batch = results_from_wire(message)
+    if message.offset != offset:
+        raise ProtocolError(f"results from row {message.offset} on, not {offset}")
+    if top and (RANK not in batch.schema.names or (batch.num_rows and offset + batch.num_rows > top)):
+        raise ProtocolError(f"{_NO_RANKS}, or fetch all results")
+    return batch
 
 
 def _about_task(task_id: str) -> bytes:

@@ -6,6 +6,7 @@ A bucket is a frame of megabytes. On a link that online questions take as well, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
@@ -13,13 +14,15 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 from typing_extensions import override
 
-from fedpredict.errors import FedPredictError, PartyError, PartyTimeoutError, PartyUnavailableError
+from fedpredict.errors import FedPredictError, PartyTimeoutError, PartyUnavailableError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.wire.link import PROBE_S, RECHECK_S, SEARCH_S, Backoff
-from fedpredict.wire.link_caller import ANSWERS, LinkCall
+from fedpredict.wire.link_caller import ANSWERS, LinkCall, LinkCaller
 from fedpredict.wire.v1 import link_pb2
+
+logger = logging.getLogger(__name__)
 
 IDLE_S = 60.0
 """After so long without a call the links are left."""
@@ -69,8 +72,7 @@ class Inviter(Opener):
             links = self._online.inviting()
             lacking = links.keys() - self._pool.linked_workers()
             for worker in lacking:
-                with suppress(PartyError):
-                    await self._who.call_out(links[worker], PROBE_S, wants_offline_link=True)
+                await self._invite(links[worker])
             if links and not lacking:
                 self.tried.set()
                 backoff.reset()
@@ -84,6 +86,14 @@ class Inviter(Opener):
                     await self._pool.changed.wait()
             self.tried.set()
             await asyncio.sleep(backoff.next_s())
+
+    async def _invite(self, link: LinkCaller) -> None:
+        try:
+            await self._who.call_out(link, PROBE_S, wants_offline_link=True)
+        except FedPredictError as error:
+            logger.debug("party.not_invited", extra={"party": self._who.party, "reason": str(error)})
+        except Exception:  # the edge of a background task: it must go on, and say what happened
+            logger.exception("link.failed")
 
     @override
     async def close(self) -> None:

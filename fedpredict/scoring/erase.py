@@ -41,8 +41,8 @@ _ALWAYS = 2**62
 _TOLD = {
     POPULATION_IDS: "ids that an initiator names: it updates its population, or `[tasks] keep_days` ends its lists",
     RESULTS: "results of a task: `[tasks] keep_days` removes them",
-    UNRANKED: "results of a task that wait for ranks: they go an hour or two after it ended",
-    TASK_SHARES: "shares of a task: they go an hour or two after it ended",
+    UNRANKED: "results of a task that wait for ranks: they go an hour or two after it is done, a week after it failed",
+    TASK_SHARES: "shares of a task: they go an hour or two after it is done, a week after it failed",
 }
 """Tables of initiators, whose rows are under digests: they are not written anew, but told."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from fedpredict.errors import FieldError
@@ -18,6 +18,8 @@ from fedpredict.model.task_history import TaskEvent, TaskOverview
 
 LEASE_S = 15.0
 """How long a claim holds without being renewed."""
+FAILED_WORK_KEPT = timedelta(days=7)
+"""How long the shares of a task that failed stay, so that a retry need not ask for them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,9 @@ def used_otherwise(task: OfflineTask) -> FieldError:
     """Return the error of a submission with the key of a task that is about something else."""
     return FieldError(
         f"key {task.new.idempotency_key} of {task.new.submitted_by} is task {task.task_id}'s, which is about another "
-        "model, mode or population",
+        "model, mode, population or ranking",
         place="idempotency_key",
-        problem="was used for another model, mode or population",
+        problem="was used for another model, mode or population, or with other ranks",
     )
 
 
@@ -72,7 +74,7 @@ class TaskBook(Protocol):
         """Queue a task; where its submitter used the key before, return that task.
 
         Raises:
-            FieldError: The key was used for another model, mode or population.
+            FieldError: The key was used for another model, mode or population, or with other ranks.
             StateError: The database cannot be used.
         """
 
@@ -180,19 +182,40 @@ class TaskWork(Protocol):
         """Return what the parties said of the buckets whose shares are stored, ascending."""
 
     def worked(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks whose tables of work are to be emptied: done, cancelled or withdrawn before a moment."""
+        """Return the tasks whose tables of work are to be emptied: all that have something there and are over.
 
-    def clear_work(self, task_id: str) -> None:
-        """Record that nothing of a task is in tables of work; no bucket of it counts as gathered any more."""
+        A task is over where it was done or cancelled before a moment, or failed `FAILED_WORK_KEPT` before that, or its
+        results were withdrawn.
+        """
+
+
+class TaskCleaning(Protocol):
+    """How what was gathered is forgotten again.
+
+    Who empties tables of work withdraws what is there, removes the rows, and clears. Between two of these steps a task
+    may be lost and retried: then it is over no more, and the next step refuses.
+    """
+
+    def ungather(self, claim: Claim, buckets: Collection[int]) -> bool:
+        """Have some buckets count as gathered no more, so that they are asked for again.
+
+        Return whether the task is still held; nothing changes where it is not.
+        """
+
+    def withdraw_work(self, task_id: str, moment: datetime) -> bool:
+        """Have no bucket of a task count as gathered, where it is over still (as `worked` says); return whether so."""
+
+    def clear_work(self, task_id: str, moment: datetime) -> bool:
+        """Record that nothing of a task is in tables of work, where it is over still; return whether so."""
 
 
 class TaskRepairs(Protocol):
     """What is done about results that are not what was recorded."""
 
-    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
-        """Forget the record of a bucket and have its task fail, so that a retry does that bucket again.
+    def lose(self, task_id: str, lost: Collection[BucketDone], why: Why) -> OfflineTask:
+        """Forget the records of buckets and have their task fail, so that a retry does these buckets again.
 
-        Nothing changes where the bucket has another record by now, or the task was cancelled or its results withdrawn.
+        Nothing changes where the buckets have other records by now, or the task was cancelled or its results withdrawn.
         Return the task; raise `TaskNotFoundError`.
         """
 
@@ -223,7 +246,9 @@ class TaskWatch(Protocol):
         """Return how many tasks are in which state, and which ones wait since when."""
 
 
-class TaskStore(TaskBook, TaskClaims, TaskResults, TaskWork, TaskRepairs, TaskUploads, TaskWatch, Protocol):
+class TaskStore(
+    TaskBook, TaskClaims, TaskResults, TaskWork, TaskCleaning, TaskRepairs, TaskUploads, TaskWatch, Protocol
+):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 
     def close(self) -> None:

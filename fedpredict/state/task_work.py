@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fedpredict.model.offline import CombinedBy, OfflineState, OfflineTask, Totals
 from fedpredict.state.engine import Database
-from fedpredict.state.task_base import Claim, TaskWork
+from fedpredict.state.task_base import FAILED_WORK_KEPT, Claim, TaskCleaning, TaskWork
 from fedpredict.state.task_rows import (
     EVENTS,
     GATHERED,
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 _OVER = (str(OfflineState.DONE), str(OfflineState.CANCELLED))
 
 
-class SqlTaskWork(TaskWork):
+class SqlTaskWork(TaskWork, TaskCleaning):
     """The part of `SqlTaskStore` that is about tables of work."""
 
     _database: Database
@@ -80,19 +80,39 @@ class SqlTaskWork(TaskWork):
         return {row.bucket: self._read(totals_from_json, row.totals) for row in rows}
 
     @override
-    def worked(self, moment: datetime) -> list[OfflineTask]:
-        """Return the tasks whose tables of work are to be emptied."""
-        over = TASKS.c.state.in_(_OVER) & (TASKS.c.finished_at < moment.astimezone(UTC).isoformat())
-        statement = TASK_ROWS.where(PLANS.c.has_work & (over | TASKS.c.results_removed))
+    def ungather(self, claim: Claim, buckets: Collection[int]) -> bool:
+        """Forget that the shares of some buckets are stored."""
+        task_id = claim.task.task_id
+        some = (GATHERED.c.task_id == task_id) & GATHERED.c.bucket.in_(sorted(buckets))
         with self._database.transaction() as connection:
-            return [self._read(task_of_row, row) for row in connection.execute(statement)]
+            if connection.execute(sa.select(TASKS.c.task_id).where(holds(claim))).first() is None:
+                return False
+            connection.execute(sa.delete(GATHERED).where(some))
+        return True
 
     @override
-    def clear_work(self, task_id: str) -> None:
-        """Record that nothing of a task is in tables of work."""
+    def worked(self, moment: datetime) -> list[OfflineTask]:
+        """Return the tasks whose tables of work are to be emptied."""
         with self._database.transaction() as connection:
+            return [self._read(task_of_row, row) for row in connection.execute(TASK_ROWS.where(_is_over(moment)))]
+
+    @override
+    def withdraw_work(self, task_id: str, moment: datetime) -> bool:
+        """Have nothing of a task count as gathered, where it is over still."""
+        with self._database.transaction() as connection:
+            if connection.execute(TASK_ROWS.where(_is_over(moment) & (TASKS.c.task_id == task_id))).first() is None:
+                return False
             connection.execute(sa.delete(GATHERED).where(GATHERED.c.task_id == task_id))
+        return True
+
+    @override
+    def clear_work(self, task_id: str, moment: datetime) -> bool:
+        """Record that nothing of a task is in tables of work, where it is over still."""
+        with self._database.transaction() as connection:
+            if connection.execute(TASK_ROWS.where(_is_over(moment) & (TASKS.c.task_id == task_id))).first() is None:
+                return False
             connection.execute(sa.update(PLANS).where(PLANS.c.task_id == task_id).values(has_work=False))
+        return True
 
     def _read(self, parse: Callable[[Any], _T], row: Any) -> _T:
         try:
@@ -106,6 +126,14 @@ def holds(claim: Claim) -> sa.ColumnElement[bool]:
     return (
         (TASKS.c.task_id == claim.task.task_id) & (TASKS.c.lease_owner == claim.owner) & (TASKS.c.token == claim.token)
     )
+
+
+def _is_over(moment: datetime) -> sa.ColumnElement[bool]:
+    """Return the condition that a task's tables of work are to be emptied; see `TaskWork.worked`."""
+    before, long_before = (each.astimezone(UTC).isoformat() for each in (moment, moment - FAILED_WORK_KEPT))
+    ended = TASKS.c.state.in_(_OVER) & (TASKS.c.finished_at < before)
+    failed = (TASKS.c.state == str(OfflineState.FAILED)) & (TASKS.c.finished_at < long_before)
+    return PLANS.c.has_work & (ended | failed | TASKS.c.results_removed)
 
 
 def tell(connection: sa.Connection, task_id: str, what: str, detail: str) -> None:

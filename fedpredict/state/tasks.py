@@ -229,15 +229,15 @@ class SqlTaskStore(SqlTaskWork, TaskStore):
         self._change(task_id, unmarked, "results removed", is_swept=True)
 
     @override
-    def lose(self, task_id: str, done: BucketDone, why: Why) -> OfflineTask:
-        """Forget the record of a bucket and have its task fail."""
+    def lose(self, task_id: str, lost: Collection[BucketDone], why: Why) -> OfflineTask:
+        """Forget the records of buckets and have their task fail."""
         of_task = BUCKETS.c.task_id == task_id
-        same = of_task & (BUCKETS.c.bucket == done.bucket) & (BUCKETS.c.results_sha256 == done.results_sha256)
+        same = [(BUCKETS.c.bucket == each.bucket) & (BUCKETS.c.results_sha256 == each.results_sha256) for each in lost]
         with self._database.transaction() as connection:
             task = self._task(connection, task_id)
             if task.state is OfflineState.CANCELLED or task.results_removed:
                 return task
-            if not connection.execute(sa.delete(BUCKETS).where(same)).rowcount:
+            if not sum(connection.execute(sa.delete(BUCKETS).where(of_task & each)).rowcount for each in same):
                 return task
             left = connection.execute(sa.select(BUCKETS.c.totals).where(of_task)).all()
             values = {

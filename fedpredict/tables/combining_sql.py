@@ -70,6 +70,18 @@ def combined_query(
     return _finished(_summed(rows, len(ordered), n_scores, has_origin=bool(defaults)), link, n_scores), params
 
 
+def probe_query(task_id: str, bucket: int | None) -> tuple[exp.Select, dict[str, Value]]:
+    """Return a query of one row that reads every column of the shares of a bucket, or of all, and the values to bind.
+
+    It fails where the combining one would for a file that cannot be read, and moves no shares out of the engine.
+    """
+    partition: dict[str, str | int] = {"task_id": task_id} | ({} if bucket is None else {"bucket": bucket})
+    columns = [sql.column(name) for name in ("party", "position", "sample_id", "status")]
+    highest = [exp.Max(this=each) for each in (*columns, sql.item("scores", 0))]
+    query = sql.stored([sql.named(each, f"fp_{at}") for at, each in enumerate(highest)], TASK_SHARES.name, partition)
+    return query, dict(partition)
+
+
 def _joined(n_parties: int, n_scores: int, buckets: Sequence[int] | None) -> exp.Select:
     """Return a row per id: the status of each party, and its numbers."""
     columns = [sql.named(sql.column(name, "fp_p0"), name) for name in _KEYS]

@@ -222,6 +222,10 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             except (OSError, StatementError) as error:
                 if listing() != files:
                     continue
+                if isinstance(error, OSError) and error.errno is None:  # Arrow's own finding, such as a wrong checksum
+                    raise TableCorruptError(
+                        f"warehouse {self._root} has a damaged file ({error}); restore it, or load or convert again"
+                    ) from error
                 if isinstance(error, OSError):
                     raise unreadable(self._root, error) from error
                 raise

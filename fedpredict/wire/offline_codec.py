@@ -257,8 +257,8 @@ def task_from_wire(message: initiator_pb2.Task) -> TaskInfo:
 def _combined_by(value: str) -> CombinedBy:
     try:
         return CombinedBy(value)
-    except ValueError as error:
-        raise ProtocolError("an unknown way to combine shares") from error
+    except ValueError:  # of a newer initiator: all else that it says of the task is as good
+        return CombinedBy.UNDECIDED
 
 
 def _party_from_wire(message: initiator_pb2.TaskParty) -> PartyView:

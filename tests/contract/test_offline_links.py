@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from typing_extensions import override
 
-from fedpredict.errors import PartyTimeoutError
+from fedpredict.errors import PartyTimeoutError, ProtocolError
 from fedpredict.initiator import offline_links
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.model.populations import BucketAnswer, BucketQuery, digest_of
@@ -235,3 +236,39 @@ async def test_a_link_that_comes_when_no_task_needs_it_any_more_is_closed(certif
 
         assert remote.offline.pool.carriers == {}
         await ask_online(remote)
+
+
+async def test_a_worker_that_cannot_be_invited_does_not_keep_the_others_from_being(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever asking ends in, it is asked again, and the line says when it is known that no link will come."""
+    asked: list[object] = []
+    errors = [RuntimeError("a defect"), ProtocolError("not a hello"), None]
+
+    class Acquaintance:
+        party = "lab"
+
+        async def call_out(self, link: object, deadline_s: float, *, wants_offline_link: bool) -> None:
+            asked.append(link)
+            if (error := errors[len(asked) - 1]) is not None:
+                raise error
+
+    class Pool:
+        changed = asyncio.Event()
+
+        def inviting(self) -> dict[int, str]:
+            return {0: "first", 1: "second", 2: "third"}
+
+        def linked_workers(self) -> set[int]:
+            return set() if len(asked) < 3 else {0, 1, 2}
+
+    inviter = offline_links.Inviter(cast(Any, Acquaintance()), cast(Any, Pool()), cast(Any, Pool()))
+    running = asyncio.create_task(inviter.run())
+    async with asyncio.timeout(DEADLINE_S):
+        while len(asked) < 3:
+            await asyncio.sleep(0)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
+    assert asked == ["first", "second", "third"]
+    assert [each.exc_info is not None for each in caplog.records if each.message == "link.failed"] == [True]

@@ -19,6 +19,7 @@ from fedpredict.scoring.erase import erase
 from fedpredict.state.lease_sql import open_leases
 from fedpredict.state.leases import Alone
 from fedpredict.tables import ranking_sql
+from fedpredict.tables.combining_sql import probe_query
 from fedpredict.tables.id_tables import ids_of_table
 from fedpredict.tables.results import RESULTS, UNRANKED, read_results
 from fedpredict.tables.task_shares import TASK_SHARES
@@ -37,7 +38,9 @@ class ServerBench(Bench):
     def __init__(self, folder: Path, settings: HiveSettings) -> None:
         super().__init__(folder, {})
         (folder / "staging").mkdir()
-        self.server = HiveWarehouse(replace(settings, staging=str(folder / "staging")))
+        settings = replace(settings, staging=str(folder / "staging"))
+        self.server = HiveWarehouse(settings)
+        self.statements = HiveWarehouse(settings)  # type: ignore[assignment]  # as a daemon has it: a second session
         self.warehouse = self.server  # type: ignore[assignment]  # the bench says which one it has in its own tests
         self.uploads = Uploads(warehouse=self.server, owner="bank", max_rows=1_000, least_buckets=2)
 
@@ -48,6 +51,8 @@ def bench(request: pytest.FixtureRequest, places: Callable[[str], Place], tmp_pa
     assert settings is not None
     bench = ServerBench(tmp_path, settings)
     yield bench
+    assert bench.statements is not None
+    bench.statements.close()
     bench.server.close()
     bench.store.close()
 
@@ -83,6 +88,9 @@ async def test_a_task_is_combined_ranked_erased_and_swept_on_a_server(
     assert {each: row["rank"] for each, row in rows.items() if row["rank"]} == {
         f"u{N_IDS - rank}": rank for rank in range(1, 11)
     }
+    for bucket in (None, 0, 1):  # what looks for shares that cannot be read
+        (probed,) = bench.server.run(*probe_query(task_id, bucket)).to_pylist()
+        assert next(iter(probed.values())) == "lab"
     top = bench.server.run(*ranking_sql.top_query(task_id, 1, 3)).sort_by("rank")
     assert top.column("sample_id").to_pylist() == ["u63", "u62", "u61"]
 

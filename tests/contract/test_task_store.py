@@ -145,7 +145,7 @@ def test_the_same_key_of_the_same_caller_gives_the_same_task(store: TaskStore, r
         store.submit(new("churn", key="daily"))
     assert refused.value.place == "idempotency_key"
     for other in ("ids bb", "table aa"):
-        with pytest.raises(FieldError, match="another model, mode or population"):
+        with pytest.raises(FieldError, match="another model, mode, population or ranking"):
             store.submit(new(key="daily", asked_for=other))
     assert store.by_key("client desk", "daily") == first
     assert store.by_key("client desk", "weekly") is None
@@ -268,8 +268,8 @@ def test_a_bucket_that_is_lost_is_counted_no_more_and_its_task_fails(store: Task
         assert store.record(claim, done(bucket, ids=5 + bucket), ran_s=1.0)
     assert store.settle(claim, OfflineState.DONE)
     finished = store.task(task_id)
-    assert store.lose(task_id, replace(done(0), results_sha256="c" * 64), Why(problem="damaged")) == finished
-    lost = store.lose(task_id, done(0), Why(problem="damaged", detail="bucket 0"))
+    assert store.lose(task_id, [replace(done(0), results_sha256="c" * 64)], Why(problem="damaged")) == finished
+    lost = store.lose(task_id, [done(0)], Why(problem="damaged", detail="bucket 0"))
     assert (lost.state, lost.problem, lost.buckets_done) == (OfflineState.FAILED, "damaged", 1)
     assert lost.totals == done(1, ids=6).totals
     assert store.buckets(task_id) == {1: done(1, ids=6)}
@@ -288,7 +288,7 @@ def test_a_bucket_that_is_lost_while_its_task_runs_ends_the_claim_and_of_one_can
         assert store.record(claim, done(0), ran_s=1.0)
         if task_id == cancelled:
             store.cancel(task_id)
-        store.lose(task_id, done(0), Why(problem="damaged"))
+        store.lose(task_id, [done(0)], Why(problem="damaged"))
         assert not store.renew(claim)
     assert [store.task(each).state for each in (running, cancelled)] == [OfflineState.FAILED, OfflineState.CANCELLED]
     assert (list(store.buckets(running)), list(store.buckets(cancelled))) == ([], [0])
@@ -382,9 +382,73 @@ def test_what_is_gathered_for_the_engine_is_kept_until_it_is_cleared(store: Task
     store.settle(claim, OfflineState.DONE)
     assert [each.task_id for each in store.worked(datetime.now(UTC) + timedelta(hours=1))] == [task_id]
     assert store.worked(datetime.now(UTC) - timedelta(hours=1)) == []
-    store.clear_work(task_id)
-    assert store.worked(datetime.now(UTC) + timedelta(hours=1)) == []
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    assert store.withdraw_work(task_id, soon)
     assert store.gathered(task_id) == {}
+    assert store.clear_work(task_id, soon)
+    assert store.worked(soon) == []
+
+
+def test_what_a_task_that_goes_on_again_has_gathered_is_not_cleared(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.plan(claim, CombinedBy.ENGINE, "", has_work=True)
+    assert store.record(claim, done(0), ran_s=0.0)
+    assert store.settle(claim, OfflineState.DONE)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    assert [each.task_id for each in store.worked(soon)] == [task_id]
+    store.lose(task_id, [done(0)], Why(problem="damaged"))
+    store.retry(task_id)
+    again = store.claim("w2")
+    assert again is not None
+    assert store.gather(again, 0, Totals(ids=5), ran_s=0.0)
+    assert not store.withdraw_work(task_id, soon)
+    assert not store.clear_work(task_id, soon)
+    assert store.gathered(task_id) == {0: Totals(ids=5)}
+    store.settle(again, OfflineState.DONE)
+    assert [each.task_id for each in store.worked(soon)] == [task_id]
+
+
+def test_shares_of_a_task_that_failed_are_kept_for_a_week(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    assert store.plan(claim, CombinedBy.ENGINE, "", has_work=True)
+    assert store.gather(claim, 0, Totals(ids=5), ran_s=0.0)
+    assert store.settle(claim, OfflineState.FAILED)
+    now = datetime.now(UTC)
+    assert store.worked(now + timedelta(days=6)) == []
+    assert not store.withdraw_work(task_id, now + timedelta(days=6))
+    assert [each.task_id for each in store.worked(now + timedelta(days=8))] == [task_id]
+    assert store.withdraw_work(task_id, now + timedelta(days=8))
+    assert store.gathered(task_id) == {}
+
+
+def test_who_holds_a_task_has_buckets_gathered_again_and_who_lost_it_does_not(store: TaskStore, clock: Clock) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1", lease_s=10.0)
+    assert claim is not None
+    for bucket in (0, 1):
+        assert store.gather(claim, bucket, Totals(ids=5), ran_s=0.0)
+    assert store.ungather(claim, [1])
+    assert store.gathered(task_id) == {0: Totals(ids=5)}
+    clock.now += 11.0
+    assert store.claim("w2") is not None
+    assert not store.ungather(claim, [0])
+    assert store.gathered(task_id) == {0: Totals(ids=5)}
+
+
+def test_of_many_buckets_that_are_lost_together_is_told_once(store: TaskStore) -> None:
+    task_id = store.submit(new()).task_id
+    claim = store.claim("w1")
+    assert claim is not None
+    for bucket in (0, 1):
+        assert store.record(claim, done(bucket), ran_s=1.0)
+    lost = store.lose(task_id, [done(0), done(1)], Why(problem="2 are gone"))
+    assert (lost.state, lost.problem, lost.buckets_done) == (OfflineState.FAILED, "2 are gone", 0)
+    assert store.buckets(task_id) == {}
+    assert [each.what for each in store.events(task_id)].count("failed") == 1
 
 
 def test_who_lost_a_task_gathers_nothing_for_it(store: TaskStore) -> None:
@@ -411,8 +475,9 @@ def test_a_task_of_before_there_were_plans_is_as_it_was(store: TaskStore) -> Non
 
 def test_the_same_key_with_other_ranks_is_refused(store: TaskStore) -> None:
     store.submit(new(key="daily", ranking=Ranking(0)))
-    with pytest.raises(FieldError, match="another model"):
+    with pytest.raises(FieldError, match="ranking") as refused:
         store.submit(new(key="daily"))
+    assert "ranks" in refused.value.problem
 
 
 def test_an_overview_counts_states_and_tells_since_when_tasks_wait_also_while_they_are_tried_again(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -102,17 +102,21 @@ class _Page:
         bucket_sha256: The digest of all of its ids.
         first: The first row.
         ids: The rows' ids.
-        sha256: The digest of these.
+        sha256: The digest of these; where they are the whole bucket, that of the bucket.
     """
 
     bucket: int
     bucket_sha256: str
     first: int
     ids: SampleIds
-    sha256: str = field(init=False)
+    sha256: str
 
-    def __post_init__(self) -> None:
-        self.sha256 = digest_of(self.ids)
+
+def _page(bucket: int, bucket_sha256: str, sample_ids: SampleIds, start: int, stop: int) -> _Page:
+    if stop - start == len(sample_ids):  # read_bucket has held it to its digest
+        return _Page(bucket, bucket_sha256, start, sample_ids, bucket_sha256)
+    ids = sample_ids.cut(start, stop)
+    return _Page(bucket, bucket_sha256, start, ids, digest_of(ids))
 
 
 async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids: SampleIds) -> BucketOutcome:
@@ -130,7 +134,7 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
     answers, totals = [], Totals()
     width = asking.manifest.n_outputs
     for start, stop in pages(sample_ids, asking.manifest.n_scores):
-        page = await _thread(asking, partial(_Page, bucket, bucket_sha256, start, sample_ids.cut(start, stop)))
+        page = await _thread(asking, partial(_page, bucket, bucket_sha256, sample_ids, start, stop))
         replies = await _ask_all(asking, page)
         answer = await _thread(asking, partial(_combined, asking, {p: each.share for p, each in replies.items()}))
         if asking.settings.fallback_model is not None and not answer.all_ok:
@@ -161,7 +165,7 @@ async def gather_bucket(
     shares: dict[str, list[Share]] = {party: [] for party in asking.manifest.parties}
     totals = Totals()
     for start, stop in pages(sample_ids, asking.manifest.n_scores):
-        page = await _thread(asking, partial(_Page, bucket, bucket_sha256, start, sample_ids.cut(start, stop)))
+        page = await _thread(asking, partial(_page, bucket, bucket_sha256, sample_ids, start, stop))
         replies = await _ask_all(asking, page)
         for party, reply in replies.items():
             shares[party].append(reply.share)
@@ -260,7 +264,8 @@ async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:
     party = asking.own_party
 
     def rest() -> _Page:
-        return _Page(page.bucket, page.bucket_sha256, 0, page.ids.select(unscored))
+        ids = page.ids.select(unscored)
+        return _Page(page.bucket, page.bucket_sha256, 0, ids, digest_of(ids))
 
     try:
         manifest = asking.fallback()

@@ -6,13 +6,10 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import (
-    dataclass,
-    replace,
-)
-from functools import (
-    partial,
-)
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -58,10 +55,34 @@ from fedpredict.wire.offline_codec import Submission
 
 logger = logging.getLogger(__name__)
 
-_TOLD_IN_OUR_WORDS = frozenset({"submitted", "started", "taken over", "goes on"})
+_T = TypeVar("_T")
+
+_TOLD_IN_OUR_WORDS = frozenset({"submitted", "started", "taken over", "goes on", "combined by"})
 """Events whose details hold no error's text."""
+STATE_THREADS, WAREHOUSE_THREADS = 4, 4
 MAX_LISTED, LISTED = 1_000, 100
 """Tasks in one listing: at most, and where the caller says nothing."""
+
+
+class DeskThreads:
+    """Threads for tasks' states and others for the warehouse, which may be slow: states are told whatever that does."""
+
+    def __init__(self) -> None:
+        self._state = ThreadPoolExecutor(STATE_THREADS, "fedpredict-task-state")
+        self._warehouse = ThreadPoolExecutor(WAREHOUSE_THREADS, "fedpredict-task-warehouse")
+
+    async def state(self, work: Callable[..., _T], *args: object) -> _T:
+        """Return what a call to the store returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._state, work, *args)
+
+    async def warehouse(self, work: Callable[..., _T], *args: object) -> _T:
+        """Return what something returns that asks the warehouse; it waits where several do so."""
+        return await asyncio.get_running_loop().run_in_executor(self._warehouse, work, *args)
+
+    def close(self) -> None:
+        """Let the threads go; those that are at work end by themselves."""
+        self._state.shutdown(wait=False, cancel_futures=True)
+        self._warehouse.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +98,7 @@ class TaskDesk:
         settings: `[tasks]`.
         own_party: This initiator's.
         look: Tells the worker of this process that something is to be done.
+        threads: Where the store and the warehouse are waited for.
     """
 
     store: TaskStore
@@ -87,6 +109,11 @@ class TaskDesk:
     settings: InitiatorTaskSettings
     own_party: str
     look: Callable[[], None]
+    threads: DeskThreads = field(default_factory=DeskThreads)
+
+    def close(self) -> None:
+        """Let the threads go; those that are at work end by themselves."""
+        self.threads.close()
 
     async def submit(self, submission: Submission, caller: Identity) -> TaskInfo:
         """Queue a task.
@@ -109,7 +136,7 @@ class TaskDesk:
         ids = await self._ids(submission, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")
-        asked_for = await asyncio.to_thread(self._asked_for, submission, ids.population)
+        asked_for = await self.threads.warehouse(self._asked_for, submission, ids.population)
         new = NewTask(
             manifest=manifest,
             mode=submission.mode,
@@ -125,7 +152,7 @@ class TaskDesk:
             submitted_by=str(caller),
             ranking=ranking_of(submission.rank_by, manifest),
         )
-        task = await asyncio.to_thread(self.store.submit, new)
+        task = await self.threads.state(self.store.submit, new)
         self.look()
         return await self._info(task)
 
@@ -140,13 +167,13 @@ class TaskDesk:
         known = [model_id] if model_id else self.catalogue.model_ids
         models = [each for each in known if self.access.may_ask(caller, each)]
         n_listed = min(limit or LISTED, MAX_LISTED)
-        tasks = await asyncio.to_thread(lambda: self.store.tasks(models, limit=n_listed))
+        tasks = await self.threads.state(lambda: self.store.tasks(models, limit=n_listed))
         return [info_of(task, None, limit=self.settings.stability_limit) for task in tasks]
 
     async def cancel(self, task_id: str, caller: Identity) -> TaskInfo:
         """End a task; one that has ended stays as it is."""
         await self.find(task_id, caller)
-        return await self._changed(await asyncio.to_thread(self.store.cancel, task_id))
+        return await self._changed(await self.threads.state(self.store.cancel, task_id))
 
     async def retry(self, task_id: str, caller: Identity) -> TaskInfo:
         """Go on with a task that failed; others stay as they are.
@@ -156,7 +183,7 @@ class TaskDesk:
             TaskFailedError: Its results were removed: what is left would never be whole.
         """
         await self.find(task_id, caller)
-        task = await asyncio.to_thread(self.store.retry, task_id)
+        task = await self.threads.state(self.store.retry, task_id)
         if task.state is OfflineState.FAILED and task.results_removed:
             problem = "its results were removed, because they were old: submit it again"
             raise TaskFailedError(f"task {task_id}: {problem}", state=task.state, problem=problem)
@@ -165,12 +192,12 @@ class TaskDesk:
     async def history(self, task_id: str, caller: Identity) -> tuple[TaskEvent, ...]:
         """Return what happened to a task, the oldest first; of errors their names alone. Raise `TaskNotFoundError`."""
         await self.find(task_id, caller)
-        events = await asyncio.to_thread(self.store.events, task_id)
+        events = await self.threads.state(self.store.events, task_id)
         return tuple(replace(each, detail=_public_detail(each)) for each in events)
 
     async def find(self, task_id: str, caller: Identity) -> OfflineTask:
         """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
-        task = await asyncio.to_thread(self.store.task, task_id)
+        task = await self.threads.state(self.store.task, task_id)
         if not self.access.may_ask(caller, task.new.manifest.model_id):
             raise TaskNotFoundError(f"{caller} may not ask for model {task.new.manifest.model_id} of task {task_id}")
         return task
@@ -187,29 +214,32 @@ class TaskDesk:
         with_rank = task.new.ranking is not None
         reading = partial(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256, with_rank=with_rank)
         try:
-            return await asyncio.to_thread(reading)
+            return await self.threads.warehouse(reading)
         except TableCorruptError as error:
             extra = {"task": task.task_id, "bucket": bucket, "reason": str(error)}
             logger.error("task.results_damaged", extra=extra)  # noqa: TRY400  # the reason says it all
             problem = f"the results of bucket {bucket} are damaged at the initiator: retry, and they are made again"
             why = Why(problem=problem, detail=str(error))
-            failed = await asyncio.to_thread(self.store.lose, task.task_id, record, why)
+            failed = await self.threads.state(self.store.lose, task.task_id, [record], why)
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=failed.state, problem=problem) from error
 
     async def top(self, task: OfflineTask, first: int, last: int) -> pa.Table:
-        """Return the results with ranks from `first` to `last`, in their order, with a column `rank`.
+        """Return the results with ranks from `first` to `last`, all of which there must be, in their order.
+
+        They have a column `rank`.
 
         Raises:
-            TaskFailedError: Ranks are missing there.
+            TaskFailedError: Ranks are missing there, or the results were removed meanwhile.
             WarehouseError: As it says.
         """
         # parsers of SQL are large, and most tasks have no ranks
         from fedpredict.tables.ranking_sql import top_query  # noqa: PLC0415
 
         query, params = top_query(task.task_id, first, last)
-        found = await asyncio.to_thread(self.warehouse.run, query, params)
+        found = await self.threads.warehouse(self.warehouse.run, query, params)
         rows = RESULTS.arrow_schema.empty_table() if not found.num_rows else found.sort_by("rank")
-        if not np.array_equal(rows.column("rank").to_numpy(), np.arange(first, first + rows.num_rows)):
+        if not np.array_equal(rows.column("rank").to_numpy(), np.arange(first, last + 1)):
+            check_kept(await self.threads.state(self.store.task, task.task_id))
             problem = "its ranks are damaged at the initiator: submit it again"
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
         return rows
@@ -219,16 +249,16 @@ class TaskDesk:
         return await self._info(task)
 
     async def _info(self, task: OfflineTask) -> TaskInfo:
-        before = await asyncio.to_thread(self.store.before, task)
+        before = await self.threads.state(self.store.before, task)
         return info_of(task, before, limit=self.settings.stability_limit)
 
     async def _ids(self, submission: Submission, caller: Identity) -> Upload:
         """Return the population that is asked for, with its counts."""
         if submission.standing:
-            return await asyncio.to_thread(self._standing, submission, caller)
+            return await self.threads.warehouse(self._standing, submission, caller)
         if submission.table:
-            return await asyncio.to_thread(self._table, submission.table, caller)
-        upload = await asyncio.to_thread(self.store.upload, submission.upload_id)
+            return await self.threads.warehouse(self._table, submission.table, caller)
+        upload = await self.threads.state(self.store.upload, submission.upload_id)
         if upload is None or upload.uploaded_by != str(caller):
             problem = "is no list that you have sent, or not any more: send the ids again"
             raise FieldError(f"no upload {submission.upload_id} of {caller}", place="upload_id", problem=problem)
@@ -242,7 +272,7 @@ class TaskDesk:
         """
         if submission.upload_id or not submission.idempotency_key:
             return None
-        task = await asyncio.to_thread(self.store.by_key, str(caller), submission.idempotency_key)
+        task = await self.threads.state(self.store.by_key, str(caller), submission.idempotency_key)
         if task is None:
             return None
         population = task.new.population
@@ -304,6 +334,13 @@ class TaskDesk:
             uploaded_by=version.changed_by,
             uploaded_at=version.created_at,
         )
+
+
+def check_kept(task: OfflineTask) -> None:
+    """Raise `TaskFailedError` where a task's results were removed."""
+    if task.results_removed:
+        problem = "its results were removed, because they were old"
+        raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
 
 
 def ranking_of(rank_by: RankBy | None, manifest: Manifest) -> Ranking | None:

@@ -50,6 +50,26 @@ class PartyFailedError(Exception):
         self.error = error
 
 
+class UnfinishedError(Exception):
+    """A task came to its end, and some of its buckets have no results: what was gathered of them is not there."""
+
+
+_OWN: tuple[tuple[type[Exception], str], ...] = (
+    (UnfinishedError, "results of some buckets are missing at the initiator: they are made again"),
+    (WarehouseUnavailableError, _NO_WAREHOUSE),
+    (
+        TableCorruptError,
+        "ids or shares that are stored at the initiator are damaged or gone: retry, or submit the task again",
+    ),
+    (
+        WarehouseError,
+        "results cannot be stored at the initiator (disk full, no permission ...): see its log, then retry",
+    ),
+    (ModelNotReadyError, _NOT_READY),
+)
+"""What users are told of errors at the initiator: the first that fits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What becomes of a task.
@@ -66,11 +86,11 @@ class Verdict:
 def verdict_on(error: Exception) -> Verdict:
     """Return what an error means for the task that it ended.
 
-    What comes back by itself (a party or warehouse that is away) has the task wait; everything else, that somebody must
-    do something about, fails it.
+    What comes back by itself (a party or warehouse that is away, buckets that are to be made again) has the task wait;
+    everything else, that somebody must do something about, fails it.
     """
     party, cause = (error.party, error.error) if isinstance(error, PartyFailedError) else ("", error)
-    state = OfflineState.WAITING if isinstance(cause, _AWAY) else OfflineState.FAILED
+    state = OfflineState.WAITING if isinstance(cause, (*_AWAY, UnfinishedError)) else OfflineState.FAILED
     return Verdict(state, Why(problem=_told(party, cause), party=party, detail=f"{type(cause).__name__}: {cause}"))
 
 
@@ -98,15 +118,8 @@ def _told(party: str, error: Exception) -> str:
     """Return public words that say what to do."""
     if party:
         return _told_of_party(party, error)
-    if isinstance(error, WarehouseUnavailableError):
-        return _NO_WAREHOUSE
-    if isinstance(error, TableCorruptError):
-        return "ids that are stored at the initiator are damaged or gone: submit the task again"
-    if isinstance(error, WarehouseError):
-        return "results cannot be stored at the initiator (disk full, no permission ...): see its log, then retry"
-    if isinstance(error, ModelNotReadyError):
-        return _NOT_READY
-    return "the initiator cannot go on: see its log, then retry"
+    known = (text for kind, text in _OWN if isinstance(error, kind))
+    return next(known, "the initiator cannot go on: see its log, then retry")
 
 
 def _told_of_party(party: str, error: Exception) -> str:

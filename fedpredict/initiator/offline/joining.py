@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from fedpredict.errors import WarehouseWriteError
+from fedpredict.errors import StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.bucket import Asking
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.task_settings import Combine
@@ -63,6 +63,21 @@ def combine_in_engine(asking: Asking, warehouse: Warehouse, buckets: Collection[
         task.task_id, manifest.parties, manifest.n_scores, manifest.link, defaults=defaults, buckets=chosen
     )
     warehouse.replace_each_from(results_table(task), {"task_id": task.task_id}, query, params)
+
+
+def unreadable(task: OfflineTask, warehouse: Warehouse, buckets: Collection[int]) -> list[int]:
+    """Return the buckets whose stored shares the engine cannot read; raise `WarehouseUnavailableError` as it says."""
+    from fedpredict.tables.combining_sql import probe_query  # noqa: PLC0415 - a parser of SQL is large
+
+    def can_read(bucket: int | None) -> bool:
+        try:
+            warehouse.run(*probe_query(task.task_id, bucket))
+        except (StatementError, TableCorruptError):
+            return False
+        return True
+
+    # mostly it was something else: one statement says so
+    return [] if can_read(None) else [bucket for bucket in sorted(buckets) if not can_read(bucket)]
 
 
 def records_of(

@@ -43,17 +43,20 @@ SWEEP_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TaskParts:
-    """What offline tasks are kept in; both stay open.
+    """What offline tasks are kept in; all of it stays open.
 
     Attributes:
         store: Tasks and their states.
         warehouse: Ids and results.
         metrics: What is counted of them.
+        statements: The same warehouse over a connection of its own, for statements that may take an hour: a server's
+            connection does one thing at a time. None: the warehouse does several.
     """
 
     store: TaskStore
     warehouse: Warehouse
     metrics: TaskMetrics = field(default_factory=partial(TaskMetrics, waiting_reason))
+    statements: Warehouse | None = None
 
 
 @asynccontextmanager
@@ -88,6 +91,7 @@ async def open_offline(
         own_party=settings.party,
         settings=settings.tasks,
         worker=worker,
+        statements=parts.statements,
         bucket_done=parts.metrics.bucket_done,
     )
     desk = _desk(settings, parts, catalogue, runner)
@@ -107,6 +111,7 @@ async def open_offline(
         yield service.methods()
     finally:
         service.close()
+        desk.close()
         for each in working:
             each.cancel()
         await asyncio.gather(*working, return_exceptions=True)

@@ -47,10 +47,7 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
             remove_results(warehouse, task.task_id, task.new.n_buckets)
             store.mark_removed(task.task_id)
             logger.info("task.results_removed", extra={"task": task.task_id})
-    for task in store.worked(now - WORK_KEPT):
-        remove_work(warehouse, task.task_id, task.new.n_buckets)
-        store.clear_work(task.task_id)
-        logger.info("task.work_removed", extra={"task": task.task_id})
+    _sweep_work(store, warehouse, now - WORK_KEPT)
     for upload in store.unused_uploads(now - UNUSED_UPLOAD):
         remove_upload(warehouse, upload)
         store.drop_upload(upload.upload_id)
@@ -63,6 +60,15 @@ def sweep(store: TaskStore, warehouse: Warehouse, owner: str, keep_days: int | N
             remove_versions(warehouse, [version])
         elif version.state is PopulationState.RECEIVING and version.changed_at < now - UNUSED_UPLOAD:
             remove_versions(warehouse, [version])  # whoever wrote it was killed
+
+
+def _sweep_work(store: TaskStore, warehouse: Warehouse, moment: datetime) -> None:
+    """Empty tables of work of tasks that are over; removing takes long, and such a task may be retried meanwhile."""
+    for task in store.worked(moment):
+        if store.withdraw_work(task.task_id, moment):
+            remove_work(warehouse, task.task_id, task.new.n_buckets)
+            store.clear_work(task.task_id, moment)
+            logger.info("task.work_removed", extra={"task": task.task_id})
 
 
 def sweep_populations(store: TaskStore, warehouse: Warehouse, owner: str, models: Collection[str]) -> None:

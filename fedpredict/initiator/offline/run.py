@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from fedpredict.errors import StateError, TableCorruptError, WarehouseWriteError
+from fedpredict.errors import StateError, StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.bucket import Asking, BucketOutcome, ask_bucket, gather_bucket
 from fedpredict.initiator.offline.distribution import MAX_BINNED, bins_for, have_missed, histograms_of
+from fedpredict.initiator.offline.failure import UnfinishedError
 from fedpredict.initiator.offline.joining import (
     bins_in,
     combine_in_engine,
@@ -24,6 +25,7 @@ from fedpredict.initiator.offline.joining import (
     results_table,
     route_of,
     unrank,
+    unreadable,
 )
 from fedpredict.initiator.task_settings import Combine
 from fedpredict.model.buckets import in_places
@@ -32,7 +34,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Share
 from fedpredict.state.task_base import Claim, TaskStore, Why
 from fedpredict.tables.populations import list_versions, read_bucket
-from fedpredict.tables.results import UNRANKED, ensure_results, remove_shares, write_results
+from fedpredict.tables.results import UNRANKED, ensure_results, write_results
 from fedpredict.tables.task_shares import TASK_SHARES, write_task_shares
 from fedpredict.warehouse.base import Warehouse
 
@@ -58,6 +60,8 @@ class Workplace:
         buckets_under_way: Buckets at the same time.
         lease_s: How long a claim holds without being renewed.
         combine: What combines shares.
+        statements: The same warehouse over a connection of its own, for statements that may take an hour; None: where
+            such a statement holds up nothing else.
         bucket_done: Told of each bucket that is stored and recorded: its model, and seconds.
     """
 
@@ -67,7 +71,13 @@ class Workplace:
     buckets_under_way: int
     lease_s: float
     combine: Combine = Combine.NUMPY
+    statements: Warehouse | None = None
     bucket_done: Callable[[str, float], None] = lambda *_: None
+
+    @property
+    def engine(self) -> Warehouse:
+        """Where shares are combined and results ranked."""
+        return self.warehouse if self.statements is None else self.statements
 
     async def thread(self, work: Callable[..., _T], *args: object) -> _T:
         """Return what `work` returns, run in a thread."""
@@ -144,6 +154,7 @@ class TaskRun:
         Raises:
             PartyFailedError: A party gave no share; the buckets that were combined by then are recorded.
             ClaimLostError: The task is another's, or was cancelled.
+            UnfinishedError: A bucket has no record although everything was done.
             WarehouseError, StateError: As they say.
         """
         digests = await self._place.thread(self._digests)
@@ -151,10 +162,11 @@ class TaskRun:
         done = await self._place.thread(self._place.store.buckets, self._task.task_id)
         gathered = await self._plan()
         # in the order of places: who answers from a warehouse has the rows of neighbours at hand
-        left = iter([bucket for bucket in in_places(self._task.new.n_buckets) if bucket not in {**done, **gathered}])
-        await self._while_held(*(self._go_on(left, digests) for _ in range(self._place.buckets_under_way)))
+        known = {*done, *gathered}
+        await self._ask([each for each in in_places(self._task.new.n_buckets) if each not in known], digests)
         if self._by_engine:
-            await self._while_held(self._combine())
+            await self._combine(digests)
+        await self._check_whole()
         if self._task.new.ranking is not None:
             await self._while_held(self._rank())
 
@@ -172,6 +184,18 @@ class TaskRun:
             return {}
         await place.thread(place.warehouse.ensure, TASK_SHARES)
         return await place.thread(place.store.gathered, self._task.task_id)
+
+    async def _ask(self, buckets: Iterable[int], digests: tuple[str, ...]) -> None:
+        left = iter(buckets)
+        await self._while_held(*(self._go_on(left, digests) for _ in range(self._place.buckets_under_way)))
+
+    async def _check_whole(self) -> None:
+        """Raise `UnfinishedError` unless every bucket has a record: what nobody combined is no result."""
+        task_id, n_buckets = self._task.task_id, self._task.new.n_buckets
+        done = await self._place.thread(self._place.store.buckets, task_id)
+        missing = [bucket for bucket in range(n_buckets) if bucket not in done]
+        if missing:
+            raise UnfinishedError(f"{len(missing)} buckets of task {task_id}, {missing[0]} the first, have no results")
 
     async def _while_held(self, *work: Coroutine[Any, Any, None]) -> None:
         """Run some things to their ends, unless the claim is lost or one of them fails: then end the others."""
@@ -221,7 +245,29 @@ class TaskRun:
             raise ClaimLostError(task_id)
         logger.info("task.gathered", extra={"task": task_id, "bucket": bucket, "rows": totals.ids})
 
-    async def _combine(self) -> None:
+    async def _combine(self, digests: tuple[str, ...]) -> None:
+        """Have the engine combine what was gathered; buckets whose shares cannot be read are asked for again, once."""
+        place, task = self._place, self._task
+        try:
+            await self._while_held(self._combine_gathered())
+        except (StatementError, TableCorruptError) as error:
+            gathered = await place.thread(place.store.gathered, task.task_id)
+            self._holding.check()
+            bad = await place.thread(unreadable, task, place.engine, gathered)
+            if not bad:
+                raise
+            extra = {"task": task.task_id, "buckets": bad, "reason": str(error)}
+            logger.warning("task.shares_damaged", extra=extra)
+            await self._forget(bad)
+            await self._ask(bad, digests)
+            await self._while_held(self._combine_gathered())
+
+    async def _forget(self, buckets: Collection[int]) -> None:
+        """Have buckets asked for again; what is stored of them stays until they are."""
+        if not await self._place.thread(self._place.store.ungather, self._claim, buckets):
+            raise ClaimLostError(self._task.task_id)
+
+    async def _combine_gathered(self) -> None:
         """Have the engine combine what was gathered, and record its buckets."""
         place, task = self._place, self._task
         done = await place.thread(place.store.buckets, task.task_id)
@@ -231,17 +277,14 @@ class TaskRun:
             return
         began = time.perf_counter()
         self._holding.check()
-        await place.thread(combine_in_engine, self._asking, place.warehouse, gathered)
+        await place.thread(combine_in_engine, self._asking, place.engine, gathered)
         n_binned = min(task.new.manifest.n_outputs, MAX_BINNED)
-        await self._choose_bins(lambda: bins_in(task, place.warehouse, n_binned))
+        await self._choose_bins(lambda: bins_in(task, place.engine, n_binned))
         seconds = time.perf_counter() - began
         try:
-            records = await place.thread(records_of, task, place.warehouse, gathered, self._bins, seconds)
+            records = await place.thread(records_of, task, place.engine, gathered, self._bins, seconds)
         except WarehouseWriteError:  # shares are gone: a retry asks for them again
-            self._holding.check()
-            await place.thread(remove_shares, place.warehouse, task.task_id, task.new.n_buckets)
-            await place.thread(place.store.clear_work, task.task_id)
-            await self._plan()  # what else it has in tables of work is there still
+            await self._forget(gathered)
             raise
         for record in records:
             await self._record(record)
@@ -252,14 +295,23 @@ class TaskRun:
         place, task = self._place, self._task
         done = await place.thread(place.store.buckets, task.task_id)
         self._holding.check()
-        for record in await place.thread(incomplete, task, place.warehouse, done, UNRANKED.name):
-            if await place.thread(unrank, task, place.warehouse, record.bucket) != record.totals.ids:
-                problem = f"the results of bucket {record.bucket} are gone at the initiator: retry"
-                await place.thread(place.store.lose, task.task_id, record, Why(problem=problem))
-                raise ClaimLostError(task.task_id)
+        gone: list[BucketDone] = []
+        for record in await place.thread(incomplete, task, place.engine, done, UNRANKED.name):
+            self._holding.check()
+            if await place.thread(unrank, task, place.engine, record.bucket) != record.totals.ids:
+                gone.append(record)
+        if gone:
+            await self._lose(gone)
         self._holding.check()
-        await place.thread(rank, task, place.warehouse, done)
+        await place.thread(rank, task, place.engine, done)
         logger.info("task.ranked", extra={"task": task.task_id})
+
+    async def _lose(self, gone: Sequence[BucketDone]) -> None:
+        """Have the task fail, and a retry make some buckets again."""
+        self._holding.check()
+        problem = f"the results of {len(gone)} buckets, {gone[0].bucket} the first, are gone at the initiator: retry"
+        await self._place.thread(self._place.store.lose, self._task.task_id, gone, Why(problem=problem))
+        raise ClaimLostError(self._task.task_id)
 
     async def _store(self, bucket: int, ids: SampleIds, outcome: BucketOutcome, began: float) -> None:
         """Write the results of a bucket, then its record; not interrupted, so that nobody writes behind a successor."""

@@ -11,7 +11,7 @@ from functools import partial
 from fedpredict.errors import FedPredictError, StateError
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.bucket import Asking
-from fedpredict.initiator.offline.failure import PartyFailedError, verdict_on, wait_s
+from fedpredict.initiator.offline.failure import PartyFailedError, UnfinishedError, verdict_on, wait_s
 from fedpredict.initiator.offline.run import ClaimLostError, Holding, TaskRun, Workplace
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import OfflineState
@@ -39,6 +39,7 @@ class TaskRunner:
         own_party: str,
         settings: InitiatorTaskSettings,
         worker: str,
+        statements: Warehouse | None = None,
         bucket_done: Callable[[str, float], None] = lambda *_: None,
         look_s: float = LOOK_S,
     ) -> None:
@@ -52,6 +53,7 @@ class TaskRunner:
             own_party: This initiator's.
             settings: `[tasks]`.
             worker: Names this process among all that work on the store.
+            statements: As in `Workplace`.
             bucket_done: Told of each bucket that is stored and recorded: its model, and seconds.
             look_s: How often it looks for work.
         """
@@ -64,6 +66,7 @@ class TaskRunner:
             buckets_under_way=settings.buckets_under_way,
             lease_s=settings.lease_s,
             combine=settings.combine,
+            statements=statements,
             bucket_done=bucket_done,
         )
         self._catalogue = catalogue
@@ -140,7 +143,7 @@ class TaskRunner:
     async def _outcome(self, claim: Claim, holding: Holding) -> tuple[OfflineState, Why]:
         try:
             await TaskRun(self._place, claim, self._asking(claim), holding).work()
-        except (FedPredictError, PartyFailedError) as error:
+        except (FedPredictError, PartyFailedError, UnfinishedError) as error:
             if isinstance(error, StateError):
                 raise
             verdict = verdict_on(error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import grpc
 import pyarrow as pa
 from google.protobuf.message import Message
 
-from fedpredict.errors import DeadlineExceededError, FieldError, ProtocolError, TaskFailedError
-from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.errors import DeadlineExceededError, FieldError, OverloadedError, ProtocolError, TaskFailedError
+from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.buckets import in_places
@@ -32,6 +33,9 @@ _Request = TypeVar("_Request", bound=Message)
 
 UPLOADS_AT_ONCE = 4
 """Further ones wait until they are read."""
+UPLOADS_WAITING = 16
+"""So many wait at most; others are told to come again."""
+UPLOAD_RETRY_MS = 5_000
 MAX_TOP = 1_000_000
 """The most results that are sent in the order of their ranks."""
 TOP_PAGE = 100_000
@@ -55,6 +59,7 @@ class OfflineService:
         self._metrics = metrics
         self._who_calls = who_calls
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._n_uploads = 0
         # threads of its own: they wait for callers
         self._threads = ThreadPoolExecutor(UPLOADS_AT_ONCE, "fedpredict-uploads")
 
@@ -79,19 +84,20 @@ class OfflineService:
         """Store the ids that a caller sends, who may ask for some model."""
         caller = self._caller(context)
         self._desk.access.check_any(caller)
-        first = await _chunk(context)
-        if first is None:
-            raise ProtocolError("an upload without a message")
-        codec.check_protocol_version(first.protocol_version)
-        request_id = offline_codec.request_id_from_wire(first.request_id)
-        add_log_context(request_id=request_id)
-        unread = [first]
+        async with self._place(caller):  # before anything is read: who waits holds no memory
+            first = await _chunk(context)
+            if first is None:
+                raise ProtocolError("an upload without a message")
+            codec.check_protocol_version(first.protocol_version)
+            request_id = offline_codec.request_id_from_wire(first.request_id)
+            add_log_context(request_id=request_id)
+            unread = [first]
 
-        async def read() -> SampleIds | None:
-            chunk = unread.pop() if unread else await _chunk(context)
-            return None if chunk is None else chunk_from_wire(chunk)
+            async def read() -> SampleIds | None:
+                chunk = unread.pop() if unread else await _chunk(context)
+                return None if chunk is None else chunk_from_wire(chunk)
 
-        upload = await self._take(read, caller)
+            upload = await self._take(read, caller)
         reply = initiator_pb2.UploadReply(
             request_id=request_id,
             upload_id=upload.upload_id,
@@ -101,13 +107,25 @@ class OfflineService:
         )
         await context.write(reply.SerializeToString())
 
+    @asynccontextmanager
+    async def _place(self, caller: Identity) -> AsyncIterator[None]:
+        """Wait for a place, where not too many do so already."""
+        if self._n_uploads >= UPLOADS_AT_ONCE + UPLOADS_WAITING:
+            told = f"{self._n_uploads} lists are taken or wait, another comes from {caller}"
+            raise OverloadedError(told, retry_after_ms=UPLOAD_RETRY_MS)
+        self._n_uploads += 1
+        try:
+            async with self._uploading:
+                yield
+        finally:
+            self._n_uploads -= 1
+
     async def _take(self, read: Read, caller: Identity) -> Upload:
         """Store a list that comes, and record it."""
         self._metrics.upload_began()
         try:
-            async with self._uploading:
-                upload = await self._desk.uploads.take(read, str(caller), self._threads)
-            await asyncio.to_thread(self._desk.store.add_upload, upload)
+            upload = await self._desk.uploads.take(read, str(caller), self._threads)
+            await self._desk.threads.state(self._desk.store.add_upload, upload)
         except BaseException as error:
             self._metrics.upload_ended(outcome_of(error))
             raise
@@ -143,14 +161,13 @@ class OfflineService:
         codec.check_protocol_version(request.protocol_version)
         task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
         add_log_context(task=task.task_id, model=task.new.manifest.model_id)
-        if task.results_removed:
-            problem = "its results were removed, because they were old"
-            raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
+        check_kept(task)
         if request.top:
             end = await self._send_top(task, request, context)
         else:
             end = await self._send(task, request, context)
         if task.state is OfflineState.DONE:
+            await self._check_whole(task, request.top, end)
             last = _batch(task, RESULTS.arrow_schema.empty_table(), end, with_rank=request.with_rank)
             last.last = True
             await context.write(last.SerializeToString())
@@ -162,20 +179,32 @@ class OfflineService:
         """Send the results of the first ranks, once all are there, and return how many there are."""
         _check_top(task, request.top)
         start = request.offset
-        while start < request.top and task.state is OfflineState.DONE:
-            rows = await self._desk.top(task, start + 1, min(start + TOP_PAGE, request.top))
+        if task.state is not OfflineState.DONE:
+            return start
+        stop = _n_ranked(task, request.top)
+        if start > stop:
+            raise _beyond(task, start, stop)
+        while start < stop:
+            rows = await self._desk.top(task, start + 1, min(start + TOP_PAGE, stop))
             await self._send_rows(task, rows, start, request, context)
             start += rows.num_rows
-            if rows.num_rows < TOP_PAGE:
-                break
         return start
+
+    async def _check_whole(self, task: OfflineTask, top: int, end: int) -> None:
+        """Raise `TaskFailedError` where results of a task that is done are missing: what was sent is not all."""
+        if end == (_n_ranked(task, top) if top else task.new.ids):
+            return
+        now = await self._desk.threads.state(self._desk.store.task, task.task_id)
+        check_kept(now)
+        problem = now.problem or "some of its results are missing at the initiator: submit it again"
+        raise TaskFailedError(f"task {task.task_id}: {problem}", state=now.state, problem=problem)
 
     async def _send(self, task: OfflineTask, request: initiator_pb2.FetchResultsRequest, context: Context) -> int:
         """Send the buckets that are done and follow each other, and return the row behind them."""
         offset = request.offset
         if task.new.ranking is not None and task.state is not OfflineState.DONE:
             return offset  # ranks come when everything else is there
-        done = await asyncio.to_thread(self._desk.store.buckets, task.task_id)
+        done = await self._desk.threads.state(self._desk.store.buckets, task.task_id)
         start = 0
         for bucket in in_places(task.new.n_buckets):  # as they are worked on
             record = done.get(bucket)
@@ -188,8 +217,7 @@ class OfflineService:
                 await self._send_rows(task, rows, start + skip, request, context)
             start = stop
         if offset > start and task.state.has_ended:
-            told = f"offset {offset} of task {task.task_id}, which has {start} rows"
-            raise FieldError(told, place="offset", problem="is beyond the last row")
+            raise _beyond(task, offset, start)
         return start
 
     async def _send_rows(
@@ -238,6 +266,17 @@ def _check_top(task: OfflineTask, top: int) -> None:
         problem = f"is more than the {ranking.top} that the task gives ranks to"
     if problem:
         raise FieldError(f"the first {top} of task {task.task_id}: {problem}", place="top", problem=problem)
+
+
+def _n_ranked(task: OfflineTask, top: int) -> int:
+    """Return how many of the first `top` ranks there are."""
+    ranking = task.new.ranking
+    return min(top, ranking.top if ranking is not None and ranking.top else top, task.totals.scored)
+
+
+def _beyond(task: OfflineTask, offset: int, n_rows: int) -> FieldError:
+    told = f"offset {offset} of task {task.task_id}, which has {n_rows} rows"
+    return FieldError(told, place="offset", problem="is beyond the last row")
 
 
 def _batch(task: OfflineTask, rows: pa.Table, offset: int, *, with_rank: bool) -> initiator_pb2.ResultBatch:

@@ -59,6 +59,21 @@ def test_an_initiator_without_a_warehouse_is_told_so(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("warehouse", "is_apart"),
+    [(WAREHOUSE, False), ('[warehouse]\nkind = "hive"\nhost = "127.0.0.1"\nport = 9\nauth = "none"\n', True)],
+    ids=["local", "hive"],
+)
+def test_long_statements_of_tasks_have_a_connection_of_their_own_on_a_server(
+    tmp_path: Path, warehouse: str, is_apart: bool
+) -> None:
+    path = tmp_path / "initiator.toml"
+    path.write_text(BASE + warehouse)
+    with wiring.opened_tasks(wiring.load_initiator(path), None) as parts:  # and nothing is connected: nobody is there
+        assert (parts.statements is not None) == is_apart
+        assert parts.statements is not parts.warehouse
+
+
 def test_each_role_has_its_own_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDPREDICT_PARTICIPANT_POLL_S", "7")
     monkeypatch.setenv("FEDPREDICT_INITIATOR_POLL_S", "8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 
 from fedpredict.client import core, offline
 from fedpredict.client.offline import OfflineCalls
+from fedpredict.client.populations import Standing
 from fedpredict.client.session import Session
 from fedpredict.errors import ProtocolError, ServerUnavailableError, TaskFailedError
+from fedpredict.model.offline import RankBy, TaskInfo
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode
 from fedpredict.tables.results import RESULTS, write_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.offline_arrow import results_to_wire
@@ -116,6 +120,53 @@ async def test_a_task_that_failed_gives_what_there_is_and_then_its_error() -> No
     assert (await anext(results)).column("sample_id").to_pylist() == ["u0", "u1", "u2", "u3"]
     with pytest.raises(TaskFailedError):
         await anext(results)
+
+
+def ranked(first: int, stop: int, *, last: bool = False) -> initiator_pb2.ResultBatch:
+    rows = stored().append_column("rank", pa.array(np.arange(1, N_ROWS + 1)))
+    message = results_to_wire(rows.slice(first, stop - first), first, (), 1, has_rank=True)
+    message.last = last
+    return message
+
+
+async def first_of(server: Server, top: int) -> list[int]:
+    calls = OfflineCalls(cast(Session, server))
+    return [rank async for each in calls.results("t-1", top=top) for rank in each.column("rank").to_pylist()]
+
+
+async def test_the_first_are_given_as_the_initiator_sends_them() -> None:
+    assert await first_of(Server([[ranked(0, 3), ranked(3, 5), ranked(5, 5, last=True)]]), 5) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "answer", [batch(0, 3), ranked(0, 4), batch(0, 0, last=True)], ids=["no ranks", "too many", "nothing"]
+)
+async def test_an_initiator_that_does_not_know_what_the_first_are_is_found_out(
+    answer: initiator_pb2.ResultBatch,
+) -> None:
+    with pytest.raises(ProtocolError, match="knows no ranks: have it updated"):
+        await first_of(Server([[answer]]), 3)
+
+
+@pytest.mark.parametrize("rank_by", [None, RankBy("", 0)])
+async def test_an_initiator_that_drops_ranks_from_a_submission_is_found_out(
+    rank_by: RankBy | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that was built before there were ranks: it queues the task without."""
+
+    async def info(*_: object) -> TaskInfo:
+        return cast(TaskInfo, SimpleNamespace(task_id="t-1", rank_by=None))
+
+    calls = OfflineCalls(cast(Session, Server([])))
+    monkeypatch.setattr(calls, "_about", info)
+    asking = calls.submit(
+        "m", Standing("p"), mode=Mode.NEARLINE, idempotency_key=None, note="", rank_by=rank_by, timeout_s=5.0
+    )
+    if rank_by is None:
+        assert await asking == "t-1"
+    else:
+        with pytest.raises(ProtocolError, match=r"knows no ranks: have it updated.* has begun task t-1 without"):
+            await asking
 
 
 async def test_rows_that_do_not_follow_are_refused() -> None:

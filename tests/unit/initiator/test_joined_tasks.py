@@ -12,12 +12,14 @@ import pytest
 from sqlglot import exp
 
 from fedpredict.errors import PartyUnavailableError, WarehouseWriteError
+from fedpredict.initiator.offline import retention
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.model.links import Link
 from fedpredict.model.offline import CombinedBy, OfflineState, Ranking
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import SampleStatus
 from fedpredict.state.task_base import Why
+from fedpredict.state.task_rows import GATHERED
 from fedpredict.tables.results import RESULTS, UNRANKED, read_results
 from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.local import LocalWarehouse
@@ -207,7 +209,7 @@ async def test_a_bucket_that_is_made_again_is_ranked_among_the_others(bench: Ben
         if is_swept:
             sweep(bench.store, bench.warehouse, "bank", None, datetime.now(UTC) + timedelta(hours=2))
             assert rows_left(bench, UNRANKED.name, task_id) == 0
-        bench.store.lose(task_id, bench.store.buckets(task_id)[2], Why(problem="damaged"))
+        bench.store.lose(task_id, [bench.store.buckets(task_id)[2]], Why(problem="damaged"))
         bench.warehouse.replace(RESULTS.name, {"task_id": task_id, "bucket": 2}, RESULTS.arrow_schema.empty_table())
         bench.parties["lab"].queries.clear()
         bench.store.retry(task_id)
@@ -238,3 +240,127 @@ async def test_shares_and_results_without_ranks_are_removed_an_hour_after_the_en
     assert bench.store.worked(datetime.now(UTC) + timedelta(days=1)) == []
     if ending is OfflineState.DONE:
         assert ranks(bench, task_id) == ALL_RANKS
+
+
+async def test_a_task_that_is_retried_while_others_are_swept_keeps_its_shares(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of what is swept is read once, and takes long: what it names may go on again by then."""
+    tasks = [bench.submit(), bench.submit()]
+    async with bench.working(**ENGINE):
+        for task_id in tasks:
+            await bench.until(task_id, OfflineState.DONE)
+    removed: list[str] = []
+
+    def remove(warehouse: Any, task_id: str, n_buckets: int) -> None:
+        if not removed:
+            other = next(each for each in tasks if each != task_id)
+            bench.store.lose(other, [bench.store.buckets(other)[2]], Why(problem="damaged"))
+            bench.store.retry(other)
+        removed.append(task_id)
+
+    monkeypatch.setattr(retention, "remove_work", remove)
+    sweep(bench.store, bench.warehouse, "bank", None, datetime.now(UTC) + timedelta(hours=2))
+    assert len(removed) == 1
+    (kept,) = set(tasks) - set(removed)
+    assert len(bench.store.gathered(kept)) == N_BUCKETS
+    bench.parties["lab"].queries.clear()
+    async with bench.working(**ENGINE):
+        await bench.until(kept, OfflineState.DONE)
+    assert bench.parties["lab"].queries == []
+    assert bench.results(kept) == EXPECTED
+
+
+async def test_a_task_whose_shares_are_forgotten_while_they_are_combined_is_not_done_with_a_hole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.failure.FIRST_WAIT_S", 0.01)
+    whole = bench.store.gathered
+    calls = 0
+
+    def forgetful(task_id: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first is asked for what is left; between the two somebody else forgot
+            with bench.store._database.transaction() as connection:
+                connection.execute(GATHERED.delete().where(GATHERED.c.task_id == task_id))
+        return whole(task_id)
+
+    monkeypatch.setattr(bench.store, "gathered", forgetful)
+    task_id = bench.submit()
+    async with bench.working(**ENGINE):
+        await bench.until(task_id, OfflineState.DONE)
+    assert any("UnfinishedError" in each.detail for each in bench.store.events(task_id))
+    assert bench.results(task_id) == EXPECTED
+
+
+@pytest.mark.parametrize("heals", [True, False])
+async def test_shares_in_a_file_that_cannot_be_read_are_asked_for_again_once(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heals: bool
+) -> None:
+    whole = LocalWarehouse.replace_each_from
+
+    def damaged(
+        self: LocalWarehouse, table: str, partition: Mapping[str, Any], statement: exp.Expression, params: Any
+    ) -> None:
+        if heals:
+            monkeypatch.setattr(LocalWarehouse, "replace_each_from", whole)
+        (file,) = (tmp_path / "warehouse" / TASK_SHARES.name).glob(f"task_id={partition['task_id']}/bucket=5/*.parquet")
+        content = bytearray(file.read_bytes())
+        content[4:-8] = bytes(len(content) - 12)
+        file.write_bytes(content)
+        whole(self, table, partition, statement, params)
+
+    monkeypatch.setattr(LocalWarehouse, "replace_each_from", damaged)
+    task_id = bench.submit()
+    async with bench.working(**ENGINE):
+        task = await bench.until(task_id, OfflineState.DONE, OfflineState.FAILED)
+    assert task.state is (OfflineState.DONE if heals else OfflineState.FAILED)
+    asked = [query.bucket for query in bench.parties["lab"].queries]
+    assert sorted(asked) == sorted([*range(N_BUCKETS), 5])
+    if heals:
+        assert bench.results(task_id) == EXPECTED
+
+
+async def test_results_that_went_before_they_were_ranked_are_made_again_by_one_retry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LocalWarehouse.replace_each_from
+
+    def full(self: LocalWarehouse, *_: Any) -> None:
+        raise WarehouseWriteError("No space left on device")
+
+    monkeypatch.setattr(LocalWarehouse, "replace_each_from", full)
+    task_id = bench.submit(ranking=Ranking(0))
+    async with bench.working(combine="numpy") as runner:
+        await bench.until(task_id, OfflineState.FAILED)
+        monkeypatch.setattr(LocalWarehouse, "replace_each_from", whole)
+        retention._sweep_work(bench.store, bench.warehouse, datetime.now(UTC) + timedelta(days=8))
+        assert rows_left(bench, UNRANKED.name, task_id) == 0
+        for state in (OfflineState.FAILED, OfflineState.DONE):  # the first finds what is gone
+            bench.store.retry(task_id)
+            runner.look()
+            await bench.until(task_id, state)
+    assert bench.results(task_id) == EXPECTED
+    assert ranks(bench, task_id) == ALL_RANKS
+
+
+@pytest.mark.parametrize("combine", ["numpy", "engine"])
+async def test_what_takes_long_is_done_over_a_connection_of_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, combine: str
+) -> None:
+    """Else whoever asks the warehouse for anything waits for it: a server's connection does one thing at a time."""
+    filled: list[LocalWarehouse] = []
+    whole = LocalWarehouse.replace_each_from
+
+    def fill(self: LocalWarehouse, *given: Any) -> None:
+        filled.append(self)
+        whole(self, *given)
+
+    monkeypatch.setattr(LocalWarehouse, "replace_each_from", fill)
+    bench.statements = LocalWarehouse(bench.warehouse._root)
+    task_id = bench.submit(ranking=Ranking(0))
+    async with bench.working(combine=combine):
+        await bench.until(task_id, OfflineState.DONE)
+    assert filled == [bench.statements] * (2 if combine == "engine" else 1)
+    assert ranks(bench, task_id) == ALL_RANKS

@@ -118,6 +118,7 @@ class Bench:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.store: SqlTaskStore = open_task_store("sqlite:///state.db", folder)
         self.warehouse = LocalWarehouse(folder / "warehouse")
+        self.statements: LocalWarehouse | None = None
         self.parties = {"bank": Party("bank", 1.0), "lab": Party("lab", 10.0)}
         models = {"m": ModelSettings(parties=("bank", "lab"), **settings), "own": ModelSettings(parties=("bank",))}
         self.catalogue = Catalogue(models)
@@ -153,6 +154,7 @@ class Bench:
             own_party="bank",
             settings=InitiatorTaskSettings(**settings),
             worker=worker,
+            statements=self.statements,
             look_s=0.02,
         )
         running = asyncio.create_task(runner.run())
@@ -163,9 +165,10 @@ class Bench:
             await asyncio.wait({running})
 
     async def until(self, task_id: str, *states: OfflineState) -> OfflineTask:
-        async with asyncio.timeout(ENDS_IN_S):
-            while (task := self.store.task(task_id)).state not in states:
-                await asyncio.sleep(0.02)
+        ends = time.monotonic() + ENDS_IN_S
+        while (task := self.store.task(task_id)).state not in states:
+            assert time.monotonic() < ends, self.store.events(task_id)
+            await asyncio.sleep(0.02)
         return task
 
     def results(self, task_id: str) -> dict[str, tuple[int, list[float] | None]]:
@@ -217,6 +220,16 @@ async def test_a_wide_share_is_asked_for_in_pages(bench: Bench, monkeypatch: pyt
         await bench.until(task_id, OfflineState.DONE)
     assert bench.results(task_id) == EXPECTED
     assert max(query.n_rows for query in bench.parties["lab"].queries) == 3
+
+
+async def test_the_ids_of_a_whole_bucket_are_not_digested_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    digested: list[SampleIds] = []
+    monkeypatch.setattr(bucket_module, "digest_of", digested.append)
+    task_id = bench.submit()
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    assert digested == []
+    assert bench.results(task_id) == EXPECTED
 
 
 async def test_a_standing_population_is_asked_for_by_digest_and_rows_and_of_the_own_part_by_ids(bench: Bench) -> None:

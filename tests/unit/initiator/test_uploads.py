@@ -17,7 +17,7 @@ import pytest
 from fedpredict.errors import FieldError
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.offline import service as service_module
-from fedpredict.initiator.offline.desk import TaskDesk
+from fedpredict.initiator.offline.desk import DeskThreads, TaskDesk
 from fedpredict.initiator.offline.service import UPLOADS_AT_ONCE, OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.settings import ClientSettings
@@ -69,6 +69,7 @@ class Desk:
         self.access = Access({"desk": ClientSettings(models=("m",))})
         self.uploads = uploads
         self.store = SimpleNamespace(add_upload=self.recorded.append)
+        self.threads = DeskThreads()
 
     def __getattr__(self, name: str) -> Any:
         return None  # methods of tasks, which nobody calls here
@@ -84,6 +85,7 @@ class Desk:
             yield channel.stream_unary("/S/UploadSamples", None, None)
         await server.stop(0)
         offline.close()
+        self.threads.close()
 
 
 DESK = Identity(IdentityKind.CLIENT, "desk")
@@ -134,6 +136,51 @@ async def test_uploads_that_fall_silent_end_and_others_go_on(
     assert (reply.rows, [each.rows for each in desk.recorded]) == (2, [2])
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
     assert len(list_versions(warehouse)) == 1
+
+
+async def test_beyond_a_few_lists_that_wait_others_are_told_to_come_again(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "UPLOADS_WAITING", 2)
+    desk = Desk(uploads)
+    async with desk.served(DESK) as upload, asyncio.timeout(WAIT_S):
+        calls = [upload(None, timeout=WAIT_S) for _ in range(UPLOADS_AT_ONCE + 3)]
+        done, waiting = await asyncio.wait(
+            [asyncio.ensure_future(each.code()) for each in calls], return_when="FIRST_COMPLETED"
+        )
+        assert [each.result() for each in done] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert len(waiting) == UPLOADS_AT_ONCE + 2
+        for call in calls:
+            if not call.done():
+                await call.write(CHUNK)
+                await call.done_writing()
+        codes = [await call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.OK) == len(desk.recorded) == UPLOADS_AT_ONCE + 2
+
+
+async def test_who_waits_for_a_place_is_not_read_from(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    class Silent:
+        async def read(self) -> bytes:
+            read.append(CHUNK)
+            await asyncio.Event().wait()
+            return CHUNK
+
+    desk = Desk(uploads)
+    offline = OfflineService(desk, lambda _: DESK, desk.metrics)  # type: ignore[arg-type]
+    calls = [asyncio.create_task(offline.upload(Silent())) for _ in range(UPLOADS_AT_ONCE + 5)]  # type: ignore[arg-type]
+    async with asyncio.timeout(WAIT_S):
+        while len(read) < UPLOADS_AT_ONCE:
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(read) == UPLOADS_AT_ONCE
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    offline.close()
+    desk.threads.close()
 
 
 async def test_a_list_that_its_sender_broke_off_is_not_taken_for_a_whole_one(
