@@ -44,6 +44,8 @@ IDLE_S = 60.0
 """A piece that nobody asked for so long is let go."""
 _MAX_BYTES = 2**31 - 1
 _MOST_BEGUN = 16
+_BegunKey = tuple[tuple[str, ...], int, int, str]
+"""Shares, bucket, number of buckets, digest of the ids."""
 _OK = np.uint8(SampleStatus.OK)
 
 
@@ -102,7 +104,7 @@ class WarehouseBuckets(BucketPart):
         self._lock = threading.Lock()
         self._making = threading.BoundedSemaphore(at_once)
         self._lets_go = False
-        self._begun: OrderedDict[object, _Begun] = OrderedDict()
+        self._begun: OrderedDict[_BegunKey, _Begun] = OrderedDict()
         self._kept: OrderedDict[tuple[object, int], _Kept] = OrderedDict()
 
     @property
@@ -138,7 +140,7 @@ class WarehouseBuckets(BucketPart):
         numbers = source.numbers_of(query.bucket, query.n_buckets)
         # a short list over a large table needs many pieces: what is asked again goes on where it was
         key = (source.key, query.bucket, query.n_buckets, digest_of(sample_ids)) if len(numbers) > 1 else None
-        begun = self._begun.pop(key, None) or _Begun(_Found(sample_ids, model.description.n_scores))
+        begun = self._take_begun(key) or _Begun(_Found(sample_ids, model.description.n_scores))
         found, bounds = begun.found, place_bounds(query.bucket, query.n_buckets)
         for number in numbers[begun.n_done :]:
             if time.monotonic() > ends:
@@ -154,7 +156,14 @@ class WarehouseBuckets(BucketPart):
         share = build_share(found.values, status)
         return PartyReply(share=share, oldest_event_time=known, elapsed_s=time.perf_counter() - start)
 
-    def _keep_begun(self, key: object, begun: _Begun) -> None:
+    def _take_begun(self, key: _BegunKey | None) -> _Begun | None:
+        with self._lock:
+            return None if key is None else self._begun.pop(key, None)
+
+    def _keep_begun(self, key: _BegunKey | None, begun: _Begun) -> None:
+        """Keep what was found so far, under a key that tells its ids; without one it was a single piece."""
+        if key is None:
+            return
         with self._lock:
             self._begun[key] = begun
             while len(self._begun) > _MOST_BEGUN:

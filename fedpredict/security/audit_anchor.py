@@ -65,8 +65,9 @@ class Anchoring:
             for hand_out in (self._append, self._send):
                 try:
                     hand_out(made)
-                except Exception as error:  # noqa: BLE001  that this fails is told, and stops nothing
-                    logger.warning("audit.not_anchored", extra={"reason": str(error)})
+                except Exception as error:
+                    is_defect = not isinstance(error, OSError)
+                    logger.warning("audit.not_anchored", extra={"reason": str(error)}, exc_info=is_defect)
 
     def _append(self, made: Checkpoint) -> None:
         if self._settings.anchor is None:

@@ -200,10 +200,11 @@ class AuditLog:
                 if self._problem:
                     logger.info("audit.recovered")
                 self._problem = ""
-            except Exception as error:  # noqa: BLE001  the thread lives on, and calls are refused meanwhile
+            except Exception as error:
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 if not self._problem:
-                    logger.error("audit.not_written", extra={"reason": reason})  # noqa: TRY400
+                    is_defect = not isinstance(error, OSError)
+                    logger.error("audit.not_written", extra={"reason": reason}, exc_info=is_defect)  # noqa: TRY400
                 self._problem = reason
             if stopping:
                 break

@@ -35,7 +35,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import score_day
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.shares import SHARES, ShareTask, write_bucket, write_task
+from fedpredict.tables.shares import SHARES, TASKS, ShareTask, write_bucket, write_task
 from fedpredict.tables.views import latest_snapshot, remove_snapshot
 from fedpredict.warehouse.base import Partition
 from fedpredict.warehouse.local import LocalWarehouse
@@ -239,6 +239,27 @@ async def test_who_waits_in_vain_finds_the_piece_when_he_asks_again(
     reply = await party.ask(party.by_warehouse, query)
     assert reply.share.status.tolist() == [SampleStatus.OK]
     assert reads == [SHARES.name]
+
+
+async def test_what_came_too_late_for_one_question_is_no_answer_to_another(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party = filled(warehouse, n_buckets=1)
+    whole, slow = warehouse.read, True
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        time.sleep(0.2 if slow and table == TASKS.name else 0.0)
+        return whole(table, columns, where)
+
+    monkeypatch.setattr(warehouse, "read", read)
+    first, other = (party.query([each], 0, 1, Mode.OFFLINE) for each in (b"person-1", b"person-2"))
+    assert isinstance(first.rows, SampleIds)
+    with pytest.raises(TimeoutError):
+        await party.by_warehouse.answer(first, first.rows, 0.05)
+    await asyncio.sleep(0.5)  # it ends meanwhile, after its time
+    slow = False
+    reply, expected = await party.ask(party.by_warehouse, other), await party.ask(party.by_store, other)
+    assert reply.share.values.tolist() == expected.share.values.tolist()
 
 
 async def test_a_list_that_needs_many_pieces_goes_on_where_it_was(
