@@ -165,7 +165,9 @@ class WarehouseBuckets(BucketPart):
         if key is None:
             return
         with self._lock:
-            self._begun[key] = begun
+            other = self._begun.get(key)  # of a question that was repeated before this one gave up
+            if other is None or other.n_done < begun.n_done:
+                self._begun[key] = begun
             while len(self._begun) > _MOST_BEGUN:
                 self._begun.popitem(last=False)
 
