@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,13 +14,16 @@ from fedpredict.cli.leases import opened_loaded_leases
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.errors import InputError
+from fedpredict.errors import InputError, LeaseHeldError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.offline import OfflineState
 from fedpredict.scoring.leased_models import prune_versions_alone
 from fedpredict.state.leases import Alone
 from fedpredict.tables.model_pruning import old_versions
 from fedpredict.tables.models import ModelVersion, list_versions
+from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
 
 Keep = Annotated[int, typer.Option("--keep", help="Versions of a model, by their parameters, that stay.", min=1)]
 OneModel = Annotated[str | None, typer.Option("--model", help="Only this model's.")]
@@ -40,11 +45,6 @@ def prune(
     served = loaded.settings.keep_versions
     if keep < served:
         raise InputError(f"--keep {keep}: daemons serve {served} versions of a model (keep_versions); keep as many")
-
-    def needed() -> set[str]:
-        settings = loaded.settings
-        return _needed(Loaded(loaded.path, settings)) if isinstance(settings, InitiatorSettings) else set()
-
     output = Output(as_json=as_json)
     with wiring.opened_warehouse(config) as party, opened_loaded_leases(loaded) as leases:
         known = {each.model_id: each for each in list_versions(party.warehouse)}
@@ -54,9 +54,9 @@ def prune(
         alone, old = Alone(leases, wait, output.note), list[ModelVersion]()
         for name in names:
             if dry_run:
-                old += old_versions(party.warehouse, name, keep, needed())
+                old += old_versions(party.warehouse, name, keep, _needed(loaded))
             else:
-                old += prune_versions_alone(alone, party.warehouse, name, keep, needed)
+                old += prune_versions_alone(alone, party.warehouse, name, keep, partial(_needed, loaded))
     columns = ("model_id", "version", "params_sha256", "created_at")
     rows = [{name: getattr(each, name) for name in columns} for each in old]
     output.rows(columns, rows, empty="Nothing is older.")
@@ -64,15 +64,34 @@ def prune(
         output.note(f"{len(rows)} versions would go; without --dry-run they do.")
 
 
-def _needed(loaded: Loaded[InitiatorSettings]) -> set[str]:
+def prune_as_set(loaded: wiring.LoadedParty, warehouse: Warehouse, alone: Alone) -> None:
+    """Remove what `[tasks] keep_parameters` says; models whose versions another process changes are left for later.
+
+    Raises:
+        WarehouseError, StateError, StoreError: As `prune_versions_alone` says.
+    """
+    if loaded.settings.tasks.keep_parameters is None:
+        return
+    keep = max(loaded.settings.tasks.keep_parameters, loaded.settings.keep_versions)  # daemons serve so many
+    for name in sorted({each.model_id for each in list_versions(warehouse)}):
+        try:
+            prune_versions_alone(alone, warehouse, name, keep, partial(_needed, loaded))
+        except LeaseHeldError as error:
+            logger.info("model.kept", extra={"model": name, "reason": str(error)})
+
+
+def _needed(loaded: wiring.LoadedParty) -> set[str]:
     """Return the digests of an initiator's own parts that its pins, and tasks that have not ended, name."""
-    party = loaded.settings.party
-    pins = wiring.open_pins(loaded)
+    settings = loaded.settings
+    if not isinstance(settings, InitiatorSettings):
+        return set()
+    party, of_initiator = settings.party, Loaded(loaded.path, settings)
+    pins = wiring.open_pins(of_initiator)
     try:
         manifests = [history[0].manifest for history in pins.pins().values() if history]
     finally:
         pins.close()
-    tasks = wiring.open_tasks(loaded)
+    tasks = wiring.open_tasks(of_initiator)
     try:
         open_states = [state for state in OfflineState if not state.has_ended or state is OfflineState.FAILED]
         models = {model for model, _ in tasks.overview().states}

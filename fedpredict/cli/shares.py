@@ -11,6 +11,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.leases import opened_leases
+from fedpredict.cli.model_prune import prune_as_set
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
@@ -79,6 +80,7 @@ def score(
             reports.append(report_of(state, before, limit=party.tasks.stability_limit))
         if party.tasks.keep_days is not None:
             prune_shares_alone(alone, party.warehouse, party.tasks.keep_days)
+        prune_as_set(wiring.load_party(config), party.warehouse, alone)
     _print(output, reports, plot)
 
 

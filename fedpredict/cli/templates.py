@@ -61,6 +61,7 @@ path = "store"
 # bucket_rows = 4000000      # rows of a bucket, at most on average
 # stability_limit = 0.25     # more movement of the scores than that, against the day before, is a warning
 # keep_days = 35             # days of them that stay; without it: all
+# keep_parameters = 6        # versions of each model whose parameters stay; without it: all
 # Buckets of initiators' offline tasks: buckets_at_once = 2, above [tls], so many are computed at a time.
 
 # [populations]              # sample ids that initiators name ahead; `fedpredict population accept` has them count
@@ -161,6 +162,7 @@ path = "store"
 # upload_rows_per_s = 1000.0 # ... and longer by a second for each so many rows
 # stability_limit = 0.25     # more movement of the predictions than that, against the task before, is a warning
 # keep_days = 35             # days that results, uploaded lists and own stored shares stay; without it: all
+# keep_parameters = 6        # versions of each model whose parameters stay; without it: all
 # [tasks.tables.customers]   # a table of the warehouse whose ids a task may be about (`--table customers`)
 # table = "customers"
 # column = "sample_id"

@@ -31,3 +31,5 @@ class TaskSettings(BaseModel):
     """warehouse: rows of a piece that is computed, at most on average; stored shares are read by their buckets."""
     keep_days: int | None = Field(default=None, ge=1)
     """Days of shares that `task score` leaves, today included, and the newest whole one of each version; None: all."""
+    keep_parameters: int | None = Field(default=None, ge=1)
+    """Versions of each model, by their parameters, whose tables `task score` leaves, as `model prune`; None: all."""

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fedpredict.cli.main import run
+from fedpredict.cli.scheduled import _ended
 from fedpredict.errors import LeaseLostError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -26,9 +28,10 @@ from fedpredict.state.tasks import open_task_store
 from fedpredict.tables import model_pruning
 from fedpredict.tables.model_pruning import old_versions, remove_version
 from fedpredict.tables.models import list_versions, load_model, publish_model, rollback
+from fedpredict.tables.schedule_runs import DONE
 from fedpredict.tables.schemas import MODELS
 from fedpredict.tables.version import version_to_rows
-from fedpredict.tables.views import FeatureView, ViewFeature
+from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import ColumnType
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.contract.test_task_store import new
@@ -186,3 +189,29 @@ def test_a_lease_that_was_lost_removes_nothing_more(tmp_path: Path, capsys: pyte
     with pytest.raises(LeaseLostError):
         prune_versions_alone(Alone(leases), party.warehouse, "credit", 3, needed)
     assert party.left == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("keep", "left"), [("1", [4, 5, 6]), ("5", [2, 3, 4, 5, 6])], ids=["as served", "as set"])
+def test_scoring_a_day_leaves_the_parameters_that_the_settings_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str, left: list[int]
+) -> None:
+    party = Party(tmp_path, "participant", capsys)
+    now = datetime.now(UTC)
+    rows = pa.table({"sample_id": ["u1"], "event_time": pa.array([now], pa.timestamp("us", tz="UTC")), "age": [2.0]})
+    publish_snapshot(party.warehouse, VIEW, snapshot_name(now), rows)
+    score = ["task", "score", "--config", party.config]
+    assert run(score) == 0
+    assert party.left == [1, 2, 3, 4, 5, 6]
+    Path(party.config).write_text(f"{Path(party.config).read_text()}\n[tasks]\nkeep_parameters = {keep}\n")
+
+    with hold(FolderLeases(party.folder / "warehouse" / ".leases"), "model:credit"):
+        assert run(score) == 0
+    assert party.left == [1, 2, 3, 4, 5, 6]  # another process changes them: the next time will do
+    assert run(score) == 0
+    assert party.left == left
+
+    party.publish(7)
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    child = _ended(Path(party.config), "score", None, day)
+    assert child.outcome == DONE
+    assert party.left == [*left[1:], 7]
