@@ -11,8 +11,8 @@ from fedpredict.errors import InputError, NameRefusedError, StatementError, Ware
 from fedpredict.features.base import OnlineStore
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.scoring.counting import counted, engine_name, rows_of
 from fedpredict.scoring.leased import refresh_name, score_name
-from fedpredict.scoring.tasks import counted, engine_name, rows_of
 from fedpredict.state.event_base import EventStore
 from fedpredict.state.leases import Alone
 from fedpredict.tables import shares
@@ -282,7 +282,7 @@ def update_task(
 def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_ids: int) -> BucketRecord:
     """Return a bucket's record for the rows that stand in the table of work."""
     partition: Partition = {**task.partition, "bucket": record.bucket}
-    statuses, histograms, checksum, _ = counted(warehouse, partition, task.bins, n_ids, work_table(SHARES).name)
+    found = counted(warehouse, partition, task.bins, n_ids, table=work_table(SHARES).name)
     snapshot = find_snapshot(warehouse, task.view, task.view_version, task.snapshot)
     n_rows = record.n_rows - record.n_ids + n_ids
     if snapshot is not None:
@@ -291,9 +291,9 @@ def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_id
         record,
         n_rows=n_rows,
         n_ids=n_ids,
-        statuses=statuses,
-        histograms=histograms,
-        checksum=checksum,
+        statuses=found.statuses,
+        histograms=found.histograms,
+        checksum=found.checksum,
         engine=engine_name(warehouse),
         finished_at=datetime.now(UTC),
     )

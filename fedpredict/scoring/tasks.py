@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,19 @@ from fedpredict.errors import InputError, ModelNotReadyError
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.buckets import bucket_count, check_bucket_count
 from fedpredict.model.combination import combination_of
-from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.part import Part
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
+from fedpredict.scoring.counting import (
+    Counts,
+    bins_of_sample,
+    bins_of_stored,
+    counted,
+    counted_each,
+    engine_name,
+    engine_names,
+    rows_of,
+)
 from fedpredict.scoring.row_shares import share_of_rows
 from fedpredict.scoring.tally import CHECK, Bins, Tally
 from fedpredict.scoring.texts import TextCodes
@@ -29,13 +38,14 @@ from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, load_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask, TaskState
-from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, count_rows, counts, moments, with_checks
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, with_checks
 from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
 from fedpredict.warehouse.base import (
     ARROW_TYPES,
     ColumnType,
+    Filling,
     Partition,
-    SummedWriter,
+    SeriesWriter,
     Value,
     Warehouse,
     WatchedWriter,
@@ -45,7 +55,13 @@ logger = logging.getLogger(__name__)
 
 BUCKET_ROWS = 4_000_000
 
-_Counts = tuple[Mapping[SampleStatus, int], tuple[tuple[int, ...], ...], int]
+TOGETHER_S = 30.0
+"""Behind a server, buckets begun within it are counted and recorded together: what a kill undoes (ADR 0040)."""
+MOST_TOGETHER = 64
+
+
+class SeriesWarehouse(SeriesWriter, Warehouse, Protocol):
+    """A warehouse behind a server."""
 
 
 def score_day(
@@ -71,9 +87,9 @@ def score_day(
         rows_per_bucket: Decides the number of buckets, where that is not given.
         n_buckets: The number of buckets.
         again: Begin anew with the snapshot that is the newest now, whatever is there.
-        advance: Told the buckets done and all of them.
-        still_ours: Called right before each bucket is begun, and before it or the task is recorded as done; what it
-            raises keeps it from that.
+        advance: Told the buckets whose rows are there and all of them.
+        still_ours: Called right before each bucket is begun, and before buckets or the task are recorded as done; what
+            it raises keeps them from that.
 
     Raises:
         InputError: The day has not come, another number of buckets was begun with, or the snapshot is gone, also where
@@ -85,18 +101,20 @@ def score_day(
     part = load_model(warehouse, version).part
     shares.ensure_tables(warehouse)
     task, snapshot = _begun(warehouse, version, day, rows_per_bucket, n_buckets, again=again)
-    done = shares.finished_buckets(warehouse, task)
-    for bucket in range(task.n_buckets):
-        advance(len(done), task.n_buckets)
-        if bucket not in done:
-            if snapshot is None:
-                raise InputError(
-                    f"snapshot {task.snapshot} of view {task.view} is gone, and {task.n_buckets - len(done)} buckets "
-                    f"of {day} are not done: begin again with --again"
-                )
-            still_ours()
-            task, done[bucket] = _score_bucket(warehouse, version, part, task, snapshot, bucket=bucket)
-            _record_bucket(warehouse, task, done[bucket], still_ours)
+    done = dict(shares.finished_buckets(warehouse, task))
+    waiting = [bucket for bucket in range(task.n_buckets) if bucket not in done]
+
+    def begin(n_written: int) -> None:
+        advance(len(done) + n_written, task.n_buckets)
+        still_ours()
+
+    while waiting:
+        if snapshot is None:
+            raise _gone(task, len(waiting))
+        task, records = _score_buckets(warehouse, version, part, task, snapshot, waiting=waiting, begin=begin)
+        _record_buckets(warehouse, task, records, still_ours)
+        done |= {each.bucket: each for each in records}
+        waiting = waiting[len(records) :]
     advance(len(done), task.n_buckets)
     if task.finished_at is None:
         still_ours()
@@ -107,16 +125,26 @@ def score_day(
     return TaskState(task, done)
 
 
-def _record_bucket(warehouse: Warehouse, task: ShareTask, record: BucketRecord, still_ours: Callable[[], None]) -> None:
-    """Record a bucket, unless its rows may have gone while they were read: of a snapshot the pointer goes first."""
+def _gone(task: ShareTask, n_waiting: int) -> InputError:
+    return InputError(
+        f"snapshot {task.snapshot} of view {task.view} is gone, and {n_waiting} buckets of {task.day} are not done: "
+        "begin again with --again"
+    )
+
+
+def _record_buckets(
+    warehouse: Warehouse, task: ShareTask, records: Sequence[BucketRecord], still_ours: Callable[[], None]
+) -> None:
+    """Record buckets, unless rows may have gone while they were read: of a snapshot the pointer goes first."""
     if find_snapshot(warehouse, task.view, task.view_version, task.snapshot) is None:
         raise InputError(
             f"snapshot {task.snapshot} of view {task.view} was removed, or somebody erased from it, while {task.day} "
             "was scored: repeat"
         )
     still_ours()
-    shares.write_bucket(warehouse, task, record)
-    logger.info("task.bucket", extra={"model": task.model_id, "bucket": record.bucket, "ids": record.n_ids})
+    shares.write_buckets(warehouse, task, records)
+    for record in records:
+        logger.info("task.bucket", extra={"model": task.model_id, "bucket": record.bucket, "ids": record.n_ids})
 
 
 def outdated(warehouse: Warehouse, keep_days: int, today: date) -> list[ShareTask]:
@@ -137,17 +165,17 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
     Raises:
         InputError: Another engine, or another version of it, computed the checksums, so that they cannot be compared.
     """
-    engine = engine_name(warehouse)
-    others = sorted({each.engine for each in state.buckets.values()} - {engine})
+    own = engine_names(warehouse)
+    others = sorted({each.engine for each in state.buckets.values()} - {*own})
     if others:
         raise InputError(
-            f"the checksums are those of {', '.join(others)}, and this is {engine}: score again to renew them"
+            f"the checksums are those of {', '.join(others)}, and this is {own[0]}: score again to renew them"
         )
     damaged = []
     for bucket, record in state.buckets.items():
         partition = {**state.task.partition, "bucket": bucket}
-        _, _, checksum, n_ids = counted(warehouse, partition, (), record.n_ids)
-        if (checksum, n_ids) != (record.checksum, record.n_ids):
+        found = counted(warehouse, partition, (), record.n_ids, engine=record.engine)
+        if (found.checksum, found.n_ids) != (record.checksum, record.n_ids):
             damaged.append(bucket)
     return damaged
 
@@ -208,37 +236,101 @@ def _previous(warehouse: Warehouse, model_id: str, day: date, n_scores: int) -> 
     return max(found, key=lambda each: (each.day, each.finished_at), default=None)
 
 
-def _score_bucket(
-    warehouse: Warehouse, version: ModelVersion, part: Part, task: ShareTask, snapshot: Snapshot, *, bucket: int
-) -> tuple[ShareTask, BucketRecord]:
-    start = time.perf_counter()
-    partition: Partition = {**task.partition, "bucket": bucket}
+def _score_buckets(
+    warehouse: Warehouse,
+    version: ModelVersion,
+    part: Part,
+    task: ShareTask,
+    snapshot: Snapshot,
+    *,
+    waiting: Sequence[int],
+    begin: Callable[[int], None],
+) -> tuple[ShareTask, list[BucketRecord]]:
+    """Write the first of the buckets that wait, one or several, and return the task and their records.
+
+    `begin` is told before each how many were written here.
+    """
     chooses = combination_of(part) is None
-    if warehouse.engine.name in version.engines:
-        shares_of = bucket_shares(version, snapshot, bucket, task.n_buckets)
-        n_ids, bins, counts = _written(warehouse, task, partition, *shares_of, chooses=chooses)
+    is_computed = warehouse.engine.name in version.engines
+    if is_computed and isinstance(warehouse, SeriesWriter):
+        bins = task.bins
+        if chooses and not bins and snapshot.has_places:
+            bins = bins_of_sample(warehouse, version, snapshot)
+        if bins or not chooses:
+            task = _with_bins(warehouse, task, bins)
+            return _in_series(warehouse, version, task, snapshot, waiting=waiting, begin=begin)
+    begin(0)
+    start = time.perf_counter()
+    partition: Partition = {**task.partition, "bucket": waiting[0]}
+    if is_computed:
+        shares_of = bucket_shares(version, snapshot, waiting[0], task.n_buckets)
+        bins, found = _written(warehouse, task, partition, *shares_of, chooses=chooses)
     else:
-        rows = shares_in_process(warehouse, version, part, snapshot, (bucket, task.n_buckets))
+        rows = shares_in_process(warehouse, version, part, snapshot, (waiting[0], task.n_buckets))
         warehouse.replace(SHARES.name, partition, rows)
-        n_ids = rows.num_rows
-        bins, counts = _looked_at(warehouse, task, partition, n_ids, chooses=chooses)
-    if bins != task.bins:
-        task = replace(task, bins=bins)
-        shares.write_task(warehouse, task)
-    statuses, histograms, checksum = counts
-    record = BucketRecord(
+        bins, found = _looked_at(warehouse, task, partition, rows.num_rows, chooses=chooses)
+    task = _with_bins(warehouse, task, bins)
+    seconds = time.perf_counter() - start
+    return task, [_record_of(warehouse, task, snapshot, waiting[0], found=found, seconds=seconds)]
+
+
+def _in_series(
+    warehouse: SeriesWarehouse,
+    version: ModelVersion,
+    task: ShareTask,
+    snapshot: Snapshot,
+    *,
+    waiting: Sequence[int],
+    begin: Callable[[int], None],
+) -> tuple[ShareTask, list[BucketRecord]]:
+    """Have a server write buckets one after the other, as many as end soon, and count them all by one statement."""
+    start = time.perf_counter()
+    written: list[int] = []
+
+    def fillings() -> Iterator[Filling]:
+        for bucket in waiting[:MOST_TOGETHER]:
+            if written and time.perf_counter() - start > TOGETHER_S:
+                return
+            begin(len(written))
+            written.append(bucket)
+            query, params = bucket_shares(version, snapshot, bucket, task.n_buckets)
+            yield Filling({**task.partition, "bucket": bucket}, query, params)
+
+    warehouse.replace_series_from(SHARES.name, fillings())
+    found = counted_each(warehouse, task.partition, written, task.bins)
+    for bucket, counts in found.items():
+        if counts.n_ids == 0:
+            warehouse.replace(SHARES.name, {**task.partition, "bucket": bucket}, SHARES.arrow_schema.empty_table())
+    seconds = (time.perf_counter() - start) / len(written)
+    return task, [
+        _record_of(warehouse, task, snapshot, bucket, found=found[bucket], seconds=seconds) for bucket in written
+    ]
+
+
+def _with_bins(warehouse: Warehouse, task: ShareTask, bins: Bins) -> ShareTask:
+    """Return a task with bins, which its row has too."""
+    if bins == task.bins:
+        return task
+    task = replace(task, bins=bins)
+    shares.write_task(warehouse, task)
+    return task
+
+
+def _record_of(
+    warehouse: Warehouse, task: ShareTask, snapshot: Snapshot, bucket: int, *, found: Counts, seconds: float
+) -> BucketRecord:
+    return BucketRecord(
         bucket=bucket,
         generation=task.generation,
-        n_rows=rows_of(warehouse, snapshot, bucket, task.n_buckets, n_ids),
-        n_ids=n_ids,
-        statuses=statuses,
-        histograms=histograms,
-        checksum=checksum,
+        n_rows=rows_of(warehouse, snapshot, bucket, task.n_buckets, found.n_ids),
+        n_ids=found.n_ids,
+        statuses=found.statuses,
+        histograms=found.histograms,
+        checksum=found.checksum,
         engine=engine_name(warehouse),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         finished_at=datetime.now(UTC),
     )
-    return task, record
 
 
 def _written(
@@ -249,94 +341,26 @@ def _written(
     params: Mapping[str, Value],
     *,
     chooses: bool,
-) -> tuple[int, Bins, _Counts]:
-    """Have the engine write shares; return how many, the bins, and what `counted` counts: in one pass if it can."""
-    if isinstance(warehouse, SummedWriter) and (task.bins or not chooses):
-        summary = _counting(warehouse, partition, task.bins)
-        first = warehouse.replace_from_summed(SHARES.name, partition, statement, params, summary=summary)
-        n_ids = sum(first.column("n").to_pylist())
-        return n_ids, task.bins, counted(warehouse, partition, task.bins, n_ids, first=first)[:3]
+) -> tuple[Bins, Counts]:
+    """Have the engine write shares; return the bins, and what is counted of the rows: in one pass if it can."""
     if not isinstance(warehouse, WatchedWriter):
         n_ids = warehouse.replace_from(SHARES.name, partition, statement, params)
-        return n_ids, *_looked_at(warehouse, task, partition, n_ids, chooses=chooses)
+        return _looked_at(warehouse, task, partition, n_ids, chooses=chooses)
     tally = Tally(task.bins, task.n_scores, chooses=chooses)
     checked = with_checks(statement, warehouse.engine.name, CHECK.name)
     n_ids = warehouse.replace_from_watched(SHARES.name, partition, checked, params, watch=tally)
     counts = tally.counts()
-    return n_ids, tally.bins, counts
+    return tally.bins, Counts(*counts, n_ids)
 
 
 def _looked_at(
     warehouse: Warehouse, task: ShareTask, partition: Partition, n_ids: int, *, chooses: bool
-) -> tuple[Bins, _Counts]:
+) -> tuple[Bins, Counts]:
     """Return the bins, and what `counted` counts of shares that are stored."""
-    bins = _bins(warehouse, partition, task.n_scores, n_ids) if chooses and not task.bins else task.bins
-    return bins, counted(warehouse, partition, bins, n_ids)[:3]
-
-
-def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
-    """Return how many rows of a snapshot are in a bucket that has so many ids."""
-    if snapshot.n_ids == snapshot.n_rows:
-        return n_ids
-    return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
-
-
-def _bins(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> Bins:
-    """Return bins around what a bucket holds; none where it has no scores."""
-    if not n_ids:
-        return ()
-    found = warehouse.run(*moments(partition, n_scores)).to_pylist()[0]
-    pairs = [(found[f"mean_{at}"], found[f"deviation_{at}"]) for at in range(min(n_scores, shares.MAX_BINNED))]
-    if any(value is None for pair in pairs for value in pair):
-        return ()
-    return tuple(bins_around(float(mean), float(deviation)) for mean, deviation in pairs)
-
-
-def counted(
-    warehouse: Warehouse,
-    partition: Partition,
-    bins: tuple[tuple[float, float], ...],
-    n_ids: int,
-    table: str = SHARES.name,
-    *,
-    first: pa.Table | None = None,
-) -> tuple[dict[SampleStatus, int], tuple[tuple[int, ...], ...], int, int]:
-    """Return the ids by status, the scores by output and bin, the checksum, and the number of ids that are stored.
-
-    Args:
-        warehouse: Which.
-        partition: Where in it.
-        bins: For each output whose scores are counted by bin.
-        n_ids: How many there should be; of none nothing is asked.
-        table: The table of the partition.
-        first: What the query of the first output gave, where it was asked already.
-    """
-    if not n_ids:
-        return {}, tuple((0,) * (N_BINS + 2) for _ in bins), 0, 0
-    statuses: Counter[SampleStatus] = Counter()
-    histograms, checksum = [], 0
-    for output in range(max(1, len(bins))):
-        histogram = [0] * (N_BINS + 2)
-        statuses.clear()
-        checksum = 0
-        found = first if output == 0 else None
-        if found is None:
-            found = warehouse.run(*_counting(warehouse, partition, bins, output, table))
-        for row in found.to_pylist():
-            status = SampleStatus(int(row["status"]))
-            statuses[status] += int(row["n"])
-            checksum += int(row["fp_check"])
-            if status is SampleStatus.OK:
-                histogram[int(row["fp_bin"])] += int(row["n"])
-        histograms.append(tuple(histogram))
-    return dict(sorted(statuses.items())), tuple(histograms) if bins else (), checksum, sum(statuses.values())
-
-
-def _counting(
-    warehouse: Warehouse, partition: Partition, bins: Bins, output: int = 0, table: str = SHARES.name
-) -> tuple[exp.Select, dict[str, Value]]:
-    first, width = bins[output] if bins else (0.0, 1.0)
-    return counts(partition, warehouse.engine.name, output if bins else None, (first, width, N_BINS), table)
+    bins = task.bins
+    if chooses and not bins:
+        bins = bins_of_stored(warehouse, partition, task.n_scores, n_ids)
+    return bins, counted(warehouse, partition, bins, n_ids)
 
 
 def shares_in_process(
@@ -370,8 +394,3 @@ def shares_in_process(
             "event_time": instants,
         }
     )
-
-
-def engine_name(warehouse: Warehouse) -> str:
-    """Return what computes checksums, which are compared with its own alone."""
-    return f"{warehouse.engine.name} {warehouse.engine.version}"

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import pyarrow as pa
 
@@ -76,6 +77,8 @@ TASK_BUCKETS = TableSchema(
 MAX_BINNED = 8
 """Of so many outputs the distribution of the scores is recorded."""
 MAX_GENERATION = 999_999
+_TEXT_INSTANT = "%Y-%m-%d %H:%M:%S.%f"
+"""What every engine casts to a timestamp, in UTC as its session is."""
 VIEW_VERSION = 1
 """Of the view that stored shares are served as."""
 
@@ -134,7 +137,7 @@ class BucketRecord:
         statuses: How many ids have each status.
         histograms: For each output with bins, the scores by bin: below, the inner ones, above.
         checksum: Over ids, statuses and scores, whatever their order; by the hash function of `engine`.
-        engine: What computed it, with its version.
+        engine: What computed it, with its version, and that ids are left out where they are.
         seconds: How long it took.
         finished_at: When it was done.
     """
@@ -218,7 +221,27 @@ def finished_buckets(warehouse: Warehouse, task: ShareTask) -> dict[int, BucketR
 
 def write_bucket(warehouse: Warehouse, task: ShareTask, record: BucketRecord) -> None:
     """Write the row that makes a bucket done; its shares are there already."""
-    row = {
+    rows = pa.Table.from_pylist([_record_row(record)], schema=TASK_BUCKETS.arrow_schema)
+    warehouse.replace(TASK_BUCKETS.name, {**task.partition, "bucket": record.bucket}, rows)
+
+
+def write_buckets(warehouse: Warehouse, task: ShareTask, records: Sequence[BucketRecord]) -> None:
+    """Write the rows that make buckets done, in one statement; a call that fails may have written some of them."""
+    if len(records) == 1:
+        write_bucket(warehouse, task, records[0])
+        return
+    from fedpredict.tables.shares_sql import given  # noqa: PLC0415  a parser of SQL, which daemons do without
+
+    finished = [f"{each.finished_at.astimezone(UTC):{_TEXT_INSTANT}}" for each in records]
+    rows = [
+        {**_record_row(each), "finished_at": at, "bucket": each.bucket}
+        for each, at in zip(records, finished, strict=True)
+    ]
+    warehouse.replace_each_from(TASK_BUCKETS.name, task.partition, *given(rows))
+
+
+def _record_row(record: BucketRecord) -> dict[str, Any]:
+    return {
         "generation": record.generation,
         "n_rows": record.n_rows,
         "n_ids": record.n_ids,
@@ -229,8 +252,6 @@ def write_bucket(warehouse: Warehouse, task: ShareTask, record: BucketRecord) ->
         "seconds": record.seconds,
         "finished_at": record.finished_at,
     }
-    rows = pa.Table.from_pylist([row], schema=TASK_BUCKETS.arrow_schema)
-    warehouse.replace(TASK_BUCKETS.name, {**task.partition, "bucket": record.bucket}, rows)
 
 
 def remove_task(warehouse: Warehouse, task: ShareTask) -> None:

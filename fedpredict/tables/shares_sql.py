@@ -6,11 +6,13 @@ held. Everything else goes through `statements.partial_scores_query`, which grou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sqlglot import exp
 
+from fedpredict.model.buckets import bucket_count
+from fedpredict.model.distribution import N_BINS
 from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
@@ -25,6 +27,9 @@ from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, Value
 
+CHECKED = ("sample_id", "status", "scores")
+CHECKED_WITHOUT_IDS = ("status", "scores")
+"""What a server reads for a checksum: ids, which nothing else needs, cost it more than all the rest (ADR 0040)."""
 MAX_SIDE_BY_SIDE = 1_000
 """So many weights stand side by side in one row of parameters; an engine needs long to plan a statement of more."""
 
@@ -54,7 +59,7 @@ def bucket_shares(
 def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
     """Return a query for shares with a column more: each row's number for the checksum, as `counts` sums it up."""
     names = ("sample_id", "status", "scores", "event_time")
-    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine), name)], shares)
+    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine, CHECKED), name)], shares)
 
 
 def bucket_rows(
@@ -71,64 +76,105 @@ def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Sel
     return sql.select_from([sql.named(exp.Count(this=exp.Star()), "n")], rows), params
 
 
-def moments(partition: Partition, n_outputs: int) -> tuple[exp.Select, dict[str, Value]]:
+def stored_moments(partition: Partition, n_outputs: int) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for mean_0, deviation_0, mean_1 ... of the scores that are stored in a partition."""
+    return _moments(sql.stored(sql.columns_of("scores"), SHARES.name, partition), n_outputs), dict(partition)
+
+
+def sampled_moments(version: ModelVersion, snapshot: Snapshot, n_rows: int) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for the same of about so many ids' shares, chosen by their hash, before any share is stored."""
+    shares, params = bucket_shares(version, snapshot, 0, bucket_count(snapshot.n_rows, n_rows))
+    common = shares.args.get("with_")
+    shares.set("with_", None)  # Hive wants it at the top
+    query = _moments(shares, version.n_scores)
+    query.set("with_", common)
+    return query, params
+
+
+def counts(
+    task: Partition,
+    buckets: Sequence[int],
+    engine: str,
+    *,
+    bins: Sequence[tuple[float, float]],
+    checked: Sequence[str],
+    table: str,
+) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
+    """Return the query that counts what is stored in buckets: fp_output, bucket, status, fp_bin, n and fp_check.
+
+    The rows of output 0 count all ids, and theirs alone sum up the checksum.
+
+    Args:
+        task: Of `fp_partial_scores`: a value for every partition column but the bucket.
+        buckets: At least one.
+        engine: What computes it.
+        bins: For each output whose scores are counted by bin, where the first of `N_BINS` inner bins begins, and the
+            width of one; bin 0 is below them, the last above. Where there are none, all are in bin 0 of output 0.
+        checked: The columns that the checksum is of: `CHECKED`, or `CHECKED_WITHOUT_IDS`.
+        table: Where the buckets are: `fp_partial_scores`, or a table like it.
+    """
+    params: dict[str, Value] = dict(task)
+    queries: list[exp.Select] = []
+    for output in range(max(1, len(bins))):
+        bin_of: exp.Expr = sql.number(0)
+        if bins:
+            first, width = f"fp_first_{output}", f"fp_width_{output}"
+            params |= dict(zip((first, width), bins[output], strict=True))
+            bin_of = _bin_of(sql.item("scores", output), first, width)
+        check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
+        columns = [
+            *sql.columns_of("bucket", "status"),
+            sql.named(bin_of, "fp_bin"),
+            sql.named(check, "fp_check"),
+        ]
+        rows = sql.stored(columns, table, task)
+        rows.where(exp.In(this=sql.column("bucket"), expressions=[sql.number(each) for each in buckets]), copy=False)
+        told = [
+            sql.named(sql.number(output), "fp_output"),
+            *sql.columns_of("bucket", "status", "fp_bin"),
+            sql.named(exp.Count(this=exp.Star()), "n"),
+            sql.named(exp.cast(exp.Sum(this=sql.column("fp_check")), "bigint"), "fp_check"),
+        ]
+        keys = sql.columns_of("bucket", "status", "fp_bin")
+        queries.append(sql.select_from(told, rows).group_by(*keys, copy=False))
+    return sql.together(*queries), params
+
+
+def given(rows: Sequence[Mapping[str, Value]]) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
+    """Return the query that gives rows with the same columns, at least one, and the values to bind."""
+    params = {f"{name}_{at}": value for at, row in enumerate(rows) for name, value in row.items()}
+    queries = [
+        exp.Select(expressions=[sql.named(exp.Placeholder(this=f"{name}_{at}"), name) for name in row])
+        for at, row in enumerate(rows)
+    ]
+    return sql.together(*queries), params
+
+
+def _moments(shares: exp.Select, n_outputs: int) -> exp.Select:
     columns: list[exp.Expr] = []
     for output in range(min(n_outputs, MAX_BINNED)):
         columns.append(sql.named(exp.Avg(this=sql.item("scores", output)), f"mean_{output}"))
         columns.append(sql.named(exp.StddevPop(this=sql.item("scores", output)), f"deviation_{output}"))
-    stored = sql.stored(sql.columns_of("scores"), SHARES.name, partition)
-    return sql.select_from(columns, stored), dict(partition)
+    return sql.select_from(columns, shares)
 
 
-def counts(
-    partition: Partition, engine: str, output: int | None, bins: tuple[float, float, int], table: str = SHARES.name
-) -> tuple[exp.Select, dict[str, Value]]:
-    """Return the query that counts what is stored in a partition: by status and bin, n and checksum.
-
-    Args:
-        partition: Of `fp_partial_scores`.
-        engine: What computes it.
-        output: Whose scores are binned; None: none, and bin is 0.
-        bins: Where the first of the inner bins begins, the width of one, and how many there are; bin 0 is below them,
-            the last above.
-        table: Where the partition is, if not there.
-    """
-    first, width, n_bins = bins
-    bin_of: exp.Expr = sql.number(0)
-    params: dict[str, Value] = dict(partition)
-    if output is not None:
-        params |= {"fp_first": first, "fp_width": width}
-        score = sql.item("scores", output)
-        start, step = (exp.cast(exp.Placeholder(this=name), "double") for name in ("fp_first", "fp_width"))
-        place = exp.Div(
-            this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy()
-        )
-        end = exp.Add(this=start, expression=exp.Mul(this=step, expression=sql.number(n_bins)))
-        bin_of = sql.case(
-            exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
-            (exp.Is(this=score.copy(), expression=exp.null()), sql.number(0)),
-            (exp.LT(this=score.copy(), expression=exp.cast(exp.Placeholder(this="fp_first"), "double")), sql.number(0)),
-            (exp.GTE(this=score, expression=exp.Paren(this=end)), sql.number(n_bins + 1)),
-        )
-    rows = sql.stored(
-        [sql.column("status"), sql.named(bin_of, "fp_bin"), sql.named(_checked(engine), "fp_check")],
-        table,
-        partition,
+def _bin_of(score: exp.Expr, first: str, width: str) -> exp.Expr:
+    """Return the bin of a score; 0 of NULL, which no OK row has."""
+    start, step = (exp.cast(exp.Placeholder(this=name), "double") for name in (first, width))
+    place = exp.Div(this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy())
+    end = exp.Add(this=start.copy(), expression=exp.Mul(this=step, expression=sql.number(N_BINS)))
+    return sql.case(
+        exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
+        (exp.Is(this=score.copy(), expression=exp.null()), sql.number(0)),
+        (exp.LT(this=score.copy(), expression=start), sql.number(0)),
+        (exp.GTE(this=score, expression=exp.Paren(this=end)), sql.number(N_BINS + 1)),
     )
-    columns = [
-        sql.column("status"),
-        sql.column("fp_bin"),
-        sql.named(exp.Count(this=exp.Star()), "n"),
-        sql.named(exp.cast(exp.Sum(this=sql.column("fp_check")), "bigint"), "fp_check"),
-    ]
-    return sql.select_from(columns, rows).group_by(*sql.columns_of("status", "fp_bin"), copy=False), params
 
 
-def _checked(engine: str) -> exp.Expr:
-    """Return a number below 2^31 in size of a row's id, status and scores: the engine's own hash."""
+def _checked(engine: str, columns: Sequence[str]) -> exp.Expr:
+    """Return a number below 2^31 in size of some columns of a row: the engine's own hash."""
     name = "xxhash64" if engine == "spark" else "hash"
-    hashed = exp.Anonymous(this=name, expressions=sql.columns_of("sample_id", "status", "scores"))
+    hashed = exp.Anonymous(this=name, expressions=sql.columns_of(*columns))
     return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
 
 

@@ -25,6 +25,14 @@ def stored(columns: list[exp.Expr], table: str, partition: Partition) -> exp.Sel
     return exp.Select(expressions=columns).from_(table, copy=False).where(*values, copy=False)
 
 
+def together(first: exp.Select, *others: exp.Select) -> exp.Select | exp.Union:
+    """Return the rows of all queries, which have the same columns."""
+    query: exp.Select | exp.Union = first
+    for other in others:
+        query = exp.Union(this=query, expression=other, distinct=False)
+    return query
+
+
 def flag_unless(condition: exp.Expr) -> exp.Expr:
     """Return 0 where a condition is true, and 1 where it is false or unknown."""
     return case(number(1), (condition, number(0)))

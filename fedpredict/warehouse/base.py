@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -200,27 +200,32 @@ class WatchedWriter(Protocol):
         """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows."""
 
 
-@runtime_checkable
-class SummedWriter(Protocol):
-    """A warehouse behind a server, where each statement costs something whatever its rows: one look should tell all."""
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What becomes the content of a partition: a query's rows, and what to bind in it; as for `replace_from`."""
 
-    def replace_from_summed(
-        self,
-        table: str,
-        partition: Partition,
-        statement: exp.Expression,
-        params: Mapping[str, Value],
-        *,
-        summary: tuple[exp.Expression, Mapping[str, Value]],
-    ) -> pa.Table:
-        """Do as `TableWriter.replace_from`, and return the rows of a query over the partition that was written.
+    partition: Partition
+    statement: exp.Expression
+    params: Mapping[str, Value]
+
+
+@runtime_checkable
+class SeriesWriter(Protocol):
+    """A warehouse behind a server, where each statement costs something whatever its rows: many should share one."""
+
+    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> None:
+        """Do as `TableWriter.replace_from` for one partition after the other, and count nothing.
+
+        A partition whose query has no rows is left empty, for the caller to find out and to remove. Which files sources
+        have is looked up when the first query reads them, and not again.
 
         Args:
-            table: As there.
-            partition: As there.
-            statement: As there.
-            params: As there.
-            summary: The query and what to bind in it: it has rows if the partition has.
+            table: A table that `ensure` was called for.
+            fillings: Asked for the next when the one before is written; what it raises ends the series.
+
+        Raises:
+            StatementError, WarehouseWriteError, WarehouseUnavailableError: As for `replace_from`; the partitions before
+                stay written.
         """
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 from sqlglot import exp
@@ -16,8 +16,9 @@ from fedpredict.errors import StatementError, WarehouseUnavailableError, Warehou
 from fedpredict.warehouse.base import (
     Column,
     EngineInfo,
+    Filling,
     Partition,
-    SummedWriter,
+    SeriesWriter,
     TableSchema,
     Value,
     Warehouse,
@@ -59,7 +60,7 @@ CLOSE_S = 2.0
 """How long `close` waits for a statement that another thread has under way; it may take an hour."""
 
 
-class HiveWarehouse(Warehouse, SummedWriter):
+class HiveWarehouse(Warehouse, SeriesWriter):
     """Tables in one database of a HiveServer2.
 
     One session is kept open, and opened anew when it is gone; calls from several threads take turns. Nothing is
@@ -143,47 +144,35 @@ class HiveWarehouse(Warehouse, SummedWriter):
         self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
     ) -> int:
         """Make the rows of a query the whole content of one partition: one INSERT on the server."""
-        with self._filled(table, partition, statement, params) as (session, schema):
-            n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
-            if n_rows == 0:
-                session.execute(drop_partition(schema, partition))
+        with self._session() as session:
+            schema = self._fill(session, table, [Filling(partition, statement, params)])
+            with _statement_errors(session, params):
+                _refresh(session, table)
+                n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
+                if n_rows == 0:
+                    session.execute(drop_partition(schema, partition))
         return n_rows
 
     @override
-    def replace_from_summed(
-        self,
-        table: str,
-        partition: Partition,
-        statement: exp.Expression,
-        params: Mapping[str, Value],
-        *,
-        summary: tuple[exp.Expression, Mapping[str, Value]],
-    ) -> pa.Table:
-        """Do what `replace_from` does, with the summary in place of the count of rows."""
-        query, bindings = summary
-        if not isinstance(query, exp.Query):
-            raise StatementError("only a query can be run")
-        with self._filled(table, partition, statement, params) as (session, schema):
-            found = session.execute("".join(_rendered(query, bindings, session.engine)))
-            if found.num_rows == 0:
-                session.execute(drop_partition(schema, partition))
-        return found
-
-    @contextlib.contextmanager
-    def _filled(
-        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
-    ) -> Iterator[tuple[HiveSession, TableSchema]]:
-        """Write a query's rows into a partition, and give the session to look at them; none must be dropped."""
-        check_identifier(table)
-        check_partition_values(partition)
+    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> None:
+        """Send one INSERT after the other."""
         with self._session() as session:
-            schema = self._existing(session, table)
-            check_partition(schema, partition)
-            rows = rows_for(schema, statement)
-            sql = insert_query(schema, partition, *_rendered(rows, params, session.engine))
-            with _statement_errors(session, params):
-                _insert(session, table, rows, sql)
-                yield session, schema
+            self._fill(session, table, fillings)
+
+    def _fill(self, session: HiveSession, table: str, fillings: Iterable[Filling]) -> TableSchema:
+        """Write the rows of queries into partitions of a table, and return what it is."""
+        schema = self._existing(session, table)
+        known: set[tuple[str, str]] = set()
+        for each in fillings:
+            check_partition(schema, each.partition)
+            rows = rows_for(schema, each.statement)
+            sql = insert_query(schema, each.partition, *_rendered(rows, each.params, session.engine))
+            with _statement_errors(session, each.params):
+                for source, database in sorted({*_tables(rows)} - known):
+                    _refresh(session, source, database)
+                known.update(_tables(rows))
+                session.execute(sql)
+        return schema
 
     @override
     def replace_each_from(
@@ -198,7 +187,9 @@ class HiveWarehouse(Warehouse, SummedWriter):
             rows = rows_for(flat, statement)
             sql = insert_each(schema, partition, key, *_rendered(rows, params, session.engine))
             with _statement_errors(session, params):
-                _insert(session, table, rows, sql)
+                for source, database in _tables(rows):
+                    _refresh(session, source, database)
+                session.execute(sql)
 
     def _existing(self, session: HiveSession, table: str) -> TableSchema:
         with _write_errors(f"a partition of {table} is not written"):
@@ -289,14 +280,6 @@ class HiveWarehouse(Warehouse, SummedWriter):
             except WarehouseUnavailableError:
                 self.close()
                 raise
-
-
-def _insert(session: HiveSession, table: str, rows: exp.Select, sql: str) -> None:
-    """Run an INSERT of a query's rows into a table."""
-    for source, database in _tables(rows):
-        _refresh(session, source, database)
-    session.execute(sql)
-    _refresh(session, table)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 logging.getLogger("thrift.transport").setLevel(logging.CRITICAL)
 
 USERNAME = "fedpredict"  # where none is set: the process's own may have no name in a container
+WAIT_PART = 1 / 16
+"""Of the time that a statement has taken, what passes before the server is asked again whether it is done."""
 FETCH_ROWS = 10_000  # what HiveServer2 allows in one answer by default
 _BROKEN = (Thrift.TException, OSError, EOFError, http.client.HTTPException)
 """What the drivers raise when the connection, not the statement, is the trouble."""
@@ -144,17 +146,16 @@ class HiveSession:
 
     def _await(self, operation: Any) -> None:
         client = self._connection.client
-        deadline = time.monotonic() + self._settings.statement_timeout_s
-        pause_s = 0.001
+        began = time.monotonic()
         while True:
             state = self._call(client.GetOperationStatus, ttypes.TGetOperationStatusReq(operation))
             if state.operationState not in _UNFINISHED:
                 break
-            if time.monotonic() > deadline:
+            taken_s = time.monotonic() - began
+            if taken_s > self._settings.statement_timeout_s:
                 self._call(client.CancelOperation, ttypes.TCancelOperationReq(operation))
                 raise RefusedByServerError(f"cancelled after {self._settings.statement_timeout_s:g} s", None, None)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.1)
+            time.sleep(min(max(taken_s * WAIT_PART, 0.001), 0.1))
         if state.operationState != ttypes.TOperationState.FINISHED_STATE:
             raise RefusedByServerError(state.errorMessage or "the statement failed", state.sqlState, state.errorCode)
 

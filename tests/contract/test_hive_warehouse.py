@@ -21,7 +21,7 @@ from sqlglot import exp
 from TCLIService import ttypes
 
 from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
+from fedpredict.warehouse.base import Column, ColumnType, Filling, SeriesWriter, TableSchema, Warehouse
 from fedpredict.warehouse.hive import STAGE_ABOVE_VALUES, HiveWarehouse
 from fedpredict.warehouse.hive_connection import HiveSession
 
@@ -277,32 +277,34 @@ def test_a_statement_that_takes_too_long_is_cancelled(server_place: Place) -> No
         hasty.run(cast(exp.Expression, statement), {})
 
 
-def test_what_was_written_is_summed_up_by_the_next_statement(server_place: Place) -> None:
+def test_partitions_are_filled_one_after_the_other_and_what_fails_leaves_those_before(server_place: Place) -> None:
     warehouse = server_place.warehouse
-    assert isinstance(warehouse, HiveWarehouse)
+    assert isinstance(warehouse, SeriesWriter)
     source, target = (new_table(Column("x", ColumnType.DOUBLE)) for _ in range(2))
     for schema in (source, target):
         warehouse.ensure(schema)
     warehouse.replace(source.name, {"part": "a"}, pa.table({"x": [1.0, 2.0, 4.0]}))
+    warehouse.replace(target.name, {"part": "c"}, pa.table({"x": [7.0]}))
     chosen = sqlglot.parse_one("SELECT x FROM source WHERE x > :least").transform(named({"source": source.name}))
-    told = "SELECT COUNT(*) AS n, SUM(x) AS total FROM target WHERE part = :part GROUP BY part"
-    summary = sqlglot.parse_one(told).transform(named({"target": target.name}))
 
-    def written(least: float) -> list[dict[str, object]]:
-        found = warehouse.replace_from_summed(
-            target.name, {"part": "new"}, chosen, {"least": least}, summary=(summary, {"part": "new"})
-        )
-        return cast("list[dict[str, object]]", found.to_pylist())
+    def fillings(*wanted: tuple[str, float | None]) -> Iterator[Filling]:
+        for part, least in wanted:
+            if least is None:
+                raise InterruptedError
+            yield Filling({"part": part}, chosen, {"least": least})
 
-    assert written(1.5) == [{"n": 2, "total": 6.0}]
-    assert written(3.0) == [{"n": 1, "total": 4.0}]
+    def stored() -> list[tuple[str, float]]:
+        rows = warehouse.read(target.name, ["part", "x"], {}).to_pylist()
+        return sorted((row["part"], row["x"]) for row in rows)
+
+    warehouse.replace_series_from(target.name, fillings(("a", 1.5), ("b", 3.0), ("c", 9.0)))
+    assert stored() == [("a", 2.0), ("a", 4.0), ("b", 4.0)]
+    with pytest.raises(InterruptedError):
+        warehouse.replace_series_from(target.name, fillings(("a", 0.5), ("b", None)))
+    assert stored() == [("a", 1.0), ("a", 2.0), ("a", 4.0), ("b", 4.0)]
     with pytest.raises(StatementError):
-        warehouse.replace_from_summed(
-            target.name, {"part": "new"}, chosen, {"least": 0.0}, summary=(exp.Drop(this=exp.to_table("x")), {})
-        )
-    assert warehouse.read(target.name, ["x"], {}).column("x").to_pylist() == [4.0]
-    assert written(9.0) == []
-    assert warehouse.read(target.name, ["x"], {}).num_rows == 0
+        warehouse.replace_series_from(target.name, [Filling({"part": "d"}, exp.Drop(this=exp.to_table("x")), {})])
+    assert len(stored()) == 4
 
 
 def named(tables: dict[str, str]) -> Callable[[exp.Expression], exp.Expression]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import sqlglot
 from sqlglot import exp
 
+from fedpredict.errors import InputError
 from fedpredict.features.memory import MemoryStore
 from fedpredict.model.buckets import buckets_of, hashes_of
 from fedpredict.model.populations import BucketQuery, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring import tasks
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.open_buckets import open_buckets
@@ -25,7 +29,8 @@ from fedpredict.tables import sql
 from fedpredict.tables.buckets import in_bucket, place_of
 from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.share_rows import read_shares
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema, Warehouse
+from fedpredict.tables.shares import finished_buckets, list_tasks
+from fedpredict.warehouse.base import Column, ColumnType, SeriesWriter, TableSchema, Warehouse
 from tests.contract.test_engine_scores import NOON, new_view, publish, snapshot_of
 from tests.contract.test_warehouse import new_table
 
@@ -99,6 +104,83 @@ async def test_a_day_is_scored_by_the_engine_into_stored_shares_and_buckets_of_t
     statuses = {name: SampleStatus.FEATURE_MISSING if at == 3 else SampleStatus.OK for at, name in enumerate(ids)}
     scores_of = dict(zip(ids[:n_ids], expected.tolist(), strict=False))
     await check_answers(warehouse, version, {name: (statuses[name], scores_of[name]) for name in ids[:n_ids]})
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize(("together_s", "n_left"), [(1e9, 0), (-1.0, 2)])
+def test_a_day_that_is_broken_off_goes_on_at_the_buckets_that_are_not_recorded(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, together_s: float, n_left: int
+) -> None:
+    """Two buckets are written before the end; what a server has written, but not recorded, is written once more."""
+    monkeypatch.setattr(tasks, "TOGETHER_S", together_s)
+    is_series = isinstance(warehouse, SeriesWriter)
+    features = np.random.default_rng(6).normal(size=(40, 1))
+    ids = [f"person-{row}" for row in range(40)]
+    view = new_view(("x",))
+    snapshot_of(warehouse, view, ids, {"x": features[:, 0].tolist()}, [YESTERDAY] * 40)
+    version = publish(warehouse, view, ("x",), np.array([[2.0]]), np.array([1.0]))
+    begun: list[int] = []
+
+    def end_at_the_third(done: int, _of: int) -> None:
+        begun.append(done)
+        if len(begun) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        score_day(warehouse, version, date(2026, 11, 22), n_buckets=4, advance=end_at_the_third)
+    assert begun == [0, 1, 2]
+    (left,) = list_tasks(warehouse, model_id=version.model_id)
+    done = finished_buckets(warehouse, left)
+    assert len(done) == (n_left if is_series else 2)
+
+    state = score_day(warehouse, version, date(2026, 11, 22))
+
+    assert {bucket: state.buckets[bucket] for bucket in done} == done  # not made again
+    rows = read_shares(warehouse, state.task).to_pylist()
+    assert sorted(row["sample_id"] for row in rows) == sorted(ids)
+    scores = {row["sample_id"]: row["score_0"] for row in rows}
+    assert [scores[name] for name in ids] == pytest.approx((2 * features[:, 0] + 1).tolist(), rel=1e-12)
+    of_buckets = buckets_of([each.encode() for each in ids], 4)
+    assert [state.buckets[bucket].n_ids for bucket in range(4)] == np.bincount(of_buckets, minlength=4).tolist()
+    assert [sum(state.buckets[bucket].histograms[0]) for bucket in range(4)] == np.bincount(of_buckets).tolist()
+    assert damaged_buckets(warehouse, state) == []
+
+
+def test_a_bucket_without_ids_has_a_record_and_no_rows(warehouse: Warehouse) -> None:
+    view = new_view(("x",))
+    ids = ["person-1", "person-2"]
+    snapshot_of(warehouse, view, ids, {"x": [1.0, 2.0]}, [YESTERDAY] * 2)
+    version = publish(warehouse, view, ("x",), np.array([[2.0]]), np.array([1.0]))
+
+    state = score_day(warehouse, version, date(2026, 11, 22), n_buckets=8)
+
+    expected = np.bincount(buckets_of([each.encode() for each in ids], 8), minlength=8).tolist()
+    assert [state.buckets[bucket].n_ids for bucket in range(8)] == expected
+    assert {expected[bucket] for bucket, record in state.buckets.items() if record.statuses == {}} == {0}
+    assert damaged_buckets(warehouse, state) == []
+
+
+def test_checksums_of_records_that_are_of_ids_too_are_compared_as_they_were_made(warehouse: Warehouse) -> None:
+    view = new_view(("x",))
+    snapshot_of(warehouse, view, ["person-1", "person-2"], {"x": [1.0, 2.0]}, [YESTERDAY] * 2)
+    version = publish(warehouse, view, ("x",), np.array([[2.0]]), np.array([1.0]))
+    state = score_day(warehouse, version, date(2026, 11, 22), n_buckets=1)
+    engine = f"{warehouse.engine.name} {warehouse.engine.version}"
+    query = "SELECT {}(sample_id, status, scores) AS checked FROM fp_partial_scores WHERE model_id = :model_id"
+    name = "xxhash64" if warehouse.engine.name == "spark" else "hash"
+    asked = sqlglot.parse_one(query.format(name), into=exp.Select)
+    numbers = warehouse.run(asked, {"model_id": version.model_id}).column("checked").to_pylist()
+    checksum = sum((abs(int(each)) % (2**31 - 1)) * (1 if each >= 0 else -1) for each in numbers)
+
+    old = replace(state.buckets[0], engine=engine, checksum=checksum)
+    assert damaged_buckets(warehouse, replace(state, buckets={0: old})) == []
+    changed = replace(old, checksum=checksum + 1)
+    assert damaged_buckets(warehouse, replace(state, buckets={0: changed})) == [0]
+    with pytest.raises(InputError, match="other 1"):
+        damaged_buckets(warehouse, replace(state, buckets={0: replace(old, engine="other 1")}))
 
 
 async def check_answers(

@@ -26,11 +26,12 @@ from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring.counting import counted
 from fedpredict.scoring.leased import prune_shares_alone, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.task_report import report_of
-from fedpredict.scoring.tasks import counted, damaged_buckets, outdated, previous_state, score_day
+from fedpredict.scoring.tasks import damaged_buckets, outdated, previous_state, score_day
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import Alone
 from fedpredict.tables.models import ModelVersion, publish_model

@@ -1,0 +1,138 @@
+"""What is counted of stored shares by the engine that holds them: statuses, the distribution of scores, a checksum."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from fedpredict.model.distribution import N_BINS, bins_around
+from fedpredict.model.share import SampleStatus
+from fedpredict.scoring.tally import ENOUGH, Bins
+from fedpredict.tables.shares import MAX_BINNED, SHARES
+from fedpredict.tables.shares_sql import (
+    CHECKED,
+    CHECKED_WITHOUT_IDS,
+    count_rows,
+    counts,
+    sampled_moments,
+    stored_moments,
+)
+from fedpredict.tables.version import ModelVersion
+from fedpredict.tables.views import Snapshot
+from fedpredict.warehouse.base import Partition, SeriesWriter, Warehouse
+
+_WITHOUT_IDS = ", without ids"
+
+
+class Counts(NamedTuple):
+    """What is known of the rows of a bucket.
+
+    Attributes:
+        statuses: How many ids have each status.
+        histograms: For each output with bins, the scores by bin.
+        checksum: Over ids, statuses and scores, or without ids, whatever the order of rows.
+        n_ids: The ids that are stored.
+    """
+
+    statuses: Mapping[SampleStatus, int]
+    histograms: tuple[tuple[int, ...], ...]
+    checksum: int
+    n_ids: int
+
+
+def counted(
+    warehouse: Warehouse,
+    partition: Partition,
+    bins: Bins,
+    n_ids: int,
+    *,
+    table: str = SHARES.name,
+    engine: str | None = None,
+) -> Counts:
+    """Return what is stored in a bucket.
+
+    Args:
+        warehouse: Which.
+        partition: Where in it.
+        bins: For each output whose scores are counted by bin.
+        n_ids: The number of ids that there should be; of none nothing is asked.
+        table: The table of the partition.
+        engine: One of `engine_names`: whose checksum; None: the first.
+    """
+    task, bucket = dict(partition), int(partition["bucket"])
+    del task["bucket"]
+    found = counted_each(warehouse, task, [bucket] if n_ids else [], bins, table=table, engine=engine)
+    return found.get(bucket, _summed((), bins))
+
+
+def counted_each(
+    warehouse: Warehouse,
+    task: Partition,
+    buckets: Sequence[int],
+    bins: Bins,
+    *,
+    table: str = SHARES.name,
+    engine: str | None = None,
+) -> dict[int, Counts]:
+    """Return what is stored in each of some buckets of a task's partition, by one statement; else as `counted`."""
+    if not buckets:
+        return {}
+    checked = CHECKED_WITHOUT_IDS if (engine or engine_name(warehouse)).endswith(_WITHOUT_IDS) else CHECKED
+    query = counts(task, buckets, warehouse.engine.name, bins=bins, checked=checked, table=table)
+    rows: dict[int, list[Mapping[str, int]]] = {bucket: [] for bucket in buckets}
+    for row in warehouse.run(*query).to_pylist():
+        rows[int(row["bucket"])].append(row)
+    return {bucket: _summed(each, bins) for bucket, each in rows.items()}
+
+
+def bins_of_stored(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> Bins:
+    """Return bins around what a bucket holds; none where it has no scores."""
+    return _bins(warehouse.run(*stored_moments(partition, n_scores)), n_scores) if n_ids else ()
+
+
+def bins_of_sample(warehouse: Warehouse, version: ModelVersion, snapshot: Snapshot) -> Bins:
+    """Return bins around the scores of some ids, which the engine computes for it; none where they have no scores."""
+    return _bins(warehouse.run(*sampled_moments(version, snapshot, ENOUGH)), version.n_scores)
+
+
+def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: int, n_ids: int) -> int:
+    """Return how many rows of a snapshot are in a bucket that has so many ids."""
+    if snapshot.n_ids == snapshot.n_rows:
+        return n_ids
+    return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
+
+
+def engine_name(warehouse: Warehouse) -> str:
+    """Return what computes checksums now, and of what: records have it."""
+    return engine_names(warehouse)[0]
+
+
+def engine_names(warehouse: Warehouse) -> list[str]:
+    """Return whose checksums can be compared with what is stored: this engine's own, in each way that it had."""
+    own = f"{warehouse.engine.name} {warehouse.engine.version}"
+    return [own + _WITHOUT_IDS, own] if isinstance(warehouse, SeriesWriter) else [own]
+
+
+def _bins(moments: pa.Table, n_scores: int) -> Bins:
+    found = moments.to_pylist()[0]
+    pairs = [(found[f"mean_{at}"], found[f"deviation_{at}"]) for at in range(min(n_scores, MAX_BINNED))]
+    if any(value is None for pair in pairs for value in pair):
+        return ()
+    return tuple(bins_around(float(mean), float(deviation)) for mean, deviation in pairs)
+
+
+def _summed(rows: Sequence[Mapping[str, int]], bins: Bins) -> Counts:
+    statuses: Counter[SampleStatus] = Counter()
+    histograms = [[0] * (N_BINS + 2) for _ in bins]
+    checksum = 0
+    for row in rows:
+        output, status, n = int(row["fp_output"]), SampleStatus(int(row["status"])), int(row["n"])
+        if output == 0:
+            statuses[status] += n
+            checksum += int(row["fp_check"])
+        if bins and status is SampleStatus.OK:
+            histograms[output][int(row["fp_bin"])] += n
+    return Counts(dict(sorted(statuses.items())), tuple(map(tuple, histograms)), checksum, sum(statuses.values()))
