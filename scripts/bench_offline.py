@@ -3,7 +3,8 @@
 - `bare`: the hand-written statement, the weights as literals, over the same Parquet files: no status, no bucket, no
   record, `COPY ... TO` one Parquet file of id, score list and event time (zstd).
 - `task`: what `fedpredict task score` does with the same snapshot: statuses, buckets, records, and the distribution.
-  `ratio` is its rate over the mean of the bare statement's before and after it.
+  `ratio` is its rate over the mean of the bare statement's before and after it; `cpu_ratio` the same of processor time
+  (`cpu_s`, all threads), which other programs on the machine disturb less.
 - `plain`: the task's statement alone, without the records: what the counting and the histogram cost is the difference.
 
 - With `--engine spark|hive`, `bare` and `task` behind a HiveServer2: `overhead` is what `task` takes beyond the
@@ -109,12 +110,13 @@ def _compare(folder: Path, n_rows: int, n_features: int, buckets: int | None) ->
     for turn, work in enumerate(("bare", "plain", "task", "bare")):
         result = _step(work, folder, str(buckets) if buckets else "")
         found[work if turn < 3 else "again"] = result
-    bare = (found["bare"]["seconds"] + found["again"]["seconds"]) / 2
+    bare, bare_cpu = ((found["bare"][each] + found["again"][each]) / 2 for each in ("seconds", "cpu_s"))
     for work in ("bare", "plain", "task"):
-        seconds, peak = found[work]["seconds"], found[work]["peak_mb"]
-        ratio = {} if work == "bare" else {"ratio": round(bare / seconds, 3)}
+        seconds, cpu_s, peak = (found[work][each] for each in ("seconds", "cpu_s", "peak_mb"))
+        ratios = {"ratio": round(bare / seconds, 3), "cpu_ratio": round(bare_cpu / cpu_s, 3)}
         fields = {"work": work, "rows": n_rows, "features": n_features, "per_s": round(n_rows / seconds)}
-        print(json.dumps({**fields, "peak_mb": round(peak), **ratio}), flush=True)
+        told = {**fields, "cpu_s": round(cpu_s, 2), "peak_mb": round(peak)}
+        print(json.dumps(told if work == "bare" else told | ratios), flush=True)
 
 
 def _step(work: str, folder: Path, argument: str) -> dict[str, float]:
@@ -140,12 +142,12 @@ def _measure(step: str, folder: Path, _buckets: int | None) -> None:
         "plain": lambda: _plain(warehouse, version, snapshot),
         "task": lambda: score_day(warehouse, version, DAY, n_buckets=int(argument) if argument else None, again=True),
     }
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     works[work]()
-    seconds = time.perf_counter() - began
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     warehouse.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+    print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak}))
 
 
 def _prepare(warehouse: LocalWarehouse, n_rows: int, n_features: int) -> None:

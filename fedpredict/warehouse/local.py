@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sqlglot import exp
 
     from fedpredict.warehouse.local_engine import LocalEngine
+    from fedpredict.warehouse.local_scan import Source
     from fedpredict.warehouse.local_statement import Query
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ partitions then share the processors."""
 _SORT_MEMORY = "1GB"
 """What sorting the rows of many partitions may hold in memory."""
 
-_ALL_DIFFERENT = frozenset({"sample_id", "position"})
+_ALL_DIFFERENT = frozenset({"sample_id", "position", "fp_place"})
 """Columns of which a dictionary takes longer to make than to do without, and no less room."""
 
 _LISTINGS = 100
@@ -274,8 +275,10 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             return self._engine
 
 
-def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, tuple[TableSchema, list[PartitionFile]]]:
-    return {scan.name: (scan.schema, files) for scan, files in zip(query.scans, listed, strict=True)}
+def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, Source]:
+    from fedpredict.warehouse.local_scan import Source  # noqa: PLC0415 - as in `run`
+
+    return {scan.name: Source(scan.schema, files, scan.within) for scan, files in zip(query.scans, listed, strict=True)}
 
 
 def _filling(rows: pa.Table) -> Callable[[BinaryIO], int]:

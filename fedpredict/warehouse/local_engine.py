@@ -5,6 +5,8 @@ The files are read by Arrow and handed to DuckDB, which itself may touch no file
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
@@ -20,7 +22,7 @@ import pyarrow.fs
 from fedpredict.errors import StatementError
 from fedpredict.warehouse.base import ARROW_TYPES, TableSchema, Value
 from fedpredict.warehouse.local_files import PartitionFile
-from fedpredict.warehouse.local_scan import MOST_FILES, quoted, scan_of
+from fedpredict.warehouse.local_scan import MOST_FILES, Source, quoted, scan_of
 
 _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -32,6 +34,11 @@ LARGE_BYTES = 16 << 20
 
 BATCH_ROWS = 122_880
 """Rows of a batch: DuckDB's own group of rows, at ten columns some ten megabytes."""
+
+_MOST_IDLE = 2
+IDLE_S = 2.0
+"""So many engines wait so long for the next query of the same files, such as that of the next bucket: to open one, and
+to let it find its memory again, takes as long as 200,000 rows. What waits holds that memory, and so waits no longer."""
 
 
 class LocalEngine:
@@ -45,31 +52,33 @@ class LocalEngine:
         """
         self._spill = spill
         self._connection = _open_engine(spill)
+        self._idle: list[tuple[tuple[Path, ...], duckdb.DuckDBPyConnection]] = []
+        self._lending = threading.Lock()
+        self._timer: threading.Timer | None = None
 
     def query(
         self,
         sql: str,
         params: Mapping[str, Value],
-        sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
+        sources: Mapping[str, Source],
     ) -> pa.Table:
         """Return the rows of a query.
 
         Args:
             sql: In DuckDB's dialect.
             params: Values to bind.
-            sources: What the query calls a table -> its layout and files. Files that are large together are read as
-                for `batches`.
+            sources: What the query calls a table -> its rows. Files that are large together are read as for `batches`.
 
         Raises:
             OSError: A file cannot be read.
             StatementError: The engine refused.
         """
-        if sum(file.path.stat().st_size for _, files in sources.values() for file in files) > LARGE_BYTES:
+        if sum(file.path.stat().st_size for source in sources.values() for file in source.files) > LARGE_BYTES:
             with self.batches(sql, params, sources) as batches:
                 return _plain(pa.Table.from_batches(batches, batches.schema))
         with _refusals(), self._connection.cursor() as cursor:
-            for name, (schema, files) in sources.items():
-                cursor.register(name, _dataset(schema, files))
+            for name, source in sources.items():
+                cursor.register(name, _dataset(source.schema, source.files))
             return _plain(cursor.sql(sql, params=dict(params)).to_arrow_table())
 
     @contextmanager
@@ -77,7 +86,7 @@ class LocalEngine:
         self,
         sql: str,
         params: Mapping[str, Value],
-        sources: Mapping[str, tuple[TableSchema, Sequence[PartitionFile]]],
+        sources: Mapping[str, Source],
         *,
         memory: str = "",
     ) -> Iterator[_Batches]:
@@ -90,23 +99,72 @@ class LocalEngine:
             OSError: A file cannot be read.
             StatementError: The engine refused, now or at any batch.
         """
-        allowed = [file.path for _, files in sources.values() if len(files) <= MOST_FILES for file in files]
-        spill = self._spill.with_name(f"{self._spill.name}-{uuid4().hex}")
-        with _open_engine(spill, allowed) as connection:
+        named = [source.files for source in sources.values() if len(source.files) <= MOST_FILES]
+        allowed = [file.path for files in named for file in files]
+        with self._lent(tuple(allowed), memory) as connection:
             with _refusals():
-                if memory:
-                    connection.execute(f"SET memory_limit = '{memory}'")
-                for name, (schema, files) in sources.items():
-                    if len(files) <= MOST_FILES:
-                        connection.execute(f'CREATE TEMP VIEW "{name}" AS {scan_of(schema, files)}')
+                for name, source in sources.items():
+                    if len(source.files) <= MOST_FILES:
+                        connection.execute(f'CREATE TEMP VIEW "{name}" AS {scan_of(source)}')
                     else:
-                        connection.register(name, _dataset(schema, files))
+                        connection.register(name, _dataset(source.schema, source.files))
                 reader = connection.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
             yield _Batches(reader)
 
     def close(self) -> None:
         """Let go of its memory."""
         self._connection.close()
+        self._let_go()
+
+    @contextmanager
+    def _lent(self, allowed: tuple[Path, ...], memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection to an engine that may touch these files alone: to one that is idle, or to a new one."""
+        with self._lending:
+            at = next((at for at, (files, _) in enumerate(self._idle) if files == allowed and not memory), None)
+            engine = None if at is None else self._idle.pop(at)[1]
+        if engine is None:
+            engine = _open_engine(self._spill.with_name(f"{self._spill.name}-{uuid4().hex}"), allowed)
+        try:
+            if memory:
+                engine.execute(f"SET GLOBAL memory_limit = '{memory}'")
+            with engine.cursor() as connection:
+                yield connection
+        except BaseException:
+            engine.close()
+            raise
+        if memory:
+            engine.close()
+        else:
+            self._keep(allowed, engine)
+
+    def _keep(self, allowed: tuple[Path, ...], engine: duckdb.DuckDBPyConnection) -> None:
+        with self._lending:
+            self._idle.append((allowed, engine))
+            spare = self._idle[:-_MOST_IDLE]
+            del self._idle[:-_MOST_IDLE]
+            if self._timer is not None:
+                self._timer.cancel()
+            # it does not keep an engine that nobody knows any more
+            self._timer = threading.Timer(IDLE_S, _let_go_of, [weakref.ref(self)])
+            self._timer.daemon = True
+            self._timer.start()
+        for _, each in spare:
+            each.close()
+
+    def _let_go(self) -> None:
+        """Close what is idle."""
+        with self._lending:
+            if self._timer is not None:
+                self._timer.cancel()
+            gone, self._idle = self._idle, []
+        for _, each in gone:
+            each.close()
+
+
+def _let_go_of(engine: weakref.ref[LocalEngine]) -> None:
+    found = engine()
+    if found is not None:
+        found._let_go()  # noqa: SLF001 - its own, of a moment ago
 
 
 class MemoryEngine:
@@ -176,7 +234,8 @@ def _open_engine(spill: Path | None, allowed: Sequence[Path] = ()) -> duckdb.Duc
         },
     )
     engine.execute("SET GLOBAL TimeZone = 'UTC'")
-    engine.execute("SET preserve_insertion_order = false")  # rows have no order here, and keeping it costs a fifth
+    engine.execute("SET GLOBAL preserve_insertion_order = false")  # rows have no order here; keeping it costs a fifth
+    engine.execute("SET GLOBAL enable_external_file_cache = false")  # each is read once: nothing of it is kept
     if allowed:
         engine.execute(f"SET allowed_paths = [{', '.join(map(quoted, allowed))}]")
     engine.execute("SET enable_external_access = false")

@@ -9,16 +9,26 @@ from sqlglot import exp
 
 from fedpredict.errors import NameRefusedError, StatementError
 from fedpredict.warehouse.base import ColumnType, Partition, TableSchema, Value, check_partition_values
+from fedpredict.warehouse.local_ranges import TextRange
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One reference to a table: `name` in the query's text, the table, its layout, and which partitions can matter."""
+    """One reference to a table.
+
+    Attributes:
+        name: What the query's text calls it.
+        table: Which.
+        schema: Its layout.
+        where: Which partitions can matter.
+        within: Which of their rows do, if that can be said: nothing else of the query needs the column.
+    """
 
     name: str
     table: str
     schema: TableSchema
     where: Partition
+    within: TextRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,8 @@ def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: C
     scans: list[Scan] = []
     for number, reference in enumerate(referenced_tables(tree)):
         schema = schema_of(reference.name)
-        scan = Scan(f"__fp_scan_{number}", reference.name, schema, equalities(reference, schema, params))
+        where = equalities(reference, schema, params)
+        scan = Scan(f"__fp_scan_{number}", reference.name, schema, where, text_range(reference, schema))
         scans.append(scan)
         reference.set("alias", exp.TableAlias(this=exp.to_identifier(reference.alias_or_name, quoted=True)))
         reference.set("this", exp.to_identifier(scan.name, quoted=True))
@@ -87,6 +98,45 @@ def equalities(reference: exp.Table, schema: TableSchema, params: Mapping[str, V
         if mine and usable is not None:
             found[column.name] = usable
     return found
+
+
+def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
+    """Return the range of texts that the WHERE clause around a table reference demands of a column, if it demands one.
+
+    Every result row must meet it, and the query around the reference has no other use for the column. So the column may
+    be given as any text of the range, and rows beyond it left out.
+    """
+    query = reference.find_ancestor(exp.Select)
+    condition = query.args.get("where") if query is not None else None
+    if query is None or condition is None or query.args.get("joins") or not isinstance(reference.parent, exp.From):
+        return None
+    firsts, ends = _bounds(condition.this, exp.GTE), _bounds(condition.this, exp.LT)
+    if len(firsts) != 1 or firsts.keys() != ends.keys() or query.is_star:
+        return None
+    name = next(iter(firsts))
+    uses = sum(column.name == name for column in query.find_all(exp.Column))
+    is_text = any(column.name == name and column.type is ColumnType.STRING for column in schema.columns)
+    return TextRange(name, firsts[name], ends[name]) if uses == 2 and is_text else None
+
+
+def _bounds(condition: exp.Expression, kind: type[exp.Binary]) -> dict[str, str]:
+    """Return the texts that columns are compared with."""
+    return {
+        part.this.name: part.expression.name
+        for part in _parts(condition)
+        if isinstance(part, kind)
+        and isinstance(part.this, exp.Column)
+        and isinstance(part.expression, exp.Literal)
+        and part.expression.is_string
+    }
+
+
+def _parts(condition: exp.Expr) -> list[exp.Expr]:
+    """Return what is joined by AND, through parentheses."""
+    whole = condition.unnest()
+    if not isinstance(whole, exp.And):
+        return [whole]
+    return [part for side in (whole.left, whole.right) for part in _parts(side)]
 
 
 def _comparisons(condition: exp.Expression) -> Iterator[tuple[exp.Column, exp.Expression]]:

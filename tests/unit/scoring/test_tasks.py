@@ -107,6 +107,22 @@ def test_stored_scores_are_scikit_learns_and_stand_in_their_ids_buckets(warehous
     assert sum(each.n_ids for each in state.buckets.values()) == N == state.task.n_ids
 
 
+@pytest.mark.parametrize("n_buckets", [1, 2, 8])
+def test_buckets_of_many_groups_of_rows_have_their_ids_and_no_others(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch, n_buckets: int
+) -> None:
+    monkeypatch.setattr("fedpredict.warehouse.local.GROUP_ROWS", 60)
+    ids, features = people()
+    load(warehouse, ids, features)
+
+    state = score_day(warehouse, simple(warehouse), DAY, n_buckets=n_buckets)
+
+    rows = stored(warehouse, state.task)
+    assert [rows[name]["bucket"] for name in ids] == buckets_of([each.encode() for each in ids], n_buckets).tolist()
+    found = np.array([rows[name]["scores"] for name in ids])[:, 0]
+    np.testing.assert_allclose(found, features @ np.array([2.0, -1.0, 0.5]) + 1.0, rtol=0, atol=1e-12)
+
+
 def test_what_is_counted_while_shares_are_written_is_what_the_engine_counts_of_what_is_stored(
     warehouse: LocalWarehouse,
 ) -> None:
