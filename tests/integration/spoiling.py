@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -37,7 +37,7 @@ def spoiled(good: Message) -> Iterator[tuple[str, bytes]]:
 def _changed(root: Message, message: Message, path: tuple[str, ...]) -> Iterator[tuple[str, Message]]:
     for field in message.DESCRIPTOR.fields:
         name = ".".join((*path, field.name))
-        for what, change in _changes(field, message):
+        for what, change in _changes(cast(FieldDescriptor, field), message):
             copied = copy.deepcopy(root)
             inner = copied
             for step in path:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -167,7 +168,7 @@ class Daemons(World):
             upload = desk.stream_stream(f"/{INITIATOR}/UploadSamples", None, None)()  # type: ignore[call-arg]
             await upload.write(chunk_to_wire(SampleIds.of([b"u1", b"u2"]), "r-1").SerializeToString())
             await upload.done_writing()
-            self.upload_id = initiator_pb2.UploadReply.FromString(await upload.read()).upload_id
+            self.upload_id = initiator_pb2.UploadReply.FromString(cast(bytes, await upload.read())).upload_id
             submit = desk.unary_unary(f"/{INITIATOR}/SubmitTask", None, None)
             self.task_id = initiator_pb2.Task.FromString(await submit(submission(self).SerializeToString())).task_id
 
@@ -201,7 +202,7 @@ class Daemons(World):
         key = (service in {PARTICIPANT, "lab"}, caller)
         if key not in self.channels:
             self.channels[key] = self.channel(service, caller)
-            self.stack.push_async_callback(self.channels[key].close)
+            self.stack.push_async_callback(self.channels[key].close, None)
         return self.channels[key]
 
     async def asked(
@@ -214,16 +215,22 @@ class Daemons(World):
         try:
             if row is not None and row.streams:
                 call = channel.stream_stream(path, None, None)(timeout=30.0)  # type: ignore[call-arg]
-                for message in messages:
-                    await call.write(message)
-                await call.done_writing()
-                return await _last(method, call)
+                return await _said(method, call, messages)
             await channel.unary_unary(path, None, None)(messages[0], timeout=30.0)
         except grpc.aio.AioRpcError as error:
             return error.code().name, str(error.details())
-        except asyncio.InvalidStateError:  # the call ended while it was written to
-            return (await call.code()).name, str(await call.details())
         return "OK", ""
+
+
+async def _said(method: str, call: grpc.aio.StreamStreamCall[bytes, bytes], messages: Sequence[bytes]) -> Outcome:
+    """Send messages on a stream, and return what came of it."""
+    try:
+        for message in messages:
+            await call.write(message)
+        await call.done_writing()
+        return await _last(method, call)
+    except asyncio.InvalidStateError:  # the call ended while it was written to
+        return (await call.code()).name, str(await call.details())
 
 
 async def _last(method: str, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> Outcome:
@@ -551,6 +558,7 @@ async def test_so_does_it_on_a_standing_link(way: str, daemons: Daemons) -> None
 def _is_broken(data: bytes, method: str) -> bool:
     """Whether bytes are no message of the method."""
     kind = link_pb2.Frame.DESCRIPTOR.fields_by_name[FRAMES[method]].message_type
+    assert kind is not None
     try:
         getattr(participant_pb2, kind.name).FromString(data)
     except DecodeError:
@@ -830,7 +838,7 @@ async def test_a_message_that_announces_4_gb_is_refused_before_it_is_there(daemo
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _http2(4, 0, 0, b"") + _http2(1, 4, 1, block))
     writer.write(_http2(0, 0, 1, b"\x00\xff\xff\xff\xff" + bytes(1000)))
 
-    kinds = []
+    kinds: list[tuple[int, int, int]] = []
     async with asyncio.timeout(30):
         # until the server ends the stream: trailers with END_STREAM, or a reset
         while not kinds or kinds[-1] not in {(1, 1, 5), (3, 1, 0)}:

@@ -16,8 +16,10 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import zstandard
+from typing_extensions import override
 
 Payload = Callable[[str], bytes]
 
@@ -476,7 +478,7 @@ def _twice(canary: str) -> bytes:
         return _zip(("m/data.pkl", b"}."), ("m/data.pkl", nested(canary)))
 
 
-def _joblib(canary: str, compress: object) -> bytes:
+def _joblib(canary: str, *, compress: object) -> bytes:
     import joblib
 
     file = io.BytesIO()
@@ -490,6 +492,7 @@ class _Runs:
     def __init__(self, canary: str) -> None:
         self.canary = canary
 
+    @override
     def __reduce__(self) -> tuple[object, ...]:
         import os
 
@@ -542,7 +545,7 @@ CONTAINED: dict[str, Attack] = {
     "gzip_and_more": Attack(lambda c: gzip.compress(b"N.") + nested(c), "bytes follow"),
     "two_gzip_members": Attack(lambda c: gzip.compress(b"N.") + gzip.compress(nested(c)), "bytes follow"),
     **{
-        f"joblib_{name}": Attack(lambda c, compress=compress: _joblib(c, compress), r"posix\.system")
+        f"joblib_{name}": Attack(partial(_joblib, compress=compress), r"posix\.system")
         for name, compress in {
             "plain": 0,
             "zlib": ("zlib", 3), "gzip": ("gzip", 3), "bz2": ("bz2", 3), "xz": ("xz", 3), "lzma": ("lzma", 3),
