@@ -34,7 +34,8 @@ _TEXT_BYTES = 2**24
 """Of a file of names or of a description."""
 _SHOWN = 3
 """Scores of a constant share that are shown."""
-_NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
+NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
+"""Told by every command that has read a model file so."""
 
 FeaturesOption = Annotated[
     str | None,
@@ -143,7 +144,7 @@ def _convert_head(output: Output, warehouse: Warehouse, file: Path, result: Head
         raise InputError("--verify: a head has no partial scores; verify the parties' parts")
     version, written = publish_head(warehouse, result.head, result.source_sha256)
     if not result.network_isolated:
-        output.note(_NOT_ISOLATED)
+        output.note(NOT_ISOLATED)
     what = "is now" if written else "was converted before, unchanged; it stays"
     output.result(
         {
@@ -187,7 +188,7 @@ def share_without_features(part: Part) -> str:
 
 def _report(output: Output, file: Path, result: ReadResult, version: ModelVersion, *, written: bool) -> None:
     if not result.network_isolated:
-        output.note(_NOT_ISOLATED)
+        output.note(NOT_ISOLATED)
     what = "is now" if written else "was converted before, unchanged; it stays"
     output.result(
         {

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli.convert import (
+    NOT_ISOLATED,
     ExposureOption,
     FeaturesOption,
     LayersOption,
@@ -105,6 +106,7 @@ def split(
             exposure=exposure,
         )
         result = read_model_file(file, options)
+    _note_network(output, result)
     parts, the_head = _cut(
         result, owners, intercept, head, None if rows is None else _checked_rows(rows, result.partial)
     )
@@ -168,6 +170,11 @@ def _tell_odd(output: Output, out: Path, parts: Mapping[str, PartialModel], head
         output.say(f"{out / HEAD} is for the initiator {head.party} alone: `fedpredict model convert {HEAD}` there.")
 
 
+def _note_network(output: Output, result: ReadResult) -> None:
+    if not result.network_isolated:
+        output.note(NOT_ISOLATED)
+
+
 def _head_in(folder: Path) -> HeadModel | None:
     if not (folder / HEAD).exists():
         return None
@@ -208,7 +215,9 @@ def simulate(
             part = read_model_file(file).partial
             parts[part.party] = part
             advance(len(parts), len(files))
-    joint = read_model_file(model / f"{JOINT}.json").partial
+    read = read_model_file(model / f"{JOINT}.json")
+    _note_network(output, read)
+    joint = read.partial
     rows, names = read_rows(data, categories=joint.part.categories)
     report = play(parts, joint, rows, names, _head_in(model))
     output.fields(

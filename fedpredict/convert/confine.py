@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import resource
 
+from fedpredict.convert.syscalls import give_up_system_calls
+
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _MAX_OPEN_FILES = 32
@@ -13,14 +15,16 @@ _MAX_OPEN_FILES = 32
 def confine(memory_bytes: int, cpu_s: int) -> bool:
     """Limit this process for good; return whether it lost the network as well.
 
-    After this it cannot write a file, start a process (unless it is root's), leave a core file, or use more memory
-    and time than given. Where the kernel lets it, it moves into a network of its own, which has no interface.
+    After this it cannot write a byte to a file, leave a core file, or use more memory and time than given. Where the
+    kernel lets it, it moves into a network of its own, which has no interface; and where the kernel has a filter of
+    system calls, it cannot make a socket, start a process or thread, signal one, or change the file system. Either of
+    the two takes the network away.
 
     Args:
         memory_bytes: Address space.
         cpu_s: Seconds of processor time; the kernel ends the process then.
     """
-    isolated = _leave_network()
+    apart = _leave_network()
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
@@ -30,7 +34,8 @@ def confine(memory_bytes: int, cpu_s: int) -> bool:
     ):
         _lower(limit, value, value)
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)  # the first ends it by a signal that says why
-    return isolated
+    filtered = give_up_system_calls()
+    return apart or filtered
 
 
 def _lower(limit: int, soft: int, hard: int) -> None:

@@ -103,7 +103,7 @@ def parse_lightgbm(content: bytes | str) -> ModelText:
             f"the LightGBM model is of format '{clipped(version)}'; read are {', '.join(VERSIONS)} (LightGBM 2.3 to 4)"
         )
     trees = [
-        _block(lines[start + 1 : stop], lines[start]) for start, stop in zip(starts, [*starts[1:], end], strict=True)
+        _block(lines[start + 1 : stop], lines[start]) for start, stop in zip(starts, [*starts, end][1:], strict=True)
     ]
     if [lines[start] for start in starts] != [f"Tree={number}" for number in range(len(starts))]:
         raise ModelFileError("the trees of the LightGBM model are not numbered one after the other")

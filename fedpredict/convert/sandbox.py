@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,7 +53,7 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
         NameRefusedError: A model id or party id breaks the naming rules.
     """
     request = json.dumps({"descriptor": descriptor, "options": asdict(options), "limits": asdict(limits)}).encode()
-    with _started(descriptor) as child:
+    with _own_folder() as folder, _started(descriptor, folder) as child:
         try:
             output, complaint = child.communicate(request, timeout=limits.wall_s)
         except subprocess.TimeoutExpired as error:
@@ -57,21 +61,42 @@ def run_child(descriptor: int, options: ReadOptions, limits: Limits) -> dict[str
                 f"reading the file took longer than {limits.wall_s} seconds and was stopped: {SMALLER}"
             ) from error
         finally:
-            child.kill()
+            _kill(child)
     if child.returncode != 0:
         raise ModelFileError(_end_of(child.returncode, complaint, limits))
     return _checked(output)
 
 
-def _started(descriptor: int) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _own_folder() -> Iterator[str]:
+    """A temporary directory of the child's own, which goes with it; "/", nobody's, where a full disk has room for none.
+
+    The child cannot write into it either. It is there so that a name without a path is no file of anybody's.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="fedpredict-reading-", ignore_cleanup_errors=True)
+    except OSError:
+        yield "/"
+        return
+    with folder as name:
+        yield name
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child, if it is still there, with all that it may have started."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _started(descriptor: int, folder: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(_import_path())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=(descriptor,),
-        cwd="/",  # nobody's files, and unlike a folder of its own there also where the disk is full
-        env=_ENVIRONMENT,
+        cwd=folder,
+        env=_ENVIRONMENT | {"TMPDIR": folder},
         start_new_session=True,
     )
 
@@ -96,7 +121,7 @@ def _end_of(code: int, complaint: bytes, limits: Limits) -> str:
 def _checked(output: bytes) -> dict[str, object]:
     try:
         answer = json.loads(output)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError("the reading process gave no answer") from error
     if not isinstance(answer, dict):
         raise ModelFileError("the reading process gave no answer")

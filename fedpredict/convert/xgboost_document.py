@@ -90,7 +90,7 @@ class Section:
         found = self._array(key)
         if found.size and found.dtype.kind not in "iuf":
             raise ModelFileError(f"{self.place}.{key} of the XGBoost model is not an array of numbers")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # a NaN may be one that signals
             return found.astype(np.float32).astype(np.float64)
 
     def _array(self, key: str) -> NDArray[Any]:

@@ -13,15 +13,19 @@ from typing import Any, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from fedpredict.errors import EventsRefusedError, FeatureFileError
+from fedpredict.errors import EventsRefusedError, FeatureFileError, ProtocolError
 from fedpredict.features.event_feed import Feed, OddEventError
 from fedpredict.features.files import read_columns
 from fedpredict.state.event_base import EventStore, StoredEvent
+from fedpredict.wire.arrow_codec import check_messages, reading
+from fedpredict.wire.arrow_plain import plain_column
 
 logger = logging.getLogger(__name__)
 
 MAX_TOLD = 20
 """Refused rows, or columns that were left out, that are told one by one."""
+MAX_SENT_BYTES = 64 * 2**20
+"""Most bytes that a column of a batch may have in memory."""
 TOGETHER = 50_000
 """Events of one transaction. A load that is killed leaves those before it; loading again stores the rest."""
 
@@ -110,9 +114,32 @@ def table_rows(table: pa.Table, feed: Feed) -> Iterator[tuple[int, Mapping[str, 
         )
     number = 0
     for batch in table.to_batches(max_chunksize=8192):
-        for row in batch.to_pylist():
+        try:
+            rows = batch.to_pylist()
+        except (ValueError, OverflowError, KeyError) as error:  # a time zone that nobody knows, a year that is none
+            raise _unreadable(f"a value of the table is none ({type(error).__name__})") from error
+        for row in rows:
             number += 1
             yield number, row
+
+
+def sent_table(data: bytes, feed: Feed) -> pa.Table:
+    """Return the table in an Arrow IPC stream that somebody sent: the columns that the feed declares, as plain ones.
+
+    Nothing is written out before it is known how much that is: compressed batches, dictionaries and views let a few
+    bytes stand for gigabytes. Other columns are there by their names, and empty.
+
+    Raises:
+        EventsRefusedError: It is no such stream, is damaged, compressed, or stands for more than `MAX_SENT_BYTES`.
+    """
+    try:
+        with reading():
+            check_messages(data)
+            with pa.ipc.open_stream(data) as reader:
+                batches = [_declared(batch, feed) for batch in reader]
+                return pa.Table.from_batches(batches, None if batches else reader.schema)
+    except ProtocolError as error:
+        raise _unreadable(f"the body: {error}") from error
 
 
 def arrow_stream(data: bytes) -> pa.Table:
@@ -164,6 +191,14 @@ def _without_blanks(table: pa.Table, path: Path) -> pa.Table:
         raise FeatureFileError(f"{path}: not UTF-8")
     columns = [pa.array([value or None for value in column.to_pylist()], pa.string()) for column in table.columns]
     return pa.table(columns, names=table.column_names)
+
+
+def _declared(batch: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
+    columns = [
+        plain_column(column, MAX_SENT_BYTES) if name in feed.types else pa.nulls(batch.num_rows)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _unreadable(text: str) -> EventsRefusedError:

@@ -14,6 +14,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.epoch import check_epoch
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
@@ -64,7 +65,8 @@ class Answers:
         self._me = me
         self._max_samples = max_samples
         self._watch = watch or ShareWatch()
-        self._audit = audit or CallAudit(None)
+        self.audit = audit or CallAudit(None)
+        """Where calls are written down."""
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce.
@@ -97,13 +99,13 @@ class Answers:
             request_id = codec.check_request_id(request.request_id)
             model_id = check_model_id(request.model_id)
             add_log_context(request_id=request_id, model=model_id)
-            self._audit.check()
+            self.audit.check()
             self._policy.check(caller, model_id)
             part = await self._scorer.describe(model_id, deadline_s=deadline_s)
         except BaseException as error:
-            self._audit.other("DescribeModel", caller, request_id, model_id, error)
+            self.audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
-        self._audit.other("DescribeModel", caller, request_id, model_id, None)
+        self.audit.other("DescribeModel", caller, request_id, model_id, None)
         return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(
@@ -125,18 +127,18 @@ class Answers:
         try:
             query = codec.query_from_wire(request)
         except FedPredictError as error:
-            self._audit.other("Score", caller, "", "", error)
+            self.audit.other("Score", caller, "", "", error)
             raise
         watched = self._watch.share(caller.name, query)
         try:
-            self._audit.check()
+            self.audit.check()
             if query.further:
-                self._check_size(len(query.sample_ids))
+                self._check(query)
                 reply = await self._score_several(query, caller, deadline_s)
             else:
                 # who may not ask learns nothing else: not even what is wrong with the request
                 self._policy.check(caller, query.model_id)
-                self._check_size(len(query.sample_ids))
+                self._check(query)
                 reply = await self._scorer.score(query, deadline_s=deadline_s)
             if watched.scored(reply):
                 _log_done(query, reply)
@@ -144,9 +146,9 @@ class Answers:
             # only now: most calls leave no line in the log that would need it
             add_log_context(request_id=query.request_id, model=query.model_id)
             watched.failed(error)
-            self._audit.scored(caller, query, error)
+            self.audit.scored(caller, query, error)
             raise
-        self._audit.scored(caller, query, reply)
+        self.audit.scored(caller, query, reply)
         codec.fill_reply(into, query, reply)
 
     async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
@@ -169,7 +171,9 @@ class Answers:
         except FedPredictError as error:
             return error
 
-    def _check_size(self, n_samples: int) -> None:
+    def _check(self, query: ScoreQuery) -> None:
+        check_epoch(query.epoch)
+        n_samples = len(query.sample_ids)
         if not n_samples:
             raise EmptyRequestError("a request for a share names no sample id")
         if n_samples > self._max_samples:

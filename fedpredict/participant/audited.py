@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedpredict.errors import AuditUnavailableError
+from fedpredict.errors import AuditUnavailableError, FedPredictError
 from fedpredict.model.populations import BucketQuery, PopulationRows
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
@@ -42,6 +44,15 @@ class CallAudit:
         if self._log is not None:
             outcome = _outcome(error)
             self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome))
+
+    @contextmanager
+    def refusals(self, what: str, caller: Identity) -> Iterator[None]:
+        """Write down a call, of a kind that is not written down otherwise, that is refused inside the block."""
+        try:
+            yield
+        except FedPredictError as error:
+            self.other(what, caller, "", "", error)
+            raise
 
     def scored(self, caller: Identity, query: ScoreQuery, answer: PartyReply | BaseException) -> None:
         """Write down a question for shares, a line for each model that it asks for."""

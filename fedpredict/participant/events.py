@@ -13,7 +13,7 @@ import msgspec
 
 from fedpredict.errors import FeedNotFoundError, ProtocolError
 from fedpredict.features.event_feed import Feed
-from fedpredict.features.event_intake import Intake, arrow_stream, json_lines, table_rows, take_events
+from fedpredict.features.event_intake import Intake, json_lines, sent_table, table_rows, take_events
 from fedpredict.http.application import Answer, ProblemError, Request, Route, build_application
 from fedpredict.http.problem import media_refused
 from fedpredict.http.server import HttpServer
@@ -89,7 +89,9 @@ class EventsEndpoint:
         return Answer(msgspec.json.encode(intake))
 
     def _take(self, feed: Feed, body: bytes, *, is_arrow: bool) -> Intake:
-        return take_events(self._store, feed, table_rows(arrow_stream(body), feed) if is_arrow else json_lines(body))
+        return take_events(
+            self._store, feed, table_rows(sent_table(body, feed), feed) if is_arrow else json_lines(body)
+        )
 
 
 def build_event_edge(settings: EventEdgeSettings, store: EventStore, feed_of: Callable[[str], Feed]) -> HttpServer:

@@ -116,11 +116,14 @@ class LinkServer:
                 await self._answers.fill_score(frame.score, caller, _remaining_s(frame), scored.scored)
                 return scored
             if frame.HasField("hello"):
-                return await self._answer_hello(frame, greeted, for_offline=for_offline)
+                with self._answers.audit.refusals("Hello", caller):
+                    return await self._answer_hello(frame, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
             self._links.discard(link)
+            if carrier.broken:
+                self._answers.audit.other("Frame", caller, "", "", ProtocolError(carrier.broken))
             with log_context(caller=caller.name):
                 logger.info("link.closed", extra={"carrier": carrier.name, "peer": peer, "reason": reason})
             if closed is not None:

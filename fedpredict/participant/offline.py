@@ -24,6 +24,7 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.audited import AskedIds, CallAudit
+from fedpredict.participant.epoch import check_epoch
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
@@ -166,6 +167,7 @@ class OfflineAnswers:
     ) -> tuple[PartyReply, tuple[str, str]]:
         """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
         self._policy.check(caller, query.model_id)
+        check_epoch(query.epoch)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
         began = time.perf_counter()

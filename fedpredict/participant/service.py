@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import grpc
 from google.protobuf.message import Message
 
+from fedpredict.errors import FedPredictError
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
@@ -14,6 +18,7 @@ from fedpredict.security.tls import peer_identity
 from fedpredict.wire.handlers import Context, compress_like_caller, service, stream, unary
 from fedpredict.wire.v1 import participant_pb2
 
+_Request = TypeVar("_Request", bound=Message)
 SERVICE = "fedpredict.wire.v1.ParticipantService"
 
 
@@ -35,14 +40,22 @@ class ParticipantService:
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         methods = {
-            "Hello": unary(participant_pb2.HelloRequest, self.hello),
-            "DescribeModel": unary(participant_pb2.DescribeModelRequest, self.describe_model),
-            "Score": unary(participant_pb2.ScoreRequest, self.score),
+            "Hello": self._unary("Hello", participant_pb2.HelloRequest, self.hello),
+            "DescribeModel": self._unary("DescribeModel", participant_pb2.DescribeModelRequest, self.describe_model),
+            "Score": self._unary("Score", participant_pb2.ScoreRequest, self.score),
             "ScoreStream": stream(self.score_stream),
         }
         if self._answers.offline is not None:
             methods |= self._offline(self._answers.offline)
         return service(SERVICE, methods)
+
+    def _unary(
+        self, name: str, request_type: type[_Request], method: Callable[[_Request, Context], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        def unread(context: Context, error: FedPredictError) -> None:
+            self._answers.audit.other(name, self.caller(context), "", "", error)
+
+        return unary(request_type, method, unread=unread)
 
     def _offline(self, offline: OfflineAnswers) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
         async def score_bucket(request: participant_pb2.BucketRequest, context: Context) -> Message:
@@ -58,9 +71,9 @@ class ParticipantService:
             return await offline.put_bucket(request, self.caller(context))
 
         return {
-            "ScoreBucket": unary(participant_pb2.BucketRequest, score_bucket),
-            "RegisterPopulation": unary(participant_pb2.PopulationRequest, population),
-            "PutPopulationBucket": unary(participant_pb2.PopulationBucket, put_bucket),
+            "ScoreBucket": self._unary("ScoreBucket", participant_pb2.BucketRequest, score_bucket),
+            "RegisterPopulation": self._unary("RegisterPopulation", participant_pb2.PopulationRequest, population),
+            "PutPopulationBucket": self._unary("PutPopulationBucket", participant_pb2.PopulationBucket, put_bucket),
         }
 
     def caller(self, context: Context) -> Identity:
@@ -72,8 +85,8 @@ class ParticipantService:
 
     async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here."""
-        self.caller(context)
-        return await self._answers.hello(request)
+        with self._answers.audit.refusals("Hello", self.caller(context)):
+            return await self._answers.hello(request)
 
     async def describe_model(
         self, request: participant_pb2.DescribeModelRequest, context: Context

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 FORMAT = 1
+_MAX_DIGITS = 18
 GENESIS = "0" * 64
 """The hash before a chain's first line."""
 SUFFIX = ".jsonl"
@@ -92,7 +93,7 @@ def is_signed(checkpoint: Checkpoint, key: Ed25519PublicKey) -> bool:
 def parse_checkpoint(line: str) -> Checkpoint | None:
     """Return the checkpoint in a line of an anchor, whatever stands before it there, or None."""
     words = line.partition("fedpredict-audit ")[2].split()
-    if len(words) < 4 or not words[1].isdigit():
+    if len(words) < 4 or not (words[1].isascii() and words[1].isdigit() and len(words[1]) <= _MAX_DIGITS):
         return None
     return Checkpoint(words[0], int(words[1]), words[2], words[3])
 
@@ -114,10 +115,12 @@ def read_lines(path: Path) -> tuple[list[bytes], bytes]:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return the fields of a line, or None where it is no JSON object."""
+    """Return the fields of a line, or None where it is no JSON object, or holds half a character (ours never do)."""
     try:
-        body = json.loads(line)
-    except ValueError:
+        body = json.loads(line.decode())  # of bytes it would take half a character
+        if b"\\u" in line:
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
 

@@ -12,7 +12,7 @@ from fedpredict.tables import sql
 from fedpredict.tables.script_compile import Compiler
 from fedpredict.tables.script_position import refused
 from fedpredict.tables.script_scope import Scope, Typed, column_of
-from fedpredict.tables.script_shape import parse_shape
+from fedpredict.tables.script_shape import TOO_DEEP, Shape, parse_shape
 from fedpredict.tables.script_types import DOUBLE, TEXT, ScriptType
 from fedpredict.tables.script_view import ScriptFeature, ScriptSource, ScriptView
 from fedpredict.warehouse.base import Value
@@ -70,7 +70,13 @@ def compile_script(view: ScriptView, text: str, engine: str) -> Script:
     Raises:
         ViewRefusedError: With line and column, and the fix.
     """
-    shape = parse_shape(view, text)
+    try:
+        return _compiled(parse_shape(view, text), view, engine)
+    except RecursionError:
+        raise ViewRefusedError(TOO_DEEP) from None
+
+
+def _compiled(shape: Shape, view: ScriptView, engine: str) -> Script:
     scope = Scope(engine, shape.sources)
     key = column_of(*scope.column(shape.key)[:2])
     given = {name: Compiler(scope, shape.key).compile(node) for name, node in shape.outputs.items()}

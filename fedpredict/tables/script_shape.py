@@ -55,6 +55,16 @@ def parse_shape(view: ScriptView, text: str) -> Shape:
     Raises:
         ViewRefusedError: With line and column, and the fix.
     """
+    try:
+        return _shape(view, text)
+    except RecursionError:
+        raise ViewRefusedError(TOO_DEEP) from None
+
+
+TOO_DEEP = "line 1, column 1: the script is nested too deeply: write fewer brackets, or shorter sums"
+
+
+def _shape(view: ScriptView, text: str) -> Shape:
     select = _one_select(text)
     for clause, value in select.args.items():
         if value and clause not in _CLAUSES:

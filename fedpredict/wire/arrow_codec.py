@@ -153,7 +153,7 @@ def read_batches(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, 
     A caller sends one schema again and again, and to judge it takes longer than to read the batch: what was made of it
     is kept by its bytes.
     """
-    schema_bytes = _check_messages(data)
+    schema_bytes = check_messages(data)
     with pa.ipc.open_stream(data, options=_READING) as reader:
         key = (columns_of, schema_bytes)
         columns = _known_schemas.get(key)
@@ -180,7 +180,7 @@ def read_one(data: bytes, columns_of: Callable[[pa.Schema], T]) -> tuple[T, pa.R
     return columns, batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _check_messages(data: bytes) -> bytes:
+def check_messages(data: bytes) -> bytes:
     """Refuse what costs more than its bytes: compression (a few bytes stand for gigabytes) and a flood of batches.
 
     Returns:

@@ -66,7 +66,7 @@ def ids_from_array(column: pa.Array, max_bytes: int) -> SampleIds:
     column = column.view(_BYTES.get(column.type, column.type))
     column.validate(full=True)
     if pa.types.is_binary_view(column.type):
-        _check_bytes(_view_lengths(column), max_bytes)
+        check_bytes(view_lengths(column), max_bytes)
         column = column.cast(pa.large_binary())
     if column.null_count:
         column = pc.fill_null(column, b"")
@@ -114,16 +114,17 @@ def _decoded(column: pa.DictionaryArray, max_bytes: int) -> pa.Array:
     positions = pc.fill_null(chosen, 0).to_numpy(zero_copy_only=False)
     if positions.min() < 0 or positions.max() >= len(entries):
         raise ProtocolError("a dictionary of sample ids is shorter than its indices say")
-    _check_bytes(entries.lengths[positions], max_bytes)
+    check_bytes(entries.lengths[positions], max_bytes)
     return pc.take(ids_to_array(entries), chosen, boundscheck=False)
 
 
-def _view_lengths(column: pa.Array) -> NDArray[np.int64]:
+def view_lengths(column: pa.Array) -> NDArray[np.int64]:
     """Return the lengths of a column of views: the first of the four numbers of each."""
     views = np.frombuffer(column.buffers()[1], dtype="<i4").reshape(-1, 4)
     return views[column.offset : column.offset + len(column), 0].astype(np.int64)
 
 
-def _check_bytes(lengths: NDArray[np.int64], max_bytes: int) -> None:
+def check_bytes(lengths: NDArray[np.int64], max_bytes: int) -> None:
+    """Raise `ProtocolError` where texts of those lengths are more than so many bytes."""
     if int(lengths.sum()) > max_bytes:
-        raise ProtocolError(f"sample ids of {int(lengths.sum())} bytes in one table; the limit is {max_bytes}")
+        raise ProtocolError(f"texts of {int(lengths.sum())} bytes in one table; the limit is {max_bytes}")

@@ -14,7 +14,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fedpredict.errors import ProtocolError
+from fedpredict.errors import FedPredictError, ProtocolError
 from fedpredict.public_status import Code, public_status
 from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
@@ -34,6 +34,7 @@ def unary(
     request_type: type[Request],
     method: Callable[[Request, Context], Awaitable[Message]],
     wants: Callable[[BaseException], bool] = always,
+    unread: Callable[[Context, FedPredictError], None] | None = None,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return a handler for a unary call.
 
@@ -44,11 +45,18 @@ def unary(
         request_type: The message class to parse.
         method: Gets the parsed request and the call's context; returns the reply.
         wants: Whether an error gets a line in the log.
+        unread: Told of a message that does not parse, which `method` never sees.
     """
 
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return (await method(parse(request_type, data), context)).SerializeToString()
+            try:
+                request = parse(request_type, data)
+            except ProtocolError as error:
+                if unread is not None:
+                    unread(context, error)
+                raise
+            return (await method(request, context)).SerializeToString()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave

@@ -62,6 +62,8 @@ class Carrier(Protocol):
     """Set when the connection is gone."""
     heard: int = 0
     """Grows with whatever comes from the peer, however little of a frame it is."""
+    broken: str = ""
+    """What the peer broke the protocol by; empty where it did not."""
 
     def send(self, data: bytes) -> None:
         """Send a frame, or queue it; ignored once the carrier is closed."""

@@ -101,7 +101,7 @@ class LinkAnswerer(LinkEnd):
         try:
             frame = link_pb2.Frame.FromString(data)
         except DecodeError:
-            self.close(f"a frame of {len(data)} bytes does not parse")
+            self._break(f"a frame of {len(data)} bytes does not parse")
             return
         body = frame.WhichOneof("body")
         if body == "cancel":
@@ -112,7 +112,11 @@ class LinkAnswerer(LinkEnd):
             else:
                 self._begin(frame, len(data))
         else:
-            self.close(f"a frame of call {frame.id} with {body}, which no caller sends")
+            self._break(f"a frame of call {frame.id} with {body}, which no caller sends")
+
+    def _break(self, reason: str) -> None:
+        self.carrier.broken = reason
+        self.close(reason)
 
     @override
     def pause_sending(self) -> None:

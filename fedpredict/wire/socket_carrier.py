@@ -267,6 +267,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
 
     def _refuse(self, reason: str) -> None:
         logger.warning("link.refused", extra={"peer": self.peer, "reason": reason})
+        self.broken = reason
         self._buffer.clear()
         self.close(reason)
 

@@ -55,7 +55,10 @@ class StreamCarrier(Carrier):
         writing = asyncio.ensure_future(self._write(end))
         try:
             await asyncio.wait({reading, writing, self._closing}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done() and not reading.done():
+            if not writing.done():
+                # a write that is given up half way keeps gRPC from ending the call: its caller would wait in vain
+                self._reason = self._reason or self._told(reading) or "the peer closed the stream"
+                self._wake.set()
                 await asyncio.wait({writing}, timeout=CLOSE_S)
         finally:
             self._reason = self._reason or self._told(reading) or self._told(writing) or "the peer closed the stream"

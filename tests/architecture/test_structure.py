@@ -63,3 +63,31 @@ print(sorted(banned & {name.split(".")[0] for name in sys.modules}))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert found.stdout.strip() == "[]"
+
+
+READS_A_FILE = {"child", "containers", "joblib_file", "opcodes", "sandbox", "unpickle"} | {
+    f"{name}_file" for name in ("lightgbm", "safetensors", "sklearn", "torch", "xgboost")
+}
+"""Modules of `convert` that see the bytes of a model file."""
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of `convert` that a module imports, by their last name."""
+    found = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+    modules = [node.module or "" for node in found]
+    return {module.rpartition(".")[2] for module in modules if module.startswith("fedpredict.convert.")}
+
+
+def test_the_bytes_of_a_model_file_are_seen_by_the_confined_process_alone() -> None:
+    """Whatever a command asks of a file goes through `read`, and from there to the process that `sandbox` starts."""
+    outside = [path for path in MODULES if path.parent != ROOT / "convert"]
+    assert {str(path.relative_to(ROOT)) for path in outside if imports_of(path) & READS_A_FILE} == set()
+    inside = {path.stem: imports_of(path) for path in MODULES if path.parent == ROOT / "convert"}
+    # only the process itself imports what reads, and nothing imports the process
+    assert [name for name, imported in inside.items() if "child" in imported] == []
+    assert [name for name, imported in inside.items() if "sandbox" in imported] == ["read"]
+    reached, todo = set(), ["read"]
+    while todo:
+        reached.add(module := todo.pop())
+        todo += inside[module] - reached
+    assert reached & (READS_A_FILE - {"sandbox"}) == set()

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from fedpredict.cli.convert import NOT_ISOLATED
 from fedpredict.cli.main import run
+from fedpredict.convert.sandbox import run_child
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import hold
 
@@ -340,6 +342,28 @@ def test_a_cut_model_adds_up_to_the_uncut_one(shell: Shell) -> None:
     ]
     assert (report["rows"], report["scored"], report["parties"]) == (2, 2, ["bank", "lab"])
     assert report["largest_relative_difference"] < 1e-15
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_where_the_reading_process_keeps_the_network_every_command_says_so(
+    isolated: bool, shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(shell.folder / "joint.json", "joint-model", WEIGHTS)
+    monkeypatch.setattr(
+        "fedpredict.convert.read.run_child",
+        lambda *arguments: {**run_child(*arguments), "network_isolated": isolated},
+    )
+    cut = ("--party", "lab=income,visits", "--party", "bank=age", "--intercept", "bank", "--out", "parts")
+    for words in (
+        ("model", "split", "joint.json", *cut),
+        ("simulate", "--model", "parts", "--data", "people.csv"),
+        ("features", "load", "people.csv", "--view", "people", "--key", "id", "--config", shell.config),
+        ("model", "convert", "parts/lab.pkl", "--view", "people", "--config", shell.config),
+    ):
+        capsys.readouterr()
+        assert run(list(words)) == 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert (NOT_ISOLATED in told) is (not isolated and "features" not in words)
 
 
 def test_parts_that_do_not_add_up_are_an_error(shell: Shell) -> None:

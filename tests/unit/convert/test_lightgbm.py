@@ -463,6 +463,7 @@ def at(position: int, value: str) -> Callable[[list[str]], None]:
         (SMALL, line("objective", at(0, "binary sigmoid:0")), "not above zero"),
         (SMALL, line("objective", at(0, "binary sigmoid:x")), "not a number"),
         (SMALL, lambda text: text[: text.index("end of trees")], "cut off"),
+        (SMALL, lambda text: re.sub("(?s)tree_sizes=.*end of trees", "\n\nend of trees", text), "has no trees"),
         (SMALL, lambda text: text.replace("Tree=1\n", "Tree=1\nnum_leaves=3\n"), "'num_leaves' twice"),
         (SMALL, lambda text: re.sub("pandas_categorical.*", "pandas_categorical:[", text), "no JSON"),
         (SMALL, lambda text: re.sub("pandas_categorical.*", "pandas_categorical:[1]", text), "list of lists"),

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import pickle
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -246,50 +245,6 @@ def test_an_answer_of_another_shape_is_refused(
 
     with pytest.raises(ModelFileError, match=told):
         read_model_file(path)
-
-
-CONFINED = """
-import socket, sys, json, os, resource
-sys.path[:] = json.loads(sys.argv[1])
-import numpy
-from fedpredict.convert.confine import confine
-isolated = confine(2**30, 5)
-def fails(action):
-    try:
-        action()
-    except OSError as error:
-        return True
-    return False
-told = {
-    "network": not fails(lambda: socket.create_connection(("127.0.0.1", PORT), 1)),
-    "write": not fails(lambda: os.write(os.open("FILE", os.O_CREAT | os.O_WRONLY), b"x")),
-    "many_files": not fails(lambda: [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]),
-    "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
-    "memory": resource.getrlimit(resource.RLIMIT_AS)[0],
-    "environment": sorted(os.environ),
-    "isolated": isolated,
-    "folder": os.getcwd(),
-}
-print(json.dumps({"error": "ModelFileError", "message": json.dumps(told)}))
-"""
-
-
-def test_the_process_is_confined(tmp_path: Path, small_pickle: bytes, monkeypatch: Any) -> None:
-    path = tmp_path / "model.pkl"
-    path.write_bytes(small_pickle)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        start = CONFINED.replace("PORT", str(server.getsockname()[1])).replace("FILE", str(tmp_path / "written"))
-        monkeypatch.setattr("fedpredict.convert.sandbox._START", start)
-        with pytest.raises(ModelFileError) as raised:
-            read_model_file(path)
-
-    told = json.loads(str(raised.value).split(": ", 1)[1])
-    assert told["network"] is not told["isolated"]
-    assert not told["write"]
-    assert not told["many_files"]
-    assert (told["core"], told["memory"]) == (0, 2**30)
-    assert set(told["environment"]) <= {"LC_ALL", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
-    assert told["folder"] == "/"
 
 
 def test_limits_below_one_are_refused() -> None:

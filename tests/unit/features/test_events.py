@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ from fedpredict.features.event_intake import (
     arrow_stream,
     file_rows,
     json_lines,
+    sent_table,
     table_rows,
     take_events,
 )
@@ -342,3 +344,59 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes | None, told: str, t
         path.write_bytes(content)
     with pytest.raises(FeatureFileError, match=f"events.bin: .*{told}"):
         list(file_rows(path, FEED))
+
+
+def sent(table: pa.Table, compression: str | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def taken(data: bytes) -> Intake:
+    return take_events(Memory(), FEED, table_rows(sent_table(data, FEED), FEED))
+
+
+def test_dictionaries_views_and_further_columns_that_are_sent_are_taken_as_plain_columns() -> None:
+    table = pa.table({**TYPED, "more": pa.array([[1]] * len(TYPED["who"]))})
+    place = table.column_names.index("who")
+    plain = table["who"].cast(pa.string())
+    for kind in (pa.dictionary(pa.int32(), pa.string()), pa.string_view(), pa.large_string()):
+        odd = table.set_column(place, "who", plain.cast(kind))
+        assert taken(sent(odd)) == Intake(2, 0, ("more",))
+
+
+def one_row(who: pa.Array) -> pa.Table:
+    n_rows = len(who)
+    columns = {name: pa.array([column[0].as_py()] * n_rows, column.type) for name, column in TYPED.items()}
+    return pa.table({**columns, "who": who})
+
+
+def views_of(text: bytes, n_rows: int) -> pa.Array:
+    """A column whose every row is the same long text, which is there once."""
+    view = struct.pack("<i4sii", len(text), text[:4], 0, 0)
+    return pa.Array.from_buffers(pa.string_view(), n_rows, [None, pa.py_buffer(view * n_rows), pa.py_buffer(text)])
+
+
+LONG = b"a" * 2**20
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (lambda: sent(one_row(pa.array(["a" * 1000] * 1000)), "zstd"), "a compressed table"),
+        (
+            lambda: sent(one_row(pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), [LONG.decode()]))),
+            "the limit is 67108864",
+        ),
+        (lambda: sent(one_row(views_of(LONG, 1000))), "the limit is 67108864"),
+        (lambda: sent(one_row(pa.array([["a"]]))), "holds others"),
+        (lambda: sent(pa.table({**TYPED, "at": TYPED["at"].cast(pa.timestamp("us", "Nowhere/None"))})), "is none"),
+    ],
+    ids=["compressed", "dictionary", "views", "nested", "zone"],
+)
+def test_a_table_that_stands_for_more_than_it_has_is_refused_before_it_is_written_out(
+    data: Callable[[], bytes], told: str
+) -> None:
+    with pytest.raises(EventsRefusedError, match=told):
+        taken(data())

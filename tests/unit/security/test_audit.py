@@ -25,6 +25,7 @@ from fedpredict.security.audit_chain import (
     calls,
     chain_files,
     parse_checkpoint,
+    parse_line,
 )
 from fedpredict.security.audit_keys import PUBLIC_KEY, SIGNING_KEY, open_keys, read_public_key
 from fedpredict.security.audit_log import AuditedCall, AuditLog
@@ -309,3 +310,23 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("text", [b"\\ud800", b"\xed\xa0\x80"], ids=["escaped", "as it is"])
+def test_a_forged_line_with_half_a_character_is_told_and_stops_nothing(tmp_path: Path, text: bytes) -> None:
+    filled(tmp_path)
+    path = only_file(tmp_path)
+    begin, *rest = path.read_bytes().splitlines(keepends=True)
+    before = json.loads(begin)["before"].encode()
+    path.write_bytes(b"".join([begin.replace(before, text), *rest]))
+
+    assert verify(tmp_path).problems
+
+
+def test_a_line_that_is_nested_without_end_is_no_line() -> None:
+    assert parse_line(b'{"n":' + b"[" * 100_000) is None
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "-1", "1.5"])
+def test_a_checkpoint_with_a_number_that_is_none_is_none(number: str) -> None:
+    assert parse_checkpoint(f"fedpredict-audit lab/0 {number} ab cd") is None

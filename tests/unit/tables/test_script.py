@@ -170,6 +170,12 @@ def test_a_script_of_another_shape_is_refused_with_the_fix(script: str, told: st
         lint_script(view_of(), script)
 
 
+@pytest.mark.parametrize("output", ["(" * 3000 + "1" + ")" * 3000, "1" + " + 1" * 3000, "NOT " * 3000 + "TRUE"])
+def test_a_script_that_is_nested_without_end_is_refused(output: str) -> None:
+    with pytest.raises(ViewRefusedError, match="nested too deeply"):
+        lint_script(view_of(), f"SELECT e.who, SUM({output}) AS y FROM e GROUP BY e.who")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
