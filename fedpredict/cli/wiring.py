@@ -177,11 +177,16 @@ def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
     return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
 
 
+def distinct_ids_folder(loaded: Loaded[ParticipantSettings]) -> Path:
+    """Return the folder where the sample ids of a participant's callers are counted."""
+    return loaded.base / loaded.settings.distinct_ids.path / loaded.settings.party
+
+
 def open_distinct_ids(loaded: Loaded[ParticipantSettings]) -> DistinctIds:
     """Return where the sample ids of a participant's callers are counted; nothing is made, and the caller closes it."""
     from fedpredict.state.distinct_ids import DistinctIds  # noqa: PLC0415
 
-    return DistinctIds(loaded.base / loaded.settings.distinct_ids.path / loaded.settings.party)
+    return DistinctIds(distinct_ids_folder(loaded))
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

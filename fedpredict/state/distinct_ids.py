@@ -238,10 +238,12 @@ class DistinctIds:
 
     def _open(self, who: CallerDay) -> _Day:
         """Open a caller's day; of several processes one at a time, because the first one makes it."""
-        file = self._file(who)
+        file, key = self._file(who), self._folder / KEY_FILE
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(self._folder / ".lock"):
-            return _Day(file, DayDigests(open_secret(self._folder / KEY_FILE), who), who)
+            if file.exists() and not key.exists():
+                raise StateError(f"{key}, the key that its ids were counted under, is gone: bring it back")
+            return _Day(file, DayDigests(open_secret(key), who), who)
 
     @contextmanager
     def _errors(self, who: CallerDay) -> Iterator[None]:

@@ -394,7 +394,9 @@ async def test_a_limit_without_a_place_to_count_refuses(world: World) -> None:
     await answers.score(request, SHOP, 30.0)
 
 
-async def test_what_is_used_is_told_and_damage_hides_nobody_else(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_used_is_told_and_damage_hides_nobody_else(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     await world.ask(*named("u", 3))
     assert world.limit.readings() == []
     world.limit.refresh()
