@@ -23,8 +23,8 @@ from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.observe.scoring import DistinctReading
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.state.distinct_digests import CallerDay
-from fedpredict.state.distinct_ids import DistinctIds, NewIds
+from fedpredict.state.distinct_digests import CallerDay, NewIds
+from fedpredict.state.distinct_ids import DistinctIds
 
 logger = logging.getLogger(__name__)
 

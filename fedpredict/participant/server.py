@@ -84,8 +84,7 @@ class ParticipantServer:
             me: This process among the party's workers; default: the only one.
             counted: Further metrics to show.
             audit: Where calls are written down; the caller closes it. Default: nowhere.
-            distinct: Where sample ids of callers with a limit are counted; the caller closes it. Default: nowhere, and
-                they get no answer.
+            distinct: Where ids of callers with a limit are counted; the caller closes it. Default: they get no answer.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.

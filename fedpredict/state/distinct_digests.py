@@ -27,6 +27,21 @@ class CallerDay:
     day: date
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NewIds:
+    """What a question adds to its caller's day, if nobody else does.
+
+    Attributes:
+        digests: Those of its ids that may be new, and perhaps others; end to end, each once.
+        limit: How many the caller may ask about.
+        list_digest: Stands for the whole list; empty: it is not remembered.
+    """
+
+    digests: bytes
+    limit: int
+    list_digest: bytes = b""
+
+
 class DayDigests:
     """Makes the digests of one caller's day: nobody can compare them with those of another."""
 

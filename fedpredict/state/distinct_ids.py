@@ -14,11 +14,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from fedpredict.errors import (
     CertificateError,
@@ -30,72 +28,19 @@ from fedpredict.errors import (
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security.files import open_secret
-from fedpredict.state.distinct_digests import DIGEST_BYTES, CallerDay, DayDigests
-from fedpredict.state.engine import Database, open_engine
+from fedpredict.state.distinct_digests import CallerDay, DayDigests, NewIds
+
+if TYPE_CHECKING:
+    from fedpredict.state.distinct_day import Day
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 KEY_FILE = "ids.key"
 KEPT = timedelta(hours=1)
 """A day's files stay so long beyond its end: a question that began before is counted in them."""
 LIST_IDS = 1_000
 """Lists of at least so many ids are remembered as wholes, so that asking again for one costs a single look."""
-CACHE_KIB = 8_192
-"""Memory for each connection's pages."""
-_AT_ONCE = 4_096
-"""Digests of one statement."""
 _SUFFIX = ".db"
-
-_METADATA = sa.MetaData()
-_IDS = sa.Table(
-    "fedpredict_distinct_ids",
-    _METADATA,
-    sa.Column("digest", sa.LargeBinary, primary_key=True),
-    sqlite_with_rowid=False,
-)
-_LISTS = sa.Table(
-    "fedpredict_distinct_lists",
-    _METADATA,
-    sa.Column("digest", sa.LargeBinary, primary_key=True),
-    sqlite_with_rowid=False,
-)
-_COUNT = sa.Table(
-    "fedpredict_distinct_count",
-    _METADATA,
-    # of the key that the digests were made with: under another one every id would be new
-    sa.Column("key_check", sa.LargeBinary, primary_key=True),
-    sa.Column("n", sa.Integer, nullable=False),
-)
-
-# The digests of a statement are one value, 16 bytes each: with a call for each, this thread would let go of the
-# interpreter, and wait for it, as often.
-_N_NEW = """
-WITH RECURSIVE rows(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM rows WHERE i + 1 < ?2)
-SELECT count(*) FROM rows
-WHERE NOT EXISTS (SELECT 1 FROM fedpredict_distinct_ids WHERE digest = substr(?1, i * 16 + 1, 16))
-"""
-_ADD = """
-WITH RECURSIVE rows(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM rows WHERE i + 1 < ?2)
-INSERT OR IGNORE INTO fedpredict_distinct_ids SELECT substr(?1, i * 16 + 1, 16) FROM rows
-"""
-_ADD_LIST = "INSERT OR IGNORE INTO fedpredict_distinct_lists VALUES (?)"
-_N_ADDED = "SELECT changes()"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NewIds:
-    """What a question adds to its caller's day, if nobody else does.
-
-    Attributes:
-        digests: Those of its ids that may be new, and perhaps others; end to end, each once.
-        limit: How many the caller may ask about.
-        list_digest: Stands for the whole list; empty: it is not remembered.
-    """
-
-    digests: bytes
-    limit: int
-    list_digest: bytes = b""
 
 
 class DistinctIds:
@@ -111,7 +56,7 @@ class DistinctIds:
         self._folder = folder
         self._now = now
         self._lock = threading.Lock()
-        self._days: dict[CallerDay, _Day] = {}
+        self._days: dict[CallerDay, Day] = {}
 
     def today(self) -> date:
         """Return the day that a question which comes now counts on."""
@@ -139,9 +84,7 @@ class DistinctIds:
             if list_digest and day.has_list(list_digest):
                 return None
             digests = day.digests.of_ids(sample_ids.select(valid_sample_ids(sample_ids)))
-            used, n_new = day.n_new(digests, limit)
-        if n_new and used + n_new > limit:
-            raise _used_up(who, used, limit)
+            n_new = day.n_new(digests, limit)
         return NewIds(digests, limit, list_digest) if n_new else None
 
     def count(self, who: CallerDay, questions: Sequence[NewIds]) -> list[DistinctIdsUsedUpError | None]:
@@ -182,7 +125,7 @@ class DistinctIds:
         found, oldest = [], self._oldest()
         for who in (each for each in self.kept() if each.day >= oldest):
             with self._errors(who):
-                if self._day(who).erase(SampleIds.one(sample_id), keep=keep):
+                if self._day(who).erase(sample_id, keep=keep):
                     found.append(who)
         return found
 
@@ -227,7 +170,7 @@ class DistinctIds:
                 continue  # not ours
         return found
 
-    def _day(self, who: CallerDay) -> _Day:
+    def _day(self, who: CallerDay) -> Day:
         with self._lock:
             day = self._days.get(who)
             if day is None:
@@ -236,14 +179,17 @@ class DistinctIds:
                 day = self._days[who] = self._open(who)
         return day
 
-    def _open(self, who: CallerDay) -> _Day:
+    def _open(self, who: CallerDay) -> Day:
         """Open a caller's day; of several processes one at a time, because the first one makes it."""
+        # what a party without limits never needs
+        from fedpredict.state.distinct_day import Day  # noqa: PLC0415
+
         file, key = self._file(who), self._folder / KEY_FILE
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(self._folder / ".lock"):
             if file.exists() and not key.exists():
                 raise StateError(f"{key}, the key that its ids were counted under, is gone: bring it back")
-            return _Day(file, DayDigests(open_secret(key), who), who)
+            return Day(file, DayDigests(open_secret(key), who), who)
 
     @contextmanager
     def _errors(self, who: CallerDay) -> Iterator[None]:
@@ -259,110 +205,6 @@ class DistinctIds:
                 "callers with distinct_ids_per_day are refused. Make room and see the rights of [distinct_ids] path; a "
                 "damaged file may be moved away: then the count of that day begins anew"
             ) from error
-
-
-class _Day:
-    """A caller's day, in an open database."""
-
-    def __init__(self, file: Path, digests: DayDigests, who: CallerDay) -> None:
-        self.digests = digests
-        self._who = who
-        engine = open_engine(f"sqlite:///{file.name}", file.parent.absolute(), key="distinct_ids", keeps=True)
-        _make_safe(engine)
-        self._database = Database(engine, "distinct_ids", SCHEMA_VERSION, _METADATA)
-        with self._database.transaction() as connection:
-            known = connection.scalar(sa.select(_COUNT.c.key_check))
-            if known is None:
-                connection.execute(sa.insert(_COUNT).values(key_check=digests.check, n=0))
-        if known not in (None, digests.check):
-            self.close()
-            raise StateError(f"its ids were counted under another key than that in {KEY_FILE}: bring that one back")
-
-    def close(self) -> None:
-        self._database.close()
-
-    def used(self) -> int:
-        with self._database.reading() as connection:
-            return _used(connection)
-
-    def has_list(self, list_digest: bytes) -> bool:
-        with self._database.reading() as connection:
-            return bool(connection.scalar(sa.select(sa.exists().where(_LISTS.c.digest == list_digest))))
-
-    def n_new(self, digests: bytes, limit: int) -> tuple[int, int]:
-        """Return how many ids were counted, and how many of some were not; no more are looked at than are allowed."""
-        n_new = 0
-        with self._database.reading() as connection:
-            used = _used(connection)
-            for some in _slices(digests):
-                n_new += connection.exec_driver_sql(_N_NEW, some).scalar_one()
-                if used + n_new > limit:
-                    break
-        return used, n_new
-
-    def count(self, questions: Sequence[NewIds]) -> list[DistinctIdsUsedUpError | None]:
-        outcomes: list[DistinctIdsUsedUpError | None] = []
-        with self._database.transaction() as connection:
-            used = before = _used(connection)
-            for each in questions:
-                counted = _counted(connection, each, used)
-                outcomes.append(_used_up(self._who, used, each.limit) if counted is None else None)
-                used = used if counted is None else counted
-            if used != before:
-                connection.execute(sa.update(_COUNT).values(n=used))
-        return outcomes
-
-    def erase(self, sample_ids: SampleIds, *, keep: bool) -> bool:
-        is_it = _IDS.c.digest == self.digests.of_ids(sample_ids)
-        with self._database.transaction() as connection:
-            if keep:
-                return bool(connection.scalar(sa.select(sa.exists().where(is_it))))
-            return bool(connection.execute(sa.delete(_IDS).where(is_it)).rowcount)
-
-
-def _counted(connection: sa.Connection, question: NewIds, used: int) -> int | None:
-    """Count a question's ids, and return how many there are then; None: too many, and none was counted."""
-    connection.exec_driver_sql("SAVEPOINT question")
-    for some in _slices(question.digests):
-        connection.exec_driver_sql(_ADD, some)
-        n_new = connection.exec_driver_sql(_N_ADDED).scalar_one()
-        used += n_new
-        if n_new and used > question.limit:
-            connection.exec_driver_sql("ROLLBACK TO question")
-            connection.exec_driver_sql("RELEASE question")
-            return None
-    if question.list_digest:
-        connection.exec_driver_sql(_ADD_LIST, (question.list_digest,))
-    connection.exec_driver_sql("RELEASE question")
-    return used
-
-
-def _used(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.select(_COUNT.c.n)).scalar_one())
-
-
-def _slices(digests: bytes) -> Iterator[tuple[bytes, int]]:
-    step = _AT_ONCE * DIGEST_BYTES
-    for start in range(0, len(digests), step):
-        some = digests[start : start + step]
-        yield some, len(some) // DIGEST_BYTES
-
-
-def _make_safe(engine: sa.Engine) -> None:
-    """Have every transaction on the disk when it ends, also where the machine loses its power the moment after."""
-
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        cursor.close()
-
-
-def _used_up(who: CallerDay, used: int, limit: int) -> DistinctIdsUsedUpError:
-    until = datetime.combine(who.day + timedelta(days=1), time(), UTC)
-    told = f"{who.caller} asked about {used} sample ids on {who.day}; with this question more than its {limit}"
-    return DistinctIdsUsedUpError(told, until=until.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _told_of_removing(_function: object, path: str, reason: tuple[object, BaseException, object]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from fedpredict.errors import (
     DistinctIdsUnavailableError,
@@ -33,8 +34,8 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.state.distinct_digests import CallerDay
-from fedpredict.state.distinct_ids import DistinctIds, NewIds
+from fedpredict.state.distinct_digests import CallerDay, NewIds
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
@@ -108,10 +109,12 @@ class Counts(DistinctIds):
         self.gate = threading.Event()
         self.gate.set()
 
+    @override
     def look(self, who: CallerDay, sample_ids: SampleIds, limit: int, ids_sha256: str = "") -> NewIds | None:
         self.n_looks += 1
         return super().look(who, sample_ids, limit, ids_sha256)
 
+    @override
     def count(self, who: CallerDay, questions: Sequence[NewIds]) -> list[DistinctIdsUsedUpError | None]:
         self.batches.append(len(questions))
         assert self.gate.wait(30.0)
