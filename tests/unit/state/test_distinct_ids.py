@@ -397,6 +397,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, clock: Clock) -> 
         ask(counts, [b"u1"], 5)
 
 
+def test_a_transaction_is_on_the_disk_when_it_ends_and_readers_do_not_wait_for_it(
+    counts: DistinctIds, folder: Path
+) -> None:
+    assert ask(counts, [b"u1"], 5)
+    with counts._day(BANK)._database.reading() as connection:
+        set_to = {
+            each: connection.exec_driver_sql(f"PRAGMA {each}").scalar() for each in ("synchronous", "journal_mode")
+        }
+    assert set_to == {"synchronous": 2, "journal_mode": "wal"}  # 2: FULL
+    with closing(sqlite3.connect(folder / "2026-11-27" / "bank.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert ask(counts, [b"u1"], 1)
+
+
 def test_an_erased_person_is_found_and_gone_and_the_count_stays(counts: DistinctIds, clock: Clock) -> None:
     clock.now = datetime(2026, 11, 28, 0, 30, tzinfo=UTC)
     today = CallerDay("shop", counts.today())
