@@ -91,7 +91,7 @@ async def _measure(counts: DistinctIds, calls: int, buckets: int) -> None:
         sha256 = digest_of(ids)
         for kind in ("new", "again"):
             began = time.process_time()
-            await (await limit.check_list(BANK, ids, sha256)).count()
+            await (await limit.check_list(BANK.name, ids, sha256)).count()
             us = (time.process_time() - began) * 1e6 / len(ids)
             _print(work="bucket", bucket=number, ids=kind, us_per_id=round(us, 3))
     limit.close()

@@ -141,7 +141,7 @@ class Answers:
                 # who may not ask learns nothing else: not even what is wrong with the request
                 self._policy.check(caller, query.model_id)
                 self._check_size(len(query.sample_ids))
-                asked = await self._distinct.check(caller, query.sample_ids)
+                asked = await self._distinct.check(caller.name, query.sample_ids)
                 reply = await self._scorer.score(query, deadline_s=deadline_s)
                 await asked.count()
             if watched.scored(reply):
@@ -158,7 +158,7 @@ class Answers:
     async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
         """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
         may_ask = [self._policy.may_ask(caller, each.model_id) for each in query.models]
-        asked = await self._distinct.check(caller, ids_of_models(query, may_ask))
+        asked = await self._distinct.check(caller.name, ids_of_models(query, may_ask))
         if all(may_ask):
             reply = await self._scorer.score(query, deadline_s=deadline_s)
         else:

@@ -22,7 +22,6 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.observe.scoring import DistinctReading
-from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.state.distinct_digests import CallerDay, NewIds
 from fedpredict.state.distinct_ids import DistinctIds
 
@@ -34,7 +33,6 @@ THREADS = 8
 """So many look-ups and transactions at the same time; the next ones wait."""
 MOST_SEEN = 200_000
 """Sample ids that a process remembers of a caller's day, twice; what is forgotten is looked up again."""
-_PARTY = IdentityKind.PARTY
 
 
 class DistinctLimit:
@@ -55,17 +53,21 @@ class DistinctLimit:
         self._writing: set[asyncio.Task[None]] = set()
         self._used: dict[str, int] = {}
 
-    async def check(self, caller: Identity, sample_ids: Sequence[bytes]) -> Asked:
+    async def check(self, caller: str, sample_ids: Sequence[bytes]) -> Asked:
         """Return what has to be counted before the answer about some ids may leave.
+
+        Args:
+            caller: Who asks, a party that may.
+            sample_ids: The ids.
 
         Raises:
             DistinctIdsUsedUpError: The caller would have asked about more ids than it may.
             DistinctIdsUnavailableError: Nothing can be counted.
         """
-        limit = self._limit(caller)
+        limit = self._limits().get(caller)
         if limit is None or not len(sample_ids):
             return FREE
-        counts, seen = self._opened(), self._seen_of(caller.name)
+        counts, seen = self._opened(), self._seen_of(caller)
         unseen = seen.unseen(sample_ids)
         if not unseen:
             return FREE
@@ -75,22 +77,22 @@ class DistinctLimit:
             return FREE
         return _New(self, seen.who, new, seen, unseen)
 
-    async def check_list(self, caller: Identity, sample_ids: SampleIds, ids_sha256: str) -> Asked:
+    async def check_list(self, caller: str, sample_ids: SampleIds, ids_sha256: str) -> Asked:
         """Do the same for a list of many ids, which this process does not remember one by one.
 
         Args:
-            caller: Who asks.
+            caller: Who asks, a party that may.
             sample_ids: The ids.
             ids_sha256: Their digest in hex (`digest_of`).
 
         Raises:
             DistinctIdsUsedUpError, DistinctIdsUnavailableError: As `check` says.
         """
-        limit = self._limit(caller)
+        limit = self._limits().get(caller)
         if limit is None or not len(sample_ids):
             return FREE
         counts = self._opened()
-        who = CallerDay(caller.name, counts.today())
+        who = CallerDay(caller, counts.today())
         new = await self._thread(counts.look, who, sample_ids, limit, ids_sha256)
         return FREE if new is None else _New(self, who, new)
 
@@ -116,10 +118,6 @@ class DistinctLimit:
     def close(self) -> None:
         """Let go of the threads; what they do is finished first."""
         self._threads.shutdown()
-
-    def _limit(self, caller: Identity) -> int | None:
-        # a client of some initiator can have a party's name; it is not that party
-        return self._limits().get(caller.name) if caller.kind is _PARTY else None
 
     def _opened(self) -> DistinctIds:
         if self._counts is None:

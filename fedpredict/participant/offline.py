@@ -176,7 +176,7 @@ class OfflineAnswers:
         try:
             async with asyncio.timeout(deadline_s), self._turns:
                 ids = await self._ids(query, caller, asked)
-                new = await self._distinct.check_list(caller, ids, asked.sha256)
+                new = await self._distinct.check_list(caller.name, ids, asked.sha256)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
                 checksum = await self._thread(_checksum, reply.share)

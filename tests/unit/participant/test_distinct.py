@@ -347,7 +347,7 @@ async def test_a_question_from_before_midnight_counts_on_its_own_day(world: Worl
     while len(world.scorer.asked) < 2:
         await asyncio.sleep(0.01)
     world.counts.time += timedelta(hours=12)
-    await world.limit.check(BANK, [b"late"])
+    await world.limit.check(BANK.name, [b"late"])
     world.scorer.meanwhile.set()
     await slow
     assert world.counts.used(CallerDay("bank", date(2026, 11, 27))) == LIMIT
