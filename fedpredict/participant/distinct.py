@@ -22,12 +22,14 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.observe.scoring import DistinctReading
+from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.state.distinct_digests import CallerDay, NewIds
 from fedpredict.state.distinct_ids import DistinctIds
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Ids = TypeVar("_Ids", bound=Collection[bytes])
 
 THREADS = 8
 """So many look-ups and transactions at the same time; the next ones wait."""
@@ -36,7 +38,7 @@ MOST_SEEN = 200_000
 
 
 class DistinctLimit:
-    """The limit, in one process; all calls come from its event loop, but for `refresh` and `close`."""
+    """The limit, in one process; all calls come from its event loop, but those of `refresh` and `close`."""
 
     def __init__(self, counts: DistinctIds | None, limits: Callable[[], Mapping[str, int]]) -> None:
         """Prepare.
@@ -68,12 +70,12 @@ class DistinctLimit:
         if limit is None or not len(sample_ids):
             return FREE
         counts, seen = self._opened(), self._seen_of(caller)
-        unseen = seen.unseen(sample_ids)
+        unseen = await self._in_turn(seen.unseen, sample_ids)
         if not unseen:
             return FREE
         new = await self._thread(counts.look, seen.who, SampleIds.of(unseen), limit)
         if new is None:
-            seen.add(unseen)
+            await self._in_turn(seen.add, unseen)
             return FREE
         return _New(self, seen.who, new, seen, unseen)
 
@@ -97,12 +99,14 @@ class DistinctLimit:
         return FREE if new is None else _New(self, who, new)
 
     def refresh(self) -> None:
-        """Look what was counted, also by other processes, and remove old days; blocks, and never fails."""
+        """Look what was counted, also by other processes, and forget and remove old days; blocks, and never fails."""
         counts = self._counts
         if counts is None:
             return
         counts.prune()
         today, used = counts.today(), {}
+        for caller in [each for each, seen in tuple(self._seen.items()) if seen.who.day != today]:
+            self._seen.pop(caller, None)
         for caller in self._limits():
             try:
                 used[caller] = counts.used(CallerDay(caller, today))
@@ -131,7 +135,7 @@ class DistinctLimit:
         return seen
 
     async def count(self, who: CallerDay, new: NewIds) -> None:
-        """Count what a question adds; those who come while a transaction is under way share the next one."""
+        """Count what a question adds, or raise; those that come while a transaction is under way share the next one."""
         loop = asyncio.get_running_loop()
         counted: asyncio.Future[None] = loop.create_future()
         waiting = self._waiting.get(who)
@@ -161,9 +165,17 @@ class DistinctLimit:
                     counted.set_exception(outcome)
         del self._waiting[who]
 
+    async def remember(self, seen: _Seen, sample_ids: Collection[bytes]) -> None:
+        """Take note of ids that are counted."""
+        await self._in_turn(seen.add, sample_ids)
+
     async def look(self, who: CallerDay, sample_ids: Sequence[bytes], limit: int) -> NewIds | None:
         """Return what ids would add to a day that a question came on."""
         return await self._thread(self._opened().look, who, SampleIds.of(sample_ids), limit)
+
+    async def _in_turn(self, call: Callable[[_Ids], _T], sample_ids: _Ids) -> _T:
+        """Do what takes little within the event loop: of as many ids as are scored there."""
+        return call(sample_ids) if len(sample_ids) <= INLINE_SAMPLES else await self._thread(call, sample_ids)
 
     async def _thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
@@ -216,12 +228,14 @@ class _New(Asked):
         if new is not None:
             await self.limiter.count(self.who, new)
         if self.seen is not None:
-            self.seen.add(unseen)
+            await self.limiter.remember(self.seen, unseen)
 
 
 @dataclass(slots=True, eq=False)
 class _Seen:
     """Ids that need no counting any more: two generations, of which the older is forgotten when the younger is full.
+
+    Several threads may use it: at worst an id is forgotten, and looked up again.
 
     Attributes:
         who: Whose they are, and of which day.

@@ -70,6 +70,15 @@ def open_secret(path: Path) -> bytes:
     return secret
 
 
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; raise `OSError` where that fails."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_private(path: Path) -> bytes:
     """Return what is in a file that only its owner may read; raise `PermissionError` where others may, too."""
     if path.stat().st_mode & 0o077:

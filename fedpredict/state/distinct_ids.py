@@ -27,7 +27,7 @@ from fedpredict.errors import (
 )
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.security.files import open_secret
+from fedpredict.security.files import flush_folder, open_secret
 from fedpredict.state.distinct_digests import CallerDay, DayDigests, NewIds
 
 if TYPE_CHECKING:
@@ -189,7 +189,11 @@ class DistinctIds:
         with _locked(self._folder / ".lock"):
             if file.exists() and not key.exists():
                 raise StateError(f"{key}, the key that its ids were counted under, is gone: bring it back")
-            return Day(file, DayDigests(open_secret(key), who), who)
+            day = Day(file, DayDigests(open_secret(key), who), who)
+        # the file's own folder is SQLite's business
+        flush_folder(self._folder)
+        flush_folder(self._folder.parent)
+        return day
 
     @contextmanager
     def _errors(self, who: CallerDay) -> Iterator[None]:

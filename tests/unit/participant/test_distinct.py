@@ -29,10 +29,11 @@ from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.observe.scoring import DistinctReading
 from fedpredict.participant import distinct
 from fedpredict.participant.answers import Answers
-from fedpredict.participant.distinct import DistinctLimit
+from fedpredict.participant.distinct import FREE, DistinctLimit
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
+from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.state.distinct_digests import CallerDay, NewIds
 from fedpredict.state.distinct_ids import DistinctIds
@@ -253,6 +254,18 @@ async def test_repeated_ids_are_answered_without_the_storage_and_without_a_pause
     assert sum(world.counts.batches) == 10
 
 
+async def test_many_ids_at_once_are_remembered_in_a_thread(world: World) -> None:
+    world.policy.distinct_ids = {"bank": INLINE_SAMPLES + 2}
+    ids = SampleIds.of(named("u", INLINE_SAMPLES + 1))
+    await (await world.limit.check("bank", ids)).count()
+    assert world.used == len(ids)
+    assert await world.limit.check("bank", ids) is FREE
+    assert await world.limit.check("bank", ids.cut(5, 9)) is FREE
+    assert world.counts.n_looks == 1
+    with pytest.raises(DistinctIdsUsedUpError):
+        await world.limit.check("bank", [*ids, b"v1", b"v2"])
+
+
 async def test_questions_that_were_not_answered_do_not_count(world: World) -> None:
     world.scorer.error = ManifestMismatchError("an old one")
     with pytest.raises(ManifestMismatchError):
@@ -414,5 +427,7 @@ async def test_what_is_used_is_told_and_damage_hides_nobody_else(
     assert world.limit.readings() == [DistinctReading("club", 0, 7)]
     assert [each.message for each in caplog.records] == ["distinct_ids.unavailable"]
     world.counts.time += timedelta(days=2)
+    assert list(world.limit._seen) == ["bank"]
     world.limit.refresh()
+    assert world.limit._seen == {}
     assert list(world.counts._folder.glob("2026-*")) == []
