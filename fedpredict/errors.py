@@ -49,6 +49,8 @@ FedPredictError
 ├── ServerUnavailableError    a client cannot reach its server
 ├── AuditBrokenError          lines of an audit log were changed, removed, added or moved
 ├── AuditUnavailableError     the audit log cannot be written
+├── DistinctIdsUsedUpError    a caller asked about as many people as it may on a day (.until)
+├── DistinctIdsUnavailableError  the distinct sample ids of callers cannot be counted
 ├── OverloadedError           more work than this process takes now (.retry_after_ms)
 └── DeadlineExceededError     the caller's own deadline passed
 ```
@@ -341,6 +343,24 @@ class AuditBrokenError(FedPredictError):
 
 class AuditUnavailableError(FedPredictError):
     """The audit log cannot be written, and calls that are not written down are not answered."""
+
+
+class DistinctIdsUsedUpError(FedPredictError):
+    """A question names more sample ids that are new on this day than its caller has left; nothing of it counts.
+
+    Attributes:
+        until: When the count begins anew, in UTC, as ISO 8601 writes it.
+    """
+
+    public_fields = ("until",)
+
+    def __init__(self, message: str, *, until: str) -> None:
+        super().__init__(message)
+        self.until = until
+
+
+class DistinctIdsUnavailableError(FedPredictError):
+    """The sample ids of callers that have a limit cannot be counted, and nothing that is not counted is answered."""
 
 
 class OverloadedError(FedPredictError):

@@ -11,6 +11,8 @@ from fedpredict.errors import (
     CertificateError,
     ConfigError,
     DeadlineExceededError,
+    DistinctIdsUnavailableError,
+    DistinctIdsUsedUpError,
     EmptyRequestError,
     EventsRefusedError,
     FeatureFileError,
@@ -127,6 +129,11 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
     AuditBrokenError: INTERNAL,
     AuditUnavailableError: PublicStatus(Code.UNAVAILABLE, "nothing is answered at the moment"),
+    DistinctIdsUsedUpError: PublicStatus(
+        Code.RESOURCE_EXHAUSTED,
+        "the daily limit of distinct sample ids of this caller is used up; it begins anew at {until}",
+    ),
+    DistinctIdsUnavailableError: PublicStatus(Code.UNAVAILABLE, "nothing is answered at the moment"),
     OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }

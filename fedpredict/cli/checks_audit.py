@@ -25,7 +25,7 @@ def check_audit(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:
     """
     folder = wiring.audit_folder(loaded)
     try:
-        _try_write(folder)
+        try_write(folder)
     except OSError as error:
         yield "audit", Finding(Level.PROBLEM, f"{folder} cannot be written: {error.strerror or error}", _FIX)
         return
@@ -36,7 +36,7 @@ def check_audit(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:
         keys = open_keys(folder)
         chains = sorted(path for path in folder.glob("worker-*") if path.is_dir())
         for chain in chains:
-            _try_write(chain)
+            try_write(chain)
             check_end(chain, f"{loaded.settings.party}/{chain.name}", keys)
     except ConfigError as error:
         yield "audit", Finding(Level.PROBLEM, str(error), "see docs/audit.md; until then the daemon does not start")
@@ -46,8 +46,8 @@ def check_audit(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:
         yield "audit", Finding(Level.OK, f"{folder} can be written; {len(chains)} chains can go on")
 
 
-def _try_write(folder: Path) -> None:
-    """Write to a folder, or to where it would be made, and leave nothing."""
+def try_write(folder: Path) -> None:
+    """Write to a folder, or to where it would be made, and leave nothing; raise `OSError` where that fails."""
     while not folder.exists():
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

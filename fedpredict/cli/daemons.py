@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from fedpredict.cli.wiring import (
     load_initiator,
     load_participant,
     open_audit,
+    open_distinct_ids,
     open_loaded_realtime,
     open_loaded_store,
     open_loaded_warehouse,
@@ -74,6 +75,7 @@ def _participant_worker(
     try:
         with (
             open_audit(loaded, me.worker) as audit,
+            closing(open_distinct_ids(loaded)) as distinct,
             _realtime(loaded, warehouse, me) as realtime,
             scheduled(loaded, warehouse, me) as counted,
         ):
@@ -89,6 +91,7 @@ def _participant_worker(
                 ready_http=ready_http,
                 counted=counted,
                 audit=audit,
+                distinct=distinct,
             )
             uvloop.run(serving)
     finally:

@@ -10,6 +10,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.checks_audit import check_audit
+from fedpredict.cli.checks_distinct import check_distinct
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_realtime import check_realtime
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
@@ -67,6 +68,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
         yield from check_peers(Loaded(loaded.path, settings))
     else:
         yield from check_audit(Loaded(loaded.path, settings))
+        yield from check_distinct(Loaded(loaded.path, settings))
         yield from check_callers(settings, frozenset(models))
         yield from check_initiators(Loaded(loaded.path, settings))
     yield from check_listen(loaded)

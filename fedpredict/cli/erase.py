@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedpredict.cli import wiring
+from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
 from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
+from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
 from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
 from fedpredict.state.leases import Alone
@@ -52,7 +54,7 @@ def erase_person(
             with _store_follows(config, party, who) as store:
                 found = erase(alone, party.warehouse, who, raw=raw)
             found += store
-    found += _events(config, who, keep=dry_run) + _outside(config)
+    found += _events(config, who, keep=dry_run) + _distinct(config, who, keep=dry_run) + _outside(config)
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
     output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
     if not dry_run and any(each.note or each.found > each.removed for each in found):
@@ -100,6 +102,16 @@ def _events(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
         return []
     with closing(store):
         return erase_events(store, sample_id, keep=keep)
+
+
+def _distinct(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
+    """Remove the digests that callers' distinct ids were counted with; they go by themselves after their day."""
+    loaded = wiring.load_party(config)
+    if not isinstance(loaded.settings, ParticipantSettings):
+        return []
+    with closing(wiring.open_distinct_ids(Loaded(loaded.path, loaded.settings))) as counts:
+        found = counts.erase(sample_id.encode(), keep=keep)
+    return [Erased("distinct ids", f"day={each.day}, caller={each.caller}", 1, 0 if keep else 1) for each in found]
 
 
 def _outside(config: Path | None) -> list[Erased]:

@@ -47,6 +47,8 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.SecurityError: ExitCode.SECURITY,
     errors.AuditBrokenError: ExitCode.FINDINGS,
     errors.AuditUnavailableError: ExitCode.UNAVAILABLE,
+    errors.DistinctIdsUsedUpError: ExitCode.UNAVAILABLE,
+    errors.DistinctIdsUnavailableError: ExitCode.UNAVAILABLE,
 }
 
 

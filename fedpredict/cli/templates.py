@@ -76,6 +76,7 @@ path = "store"
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
 # accept_populations = false # true: what it names ahead counts without this operator's word
+# distinct_ids_per_day = 10000           # most sample ids that it may ask about on a day (UTC); without it: any number
 
 # Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
 # [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"
@@ -90,6 +91,9 @@ level = "info"               # debug, info, warning, error; never sample ids, fe
 # path = "audit"             # a folder that the daemon can write; under systemd "/var/lib/fedpredict/audit"
 # anchor = "elsewhere/anchor.txt"      # signed checkpoints, on another machine's disk; or syslog = "syslog.example:514"
 # keep_days = 365            # older files are removed; without it: none
+
+# [distinct_ids]             # where distinct_ids_per_day is counted, on a disk of this machine
+# path = "distinct-ids"      # under systemd "/var/lib/fedpredict/distinct-ids"
 
 # [metrics]
 # listen = "127.0.0.1:9474"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.security.audit_log import AuditLog
+    from fedpredict.state.distinct_ids import DistinctIds
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
     from fedpredict.tables.script_store import RegisteredView
@@ -174,6 +175,18 @@ def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
     anchor = None if settings.anchor is None else loaded.base / settings.anchor
     settings = settings.model_copy(update={"anchor": anchor})
     return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
+
+
+def distinct_ids_folder(loaded: Loaded[ParticipantSettings]) -> Path:
+    """Return the folder where the sample ids of a participant's callers are counted."""
+    return loaded.base / loaded.settings.distinct_ids.path / loaded.settings.party
+
+
+def open_distinct_ids(loaded: Loaded[ParticipantSettings]) -> DistinctIds:
+    """Return where the sample ids of a participant's callers are counted; nothing is made, and the caller closes it."""
+    from fedpredict.state.distinct_ids import DistinctIds  # noqa: PLC0415
+
+    return DistinctIds(distinct_ids_folder(loaded))
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

@@ -10,6 +10,7 @@ import grpc
 
 from fedpredict.errors import (
     CertificateError,
+    DistinctIdsUsedUpError,
     FedPredictError,
     ManifestMismatchError,
     ModelNotFoundError,
@@ -38,6 +39,7 @@ from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 MAX_WORKERS = 256
+_INSTANT = len("2026-11-28T00:00:00Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +195,12 @@ class Acquaintance:
             return type(error)(told)
         if isinstance(error, PopulationRefusedError):
             return PopulationRefusedError(told, population=error.population, problem=error.problem)
+        if isinstance(error, DistinctIdsUsedUpError):
+            return DistinctIdsUsedUpError(told, until=error.until[:_INSTANT])
         if code in _BROKEN:
             return PartyUnavailableError(told, party=self.party)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return PartyTimeoutError(told, party=self.party)
-        return PartyRefusedError(told, party=self.party)
+        is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        return PartyTimeoutError(told, party=self.party) if is_late else PartyRefusedError(told, party=self.party)
 
     def refused(self, error: object) -> PartyError:
         """Return the error for an answer that cannot be used."""

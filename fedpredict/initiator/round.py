@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from fedpredict.errors import FedPredictError, InputError, PartyRefusedError, PartyTimeoutError, PartyUnavailableError
+from fedpredict.errors import (
+    DistinctIdsUsedUpError,
+    FedPredictError,
+    InputError,
+    PartyRefusedError,
+    PartyTimeoutError,
+    PartyUnavailableError,
+)
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.delivery import Delivery, Side, fail_all
@@ -233,7 +240,9 @@ def _told(party: str, error: FedPredictError, slices: Sequence[Slice]) -> tuple[
     named = [each.waiting.task.request_id for each in slices[:_NAMED]]
     logger.warning("party.failed", extra={"party": party, "reason": str(error), "requests": named})
     public = public_status(error)
-    return (SampleStatus.PARTY_UNAVAILABLE if public.code in _AWAY else SampleStatus.REFUSED), public.text
+    # a limit of a day is no passing trouble, though it has the code of one
+    is_away = public.code in _AWAY and not isinstance(error, DistinctIdsUsedUpError)
+    return (SampleStatus.PARTY_UNAVAILABLE if is_away else SampleStatus.REFUSED), public.text
 
 
 def _begin(scorer: PartyScorer, query: ScoreQuery, deadline_s: float) -> asyncio.Future[PartyReply]:

@@ -138,6 +138,10 @@ BUCKET_SECONDS = _histogram(
     "bucket_seconds", ("caller", "model", "outcome"), "Seconds that a bucket of an offline task took here.", LONG
 )
 BUCKET_ROWS = _counter("bucket_rows", ("caller", "model", "status"), "Rows of buckets, by the status of the row.")
+DISTINCT_IDS = _gauge(
+    "distinct_ids", ("caller",), "Distinct sample ids that a caller with a limit asked about today (UTC)."
+)
+DISTINCT_IDS_LIMIT = _gauge("distinct_ids_limit", ("caller",), "The limit of a caller's distinct sample ids per day.")
 STORE_AGE_SECONDS = _gauge("store_age_seconds", _VIEW, "Seconds since the instant of the snapshot that is served.")
 STORE_ROWS = _gauge("store_rows", _VIEW, "Rows of the snapshot that is served.")
 STORE_BYTES = _gauge("store_bytes", _VIEW, "Bytes that the snapshot takes, in memory or mapped.")
@@ -161,7 +165,7 @@ TASK: Final = (
     *(TASKS, TASKS_WAITING, TASK_WAITING_SECONDS, TASK_BUCKET_SECONDS, TASK_PARTY_SECONDS, TASK_ROWS),
     *(UPLOADS, UPLOAD_ROWS, OPEN_UPLOADS),
 )
-PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS, BUCKET_SECONDS, BUCKET_ROWS)
+PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS, BUCKET_SECONDS, BUCKET_ROWS, DISTINCT_IDS, DISTINCT_IDS_LIMIT)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)
 SCHEDULE: Final = (SCHEDULE_RUNS,)
 PROCESS: Final = (LOOP_LAG_SECONDS, GC_PAUSE_SECONDS, LOG_DROPPED, BUILD_INFO)

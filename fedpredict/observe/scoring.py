@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,6 +194,29 @@ class StoreMetrics(Source):
         yield Reading(
             metrics.STORE_LOADED, [(view, each.loaded_at) for view, each in found if each.loaded_at is not None]
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctReading:
+    """How many distinct sample ids a caller asked about today, of how many that it may."""
+
+    caller: str
+    used: int
+    limit: int
+
+
+class DistinctMetrics(Source):
+    """Asks what keeps the limits when the page is read."""
+
+    def __init__(self, look: Callable[[], Sequence[DistinctReading]]) -> None:
+        self._look = look
+
+    @override
+    def read(self) -> Iterable[Reading]:
+        """Return both of every caller with a limit."""
+        found = self._look()
+        yield Reading(metrics.DISTINCT_IDS, [((each.caller,), each.used) for each in found])
+        yield Reading(metrics.DISTINCT_IDS_LIMIT, [((each.caller,), each.limit) for each in found])
 
 
 class ScheduleMetrics(Source):

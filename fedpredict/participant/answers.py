@@ -14,6 +14,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.distinct import DistinctLimit, answered_ids, ids_of_models
 from fedpredict.participant.epoch import check_epoch
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
@@ -43,6 +44,7 @@ class Answers:
         watch: ShareWatch | None = None,
         offline: OfflineAnswers | None = None,
         audit: CallAudit | None = None,
+        distinct: DistinctLimit | None = None,
     ) -> None:
         """Serve one party.
 
@@ -55,6 +57,7 @@ class Answers:
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
             audit: Writes calls down; default: nothing does.
+            distinct: Keeps the limits of distinct sample ids; default: `policy` may have none.
         """
         self.offline = offline
         self.link_port = 0
@@ -67,6 +70,7 @@ class Answers:
         self._watch = watch or ShareWatch()
         self.audit = audit or CallAudit(None)
         """Where calls are written down."""
+        self._distinct = distinct or DistinctLimit(None, lambda: policy.distinct_ids)
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce.
@@ -139,7 +143,9 @@ class Answers:
                 # who may not ask learns nothing else: not even what is wrong with the request
                 self._policy.check(caller, query.model_id)
                 self._check(query)
+                asked = await self._distinct.check(caller.name, query.sample_ids)
                 reply = await self._scorer.score(query, deadline_s=deadline_s)
+                await asked.count()
             if watched.scored(reply):
                 _log_done(query, reply)
         except BaseException as error:
@@ -153,11 +159,14 @@ class Answers:
 
     async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
         """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
-        if all(self._policy.may_ask(caller, each.model_id) for each in query.models):
+        may_ask = [self._policy.may_ask(caller, each.model_id) for each in query.models]
+        asked = await self._distinct.check(caller.name, ids_of_models(query, may_ask))
+        if all(may_ask):
             reply = await self._scorer.score(query, deadline_s=deadline_s)
         else:
             queries = split_by_model(query)
             reply = join_replies(queries, [await self._share_or_error(each, caller, deadline_s) for each in queries])
+        await asked.count(answered_ids(query, reply))
         for place, error in reply.failures.items():
             log_failure(error, request_id=query.request_id, model=query.models[place].model_id)
         return reply

@@ -24,6 +24,7 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.audited import AskedIds, CallAudit
+from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.epoch import check_epoch
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
@@ -55,6 +56,7 @@ class OfflineAnswers:
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
         metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
         audit: CallAudit | None = None,
+        distinct: DistinctLimit | None = None,
     ) -> None:
         """Serve one party.
 
@@ -66,6 +68,7 @@ class OfflineAnswers:
             answered: Told of every answer.
             metrics: Counts them; default: nothing does.
             audit: Writes calls down; default: nothing does.
+            distinct: Keeps the limits of distinct sample ids; default: `policy` may have none.
         """
         self._part = part
         self._policy = policy
@@ -75,6 +78,7 @@ class OfflineAnswers:
         self._answered = answered
         self._metrics = metrics
         self._audit = audit or CallAudit(None)
+        self._distinct = distinct or DistinctLimit(None, lambda: policy.distinct_ids)
         self.buckets_at_once = buckets_at_once
         self._turns = asyncio.Semaphore(buckets_at_once)
         self._taking = asyncio.Semaphore(buckets_at_once)
@@ -174,9 +178,12 @@ class OfflineAnswers:
         try:
             async with asyncio.timeout(deadline_s), self._turns:
                 ids = await self._ids(query, caller, asked)
+                new = await self._distinct.check_list(caller.name, ids, asked.sha256)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
-                return reply, (asked.sha256, await self._thread(_checksum, reply.share))
+                checksum = await self._thread(_checksum, reply.share)
+                await new.count()
+                return reply, (asked.sha256, checksum)
         except TimeoutError as error:
             told = f"bucket {query.bucket} was not computed within {deadline_s:.1f} s"
             raise PartyTimeoutError(told, party=self._part.party) from error

@@ -18,6 +18,9 @@ class CallerPolicy:
 
     def __init__(self, callers: Mapping[str, CallerSettings]) -> None:
         self._models = {name: frozenset(each.models) for name, each in callers.items()}
+        limits = {name: each.distinct_ids_per_day for name, each in callers.items()}
+        self.distinct_ids: Mapping[str, int] = {name: limit for name, limit in limits.items() if limit is not None}
+        """How many distinct sample ids callers may ask about on a day; who has no limit is not in it."""
 
     def may_ask(self, caller: Identity, model_id: str) -> bool:
         """Return whether `caller`, a party, may know that the model exists, and ask for shares of it."""

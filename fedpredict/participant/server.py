@@ -19,13 +19,14 @@ from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
 from fedpredict.observe.process import settled_memory
 from fedpredict.observe.request_log import RequestLog
-from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics, StoreMetrics
+from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, DistinctMetrics, ParticipantMetrics, StoreMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.audited import Audit, CallAudit
+from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
@@ -41,6 +42,7 @@ from fedpredict.scoring.realtime import no_views
 from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.handlers import Context
@@ -69,6 +71,7 @@ class ParticipantServer:
         me: Instance | None = None,
         counted: Source | None = None,
         audit: Audit | None = None,
+        distinct: DistinctIds | None = None,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
 
@@ -81,6 +84,7 @@ class ParticipantServer:
             me: This process among the party's workers; default: the only one.
             counted: Further metrics to show.
             audit: Where calls are written down; the caller closes it. Default: nowhere.
+            distinct: Where ids of callers with a limit are counted; the caller closes it. Default: they get no answer.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -97,6 +101,7 @@ class ParticipantServer:
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
         self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
+        self._distinct = DistinctLimit(distinct, lambda: self._policy.distinct_ids)
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._counted = (counted,) if counted is not None else ()
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
@@ -172,6 +177,7 @@ class ParticipantServer:
         await self._attacher.wait_closed()
         await self._answered.stop()
         await asyncio.to_thread(self._poller.stop)
+        await asyncio.to_thread(self._distinct.close)
         await self._observed.aclose()
         logger.info("participant.stopped")
 
@@ -200,6 +206,7 @@ class ParticipantServer:
             watch=self._watch,
             offline=self._offline(scorer, warehouse),
             audit=self._audit,
+            distinct=self._distinct,
         )
 
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
@@ -221,6 +228,7 @@ class ParticipantServer:
             answered=self._answered.add,
             metrics=self._metrics,
             audit=self._audit,
+            distinct=self._distinct,
         )
 
     async def _observe(self) -> None:
@@ -234,7 +242,7 @@ class ParticipantServer:
                 "participant",
                 settings.party,
                 worker=self._me.worker,
-                sources=(self._metrics, self._stores, *self._counted),
+                sources=(self._metrics, self._stores, DistinctMetrics(self._distinct.readings), *self._counted),
                 healthy=lambda: self.loader.state.read_once and not self._health.draining,
             )
             self.metrics_address = await stack.enter_async_context(shown)
@@ -266,6 +274,7 @@ class ParticipantServer:
         state = self.loader.refresh()
         if self._realtime is not None:
             self._realtime.refresh(state.views)
+        self._distinct.refresh()
 
     async def _listen_events(self) -> None:
         settings, realtime = self._settings, self._realtime
@@ -332,6 +341,7 @@ async def serve(
     ready_http: Callable[[str], None] | None = None,
     counted: Source | None = None,
     audit: Audit | None = None,
+    distinct: DistinctIds | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
@@ -346,6 +356,7 @@ async def serve(
         ready_http: Called then with the address that raw events are taken at, where they are.
         counted: Further metrics to show.
         audit: Where calls are written down; the caller closes it. Default: nowhere.
+        distinct: Where sample ids of callers with a limit are counted; the caller closes it. Default: nowhere.
 
     Raises:
         ConfigError: The settings do not fit, or the port is taken.
@@ -353,7 +364,15 @@ async def serve(
     """
     with stopping() as stop:
         server = ParticipantServer(
-            settings, warehouse, tls, store=store, realtime=realtime, me=me, counted=counted, audit=audit
+            settings,
+            warehouse,
+            tls,
+            store=store,
+            realtime=realtime,
+            me=me,
+            counted=counted,
+            audit=audit,
+            distinct=distinct,
         )
         async with server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,6 +40,15 @@ class CallerSettings(_Settings):
     """Model ids, or "*" for all."""
     accept_populations: bool = False
     """Whether the standing populations that it names count without the operator's word."""
+    distinct_ids_per_day: int | None = Field(default=None, ge=1)
+    """How many distinct sample ids it may ask about on a day of the UTC calendar; None: as many as it likes."""
+
+
+class DistinctIdSettings(_Settings):
+    """`[distinct_ids]`: where it is kept how many sample ids callers with a limit asked about."""
+
+    path: Path = Path("distinct-ids")
+    """The folder, made when needed, on a disk of this machine; every party gets a folder of its own in it."""
 
 
 class PopulationSettings(_Settings):
@@ -123,6 +133,8 @@ class ParticipantSettings(_Settings):
     """The standing populations of initiators."""
     callers: Mapping[PartyId, CallerSettings] = Field(default_factory=dict)
     """Who is not listed here gets the answer for a model that does not exist."""
+    distinct_ids: DistinctIdSettings = Field(default_factory=DistinctIdSettings)
+    """Where the limit `distinct_ids_per_day` of callers is counted."""
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """Where it is written down who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)

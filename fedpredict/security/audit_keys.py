@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedpredict.errors import CertificateError, ConfigError
-from fedpredict.security.files import PRIVATE, PUBLIC, write_file
+from fedpredict.security.files import PRIVATE, PUBLIC, read_private, write_file
 
 IDS_KEY, SIGNING_KEY, PUBLIC_KEY = "ids.key", "signing.key", "signing.pub"
 _ID_BYTES = 32
@@ -48,8 +48,8 @@ def open_keys(folder: Path) -> AuditKeys:
         if not (folder / SIGNING_KEY).exists():
             _make(folder)
         _check_complete(folder)
-        ids = _read_private(folder / IDS_KEY)
-        signing = load_pem_private_key(_read_private(folder / SIGNING_KEY), None)
+        ids = read_private(folder / IDS_KEY)
+        signing = load_pem_private_key(read_private(folder / SIGNING_KEY), None)
     except (OSError, ValueError) as error:
         told = f"audit: the keys in {folder} cannot be used: {error}; [audit] path names a folder that can be written"
         raise ConfigError(told) from error
@@ -70,7 +70,7 @@ def read_ids_key(folder: Path) -> bytes:
         ConfigError: It is missing, or cannot be read.
     """
     try:
-        ids = _read_private(folder / IDS_KEY)
+        ids = read_private(folder / IDS_KEY)
     except OSError as error:
         raise ConfigError(f"audit: {folder / IDS_KEY} cannot be read: {error}") from error
     if len(ids) != _ID_BYTES:
@@ -129,9 +129,3 @@ def _locked(folder: Path) -> int:
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
-
-
-def _read_private(path: Path) -> bytes:
-    if path.stat().st_mode & 0o077:
-        raise PermissionError(f"others may read {path}: chmod 600 {path}")
-    return path.read_bytes()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from fedpredict.errors import CertificateError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+SECRET_BYTES = 32
 
 
 def refuse_existing(*paths: Path) -> None:
@@ -45,6 +47,43 @@ def write_file(path: Path, content: bytes, *, mode: int, force: bool) -> None:
             _create(path, content, mode)
     except OSError as error:
         raise CertificateError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def open_secret(path: Path) -> bytes:
+    """Return the `SECRET_BYTES` random bytes in a file of its owner's; who comes first makes it, whole.
+
+    Raises:
+        CertificateError: It cannot be made, or holds something else.
+        OSError: It cannot be read, or others may read it.
+    """
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        write_file(temporary, secrets.token_bytes(SECRET_BYTES), mode=PRIVATE, force=False)
+        try:
+            with suppress(FileExistsError):  # of several processes one is the first
+                os.link(temporary, path)
+        finally:
+            temporary.unlink()
+    secret = read_private(path)
+    if len(secret) != SECRET_BYTES:
+        raise CertificateError(f"{path}: a key of another kind")
+    return secret
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; raise `OSError` where that fails."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path) -> bytes:
+    """Return what is in a file that only its owner may read; raise `PermissionError` where others may, too."""
+    if path.stat().st_mode & 0o077:
+        raise PermissionError(f"others may read {path}: chmod 600 {path}")
+    return path.read_bytes()
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from fedpredict.errors import (
+    DistinctIdsUnavailableError,
+    DistinctIdsUsedUpError,
     EmptyRequestError,
     FedPredictError,
     ModelNotFoundError,
@@ -193,6 +195,9 @@ async def test_a_caller_who_leaves_cancels_the_sub_tasks(
         await shop.left.wait()
 
 
+USED_UP = "the daily limit of distinct sample ids of this caller is used up; it begins anew at 2026-11-28T00:00:00Z"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "problem"),
     [
@@ -200,6 +205,8 @@ async def test_a_caller_who_leaves_cancels_the_sub_tasks(
         (UnauthenticatedError("x"), REFUSED, "party shop refused"),
         (TooManySamplesError("x", limit=3), REFUSED, "party shop refused"),
         (ProtocolError("x"), REFUSED, "party shop refused"),
+        (DistinctIdsUsedUpError("x", until="2026-11-28T00:00:00Z"), REFUSED, USED_UP),
+        (DistinctIdsUnavailableError("x"), AWAY, "party shop is unavailable"),
         (ModelNotReadyError("x"), AWAY, "party shop is unavailable"),
         (FedPredictError("secret of the shop"), AWAY, "party shop is unavailable"),
     ],

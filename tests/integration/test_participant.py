@@ -11,7 +11,7 @@ import secrets
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
@@ -31,6 +31,7 @@ from typing_extensions import override
 
 from fedpredict.errors import (
     ConfigError,
+    DistinctIdsUsedUpError,
     EmptyRequestError,
     FedPredictError,
     ManifestMismatchError,
@@ -46,6 +47,7 @@ from fedpredict.errors import (
 )
 from fedpredict.features.base import FeatureRows
 from fedpredict.features.memory import MemoryStore
+from fedpredict.initiator.fanout import Dialler
 from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -65,6 +67,7 @@ from fedpredict.security.audit_verify import verify_chain
 from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.tables.models import ModelVersion, delete_model, publish_model
 from fedpredict.tables.names import column_names
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot
@@ -258,11 +261,16 @@ class Running:
         self.stack = AsyncExitStack()
 
     async def start(
-        self, *, store: MemoryStore | None = None, audit: AuditLog | None = None, **changes: object
+        self,
+        *,
+        store: MemoryStore | None = None,
+        audit: AuditLog | None = None,
+        distinct: DistinctIds | None = None,
+        **changes: object,
     ) -> ParticipantServer:
         settings = settings_with(self.lab.folder, **changes)
         tls = None if settings.insecure else self.certificates.lab
-        server = ParticipantServer(settings, self.lab.warehouse, tls, store=store, audit=audit)
+        server = ParticipantServer(settings, self.lab.warehouse, tls, store=store, audit=audit, distinct=distinct)
         await self.stack.enter_async_context(server)
         await server.wait_read()
         self.address = server.address
@@ -447,6 +455,49 @@ async def test_every_call_is_in_the_audit_log_also_what_was_refused(
     first = next(iter(calls([folder / "worker-0"])))
     assert (first["manifest"], first["mode"], len(set(first["ids"]))) == ("5c" * 32, "nearline", 2)
     assert verify_chain(folder / "worker-0", read_public_key(folder / PUBLIC_KEY)).problems == []
+
+
+async def test_a_limit_of_distinct_ids_is_one_for_calls_links_and_workers_and_what_it_refuses_is_logged(
+    running: Running, certificates: Certificates, tmp_path: Path
+) -> None:
+    running.lab.load()
+    version = running.lab.convert()
+    limited = {**CALLERS, "hospital": {"models": ["*"], "distinct_ids_per_day": 3}}
+    kept = running.stack.enter_context(closing(DistinctIds(tmp_path / "distinct")))
+    others = running.stack.enter_context(closing(DistinctIds(tmp_path / "distinct")))
+    folder = tmp_path / "audit"
+    with AuditLog(AuditSettings(write_s=0.01), folder, "lab", 0, open_keys(folder)) as audit:
+        await running.start(callers=limited, distinct=others)
+        one = running.caller()
+        server = await running.start(callers=limited, distinct=kept, audit=audit, link_listen="127.0.0.1:0")
+        other = running.caller()
+        await one.score(query_for(version, b"p1", b"p1", b""))
+        await other.score(query_for(version, b"p1", b"nobody"))
+        linked = await running.stack.enter_async_context(
+            Dialler("hospital", certificates.hospital).dial("lab", server.address)
+        )
+
+        async def is_linked() -> bool:
+            return linked.pool.carriers == {"socket": 1}
+
+        await eventually(is_linked)
+        await linked.score(query_for(version, b"p1", b"p3"), deadline_s=30.0)
+        with pytest.raises(DistinctIdsUsedUpError, match="party lab: RESOURCE_EXHAUSTED") as raised:
+            await linked.score(query_for(version, b"p1", b"p4"), deadline_s=30.0)
+        assert raised.value.until.endswith("T00:00:00Z")
+        told = await outcome(other.score(query_for(version, b"p3", b"p4", b"p5")))
+        text = (
+            f"the daily limit of distinct sample ids of this caller is used up; it begins anew at {raised.value.until}"
+        )
+        assert told[:3] == (DistinctIdsUsedUpError, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        with pytest.raises(DistinctIdsUsedUpError):
+            await one.score(query_for(version, b"p4"))
+        answered = await one.score(query_for(version, b"p3", b"nobody", b"p1"))
+        assert answered.share.status.tolist() == [OK, SampleStatus.NOT_FOUND, OK]
+        await server.__aexit__(None, None, None)
+
+    found = [(each["rows"], each["outcome"]) for each in calls([folder / "worker-0"]) if each["what"] == "Score"]
+    assert found == [(2, "ok"), (2, "ok"), (2, "DistinctIdsUsedUpError"), (3, "DistinctIdsUsedUpError")]
 
 
 async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from fedpredict.participant.acceptance import accept, revoke
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import IdentityKind
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.deliveries import Delivery, list_deliveries
@@ -43,6 +44,8 @@ IDS = [f"p{number}" for number in range(3_000)]
 KNOWN = {"lab": IDS[:2_900], "shop": IDS[100:]}
 WEIGHTS = {"lab": 2.0, "shop": -1.0}
 POLL_S = 0.05
+LAB_LIMIT = 3_500
+"""Distinct ids that the laboratory answers the bank about on a day: some more than there are."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,8 @@ class World:
             **settings,
         }
         checked = ParticipantSettings.model_validate(content)
-        server = ParticipantServer(checked, self.warehouses[party], self.certificates.of(party))
+        counts = self.stack.enter_context(closing(DistinctIds(self.folder / "distinct-ids" / party)))
+        server = ParticipantServer(checked, self.warehouses[party], self.certificates.of(party), distinct=counts)
         return await self.stack.enter_async_context(server)
 
     async def initiator(self, lab: str) -> InitiatorServer:
@@ -144,7 +148,7 @@ async def world(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Wor
     made.fill("lab")
     made.fill("shop")
     async with made.stack:
-        bank = {"bank": {"models": ["*"]}}
+        bank = {"bank": {"models": ["*"], "distinct_ids_per_day": LAB_LIMIT}}
         lab = await made.participant("lab", link_listen="127.0.0.1:0", callers=bank)
         await made.initiator(lab.address)
         await made.participant(
@@ -213,6 +217,32 @@ async def test_a_list_is_predicted_by_a_party_that_is_dialled_and_one_that_dials
         await client.wait(task_id, timeout_s=60.0)
 
         await check(client, IDS, task_id)
+
+
+async def test_a_task_waits_for_a_party_whose_daily_limit_it_would_pass(world: World) -> None:
+    world.propose(IDS)
+    async with world.client() as client:
+        await eventually(when_ready(client))
+        await world.until("lab", 1, PopulationState.PROPOSED)
+        accept(world.warehouses["lab"], "bank", "people", None, "grace", keep_versions=3)
+        await world.until("lab", 1, PopulationState.ACCEPTED)
+        await world.until("shop", 1, PopulationState.ACCEPTED)
+        await client.wait(await client.submit("m", Standing("people"), mode=Mode.NEARLINE), timeout_s=60.0)
+        direct = await client.predict("m", IDS, mode=Mode.NEARLINE)
+        assert direct.status.tolist().count(SampleStatus.OK) == 2_800
+
+        strangers = [f"stranger-{number}" for number in range(LAB_LIMIT - len(IDS) + 1)]
+        task_id = await client.submit("m", strangers, mode=Mode.NEARLINE)
+
+        async def waits() -> bool:
+            info = await client.task(task_id)
+            return info.state is OfflineState.WAITING and "its daily limit is used up" in info.problem
+
+        await eventually(waits)
+        refused = await client.predict("m", strangers, mode=Mode.NEARLINE)
+        assert set(refused.status.tolist()) == {SampleStatus.REFUSED}
+        allowed = await client.predict("m", [*IDS[:5], *strangers[1:]], mode=Mode.NEARLINE)
+        assert SampleStatus.REFUSED not in allowed.status.tolist()
 
 
 async def test_a_new_version_brings_only_what_changed_and_a_revoked_one_is_told(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fedpredict.errors import (
     AuditUnavailableError,
+    DistinctIdsUnavailableError,
+    DistinctIdsUsedUpError,
     FedPredictError,
     ManifestMismatchError,
     ModelNotReadyError,
@@ -23,6 +25,7 @@ from fedpredict.state.task_base import Why
 
 _AWAY = (
     AuditUnavailableError,
+    DistinctIdsUnavailableError,
     ModelNotReadyError,
     PartyBusyError,
     PartyTimeoutError,
@@ -32,7 +35,14 @@ _AWAY = (
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 60.0
 _NO_WAREHOUSE, _NOT_READY = "the initiator's warehouse cannot be reached", "the model is not ready at the initiator"
 _TOO_SLOW, _IS_AWAY = "did not answer in time", "is away, or not ready"
-_REASONS = {_NO_WAREHOUSE: "warehouse", _NOT_READY: "not_ready", _TOO_SLOW: "timeout", _IS_AWAY: "away"}
+_USED_UP = "answers about no more sample ids today: its daily limit is used up until 0:00 UTC"
+_REASONS = {
+    _NO_WAREHOUSE: "warehouse",
+    _NOT_READY: "not_ready",
+    _TOO_SLOW: "timeout",
+    _IS_AWAY: "away",
+    _USED_UP: "daily_limit",
+}
 """What users are told of a task that waits -> the word that metrics have for it."""
 
 
@@ -86,11 +96,15 @@ class Verdict:
 def verdict_on(error: Exception) -> Verdict:
     """Return what an error means for the task that it ended.
 
-    What comes back by itself (a party or warehouse that is away, buckets that are to be made again) has the task wait;
-    everything else, that somebody must do something about, fails it.
+    What comes back by itself (a party or warehouse that is away, a party's daily limit, buckets that are to be made
+    again) has the task wait; everything else, that somebody must do something about, fails it.
     """
     party, cause = (error.party, error.error) if isinstance(error, PartyFailedError) else ("", error)
-    state = OfflineState.WAITING if isinstance(cause, (*_AWAY, UnfinishedError)) else OfflineState.FAILED
+    state = (
+        OfflineState.WAITING
+        if isinstance(cause, (*_AWAY, DistinctIdsUsedUpError, UnfinishedError))
+        else OfflineState.FAILED
+    )
     return Verdict(state, Why(problem=_told(party, cause), party=party, detail=f"{type(cause).__name__}: {cause}"))
 
 
@@ -127,6 +141,8 @@ def _told_of_party(party: str, error: Exception) -> str:
         return f"party {party} {_TOO_SLOW}"
     if isinstance(error, _AWAY):
         return f"party {party} {_IS_AWAY}"
+    if isinstance(error, DistinctIdsUsedUpError):
+        return f"party {party} {_USED_UP}"
     if isinstance(error, ManifestMismatchError):
         return f"party {party} no longer serves the version that the task was begun with: submit the task again"
     if isinstance(error, PopulationRefusedError):

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import tomllib
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.offline import OfflineState
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.state.distinct_digests import CallerDay
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.task_base import Why
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.schedule_runs import FAILED, Run, write_run
@@ -345,3 +349,36 @@ def test_a_task_database_and_a_warehouse_that_cannot_be_used_are_problems(clinic
     problems = [(topic, fix) for topic, _, fix in clinic.problems("bank/initiator.toml") if topic == "tasks"]
 
     assert [fix.split(",")[0] for _, fix in problems] == ["correct `state`", "start it"]
+
+
+def test_limits_of_distinct_ids_are_told_and_what_cannot_be_counted_is_a_problem(clinic: Clinic) -> None:
+    load_and_convert(clinic)
+    settings = "lab/participant.toml"
+    clinic.edit(settings, "# distinct_ids_per_day = 10000 ", "distinct_ids_per_day = 2 ")
+    folder = clinic.folder / "lab" / "distinct-ids" / "lab"
+
+    def told(code: int) -> tuple[str, str]:
+        ((level, what),) = [
+            (each["level"], each["what"]) for each in clinic.examine(settings, code) if each["topic"] == "distinct ids"
+        ]
+        return level, what
+
+    level, what = told(0)
+    assert (level, "asked about 0 of 2 sample ids" in what) == ("ok", True)
+    assert not folder.parent.exists()
+
+    with closing(DistinctIds(folder)) as counts:
+        who = CallerDay("bank", counts.today())
+        new = counts.look(who, SampleIds.of([b"u1", b"u2"]), 2)
+        assert new is not None
+        counts.count(who, [new])
+    level, what = told(0)
+    assert (level, "asked about 2 of 2 sample ids" in what) == ("warning", True)
+    (folder / "ids.key").unlink()
+    level, what = told(9)
+    assert (level, "bring it back" in what) == ("problem", True)
+
+    shutil.rmtree(folder.parent)
+    folder.parent.write_text("")
+    level, what = told(9)
+    assert (level, "cannot be written" in what) == ("problem", True)

@@ -23,6 +23,8 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.erase import in_store
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import score_day
+from fedpredict.state.distinct_digests import CallerDay
+from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.state.events import open_event_store
 from fedpredict.tables.models import publish_model
@@ -192,3 +194,18 @@ def publish(party: Path) -> None:
     model = PartialModel("m", "r", "lab", Kind.LINEAR, (), True, part)
     publish_model(warehouse, model, list_snapshots(warehouse)[0].view, "a" * 64, lambda _: {})
     warehouse.close()
+
+
+def test_digests_that_distinct_ids_were_counted_with_go_too(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(DistinctIds(party / "distinct-ids" / "lab")) as counts:
+        who = CallerDay("bank", counts.today())
+        new = counts.look(who, SampleIds.of([b"u1", b"u2"]), 2)
+        assert new is not None
+        counts.count(who, [new])
+        place = {"table": "distinct ids", "place": f"day={who.day}, caller=bank", "found": 1, "note": ""}
+
+        assert {**place, "removed": 0} in json.loads(said(capsys, "u1", "--dry-run", "--json"))
+        assert {**place, "removed": 1} in json.loads(said(capsys, "u1", "--yes", "--json"))
+        assert "distinct ids" not in said(capsys, "u1", "--dry-run", "--json")
+        assert "distinct ids" in said(capsys, "u2", "--dry-run", "--json")
+        assert counts.used(who) == 2

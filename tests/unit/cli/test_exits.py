@@ -28,6 +28,8 @@ EXPECTED = {
     "UnscoredError": 6,
     "AuditBrokenError": ExitCode.FINDINGS,
     "AuditUnavailableError": ExitCode.UNAVAILABLE,
+    "DistinctIdsUnavailableError": ExitCode.UNAVAILABLE,
+    "DistinctIdsUsedUpError": ExitCode.UNAVAILABLE,
     "OverloadedError": 6,
     "IncompatiblePartsError": 4,
     "PartyError": 6,

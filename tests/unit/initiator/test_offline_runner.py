@@ -17,6 +17,8 @@ import pytest
 from typing_extensions import override
 
 from fedpredict.errors import (
+    DistinctIdsUnavailableError,
+    DistinctIdsUsedUpError,
     FedPredictError,
     PartyRefusedError,
     PartyUnavailableError,
@@ -26,6 +28,7 @@ from fedpredict.errors import (
 )
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline import bucket as bucket_module
+from fedpredict.initiator.offline.failure import PartyFailedError, verdict_on, waiting_reason
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.initiator.offline.runner import TaskRunner
@@ -260,6 +263,22 @@ async def test_a_party_that_is_away_for_a_while_holds_the_task_up_and_no_bucket_
         await bench.until(task_id, OfflineState.DONE)
     assert (waiting.problem, waiting.problem_party) == ("party lab is away, or not ready", "lab")
     assert bench.results(task_id) == EXPECTED
+
+
+async def test_a_daily_limit_holds_the_task_up_until_it_begins_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.failure.MAX_WAIT_S", 0.05)
+    bench.parties["lab"].raises = [DistinctIdsUsedUpError("used up", until="2026-11-28T00:00:00Z")] * 5
+    task_id = bench.submit()
+    async with bench.working():
+        waiting = await bench.until(task_id, OfflineState.WAITING, OfflineState.DONE)
+        await bench.until(task_id, OfflineState.DONE)
+    told = "party lab answers about no more sample ids today: its daily limit is used up until 0:00 UTC"
+    assert (waiting.problem, waiting_reason(waiting.problem, "lab")) == (told, "daily_limit")
+    assert bench.results(task_id) == EXPECTED
+    verdict = verdict_on(PartyFailedError("lab", DistinctIdsUnavailableError("its disk is full")))
+    assert (verdict.state, verdict.why.problem) == (OfflineState.WAITING, "party lab is away, or not ready")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from fedpredict.observe.page import Page
 from fedpredict.observe.process import ProcessMetrics
 from fedpredict.observe.scoring import (
     NO_PARTICIPANT_METRICS,
+    DistinctMetrics,
+    DistinctReading,
     ParticipantMetrics,
     ScheduleMetrics,
     StoreMetrics,
@@ -289,6 +291,13 @@ def test_a_store_shows_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of(text, "fedpredict_store_loaded_timestamp_seconds") == {people: 900.0}
 
 
+def test_limits_of_distinct_ids_are_shown_with_what_is_used() -> None:
+    text = page(DistinctMetrics(lambda: [DistinctReading("bank", 7, 10), DistinctReading("shop", 0, 5)]))
+    bank, shop = '{caller="bank"}', '{caller="shop"}'
+    assert of(text, "fedpredict_distinct_ids") == {bank: 7.0, shop: 0.0}
+    assert of(text, "fedpredict_distinct_ids_limit") == {bank: 10.0, shop: 5.0}
+
+
 def test_null_recorders_count_nothing() -> None:
     NO_SERVING_METRICS.request("http", "m", NEARLINE).done("ok", 1.0, 1)
     NO_SERVING_METRICS.round("m", NEARLINE).began(1, 1)
@@ -311,6 +320,7 @@ def everything() -> Iterable[Source]:
         TaskMetrics(lambda problem, party: problem),
         ParticipantMetrics(set(), lambda _: False),
         StoreMetrics(list),
+        DistinctMetrics(list),
         ScheduleMetrics(),
         ProcessMetrics("initiator", "bank", 0),
     )

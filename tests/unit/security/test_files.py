@@ -3,12 +3,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fedpredict.errors import CertificateError
-from fedpredict.security.files import PRIVATE, refuse_existing, write_file
+from fedpredict.security.files import PRIVATE, SECRET_BYTES, open_secret, refuse_existing, write_file
 
 
 def test_a_private_file_is_readable_by_its_owner_only_whatever_the_umask(tmp_path: Path) -> None:
@@ -57,3 +58,29 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(CertificateError, match="No space left on device"):
         write_file(tmp_path / "x.key", b"secret", mode=PRIVATE, force=force)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_secret_is_made_once_by_whoever_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ids.key"
+    with ThreadPoolExecutor(8) as threads:
+        made = set(threads.map(open_secret, [path] * 32))
+    assert made == {path.read_bytes()}
+    assert len(path.read_bytes()) == SECRET_BYTES
+    assert stat.S_IMODE(path.stat().st_mode) == PRIVATE
+    assert [each.name for each in path.parent.iterdir()] == ["ids.key"]
+    assert open_secret(tmp_path / "other.key") not in made
+
+
+def test_a_secret_that_others_may_read_or_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ids.key"
+    secret = open_secret(path)
+    path.chmod(0o640)
+    with pytest.raises(PermissionError, match=f"chmod 600 {path}"):
+        open_secret(path)
+    path.write_bytes(secret[1:])
+    path.chmod(0o600)
+    with pytest.raises(CertificateError, match="a key of another kind"):
+        open_secret(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CertificateError, match="cannot be written"):
+        open_secret(tmp_path / "file" / "ids.key")
