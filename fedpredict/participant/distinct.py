@@ -54,6 +54,7 @@ class DistinctLimit:
         self._waiting: dict[CallerDay, list[tuple[NewIds, asyncio.Future[None]]]] = {}
         self._writing: set[asyncio.Task[None]] = set()
         self._used: dict[str, int] = {}
+        self._problems: dict[str, str] = {}
 
     async def check(self, caller: str, sample_ids: Sequence[bytes]) -> Asked:
         """Return what has to be counted before the answer about some ids may leave.
@@ -108,10 +109,12 @@ class DistinctLimit:
         for caller in [each for each, seen in tuple(self._seen.items()) if seen.who.day != today]:
             self._seen.pop(caller, None)
         for caller in self._limits():
+            problem = ""
             try:
                 used[caller] = counts.used(CallerDay(caller, today))
             except DistinctIdsUnavailableError as error:
-                logger.error("distinct_ids.unavailable", extra={"reason": str(error)})  # noqa: TRY400  the reason says all
+                problem = str(error)
+            self._tell(caller, problem)
         self._used = used
 
     def readings(self) -> list[DistinctReading]:
@@ -122,6 +125,15 @@ class DistinctLimit:
     def close(self) -> None:
         """Let go of the threads; what they do is finished first."""
         self._threads.shutdown()
+
+    def _tell(self, caller: str, problem: str) -> None:
+        """Log what is the matter with a caller's count when it comes, changes or goes."""
+        before = self._problems.get(caller, "")
+        self._problems[caller] = problem
+        if problem and problem != before:
+            logger.error("distinct_ids.unavailable", extra={"caller": caller, "reason": problem})
+        elif before and not problem:
+            logger.info("distinct_ids.recovered", extra={"caller": caller})
 
     def _opened(self) -> DistinctIds:
         if self._counts is None:

@@ -57,6 +57,7 @@ class DistinctIds:
         self._now = now
         self._lock = threading.Lock()
         self._days: dict[CallerDay, Day] = {}
+        self._left: set[Path] = set()
 
     def today(self) -> date:
         """Return the day that a question which comes now counts on."""
@@ -146,7 +147,7 @@ class DistinctIds:
             each.close()
         for day, folder in self._day_folders():
             if day < oldest:
-                shutil.rmtree(folder, onerror=_told_of_removing)
+                self._remove(folder)
 
     def close(self) -> None:
         """Close every file; closing twice is harmless."""
@@ -154,6 +155,16 @@ class DistinctIds:
             days, self._days = self._days, {}
         for each in days.values():
             each.close()
+
+    def _remove(self, folder: Path) -> None:
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:  # another process removes it, too
+            return
+        except OSError as error:
+            if folder not in self._left:
+                logger.warning("distinct_ids.not_removed", extra={"path": str(folder), "reason": str(error)})
+            self._left.add(folder)
 
     def _oldest(self) -> date:
         return (self._now().astimezone(UTC) - KEPT).date()
@@ -209,11 +220,6 @@ class DistinctIds:
                 "callers with distinct_ids_per_day are refused. Make room and see the rights of [distinct_ids] path; a "
                 "damaged file may be moved away: then the count of that day begins anew"
             ) from error
-
-
-def _told_of_removing(_function: object, path: str, reason: tuple[object, BaseException, object]) -> None:
-    if not isinstance(reason[1], FileNotFoundError):  # another process was faster
-        logger.warning("distinct_ids.not_removed", extra={"path": path, "reason": str(reason[1])})
 
 
 @contextmanager

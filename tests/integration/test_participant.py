@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -467,7 +468,7 @@ async def test_a_limit_of_distinct_ids_is_one_for_calls_links_and_workers_and_wh
     others = running.stack.enter_context(closing(DistinctIds(tmp_path / "distinct")))
     folder = tmp_path / "audit"
     with AuditLog(AuditSettings(write_s=0.01), folder, "lab", 0, open_keys(folder)) as audit:
-        await running.start(callers=limited, distinct=others)
+        measured = await running.start(callers=limited, distinct=others, metrics={"listen": "127.0.0.1:0"})
         one = running.caller()
         server = await running.start(callers=limited, distinct=kept, audit=audit, link_listen="127.0.0.1:0")
         other = running.caller()
@@ -494,6 +495,17 @@ async def test_a_limit_of_distinct_ids_is_one_for_calls_links_and_workers_and_wh
             await one.score(query_for(version, b"p4"))
         answered = await one.score(query_for(version, b"p3", b"nobody", b"p1"))
         assert answered.share.status.tolist() == [OK, SampleStatus.NOT_FOUND, OK]
+
+        def lines() -> set[bytes]:
+            with urlopen(f"http://{measured.metrics_address}/metrics", timeout=30.0) as page:
+                return set(page.read().splitlines())
+
+        async def is_shown() -> bool:
+            gauges = ("fedpredict_distinct_ids", "fedpredict_distinct_ids_limit")
+            wanted = {f'{each}{{caller="hospital"}} 3.0'.encode() for each in gauges}
+            return wanted <= await asyncio.to_thread(lines)
+
+        await eventually(is_shown)
         await server.__aexit__(None, None, None)
 
     found = [(each["rows"], each["outcome"]) for each in calls([folder / "worker-0"]) if each["what"] == "Score"]

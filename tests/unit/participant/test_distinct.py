@@ -422,10 +422,16 @@ async def test_what_is_used_is_told_and_damage_hides_nobody_else(
     assert world.limit.readings() == [DistinctReading("bank", 3, 5), DistinctReading("club", 0, 7)]
     world.counts.close()
     (database,) = world.counts._folder.rglob("bank.db")
+    content = database.read_bytes()
     database.write_bytes(b"no database" * 1_000)
-    world.limit.refresh()
+    caplog.set_level("INFO")
+    for _ in range(3):
+        world.limit.refresh()
     assert world.limit.readings() == [DistinctReading("club", 0, 7)]
-    assert [each.message for each in caplog.records] == ["distinct_ids.unavailable"]
+    database.write_bytes(content)
+    world.limit.refresh()
+    assert world.limit.readings() == [DistinctReading("bank", 3, 5), DistinctReading("club", 0, 7)]
+    assert [each.message for each in caplog.records] == ["distinct_ids.unavailable", "distinct_ids.recovered"]
     world.counts.time += timedelta(days=2)
     assert list(world.limit._seen) == ["bank"]
     world.limit.refresh()

@@ -181,6 +181,28 @@ def test_a_question_counts_on_the_day_it_came_and_old_days_go(counts: DistinctId
     assert not (folder / "2026-11-27").exists()
 
 
+def test_an_old_day_that_cannot_be_removed_is_told_once(
+    counts: DistinctIds,
+    clock: Clock,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert ask(counts, [b"u1"], 2)
+    clock.now += timedelta(days=2)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedpredict.state.distinct_ids.shutil.rmtree", refuse)
+        for _ in range(3):
+            counts.prune()
+    assert [each.message for each in caplog.records] == ["distinct_ids.not_removed"]
+    counts.prune()
+    assert not (folder / "2026-11-27").exists()
+
+
 def test_a_restart_and_another_process_go_on_where_the_count_stands(folder: Path, clock: Clock) -> None:
     for number in range(3):
         with closing(DistinctIds(folder, now=clock)) as one, closing(DistinctIds(folder, now=clock)) as other:
