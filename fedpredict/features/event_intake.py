@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,7 +18,7 @@ from fedpredict.errors import EventsRefusedError, FeatureFileError, ProtocolErro
 from fedpredict.features.event_feed import Feed, OddEventError
 from fedpredict.features.files import read_columns
 from fedpredict.state.event_base import EventStore, StoredEvent
-from fedpredict.wire.arrow_codec import check_messages, reading
+from fedpredict.wire.arrow_codec import check_messages
 from fedpredict.wire.arrow_plain import plain_column
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ MAX_SENT_BYTES = 64 * 2**20
 """Most bytes that a column of a batch may have in memory."""
 TOGETHER = 50_000
 """Events of one transaction. A load that is killed leaves those before it; loading again stores the rest."""
+
+NO_STREAM = "the body is no Arrow IPC stream, or a damaged one"
 
 Rows: TypeAlias = Iterable[tuple[int, Mapping[str, object] | None]]
 """Line or row, from 1, and its columns; None where it is no row."""
@@ -133,13 +136,15 @@ def sent_table(data: bytes, feed: Feed) -> pa.Table:
         EventsRefusedError: It is no such stream, is damaged, compressed, or stands for more than `MAX_SENT_BYTES`.
     """
     try:
-        with reading():
-            check_messages(data)
-            with pa.ipc.open_stream(data) as reader:
-                batches = [_declared(batch, feed) for batch in reader]
-                return pa.Table.from_batches(batches, None if batches else reader.schema)
+        check_messages(data)
+        with pa.ipc.open_stream(data) as reader:
+            names = reader.schema.names  # which may be no text
+            batches = [_declared(batch, feed) for batch in reader]
+            return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in names})
     except ProtocolError as error:
         raise _unreadable(f"the body: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+        raise _unreadable(NO_STREAM) from error
 
 
 def arrow_stream(data: bytes) -> pa.Table:
@@ -152,9 +157,9 @@ def arrow_stream(data: bytes) -> pa.Table:
         with pa.ipc.open_stream(data) as reader:
             table = reader.read_all()
             table.validate(full=True)
-            return table
+            return table.rename_columns(table.column_names)  # fails here where a name is no text
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable("the body is no Arrow IPC stream, or a damaged one") from error
+        raise _unreadable(NO_STREAM) from error
 
 
 def file_rows(path: Path, feed: Feed) -> Iterator[tuple[int, Mapping[str, object] | None]]:

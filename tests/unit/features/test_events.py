@@ -400,3 +400,12 @@ def test_a_table_that_stands_for_more_than_it_has_is_refused_before_it_is_writte
 ) -> None:
     with pytest.raises(EventsRefusedError, match=told):
         taken(data())
+
+
+def test_a_table_with_a_name_that_is_no_text_is_refused() -> None:
+    data = sent(pa.table(TYPED)).replace(b"amount", b"am\x8dunt")
+
+    with pytest.raises(EventsRefusedError):
+        taken(data)
+    with pytest.raises(EventsRefusedError):
+        arrow_stream(data)
