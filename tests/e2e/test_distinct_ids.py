@@ -133,6 +133,7 @@ class Race:
                 os.kill(min(children(self.lab.process.pid)), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("one_day")
 def test_workers_that_race_are_killed_and_restarted_answer_about_no_more_than_the_limit(
     workshop: Workshop, lab: Daemon
 ) -> None:

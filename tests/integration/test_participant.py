@@ -458,6 +458,7 @@ async def test_every_call_is_in_the_audit_log_also_what_was_refused(
     assert verify_chain(folder / "worker-0", read_public_key(folder / PUBLIC_KEY)).problems == []
 
 
+@pytest.mark.usefixtures("one_day")
 async def test_a_limit_of_distinct_ids_is_one_for_calls_links_and_workers_and_what_it_refuses_is_logged(
     running: Running, certificates: Certificates, tmp_path: Path
 ) -> None:
