@@ -219,6 +219,7 @@ async def test_a_list_is_predicted_by_a_party_that_is_dialled_and_one_that_dials
         await check(client, IDS, task_id)
 
 
+@pytest.mark.usefixtures("one_day")
 async def test_a_task_waits_for_a_party_whose_daily_limit_it_would_pass(world: World) -> None:
     world.propose(IDS)
     async with world.client() as client:
