@@ -8,13 +8,12 @@ from google.protobuf.message import Message
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
+from fedpredict.participant.methods import SERVICE
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import peer_identity
 from fedpredict.wire.handlers import Context, compress_like_caller, service, stream, unary
 from fedpredict.wire.v1 import participant_pb2
-
-SERVICE = "fedpredict.wire.v1.ParticipantService"
 
 
 class ParticipantService:

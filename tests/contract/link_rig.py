@@ -329,7 +329,7 @@ class Worker:
             if rig.offers_offline
             else None
         )
-        self.answers = Answers(scorer, policy, tls, me, max_samples=100_000, offline=offline)
+        self.answers = Answers(scorer, policy, tls, me, offline=offline)
         self.links = LinkServer(self.answers, rig.settled)
         self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
         self.server = grpc.aio.server(options=server_options())

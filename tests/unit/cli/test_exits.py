@@ -28,7 +28,7 @@ EXPECTED = {
     "UnscoredError": 6,
     "AuditBrokenError": ExitCode.FINDINGS,
     "AuditUnavailableError": ExitCode.UNAVAILABLE,
-    "OverloadedError": 6,
+    "RetryLaterError": 6,
     "IncompatiblePartsError": 4,
     "PartyError": 6,
     "ServerUnavailableError": 6,
