@@ -11,8 +11,8 @@ INFERENCE = "inference.GRPCInferenceService"
 
 METHODS: Mapping[str, Needs] = {
     f"{SERVICE}/Predict": Needs.CALL,
-    # to open one; each call on it is a call
-    f"{SERVICE}/PredictStream": Needs.RULE,
+    # to open one; each call on it is a call for itself, as for `Predict`
+    f"{SERVICE}/PredictStream": Needs.IDENTITY,
     f"{SERVICE}/Attach": Needs.PEER,
     f"{SERVICE}/ListModels": Needs.RULE,
     f"{SERVICE}/UploadSamples": Needs.CALL,

@@ -18,8 +18,6 @@ from types import ModuleType
 import grpc
 
 from fedpredict.errors import DeadlineExceededError, ProtocolError, ServerUnavailableError
-from fedpredict.initiator.admission import Access
-from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
@@ -38,8 +36,6 @@ MAX_BYTES_UNDER_WAY = 4 * MAX_MESSAGE_BYTES
 SWEEP_S = 0.05
 """How often the calls of a stream are held to their deadlines; one timer for all of them."""
 
-_OPEN = METHODS[f"{SERVICE}/PredictStream"]
-
 WhoCalls = Callable[[Context], Identity]
 
 
@@ -51,7 +47,6 @@ class PredictStreams:
         predictor: Predicts,
         who_calls: WhoCalls,
         *,
-        access: Access,
         max_calls: int,
         wants: Callable[[BaseException], bool] = always,
     ) -> None:
@@ -60,13 +55,11 @@ class PredictStreams:
         Args:
             predictor: The use case.
             who_calls: Stream -> the caller's identity; raises `UnauthenticatedError`.
-            access: Who may open one.
             max_calls: Calls that one stream may have under way; at the limit it is not read, and the caller waits.
             wants: Whether a call that ended in an error gets a line in the log.
         """
         self._predictor = predictor
         self._who_calls = who_calls
-        self._access = access
         self._max_calls = max_calls
         self._wants = wants
         self._open: set[_Stream] = set()
@@ -87,7 +80,6 @@ class PredictStreams:
         try:
             caller = self._who_calls(context)
             add_log_context(caller=caller.name)
-            self._access.admit(caller, _OPEN)
             # tells the caller, before it sends anything, that there is such a method and that it may use it
             await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
             stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants)

@@ -277,7 +277,6 @@ class InitiatorServer:
         streams = PredictStreams(
             watched(predictor, "stream", self._watch),
             who_calls,
-            access=self._access,
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
         )

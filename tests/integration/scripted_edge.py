@@ -139,7 +139,7 @@ class EdgeServer:
 
     async def _start(self) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        streams = PredictStreams(self.predictor, self._who_calls, access=access, max_calls=256)
+        streams = PredictStreams(self.predictor, self._who_calls, max_calls=256)
         service = InitiatorService(self.predictor, NoModels(), access, self._who_calls, streams)
         server = grpc.aio.server(options=server_options(), interceptors=(_Interceptor(self),))
         server.add_generic_rpc_handlers((service.handlers(),))

@@ -46,7 +46,7 @@ class Edge:
 
     def __init__(self, certificates: Certificates, predictor: ScriptedPredictor, max_calls: int) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        streams = PredictStreams(predictor, peer_identity, access=access, max_calls=max_calls)
+        streams = PredictStreams(predictor, peer_identity, max_calls=max_calls)
         self.service = InitiatorService(predictor, NoModels(), access, peer_identity, streams)
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
