@@ -36,9 +36,7 @@ def check_clients(settings: InitiatorSettings) -> Iterator[Checked]:
     yield from _check_rules("clients", settings.clients, frozenset(settings.models), "there is no [models] yet")
 
 
-def _check_rules(
-    topic: str, rules: Mapping[str, RuleSettings], models: frozenset[str], none: str
-) -> Iterator[Checked]:
+def _check_rules(topic: str, rules: Mapping[str, RuleSettings], models: frozenset[str], none: str) -> Iterator[Checked]:
     for caller, allowed in rules.items():
         unknown = [name for name in allowed.models if name not in (ALL_MODELS, *models)]
         for name in unknown:
