@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,7 @@ from tests.integration.http.client import HttpsClient
 SERVICE, INFERENCE = "/fedpredict.wire.v1.InitiatorService/", "/inference.GRPCInferenceService/"
 WAITS_S = 30.0
 OK, AWAY = SampleStatus.OK, SampleStatus.PARTY_UNAVAILABLE
-ALWAYS_SHUT = {"hours": "00:00-00:01", "weekdays": ["mon"], "time_zone": "UTC"}
+SHUT = {"weekdays": [f"{datetime.now(UTC) + timedelta(days=3):%a}".lower()], "time_zone": "UTC"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterato
 
 @pytest.fixture
 async def lab(federation: Federation) -> ScriptedParty:
-    return await federation.party("lab", {b"u1": [1.0]}, np.array([1.0]))
+    return await federation.party("lab", {b"u1": [1.0]}, np.array([[1.0]]))
 
 
 class Edges:
@@ -95,9 +96,8 @@ class Edges:
         return await self._post("/v2/models/m/infer", f'{{"inputs":[{tensor}]}}')
 
     async def _post(self, path: str, body: str) -> str:
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
+        media = "content-type: application/json"
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{media}\r\ncontent-length: {len(body)}\r\n\r\n"
         reply = await self._http.ask((head + body).encode())
         if reply.status == 200:
             return "ok"
@@ -146,7 +146,7 @@ async def test_calls_at_all_edges_count_together_and_each_says_when_to_come_agai
 
 
 async def test_hours_modes_and_rows_hold_at_the_edges(edges: Edges) -> None:
-    edges.rule(**ALWAYS_SHUT)
+    edges.rule(**SHUT)
     online = [await edges.predict(), await edges.stream(), await edges.infer(), await edges.http()]
     assert online == ["OutOfHoursError"] * 3 + ["403 out_of_hours"]
     assert [await edges.submit(), await edges.tasks()] == ["OutOfHoursError", "ok"]

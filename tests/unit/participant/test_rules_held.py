@@ -1,4 +1,4 @@
-"""A participant's answers are held to its callers' rules, on calls, links and buckets alike; lines repeat the purpose."""
+"""A participant's answers are held to its callers' rules, on calls and buckets alike; lines repeat the purpose."""
 
 from __future__ import annotations
 
