@@ -74,6 +74,7 @@ path = "store"
 
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
+# modes = ["nearline"]       # of realtime, nearline, offline; and max_rows, calls_per_s, hours, purpose: docs/policy.md
 # accept_populations = false # true: what it names ahead counts without this operator's word
 
 # Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
@@ -168,6 +169,7 @@ path = "store"
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models
+# modes = ["nearline"]       # of realtime, nearline, offline; and max_rows, calls_per_s, hours, purpose: docs/policy.md
 
 # [parties.telco]            # every other party: where its participant listens
 # address = "127.0.0.1:7443" # or, where it dials this initiator: connect = "in"

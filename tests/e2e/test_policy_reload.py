@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -40,7 +40,8 @@ class Link:
     def __init__(self, channel: grpc.Channel) -> None:
         self._numbers = itertools.count(1)
         self._frames: queue.Queue[bytes | None] = queue.Queue()
-        self._answers = channel.stream_stream(STREAM, None, None)(iter(self._frames.get, None))
+        answers: Any = channel.stream_stream(STREAM, None, None)(iter(self._frames.get, None))
+        self._answers: Iterator[bytes] = answers
 
     def ask(self, frame: link_pb2.Frame) -> link_pb2.Frame:
         frame.id = next(self._numbers)

@@ -78,7 +78,9 @@ class Edges:
         async with self._federation.channel("desk") as channel:
             call = channel.stream_stream(f"{SERVICE}PredictStream", None, None)(timeout=WAITS_S)  # type: ignore[call-arg]
             await call.write(message)
-            answer = initiator_pb2.PredictAnswer.FromString(await call.read())
+            got = await call.read()
+            assert isinstance(got, bytes)
+            answer = initiator_pb2.PredictAnswer.FromString(got)
             call.cancel()
         return type(error_from_failure(answer.failure)).__name__ if answer.HasField("failure") else "ok"
 
@@ -111,7 +113,7 @@ class Edges:
 
     async def submit(self) -> str:
         request = initiator_pb2.SubmitTaskRequest(
-            protocol_version=1, request_id="r-1", model_id="m", mode=2, upload_id="up-1"
+            protocol_version=1, request_id="r-1", model_id="m", mode="MODE_NEARLINE", upload_id="up-1"
         )
         return await self._grpc(f"{SERVICE}SubmitTask", request)
 

@@ -93,7 +93,7 @@ async def test_a_policy_with_any_mistake_leaves_all_of_the_old_one_in_force(
 
 async def test_a_defect_is_logged_and_the_next_reload_works(world: World, caplog: pytest.LogCaptureFixture) -> None:
     running = load_participant(world.path).settings
-    outcomes = [RuntimeError("a defect"), running]
+    outcomes: list[Exception | ParticipantSettings] = [RuntimeError("a defect"), running]
 
     def read() -> ParticipantSettings:
         outcome = outcomes.pop(0)
