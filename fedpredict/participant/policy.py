@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedpredict.errors import FeedNotFoundError
+from fedpredict.errors import ConfigError, FeedNotFoundError
 from fedpredict.participant.settings import CallerSettings, ParticipantSettings
 from fedpredict.scoring.realtime_settings import EventSettings
 from fedpredict.security.identity import Identity
@@ -98,5 +98,10 @@ class ParticipantPolicy:
         Raises:
             ConfigError: There were too many callers or senders; everything stays as it was.
         """
+        before = dict(self.callers)
         changed = self.callers.replace(settings.callers)
-        return changed.and_also(self.senders.replace(settings.events))
+        try:
+            return changed.and_also(self.senders.replace(settings.events))
+        except ConfigError:
+            self.callers.replace(before)
+            raise

@@ -190,3 +190,20 @@ def test_a_worker_that_starts_while_the_policy_changes_has_the_new_one(lab: Lab)
     with lab.links() as links:
         until(lambda: [link.status() for link in links] == [PERMISSION_DENIED, PERMISSION_DENIED])
     assert len(lab.said("worker.died")) == died + 1  # the one that was killed here
+
+
+def test_an_initiator_of_one_process_reloads_its_clients(workshop: Workshop) -> None:
+    workshop.run("certs", "ca", "ca")
+    workshop.run("init", "initiator", "bank", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    daemon = workshop.start("bank", "initiator", "serve", "--simulate", "--config", "bank/initiator.toml")
+    asking = ("models", "--config", "bank/client.toml", "--server", daemon.address)
+    assert workshop.attempt(*asking).returncode == 0
+    settings = workshop.folder / "bank" / "initiator.toml"
+    settings.write_text(settings.read_text().replace("[clients.risk-system]", "[clients.somebody-else]"))
+
+    daemon.process.send_signal(signal.SIGHUP)
+
+    daemon.until(lambda: "policy.reloaded" in daemon.log.read_text(), "has its policy read again")
+    refused = workshop.attempt(*asking)
+    assert (refused.returncode, "no model" in refused.stderr) == (5, True)
+    assert daemon.stop() == 0

@@ -181,8 +181,8 @@ class Daemon:
         for _ in range(TRIES):
             status, got = await self._call(method, caller, message)
             if status != "INTERNAL":
-                break
-        return status, got
+                return status, got
+        return "INTERNAL", b""
 
     async def _call(self, method: str, caller: Identity, message: Message | None) -> tuple[str, bytes]:
         credentials = channel_credentials(self.certificates.of(caller.name, caller.kind))
