@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedpredict.errors import ConfigError
 from fedpredict.security import rates as module
 from fedpredict.security.pace import Pace
 from fedpredict.security.rates import STUCK_NS, Rates, shared_rates
@@ -95,3 +96,16 @@ def test_the_clock_is_one_for_all_processes() -> None:
     )
 
     assert before <= int(told.stdout) <= time.monotonic_ns()
+
+
+def test_more_callers_than_there_is_room_for_are_refused_and_the_known_ones_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SLOTS", 2)
+    with closing(Rates()) as rates:
+        slots = [rates.slot(name) for name in ("bank", "shop")]
+
+        with pytest.raises(ConfigError, match="restart it"):
+            rates.slot("telco")
+
+        assert [rates.slot(name) for name in ("bank", "shop")] == slots
