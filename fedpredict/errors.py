@@ -32,7 +32,9 @@ FedPredictError
 ├── LeaseLostError            another process took the work over; nothing more was published
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
-│   └── UnauthenticatedError  a caller without a party's certificate
+│   ├── UnauthenticatedError  a caller without a party's certificate
+│   ├── NotPermittedError     a caller's rule does not have this (.problem)
+│   └── OutOfHoursError       a caller's rule has other hours
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
 ├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
@@ -45,13 +47,17 @@ FedPredictError
 │   ├── PartyUnavailableError
 │   ├── PartyTimeoutError
 │   ├── PartyBusyError        too many calls to it are under way
+│   ├── PartyLimitedError     it takes no more calls of ours for a while (.retry_after_ms)
+│   ├── PartyClosedError      it answers us at other hours
 │   └── PartyRefusedError
 ├── ServerUnavailableError    a client cannot reach its server
 ├── AuditBrokenError          lines of an audit log were changed, removed, added or moved
 ├── AuditUnavailableError     the audit log cannot be written
 ├── DistinctIdsUsedUpError    a caller asked about as many people as it may on a day (.until)
 ├── DistinctIdsUnavailableError  the distinct sample ids of callers cannot be counted
-├── OverloadedError           more work than this process takes now (.retry_after_ms)
+├── RetryLaterError           not now, but perhaps after a while (.retry_after_ms)
+│   ├── OverloadedError       more work than this process takes now
+│   └── RateLimitedError      more calls than the caller's rule allows
 └── DeadlineExceededError     the caller's own deadline passed
 ```
 
@@ -247,6 +253,20 @@ class UnauthenticatedError(SecurityError):
     """The caller did not prove an identity."""
 
 
+class NotPermittedError(SecurityError):
+    """The caller may ask, but not for this; `problem` is a text of ours that may be told."""
+
+    public_fields = ("problem",)
+
+    def __init__(self, message: str, *, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class OutOfHoursError(SecurityError):
+    """The caller may ask, but not at this time."""
+
+
 class FeedNotFoundError(InputError):
     """No such view takes raw events from this sender; one that takes another's looks the same."""
 
@@ -310,7 +330,7 @@ class IncompatiblePartsError(FedPredictError):
 class PartyError(FedPredictError):
     """Another party did not answer as it should."""
 
-    public_fields = ("party",)
+    public_fields: ClassVar[tuple[str, ...]] = ("party",)
 
     def __init__(self, message: str, *, party: str) -> None:
         super().__init__(message)
@@ -327,6 +347,20 @@ class PartyTimeoutError(PartyError):
 
 class PartyBusyError(PartyError):
     """So many calls to the party are under way that no further one may even wait."""
+
+
+class PartyLimitedError(PartyError):
+    """The party takes no more calls of ours for a while; calls that are made all the same are not sent to it."""
+
+    public_fields = ("party", "retry_after_ms")
+
+    def __init__(self, message: str, *, party: str, retry_after_ms: int) -> None:
+        super().__init__(message, party=party)
+        self.retry_after_ms = max(0, int(retry_after_ms))
+
+
+class PartyClosedError(PartyError):
+    """The party answers us at other hours."""
 
 
 class PartyRefusedError(PartyError):
@@ -363,14 +397,22 @@ class DistinctIdsUnavailableError(FedPredictError):
     """The sample ids of callers that have a limit cannot be counted, and nothing that is not counted is answered."""
 
 
-class OverloadedError(FedPredictError):
-    """This process has more work than it takes; the call was not begun, and may be made again after a while."""
+class RetryLaterError(FedPredictError):
+    """The call was not begun, and may be made again after a while."""
 
     public_fields = ("retry_after_ms",)
 
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
         super().__init__(message)
         self.retry_after_ms = max(0, int(retry_after_ms))
+
+
+class OverloadedError(RetryLaterError):
+    """This process has more work than it takes."""
+
+
+class RateLimitedError(RetryLaterError):
+    """The caller makes more calls than its rule allows."""
 
 
 class DeadlineExceededError(FedPredictError):

@@ -31,13 +31,18 @@ from fedpredict.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     NameRefusedError,
+    NotPermittedError,
+    OutOfHoursError,
     OverloadedError,
     PartyBusyError,
+    PartyClosedError,
+    PartyLimitedError,
     PartyRefusedError,
     PartyTimeoutError,
     PartyUnavailableError,
     PopulationRefusedError,
     ProtocolError,
+    RateLimitedError,
     ServerUnavailableError,
     StateError,
     StatementError,
@@ -67,6 +72,7 @@ class Code(Enum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     RESOURCE_EXHAUSTED = "resource_exhausted"
     UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     UNIMPLEMENTED = "unimplemented"
     INTERNAL = "internal"
 
@@ -111,6 +117,8 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     LeaseLostError: INTERNAL,
     CertificateError: INTERNAL,
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
+    NotPermittedError: PublicStatus(Code.PERMISSION_DENIED, "{problem} is not permitted to this caller"),
+    OutOfHoursError: PublicStatus(Code.PERMISSION_DENIED, "not at this time"),
     FeedNotFoundError: PublicStatus(Code.NOT_FOUND, "no such view takes events"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),
     ModelNotReadyError: PublicStatus(Code.UNAVAILABLE, "the model is not ready"),
@@ -125,6 +133,10 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     PartyUnavailableError: PublicStatus(Code.UNAVAILABLE, "party {party} is unavailable"),
     PartyTimeoutError: PublicStatus(Code.DEADLINE_EXCEEDED, "party {party} did not answer in time"),
     PartyBusyError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls to party {party} are under way"),
+    PartyLimitedError: PublicStatus(
+        Code.RESOURCE_EXHAUSTED, "party {party} takes no more calls now; retry in {retry_after_ms} ms"
+    ),
+    PartyClosedError: PublicStatus(Code.UNAVAILABLE, "party {party} answers at other hours"),
     PartyRefusedError: PublicStatus(Code.FAILED_PRECONDITION, "party {party} refused"),
     ServerUnavailableError: PublicStatus(Code.UNAVAILABLE, "the server is unavailable"),
     AuditBrokenError: INTERNAL,
@@ -135,6 +147,7 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     ),
     DistinctIdsUnavailableError: PublicStatus(Code.UNAVAILABLE, "nothing is answered at the moment"),
     OverloadedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "overloaded; retry in {retry_after_ms} ms"),
+    RateLimitedError: PublicStatus(Code.RESOURCE_EXHAUSTED, "too many calls; retry in {retry_after_ms} ms"),
     DeadlineExceededError: PublicStatus(Code.DEADLINE_EXCEEDED, "the deadline passed"),
 }
 """Every error that is raised itself (a leaf, or `InputError`), and its public face."""

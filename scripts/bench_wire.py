@@ -100,7 +100,7 @@ async def linked(
 ) -> AsyncIterator[tuple[RemoteParty, Relay]]:
     """Give an initiator's view of a participant over one carrier, and the relay between them."""
     policy = CallerPolicy({"bank": CallerSettings(models=("*",))})
-    answers = Answers(RandomScorer(), policy, tls["lab"], Instance(), max_samples=100_000)
+    answers = Answers(RandomScorer(), policy, tls["lab"], Instance())
     links, relay, link_relay = LinkServer(answers), Relay(), Relay()
     relays = [await relay.start(), await link_relay.start()]
     if carrier == "socket":

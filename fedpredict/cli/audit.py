@@ -107,7 +107,7 @@ def report(
         for caller, model, what in sorted(sums)
     ]
     counts = ("calls", "refused", "rows", "scored", "people", "large_calls", "large_rows")
-    columns = ("caller", "model", "what", *counts, "first", "last")
+    columns = ("caller", "model", "what", *counts, "first", "last", "purposes")
     output = Output(as_json=as_json)
     output.rows(columns, rows, empty="No call is in the log for that.")
     large = sum(each.large_calls for each in sums.values())
@@ -138,6 +138,7 @@ class _Sum:
     large_rows: int = 0
     scored: int = 0
     people: set[str] = field(default_factory=set)
+    purposes: set[str] = field(default_factory=set)
     first: str = ""
     last: str = ""
 
@@ -155,6 +156,7 @@ class _Sum:
         self.rows += n_rows
         self.scored += int(Counter(call.get("statuses", {}))["OK"])
         self.people.update(call.get("ids", ()))
+        self.purposes.update({str(call["purpose"])} if "purpose" in call else ())
         at = str(call.get("t"))
         self.first, self.last = min(self.first or at, at), max(self.last, at)
 
@@ -170,6 +172,7 @@ class _Sum:
             "large_rows": self.large_rows,
             "first": self.first,
             "last": self.last,
+            "purposes": sorted(self.purposes),
         }
 
 

@@ -14,6 +14,7 @@ from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.check import Finding, Level, explain_handshake
+from fedpredict.security.rules import RuleSettings
 from fedpredict.security.settings import ALL_MODELS
 from fedpredict.security.tls import server_name
 from fedpredict.state.base import Offer, Pin
@@ -24,13 +25,25 @@ def check_callers(settings: ParticipantSettings, models: frozenset[str]) -> Iter
     if not settings.callers:
         fix = 'add [callers.<party>] with models = ["*"] for each initiator'
         yield "callers", Finding(Level.WARNING, "nobody may ask", fix)
-    for caller, allowed in settings.callers.items():
+    yield from _check_rules("callers", settings.callers, models, "this party has no model yet")
+
+
+def check_clients(settings: InitiatorSettings) -> Iterator[Checked]:
+    """Yield whom an initiator answers, and models that it lists but does not answer for."""
+    if not settings.clients:
+        fix = 'add [clients.<name>] with models = ["*"] for each client'
+        yield "clients", Finding(Level.WARNING, "nobody may ask", fix)
+    yield from _check_rules("clients", settings.clients, frozenset(settings.models), "there is no [models] yet")
+
+
+def _check_rules(topic: str, rules: Mapping[str, RuleSettings], models: frozenset[str], none: str) -> Iterator[Checked]:
+    for caller, allowed in rules.items():
         unknown = [name for name in allowed.models if name not in (ALL_MODELS, *models)]
         for name in unknown:
-            hint = nearest(name, models, "this party has no model yet")
-            yield "callers", Finding(Level.WARNING, f"{caller} may ask for {name}, which is not here", hint)
+            hint = nearest(name, models, none)
+            yield topic, Finding(Level.WARNING, f"{caller} may ask for {name}, which is not here", hint)
         if not unknown:
-            yield "callers", Finding(Level.OK, f"{caller} may ask for {', '.join(allowed.models) or 'nothing'}")
+            yield topic, Finding(Level.OK, f"{caller} may ask for {', '.join(allowed.models) or 'nothing'}")
 
 
 def check_initiators(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:

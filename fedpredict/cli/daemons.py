@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedpredict.cli.config_file import Loaded, Settings
+from fedpredict.cli.reload import PolicyReload, heeding, ignore_hangups
 from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
@@ -25,13 +27,18 @@ from fedpredict.cli.wiring import (
 )
 from fedpredict.cli.workers import free_port, run_workers
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.observe.counting import Together
 from fedpredict.observe.logs import add_log_context
+from fedpredict.observe.policy import PolicyMetrics
 from fedpredict.observe.queued import install_logging
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.policy import Changes
+from fedpredict.security.rates import Rates, shared_rates
 from fedpredict.state.event_base import PRUNE_LEASE
 from fedpredict.wire.link import Instance
 
 if TYPE_CHECKING:
+    from fedpredict.initiator.admission import Access
     from fedpredict.observe.scoring import ScheduleMetrics
     from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.warehouse.base import Warehouse
@@ -45,19 +52,22 @@ def serve_participant(path: Path, ready: Callable[[str], None], ready_http: Call
         ready: Told the address once it listens and has looked at its warehouse.
         ready_http: Told the address that raw events are taken at, where they are.
     """
+    ignore_hangups()
     settings = load_participant(path).settings
     if settings.workers == 1:
-        _participant_worker(path, {}, Instance(), ready, ready_http=ready_http)
+        _participant_worker(path, {}, None, Instance(), ready, ready_http=ready_http)
         return
     ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
-    serve = partial(_participant_worker, path, ports)
     all_ready = _all_ready(ports, ready, ready_http)
-    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
+    with shared_rates() as rates:
+        serve = partial(_participant_worker, path, ports, rates)
+        run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
 def _participant_worker(
     path: Path,
     ports: Mapping[str, str],
+    rates: Path | None,
     me: Instance,
     ready: Callable[[str], None],
     *,
@@ -67,6 +77,7 @@ def _participant_worker(
     import uvloop  # noqa: PLC0415
 
     from fedpredict.participant import server  # noqa: PLC0415
+    from fedpredict.participant.policy import ParticipantPolicy  # noqa: PLC0415
 
     loaded = load_participant(path)
     _install_logging(loaded, me)
@@ -74,12 +85,14 @@ def _participant_worker(
     warehouse = open_loaded_warehouse(loaded)
     try:
         with (
+            closing(Rates(rates)) as counts,
             open_audit(loaded, me.worker) as audit,
             closing(open_distinct_ids(loaded)) as distinct,
             _realtime(loaded, warehouse, me) as realtime,
             scheduled(loaded, warehouse, me) as counted,
         ):
-            store = open_loaded_store(loaded)
+            store, metrics = open_loaded_store(loaded), PolicyMetrics()
+            policy = ParticipantPolicy(settings, counts)
             serving = server.serve(
                 settings,
                 warehouse,
@@ -89,11 +102,13 @@ def _participant_worker(
                 me=me,
                 ready=ready,
                 ready_http=ready_http,
-                counted=counted,
+                counted=Together(counted, metrics),
                 audit=audit,
                 distinct=distinct,
+                policy=policy,
             )
-            uvloop.run(serving)
+            read = partial(_settings_of, load_participant, path)
+            uvloop.run(heeding(serving, partial(PolicyReload, loaded.settings, read, policy.replace, metrics)))
     finally:
         warehouse.close()
 
@@ -109,29 +124,33 @@ def serve_initiator(
         ready_http: Told the address that HTTP is spoken at, where it is.
         simulate: Answer without partners, marked as such.
     """
+    ignore_hangups()
     settings = load_initiator(path).settings
     if settings.workers == 1:
-        _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
+        _initiator_worker(path, {}, None, Instance(), ready, simulate=simulate, ready_http=ready_http)
         return
     ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
     all_ready = _all_ready(ports, ready, ready_http)
-    serve = partial(_initiator_worker, path, ports, simulate)
-    run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
+    with shared_rates() as rates:
+        serve = partial(_initiator_worker, path, ports, rates, simulate=simulate)
+        run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
 
 
 def _initiator_worker(
     path: Path,
     ports: Mapping[str, str],
-    simulate: bool,
+    rates: Path | None,
     me: Instance,
     ready: Callable[[str], None],
     *,
+    simulate: bool,
     ready_http: Callable[[str], None] | None = None,
 ) -> None:
     spare_memory()
     import uvloop  # noqa: PLC0415
 
     from fedpredict.initiator import server  # noqa: PLC0415
+    from fedpredict.initiator.admission import Access  # noqa: PLC0415
 
     loaded = load_initiator(path)
     _install_logging(loaded, me)
@@ -143,6 +162,8 @@ def _initiator_worker(
         if warehouse is not None:
             stack.callback(warehouse.close)
         features = open_loaded_store(loaded) if warehouse is not None else None
+        counts, metrics = stack.enter_context(closing(Rates(rates))), PolicyMetrics()
+        access = Access(settings.clients, max_rows=settings.max_samples, rates=counts)
         serving = server.serve(
             settings,
             pins,
@@ -155,9 +176,20 @@ def _initiator_worker(
             me=me,
             ready=ready,
             ready_http=ready_http,
-            counted=stack.enter_context(scheduled(loaded, warehouse, me)),
+            counted=Together(stack.enter_context(scheduled(loaded, warehouse, me)), metrics),
+            access=access,
         )
-        uvloop.run(serving)
+        read = partial(_settings_of, load_initiator, path)
+        replace = partial(_replace_clients, access)
+        uvloop.run(heeding(serving, partial(PolicyReload, loaded.settings, read, replace, metrics)))
+
+
+def _settings_of(load: Callable[[Path], Loaded[Settings]], path: Path) -> Settings:
+    return load(path).settings
+
+
+def _replace_clients(access: Access, settings: InitiatorSettings) -> Changes:
+    return access.replace(settings.clients)
 
 
 @contextmanager

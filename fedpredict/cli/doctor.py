@@ -13,7 +13,7 @@ from fedpredict.cli.checks_audit import check_audit
 from fedpredict.cli.checks_distinct import check_distinct
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_realtime import check_realtime
-from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_initiators, check_peers
+from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_clients, check_initiators, check_peers
 from fedpredict.cli.checks_tasks import check_leases, check_schedule, check_tasks
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.exits import ExitCode
@@ -63,6 +63,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
     yield from check_schedule(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
+        yield from check_clients(settings)
         yield from check_catalogue(Loaded(loaded.path, settings))
         yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))

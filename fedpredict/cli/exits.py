@@ -36,7 +36,7 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.PopulationRefusedError: ExitCode.UNAVAILABLE,
     errors.TaskFailedError: ExitCode.UNAVAILABLE,
     errors.UnscoredError: ExitCode.UNAVAILABLE,
-    errors.OverloadedError: ExitCode.UNAVAILABLE,
+    errors.RetryLaterError: ExitCode.UNAVAILABLE,
     errors.ServerUnavailableError: ExitCode.UNAVAILABLE,
     errors.DeadlineExceededError: ExitCode.UNAVAILABLE,
     errors.WarehouseError: ExitCode.STORAGE,

@@ -75,6 +75,7 @@ path = "store"
 
 [callers.{{initiator}}]               # an initiator that may ask, by the party in its certificate; nobody else may
 models = ["*"]               # or the ids of the models that it may ask for
+# modes = ["nearline"]       # of realtime, nearline, offline; and max_rows, calls_per_s, hours, purpose: docs/policy.md
 # accept_populations = false # true: what it names ahead counts without this operator's word
 # distinct_ids_per_day = 10000           # most sample ids that it may ask about on a day (UTC); without it: any number
 
@@ -174,6 +175,7 @@ path = "store"
 
 [clients.{{client}}]             # who may ask, by the name in the certificate
 models = ["*"]               # or the ids of the models
+# modes = ["nearline"]       # of realtime, nearline, offline; and max_rows, calls_per_s, hours, purpose: docs/policy.md
 
 # [parties.telco]            # every other party: where its participant listens
 # address = "127.0.0.1:7443" # or, where it dials this initiator: connect = "in"

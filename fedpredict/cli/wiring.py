@@ -10,12 +10,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from typing_extensions import override
 
@@ -23,9 +23,9 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded, load_settings, read_toml
 from fedpredict.errors import CertificateError, ConfigError
 from fedpredict.features.settings import FeatureSettings
-from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.initiator.settings import ClientsFile, InitiatorSettings
 from fedpredict.observe.heap import share_heap
-from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.participant.settings import CallersFile, ParticipantSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
@@ -52,6 +52,7 @@ EVENTS_PASSWORD = "FEDPREDICT_EVENTS_PASSWORD"  # noqa: S105
 REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
+Rules = TypeVar("Rules", CallersFile, ClientsFile)
 LoadedParty: TypeAlias = Loaded[ParticipantSettings] | Loaded[InitiatorSettings]
 
 _LEFT_OUT = frozenset({"pandas", "pyarrow._azurefs", "pyarrow._gcsfs", "pyarrow._s3fs"})
@@ -65,12 +66,25 @@ def environment() -> Mapping[str, str]:
 
 def load_participant(path: Path) -> Loaded[ParticipantSettings]:
     """Return a participant's settings; raise `ConfigError` where something in them is wrong."""
-    return load_settings(path, ParticipantSettings, prefix=PARTICIPANT, environment=environment())
+    loaded = load_settings(path, ParticipantSettings, prefix=PARTICIPANT, environment=environment())
+    if loaded.settings.policy is None:
+        return loaded
+    rules = load_rules(loaded.base / loaded.settings.policy, CallersFile)
+    return replace(loaded, settings=loaded.settings.model_copy(update={"callers": rules.callers}))
 
 
 def load_initiator(path: Path) -> Loaded[InitiatorSettings]:
     """Return an initiator's settings; raise `ConfigError` where something in them is wrong."""
-    return load_settings(path, InitiatorSettings, prefix=INITIATOR, environment=environment())
+    loaded = load_settings(path, InitiatorSettings, prefix=INITIATOR, environment=environment())
+    if loaded.settings.policy is None:
+        return loaded
+    rules = load_rules(loaded.base / loaded.settings.policy, ClientsFile)
+    return replace(loaded, settings=loaded.settings.model_copy(update={"clients": rules.clients}))
+
+
+def load_rules(path: Path, rules_type: type[Rules]) -> Rules:
+    """Return what a file of rules holds; raise `ConfigError` where something in it is wrong."""
+    return load_settings(path, rules_type, prefix="", environment={}).settings
 
 
 def load_client(path: Path | None) -> Loaded[ClientFileSettings]:

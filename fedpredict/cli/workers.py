@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
+from fedpredict.cli.reload import ignore_hangups
 from fedpredict.errors import ConfigError
 from fedpredict.observe.heap import share_heap
 from fedpredict.wire.link import Instance
@@ -104,11 +105,17 @@ class _Workers:
             self.stopping = True
             woken.send(None)
 
-        with _signals(stop):
+        with _signals(stop, self._pass_on):
             try:
                 self._watch(ready, wake)
             finally:
                 self._stop()
+
+    def _pass_on(self) -> None:
+        """Hand SIGHUP on to every worker; each reads its policy again."""
+        for slot in self.slots:
+            if slot.process is not None and slot.process.pid is not None and slot.process.is_alive():
+                os.kill(slot.process.pid, signal.SIGHUP)
 
     def _watch(self, ready: Callable[[str], None], wake: Connection) -> None:
         announced = False
@@ -132,7 +139,8 @@ class _Workers:
         slot.process = _spawn.Process(
             target=_work, args=(self.serve, slot.worker, self.count, tell), name=f"fedpredict-worker-{slot.worker}"
         )
-        slot.process.start()
+        with _hangups_held():
+            slot.process.start()
         tell.close()
         slot.started = time.monotonic()
 
@@ -181,6 +189,8 @@ class _Workers:
 def _work(serve: Serve, worker: int, workers: int, tell: Connection) -> None:
     """Serve in a new process; end when the supervisor is gone, whatever became of it."""
     share_heap()
+    ignore_hangups()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor says when to stop
     threading.Thread(target=end_with_parent, name="fedpredict-parent", daemon=True).start()
     serve(Instance(worker=worker, workers=workers), tell.send)
@@ -223,11 +233,24 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop()
+def _hangups_held() -> Iterator[None]:
+    """Hold SIGHUP back, also from a process that is started: it would end one that is not ready for it yet.
 
-    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
+    A worker that was held back reads its policy when it has started, so that it misses nothing.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _signals(stop: Callable[[], None], hang_up: Callable[[], None]) -> Iterator[None]:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        (hang_up if number == signal.SIGHUP else stop)()
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -82,7 +82,8 @@ def told(error: FedPredictError, target: Target, deadline: Deadline, model_id: s
     if type(error) is DeadlineExceededError:
         return DeadlineExceededError(f"{target.address} did not answer within {deadline.timeout_s:g} s")
     if type(error) is ModelNotFoundError:
-        return ModelNotFoundError(f"no model {model_id!r} for this caller at {target.address}")
+        what = f"no model {model_id!r}" if model_id else "no model"
+        return ModelNotFoundError(f"{what} for this caller at {target.address}")
     return error
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from fedpredict.client.failures import LostConnectionError
-from fedpredict.errors import OverloadedError
+from fedpredict.errors import RetryLaterError
 
 MAX_ATTEMPTS = 4
 """Calls that one question may take, hedges not counted."""
@@ -51,8 +51,8 @@ class RetryBudget:
 
 
 def is_worth_retrying(error: BaseException) -> bool:
-    """Return whether the same call may be answered later: nobody of ours took it, or the server had no room for it."""
-    return isinstance(error, LostConnectionError | OverloadedError)
+    """Return whether the same call may be answered later: nobody of ours took it, or not now."""
+    return isinstance(error, LostConnectionError | RetryLaterError)
 
 
 def backoff_s(error: BaseException, attempt: int, random: Random) -> float:
@@ -63,8 +63,8 @@ def backoff_s(error: BaseException, attempt: int, random: Random) -> float:
         attempt: How many calls were made.
         random: Spreads the clients of a server that failed them all at once.
 
-    >>> backoff_s(OverloadedError("full", retry_after_ms=200), 1, lambda: 1.0)
+    >>> backoff_s(RetryLaterError("full", retry_after_ms=200), 1, lambda: 1.0)
     0.25
     """
-    hint_s = error.retry_after_ms / 1000 if isinstance(error, OverloadedError) else 0.0
+    hint_s = error.retry_after_ms / 1000 if isinstance(error, RetryLaterError) else 0.0
     return hint_s + random() * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -79,10 +79,16 @@ class Route:
     path: str
     endpoint: Endpoint
 
+    @property
+    def name(self) -> str:
+        """Method and path, such as "GET /v1/models"."""
+        return f"{self.method} {self.path}"
+
 
 def build_application(
     routes: Sequence[Route],
     name_request: Callable[[str | None], str],
+    table: Container[str],
     log: Callable[[BaseException, str], None] = lambda error, _: log_refusal(error),
 ) -> ASGIApp:
     """Return the application.
@@ -90,6 +96,7 @@ def build_application(
     Args:
         routes: What is served; anything else is a problem.
         name_request: Header `x-request-id` (None without it) -> the request's id.
+        table: The routes that somebody thought about, by their names; others are not there.
         log: Gets why a request was refused, and its id.
     """
 
@@ -101,6 +108,9 @@ def build_application(
 
     by_path: dict[str, dict[str, Endpoint]] = {}
     for route in routes:
+        if route.name not in table:
+            logger.error("http.in_no_table", extra={"route": route.name})
+            continue
         by_path.setdefault(route.path, {})[route.method] = route.endpoint
     served = [
         AsgiRoute(path, _asgi_endpoint(endpoints, name_request, log), methods=list(endpoints))

@@ -8,45 +8,41 @@ from time import monotonic
 
 from fedpredict.errors import (
     EmptyRequestError,
-    ModelNotFoundError,
     OverloadedError,
     TooManySamplesError,
 )
+from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.security.identity import Identity
-from fedpredict.security.settings import ALL_MODELS
+from fedpredict.security.policy import Clocks, Policy
+from fedpredict.security.rates import Rates
+from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 
+_PREDICT = METHODS[f"{SERVICE}/Predict"]
 MIN_RETRY_MS, MAX_RETRY_MS = 20, 2_000
 
 
-class Access:
+class Access(Policy[ClientSettings]):
     """The `[clients]` of the settings. Who is not listed may ask for nothing."""
 
-    def __init__(self, clients: Mapping[str, ClientSettings]) -> None:
-        self._clients = clients
+    def __init__(
+        self,
+        clients: Mapping[str, ClientSettings],
+        *,
+        max_rows: int = MAX_SAMPLES_PER_CALL,
+        rates: Rates | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
+        """Put rules in force.
 
-    def may_ask(self, caller: Identity, model_id: str) -> bool:
-        """Return whether `caller` may know that the model exists, and ask for it."""
-        client = self._clients.get(caller.name)
-        if client is None or client.kind is not caller.kind:
-            return False
-        return ALL_MODELS in client.models or model_id in client.models
-
-    def check(self, caller: Identity, model_id: str) -> None:
-        """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
-        if not self.may_ask(caller, model_id):
-            raise ModelNotFoundError(
-                f"{caller} may not ask for model {model_id}: see [clients.{caller.name}], its models and its kind"
-            )
-
-    def check_any(self, caller: Identity) -> None:
-        """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may ask for none at all."""
-        client = self._clients.get(caller.name)
-        if client is None or client.kind is not caller.kind or not client.models:
-            raise ModelNotFoundError(
-                f"{caller} may ask for no model: see [clients.{caller.name}], its models and its kind"
-            )
+        Args:
+            clients: By name.
+            max_rows: Most sample ids in one call of anybody.
+            rates: Where calls are counted; default: in this process alone.
+            clocks: Default: the machine's.
+        """
+        super().__init__(clients, table="clients", max_rows=max_rows, rates=rates, clocks=clocks)
 
 
 class Admission:
@@ -81,11 +77,14 @@ class Admission:
 
     def check(self, task: PredictTask, caller: Identity) -> None:
         """Raise where a task cannot be taken."""
-        self._access.check(caller, task.model_id)
+        rule = self._access.admit(caller, _PREDICT)
+        rule.check_model(task.model_id)
+        rule.check_mode(task.mode)
         if not task.sample_ids:
             raise EmptyRequestError("a total task without sample ids")
         if len(task.sample_ids) > self._max_samples:
             raise TooManySamplesError(f"{len(task.sample_ids)} sample ids from {caller}", limit=self._max_samples)
+        rule.check_rows(len(task.sample_ids))
 
     def enter(self, task: PredictTask) -> Callable[[], None]:
         """Count a task as under way, and return what ends that; the caller calls it once.

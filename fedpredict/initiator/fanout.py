@@ -17,6 +17,7 @@ from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.linking import Linker
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.offline_links import AGAIN_S, Inviter, OfflineLine
+from fedpredict.initiator.pacing import Pacing
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
@@ -133,6 +134,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         self._linker = linker
         self._linking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._pacing = Pacing(who.party, self._loop.time)
 
     @property
     @override
@@ -203,11 +205,16 @@ class RemoteParty(PartyScorer, BucketScorer):
 
     @override
     def score(self, query: ScoreQuery, *, deadline_s: float) -> Awaitable[PartyReply]:
-        """Return the party's share, as a future where there is a link; the deadline travels with the call."""
+        """Return the party's share, as a future where there is a link; the deadline travels with the call.
+
+        Raises:
+            PartyLimitedError: The party said to come back later, and that is not yet.
+        """
+        self._pacing.check()
         if query.further and not (self.pool.takes_several and self.pool.takes_calls):
             return self._score_each(query, deadline_s)
         if self._unary is not None and not self.pool.takes_calls:
-            return self._unary.score(query, deadline_s)
+            return self._pacing.noted(self._unary.score(query, deadline_s))
         frame = link_pb2.Frame()
         codec.fill_query(frame.score, query)
         call = LinkCall(frame, self._loop.time() + deadline_s, partial(self._scored, query), self.pool.lost)
@@ -219,8 +226,8 @@ class RemoteParty(PartyScorer, BucketScorer):
         """Return the party's share of a bucket, asked for once more where the link is lost."""
         frame = link_pb2.Frame()
         fill_bucket_query(frame.score_bucket, query)
-        reply = await self.offline.ask(frame, participant_pb2.BucketReply, deadline_s)
-        return self.who.bucket(query, reply)
+        ask = partial(self.offline.ask, frame, participant_pb2.BucketReply)
+        return self.who.bucket(query, await self._pacing.paced(ask, deadline_s))
 
     async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
         """Tell the party of a version of a population, or ask after one.
@@ -231,13 +238,14 @@ class RemoteParty(PartyScorer, BucketScorer):
         """
         frame = link_pb2.Frame()
         fill_notice(frame.population, notice)
-        return self.who.standing(notice, await self.offline.ask(frame, participant_pb2.PopulationReply, deadline_s))
+        ask = partial(self.offline.ask, frame, participant_pb2.PopulationReply)
+        return self.who.standing(notice, await self._pacing.paced(ask, deadline_s))
 
     async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
         """Send the party the ids of a bucket; errors are those of `notice_population`."""
         frame = link_pb2.Frame()
         fill_bucket_ids(frame.population_bucket, bucket)
-        await self.offline.ask(frame, participant_pb2.PopulationBucketReply, deadline_s)
+        await self._pacing.paced(partial(self.offline.ask, frame, participant_pb2.PopulationBucketReply), deadline_s)
 
     def _described(self, call: LinkCall[participant_pb2.DescribeModelReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
@@ -280,6 +288,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         call.add_done_callback(lambda _: again.cancel())
 
     def _failed(self, call: LinkCall[Any], error: FedPredictError) -> None:
+        self._pacing.note(error)
         comes_back = isinstance(error, PartyUnavailableError) and self.pool.unsettled
         if comes_back and call.ends - self._loop.time() > AGAIN_S:
             self.pool.start_later(call, AGAIN_S)

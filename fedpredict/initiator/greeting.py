@@ -14,13 +14,17 @@ from fedpredict.errors import (
     FedPredictError,
     ManifestMismatchError,
     ModelNotFoundError,
+    OutOfHoursError,
     PartyBusyError,
+    PartyClosedError,
     PartyError,
+    PartyLimitedError,
     PartyRefusedError,
     PartyTimeoutError,
     PartyUnavailableError,
     PopulationRefusedError,
     ProtocolError,
+    RateLimitedError,
 )
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery
@@ -191,16 +195,25 @@ class Acquaintance:
         told = f"party {self.party}: {code.name}: {text[:500]}"
         if code in _AWAY:
             return PartyUnavailableError(told, party=self.party)
-        if isinstance(error, ManifestMismatchError | ModelNotFoundError):
-            return type(error)(told)
-        if isinstance(error, PopulationRefusedError):
-            return PopulationRefusedError(told, population=error.population, problem=error.problem)
-        if isinstance(error, DistinctIdsUsedUpError):
-            return DistinctIdsUsedUpError(told, until=error.until[:_INSTANT])
+        known = self._known(error, told)
+        if known is not None:
+            return known
         if code in _BROKEN:
             return PartyUnavailableError(told, party=self.party)
         is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED
         return PartyTimeoutError(told, party=self.party) if is_late else PartyRefusedError(told, party=self.party)
+
+    def _known(self, error: FedPredictError, told: str) -> FedPredictError | None:
+        """Return what an error means here that says more than its status."""
+        if isinstance(error, ManifestMismatchError | ModelNotFoundError):
+            return type(error)(told)
+        if isinstance(error, PopulationRefusedError):
+            return PopulationRefusedError(told, population=error.population, problem=error.problem)
+        if isinstance(error, RateLimitedError):
+            return PartyLimitedError(told, party=self.party, retry_after_ms=error.retry_after_ms)
+        if isinstance(error, DistinctIdsUsedUpError):
+            return DistinctIdsUsedUpError(told, until=error.until[:_INSTANT])
+        return PartyClosedError(told, party=self.party) if isinstance(error, OutOfHoursError) else None
 
     def refused(self, error: object) -> PartyError:
         """Return the error for an answer that cannot be used."""

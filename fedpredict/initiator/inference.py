@@ -13,6 +13,7 @@ import grpc
 from fedpredict.errors import FieldError, ProtocolError
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.methods import INFERENCE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.initiator.service import Models, traceparent_sent
@@ -22,8 +23,6 @@ from fedpredict.security.identity import Identity
 from fedpredict.wire.codec import check_request_id, new_request_id
 from fedpredict.wire.handlers import Context, always, service, unary
 from fedpredict.wire.inference import grpc_service_pb2 as pb
-
-SERVICE = "inference.GRPCInferenceService"
 
 _CONTENTS = {
     "BYTES": "bytes_contents",
@@ -69,7 +68,7 @@ class InferenceService:
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         return service(
-            SERVICE,
+            INFERENCE,
             {
                 "ServerLive": unary(pb.ServerLiveRequest, self.server_live),
                 "ServerReady": unary(pb.ServerReadyRequest, self.server_ready),

@@ -20,6 +20,7 @@ from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.http.edge import EdgeSettings, build_edge
 from fedpredict.initiator.inference import InferenceService
+from fedpredict.initiator.methods import METHODS
 from fedpredict.initiator.predict import CheckTypes, Predictor, Predicts
 from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.initiator.service import InitiatorService, Models
@@ -43,6 +44,7 @@ from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
 from fedpredict.state.base import PinStore
 from fedpredict.wire.channel import server_options
+from fedpredict.wire.handlers import Guarded
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
@@ -76,6 +78,7 @@ class InitiatorServer:
         simulate: bool = False,
         me: Instance | None = None,
         counted: Source | None = None,
+        access: Access | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -90,19 +93,17 @@ class InitiatorServer:
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
             counted: Further metrics to show.
+            access: Who may ask for what, which the caller may replace; default: what the settings say.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
             CertificateError: The certificate files cannot be used.
         """
         self._settings = settings
-        self._store = store
-        self._tls = tls
+        self._store, self._tls = store, tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
-        self._warehouse = warehouse
-        self._features = features
-        self._realtime = realtime
-        self._tasks = tasks
+        self._warehouse, self._features = warehouse, features
+        self._realtime, self._tasks = realtime, tasks
         self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         self._simulate = simulate
         self._me = me or Instance()
@@ -110,7 +111,8 @@ class InitiatorServer:
         self._heads: Heads = HeadShelf
         self._check_types: CheckTypes | None = None
         self._buckets: BucketPart | None = None
-        self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
+        self._access = Access(settings.clients, max_rows=settings.max_samples) if access is None else access
+        self._admission = Admission(self._access, settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
@@ -169,10 +171,6 @@ class InitiatorServer:
         logger.info("initiator.stopped")
 
     @property
-    def _access(self) -> Access:
-        return Access(self._settings.clients)
-
-    @property
     def _who_calls(self) -> WhoCalls:
         return partial(peer_identity, insecure=self._settings.insecure)
 
@@ -187,8 +185,7 @@ class InitiatorServer:
         scorers = await self._scorers(stack)
         catalogue = Catalogue(self._settings.models, self._heads)
         watcher = Watcher(catalogue, scorers, self._store, poll_s=self._settings.poll_s)
-        await watcher.read_pins()
-        stack.push_async_callback(_cancel, asyncio.create_task(watcher.run()))
+        await stack.enter_async_context(watcher.running())
         predictor = Predictor(
             catalogue,
             scorers,
@@ -207,6 +204,7 @@ class InitiatorServer:
                 catalogue,
                 scorers,
                 self._buckets,
+                access=self._access,
                 who_calls=self._who_calls,
                 worker=self._me.name,
                 delivers=self._me.worker == 0,
@@ -292,7 +290,8 @@ class InitiatorServer:
             seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants
         )
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
-        server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
+        services = service.handlers(), inference.handlers(), health.handlers()
+        server.add_generic_rpc_handlers((Guarded(services, METHODS),))
         self._address = bind(server, self._settings.listen, self._credentials)
         await server.start()
         if self.metrics_address:
@@ -349,6 +348,7 @@ async def serve(
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
     counted: Source | None = None,
+    access: Access | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -365,6 +365,7 @@ async def serve(
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
         ready_http: Called once with the address that HTTP is spoken at, where it is.
         counted: Further metrics to show.
+        access: Who may ask for what, which the caller may replace; default: what the settings say.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -382,6 +383,7 @@ async def serve(
             simulate=simulate,
             me=me,
             counted=counted,
+            access=access,
         )
         async with running as server:
             with settled_memory(), giving_back():
@@ -390,8 +392,3 @@ async def serve(
                 if ready_http is not None and server.http_address is not None:
                     ready_http(server.http_address)
                 await stop.wait()
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})

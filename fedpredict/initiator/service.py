@@ -9,6 +9,7 @@ from typing import Protocol
 import grpc
 
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
@@ -76,7 +77,7 @@ class InitiatorService:
         }
         if self._attach is not None:
             methods["Attach"] = stream(self._attach)
-        return service("fedpredict.wire.v1.InitiatorService", methods)
+        return service(SERVICE, methods)
 
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""
@@ -94,6 +95,7 @@ class InitiatorService:
     ) -> initiator_pb2.ListModelsReply:
         """Tell the models that this caller may ask for."""
         caller = self._caller(context)
+        self._access.admit(caller, METHODS[f"{SERVICE}/ListModels"])
         codec.check_protocol_version(request.protocol_version)
         known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
         infos = [self._models.info(model_id) for model_id in known]

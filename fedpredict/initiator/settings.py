@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from typing_extensions import override
 
 from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
@@ -19,10 +20,10 @@ from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
 from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.security.identity import IdentityKind
+from fedpredict.security.rules import RuleSettings
 from fedpredict.security.settings import (
     Address,
     ModelId,
-    ModelOrAll,
     PartyId,
     Seconds,
     TlsSettings,
@@ -137,13 +138,22 @@ class ModelSettings(_Settings):
         return self
 
 
-class ClientSettings(_Settings):
+class ClientSettings(RuleSettings):
     """`[clients.<name>]`: who may ask, by the name in the caller's certificate."""
 
-    models: tuple[ModelOrAll, ...]
-    """Model ids, or "*" for all."""
     kind: IdentityKind = IdentityKind.CLIENT
     """The kind of the certificate: a party can have a client's name, and is not that client."""
+
+    @property
+    @override
+    def of_kind(self) -> IdentityKind:
+        return self.kind
+
+
+class ClientsFile(_Settings):
+    """The file that `policy` names."""
+
+    clients: Mapping[PartyId, ClientSettings]
 
 
 class LimitSettings(_Settings):
@@ -210,6 +220,8 @@ class InitiatorSettings(_Settings):
     parties: Mapping[PartyId, PartySettings] = Field(default_factory=dict)
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
+    policy: Path | None = None
+    """A file of its own that holds `[clients]`, and nothing else; then there are none here."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -233,6 +245,12 @@ class InitiatorSettings(_Settings):
     @model_validator(mode="after")
     def _state_has_no_password(self) -> InitiatorSettings:
         check_no_password(self.state, "state", "state_password_file")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_have_one_place(self) -> InitiatorSettings:
+        if self.policy is not None and self.clients:
+            raise ValueError("policy: names a file with [clients], so there can be none here")
         return self
 
     @model_validator(mode="after")

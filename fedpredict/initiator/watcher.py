@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fedpredict.errors import FedPredictError, ManifestMismatchError, ModelNotFoundError, PartyTimeoutError, StateError
+from fedpredict.errors import (
+    FedPredictError,
+    ManifestMismatchError,
+    ModelNotFoundError,
+    PartyClosedError,
+    PartyLimitedError,
+    PartyRefusedError,
+    PartyTimeoutError,
+    StateError,
+)
 from fedpredict.initiator.catalogue import INCOMPATIBLE, Catalogue, Offered, Problem, Sighting
 from fedpredict.initiator.settings import PinMode
 from fedpredict.model.manifest import Manifest, PartDescription
@@ -49,6 +59,17 @@ class Watcher:
         self._poll_s = poll_s
         self._stored: dict[str, Offered] = {}
         self._settling = asyncio.Lock()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Read the pins, and watch everything while the block runs; raise `StateError` as `read_pins` does."""
+        await self.read_pins()
+        task = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def run(self) -> None:
         """Watch every party and the database; returns only by being cancelled."""
@@ -147,6 +168,8 @@ class Watcher:
         except ManifestMismatchError as error:
             told = f"party {scorer.party} no longer serves the pinned version, only {part.params_sha256}"
             return Problem(f"{told}: look at what is offered, and pin it", public_status(error).text)
+        except (PartyClosedError, PartyLimitedError, PartyRefusedError):
+            return None  # our rule there may not have this mode, or not now: that tells nothing about the version
         return None
 
     async def _settle(self, model_id: str) -> None:

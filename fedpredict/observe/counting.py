@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from typing_extensions import override
+
 from fedpredict.observe.metrics import UNKNOWN, Metric
 
 MAX_CHILDREN = 2_000
@@ -59,6 +61,19 @@ class Source(Protocol):
 
     def read(self) -> Iterable[Reading]:
         """Return what is counted at this moment, a reading per metric."""
+
+
+class Together(Source):
+    """Several sources as one."""
+
+    def __init__(self, *sources: Source | None) -> None:
+        """Put sources together; None is none."""
+        self._sources = tuple(each for each in sources if each is not None)
+
+    @override
+    def read(self) -> Iterable[Reading]:
+        for each in self._sources:
+            yield from each.read()
 
 
 T = TypeVar("T", bound=Tally | Distribution)

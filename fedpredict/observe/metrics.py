@@ -31,6 +31,7 @@ Outcome: TypeAlias = Literal[
     "failed_precondition",
     "unavailable",
     "unauthenticated",
+    "permission_denied",
     "unimplemented",
     "internal",
 ]
@@ -151,6 +152,10 @@ LOOP_LAG_SECONDS = _histogram(
     "loop_lag_seconds", (), "Seconds that a timer of the event loop fires late, ten times a second.", PAUSES
 )
 GC_PAUSE_SECONDS = _histogram("gc_pause_seconds", ("generation",), "Seconds that a garbage collection took.", PAUSES)
+POLICY_RELOADS = _counter("policy_reloads", ("outcome",), "Times that SIGHUP had the policy read again.")
+POLICY_LOADED = _gauge(
+    "policy_loaded_timestamp_seconds", (), "When the policy in force was read, in seconds since 1970."
+)
 LOG_DROPPED = _counter("log_lines_dropped", (), "Log lines that were not written because the log could not keep up.")
 BUILD_INFO = _gauge(
     "build_info", ("version", "python", "role", "party", "worker"), "Always 1: what runs, and as which worker."
@@ -168,8 +173,9 @@ TASK: Final = (
 PARTICIPANT: Final = (SCORE_SECONDS, SCORE_ROWS, BUCKET_SECONDS, BUCKET_ROWS, DISTINCT_IDS, DISTINCT_IDS_LIMIT)
 STORE: Final = (STORE_AGE_SECONDS, STORE_ROWS, STORE_BYTES, STORE_LOADED)
 SCHEDULE: Final = (SCHEDULE_RUNS,)
+POLICY: Final = (POLICY_RELOADS, POLICY_LOADED)
 PROCESS: Final = (LOOP_LAG_SECONDS, GC_PAUSE_SECONDS, LOG_DROPPED, BUILD_INFO)
-METRICS: Final = (*INITIATOR, *TASK, *PARTICIPANT, *STORE, *SCHEDULE, *PROCESS)
+METRICS: Final = (*INITIATOR, *TASK, *PARTICIPANT, *STORE, *SCHEDULE, *POLICY, *PROCESS)
 
 _OUTCOMES: dict[Code, Outcome] = {
     Code.INVALID_ARGUMENT: "invalid_argument",
@@ -179,6 +185,7 @@ _OUTCOMES: dict[Code, Outcome] = {
     Code.DEADLINE_EXCEEDED: "deadline",
     Code.RESOURCE_EXHAUSTED: "overloaded",
     Code.UNAUTHENTICATED: "unauthenticated",
+    Code.PERMISSION_DENIED: "permission_denied",
     Code.UNIMPLEMENTED: "unimplemented",
     Code.INTERNAL: "internal",
 }

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
-from fedpredict.errors import EmptyRequestError, FedPredictError, TooManySamplesError
+from fedpredict.errors import EmptyRequestError, FedPredictError
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
@@ -16,10 +16,12 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.distinct import DistinctLimit, answered_ids, ids_of_models
 from fedpredict.participant.epoch import check_epoch
+from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
+from fedpredict.security.policy import Rule
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
 from fedpredict.wire.description import description_to_wire
@@ -28,6 +30,8 @@ from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, In
 from fedpredict.wire.v1 import participant_pb2
 
 logger = logging.getLogger(__name__)
+
+_DESCRIBE, _SCORE = METHODS[f"{SERVICE}/DescribeModel"], METHODS[f"{SERVICE}/Score"]
 
 
 class Answers:
@@ -40,7 +44,6 @@ class Answers:
         tls: TlsFiles | None,
         me: Instance,
         *,
-        max_samples: int,
         watch: ShareWatch | None = None,
         offline: OfflineAnswers | None = None,
         audit: CallAudit | None = None,
@@ -53,7 +56,6 @@ class Answers:
             policy: Who may ask for what.
             tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
             me: This process.
-            max_samples: Most sample ids in one call.
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
             audit: Writes calls down; default: nothing does.
@@ -66,7 +68,6 @@ class Answers:
         self._policy = policy
         self._tls = tls
         self._me = me
-        self._max_samples = max_samples
         self._watch = watch or ShareWatch()
         self.audit = audit or CallAudit(None)
         """Where calls are written down."""
@@ -104,13 +105,14 @@ class Answers:
             model_id = check_model_id(request.model_id)
             add_log_context(request_id=request_id, model=model_id)
             self.audit.check()
-            self._policy.check(caller, model_id)
+            rule = self._policy.admit(caller, _DESCRIBE)
+            rule.check_model(model_id)
             part = await self._scorer.describe(model_id, deadline_s=deadline_s)
         except BaseException as error:
             self.audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
         self.audit.other("DescribeModel", caller, request_id, model_id, None)
-        return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+        return description_to_wire(request.request_id, replace(part, max_samples=rule.max_rows))
 
     async def score(
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float
@@ -136,13 +138,14 @@ class Answers:
         watched = self._watch.share(caller.name, query)
         try:
             self.audit.check()
+            rule = self._policy.admit(caller, _SCORE)
             if query.further:
-                self._check(query)
-                reply = await self._score_several(query, caller, deadline_s)
+                _check_call(query, rule)
+                reply = await self._score_several(query, rule, deadline_s)
             else:
                 # who may not ask learns nothing else: not even what is wrong with the request
-                self._policy.check(caller, query.model_id)
-                self._check(query)
+                rule.check_model(query.model_id)
+                _check_call(query, rule)
                 asked = await self._distinct.check(caller.name, query.sample_ids)
                 reply = await self._scorer.score(query, deadline_s=deadline_s)
                 await asked.count()
@@ -157,38 +160,34 @@ class Answers:
         self.audit.scored(caller, query, reply)
         codec.fill_reply(into, query, reply)
 
-    async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
+    async def _score_several(self, query: ScoreQuery, rule: Rule, deadline_s: float) -> PartyReply:
         """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
-        may_ask = [self._policy.may_ask(caller, each.model_id) for each in query.models]
-        asked = await self._distinct.check(caller.name, ids_of_models(query, may_ask))
+        may_ask = [rule.has(each.model_id) for each in query.models]
+        asked = await self._distinct.check(rule.caller.name, ids_of_models(query, may_ask))
         if all(may_ask):
             reply = await self._scorer.score(query, deadline_s=deadline_s)
         else:
             queries = split_by_model(query)
-            reply = join_replies(queries, [await self._share_or_error(each, caller, deadline_s) for each in queries])
+            reply = join_replies(queries, [await self._share_or_error(each, rule, deadline_s) for each in queries])
         await asked.count(answered_ids(query, reply))
         for place, error in reply.failures.items():
             log_failure(error, request_id=query.request_id, model=query.models[place].model_id)
         return reply
 
-    async def _share_or_error(
-        self, query: ScoreQuery, caller: Identity, deadline_s: float
-    ) -> PartyReply | FedPredictError:
+    async def _share_or_error(self, query: ScoreQuery, rule: Rule, deadline_s: float) -> PartyReply | FedPredictError:
         try:
-            self._policy.check(caller, query.model_id)
+            rule.check_model(query.model_id)
             return await self._scorer.score(query, deadline_s=deadline_s)
         except FedPredictError as error:
             return error
 
-    def _check(self, query: ScoreQuery) -> None:
-        check_epoch(query.epoch)
-        n_samples = len(query.sample_ids)
-        if not n_samples:
-            raise EmptyRequestError("a request for a share names no sample id")
-        if n_samples > self._max_samples:
-            raise TooManySamplesError(
-                f"{n_samples} sample ids in one call; max_samples is {self._max_samples}", limit=self._max_samples
-            )
+
+def _check_call(query: ScoreQuery, rule: Rule) -> None:
+    check_epoch(query.epoch)
+    rule.check_mode(query.mode)
+    if not query.sample_ids:
+        raise EmptyRequestError("a request for a share names no sample id")
+    rule.check_rows(len(query.sample_ids))
 
 
 def _log_done(query: ScoreQuery, reply: PartyReply) -> None:

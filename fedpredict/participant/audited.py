@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,9 +30,15 @@ class Audit(Protocol):
 class CallAudit:
     """Writes calls down, where there is an audit log."""
 
-    def __init__(self, log: Audit | None) -> None:
-        """Write to `log`; None: nowhere."""
+    def __init__(self, log: Audit | None, purpose_of: Callable[[Identity], str] = lambda _: "") -> None:
+        """Prepare.
+
+        Args:
+            log: Where to write; None: nowhere.
+            purpose_of: What a caller asks for, as its rule says; lines repeat it.
+        """
         self._log = log
+        self._purpose_of = purpose_of
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered."""
@@ -42,8 +48,8 @@ class CallAudit:
     def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
         """Write down a call that names no samples, or one that was refused before it was understood."""
         if self._log is not None:
-            outcome = _outcome(error)
-            self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome))
+            outcome, purpose = _outcome(error), self._purpose_of(caller)
+            self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome, purpose=purpose))
 
     @contextmanager
     def refusals(self, what: str, caller: Identity) -> Iterator[None]:
@@ -58,7 +64,7 @@ class CallAudit:
         """Write down a question for shares, a line for each model that it asks for."""
         if self._log is None:
             return
-        reply = answer if isinstance(answer, PartyReply) else None
+        reply, purpose = answer if isinstance(answer, PartyReply) else None, self._purpose_of(caller)
         rows_of = rows_of_models(query) if query.further else [slice(0, len(query.sample_ids))]
         for place, (model, rows) in enumerate(zip(query.models, rows_of, strict=True)):
             error = answer if isinstance(answer, BaseException) else answer.failures.get(place)
@@ -76,6 +82,7 @@ class CallAudit:
                     _outcome(error),
                     None if _is_unlisted(error) else query.sample_ids[rows],
                     status,
+                    purpose=purpose,
                 )
             )
 
@@ -102,6 +109,7 @@ class CallAudit:
                 answer.share.status if isinstance(answer, PartyReply) else None,
                 "" if _is_unlisted(error) else ids.sha256,
                 f"{rows.population} version {rows.version}" if isinstance(rows, PopulationRows) else "",
+                self._purpose_of(caller),
             )
         )
 
@@ -109,9 +117,16 @@ class CallAudit:
         """Write down word of a version of a population, or a question what became of it."""
         if self._log is not None:
             named = f"{notice.population} version {notice.version}"
-            what, outcome = "RegisterPopulation", _outcome(error)
             self._log.add(
-                AuditedCall(what, str(caller), notice.request_id, rows=notice.n_ids, outcome=outcome, population=named)
+                AuditedCall(
+                    "RegisterPopulation",
+                    str(caller),
+                    notice.request_id,
+                    rows=notice.n_ids,
+                    outcome=_outcome(error),
+                    population=named,
+                    purpose=self._purpose_of(caller),
+                )
             )
 
     def put_bucket(self, caller: Identity, put: BucketIds, error: BaseException | None) -> None:
@@ -130,6 +145,7 @@ class CallAudit:
                 sample_ids=content if isinstance(content, SampleIds) and not _is_unlisted(error) else None,
                 ids_sha256="" if _is_unlisted(error) else put.sha256,
                 population=f"{put.population} version {put.version}",
+                purpose=self._purpose_of(caller),
             )
         )
 

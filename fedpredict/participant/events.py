@@ -11,13 +11,15 @@ from functools import partial
 
 import msgspec
 
-from fedpredict.errors import FeedNotFoundError, ProtocolError
+from fedpredict.errors import ProtocolError
 from fedpredict.features.event_feed import Feed
 from fedpredict.features.event_intake import Intake, json_lines, sent_table, table_rows, take_events
 from fedpredict.http.application import Answer, ProblemError, Request, Route, build_application
 from fedpredict.http.problem import media_refused
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
+from fedpredict.participant.methods import ROUTES
+from fedpredict.participant.policy import SenderPolicy
 from fedpredict.security.https import http_identity
 from fedpredict.state.event_base import EventStore
 from fedpredict.wire.codec import check_request_id, new_request_id
@@ -37,7 +39,7 @@ class EventEdgeSettings:
         listen: host:port.
         http: The limits.
         tls: The server's side of mutual TLS; None for plain text, on loopback.
-        senders: URIs of the identities that may send.
+        senders: Who may send.
         drain_s: How long requests under way may take at exit.
         shares_port: Whether other workers listen at the same port.
     """
@@ -45,7 +47,7 @@ class EventEdgeSettings:
     listen: str
     http: HttpSettings
     tls: ssl.SSLContext | None
-    senders: frozenset[str]
+    senders: SenderPolicy
     drain_s: float
     shares_port: bool = False
 
@@ -53,13 +55,13 @@ class EventEdgeSettings:
 class EventsEndpoint:
     """Takes events into the store."""
 
-    def __init__(self, store: EventStore, feed_of: Callable[[str], Feed], senders: frozenset[str]) -> None:
+    def __init__(self, store: EventStore, feed_of: Callable[[str], Feed], senders: SenderPolicy) -> None:
         """Take nothing yet.
 
         Args:
             store: Where events go.
             feed_of: View -> its feed; raises `FeedNotFoundError`.
-            senders: URIs of the identities that may send.
+            senders: Who may send.
         """
         self._store = store
         self._feed_of = feed_of
@@ -72,13 +74,13 @@ class EventsEndpoint:
         Raises:
             UnauthenticatedError: The caller has no identity.
             FeedNotFoundError: No such view takes events, or not from this caller.
+            OutOfHoursError, RateLimitedError: Not now, as the policy says.
             ProblemError: The body is neither JSON lines nor an Arrow stream by its headers.
             EventsRefusedError: Some event cannot be taken; none was stored.
             StateError: The database cannot be used.
         """
         sender = http_identity(request.peer_uris, request.header(CALLER_HEADER))
-        if sender.uri not in self._senders:
-            raise FeedNotFoundError(f"{sender} is not among [events] senders")
+        self._senders.admit(sender)
         feed = self._feed_of(request.query.get("view", ""))
         media = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
         plain = request.header(b"content-encoding") in (None, "identity")
@@ -105,7 +107,7 @@ def build_event_edge(settings: EventEdgeSettings, store: EventStore, feed_of: Ca
     endpoint = EventsEndpoint(store, feed_of, settings.senders)
     return HttpServer(
         settings.listen,
-        build_application([Route("POST", "/v1/events", endpoint.answer)], name_request),
+        build_application([Route("POST", "/v1/events", endpoint.answer)], name_request, ROUTES),
         fast_route=lambda _target: None,
         name_request=name_request,
         settings=settings.http,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from fedpredict.errors import ConfigError, ProtocolError
 from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
+from fedpredict.participant.methods import FRAMES
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
@@ -151,6 +152,8 @@ class LinkServer:
         return link_pb2.Frame(hello_reply=reply)
 
     async def _answer_other(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+        if frame.WhichOneof("body") not in FRAMES:
+            raise ProtocolError("a call of a kind that is in no table of methods")
         if frame.HasField("describe"):
             described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
             return link_pb2.Frame(described=described)

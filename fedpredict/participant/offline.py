@@ -26,10 +26,12 @@ from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetric
 from fedpredict.participant.audited import AskedIds, CallAudit
 from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.epoch import check_epoch
+from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
 from fedpredict.security.identity import Identity
+from fedpredict.security.policy import Needs, Rule
 from fedpredict.tables.answered import AnsweredBucket
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
 from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
@@ -38,6 +40,9 @@ from fedpredict.wire.v1 import link_pb2, participant_pb2
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_NOTICE, _PUT = METHODS[f"{SERVICE}/RegisterPopulation"], METHODS[f"{SERVICE}/PutPopulationBucket"]
+_BUCKET = METHODS[f"{SERVICE}/ScoreBucket"]
 
 MAX_BUCKET_DEADLINE_S = 600.0
 """The longest that a call for a bucket may take."""
@@ -105,7 +110,7 @@ class OfflineAnswers:
         add_log_context(request_id=notice.request_id)
         try:
             self._audit.check()
-            self._check_party(caller, notice.population)
+            self._admit(caller, notice.population, _NOTICE)
             standing = await self._thread(self._populations.notice, caller.name, notice)
         except BaseException as error:
             self._audit.population(caller, notice, error)
@@ -125,7 +130,7 @@ class OfflineAnswers:
         add_log_context(request_id=put.request_id)
         try:
             self._audit.check()
-            self._check_party(caller, put.population)
+            self._admit(caller, put.population, _PUT)
             async with self._taking:
                 await self._thread(self._populations.put, caller.name, put)
         except BaseException as error:
@@ -155,7 +160,8 @@ class OfflineAnswers:
             if isinstance(query.rows, SampleIds):
                 asked.sample_ids = query.rows
                 asked.sha256 = await self._thread(digest_of, query.rows)
-            reply, digests = await self._score(query, caller, deadline_s, asked)
+            rule = self._policy.admit(caller, _BUCKET)
+            reply, digests = await self._score(query, rule, deadline_s, asked)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
             self._audit.bucket(caller, query, asked, error)
@@ -167,18 +173,20 @@ class OfflineAnswers:
         self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
 
     async def _score(
-        self, query: BucketQuery, caller: Identity, deadline_s: float, asked: AskedIds
+        self, query: BucketQuery, rule: Rule, deadline_s: float, asked: AskedIds
     ) -> tuple[PartyReply, tuple[str, str]]:
         """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
-        self._policy.check(caller, query.model_id)
+        rule.check_model(query.model_id)
         check_epoch(query.epoch)
+        rule.check_mode(query.mode)
+        rule.check_offline_rows(query.n_rows)
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(deadline_s), self._turns:
-                ids = await self._ids(query, caller, asked)
-                new = await self._distinct.check_list(caller.name, ids, asked.sha256)
+                ids = await self._ids(query, rule.caller, asked)
+                new = await self._distinct.check_list(rule.caller.name, ids, asked.sha256)
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
                 checksum = await self._thread(_checksum, reply.share)
@@ -215,10 +223,10 @@ class OfflineAnswers:
         counts = {"rows": record.n_rows, "scored": record.n_scored, "elapsed_s": round(elapsed_s, 3)}
         logger.info("bucket.done", extra={**extra, **counts})
 
-    def _check_party(self, caller: Identity, population: str) -> None:
-        # a client of some initiator can have a party's name; it is not that party
-        if not self._policy.is_listed(caller):
+    def _admit(self, caller: Identity, population: str, needs: Needs) -> None:
+        if self._policy.rule_of(caller) is None:
             raise refusal(population, "no populations are taken here")
+        self._policy.admit(caller, needs)
 
     async def _ids(self, query: BucketQuery, caller: Identity, asked: AskedIds) -> SampleIds:
         """Return the ids that a query is about, and note them."""

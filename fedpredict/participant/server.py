@@ -28,8 +28,9 @@ from fedpredict.participant.attach import Attacher
 from fedpredict.participant.audited import Audit, CallAudit
 from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.methods import METHODS
 from fedpredict.participant.offline import OfflineAnswers
-from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.policy import ParticipantPolicy
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import Connect, ParticipantSettings
@@ -45,7 +46,7 @@ from fedpredict.security.tls import TlsFiles, party_credentials
 from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
-from fedpredict.wire.handlers import Context
+from fedpredict.wire.handlers import Context, Guarded
 from fedpredict.wire.health import Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
@@ -72,6 +73,7 @@ class ParticipantServer:
         counted: Source | None = None,
         audit: Audit | None = None,
         distinct: DistinctIds | None = None,
+        policy: ParticipantPolicy | None = None,
     ) -> None:
         """Prepare; nothing listens before the block is entered.
 
@@ -85,6 +87,7 @@ class ParticipantServer:
             counted: Further metrics to show.
             audit: Where calls are written down; the caller closes it. Default: nowhere.
             distinct: Where ids of callers with a limit are counted; the caller closes it. Default: they get no answer.
+            policy: Who may do what, which the caller may replace meanwhile; default: what the settings say.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -95,18 +98,18 @@ class ParticipantServer:
         store = MemoryStore() if store is None else store
         self.loader = _loader(settings, warehouse, store, realtime)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
-        self._policy = CallerPolicy(settings.callers)
+        self._policy = policy or ParticipantPolicy(settings)
         self._realtime = realtime
         self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
-        self._metrics = ParticipantMetrics(settings.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
-        self._distinct = DistinctLimit(distinct, lambda: self._policy.distinct_ids)
+        self._distinct = DistinctLimit(distinct, lambda: self._policy.callers.distinct_ids)
+        self._metrics = ParticipantMetrics(self._policy.callers, self._knows) if measured else NO_PARTICIPANT_METRICS
         self._stores = StoreMetrics(store_readings(self.loader, store))
         self._counted = (counted,) if counted is not None else ()
         self._watch = ShareWatch(self._metrics, log=RequestLog(settings.log))
         self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
-        self._audit = CallAudit(audit)
+        self._audit = CallAudit(audit, self._policy.callers.purpose_of)
         self._answers = self._answering(self._scorer(store), warehouse)
         self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
         self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
@@ -199,10 +202,9 @@ class ParticipantServer:
     def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
         return Answers(
             scorer,
-            self._policy,
+            self._policy.callers,
             self._tls,
             self._me,
-            max_samples=self._settings.max_samples,
             watch=self._watch,
             offline=self._offline(scorer, warehouse),
             audit=self._audit,
@@ -211,7 +213,7 @@ class ParticipantServer:
 
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
         settings = self._settings
-        populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
+        populations = StandingPopulations(warehouse, settings.populations, self._policy.callers, poll_s=settings.poll_s)
         part = open_buckets(
             settings.tasks,
             warehouse,
@@ -222,7 +224,7 @@ class ParticipantServer:
         )
         return OfflineAnswers(
             part,
-            self._policy,
+            self._policy.callers,
             populations,
             buckets_at_once=settings.buckets_at_once,
             answered=self._answered.add,
@@ -253,7 +255,7 @@ class ParticipantServer:
         if self._settings.connect is Connect.IN:
             handlers.append(self._service.handlers())
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
-        server.add_generic_rpc_handlers(tuple(handlers))
+        server.add_generic_rpc_handlers((Guarded(handlers, METHODS),))
         self._address = bind(server, self._settings.listen, self._credentials)
         try:
             await self._listen_links()
@@ -287,7 +289,7 @@ class ParticipantServer:
             listen=settings.http_listen,
             http=settings.http,
             tls=https_context(self._tls) if self._tls else None,
-            senders=frozenset(settings.events.senders),
+            senders=self._policy.senders,
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,
         )
@@ -306,7 +308,7 @@ class ParticipantServer:
         return model_id in self.loader.state.current or model_id in self.loader.state.problems
 
     def _is_ready(self, model_id: str, context: Context) -> bool:
-        self._policy.check(self._service.caller(context), model_id)
+        self._policy.callers.check(self._service.caller(context), model_id)
         if not self._knows(model_id):
             raise ModelNotFoundError(f"no model {model_id} in the warehouse")
         if self.loader.is_ready(model_id):
@@ -342,6 +344,7 @@ async def serve(
     counted: Source | None = None,
     audit: Audit | None = None,
     distinct: DistinctIds | None = None,
+    policy: ParticipantPolicy | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
@@ -357,6 +360,7 @@ async def serve(
         counted: Further metrics to show.
         audit: Where calls are written down; the caller closes it. Default: nowhere.
         distinct: Where sample ids of callers with a limit are counted; the caller closes it. Default: nowhere.
+        policy: Who may do what, which the caller may replace meanwhile; default: what the settings say.
 
     Raises:
         ConfigError: The settings do not fit, or the port is taken.
@@ -373,6 +377,7 @@ async def serve(
             counted=counted,
             audit=audit,
             distinct=distinct,
+            policy=policy,
         )
         async with server:
             read, stopped = asyncio.create_task(server.wait_read()), asyncio.create_task(stop.wait())

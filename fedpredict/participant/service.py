@@ -12,6 +12,7 @@ from fedpredict.errors import FedPredictError
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
+from fedpredict.participant.methods import SERVICE
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import peer_identity
@@ -19,7 +20,6 @@ from fedpredict.wire.handlers import Context, compress_like_caller, service, str
 from fedpredict.wire.v1 import participant_pb2
 
 _Request = TypeVar("_Request", bound=Message)
-SERVICE = "fedpredict.wire.v1.ParticipantService"
 
 
 class ParticipantService:

@@ -16,9 +16,9 @@ from fedpredict.scoring.realtime_settings import EVENTS, EventSettings, Realtime
 from fedpredict.scoring.schedule import ScheduleSettings
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.audit_settings import AuditSettings
+from fedpredict.security.rules import RuleSettings
 from fedpredict.security.settings import (
     Address,
-    ModelOrAll,
     PartyId,
     Seconds,
     TlsSettings,
@@ -33,11 +33,9 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CallerSettings(_Settings):
+class CallerSettings(RuleSettings):
     """`[callers.<party>]`: an initiator, by the party in its certificate, and what it may ask for."""
 
-    models: tuple[ModelOrAll, ...]
-    """Model ids, or "*" for all."""
     accept_populations: bool = False
     """Whether the standing populations that it names count without the operator's word."""
     distinct_ids_per_day: int | None = Field(default=None, ge=1)
@@ -49,6 +47,12 @@ class DistinctIdSettings(_Settings):
 
     path: Path = Path("distinct-ids")
     """The folder, made when needed, on a disk of this machine; every party gets a folder of its own in it."""
+
+
+class CallersFile(_Settings):
+    """The file that `policy` names."""
+
+    callers: Mapping[PartyId, CallerSettings]
 
 
 class PopulationSettings(_Settings):
@@ -135,6 +139,8 @@ class ParticipantSettings(_Settings):
     """Who is not listed here gets the answer for a model that does not exist."""
     distinct_ids: DistinctIdSettings = Field(default_factory=DistinctIdSettings)
     """Where the limit `distinct_ids_per_day` of callers is counted."""
+    policy: Path | None = None
+    """A file of its own that holds `[callers]`, and nothing else; then there are none here."""
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """Where it is written down who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -157,6 +163,12 @@ class ParticipantSettings(_Settings):
     def _events_have_a_place(self) -> ParticipantSettings:
         if self.http_listen is not None and not any(each.source == EVENTS for each in self.realtime.values()):
             raise ValueError('http_listen: takes raw events, and no view under [realtime] has source = "events"')
+        return self
+
+    @model_validator(mode="after")
+    def _rules_have_one_place(self) -> ParticipantSettings:
+        if self.policy is not None and self.callers:
+            raise ValueError("policy: names a file with [callers], so there can be none here")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
+
+from fedpredict.security.hours import check_zone
 
 _DAY = timedelta(days=1)
 _HORIZON_DAYS = 8 * 366 + 1
@@ -134,15 +136,6 @@ def parse_cron(text: str, zone: str) -> Cron:
     )
     cron.after(datetime(2026, 1, 1, tzinfo=UTC))
     return cron
-
-
-def check_zone(zone: str) -> str:
-    """Return the name of a time zone, or raise `ValueError`."""
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f'there is no time zone "{zone}"; write one such as "Europe/Berlin" or "UTC"') from error
-    return zone
 
 
 def _field(text: str, name: str, lowest: int, highest: int, names: dict[str, int]) -> frozenset[int]:

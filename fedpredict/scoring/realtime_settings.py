@@ -13,6 +13,7 @@ from fedpredict.errors import NameRefusedError
 from fedpredict.features.settings import check_redis_url
 from fedpredict.scoring.freshness import Duration
 from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identity_from_uri
+from fedpredict.security.rules import CallLimits
 from fedpredict.security.settings import ViewName
 
 EVENTS, WAREHOUSE = "events", "warehouse"
@@ -52,6 +53,8 @@ class EventSettings(BaseModel):
     """Days that events are kept for, by their time; None: until `events prune`."""
     senders: tuple[Annotated[str, AfterValidator(_sender)], ...] = ()
     """Who may send events over HTTP: names of clients, or fedpredict://party/<id>; nobody else may."""
+    limits: CallLimits = Field(default_factory=CallLimits)
+    """How often and when each of them may send a message."""
 
     @model_validator(mode="after")
     def _url_has_no_password(self) -> EventSettings:

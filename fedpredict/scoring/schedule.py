@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedpredict.scoring.cron import Cron, check_zone, parse_cron
+from fedpredict.scoring.cron import Cron, parse_cron
+from fedpredict.security.hours import check_zone
 from fedpredict.security.settings import ViewName
 
 SCORE = "score"

@@ -61,6 +61,7 @@ class AuditedCall:
         status: Of each, `SampleStatus` values; None where there is no answer.
         ids_sha256: The digest of the samples in hex (`digest_of`), where it is known; empty: it is computed if needed.
         population: The population and its version; empty where there is none.
+        purpose: What the caller asks for, as the policy says; empty where it does not.
     """
 
     what: str
@@ -76,6 +77,7 @@ class AuditedCall:
     status: Statuses | None = None
     ids_sha256: str = ""
     population: str = ""
+    purpose: str = ""
 
 
 class AuditLog:
@@ -278,8 +280,9 @@ class AuditLog:
             body["manifest"] = call.manifest_sha256[:_TEXT]
         if call.mode:
             body["mode"] = call.mode[:_TEXT]
-        if call.population:
-            body["population"] = call.population[:_TEXT]
+        if call.population or call.purpose:
+            said = (("population", call.population), ("purpose", call.purpose))
+            body |= {name: text[:_TEXT] for name, text in said if text}
         body["rows"], body["epoch"], body["outcome"] = call.rows, call.epoch, call.outcome
         if call.status is not None:
             counts = np.bincount(call.status, minlength=len(_STATUSES)).tolist()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from typing_extensions import override
 
 from fedpredict.errors import FedPredictError, ProtocolError
 from fedpredict.public_status import Code, public_status
@@ -103,6 +104,29 @@ def service(
         methods: Method name -> handler.
     """
     return grpc.method_handlers_generic_handler(full_name, dict(methods))
+
+
+class Guarded(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # the stubs alone have arguments
+    """Services of which no method is there that a table does not name, however it came to be registered."""
+
+    def __init__(self, services: Sequence[grpc.GenericRpcHandler[bytes, bytes]], table: Container[str]) -> None:
+        """Put services behind a table.
+
+        Args:
+            services: Their handlers.
+            table: The methods that somebody thought about, such as "fedpredict.wire.v1.ParticipantService/Score".
+        """
+        self._services = tuple(services)
+        self._table = table
+
+    @override
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """Return a method's handler; None, which callers see as UNIMPLEMENTED, where there is none in the table."""
+        found = next(filter(None, (each.service(handler_call_details) for each in self._services)), None)
+        if found is not None and handler_call_details.method.removeprefix("/") not in self._table:
+            logger.error("call.in_no_table", extra={"method": handler_call_details.method})
+            return None
+        return found
 
 
 def parse(request_type: type[Request], data: bytes) -> Request:

@@ -323,13 +323,13 @@ class Worker:
     def __init__(self, rig: Rig, scorer: PartyScorer, me: Instance) -> None:
         self.rig = rig
         tls = rig.tls("lab")
-        policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
+        self.policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
         offline = (
-            OfflineAnswers(StoreBuckets(scorer), policy, rig.populations, buckets_at_once=2)
+            OfflineAnswers(StoreBuckets(scorer), self.policy, rig.populations, buckets_at_once=2)
             if rig.offers_offline
             else None
         )
-        self.answers = Answers(scorer, policy, tls, me, max_samples=100_000, offline=offline)
+        self.answers = Answers(scorer, self.policy, tls, me, offline=offline)
         self.links = LinkServer(self.answers, rig.settled)
         self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
         self.server = grpc.aio.server(options=server_options())

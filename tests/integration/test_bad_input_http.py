@@ -223,7 +223,7 @@ async def test_somebody_else_sees_no_model_and_a_stated_name_is_not_believed(
     other = HttpsClient(desk.address, federation.certificates.of("other", IdentityKind.CLIENT))
 
     stated = ("X-Fedpredict-Client: desk",)
-    assert (await other.ask(get("/v1/models", *stated))).json == {"models": []}
+    assert (await other.ask(get("/v1/models", *stated))).problem == (404, "model_not_found")
     assert (await other.ask(get("/v1/models/m", *stated))).problem == (404, "model_not_found")
     assert (await other.ask(post(body(), *stated))).problem == (404, "model_not_found")
 

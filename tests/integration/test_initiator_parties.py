@@ -428,7 +428,9 @@ async def test_a_model_of_other_clients_looks_like_none(
     for caller in ("risk", "stranger"):
         with pytest.raises(ModelNotFoundError, match="no such model"):
             await federation.predict(b"u1", caller=caller)
-        assert await federation.models(caller) == {}
+    assert await federation.models("risk") == {}
+    with pytest.raises(ModelNotFoundError, match="no such model"):
+        await federation.models("stranger")
 
 
 async def test_default_partial_marks_what_it_made_up(

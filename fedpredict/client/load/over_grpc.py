@@ -16,7 +16,7 @@ from fedpredict.client.core import PREDICT
 from fedpredict.client.failures import translate
 from fedpredict.client.load.record import LOST, NO_NUMBER, OK
 from fedpredict.client.load.target import Answer, Done, LoadTarget
-from fedpredict.errors import OverloadedError
+from fedpredict.errors import RetryLaterError
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.status import error_from_rpc
@@ -238,7 +238,7 @@ def failure_name(answer: initiator_pb2.PredictAnswer) -> str:
 
 def _kind_of(error: grpc.RpcError) -> str:
     name = str(error.code().name)
-    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or isinstance(error_from_rpc(error), OverloadedError):
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or isinstance(error_from_rpc(error), RetryLaterError):
         return name
     return name + NO_HINT
 

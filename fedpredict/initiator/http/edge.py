@@ -17,6 +17,7 @@ from fedpredict.initiator.http.models import Catalogued, health_routes, model_ro
 from fedpredict.initiator.http.page import page_routes
 from fedpredict.initiator.http.predict import PredictEndpoint, predict_route
 from fedpredict.initiator.http.refusals import Refusals
+from fedpredict.initiator.methods import INFER_ROUTES, PREDICT_ROUTE, ROUTES
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
 from fedpredict.initiator.watched import watched
@@ -88,12 +89,13 @@ def build_edge(
 
     def fast_route(target: bytes) -> FastRoute | None:
         if target == PREDICT_PATH:
-            return predict.begin
-        return infer.begin if INFER_PATH.fullmatch(target) else None
+            return predict.begin if PREDICT_ROUTE in ROUTES else None
+        is_infer = INFER_PATH.fullmatch(target) and all(each in ROUTES for each in INFER_ROUTES)
+        return infer.begin if is_infer else None
 
     server = HttpServer(
         settings.listen,
-        build_application(routes, name_request, refusals.tell),
+        build_application(routes, name_request, ROUTES, refusals.tell),
         fast_route=fast_route,
         name_request=name_request,
         settings=settings.http,

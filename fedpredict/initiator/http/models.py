@@ -11,6 +11,7 @@ from fedpredict.initiator.http.bodies import HealthAnswer, ModelsAnswer
 from fedpredict.initiator.http.decode import CALLER_HEADER
 from fedpredict.initiator.http.encode import encode, model_body
 from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.methods import ROUTES
 from fedpredict.initiator.service import Models
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.security.identity import Identity
@@ -27,6 +28,7 @@ class Catalogued:
     def infos(self, request: Request) -> list[ModelInfo]:
         """Return the models that the caller may ask for, sorted."""
         caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        self._access.admit(caller, ROUTES["GET /v1/models"])
         known = (model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id))
         return [self._models.info(model_id) for model_id in known]
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from fedpredict.errors import OverloadedError
+from fedpredict.errors import RetryLaterError
 from fedpredict.http.application import log_refusal, problem_for
 from fedpredict.http.exchange import Exchange
 from fedpredict.observe.logs import log_context
@@ -20,9 +20,9 @@ PER_TURN = 32
 class Refusals:
     """Refuses requests of the fast path.
 
-    Who is refused for overload comes again, and thousands who do so at once would fill every turn of the event loop:
-    those who were taken need several turns, to their parties and back, and would hardly get on. So refusals for
-    overload are given a few in each turn. No other request on their connections is begun meanwhile.
+    Who is refused for overload, or for too many calls, comes again, and thousands who do so at once would fill every
+    turn of the event loop: those who were taken need several turns, to their parties and back, and would hardly get on.
+    So such refusals are given a few in each turn. No other request on their connections is begun meanwhile.
     """
 
     def __init__(self, log: RequestLog) -> None:
@@ -38,7 +38,7 @@ class Refusals:
         """Answer with a problem, now or in one of the next turns, and log why."""
         self.tell(error, request_id)
         answer = partial(exchange.refuse, problem_for(error), request_id)
-        if not isinstance(error, OverloadedError):
+        if not isinstance(error, RetryLaterError):
             answer()
             return
         self._waiting.append(answer)

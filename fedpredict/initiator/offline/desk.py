@@ -46,6 +46,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
+from fedpredict.security.policy import Needs
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import RESULTS, read_results
@@ -121,12 +122,16 @@ class TaskDesk:
         Raises:
             ModelNotFoundError: No such model, or not this caller's.
             ModelNotReadyError: Nothing usable is pinned; that a party is away is no reason.
+            NotPermittedError: A mode that is not this caller's.
             UnsupportedModeError: Mode realtime.
+            TooManySamplesError: More rows than this caller may ask for.
             EmptyRequestError: The population has no id.
             FieldError: There is no such population or output, or the key was used for something else.
             WarehouseError, StateError: As they say.
         """
-        self.access.check(caller, submission.model_id)
+        rule = self.access.admit(caller, Needs.RULE)  # the service counted the call
+        rule.check_model(submission.model_id)
+        rule.check_mode(submission.mode)
         if submission.mode is Mode.REALTIME:
             raise UnsupportedModeError(f"a task in mode {submission.mode} from {caller}", mode=submission.mode)
         found = await self._known(submission, caller)
@@ -136,6 +141,7 @@ class TaskDesk:
         ids = await self._ids(submission, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")
+        rule.check_offline_rows(ids.rows)
         asked_for = await self.threads.warehouse(self._asked_for, submission, ids.population)
         new = NewTask(
             manifest=manifest,

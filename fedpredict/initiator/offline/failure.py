@@ -12,6 +12,8 @@ from fedpredict.errors import (
     ManifestMismatchError,
     ModelNotReadyError,
     PartyBusyError,
+    PartyClosedError,
+    PartyLimitedError,
     PartyTimeoutError,
     PartyUnavailableError,
     PopulationRefusedError,
@@ -28,6 +30,8 @@ _AWAY = (
     DistinctIdsUnavailableError,
     ModelNotReadyError,
     PartyBusyError,
+    PartyClosedError,
+    PartyLimitedError,
     PartyTimeoutError,
     PartyUnavailableError,
     WarehouseUnavailableError,
@@ -36,12 +40,23 @@ FIRST_WAIT_S, MAX_WAIT_S = 1.0, 60.0
 _NO_WAREHOUSE, _NOT_READY = "the initiator's warehouse cannot be reached", "the model is not ready at the initiator"
 _TOO_SLOW, _IS_AWAY = "did not answer in time", "is away, or not ready"
 _USED_UP = "answers about no more sample ids today: its daily limit is used up until 0:00 UTC"
+_LIMITS, _IS_CLOSED = "takes no more calls now", "answers at other hours"
+_WAITS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (PartyTimeoutError, _TOO_SLOW),
+    (PartyLimitedError, _LIMITS),
+    (PartyClosedError, _IS_CLOSED),
+    (DistinctIdsUsedUpError, _USED_UP),
+    (_AWAY, _IS_AWAY),
+)
+"""What users are told of a party that a task waits for: the first that fits."""
 _REASONS = {
     _NO_WAREHOUSE: "warehouse",
     _NOT_READY: "not_ready",
     _TOO_SLOW: "timeout",
     _IS_AWAY: "away",
     _USED_UP: "daily_limit",
+    _LIMITS: "limited",
+    _IS_CLOSED: "closed",
 }
 """What users are told of a task that waits -> the word that metrics have for it."""
 
@@ -137,12 +152,9 @@ def _told(party: str, error: Exception) -> str:
 
 
 def _told_of_party(party: str, error: Exception) -> str:
-    if isinstance(error, PartyTimeoutError):
-        return f"party {party} {_TOO_SLOW}"
-    if isinstance(error, _AWAY):
-        return f"party {party} {_IS_AWAY}"
-    if isinstance(error, DistinctIdsUsedUpError):
-        return f"party {party} {_USED_UP}"
+    waits_for = next((text for kind, text in _WAITS if isinstance(error, kind)), None)
+    if waits_for is not None:
+        return f"party {party} {waits_for}"
     if isinstance(error, ManifestMismatchError):
         return f"party {party} no longer serves the version that the task was begun with: submit the task again"
     if isinstance(error, PopulationRefusedError):

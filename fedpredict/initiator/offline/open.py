@@ -67,6 +67,7 @@ async def open_offline(
     scorers: Mapping[str, PartyScorer],
     own: BucketPart | None,
     *,
+    access: Access,
     who_calls: WhoCalls,
     worker: str,
     delivers: bool,
@@ -79,6 +80,7 @@ async def open_offline(
         catalogue: Models.
         scorers: By party; those of other organisations across links.
         own: This initiator's part, where it has one.
+        access: Who may ask for what.
         who_calls: Call -> the caller's identity.
         worker: Names this process among all that work on the store.
         delivers: Whether this process brings standing populations to the parties.
@@ -94,7 +96,7 @@ async def open_offline(
         statements=parts.statements,
         bucket_done=parts.metrics.bucket_done,
     )
-    desk = _desk(settings, parts, catalogue, runner)
+    desk = _desk(settings, parts, catalogue, runner, access)
     prepared = asyncio.create_task(_prepare(parts))
     working = [prepared]
     if settings.tasks.run:
@@ -124,7 +126,9 @@ def _buckets(scorers: Mapping[str, PartyScorer], own: BucketPart | None) -> dict
     return found
 
 
-def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, runner: TaskRunner) -> TaskDesk:
+def _desk(
+    settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, runner: TaskRunner, access: Access
+) -> TaskDesk:
     uploads = Uploads(
         warehouse=parts.warehouse,
         owner=settings.party,
@@ -137,7 +141,7 @@ def _desk(settings: InitiatorSettings, parts: TaskParts, catalogue: Catalogue, r
         store=parts.store,
         warehouse=parts.warehouse,
         catalogue=catalogue,
-        access=Access(settings.clients),
+        access=access,
         uploads=uploads,
         settings=settings.tasks,
         own_party=settings.party,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from google.protobuf.message import Message
 
 from fedpredict.errors import DeadlineExceededError, FieldError, OverloadedError, ProtocolError, TaskFailedError
+from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
@@ -68,10 +69,10 @@ class OfflineService:
         return {
             "UploadSamples": stream(self.upload),
             "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
-            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.get)),
+            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about("GetTask", self._desk.get)),
             "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
-            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.cancel)),
-            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.retry)),
+            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about("CancelTask", self._desk.cancel)),
+            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about("RetryTask", self._desk.retry)),
             "GetTaskHistory": unary(initiator_pb2.GetTaskRequest, self.history),
             "FetchResults": stream(self.fetch),
         }
@@ -82,8 +83,7 @@ class OfflineService:
 
     async def upload(self, context: Context) -> None:
         """Store the ids that a caller sends, who may ask for some model."""
-        caller = self._caller(context)
-        self._desk.access.check_any(caller)
+        caller = self._admitted("UploadSamples", context)
         async with self._place(caller):  # before anything is read: who waits holds no memory
             first = await _chunk(context)
             if first is None:
@@ -134,14 +134,14 @@ class OfflineService:
 
     async def submit(self, request: initiator_pb2.SubmitTaskRequest, context: Context) -> initiator_pb2.Task:
         """Queue a task."""
-        caller = self._caller(context)
+        caller = self._admitted("SubmitTask", context)
         submission = offline_codec.submission_from_wire(request)
         add_log_context(request_id=submission.request_id, model=submission.model_id)
         return offline_codec.task_to_wire(await self._desk.submit(submission, caller))
 
     async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
         """Tell of the caller's tasks."""
-        caller = self._caller(context)
+        caller = self._admitted("ListTasks", context)
         codec.check_protocol_version(request.protocol_version)
         model_id = codec.model_id_from_wire(request.model_id) if request.model_id else ""
         tasks = await self._desk.list(model_id, request.limit, caller)
@@ -149,12 +149,12 @@ class OfflineService:
 
     async def history(self, request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.TaskHistory:
         """Tell what happened to a task."""
-        caller, task_id = self._asked(request, context)
+        caller, task_id = self._asked("GetTaskHistory", request, context)
         return offline_codec.history_to_wire(await self._desk.history(task_id, caller))
 
     async def fetch(self, context: Context) -> None:
         """Send results from a row on, as far as their buckets are done."""
-        caller = self._caller(context)
+        caller = self._admitted("FetchResults", context)
         request = await _read(initiator_pb2.FetchResultsRequest, context)
         if request is None:
             raise ProtocolError("no message that says whose results")
@@ -234,25 +234,27 @@ class OfflineService:
             await context.write(batch.SerializeToString())
 
     def _about(
-        self, what: Callable[[str, Identity], Awaitable[TaskInfo]]
+        self, method: str, what: Callable[[str, Identity], Awaitable[TaskInfo]]
     ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
-            caller, task_id = self._asked(request, context)
+            caller, task_id = self._asked(method, request, context)
             return offline_codec.task_to_wire(await what(task_id, caller))
 
         return answer
 
-    def _asked(self, request: initiator_pb2.GetTaskRequest, context: Context) -> tuple[Identity, str]:
+    def _asked(self, method: str, request: initiator_pb2.GetTaskRequest, context: Context) -> tuple[Identity, str]:
         """Return who asks, and the task's name, from here on in the call's log lines."""
-        caller = self._caller(context)
+        caller = self._admitted(method, context)
         codec.check_protocol_version(request.protocol_version)
         task_id = offline_codec.name_from_wire(request.task_id, "task")
         add_log_context(task=task_id)
         return caller, task_id
 
-    def _caller(self, context: Context) -> Identity:
+    def _admitted(self, method: str, context: Context) -> Identity:
+        """Return who calls, from here on in the call's log lines, and may call this method now."""
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
+        self._desk.access.admit(caller, METHODS[f"{SERVICE}/{method}"])
         return caller
 
 

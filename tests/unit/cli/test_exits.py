@@ -30,7 +30,7 @@ EXPECTED = {
     "AuditUnavailableError": ExitCode.UNAVAILABLE,
     "DistinctIdsUnavailableError": ExitCode.UNAVAILABLE,
     "DistinctIdsUsedUpError": ExitCode.UNAVAILABLE,
-    "OverloadedError": 6,
+    "RetryLaterError": 6,
     "IncompatiblePartsError": 4,
     "PartyError": 6,
     "ServerUnavailableError": 6,

@@ -24,6 +24,8 @@ from fedpredict.errors import (
     FedPredictError,
     ModelNotFoundError,
     OverloadedError,
+    RateLimitedError,
+    RetryLaterError,
     ServerUnavailableError,
 )
 from fedpredict.public_status import STATUS
@@ -89,7 +91,9 @@ def test_a_busy_client_saves_up_for_a_restart_and_not_more_than_that() -> None:
     assert granted == 100
 
 
-@pytest.mark.parametrize("cls", [cls for cls in STATUS if cls is not OverloadedError], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [cls for cls in STATUS if not issubclass(cls, RetryLaterError)], ids=lambda cls: cls.__name__
+)
 def test_an_answer_is_not_asked_for_twice(cls: type[FedPredictError]) -> None:
     error = cls.__new__(cls)
 
@@ -99,6 +103,7 @@ def test_an_answer_is_not_asked_for_twice(cls: type[FedPredictError]) -> None:
 def test_a_lost_connection_and_a_full_server_are_worth_another_try() -> None:
     assert is_worth_retrying(LostConnectionError("gone"))
     assert is_worth_retrying(OverloadedError("full", retry_after_ms=1))
+    assert is_worth_retrying(RateLimitedError("often", retry_after_ms=1))
     assert not is_worth_retrying(ServerUnavailableError("told already"))
     assert not is_worth_retrying(DeadlineExceededError("over"))
 

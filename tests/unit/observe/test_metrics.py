@@ -30,6 +30,7 @@ from fedpredict.observe import counting, metrics
 from fedpredict.observe.counting import Source
 from fedpredict.observe.metrics import METRICS, MetricKind, Outcome, call_outcome_of, outcome_of
 from fedpredict.observe.page import Page
+from fedpredict.observe.policy import PolicyMetrics
 from fedpredict.observe.process import ProcessMetrics
 from fedpredict.observe.scoring import (
     NO_PARTICIPANT_METRICS,
@@ -322,6 +323,7 @@ def everything() -> Iterable[Source]:
         StoreMetrics(list),
         DistinctMetrics(list),
         ScheduleMetrics(),
+        PolicyMetrics(),
         ProcessMetrics("initiator", "bank", 0),
     )
 

@@ -83,7 +83,7 @@ class World:
         self.log, self.part, self.populations = Kept(), Part(), Populations()
         policy, audit = CallerPolicy({"bank": CallerSettings(models=("*",))}), CallAudit(self.log)
         self.offline = OfflineAnswers(self.part, policy, cast("Any", self.populations), buckets_at_once=1, audit=audit)
-        self.answers = Answers(cast("Any", None), policy, None, Instance(), max_samples=10, audit=audit)
+        self.answers = Answers(cast("Any", None), policy, None, Instance(), audit=audit)
 
     async def logged(self, call: Awaitable[object]) -> AuditedCall:
         with contextlib.suppress(FedPredictError):

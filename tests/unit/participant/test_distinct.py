@@ -133,9 +133,7 @@ class World:
         }
         self.policy = CallerPolicy(callers)
         self.limit = DistinctLimit(self.counts, lambda: self.policy.distinct_ids)
-        self.answers = Answers(
-            cast("Any", self.scorer), self.policy, None, Instance(), max_samples=100, distinct=self.limit
-        )
+        self.answers = Answers(cast("Any", self.scorer), self.policy, None, Instance(), distinct=self.limit)
         self.offline = OfflineAnswers(
             cast("Any", Part()), self.policy, cast("Any", Populations()), buckets_at_once=1, distinct=self.limit
         )

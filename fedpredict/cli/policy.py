@@ -1,0 +1,72 @@
+"""`fedpredict policy`: who may ask a daemon for what, before it is told to read that again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpredict.cli import wiring
+from fedpredict.cli.config_file import read_toml
+from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.initiator.settings import ClientsFile, InitiatorSettings
+from fedpredict.participant.settings import CallersFile
+from fedpredict.security.rules import RuleSettings
+
+app = typer.Typer(help="See who may ask for what.", no_args_is_help=True)
+
+COLUMNS = ("who", "models", "modes", "max_rows", "max_offline_rows", "calls_per_s", "burst", "when", "purpose")
+
+
+@app.callback()
+def _policy() -> None:
+    """See who may ask a daemon for what."""
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A settings file, or one of [callers] or [clients] alone; default: the folder's own."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a policy as a daemon does at SIGHUP, and show its rules; exit code 3, and the key, at a mistake.
+
+    Nothing is changed: `systemctl reload`, or `kill -HUP` of the daemon's process, puts it in force.
+    """
+    rules = rules_of(file)
+    rows = [{"who": str(name), **_row(settings)} for name, settings in sorted(rules.items())]
+    Output(as_json=as_json).rows(COLUMNS, rows, empty="Nobody may ask.")
+
+
+def rules_of(file: Path | None) -> Mapping[str, RuleSettings]:
+    """Return the rules in a settings file, or in one that holds nothing else.
+
+    Raises:
+        ConfigError: There is no such file, or something in it is wrong.
+    """
+    tables = set() if file is None else set(read_toml(file))
+    if file is not None and tables == {"callers"}:
+        return wiring.load_rules(file, CallersFile).callers
+    if file is not None and tables == {"clients"}:
+        return wiring.load_rules(file, ClientsFile).clients
+    settings = wiring.load_party(file).settings
+    return settings.clients if isinstance(settings, InitiatorSettings) else settings.callers
+
+
+def _row(settings: RuleSettings) -> dict[str, object]:
+    pace = settings.pace
+    when = (",".join(settings.weekdays or ()), settings.hours or "", settings.time_zone or "")
+    return {
+        "models": list(settings.models),
+        "modes": [mode.value for mode in settings.modes],
+        "max_rows": settings.max_rows,
+        "max_offline_rows": settings.max_offline_rows or settings.max_rows,
+        "calls_per_s": settings.calls_per_s,
+        "burst": None if pace is None else pace.burst,
+        "when": " ".join(filter(None, when)) or "always",
+        "purpose": settings.purpose,
+    }

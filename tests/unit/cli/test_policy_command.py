@@ -1,0 +1,113 @@
+"""`fedpredict policy check`: what it shows, and what it refuses; purposes in `audit report`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpredict.cli.checks_roles import check_clients
+from fedpredict.cli.main import run
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.check import Level
+from tests.unit.security.test_audit import log
+
+RULE = """
+models = ["credit"]
+modes = ["nearline"]
+max_rows = 5
+calls_per_s = 0.5
+hours = "08:00-18:00"
+weekdays = ["mon", "fri"]
+time_zone = "Europe/Berlin"
+purpose = "credit applications"
+"""
+SHOWN = {
+    "who": "bank",
+    "models": ["credit"],
+    "modes": ["nearline"],
+    "max_rows": 5,
+    "max_offline_rows": 5,
+    "calls_per_s": 0.5,
+    "burst": 1,
+    "when": "mon,fri 08:00-18:00 Europe/Berlin",
+    "purpose": "credit applications",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rules.toml", f"[callers.bank]{RULE}"),
+        ("rules.toml", f"[clients.bank]{RULE}"),
+        ("participant.toml", f'party = "lab"\ninsecure = true\n[warehouse]\npath = "w"\n[callers.bank]{RULE}'),
+        ("initiator.toml", f'party = "lab"\ninsecure = true\n[clients.bank]{RULE}'),
+    ],
+)
+def test_the_rules_are_shown_of_settings_and_of_files_of_rules_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+
+    assert run(["policy", "check", str(path), "--json"]) == 0
+
+    shown: Any = json.loads(capsys.readouterr().out)
+    assert shown == [SHOWN]
+
+
+def test_a_mistake_is_named_with_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(f"[callers.bank]{RULE}\n[callers.shop]\nmodel = []\n")
+
+    assert run(["policy", "check", str(path)]) == 3
+
+    assert "unknown key [callers.shop] model in rules.toml; did you mean models?" in capsys.readouterr().err
+
+
+def test_the_report_says_what_callers_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("participant.toml").write_text('party = "lab"\ninsecure = true\n[warehouse]\npath = "w"\n')
+    with log(tmp_path / "audit" / "lab", now=lambda: datetime(2026, 11, 1, tzinfo=UTC)) as audit:
+        for purpose in ("fraud checks", "credit applications", ""):
+            audit.add(AuditedCall("Score", "party bank", "r-1", "credit", rows=1, purpose=purpose))
+    (chain,) = (tmp_path / "audit" / "lab" / "worker-0").glob("*.jsonl")
+
+    assert run(["audit", "report", "--json"]) == 0
+
+    (bank,) = json.loads(capsys.readouterr().out)
+    assert bank["purposes"] == ["credit applications", "fraud checks"]
+    lines = [json.loads(line) for line in chain.read_text().splitlines()]
+    assert [line.get("purpose") for line in lines if line["kind"] == "call"] == [
+        "fraud checks",
+        "credit applications",
+        None,
+    ]
+    assert run(["audit", "verify"]) == 0
+
+
+def test_the_doctor_says_which_models_of_a_client_are_not_there() -> None:
+    settings = InitiatorSettings.model_validate(
+        {
+            "party": "bank",
+            "insecure": True,
+            "parties": {"lab": {"address": "127.0.0.1:1"}},
+            "models": {"credit": {"parties": ["lab"]}},
+            "clients": {"desk": {"models": ["credti"]}, "risk": {"models": ["credit"]}},
+        }
+    )
+
+    found = [(each.level, each.what, each.fix) for _, each in check_clients(settings)]
+
+    assert found == [
+        (Level.WARNING, "desk may ask for credti, which is not here", "did you mean credit?"),
+        (Level.OK, "risk may ask for credit", ""),
+    ]
+    nobody = settings.model_copy(update={"clients": {}})
+    assert [(each.level, each.what) for _, each in check_clients(nobody)] == [(Level.WARNING, "nobody may ask")]
