@@ -114,7 +114,7 @@ def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
     if len(firsts) != 1 or firsts.keys() != ends.keys() or query.is_star:
         return None
     name = next(iter(firsts))
-    uses = sum(column.name == name for column in query.find_all(exp.Column))
+    uses = sum(column.name.lower() == name for column in query.find_all(exp.Column))
     is_text = any(column.name == name and column.type is ColumnType.STRING for column in schema.columns)
     return TextRange(name, firsts[name], ends[name]) if uses == 2 and is_text else None
 

@@ -97,6 +97,7 @@ def test_a_range_that_the_rows_are_asked_for_is_seen(text: str) -> None:
     [
         "SELECT number, place FROM t WHERE place >= '10' AND place < '20'",
         "SELECT * FROM t WHERE place >= '10' AND place < '20'",
+        "SELECT PLACE FROM t WHERE place >= '10' AND place < '20'",
         "SELECT number FROM t WHERE place >= '10' AND place < '20' ORDER BY place",
         "SELECT number FROM t WHERE place >= '10' OR place < '20'",
         "SELECT number FROM t WHERE NOT (place >= '10' AND place < '20')",
