@@ -11,6 +11,7 @@ import argparse
 import base64
 import hashlib
 import mmap
+import os
 import random
 import resource
 import signal
@@ -138,6 +139,7 @@ def fuzz(name: str, folder: Path, *, seconds: float, seed: int = 0, guided: bool
         errors="replace",
         check=False,
         cwd=_ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},  # what targets write goes with the test's folder
         timeout=seconds + 600,
     )
     if done.returncode == 0:

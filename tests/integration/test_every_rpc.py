@@ -214,9 +214,9 @@ class Daemons(World):
         path = f"/{service}/{method}"
         try:
             if row is not None and row.streams:
-                call = channel.stream_stream(path, None, None)(timeout=30.0)  # type: ignore[call-arg]
+                call = channel.stream_stream(path, None, None)(timeout=30.0, wait_for_ready=True)  # type: ignore[call-arg]
                 return await _said(method, call, messages)
-            await channel.unary_unary(path, None, None)(messages[0], timeout=30.0)
+            await channel.unary_unary(path, None, None)(messages[0], timeout=30.0, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             return error.code().name, str(error.details())
         return "OK", ""
