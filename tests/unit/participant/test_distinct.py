@@ -401,7 +401,7 @@ async def test_a_failure_between_the_score_and_the_answer_is_the_answer(
 
 
 async def test_a_limit_without_a_place_to_count_refuses(world: World) -> None:
-    answers = Answers(cast("Any", world.scorer), world.policy, None, Instance(), max_samples=100)
+    answers = Answers(cast("Any", world.scorer), world.policy, None, Instance())
     request = codec.query_to_wire(query("m", [b"u1"]), 30_000)
     with pytest.raises(DistinctIdsUnavailableError, match="counts nowhere"):
         await answers.score(request, BANK, 30.0)
