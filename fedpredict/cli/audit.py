@@ -17,7 +17,7 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import AuditBrokenError, InputError
 from fedpredict.security.audit_chain import Checkpoint, calls, is_signed, parse_checkpoint
 from fedpredict.security.audit_keys import PUBLIC_KEY, read_ids_key, read_public_key
-from fedpredict.security.audit_log import hashed_id
+from fedpredict.security.audit_line import hashed_id
 from fedpredict.security.audit_verify import verify_chain
 
 app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)

@@ -104,6 +104,7 @@ class Answers:
             self._audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
         self._audit.other("DescribeModel", caller, request_id, model_id, None)
+        await self._audit.safe()
         return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
 
     async def score(
@@ -147,6 +148,7 @@ class Answers:
             self._audit.scored(caller, query, error)
             raise
         self._audit.scored(caller, query, reply)
+        await self._audit.safe()
         codec.fill_reply(into, query, reply)
 
     async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from fedpredict.errors import AuditUnavailableError
 from fedpredict.model.populations import BucketQuery, PopulationRows
@@ -11,18 +10,9 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.standing import BucketIds, PopulationNotice
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall, outcome_of
+from fedpredict.security.audit_waiting import Audit, until_safe
 from fedpredict.security.identity import Identity
-
-
-class Audit(Protocol):
-    """What takes lines; `AuditLog` does."""
-
-    def check(self) -> None:
-        """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
-
-    def add(self, call: AuditedCall) -> None:
-        """Have a call written down."""
 
 
 class CallAudit:
@@ -37,10 +27,19 @@ class CallAudit:
         if self._log is not None:
             self._log.check()
 
+    async def safe(self) -> None:
+        """Return when the answer may leave: at once, or with `fsync = "each"` when the disk has its line.
+
+        Raises:
+            AuditUnavailableError: The line cannot be written.
+        """
+        if self._log is not None and self._log.holds_answers:
+            await until_safe(self._log)
+
     def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
         """Write down a call that names no samples, or one that was refused before it was understood."""
         if self._log is not None:
-            outcome = _outcome(error)
+            outcome = outcome_of(error)
             self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome))
 
     def scored(self, caller: Identity, query: ScoreQuery, answer: PartyReply | BaseException) -> None:
@@ -62,7 +61,7 @@ class CallAudit:
                     query.mode.value,
                     rows.stop - rows.start,
                     query.epoch,
-                    _outcome(error),
+                    outcome_of(error),
                     None if _is_unlisted(error) else query.sample_ids[rows],
                     status,
                 )
@@ -86,7 +85,7 @@ class CallAudit:
                 query.mode.value,
                 query.n_rows,
                 query.epoch,
-                _outcome(error),
+                outcome_of(error),
                 None if _is_unlisted(error) else ids.sample_ids,
                 answer.share.status if isinstance(answer, PartyReply) else None,
                 "" if _is_unlisted(error) else ids.sha256,
@@ -98,7 +97,7 @@ class CallAudit:
         """Write down word of a version of a population, or a question what became of it."""
         if self._log is not None:
             named = f"{notice.population} version {notice.version}"
-            what, outcome = "RegisterPopulation", _outcome(error)
+            what, outcome = "RegisterPopulation", outcome_of(error)
             self._log.add(
                 AuditedCall(what, str(caller), notice.request_id, rows=notice.n_ids, outcome=outcome, population=named)
             )
@@ -115,7 +114,7 @@ class CallAudit:
                 str(caller),
                 put.request_id,
                 rows=rows,
-                outcome=_outcome(error),
+                outcome=outcome_of(error),
                 sample_ids=content if isinstance(content, SampleIds) and not _is_unlisted(error) else None,
                 ids_sha256="" if _is_unlisted(error) else put.sha256,
                 population=f"{put.population} version {put.version}",
@@ -139,7 +138,3 @@ class AskedIds:
 def _is_unlisted(error: BaseException | None) -> bool:
     """Return whether the log refused the call itself: then nothing that is large may wait for it."""
     return isinstance(error, AuditUnavailableError)
-
-
-def _outcome(error: BaseException | None) -> str:
-    return "ok" if error is None else type(error).__name__

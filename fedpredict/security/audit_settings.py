@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpredict.security.settings import Address, Seconds
+
+
+class Fsync(StrEnum):
+    """When lines are flushed to the disk."""
+
+    CHECKPOINT = "checkpoint"
+    EACH = "each"
 
 
 class AuditSettings(BaseModel):
@@ -18,6 +26,8 @@ class AuditSettings(BaseModel):
     """The folder, made when missing; every party gets a folder of its own in it, every worker one in that."""
     write_s: Seconds = 0.1
     """How long a line may wait in memory: what a process that is killed loses at most."""
+    fsync: Fsync = Fsync.CHECKPOINT
+    """When lines are flushed: with every checkpoint, or each, and no answer leaves before its line is."""
     checkpoint_s: Seconds = 30.0
     """How often a chain that grew is signed, and flushed to the disk."""
     ids_per_line: int = Field(default=16, ge=0, le=1_000)
