@@ -32,6 +32,7 @@ FedPredictError
 ├── LeaseLostError            another process took the work over; nothing more was published
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
+│   ├── TokenRefusedError     a caller whose bearer token is none of ours, or no longer good (.reason, .token_id)
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
@@ -243,6 +244,21 @@ class CertificateError(SecurityError):
 
 class UnauthenticatedError(SecurityError):
     """The caller did not prove an identity."""
+
+
+class TokenRefusedError(SecurityError):
+    """A bearer token cannot be used; callers are not told why.
+
+    Attributes:
+        reason: Why: "malformed", "unknown", "wrong", "expired", "revoked", "unusable", "not taken" or "another client";
+            empty at the caller's end.
+        token_id: Names the token; empty where that is not known. What was sent is never kept.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", token_id: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.token_id = token_id
 
 
 class FeedNotFoundError(InputError):

@@ -14,6 +14,7 @@ from fedpredict.cli.wiring import (
     load_initiator,
     load_participant,
     open_audit,
+    open_callers,
     open_loaded_realtime,
     open_loaded_store,
     open_loaded_warehouse,
@@ -110,7 +111,7 @@ def serve_initiator(
     if settings.workers == 1:
         _initiator_worker(path, {}, simulate, Instance(), ready, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen", "token_listen"))
     all_ready = _all_ready(ports, ready, ready_http)
     serve = partial(_initiator_worker, path, ports, simulate)
     run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
@@ -153,6 +154,7 @@ def _initiator_worker(
             ready=ready,
             ready_http=ready_http,
             counted=stack.enter_context(scheduled(loaded, warehouse, me)),
+            callers=open_callers(loaded),
         )
         uvloop.run(serving)
 

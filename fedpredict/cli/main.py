@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "task": ("task", "app"),
     "erase": ("erase", "erase_person"),
     "audit": ("audit", "app"),
+    "token": ("token", "app"),
     "schedule": ("schedule", "app"),
     "population": ("population", "app"),
     "shares": ("shares", "app"),

@@ -35,6 +35,7 @@ from fedpredict.warehouse.settings import WarehouseSettings
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.features.raw import RawSource
+    from fedpredict.initiator.callers import Callers
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
@@ -48,6 +49,7 @@ PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATO
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
 STATE_PASSWORD = "FEDPREDICT_STATE_PASSWORD"  # noqa: S105
 EVENTS_PASSWORD = "FEDPREDICT_EVENTS_PASSWORD"  # noqa: S105
+TOKEN = "FEDPREDICT_TOKEN"  # noqa: S105
 REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
@@ -174,6 +176,20 @@ def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
     anchor = None if settings.anchor is None else loaded.base / settings.anchor
     settings = settings.model_copy(update={"anchor": anchor})
     return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
+
+
+def tokens_file(loaded: Loaded[InitiatorSettings]) -> Path | None:
+    """Return the file of the users' tokens; None where none are taken."""
+    return None if loaded.settings.tokens is None else loaded.base / loaded.settings.tokens
+
+
+def open_callers(loaded: Loaded[InitiatorSettings]) -> Callers:
+    """Return what tells an initiator who calls."""
+    from fedpredict.initiator.callers import Callers  # noqa: PLC0415
+    from fedpredict.security.tokens import Tokens  # noqa: PLC0415
+
+    file = tokens_file(loaded)
+    return Callers(insecure=loaded.settings.insecure, tokens=None if file is None else Tokens(file))
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

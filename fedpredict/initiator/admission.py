@@ -16,6 +16,7 @@ from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.security.identity import Identity
 from fedpredict.security.settings import ALL_MODELS
+from fedpredict.security.tokens import check_mode, may_use
 
 MIN_RETRY_MS, MAX_RETRY_MS = 20, 2_000
 
@@ -31,7 +32,7 @@ class Access:
         client = self._clients.get(caller.name)
         if client is None or client.kind is not caller.kind:
             return False
-        return ALL_MODELS in client.models or model_id in client.models
+        return may_use(caller, model_id) and (ALL_MODELS in client.models or model_id in client.models)
 
     def check(self, caller: Identity, model_id: str) -> None:
         """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
@@ -82,6 +83,7 @@ class Admission:
     def check(self, task: PredictTask, caller: Identity) -> None:
         """Raise where a task cannot be taken."""
         self._access.check(caller, task.model_id)
+        check_mode(caller, task.mode)
         if not task.sample_ids:
             raise EmptyRequestError("a total task without sample ids")
         if len(task.sample_ids) > self._max_samples:

@@ -26,6 +26,7 @@ from fedpredict.security.audit_chain import (
 )
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.audit_verify import ChainReport, Walk
+from fedpredict.security.files import flush_folder
 
 _UNFINISHED = ".begin"
 """The name of a file until its first line is safe: what has the name of a chain's file begins as one."""
@@ -104,7 +105,7 @@ class ChainFile:
         self._is_flushed = True
         with suppress(OSError):
             unfinished.unlink()
-            _flush_folder(self._folder)
+            flush_folder(self._folder)
         if old >= 0:
             os.close(old)
         return path
@@ -226,11 +227,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     written = 0
     while written < len(data):
         written += os.write(descriptor, data[written:])
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

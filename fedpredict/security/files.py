@@ -47,6 +47,15 @@ def write_file(path: Path, content: bytes, *, mode: int, force: bool) -> None:
         raise CertificateError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder safe on the disk; raise `OSError` where that fails."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _create(path: Path, content: bytes, mode: int) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -19,7 +19,6 @@ from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
 from fedpredict.initiator.http.decode import (
-    CALLER_HEADER,
     TRACE_HEADER,
     Incoming,
     deadline_of,
@@ -28,7 +27,7 @@ from fedpredict.initiator.http.decode import (
 )
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.http.predict import Identify, caller_of
 from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
@@ -142,7 +141,7 @@ class InferEndpoint:
             exchange.answer(answer.status, answer.content_type, answer.body, request_id, answer.headers)
 
     def _read(self, request: Incoming, model_id: str, version: str) -> _Asked:
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        caller = caller_of(request, self._identify)
         info = self._catalogued.info_for(caller, model_id)
         oip.check_version(info, version)
         parts = _split(request)

@@ -8,7 +8,16 @@ from typing import TypeAlias
 
 from fedpredict.http.application import REQUEST_ID, Answer, Request, Route
 from fedpredict.http.exchange import Exchange
-from fedpredict.initiator.http.decode import CALLER_HEADER, Terms, name_request, parse_task, read_task, read_terms
+from fedpredict.initiator.http.decode import (
+    CALLER_HEADER,
+    TOKEN_HEADER,
+    Incoming,
+    Terms,
+    name_request,
+    parse_task,
+    read_task,
+    read_terms,
+)
 from fedpredict.initiator.http.encode import prediction_json
 from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
@@ -16,8 +25,13 @@ from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.security.identity import Identity
 
-Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
-"""URIs of the caller's certificate (None without TLS), and who it states to be -> the caller, or an error."""
+Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None, str | None], Identity]
+"""The URIs of a certificate (None without TLS), the stated name, `authorization` -> the caller, or an error."""
+
+
+def caller_of(request: Incoming, identify: Identify) -> Identity:
+    """Return who a request is from."""
+    return identify(request.peer_uris, request.header(CALLER_HEADER), request.header(TOKEN_HEADER))
 
 
 class PredictEndpoint:
@@ -36,7 +50,7 @@ class PredictEndpoint:
             terms = exchange.head.memo = read_terms(exchange)
         request_id = name_request(terms.request_id)
         try:
-            caller = self._identify(exchange.peer_uris, terms.caller)
+            caller = self._identify(exchange.peer_uris, terms.caller, terms.authorization)
             asked = parse_task(exchange.body, terms, request_id, self._max_samples)
             task = asked.task
             request_id = task.request_id
@@ -48,7 +62,7 @@ class PredictEndpoint:
 
     async def answer(self, request: Request) -> Answer:
         """Answer a request that came through ASGI."""
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        caller = caller_of(request, self._identify)
         asked = read_task(request, request.request_id, self._max_samples)
         prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
         body = prediction_json(prediction, asked.task.model_id)

@@ -46,6 +46,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
+from fedpredict.security.tokens import check_mode
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import RESULTS, read_results
@@ -127,6 +128,7 @@ class TaskDesk:
             WarehouseError, StateError: As they say.
         """
         self.access.check(caller, submission.model_id)
+        check_mode(caller, submission.mode)
         if submission.mode is Mode.REALTIME:
             raise UnsupportedModeError(f"a task in mode {submission.mode} from {caller}", mode=submission.mode)
         found = await self._known(submission, caller)
