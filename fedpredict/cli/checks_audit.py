@@ -8,9 +8,8 @@ from pathlib import Path
 
 from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import Checked
-from fedpredict.cli.config_file import Loaded
+from fedpredict.cli.wiring import LoadedParty
 from fedpredict.errors import ConfigError
-from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.audit_file import check_end
 from fedpredict.security.audit_keys import is_begun, open_keys
 from fedpredict.security.check import Finding, Level
@@ -18,11 +17,15 @@ from fedpredict.security.check import Finding, Level
 _FIX = "name a folder that the daemon can write: [audit] path"
 
 
-def check_audit(loaded: Loaded[ParticipantSettings]) -> Iterator[Checked]:
+def check_audit(loaded: LoadedParty) -> Iterator[Checked]:
     """Yield whether the folder of the audit log can be written, its keys are there, and its chains can go on.
 
     Nothing is made, and no line is written: a folder that the doctor makes may belong to another user than the daemon.
     """
+    if not loaded.settings.audit.enabled:
+        fix = "nobody can say later who asked for what: [audit] enabled = true"
+        yield "audit", Finding(Level.WARNING, "there is no audit log", fix)
+        return
     folder = wiring.audit_folder(loaded)
     try:
         _try_write(folder)

@@ -13,12 +13,12 @@ from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
     load_participant,
-    open_audit,
     open_callers,
     open_loaded_realtime,
     open_loaded_store,
     open_loaded_warehouse,
     open_pins,
+    opened_audit,
     opened_tasks,
     spare_memory,
     tls_files,
@@ -74,7 +74,7 @@ def _participant_worker(
     warehouse = open_loaded_warehouse(loaded)
     try:
         with (
-            open_audit(loaded, me.worker) as audit,
+            opened_audit(loaded, me.worker) as audit,
             _realtime(loaded, warehouse, me) as realtime,
             scheduled(loaded, warehouse, me) as counted,
         ):
@@ -141,6 +141,8 @@ def _initiator_worker(
         if warehouse is not None:
             stack.callback(warehouse.close)
         features = open_loaded_store(loaded) if warehouse is not None else None
+        # what is made up is nobody's data
+        audit = None if simulate else stack.enter_context(opened_audit(loaded, me.worker))
         serving = server.serve(
             settings,
             pins,
@@ -154,7 +156,7 @@ def _initiator_worker(
             ready=ready,
             ready_http=ready_http,
             counted=stack.enter_context(scheduled(loaded, warehouse, me)),
-            callers=open_callers(loaded),
+            callers=open_callers(loaded, audit),
         )
         uvloop.run(serving)
 

@@ -60,13 +60,13 @@ def examine(config: Path | None) -> Iterator[Checked]:
     yield from check_realtime(loaded)
     yield from check_leases(loaded)
     yield from check_schedule(loaded)
+    yield from check_audit(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
         yield from check_catalogue(Loaded(loaded.path, settings))
         yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))
     else:
-        yield from check_audit(Loaded(loaded.path, settings))
         yield from check_callers(settings, frozenset(models))
         yield from check_initiators(Loaded(loaded.path, settings))
     yield from check_listen(loaded)

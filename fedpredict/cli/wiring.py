@@ -6,6 +6,7 @@ What is slow to import (servers, databases, engines) is imported by the function
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from fedpredict.state.task_base import TaskStore
     from fedpredict.tables.script_store import RegisteredView
     from fedpredict.warehouse.base import Warehouse
+
+logger = logging.getLogger(__name__)
 
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
@@ -162,20 +165,26 @@ def opened_source(
             yield source
 
 
-def audit_folder(loaded: Loaded[ParticipantSettings]) -> Path:
+def audit_folder(loaded: LoadedParty) -> Path:
     """Return the folder of a party's audit log."""
     return loaded.base / loaded.settings.audit.path / loaded.settings.party
 
 
-def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
-    """Return the audit log of a worker; who uses it enters it."""
+@contextmanager
+def opened_audit(loaded: LoadedParty, worker: int) -> Iterator[AuditLog | None]:
+    """Open the audit log of a worker, and close it at the end of the block; None where the settings want none."""
     from fedpredict.security.audit_keys import open_keys  # noqa: PLC0415
     from fedpredict.security.audit_log import AuditLog  # noqa: PLC0415
 
     settings, folder = loaded.settings.audit, audit_folder(loaded)
+    if not settings.enabled:
+        logger.warning("audit.off", extra={"meaning": "nobody can say later who asked for what; see [audit] enabled"})
+        yield None
+        return
     anchor = None if settings.anchor is None else loaded.base / settings.anchor
     settings = settings.model_copy(update={"anchor": anchor})
-    return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
+    with AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder)) as log:
+        yield log
 
 
 def tokens_file(loaded: Loaded[InitiatorSettings]) -> Path | None:
@@ -183,13 +192,13 @@ def tokens_file(loaded: Loaded[InitiatorSettings]) -> Path | None:
     return None if loaded.settings.tokens is None else loaded.base / loaded.settings.tokens
 
 
-def open_callers(loaded: Loaded[InitiatorSettings]) -> Callers:
-    """Return what tells an initiator who calls."""
+def open_callers(loaded: Loaded[InitiatorSettings], log: AuditLog | None) -> Callers:
+    """Return what tells an initiator who calls, and writes the calls to `log`."""
     from fedpredict.initiator.callers import Callers  # noqa: PLC0415
     from fedpredict.security.tokens import Tokens  # noqa: PLC0415
 
     file = tokens_file(loaded)
-    return Callers(insecure=loaded.settings.insecure, tokens=None if file is None else Tokens(file))
+    return Callers(insecure=loaded.settings.insecure, tokens=None if file is None else Tokens(file), log=log)
 
 
 def open_loaded_events(loaded: LoadedParty) -> EventStore:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedpredict.errors import TokenRefusedError
+from fedpredict.errors import SecurityError, TokenRefusedError
+from fedpredict.initiator.audited import RequestAudit
+from fedpredict.security.audit_waiting import Audit
 from fedpredict.security.https import http_identity
 from fedpredict.security.identity import Identity
 from fedpredict.security.passwords import AUTHORIZATION
@@ -15,13 +17,16 @@ from fedpredict.security.tokens import Tokens
 class Callers:
     """Tells who calls, over gRPC and HTTP alike. Where there is a token, it decides."""
 
-    def __init__(self, *, insecure: bool = False, tokens: Tokens | None = None) -> None:
+    def __init__(self, *, insecure: bool = False, tokens: Tokens | None = None, log: Audit | None = None) -> None:
         """Prepare.
 
         Args:
             insecure: Whether gRPC callers have no TLS, and state who they are; on loopback.
             tokens: The users' tokens; None: none are taken.
+            log: Where calls are written down; None: nowhere.
         """
+        self.audit = RequestAudit(log)
+        """Writes calls down, those of strangers here and all others where they are answered."""
         self._insecure = insecure
         self._tokens = tokens
 
@@ -33,15 +38,23 @@ class Callers:
             TokenRefusedError: He came with a token that is not good.
         """
         sent = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
-        if not sent:
-            return peer_identity(context, insecure=self._insecure)
-        if len(sent) > 1:
-            raise TokenRefusedError(f"{len(sent)} entries of {AUTHORIZATION} in one call", reason="malformed")
-        return self._holder(str(sent[0]), () if self._insecure else certificate_uris(context))
+        try:
+            if not sent:
+                return peer_identity(context, insecure=self._insecure)
+            if len(sent) > 1:
+                raise TokenRefusedError(f"{len(sent)} entries of {AUTHORIZATION} in one call", reason="malformed")
+            return self._holder(str(sent[0]), () if self._insecure else certificate_uris(context))
+        except SecurityError as error:
+            self.audit.stranger("gRPC", error)
+            raise
 
     def of_request(self, uris: tuple[str, ...] | None, stated: str | None, authorization: str | None) -> Identity:
         """Return who makes an HTTP request; arguments as of `http_identity`, errors as of `of_call`."""
-        return http_identity(uris, stated) if authorization is None else self._holder(authorization, uris or ())
+        try:
+            return http_identity(uris, stated) if authorization is None else self._holder(authorization, uris or ())
+        except SecurityError as error:
+            self.audit.stranger("HTTP", error)
+            raise
 
     def _holder(self, authorization: str, uris: Sequence[str]) -> Identity:
         if self._tokens is None:

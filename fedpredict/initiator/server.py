@@ -117,9 +117,8 @@ class InitiatorServer:
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
-        self._token_address = ""
         self._http_edge: HttpServer | None = None
-        self._link_address = ""
+        self._link_address = self._token_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()
@@ -205,6 +204,7 @@ class InitiatorServer:
                 scorers,
                 self._buckets,
                 who_calls=self._callers.of_call,
+                audit=self._callers.audit,
                 worker=self._me.name,
                 delivers=self._me.worker == 0,
             )
@@ -270,23 +270,24 @@ class InitiatorServer:
         self.metrics_address = await stack.enter_async_context(shown)
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
-        who_calls = self._callers.of_call
+        who_calls, audit = self._callers.of_call, self._callers.audit
         attach = self._attachments.attach if self._attachments else None
         wants = self._watch.log.wants_error
         streams = PredictStreams(
-            watched(predictor, "stream", self._watch),
+            watched(predictor, "stream", self._watch, audit),
             who_calls,
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
+            audit=audit,
         )
-        seen = watched(predictor, "grpc", self._watch)
+        seen, offline = watched(predictor, "grpc", self._watch, audit), self._offline
         service = InitiatorService(
-            seen, models, self._access, who_calls, streams, attach=attach, offline=self._offline, wants=wants
+            seen, models, self._access, who_calls, streams, attach=attach, offline=offline, wants=wants, audit=audit
         )
         health = Health(process=lambda: True, model=service.is_ready)
-        seen = watched(predictor, "oip_grpc", self._watch)
+        seen = watched(predictor, "oip_grpc", self._watch, audit)
         inference = InferenceService(
-            seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants
+            seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants, audit=audit
         )
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))

@@ -18,6 +18,7 @@ from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSett
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
 from fedpredict.scoring.schedule import ScheduleSettings
+from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import (
     Address,
@@ -217,6 +218,8 @@ class InitiatorSettings(_Settings):
     models: Mapping[ModelId, ModelSettings] = Field(default_factory=dict)
     clients: Mapping[PartyId, ClientSettings] = Field(default_factory=dict)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """Who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     traces: TracesSettings = Field(default_factory=TracesSettings)

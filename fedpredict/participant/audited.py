@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedpredict.errors import AuditUnavailableError
 from fedpredict.model.populations import BucketQuery, PopulationRows
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.standing import BucketIds, PopulationNotice
-from fedpredict.security.audit_line import AuditedCall, outcome_of
-from fedpredict.security.audit_waiting import Audit, until_safe
+from fedpredict.security.audit_calls import AuditedCalls
+from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
 from fedpredict.security.identity import Identity
 
 
-class CallAudit:
+class CallAudit(AuditedCalls):
     """Writes calls down, where there is an audit log."""
-
-    def __init__(self, log: Audit | None) -> None:
-        """Write to `log`; None: nowhere."""
-        self._log = log
-
-    def check(self) -> None:
-        """Raise `AuditUnavailableError` where calls must not be answered."""
-        if self._log is not None:
-            self._log.check()
-
-    async def safe(self) -> None:
-        """Return when the answer may leave: at once, or with `fsync = "each"` when the disk has its line.
-
-        Raises:
-            AuditUnavailableError: The line cannot be written.
-        """
-        if self._log is not None and self._log.holds_answers:
-            await until_safe(self._log)
-
-    def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
-        """Write down a call that names no samples, or one that was refused before it was understood."""
-        if self._log is not None:
-            outcome = outcome_of(error)
-            self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome))
 
     def scored(self, caller: Identity, query: ScoreQuery, answer: PartyReply | BaseException) -> None:
         """Write down a question for shares, a line for each model that it asks for."""
@@ -62,7 +37,7 @@ class CallAudit:
                     rows.stop - rows.start,
                     query.epoch,
                     outcome_of(error),
-                    None if _is_unlisted(error) else query.sample_ids[rows],
+                    None if is_unlisted(error) else query.sample_ids[rows],
                     status,
                 )
             )
@@ -86,9 +61,9 @@ class CallAudit:
                 query.n_rows,
                 query.epoch,
                 outcome_of(error),
-                None if _is_unlisted(error) else ids.sample_ids,
+                None if is_unlisted(error) else ids.sample_ids,
                 answer.share.status if isinstance(answer, PartyReply) else None,
-                "" if _is_unlisted(error) else ids.sha256,
+                "" if is_unlisted(error) else ids.sha256,
                 f"{rows.population} version {rows.version}" if isinstance(rows, PopulationRows) else "",
             )
         )
@@ -115,8 +90,8 @@ class CallAudit:
                 put.request_id,
                 rows=rows,
                 outcome=outcome_of(error),
-                sample_ids=content if isinstance(content, SampleIds) and not _is_unlisted(error) else None,
-                ids_sha256="" if _is_unlisted(error) else put.sha256,
+                sample_ids=content if isinstance(content, SampleIds) and not is_unlisted(error) else None,
+                ids_sha256="" if is_unlisted(error) else put.sha256,
                 population=f"{put.population} version {put.version}",
             )
         )
@@ -133,8 +108,3 @@ class AskedIds:
 
     sample_ids: SampleIds | None = None
     sha256: str = ""
-
-
-def _is_unlisted(error: BaseException | None) -> bool:
-    """Return whether the log refused the call itself: then nothing that is large may wait for it."""
-    return isinstance(error, AuditUnavailableError)

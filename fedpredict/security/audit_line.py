@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fedpredict.errors import AuditUnavailableError, TokenRefusedError
 from fedpredict.model.arrays import Statuses
 from fedpredict.model.kernel.hmacs import N_BYTES, hmac_halves
 from fedpredict.model.populations import digest_of
@@ -51,6 +52,7 @@ class AuditedCall:
         status: Of each, `SampleStatus` values; None where there is no answer.
         ids_sha256: The digest of the samples in hex (`digest_of`), where it is known; empty: it is computed if needed.
         population: The population and its version; empty where there is none.
+        token: The id of the bearer token that the caller came with; empty where he came with none.
     """
 
     what: str
@@ -66,6 +68,7 @@ class AuditedCall:
     status: Statuses | None = None
     ids_sha256: str = ""
     population: str = ""
+    token: str = ""
 
     @property
     def weight(self) -> int:
@@ -126,9 +129,10 @@ class LineMaker:
         version = (call.model_id[:TEXT], call.manifest_sha256[:TEXT])
         head = _head(call.what, call.caller[:TEXT], version, call.mode[:TEXT], call.population[:TEXT])
         request = f'"request":{encode_basestring_ascii(call.request_id[:TEXT])},' if call.request_id else ""
+        token = f'"token":{encode_basestring_ascii(call.token[:TEXT])},' if call.token else ""
         counts = f'"rows":{call.rows},"epoch":{call.epoch},"outcome":{encode_basestring_ascii(call.outcome)}'
         statuses = "" if call.status is None else f',"statuses":{_statuses(call.status)}'
-        return f'{{"kind":"call","t":"{text_of(at)}",{head}{request}{counts}{statuses}{self._ids(call, ids)}}}'
+        return f'{{"kind":"call","t":"{text_of(at)}",{head}{token}{request}{counts}{statuses}{self._ids(call, ids)}}}'
 
     def _ids(self, call: AuditedCall, ids: Callable[[int], str]) -> str:
         asked = call.sample_ids
@@ -141,8 +145,15 @@ class LineMaker:
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Return what a line says of how a call ended."""
+    """Return what a line says of how a call ended: "ok", or the kind of the error, and of a token why it is refused."""
+    if isinstance(error, TokenRefusedError) and error.reason:
+        return f"{type(error).__name__}: {error.reason}"
     return "ok" if error is None else type(error).__name__
+
+
+def is_unlisted(outcome: object) -> bool:
+    """Return whether the log refused the call itself: then nothing that is large may wait for it."""
+    return isinstance(outcome, AuditUnavailableError)
 
 
 def hashed_id(key: bytes, sample_id: bytes) -> str:

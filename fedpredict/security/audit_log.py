@@ -148,6 +148,10 @@ class AuditLog:
             if weight > _LARGE or len(self._heard) == _HURRY:
                 self._wake.set()
 
+    def count_refused(self, caller: str) -> None:
+        """Count a call that was refused and gets no line of its own; one with the numbers follows within `write_s`."""
+        self._unlisted.add("refused", caller, self._now())
+
     @property
     def holds_answers(self) -> bool:
         """Whether an answer waits until the disk has its line: `fsync = "each"`."""

@@ -1,4 +1,4 @@
-"""`[audit]` of a participant's settings; an initiator writes no audit log yet."""
+"""`[audit]` of every party's settings."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class AuditSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    enabled: bool = True
+    """Whether there is a log at all."""
     path: Path = Path("audit")
     """The folder, made when missing; every party gets a folder of its own in it, every worker one in that."""
     write_s: Seconds = 0.1

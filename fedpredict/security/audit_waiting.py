@@ -52,6 +52,9 @@ class Audit(Protocol):
     def add(self, call: AuditedCall) -> None:
         """Have a call written down."""
 
+    def count_refused(self, caller: str) -> None:
+        """Count a call that was refused and gets no line of its own."""
+
     def when_safe(self, then: Then) -> None:
         """Call `then` in this event loop, once the disk has every line so far, or with what keeps it from that."""
 

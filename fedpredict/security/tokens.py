@@ -267,6 +267,11 @@ class Tokens:
         self._known, self._seen, self._problem = {}, None, problem
 
 
+def token_of(caller: Identity) -> str:
+    """Return the id of the token that a caller came with; empty where he came with none."""
+    return caller.token.id if isinstance(caller, TokenHolder) else ""
+
+
 def may_use(caller: Identity, model_id: str) -> bool:
     """Return whether what a caller came with leaves him a model; who came with a certificate has them all.
 

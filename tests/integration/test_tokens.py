@@ -77,7 +77,7 @@ class Bank:
                 task = PredictTask(request_id=f"r-{number}", model_id="m", mode=Mode.NEARLINE, sample_ids=[b"u1"])
                 sent = initiator_pb2.PredictCall(id=number, predict=task_codec.task_to_wire(task))
                 await call.write(sent.SerializeToString())
-                return initiator_pb2.PredictAnswer.FromString(bytes(await call.read()))
+                return initiator_pb2.PredictAnswer.FromString(await call.read())  # type: ignore[arg-type]
 
             yield ask
             await call.done_writing()

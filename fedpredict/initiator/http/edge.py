@@ -98,11 +98,13 @@ def build_edge(
     def draining() -> bool:
         return server is None or server.draining
 
-    watch, identify = watch or PredictionWatch(), (callers or Callers()).of_request
+    watch, callers = watch or PredictionWatch(), callers or Callers()
+    identify, audit = callers.of_request, callers.audit
     refusals = Refusals(watch.log)
     catalogued = Catalogued(models, access, identify)
-    predict = PredictEndpoint(watched(predictor, "http", watch), identify, refusals, max_samples=settings.max_samples)
-    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, identify, refusals)
+    seen = watched(predictor, "http", watch, audit)
+    predict = PredictEndpoint(seen, identify, refusals, max_samples=settings.max_samples, audit=audit)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch, audit), catalogued, identify, refusals, audit=audit)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),

@@ -13,6 +13,7 @@ import pyarrow as pa
 from google.protobuf.message import Message
 
 from fedpredict.errors import DeadlineExceededError, FieldError, OverloadedError, ProtocolError, TaskFailedError
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
@@ -47,17 +48,21 @@ SILENT_S = 60.0
 class OfflineService:
     """The methods of `InitiatorService` that are about offline tasks."""
 
-    def __init__(self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics) -> None:
+    def __init__(
+        self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics, audit: RequestAudit | None = None
+    ) -> None:
         """Prepare.
 
         Args:
             desk: The use case.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             metrics: Counts lists that are sent.
+            audit: Writes calls down; default: nothing does.
         """
         self._desk = desk
         self._metrics = metrics
         self._who_calls = who_calls
+        self._audit = audit or RequestAudit(None)
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._n_uploads = 0
         # threads of its own: they wait for callers
@@ -70,8 +75,8 @@ class OfflineService:
             "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
             "GetTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.get)),
             "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
-            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.cancel)),
-            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.retry)),
+            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.cancel, "CancelTask")),
+            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about(self._desk.retry, "RetryTask")),
             "GetTaskHistory": unary(initiator_pb2.GetTaskRequest, self.history),
             "FetchResults": stream(self.fetch),
         }
@@ -83,6 +88,20 @@ class OfflineService:
     async def upload(self, context: Context) -> None:
         """Store the ids that a caller sends, who may ask for some model."""
         caller = self._caller(context)
+        with self._audit.refusals("UploadSamples", caller):
+            request_id, upload = await self._upload(caller, context)
+        self._audit.uploaded(caller, request_id, upload)
+        await self._audit.safe()
+        reply = initiator_pb2.UploadReply(
+            request_id=request_id,
+            upload_id=upload.upload_id,
+            rows=upload.rows,
+            duplicates=upload.duplicates,
+            invalid=upload.invalid,
+        )
+        await context.write(reply.SerializeToString())
+
+    async def _upload(self, caller: Identity, context: Context) -> tuple[str, Upload]:
         self._desk.access.check_any(caller)
         async with self._place(caller):  # before anything is read: who waits holds no memory
             first = await _chunk(context)
@@ -97,15 +116,7 @@ class OfflineService:
                 chunk = unread.pop() if unread else await _chunk(context)
                 return None if chunk is None else chunk_from_wire(chunk)
 
-            upload = await self._take(read, caller)
-        reply = initiator_pb2.UploadReply(
-            request_id=request_id,
-            upload_id=upload.upload_id,
-            rows=upload.rows,
-            duplicates=upload.duplicates,
-            invalid=upload.invalid,
-        )
-        await context.write(reply.SerializeToString())
+            return request_id, await self._take(read, caller)
 
     @asynccontextmanager
     async def _place(self, caller: Identity) -> AsyncIterator[None]:
@@ -135,9 +146,15 @@ class OfflineService:
     async def submit(self, request: initiator_pb2.SubmitTaskRequest, context: Context) -> initiator_pb2.Task:
         """Queue a task."""
         caller = self._caller(context)
-        submission = offline_codec.submission_from_wire(request)
+        with self._audit.refusals("SubmitTask", caller):
+            submission = offline_codec.submission_from_wire(request)
         add_log_context(request_id=submission.request_id, model=submission.model_id)
-        return offline_codec.task_to_wire(await self._desk.submit(submission, caller))
+        with self._audit.refusals("SubmitTask", caller, submission.request_id, submission.model_id):
+            info = await self._desk.submit(submission, caller)
+            task = await self._desk.find(info.task_id, caller)
+        self._audit.task("SubmitTask", caller, submission.request_id, task)
+        await self._audit.safe()
+        return offline_codec.task_to_wire(info)
 
     async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
         """Tell of the caller's tasks."""
@@ -155,13 +172,17 @@ class OfflineService:
     async def fetch(self, context: Context) -> None:
         """Send results from a row on, as far as their buckets are done."""
         caller = self._caller(context)
-        request = await _read(initiator_pb2.FetchResultsRequest, context)
-        if request is None:
-            raise ProtocolError("no message that says whose results")
-        codec.check_protocol_version(request.protocol_version)
-        task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
-        add_log_context(task=task.task_id, model=task.new.manifest.model_id)
-        check_kept(task)
+        with self._audit.refusals("FetchResults", caller):
+            request = await _read(initiator_pb2.FetchResultsRequest, context)
+            if request is None:
+                raise ProtocolError("no message that says whose results")
+            codec.check_protocol_version(request.protocol_version)
+            task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
+            add_log_context(task=task.task_id, model=task.new.manifest.model_id)
+            check_kept(task)
+        # before the first row: whoever leaves half way has had some
+        self._audit.task("FetchResults", caller, "", task)
+        await self._audit.safe()
         if request.top:
             end = await self._send_top(task, request, context)
         else:
@@ -234,11 +255,19 @@ class OfflineService:
             await context.write(batch.SerializeToString())
 
     def _about(
-        self, what: Callable[[str, Identity], Awaitable[TaskInfo]]
+        self, what: Callable[[str, Identity], Awaitable[TaskInfo]], named: str = ""
     ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
+        """Return a method about one task; where it is named, because it changes the task, it is written down."""
+
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
             caller, task_id = self._asked(request, context)
-            return offline_codec.task_to_wire(await what(task_id, caller))
+            if not named:
+                return offline_codec.task_to_wire(await what(task_id, caller))
+            with self._audit.refusals(named, caller, task_id):
+                task, info = await self._desk.find(task_id, caller), await what(task_id, caller)
+            self._audit.task(named, caller, task_id, task)
+            await self._audit.safe()
+            return offline_codec.task_to_wire(info)
 
         return answer
 

@@ -42,6 +42,9 @@ class Kept:
         self.holds_answers = False
         self.thens: list[Then] = []
 
+    def count_refused(self, caller: str) -> None:
+        raise NotImplementedError
+
     def when_safe(self, then: Then) -> None:
         self.thens.append(then)
 

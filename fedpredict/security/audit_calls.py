@@ -1,0 +1,36 @@
+"""What the audit of every party's calls has in common, whether or not there is a log."""
+
+from __future__ import annotations
+
+from fedpredict.security.audit_line import AuditedCall, outcome_of
+from fedpredict.security.audit_waiting import Audit, until_safe
+from fedpredict.security.identity import Identity
+from fedpredict.security.tokens import token_of
+
+
+class AuditedCalls:
+    """Writes calls down, where there is an audit log."""
+
+    def __init__(self, log: Audit | None) -> None:
+        """Write to `log`; None: nowhere."""
+        self._log = log
+
+    def check(self) -> None:
+        """Raise `AuditUnavailableError` where calls must not be answered."""
+        if self._log is not None:
+            self._log.check()
+
+    async def safe(self) -> None:
+        """Return when the answer may leave: at once, or with `fsync = "each"` when the disk has its line.
+
+        Raises:
+            AuditUnavailableError: The line cannot be written.
+        """
+        if self._log is not None and self._log.holds_answers:
+            await until_safe(self._log)
+
+    def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
+        """Write down a call that names no samples, or one that was refused before it was understood."""
+        if self._log is not None:
+            outcome, token = outcome_of(error), token_of(caller)
+            self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome, token=token))
