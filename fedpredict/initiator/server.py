@@ -101,12 +101,9 @@ class InitiatorServer:
         self._store = store
         self._tls = tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
-        self._warehouse = warehouse
-        self._features = features
-        self._realtime = realtime
-        self._tasks = tasks
+        self._warehouse, self._features, self._realtime = warehouse, features, realtime
+        self._tasks, self._simulate = tasks, simulate
         self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
-        self._simulate = simulate
         self._me = me or Instance()
         self._callers = callers or Callers(insecure=settings.insecure)
         self._attachments: Attachments | None = None
