@@ -24,7 +24,11 @@ app = typer.Typer(help="See who asked this party for what.", no_args_is_help=Tru
 
 Anchors = Annotated[
     list[Path] | None,
-    typer.Option("--anchor", help="A file with checkpoints that were kept elsewhere; a syslog's will do. Repeatable."),
+    typer.Option(
+        "--anchor",
+        "--checkpoints",
+        help="A file with checkpoints that were kept elsewhere: an anchor's, a syslog's, another party's. Repeatable.",
+    ),
 ]
 
 

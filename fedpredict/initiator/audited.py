@@ -129,16 +129,17 @@ class _Audited(Predicts):
 
     @override
     def submit(self, task: PredictTask, caller: Identity, *, deadline_s: float | None, done: Done) -> GiveUp:
-        call = _Call(done)
+        is_over = False
 
         def ended(outcome: Prediction | BaseException) -> None:
-            call.has_ended = True
+            nonlocal is_over
+            is_over = True
             self._add(task, caller, outcome)
-            if self._log.holds_answers and not isinstance(outcome, BaseException):
-                self._log.when_safe(lambda error: call.tell(error or outcome))
-            else:
-                call.tell(outcome)
+            done(outcome)
 
+        held = _Held(self._log, done) if self._log.holds_answers else None
+        if held is not None:
+            done = held.done
         try:
             self._log.check()
             give_up = self._predictor.submit(task, caller, deadline_s=deadline_s, done=ended)
@@ -147,42 +148,50 @@ class _Audited(Predicts):
             raise
 
         def left() -> None:
-            call.is_left = True
+            nonlocal is_over
             give_up()
-            if not call.has_ended:
-                call.has_ended = True
+            if held is not None:
+                held.is_left = True
+            if not is_over:
+                is_over = True
                 self._add(task, caller, CancelledError())
 
         return left
 
     def _add(self, task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
-        error = outcome if isinstance(outcome, BaseException) else None
-        call = AuditedCall(
-            self._what,
-            str(caller),
-            task.request_id,
-            task.model_id,
-            mode=task.mode.value,
-            rows=len(task.sample_ids),
-            outcome=outcome_of(error),
-            sample_ids=None if is_unlisted(error) else task.sample_ids,
-            token=token_of(caller),
+        error, answer = (outcome, None) if isinstance(outcome, BaseException) else (None, outcome)
+        # by place, which is on the way of every answer and takes half of what names do
+        self._log.add(
+            AuditedCall(
+                self._what,
+                str(caller),
+                task.request_id,
+                task.model_id,
+                "" if answer is None else answer.manifest_sha256,
+                task.mode,
+                len(task.sample_ids),
+                0,
+                outcome_of(error),
+                None if is_unlisted(error) else task.sample_ids,
+                None if answer is None else answer.status,
+                "",
+                "",
+                token_of(caller),
+            )
         )
-        if isinstance(outcome, Prediction):
-            call.manifest_sha256, call.status = outcome.manifest_sha256, outcome.status
-        self._log.add(call)
 
 
-class _Call:
-    """A call, whose caller may leave while its answer waits for its line."""
+class _Held:
+    """A call whose answer waits for its line, and whose caller may leave meanwhile."""
 
-    __slots__ = ("_done", "has_ended", "is_left")
-
-    def __init__(self, done: Done) -> None:
+    def __init__(self, log: Audit, done: Done) -> None:
+        self._log = log
         self._done = done
-        self.has_ended = self.is_left = False
+        self.is_left = False
 
-    def tell(self, outcome: Prediction | BaseException) -> None:
-        """Hand the outcome to the caller, unless he has left."""
-        if not self.is_left:
+    def done(self, outcome: Prediction | BaseException) -> None:
+        """Hand the outcome on once its line is safe; an error at once."""
+        if isinstance(outcome, BaseException):
             self._done(outcome)
+        else:
+            self._log.when_safe(lambda error: None if self.is_left else self._done(error or outcome))

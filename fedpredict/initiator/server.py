@@ -212,7 +212,7 @@ class InitiatorServer:
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls, self._me)
+        dialler = Dialler(self._settings.party, self._tls, self._me, self._callers.audit)
         attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
             if settings.address is not None:

@@ -20,6 +20,7 @@ from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
+from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
 from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
@@ -99,13 +100,16 @@ class Answers:
             add_log_context(request_id=request_id, model=model_id)
             self._audit.check()
             self._policy.check(caller, model_id)
+            self._audit.keep(caller, checkpoints_from_wire(request.checkpoints))
             part = await self._scorer.describe(model_id, deadline_s=deadline_s)
         except BaseException as error:
             self._audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
         self._audit.other("DescribeModel", caller, request_id, model_id, None)
         await self._audit.safe()
-        return description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+        reply = description_to_wire(request.request_id, replace(part, max_samples=self._max_samples))
+        reply.checkpoints.extend(checkpoints_to_wire(self._audit.handed()))
+        return reply
 
     async def score(
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedpredict.security.audit_line import AuditedCall, outcome_of
+from fedpredict.security.audit_peers import Handed
 from fedpredict.security.audit_waiting import Audit, until_safe
 from fedpredict.security.identity import Identity
 from fedpredict.security.tokens import token_of
@@ -34,3 +37,12 @@ class AuditedCalls:
         if self._log is not None:
             outcome, token = outcome_of(error), token_of(caller)
             self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome, token=token))
+
+    def handed(self) -> list[Handed]:
+        """Return the checkpoints that another party is handed now."""
+        return [] if self._log is None else self._log.handed()
+
+    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
+        """Keep the checkpoints that another party handed over."""
+        if self._log is not None and handed:
+            self._log.keep(sender, handed)

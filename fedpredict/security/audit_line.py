@@ -70,14 +70,6 @@ class AuditedCall:
     population: str = ""
     token: str = ""
 
-    @property
-    def weight(self) -> int:
-        """About how many bytes it takes while it waits."""
-        ids = self.sample_ids
-        n_bytes = 0 if ids is None else len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids))
-        texts = len(self.request_id) + len(self.model_id) + len(self.caller)
-        return _WEIGHT + texts + n_bytes + 9 * self.rows
-
 
 class LineMaker:
     """Makes the lines of one party's log; used by one thread."""
@@ -93,10 +85,15 @@ class LineMaker:
         self._ids_per_line = ids_per_line
         self._halves = hmac_halves(key)
 
-    def slim(self, call: AuditedCall) -> None:
-        """Let go of ids that the line will not have, so that they do not wait with the call."""
-        if call.ids_sha256 and call.sample_ids is not None and len(call.sample_ids) > self._ids_per_line:
+    def weight(self, call: AuditedCall) -> int:
+        """Return about how many bytes a call takes while it waits; ids that its line will not have do not wait."""
+        ids = call.sample_ids
+        if ids is None:
+            return _WEIGHT
+        if call.ids_sha256 and len(ids) > self._ids_per_line:
             call.sample_ids = None
+            return _WEIGHT
+        return _WEIGHT + (len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids))) + 9 * call.rows
 
     def lines(self, heard: Sequence[Heard]) -> list[bytes]:
         """Return a line for each call, without its number and hash."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -19,8 +19,10 @@ from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.audit_line import AuditedCall, Heard, LineMaker
+from fedpredict.security.audit_peers import Handed, PeerCheckpoints
 from fedpredict.security.audit_settings import AuditSettings, Fsync
 from fedpredict.security.audit_waiting import Then, Unlisted, WaitingAnswers
+from fedpredict.security.identity import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ MOST_WAITING = 100_000
 """Calls that wait to be written; beyond them calls are refused, where the log is required."""
 MOST_WAITING_BYTES = 64 << 20
 """The same for what they take in memory."""
-_LINES = 32
+_LINES = 64
 """So many are made and written at a time; a file is at most so much larger than it should be."""
 _PAUSE_S = 0.0002
 """After so many lines the thread lets others run: the one that answers calls would wait for it five milliseconds."""
@@ -37,6 +39,7 @@ _HURRY = 2_048
 _LARGE = 1 << 20
 """It begins at once for a call of so many bytes, too."""
 _MOST_CHAINS = 1_000
+_NOT_OPEN, _ENDED = "it is not open", "its thread has ended"
 
 
 class AuditLog:
@@ -70,6 +73,7 @@ class AuditLog:
         self._keys = keys
         self._now = now
         self._anchoring = Anchoring(settings, now)
+        self._peers = PeerCheckpoints(folder, keys, hands_out=settings.peers)
         self._maker = LineMaker(keys.ids, settings.ids_per_line)
         # calls as they came, for `write_s` at most; then lines but for their numbers: small, whatever the calls were
         # about, for as long as they cannot be written
@@ -81,7 +85,7 @@ class AuditLog:
         self._answers = WaitingAnswers()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._problem = ""
+        self._problem = _NOT_OPEN
         self._may_rotate = True
         self._signed_at = 0.0
 
@@ -93,6 +97,7 @@ class AuditLog:
         """
         file = self._open_chain()
         self._anchoring.start()
+        self._problem = ""
         self._thread = threading.Thread(target=self._run, args=(file,), name="fedpredict-audit", daemon=True)
         self._thread.start()
         return self
@@ -122,11 +127,9 @@ class AuditLog:
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
-        if not self._settings.required:
-            return
-        trouble = self._trouble() or ("too much waits" if self._is_full() else "")
-        if trouble:
-            raise AuditUnavailableError(f"the audit log cannot be written: {trouble}")
+        # on the way of every answer
+        if self._settings.required and (self._problem or self._is_full()):
+            raise AuditUnavailableError(f"the audit log cannot be written: {self._problem or 'too much waits'}")
 
     def add(self, call: AuditedCall) -> None:
         """Have a call written down, within `write_s` seconds; nothing of it may be changed from here on.
@@ -134,23 +137,32 @@ class AuditLog:
         Calls that passed `check` find room, however much waits. Of calls that were refused, while nothing can be
         written, only the number is kept.
         """
-        is_full = self._is_full()
-        if call.outcome != "ok" and (is_full or self._trouble()):
-            self._unlisted.add("refused", call.caller, self._now())
-        elif is_full and not self._settings.required:
-            logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
-            self._unlisted.add("lost", call.caller, self._now())
-        else:
-            self._maker.slim(call)
-            weight = call.weight
-            self._added_bytes += weight
-            self._heard.append((self._now(), call, weight))
-            if weight > _LARGE or len(self._heard) == _HURRY:
-                self._wake.set()
+        now = self._now()
+        if self._problem or self._is_full():
+            if call.outcome != "ok":
+                self._unlisted.add("refused", call.caller, now)
+                return
+            if not self._settings.required and self._is_full():
+                logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
+                self._unlisted.add("lost", call.caller, now)
+                return
+        weight = self._maker.weight(call)
+        self._added_bytes += weight
+        self._heard.append((now, call, weight))
+        if weight > _LARGE or len(self._heard) == _HURRY:
+            self._wake.set()
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own; one with the numbers follows within `write_s`."""
         self._unlisted.add("refused", caller, self._now())
+
+    def handed(self) -> list[Handed]:
+        """Return the checkpoints that another party is handed now."""
+        return self._peers.handed()
+
+    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
+        """Keep the checkpoints that another party handed over."""
+        self._peers.keep(sender, handed, self._now())
 
     @property
     def holds_answers(self) -> bool:
@@ -159,9 +171,8 @@ class AuditLog:
 
     def when_safe(self, then: Then) -> None:
         """Call `then` in this event loop, once the disk has every line so far, or with what keeps it from that."""
-        trouble = self._trouble()
-        if trouble:
-            then(self._unsafe(trouble))
+        if self._problem:
+            then(self._unsafe(self._problem))
             return
         self._answers.add(then)
         self._wake.set()
@@ -175,12 +186,14 @@ class AuditLog:
         n_waiting = len(self._heard) + len(self._waiting)
         return n_waiting >= MOST_WAITING or waiting_bytes >= MOST_WAITING_BYTES
 
-    def _trouble(self) -> str:
-        if self._thread is None or not self._thread.is_alive():
-            return "its thread has ended"
-        return self._problem
-
     def _run(self, file: ChainFile) -> None:
+        try:
+            self._work(file)
+        finally:
+            self._problem = _ENDED
+            self._answers.end(self._unsafe(_ENDED), self._answers.last)
+
+    def _work(self, file: ChainFile) -> None:
         self._signed_at = time.monotonic()
         stopping = False
         while not stopping:
@@ -197,7 +210,6 @@ class AuditLog:
         if n_lost:
             logger.error("audit.lost", extra={"calls": n_lost})
         file.close()
-        self._answers.end(self._unsafe("the process stops"), self._answers.last)
 
     def _turn(self, file: ChainFile, *, stopping: bool) -> None:
         self._write(file)
@@ -276,7 +288,9 @@ class AuditLog:
         if not file.grew:
             return
         self._prune(file)
-        self._anchoring.give(file.checkpoint(self._now()))
+        made = file.checkpoint(self._now())
+        self._peers.made(made)
+        self._anchoring.give(made)
 
     def _prune(self, file: ChainFile) -> None:
         """Remove files that are too old; the line that says so is safe on the disk before."""

@@ -42,5 +42,7 @@ class AuditSettings(BaseModel):
     """host:port of a syslog server that checkpoints are sent to, by UDP (RFC 3164)."""
     anchor: Path | None = None
     """A file that checkpoints are appended to, on another machine's disk, say."""
+    peers: bool = True
+    """Whether the parties that this one works with are handed checkpoints: they learn how many lines there are."""
     required: bool = True
     """Whether calls are refused while lines cannot be written."""

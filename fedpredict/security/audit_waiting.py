@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from fedpredict.security.audit_file import text_of
 from fedpredict.security.audit_line import TEXT, AuditedCall
+from fedpredict.security.audit_peers import Handed
+from fedpredict.security.identity import Identity
 
 _COUNTED_CALLERS = 100
 
@@ -51,6 +53,12 @@ class Audit(Protocol):
 
     def add(self, call: AuditedCall) -> None:
         """Have a call written down."""
+
+    def handed(self) -> list[Handed]:
+        """Return the checkpoints that another party is handed now."""
+
+    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
+        """Keep the checkpoints that another party handed over."""
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own."""

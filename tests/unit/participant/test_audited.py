@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_peers import Handed
 from fedpredict.security.audit_waiting import Then
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.wire.bucket_codec import fill_bucket_query
@@ -41,6 +42,12 @@ class Kept:
         self.is_broken = False
         self.holds_answers = False
         self.thens: list[Then] = []
+
+    def handed(self) -> list[Handed]:
+        return []
+
+    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
+        raise NotImplementedError
 
     def count_refused(self, caller: str) -> None:
         raise NotImplementedError
