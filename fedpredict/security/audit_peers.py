@@ -49,6 +49,10 @@ class _Last:
     key: bytes
     at: float
 
+    def says(self, handed: Handed) -> bool:
+        """Return whether another says no more than this one."""
+        return (self.n, self.sha256, self.key) == (handed[1], handed[2], handed[4])
+
 
 class PeerCheckpoints:
     """Keeps other parties' checkpoints, and hands out this party's; used by one event loop."""
@@ -93,34 +97,24 @@ class PeerCheckpoints:
 
     def _keep(self, sender: Identity, handed: Handed, now: datetime) -> None:
         chain, n, sha256, signature, key = handed
-        owner, _, worker = chain.partition("/")
         last, at = self._last.get(chain), time.monotonic()
-        if last is not None and ((last.n, last.sha256, last.key) == (n, sha256, key) or at - last.at < KEPT_EVERY_S):
+        if last is not None and (last.says(handed) or at - last.at < KEPT_EVERY_S):
             return
-        if owner != sender.name or not _WORKER.fullmatch(worker):
-            logger.warning("audit.peer_refused", extra={"peer": str(sender), "reason": "a chain that is not its own"})
-            return
-        made = Checkpoint(chain, n, sha256.hex(), base64.b64encode(signature).decode())
-        if not is_signed(made, Ed25519PublicKey.from_public_bytes(key)):
-            logger.warning("audit.peer_refused", extra={"peer": str(sender), "reason": "its signature is wrong"})
+        problem = _problem(sender, handed)
+        if problem:
+            logger.warning("audit.peer_refused", extra={"peer": str(sender), "reason": problem})
             return
         path = self._folder / f"{sender.kind}-{sender.name}{SUFFIX}"
         if last is None:
+            if sum(name.startswith(f"{sender.name}/") for name in self._last) >= MOST_CHAINS:
+                return
             last = self._known(path, chain)
-        if last is None and sum(name.startswith(f"{owner}/") for name in self._last) >= MOST_CHAINS:
-            return
-        self._tell(sender, chain, last, handed)
-        self._append(path, f"{text_of(now)} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
         self._last[chain] = _Last(n, sha256, key, at)
-
-    def _tell(self, sender: Identity, chain: str, last: _Last | None, handed: Handed) -> None:
-        if last is None:
+        if last is not None and last.says(handed):
             return
-        _, n, sha256, _, key = handed
-        told = "the chain has another line there" if n == last.n and sha256 != last.sha256 else ""
-        told = told or ("the chain goes back" if n < last.n else "") or ("another audit key" if key != last.key else "")
-        if told:
-            logger.warning("audit.peer_changed", extra={"peer": str(sender), "chain": chain, "reason": told})
+        _tell(sender, last, handed)
+        made = _checkpoint(handed)
+        self._append(path, f"{text_of(now)} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
 
     def _append(self, path: Path, line: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,3 +140,27 @@ class PeerCheckpoints:
                 except (ValueError, binascii.Error):
                     return None
         return None
+
+
+def _problem(sender: Identity, handed: Handed) -> str:
+    owner, _, worker = handed[0].partition("/")
+    if owner != sender.name or not _WORKER.fullmatch(worker):
+        return "a chain that is not its own"
+    is_good = is_signed(_checkpoint(handed), Ed25519PublicKey.from_public_bytes(handed[4]))
+    return "" if is_good else "its signature is wrong"
+
+
+def _checkpoint(handed: Handed) -> Checkpoint:
+    chain, n, sha256, signature, _ = handed
+    return Checkpoint(chain, n, sha256.hex(), base64.b64encode(signature).decode())
+
+
+def _tell(sender: Identity, last: _Last | None, handed: Handed) -> None:
+    """Say in the log what a checkpoint shows beside the one before it."""
+    if last is None:
+        return
+    chain, n, sha256, _, key = handed
+    told = "the chain has another line there" if n == last.n and sha256 != last.sha256 else ""
+    told = told or ("the chain goes back" if n < last.n else "") or ("another audit key" if key != last.key else "")
+    if told:
+        logger.warning("audit.peer_changed", extra={"peer": str(sender), "chain": chain, "reason": told})
