@@ -40,9 +40,9 @@ class AuditedCalls:
 
     def handed(self) -> list[Handed]:
         """Return the checkpoints that another party is handed now."""
-        return [] if self._log is None else self._log.handed()
+        return [] if self._log is None else self._log.peers.handed()
 
     def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
         """Keep the checkpoints that another party handed over."""
         if self._log is not None and handed:
-            self._log.keep(sender, handed)
+            self._log.peers.keep(sender, handed)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -19,10 +19,9 @@ from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.audit_line import AuditedCall, Heard, LineMaker
-from fedpredict.security.audit_peers import Handed, PeerCheckpoints
+from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_settings import AuditSettings, Fsync
 from fedpredict.security.audit_waiting import Then, Unlisted, WaitingAnswers
-from fedpredict.security.identity import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,8 @@ class AuditLog:
         self._keys = keys
         self._now = now
         self._anchoring = Anchoring(settings, now)
-        self._peers = PeerCheckpoints(folder, keys, hands_out=settings.peers)
+        self.peers = PeerCheckpoints(folder, keys, now, hands_out=settings.peers)
+        """What other parties are handed, and hand over."""
         self._maker = LineMaker(keys.ids, settings.ids_per_line)
         # calls as they came, for `write_s` at most; then lines but for their numbers: small, whatever the calls were
         # about, for as long as they cannot be written
@@ -155,14 +155,6 @@ class AuditLog:
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own; one with the numbers follows within `write_s`."""
         self._unlisted.add("refused", caller, self._now())
-
-    def handed(self) -> list[Handed]:
-        """Return the checkpoints that another party is handed now."""
-        return self._peers.handed()
-
-    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
-        """Keep the checkpoints that another party handed over."""
-        self._peers.keep(sender, handed, self._now())
 
     @property
     def holds_answers(self) -> bool:
@@ -289,7 +281,7 @@ class AuditLog:
             return
         self._prune(file)
         made = file.checkpoint(self._now())
-        self._peers.made(made)
+        self.peers.made(made)
         self._anchoring.give(made)
 
     def _prune(self, file: ChainFile) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,16 +57,18 @@ class _Last:
 class PeerCheckpoints:
     """Keeps other parties' checkpoints, and hands out this party's; used by one event loop."""
 
-    def __init__(self, folder: Path, keys: AuditKeys, *, hands_out: bool) -> None:
+    def __init__(self, folder: Path, keys: AuditKeys, now: Callable[[], datetime], *, hands_out: bool) -> None:
         """Prepare.
 
         Args:
             folder: The party's, of the audit log.
             keys: The party's.
+            now: The clock.
             hands_out: Whether others are told how far this party's chains have come.
         """
         self._folder = folder / FOLDER
         self._key = keys.signing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._now = now
         self._hands_out = hands_out
         self._newest: Checkpoint | None = None
         self._last: dict[str, _Last] = {}
@@ -83,7 +85,7 @@ class PeerCheckpoints:
         signature = base64.b64decode(newest.signature)
         return [(newest.chain, newest.n, bytes.fromhex(newest.sha256), signature, self._key)]
 
-    def keep(self, sender: Identity, handed: Sequence[Handed], now: datetime) -> None:
+    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
         """Keep what a party handed over, where its signature is good and the chain is its own.
 
         A chain that has another line where it had one, or goes back, or another key is kept as it came, and said in the
@@ -91,12 +93,12 @@ class PeerCheckpoints:
         """
         for each in handed:
             try:
-                self._keep(sender, each, now)
+                self._keep(sender, each)
             except OSError as error:
                 logger.warning("audit.peer_not_kept", extra={"peer": str(sender), "reason": str(error)})
 
-    def _keep(self, sender: Identity, handed: Handed, now: datetime) -> None:
-        chain, n, sha256, signature, key = handed
+    def _keep(self, sender: Identity, handed: Handed) -> None:
+        chain, n, sha256, _, key = handed
         last, at = self._last.get(chain), time.monotonic()
         if last is not None and (last.says(handed) or at - last.at < KEPT_EVERY_S):
             return
@@ -114,7 +116,7 @@ class PeerCheckpoints:
             return
         _tell(sender, last, handed)
         made = _checkpoint(handed)
-        self._append(path, f"{text_of(now)} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
+        self._append(path, f"{text_of(self._now())} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
 
     def _append(self, path: Path, line: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

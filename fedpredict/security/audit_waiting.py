@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from fedpredict.security.audit_file import text_of
 from fedpredict.security.audit_line import TEXT, AuditedCall
-from fedpredict.security.audit_peers import Handed
-from fedpredict.security.identity import Identity
+from fedpredict.security.audit_peers import PeerCheckpoints
 
 _COUNTED_CALLERS = 100
 
@@ -45,6 +44,10 @@ class Audit(Protocol):
     """What takes lines; `AuditLog` does."""
 
     @property
+    def peers(self) -> PeerCheckpoints:
+        """What other parties are handed, and hand over."""
+
+    @property
     def holds_answers(self) -> bool:
         """Whether an answer waits until the disk has its line."""
 
@@ -53,12 +56,6 @@ class Audit(Protocol):
 
     def add(self, call: AuditedCall) -> None:
         """Have a call written down."""
-
-    def handed(self) -> list[Handed]:
-        """Return the checkpoints that another party is handed now."""
-
-    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
-        """Keep the checkpoints that another party handed over."""
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.security.audit_line import AuditedCall
-from fedpredict.security.audit_peers import Handed
+from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_waiting import Then
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.wire.bucket_codec import fill_bucket_query
@@ -43,10 +43,8 @@ class Kept:
         self.holds_answers = False
         self.thens: list[Then] = []
 
-    def handed(self) -> list[Handed]:
-        return []
-
-    def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
+    @property
+    def peers(self) -> PeerCheckpoints:
         raise NotImplementedError
 
     def count_refused(self, caller: str) -> None:

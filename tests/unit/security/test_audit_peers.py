@@ -29,7 +29,7 @@ def handed(n: int, sha256: str = "ab" * 32, chain: str = "lab/worker-0", key: Ed
 
 
 def peers(folder: Path, *, hands_out: bool = True) -> PeerCheckpoints:
-    return PeerCheckpoints(folder, open_keys(folder), hands_out=hands_out)
+    return PeerCheckpoints(folder, open_keys(folder), lambda: NOW, hands_out=hands_out)
 
 
 def kept(folder: Path) -> list[tuple[str, int]]:
@@ -50,10 +50,10 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 @pytest.mark.usefixtures("often")
 def test_what_is_signed_by_its_sender_is_appended_with_who_sent_it_when(tmp_path: Path) -> None:
     ours = peers(tmp_path)
-    ours.keep(LAB, [handed(3), handed(7)], NOW)
-    ours.keep(LAB, [handed(7)], NOW)
-    peers(tmp_path).keep(LAB, [handed(7)], NOW)  # another process
-    peers(tmp_path).keep(LAB, [handed(9)], NOW)
+    ours.keep(LAB, [handed(3), handed(7)])
+    ours.keep(LAB, [handed(7)])
+    peers(tmp_path).keep(LAB, [handed(7)])  # another process
+    peers(tmp_path).keep(LAB, [handed(9)])
     assert kept(tmp_path) == [("lab/worker-0", 3), ("lab/worker-0", 7), ("lab/worker-0", 9)]
     line = (tmp_path / "peers" / "party-lab.checkpoints").read_text().splitlines()[0]
     assert line.startswith("2026-11-27T08:00:00.000000Z fedpredict://party/lab key=")
@@ -69,7 +69,7 @@ def test_what_somebody_else_could_have_made_is_not_kept(tmp_path: Path, caplog: 
         handed(3, chain="lab/../../worker-0"),
         handed(3, chain="lab/worker-0 fedpredict-audit lab/worker-0"),
     )
-    peers(tmp_path).keep(LAB, others, NOW)
+    peers(tmp_path).keep(LAB, others)
     assert kept(tmp_path) == []
     assert [message for message, _ in told(caplog)] == ["audit.peer_refused"] * len(others)
 
@@ -79,10 +79,10 @@ def test_a_chain_that_goes_back_or_has_another_line_or_key_is_kept_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    peers(tmp_path).keep(LAB, [handed(7)], NOW)
-    peers(tmp_path).keep(LAB, [handed(7, "cd" * 32)], NOW)  # in a later process
-    peers(tmp_path).keep(LAB, [handed(5)], NOW)
-    peers(tmp_path).keep(LAB, [handed(8, key=OTHER_KEY)], NOW)
+    peers(tmp_path).keep(LAB, [handed(7)])
+    peers(tmp_path).keep(LAB, [handed(7, "cd" * 32)])  # in a later process
+    peers(tmp_path).keep(LAB, [handed(5)])
+    peers(tmp_path).keep(LAB, [handed(8, key=OTHER_KEY)])
     assert [n for _, n in kept(tmp_path)] == [7, 7, 5, 8]
     reasons = ["the chain has another line there", "the chain goes back", "another audit key"]
     assert told(caplog) == [("audit.peer_changed", reason) for reason in reasons]
@@ -91,10 +91,10 @@ def test_a_chain_that_goes_back_or_has_another_line_or_key_is_kept_and_told(
 def test_a_file_grows_no_faster_than_it_may(tmp_path: Path) -> None:
     ours = peers(tmp_path)
     for n in range(1, 100):
-        ours.keep(LAB, [handed(n)], NOW)
+        ours.keep(LAB, [handed(n)])
     assert kept(tmp_path) == [("lab/worker-0", 1)]
     for number in range(200):
-        ours.keep(LAB, [handed(1, chain=f"lab/worker-{number}")], NOW)
+        ours.keep(LAB, [handed(1, chain=f"lab/worker-{number}")])
     assert len(kept(tmp_path)) == audit_peers.MOST_CHAINS
 
 
@@ -107,7 +107,7 @@ def test_a_party_hands_out_its_newest_unless_it_says_not_to(tmp_path: Path) -> N
     assert silent.handed() == []
     bank = Identity(IdentityKind.PARTY, "bank")
     others = peers(tmp_path / "other")
-    others.keep(bank, checkpoints_from_wire(checkpoints_to_wire(ours.handed())), NOW)
+    others.keep(bank, checkpoints_from_wire(checkpoints_to_wire(ours.handed())))
     line = (tmp_path / "other" / "peers" / "party-bank.checkpoints").read_text()
     assert parse_checkpoint(line) == made
 
