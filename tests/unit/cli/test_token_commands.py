@@ -109,3 +109,21 @@ def test_a_clients_token_is_of_the_option_then_the_environment_then_the_file(mon
     with pytest.raises(ConfigError, match="the token is none") as raised:
         connect.resolve(None, named)
     assert "words" not in str(raised.value)
+
+
+def test_the_doctor_looks_at_the_file_and_at_what_ends_soon(capsys: pytest.CaptureFixture[str]) -> None:
+    made = said(capsys, "create", "--client", "desk", "--expires", "12h")
+    said(capsys, "create", "--client", "desk")
+
+    def found() -> list[tuple[str, str]]:
+        capsys.readouterr()
+        run(["doctor", "--config", "initiator.toml", "--json"])
+        listed = json.loads(capsys.readouterr().out)
+        return [(each["level"], each["what"]) for each in listed if each["topic"] == "tokens"]
+
+    (fine, soon) = found()
+    assert (fine[0], "2 of 2 tokens are valid" in fine[1]) == ("ok", True)
+    assert (soon[0], f"token {made['id']} of desk ends" in soon[1]) == ("warning", True)
+    Path("secrets/tokens.json").write_text("{")
+    ((level, what),) = found()
+    assert (level, "damaged" in what) == ("problem", True)
