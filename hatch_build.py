@@ -1,4 +1,4 @@
-"""Compiles the kernels (trees, MD5): a hook of hatchling, and `python hatch_build.py` for a checkout on PYTHONPATH."""
+"""Compiles the kernels (trees, hashes): a hatchling hook, and `python hatch_build.py` for a checkout on PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # by hand, where nothing is packaged
     BuildHookInterface = object
 
 FOLDER = "fedpredict/model/kernel"
-LIBRARIES = {"libtrees.so": "trees.c", "libmd5.so": "md5.c"}
+LIBRARIES = {"libtrees.so": "trees.c", "libmd5.so": "md5.c", "libhmac.so": "hmac.c"}
 """Each is made of one source."""
 # No flags for the machine at hand, because wheels travel; no contraction and no fast mathematics, because sums must be
 # those of the training libraries.

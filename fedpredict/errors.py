@@ -33,6 +33,7 @@ FedPredictError
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
 │   ├── UnauthenticatedError  a caller without a party's certificate
+│   ├── TokenRefusedError     a caller whose bearer token is none of ours, or no longer good (.reason, .token_id)
 │   ├── NotPermittedError     a caller's rule does not have this (.problem)
 │   └── OutOfHoursError       a caller's rule has other hours
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
@@ -265,6 +266,21 @@ class NotPermittedError(SecurityError):
 
 class OutOfHoursError(SecurityError):
     """The caller may ask, but not at this time."""
+
+
+class TokenRefusedError(SecurityError):
+    """A bearer token cannot be used; callers are not told why.
+
+    Attributes:
+        reason: Why: "malformed", "unknown", "wrong", "expired", "revoked", "unusable", "not taken" or "another client";
+            empty at the caller's end.
+        token_id: Names the token; empty where that is not known. What was sent is never kept.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", token_id: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.token_id = token_id
 
 
 class FeedNotFoundError(InputError):

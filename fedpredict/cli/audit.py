@@ -12,19 +12,23 @@ from typing import Annotated, Any
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.options import ParticipantConfig
+from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import AuditBrokenError, InputError
 from fedpredict.security.audit_chain import Checkpoint, calls, is_signed, parse_checkpoint
 from fedpredict.security.audit_keys import PUBLIC_KEY, read_ids_key, read_public_key
-from fedpredict.security.audit_log import hashed_id
+from fedpredict.security.audit_line import hashed_id
 from fedpredict.security.audit_verify import verify_chain
 
 app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)
 
 Anchors = Annotated[
     list[Path] | None,
-    typer.Option("--anchor", help="A file with checkpoints that were kept elsewhere; a syslog's will do. Repeatable."),
+    typer.Option(
+        "--anchor",
+        "--checkpoints",
+        help="A file with checkpoints that were kept elsewhere: an anchor's, a syslog's, another party's. Repeatable.",
+    ),
 ]
 
 
@@ -35,7 +39,7 @@ def _audit() -> None:
 
 @app.command()
 def verify(
-    config: ParticipantConfig = Path("participant.toml"),
+    config: PartyConfig = None,
     folder: Annotated[Path | None, typer.Option(help="A copy of the log's folder, with its signing.pub.")] = None,
     key: Annotated[Path | None, typer.Option(help="The public audit key; default: the folder's signing.pub.")] = None,
     anchors: Anchors = None,
@@ -46,7 +50,7 @@ def verify(
     That the end of a chain was cut off is seen only with checkpoints that were kept elsewhere: `--anchor`. Who can
     write the folder can put another key beside it: give `--key`, a copy of signing.pub that was kept elsewhere.
     """
-    where = folder or wiring.audit_folder(wiring.load_participant(config))
+    where = folder or wiring.audit_folder(wiring.load_party(config))
     public = read_public_key(key or where / PUBLIC_KEY)
     kept = [checkpoint for path in anchors or () for checkpoint in _checkpoints(path)]
     reports = [verify_chain(chain, public, kept) for chain in _chains(where)]
@@ -75,7 +79,7 @@ def verify(
 
 @app.command()
 def report(
-    config: ParticipantConfig = Path("participant.toml"),
+    config: PartyConfig = None,
     *,
     who: Annotated[str | None, typer.Option(help="A caller, such as party bank; default: all.")] = None,
     since: Annotated[str | None, typer.Option("--from", help="First day or instant (UTC), such as 2026-11-01.")] = None,
@@ -89,7 +93,7 @@ def report(
     not in `people`. With `--sample-id` these calls cannot be searched, and `large_calls` and `large_rows` say how many
     they were: the person may be in any of them.
     """
-    loaded = wiring.load_participant(config)
+    loaded = wiring.load_party(config)
     folder = wiring.audit_folder(loaded)
     first, end = _instant(since, "--from"), _instant(until, "--to")
     wanted = None if sample_id is None else hashed_id(read_ids_key(folder), sample_id.encode())

@@ -32,6 +32,7 @@ from fedpredict.client.load.target import LoadTarget
 from fedpredict.errors import ConfigError
 from fedpredict.model.arrays import Floats
 from fedpredict.model.ids import check_model_id
+from fedpredict.security.passwords import AUTHORIZATION
 
 DEFAULT_RATE = 100.0
 PREDICT_PATH = "/v1/predict"
@@ -228,6 +229,7 @@ def _target(place: Place, asked: Asked) -> LoadTarget:
         bodies = questions.json_bodies(asked.model_id, asked.groups, asked.mode)
         # without TLS the edge takes a caller's word for who it is
         stated = {CALLER_HEADER: resolved.identity.name} if resolved.identity and site.context is None else {}
+        stated |= {AUTHORIZATION: f"Bearer {resolved.token}"} if resolved.token and site.context is not None else {}
         return OverHttp(site, bodies, questions.has_numbers, {**stated, **place.headers})
     if resolved.server is None:
         raise ConfigError(f"{connect.NO_SERVER}; or ask over HTTP with --http")
@@ -238,6 +240,8 @@ def _target(place: Place, asked: Asked) -> LoadTarget:
         insecure=resolved.insecure,
         identity=resolved.identity,
         chunk_size=CHUNK_SIZE,
+        token=resolved.token,
+        ca=resolved.ca,
     )
     messages = questions.tasks(asked.model_id, asked.groups, asked.mode)
     if place.over == "stream":

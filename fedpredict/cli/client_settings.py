@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedpredict.security.settings import TlsSettings
@@ -20,6 +22,10 @@ class ClientFileSettings(BaseModel):
     """Plain text, on loopback only."""
     identity: str | None = None
     """Without TLS: the name of this client, as the initiator's [clients] lists it; default: local."""
+    token_file: Path | None = None
+    """A file whose first line is this caller's bearer token; or the environment holds it (FEDPREDICT_TOKEN)."""
+    ca: Path | None = None
+    """With a token, instead of `[tls]`: the CA that the initiator is held to."""
     timeout_s: float = Field(default=30.0, gt=0.0)
     """For a whole prediction."""
     tls: TlsSettings | None = None

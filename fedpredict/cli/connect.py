@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded
 from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
 from fedpredict.errors import ConfigError
+from fedpredict.security.passwords import check_token_text, read_token
 
 DEFAULT_FILE = Path("client.toml")
 NO_SERVER = "which server? name it with --server host:port, or in client.toml (--config)"
@@ -34,6 +35,7 @@ class Connection:
     insecure: bool
     identity: str | None
     timeout_s: float | None
+    token_file: Path | None = None
 
 
 def asking(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,6 +78,7 @@ _OPTIONS: dict[str, Any] = {
     "insecure": options_of.Insecure,
     "identity": options_of.IdentityName,
     "timeout_s": options_of.Timeout,
+    "token_file": options_of.TokenFile,
 }
 
 
@@ -100,6 +103,8 @@ def open_client(config: Path | None, connection: Connection) -> Iterator[tuple[C
         tls=resolved.tls,
         insecure=resolved.insecure,
         identity=resolved.identity,
+        token=resolved.token,
+        ca=resolved.ca,
     ) as client:
         yield client, resolved.timeout_s
 
@@ -114,6 +119,8 @@ class Resolved:
     insecure: bool
     identity: Identity | None
     timeout_s: float
+    token: str | None = field(default=None, repr=False)
+    ca: Path | None = None
 
 
 def resolve(config: Path | None, connection: Connection) -> Resolved:
@@ -122,16 +129,36 @@ def resolve(config: Path | None, connection: Connection) -> Resolved:
         config = DEFAULT_FILE
     loaded = wiring.load_client(config)
     settings = loaded.settings
-    tls = _tls(loaded, connection)
+    tls, token, ca = _tls(loaded, connection), _token(loaded, connection), _ca(loaded, connection)
     identity = connection.identity or settings.identity
     return Resolved(
         connection.server or settings.server,
         connection.server_party or settings.server_party,
         tls,
-        tls is None and (connection.insecure or settings.insecure),
+        tls is None and ca is None and (connection.insecure or settings.insecure),
         Identity(IdentityKind.CLIENT, identity) if identity else None,
         connection.timeout_s or settings.timeout_s,
+        token,
+        ca if tls is None and token is not None else None,
     )
+
+
+def _token(loaded: Loaded[ClientFileSettings], connection: Connection) -> str | None:
+    """Return the caller's token: of the command's file, the environment, or `client.toml`'s file."""
+    if connection.token_file is not None:
+        return read_token(connection.token_file)
+    known = wiring.environment().get(wiring.TOKEN)
+    if known:
+        return check_token_text(known.strip())
+    file = loaded.settings.token_file
+    return None if file is None else read_token(loaded.base / file)
+
+
+def _ca(loaded: Loaded[ClientFileSettings], connection: Connection) -> Path | None:
+    if connection.insecure:
+        return None
+    file = loaded.settings.ca
+    return connection.ca or (None if file is None else loaded.base / file)
 
 
 def _tls(loaded: Loaded[ClientFileSettings], connection: Connection) -> TlsFiles | None:
@@ -140,6 +167,8 @@ def _tls(loaded: Loaded[ClientFileSettings], connection: Connection) -> TlsFiles
         return None
     if connection.tls_dir is not None:
         return _files_in(connection.tls_dir)
+    if given == (connection.ca, None, None) and _token(loaded, connection) is not None:
+        return None
     if any(given):
         if connection.ca is None or connection.cert is None or connection.key is None:
             raise ConfigError("--ca, --cert and --key go together; give all three, or --tls-dir")

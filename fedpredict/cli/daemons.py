@@ -15,12 +15,13 @@ from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
     load_participant,
-    open_audit,
+    open_callers,
     open_distinct_ids,
     open_loaded_realtime,
     open_loaded_store,
     open_loaded_warehouse,
     open_pins,
+    opened_audit,
     opened_tasks,
     spare_memory,
     tls_files,
@@ -86,8 +87,8 @@ def _participant_worker(
     try:
         with (
             closing(Rates(rates)) as counts,
-            open_audit(loaded, me.worker) as audit,
             closing(open_distinct_ids(loaded)) as distinct,
+            opened_audit(loaded, me.worker) as audit,
             _realtime(loaded, warehouse, me) as realtime,
             scheduled(loaded, warehouse, me) as counted,
         ):
@@ -129,7 +130,7 @@ def serve_initiator(
     if settings.workers == 1:
         _initiator_worker(path, {}, None, Instance(), ready, simulate=simulate, ready_http=ready_http)
         return
-    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
+    ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen", "token_listen"))
     all_ready = _all_ready(ports, ready, ready_http)
     with shared_rates() as rates:
         serve = partial(_initiator_worker, path, ports, rates, simulate=simulate)
@@ -164,6 +165,8 @@ def _initiator_worker(
         features = open_loaded_store(loaded) if warehouse is not None else None
         counts, metrics = stack.enter_context(closing(Rates(rates))), PolicyMetrics()
         access = Access(settings.clients, max_rows=settings.max_samples, rates=counts)
+        # what is made up is nobody's data
+        audit = None if simulate else stack.enter_context(opened_audit(loaded, me.worker))
         serving = server.serve(
             settings,
             pins,
@@ -178,6 +181,7 @@ def _initiator_worker(
             ready_http=ready_http,
             counted=Together(stack.enter_context(scheduled(loaded, warehouse, me)), metrics),
             access=access,
+            callers=open_callers(loaded, audit, access.purpose_of),
         )
         read = partial(_settings_of, load_initiator, path)
         replace = partial(_replace_clients, access)

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from fedpredict.cli import wiring
-from fedpredict.cli.checks_audit import check_audit
+from fedpredict.cli.checks_audit import check_audit, check_tokens
 from fedpredict.cli.checks_distinct import check_distinct
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
 from fedpredict.cli.checks_realtime import check_realtime
@@ -61,9 +61,11 @@ def examine(config: Path | None) -> Iterator[Checked]:
     yield from check_realtime(loaded)
     yield from check_leases(loaded)
     yield from check_schedule(loaded)
+    yield from check_audit(loaded)
     settings = loaded.settings
     if isinstance(settings, InitiatorSettings):
         yield from check_clients(settings)
+        yield from check_tokens(Loaded(loaded.path, settings), now)
         yield from check_catalogue(Loaded(loaded.path, settings))
         yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "erase": ("erase", "erase_person"),
     "audit": ("audit", "app"),
     "policy": ("policy", "app"),
+    "token": ("token", "app"),
     "schedule": ("schedule", "app"),
     "population": ("population", "app"),
     "shares": ("shares", "app"),

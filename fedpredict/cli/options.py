@@ -33,6 +33,10 @@ Insecure: TypeAlias = Annotated[bool, typer.Option("--insecure", help="Plain tex
 IdentityName: TypeAlias = Annotated[
     str | None, typer.Option("--identity", help="With --insecure: this client's name, as the initiator lists it.")
 ]
+TokenFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="A file with this caller's bearer token; else FEDPREDICT_TOKEN. With --ca."),
+]
 ClientConfig: TypeAlias = Annotated[
     Path | None, typer.Option("--config", help="client.toml: server, server_party and the tls table in one place.")
 ]

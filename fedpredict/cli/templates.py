@@ -114,6 +114,9 @@ listen = "{{listen}}"     # host:port. Loopback until you know who may reach it:
 http_listen = "{{http_listen}}" # the same over HTTP, and its description at /docs; without this line: no HTTP
 state = "sqlite:///state.db" # the pinned versions; PostgreSQL: "postgresql+psycopg://user@host/database"
 # state_password_file = "state.password"         # or FEDPREDICT_STATE_PASSWORD
+# tokens = "tokens.json"     # users may come with a bearer token (`fedpredict token create`), and without a certificate
+# token_listen = "0.0.0.0:7442"        # ... over gRPC there,
+# http_client_certificates = "optional"          # ... and over HTTP
 deadline_s = 2.0             # longest wait for the parties, in seconds
 max_samples = 10000          # most sample ids in one call
 poll_s = 5.0                 # how often parties are asked for what they hold
@@ -194,6 +197,11 @@ models = ["*"]               # or the ids of the models
 [log]
 level = "info"               # debug, info, warning, error; never sample ids, features, weights or scores
 # requests = "sampled"       # a line for every hundredth success and every failure; or "all", "errors"
+
+# [audit]                    # who asked for what: every call is in it, or is not answered
+# path = "audit"             # a folder that the daemon can write; under systemd "/var/lib/fedpredict/audit"
+# anchor = "elsewhere/anchor.txt"      # signed checkpoints, on another machine's disk; or syslog = "syslog.example:514"
+# keep_days = 365            # older files are removed; without it: none
 
 # [metrics]
 # listen = "127.0.0.1:9464"  # Prometheus reads /metrics there, and `fedpredict top`; plain HTTP, for operators

@@ -6,9 +6,10 @@ What is slow to import (servers, databases, engines) is imported by the function
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.abc import MetaPathFinder
@@ -35,20 +36,25 @@ from fedpredict.warehouse.settings import WarehouseSettings
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.features.raw import RawSource
+    from fedpredict.initiator.callers import Callers
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.security.audit_log import AuditLog
+    from fedpredict.security.identity import Identity
     from fedpredict.state.distinct_ids import DistinctIds
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
     from fedpredict.tables.script_store import RegisteredView
     from fedpredict.warehouse.base import Warehouse
 
+logger = logging.getLogger(__name__)
+
 PARTICIPANT, INITIATOR, CLIENT = "FEDPREDICT_PARTICIPANT_", "FEDPREDICT_INITIATOR_", "FEDPREDICT_CLIENT_"
 PASSWORD = "FEDPREDICT_HIVE_PASSWORD"  # noqa: S105  the name of a variable
 STATE_PASSWORD = "FEDPREDICT_STATE_PASSWORD"  # noqa: S105
 EVENTS_PASSWORD = "FEDPREDICT_EVENTS_PASSWORD"  # noqa: S105
+TOKEN = "FEDPREDICT_TOKEN"  # noqa: S105
 REDIS_PASSWORD = "FEDPREDICT_REDIS_PASSWORD"  # noqa: S105
 DEFAULT_FILES = (Path("participant.toml"), Path("initiator.toml"))
 
@@ -175,20 +181,43 @@ def opened_source(
             yield source
 
 
-def audit_folder(loaded: Loaded[ParticipantSettings]) -> Path:
+def audit_folder(loaded: LoadedParty) -> Path:
     """Return the folder of a party's audit log."""
     return loaded.base / loaded.settings.audit.path / loaded.settings.party
 
 
-def open_audit(loaded: Loaded[ParticipantSettings], worker: int) -> AuditLog:
-    """Return the audit log of a worker; who uses it enters it."""
+@contextmanager
+def opened_audit(loaded: LoadedParty, worker: int) -> Iterator[AuditLog | None]:
+    """Open the audit log of a worker, and close it at the end of the block; None where the settings want none."""
     from fedpredict.security.audit_keys import open_keys  # noqa: PLC0415
     from fedpredict.security.audit_log import AuditLog  # noqa: PLC0415
 
     settings, folder = loaded.settings.audit, audit_folder(loaded)
+    if not settings.enabled:
+        logger.warning("audit.off", extra={"meaning": "nobody can say later who asked for what; see [audit] enabled"})
+        yield None
+        return
     anchor = None if settings.anchor is None else loaded.base / settings.anchor
     settings = settings.model_copy(update={"anchor": anchor})
-    return AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder))
+    with AuditLog(settings, folder, loaded.settings.party, worker, open_keys(folder)) as log:
+        yield log
+
+
+def tokens_file(loaded: Loaded[InitiatorSettings]) -> Path | None:
+    """Return the file of the users' tokens; None where none are taken."""
+    return None if loaded.settings.tokens is None else loaded.base / loaded.settings.tokens
+
+
+def open_callers(
+    loaded: Loaded[InitiatorSettings], log: AuditLog | None, purpose_of: Callable[[Identity], str]
+) -> Callers:
+    """Return what tells an initiator who calls, and writes the calls to `log`, each with what its caller asks for."""
+    from fedpredict.initiator.callers import Callers  # noqa: PLC0415
+    from fedpredict.security.tokens import Tokens  # noqa: PLC0415
+
+    file = tokens_file(loaded)
+    tokens = None if file is None else Tokens(file)
+    return Callers(insecure=loaded.settings.insecure, tokens=tokens, log=log, purpose_of=purpose_of)
 
 
 def distinct_ids_folder(loaded: Loaded[ParticipantSettings]) -> Path:

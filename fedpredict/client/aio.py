@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -34,12 +35,21 @@ class AsyncClient(AsyncTaskMethods):
         tls: TlsFiles | None = None,
         insecure: bool = False,
         identity: Identity | None = None,
+        token: str | None = None,
+        ca: Path | None = None,
         chunk_size: int = core.CHUNK_SIZE,
         hedge_after_s: float | None = None,
     ) -> None:
         """Check the arguments, which are those of `Client`; nothing is connected yet."""
         target = build_target(
-            address, server_party=server_party, tls=tls, insecure=insecure, identity=identity, chunk_size=chunk_size
+            address,
+            server_party=server_party,
+            tls=tls,
+            insecure=insecure,
+            identity=identity,
+            chunk_size=chunk_size,
+            token=token,
+            ca=ca,
         )
         self._chunk_size = chunk_size
         self._session = Session(target, hedge_after_s=hedge_after_s)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from time import monotonic
 
 import grpc
@@ -13,7 +14,15 @@ import grpc
 from fedpredict.errors import ConfigError, DeadlineExceededError, InputError
 from fedpredict.model.ids import check_party_id
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import TlsFiles, channel_credentials, is_loopback, server_name, stated_identity
+from fedpredict.security.passwords import AUTHORIZATION, check_token_text
+from fedpredict.security.tls import (
+    TlsFiles,
+    authority_credentials,
+    channel_credentials,
+    is_loopback,
+    server_name,
+    stated_identity,
+)
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Options, channel_options
 
 
@@ -25,7 +34,7 @@ class Target:
         address: host:port.
         credentials: For TLS; None for plain text.
         options: Of the channel.
-        metadata: Of every call.
+        metadata: Of every call; a token is among it.
         chunk_size: The most sample ids in one call.
         key: Equal for targets that may share a connection: the same server, the same caller.
     """
@@ -33,7 +42,7 @@ class Target:
     address: str
     credentials: grpc.ChannelCredentials | None
     options: Options = field(repr=False)
-    metadata: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
     chunk_size: int
     key: Hashable = field(repr=False)
 
@@ -46,39 +55,53 @@ def build_target(
     insecure: bool,
     identity: Identity | None,
     chunk_size: int,
+    token: str | None = None,
+    ca: Path | None = None,
 ) -> Target:
     """Return the target that a client's constructor arguments describe.
 
     Raises:
         ConfigError: They do not fit together; it says what to pass.
-        CertificateError: A file of `tls` cannot be used.
+        CertificateError: A file of `tls`, or `ca`, cannot be used.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"the server's address is {address!r}; write host:port, such as 127.0.0.1:7440")
     if not 1 <= chunk_size <= MAX_SAMPLES_PER_CALL:
         raise ConfigError(f"chunk_size is {chunk_size}; allowed: 1 to {MAX_SAMPLES_PER_CALL}")
+    if tls is not None and ca is not None:
+        raise ConfigError("tls and ca were both given; ca is for a caller with a token and no certificate of its own")
+    shown = () if token is None else ((AUTHORIZATION, f"Bearer {check_token_text(token)}"),)
     if insecure:
-        return _plain_target(address, tls, identity, chunk_size)
-    if tls is None or server_party is None:
+        return _plain_target(address, tls, identity, chunk_size, shown)
+    files = (tls.ca, tls.certificate, tls.key) if tls is not None else (ca,) if ca is not None and shown else ()
+    if not files or server_party is None:
         raise ConfigError(
-            "a connection needs tls (the CA, a certificate, its key: `fedpredict certs`) and server_party (the party "
-            "that runs the initiator, which its certificate must name); insecure=True works on loopback only"
+            "a connection needs tls (the CA, a certificate, its key: `fedpredict certs`), or ca and a token, and "
+            "server_party (the party that runs the initiator, which its certificate must name); insecure=True works on "
+            "loopback only"
         )
     options = channel_options(server_name(check_party_id(server_party)))
-    credentials = channel_credentials(tls)
+    credentials = authority_credentials(files[0]) if tls is None else channel_credentials(tls)
     # what the files hold, not where they are: a renewed certificate is another caller's connection
-    content = tuple(sha256(path.read_bytes()).digest() for path in (tls.ca, tls.certificate, tls.key))
-    return Target(address, credentials, options, (), chunk_size, (address, server_party, content))
+    content = (*(sha256(path.read_bytes()).digest() for path in files), _digest(shown))
+    return Target(address, credentials, options, shown, chunk_size, (address, server_party, content))
 
 
-def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None, chunk_size: int) -> Target:
+def _plain_target(
+    address: str, tls: TlsFiles | None, identity: Identity | None, chunk_size: int, shown: tuple[tuple[str, str], ...]
+) -> Target:
     if tls is not None:
         raise ConfigError("insecure=True and tls were both given; drop one")
     if not is_loopback(address):
         raise ConfigError(f"insecure=True is for loopback only, and {address} is not; use TLS")
     stated = identity if identity is not None else Identity(IdentityKind.CLIENT, "local")
-    return Target(address, None, channel_options(), stated_identity(stated), chunk_size, (address, stated))
+    metadata = (*stated_identity(stated), *shown)
+    return Target(address, None, channel_options(), metadata, chunk_size, (address, stated, _digest(shown)))
+
+
+def _digest(shown: tuple[tuple[str, str], ...]) -> bytes:
+    return sha256(repr(shown).encode()).digest()
 
 
 MAX_TIMEOUT_S = 4e6

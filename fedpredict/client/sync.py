@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,8 @@ class Client(TaskMethods):
         tls: TlsFiles | None = None,
         insecure: bool = False,
         identity: Identity | None = None,
+        token: str | None = None,
+        ca: Path | None = None,
         chunk_size: int = core.CHUNK_SIZE,
         hedge_after_s: float | None = None,
     ) -> None:
@@ -47,6 +50,10 @@ class Client(TaskMethods):
             tls: The CA, this caller's certificate and its key.
             insecure: Plain text, on loopback only, where the server has `insecure = true`.
             identity: Without TLS: who this caller says it is; default: client "local".
+            token: A bearer token of the initiator's (`fedpredict token`), read from a file or the environment; it
+                travels over TLS only, or to loopback.
+            ca: With a token, without a certificate of one's own and so without `tls`: the CA that the server is held
+                to; `address` is then the initiator's `token_listen`.
             chunk_size: The most sample ids in one call; a longer list travels in several.
             hedge_after_s: A call without an answer after so many seconds is made once more, and the first answer wins;
                 None: never.
@@ -56,7 +63,14 @@ class Client(TaskMethods):
             CertificateError: A file of `tls` cannot be used.
         """
         target = build_target(
-            address, server_party=server_party, tls=tls, insecure=insecure, identity=identity, chunk_size=chunk_size
+            address,
+            server_party=server_party,
+            tls=tls,
+            insecure=insecure,
+            identity=identity,
+            chunk_size=chunk_size,
+            token=token,
+            ca=ca,
         )
         self._chunk_size = chunk_size
         self._session = Session(target, hedge_after_s=hedge_after_s)

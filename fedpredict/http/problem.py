@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from fedpredict.errors import FedPredictError
+from fedpredict.errors import FedPredictError, TokenRefusedError
 from fedpredict.public_status import Code, public_status
 
 CONTENT_TYPE = "application/problem+json"
@@ -95,6 +95,8 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def _headers(error: FedPredictError, code: Code) -> dict[str, str]:
+    if isinstance(error, TokenRefusedError):
+        return {"www-authenticate": 'Bearer error="invalid_token"'}
     if code is not Code.RESOURCE_EXHAUSTED:
         return {}
     wait_ms = int(getattr(error, "retry_after_ms", RETRY_AFTER_MS))

@@ -40,7 +40,7 @@ MAX_FRAMING_BYTES = 64 * 1024
 """Bytes of chunk framing and trailers beyond the size of the body itself."""
 _SINGLE = frozenset({
     b"host", b"content-type", b"x-request-id", b"traceparent", b"x-fedpredict-client", b"x-fedpredict-deadline-ms",
-    b"expect", b"inference-header-content-length", b"content-encoding",
+    b"authorization", b"expect", b"inference-header-content-length", b"content-encoding",
 })  # fmt: skip
 
 
@@ -77,8 +77,9 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._since = self.loop.time()
-        certificate = cast("Mapping[str, Any] | None", transport.get_extra_info("peercert"))
-        if certificate is not None:
+        if transport.get_extra_info("sslcontext") is not None:
+            # a caller without a certificate has no names; he is not one without TLS, who may state his
+            certificate = cast("Mapping[str, Any]", transport.get_extra_info("peercert") or {})
             names = certificate.get("subjectAltName", ())
             self._uris = tuple(value for kind, value in names if kind == "URI")
         most = self._edge.settings.max_connections

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 
+from typing_extensions import override
+
 from fedpredict.errors import (
     EmptyRequestError,
     OverloadedError,
@@ -15,8 +17,9 @@ from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.security.identity import Identity
-from fedpredict.security.policy import Clocks, Policy
+from fedpredict.security.policy import Clocks, Needs, Policy, Rule
 from fedpredict.security.rates import Rates
+from fedpredict.security.tokens import check_token, rule_with_token
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 
 _PREDICT = METHODS[f"{SERVICE}/Predict"]
@@ -43,6 +46,23 @@ class Access(Policy[ClientSettings]):
             clocks: Default: the machine's.
         """
         super().__init__(clients, table="clients", max_rows=max_rows, rates=rates, clocks=clocks)
+
+    @override
+    def rule_of(self, caller: Identity) -> Rule | None:
+        """Return the rule of a client, and of one who came with a token what that leaves of it.
+
+        Raises:
+            TokenRefusedError: It is a token that is no longer good.
+        """
+        check_token(caller)
+        rule = super().rule_of(caller)
+        return None if rule is None else rule_with_token(rule, caller)
+
+    @override
+    def admit(self, caller: Identity, needs: Needs) -> Rule:
+        """Return the rule as `rule_of` does, of a caller who may call now, and count the call."""
+        check_token(caller)
+        return rule_with_token(super().admit(caller, needs), caller)
 
 
 class Admission:

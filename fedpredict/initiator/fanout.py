@@ -24,6 +24,7 @@ from fedpredict.model.populations import BucketAnswer, BucketQuery, BucketScorer
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.standing import BucketIds, PopulationNotice, PopulationStanding
+from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.sockets import dialling_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
@@ -45,11 +46,13 @@ class Dialler:
         party: This initiator's own party.
         tls: Its certificate and the CA; None for plain text, on loopback.
         me: This process.
+        audit: What checkpoints are handed out of, and kept in; default: neither.
     """
 
     party: str
     tls: TlsFiles | None
     me: Instance = field(default_factory=Instance)
+    audit: AuditedCalls = field(default_factory=lambda: AuditedCalls(None))
 
     def dial(self, party: str, address: str, compression: Compression = Compression.NONE) -> RemoteParty:
         """Return another party that listens; nothing is sent yet.
@@ -101,7 +104,7 @@ class Dialler:
         return RemoteParty(who, online, offline, None, None)
 
     def _acquaintance(self, party: str) -> Acquaintance:
-        return Acquaintance(party, read_tls(self.tls).ca_pem if self.tls else None, self.me)
+        return Acquaintance(party, read_tls(self.tls).ca_pem if self.tls else None, self.me, self.audit)
 
     def _stated(self) -> tuple[tuple[str, str], ...]:
         return () if self.tls else stated_identity(Identity(IdentityKind.PARTY, self.party))

@@ -30,9 +30,12 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.standing import PopulationNotice, PopulationStanding
+from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.hello import NONCE_BYTES, verify_hello
+from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
+from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
 from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.link import OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
@@ -54,11 +57,13 @@ class Acquaintance:
         party: The party that must answer.
         ca_pem: The authorities that its hello is held to; None where there is no TLS.
         me: This process.
+        audit: What checkpoints are handed out of, and kept in.
     """
 
     party: str
     ca_pem: bytes | None
     me: Instance = field(default_factory=Instance)
+    audit: AuditedCalls = field(default_factory=lambda: AuditedCalls(None))
 
     def hello(self) -> participant_pb2.HelloRequest:
         """Return a hello with a fresh nonce."""
@@ -135,7 +140,10 @@ class Acquaintance:
     def describe(self, model_id: str) -> participant_pb2.DescribeModelRequest:
         """Return the question what a party's part of a model is."""
         return participant_pb2.DescribeModelRequest(
-            protocol_version=codec.PROTOCOL_VERSION, request_id=codec.new_request_id(), model_id=model_id
+            protocol_version=codec.PROTOCOL_VERSION,
+            request_id=codec.new_request_id(),
+            model_id=model_id,
+            checkpoints=checkpoints_to_wire(self.audit.handed()),
         )
 
     def description(
@@ -148,6 +156,7 @@ class Acquaintance:
             raise self.refused(error) from error
         if (reply.request_id, part.party, part.model_id) != (request.request_id, self.party, request.model_id):
             raise self.refused("it describes another model or party, or answers another request")
+        self.audit.keep(Identity(IdentityKind.PARTY, self.party), checkpoints_from_wire(reply.checkpoints))
         return part
 
     def share(self, query: ScoreQuery, reply: participant_pb2.ScoreReply) -> PartyReply:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 
-from fedpredict.errors import FieldError, ProtocolError
+from fedpredict.errors import FedPredictError, FieldError, ProtocolError
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.methods import INFERENCE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import WhoCalls
@@ -47,6 +48,7 @@ class InferenceService:
         *,
         ready: Callable[[], bool],
         wants: Callable[[BaseException], bool] = always,
+        audit: RequestAudit | None = None,
     ) -> None:
         """Prepare.
 
@@ -57,6 +59,7 @@ class InferenceService:
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             ready: Whether this process takes requests; not whether any model can be answered.
             wants: Whether an inference that ended in an error gets a line in the log.
+            audit: Writes down what is refused before `predictor` has it; default: nothing does.
         """
         self._predictor = predictor
         self._models = models
@@ -64,6 +67,7 @@ class InferenceService:
         self._who_calls = who_calls
         self._ready = ready
         self._wants = wants
+        self._audit = audit or RequestAudit(None)
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -110,6 +114,20 @@ class InferenceService:
     async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer an inference; rows without a score are NaN, and their status says why."""
         caller = self._caller(context)
+        try:
+            task, options, names = self._understood(request, context, caller)
+        except FedPredictError as error:
+            self._audit.misunderstood("oip_grpc", caller, error)
+            raise
+        add_log_context(request_id=task.request_id, model=task.model_id)
+        limits = [limit for limit in (context.time_remaining(), options.deadline_s) if limit is not None]
+        prediction = await self._predictor.predict(task, caller, deadline_s=min(limits, default=None))
+        return _response(request, prediction, names)
+
+    def _understood(
+        self, request: pb.ModelInferRequest, context: Context, caller: Identity
+    ) -> tuple[PredictTask, oip.Options, Sequence[str]]:
+        """Return what is asked: the task, how, and which outputs are wanted."""
         info = self._info(request.model_name, request.model_version, caller)
         options = oip.parse_options(_parameters(request.parameters))
         names = oip.check_outputs([output.name for output in request.outputs])
@@ -122,10 +140,7 @@ class InferenceService:
             inputs=features.inputs,
             traceparent=traceparent_sent(context),
         )
-        add_log_context(request_id=task.request_id, model=task.model_id)
-        limits = [limit for limit in (context.time_remaining(), options.deadline_s) if limit is not None]
-        prediction = await self._predictor.predict(task, caller, deadline_s=min(limits, default=None))
-        return _response(request, prediction, names)
+        return task, options, names
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)

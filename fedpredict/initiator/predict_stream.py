@@ -18,6 +18,7 @@ from types import ModuleType
 import grpc
 
 from fedpredict.errors import DeadlineExceededError, ProtocolError, ServerUnavailableError
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
@@ -49,6 +50,7 @@ class PredictStreams:
         *,
         max_calls: int,
         wants: Callable[[BaseException], bool] = always,
+        audit: RequestAudit | None = None,
     ) -> None:
         """Prepare.
 
@@ -57,11 +59,13 @@ class PredictStreams:
             who_calls: Stream -> the caller's identity; raises `UnauthenticatedError`.
             max_calls: Calls that one stream may have under way; at the limit it is not read, and the caller waits.
             wants: Whether a call that ended in an error gets a line in the log.
+            audit: Writes down what is refused before `predictor` has it; default: nothing does.
         """
         self._predictor = predictor
         self._who_calls = who_calls
         self._max_calls = max_calls
         self._wants = wants
+        self._audit = audit or RequestAudit(None)
         self._open: set[_Stream] = set()
         self._draining = False
 
@@ -82,7 +86,7 @@ class PredictStreams:
             add_log_context(caller=caller.name)
             # tells the caller, before it sends anything, that there is such a method and that it may use it
             await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
-            stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants)
+            stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants, audit=self._audit)
             self._open.add(stream)
             if self._draining:
                 stream.drain()
@@ -119,9 +123,12 @@ class _Stream:
         context: Context,
         max_calls: int,
         wants: Callable[[BaseException], bool],
+        *,
+        audit: RequestAudit,
     ) -> None:
         self._predictor = predictor
         self._wants = wants
+        self._audit = audit
         self._caller = caller
         self._context = context
         self._max_calls = max_calls
@@ -195,6 +202,7 @@ class _Stream:
         try:
             task = self._task(message)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
+            self._audit.misunderstood("stream", self._caller, error)
             self._fail(message.id, error)
             return
         try:

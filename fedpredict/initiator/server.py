@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,14 +14,16 @@ import grpc
 from fedpredict.errors import ConfigError
 from fedpredict.http.server import HttpServer
 from fedpredict.initiator.admission import Access, Admission
+from fedpredict.initiator.announce import announce
 from fedpredict.initiator.attach import Attachments
+from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import Dialler, RemoteParty
-from fedpredict.initiator.http.edge import EdgeSettings, build_edge
+from fedpredict.initiator.http.edge import build_edge, edge_settings_of
 from fedpredict.initiator.inference import InferenceService
 from fedpredict.initiator.methods import METHODS
 from fedpredict.initiator.predict import CheckTypes, Predictor, Predicts
-from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
+from fedpredict.initiator.predict_stream import PredictStreams
 from fedpredict.initiator.service import InitiatorService, Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.simulate import Simulator
@@ -39,9 +40,8 @@ from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
+from fedpredict.security.tls import TlsFiles, party_credentials, token_credentials
 from fedpredict.state.base import PinStore
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.handlers import Guarded
@@ -79,6 +79,7 @@ class InitiatorServer:
         me: Instance | None = None,
         counted: Source | None = None,
         access: Access | None = None,
+        callers: Callers | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -94,6 +95,7 @@ class InitiatorServer:
             me: This process among the initiator's workers; default: the only one.
             counted: Further metrics to show.
             access: Who may ask for what, which the caller may replace; default: what the settings say.
+            callers: Knows who asks; default: certificates, and with `insecure` what callers state.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
@@ -102,22 +104,22 @@ class InitiatorServer:
         self._settings = settings
         self._store, self._tls = store, tls
         self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
-        self._warehouse, self._features = warehouse, features
-        self._realtime, self._tasks = realtime, tasks
+        self._warehouse, self._features, self._realtime = warehouse, features, realtime
+        self._tasks, self._simulate = tasks, simulate
         self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
-        self._simulate = simulate
         self._me = me or Instance()
         self._attachments: Attachments | None = None
         self._heads: Heads = HeadShelf
         self._check_types: CheckTypes | None = None
         self._buckets: BucketPart | None = None
         self._access = Access(settings.clients, max_rows=settings.max_samples) if access is None else access
+        self._callers = callers or Callers(insecure=settings.insecure, purpose_of=self._access.purpose_of)
         self._admission = Admission(self._access, settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
         self._http_address: str | None = None
         self._http_edge: HttpServer | None = None
-        self._link_address = ""
+        self._link_address = self._token_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()
@@ -137,6 +139,11 @@ class InitiatorServer:
         return self._http_address
 
     @property
+    def token_address(self) -> str:
+        """host:port where gRPC callers come with a token alone; empty where none do."""
+        return self._token_address
+
+    @property
     def link_address(self) -> str:
         """host:port where participants that dial us may do so over sockets; empty where none is expected."""
         return self._link_address
@@ -148,15 +155,7 @@ class InitiatorServer:
             await self._listen(stack, predictor, models)
             await self._listen_http(predictor, models)
             self._stack = stack.pop_all()
-        logger.info("initiator.listening", extra={"party": self._settings.party, "address": self._address})
-        if self._http_address is not None:
-            logger.info("initiator.listening_http", extra={"address": self._http_address})
-        if self._settings.http_insecure:
-            logger.warning("initiator.http_insecure", extra={"meaning": "HTTP callers state who they are"})
-        if self._credentials is None:
-            logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
-        if not self._settings.clients:
-            logger.warning("initiator.no_clients", extra={"meaning": "nobody may ask; see [clients]"})
+        announce(self._settings, self._address, self._http_address, self._token_address)
         return self
 
     async def __aexit__(
@@ -169,10 +168,6 @@ class InitiatorServer:
         logger.info("initiator.draining", extra={"drain_s": self._settings.drain_s})
         await self._stack.aclose()
         logger.info("initiator.stopped")
-
-    @property
-    def _who_calls(self) -> WhoCalls:
-        return partial(peer_identity, insecure=self._settings.insecure)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -205,7 +200,8 @@ class InitiatorServer:
                 scorers,
                 self._buckets,
                 access=self._access,
-                who_calls=self._who_calls,
+                who_calls=self._callers.of_call,
+                audit=self._callers.audit,
                 worker=self._me.name,
                 delivers=self._me.worker == 0,
             )
@@ -216,7 +212,7 @@ class InitiatorServer:
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls, self._me)
+        dialler = Dialler(self._settings.party, self._tls, self._me, self._callers.audit)
         attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
             if settings.address is not None:
@@ -271,28 +267,31 @@ class InitiatorServer:
         self.metrics_address = await stack.enter_async_context(shown)
 
     async def _listen(self, stack: AsyncExitStack, predictor: Predicts, models: Models) -> None:
-        who_calls = self._who_calls
+        who_calls, audit = self._callers.of_call, self._callers.audit
         attach = self._attachments.attach if self._attachments else None
         wants = self._watch.log.wants_error
         streams = PredictStreams(
-            watched(predictor, "stream", self._watch),
+            watched(predictor, "stream", self._watch, audit),
             who_calls,
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
+            audit=audit,
         )
-        seen = watched(predictor, "grpc", self._watch)
+        seen, offline = watched(predictor, "grpc", self._watch, audit), self._offline
         service = InitiatorService(
-            seen, models, self._access, who_calls, streams, attach=attach, offline=self._offline, wants=wants
+            seen, models, self._access, who_calls, streams, attach=attach, offline=offline, wants=wants, audit=audit
         )
         health = Health(process=lambda: True, model=service.is_ready)
-        seen = watched(predictor, "oip_grpc", self._watch)
+        seen = watched(predictor, "oip_grpc", self._watch, audit)
         inference = InferenceService(
-            seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants
+            seen, models, self._access, who_calls, ready=lambda: not health.draining, wants=wants, audit=audit
         )
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         services = service.handlers(), inference.handlers(), health.handlers()
         server.add_generic_rpc_handlers((Guarded(services, METHODS),))
         self._address = bind(server, self._settings.listen, self._credentials)
+        if self._settings.token_listen is not None and self._tls is not None:
+            self._token_address = bind(server, self._settings.token_listen, token_credentials(self._tls))
         await server.start()
         if self.metrics_address:
             self._watch.serving.ready(lambda: {each: models.info(each).ready for each in models.model_ids})
@@ -303,15 +302,8 @@ class InitiatorServer:
         settings = self._settings
         if settings.http_listen is None:
             return
-        edge_settings = EdgeSettings(
-            listen=settings.http_listen,
-            http=settings.http,
-            tls=https_context(self._tls) if self._tls and not settings.http_insecure else None,
-            max_samples=settings.max_samples,
-            drain_s=settings.drain_s,
-            shares_port=self._me.shares_ports,
-        )
-        edge = build_edge(edge_settings, predictor, models, self._access, self._watch)
+        edge_settings = edge_settings_of(settings, self._tls, shares_port=self._me.shares_ports)
+        edge = build_edge(edge_settings, predictor, models, self._access, self._watch, callers=self._callers)
         await edge.__aenter__()
         self._http_edge, self._http_address = edge, edge.address
 
@@ -349,6 +341,7 @@ async def serve(
     ready_http: Callable[[str], None] | None = None,
     counted: Source | None = None,
     access: Access | None = None,
+    callers: Callers | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
 
@@ -366,6 +359,7 @@ async def serve(
         ready_http: Called once with the address that HTTP is spoken at, where it is.
         counted: Further metrics to show.
         access: Who may ask for what, which the caller may replace; default: what the settings say.
+        callers: Knows who asks; default: as `InitiatorServer`.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -384,6 +378,7 @@ async def serve(
             me=me,
             counted=counted,
             access=access,
+            callers=callers,
         )
         async with running as server:
             with settled_memory(), giving_back():

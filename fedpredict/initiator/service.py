@@ -8,7 +8,9 @@ from typing import Protocol
 
 import grpc
 
+from fedpredict.errors import FedPredictError
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
@@ -45,6 +47,7 @@ class InitiatorService:
         attach: Callable[[Context], Awaitable[None]] | None = None,
         offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] | None = None,
         wants: Callable[[BaseException], bool] = always,
+        audit: RequestAudit | None = None,
     ) -> None:
         """Prepare.
 
@@ -57,10 +60,12 @@ class InitiatorService:
             attach: Serves a participant that dials us; None where none does.
             offline: The methods of offline tasks; None where there are none.
             wants: Whether a prediction that ended in an error gets a line in the log.
+            audit: Writes down what is refused before `predictor` has it; default: nothing does.
         """
         self._attach = attach
         self._offline = offline or {}
         self._wants = wants
+        self._audit = audit or RequestAudit(None)
         self._streams = streams
         self._predictor = predictor
         self._models = models
@@ -82,7 +87,11 @@ class InitiatorService:
     async def predict(self, request: initiator_pb2.PredictRequest, context: Context) -> initiator_pb2.PredictReply:
         """Answer a total task."""
         caller = self._caller(context)
-        task = task_codec.task_from_wire(request)
+        try:
+            task = task_codec.task_from_wire(request)
+        except FedPredictError as error:
+            self._audit.misunderstood("grpc", caller, error)
+            raise
         add_log_context(request_id=task.request_id, model=task.model_id)
         sent = traceparent_sent(context)
         if sent:

@@ -19,6 +19,7 @@ from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSett
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EventSettings, RealtimeSettings
 from fedpredict.scoring.schedule import ScheduleSettings
+from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.rules import RuleSettings
 from fedpredict.security.settings import (
@@ -175,6 +176,12 @@ class InitiatorSettings(_Settings):
     """Where HTTP is spoken, as host:port; None: nowhere."""
     http_insecure: bool = False
     """HTTP in plain text, on loopback only, behind a proxy of this machine; links to parties keep their TLS."""
+    tokens: Path | None = None
+    """The file of the users' bearer tokens (`fedpredict token`); None: none are taken."""
+    token_listen: Address | None = None
+    """Where gRPC callers with a token and without a certificate are taken; None: nowhere."""
+    http_client_certificates: Literal["required", "optional"] = "required"
+    """Whether HTTP callers need a certificate, or a token will do."""
     link_listen: Address | None = None
     """Where participants that dial us may do so over sockets, the fast way; None: over gRPC alone, at `listen`."""
     insecure: bool = False
@@ -223,6 +230,8 @@ class InitiatorSettings(_Settings):
     policy: Path | None = None
     """A file of its own that holds `[clients]`, and nothing else; then there are none here."""
     http: HttpSettings = Field(default_factory=HttpSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """Who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     traces: TracesSettings = Field(default_factory=TracesSettings)
@@ -263,6 +272,7 @@ class InitiatorSettings(_Settings):
     def _transport_is_safe(self) -> InitiatorSettings:
         peers = {f"parties.{party}.address": peer.address for party, peer in self.parties.items()}
         addresses = {"listen": self.listen, "link_listen": self.link_listen, "http_listen": self.http_listen, **peers}
+        addresses["token_listen"] = self.token_listen
         check_transport(self.tls, {key: each for key, each in addresses.items() if each}, insecure=self.insecure)
         return self
 
@@ -270,6 +280,19 @@ class InitiatorSettings(_Settings):
     def _plain_http_stays_here(self) -> InitiatorSettings:
         if self.http_insecure and (self.http_listen is None or not is_loopback(self.http_listen)):
             raise ValueError(f"http_insecure = true is for loopback only, but http_listen is {self.http_listen}")
+        return self
+
+    @model_validator(mode="after")
+    def _token_ports_take_tokens(self) -> InitiatorSettings:
+        asked = {
+            "token_listen": self.token_listen is not None,
+            'http_client_certificates = "optional"': self.http_client_certificates == "optional",
+        }
+        for key in (each for each, is_asked in asked.items() if is_asked):
+            if self.tokens is None:
+                raise ValueError(f'{key} is for callers with a token: name their file, such as tokens = "tokens.json"')
+            if self.insecure:
+                raise ValueError(f"{key} is TLS; with insecure = true tokens are taken at every port, on loopback")
         return self
 
     @model_validator(mode="after")

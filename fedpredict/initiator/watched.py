@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from typing_extensions import override
 
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
@@ -15,14 +16,17 @@ from fedpredict.observe.watch import PredictionWatch, RequestWatch
 from fedpredict.security.identity import Identity
 
 
-def watched(predictor: Predicts, edge: Edge, watch: PredictionWatch) -> Predicts:
-    """Return `predictor`, seen by `watch`; itself where nothing is measured.
+def watched(predictor: Predicts, edge: Edge, watch: PredictionWatch, audit: RequestAudit | None = None) -> Predicts:
+    """Return `predictor`, seen by `watch` and written down by `audit`; itself where nothing is.
 
     Args:
         predictor: The use case.
         edge: Who hands tasks over; a task's `traceparent` is what its caller sent.
         watch: Told of each of them.
+        audit: Writes each of them down; default: nothing does.
     """
+    if audit is not None:
+        predictor = audit.predictor(predictor, edge)
     return _Watched(predictor, edge, watch) if watch.serving.counts or watch.traces.on else predictor
 
 

@@ -24,6 +24,7 @@ from fedpredict.security.identity import Identity
 from fedpredict.security.policy import Rule
 from fedpredict.security.tls import TlsFiles, read_tls
 from fedpredict.wire import codec
+from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
 from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
@@ -107,12 +108,16 @@ class Answers:
             self.audit.check()
             rule = self._policy.admit(caller, _DESCRIBE)
             rule.check_model(model_id)
+            self.audit.keep(caller, checkpoints_from_wire(request.checkpoints))
             part = await self._scorer.describe(model_id, deadline_s=deadline_s)
         except BaseException as error:
             self.audit.other("DescribeModel", caller, request_id, model_id, error)
             raise
         self.audit.other("DescribeModel", caller, request_id, model_id, None)
-        return description_to_wire(request.request_id, replace(part, max_samples=rule.max_rows))
+        await self.audit.safe()
+        reply = description_to_wire(request.request_id, replace(part, max_samples=rule.max_rows))
+        reply.checkpoints.extend(checkpoints_to_wire(self.audit.handed()))
+        return reply
 
     async def score(
         self, request: participant_pb2.ScoreRequest, caller: Identity, deadline_s: float
@@ -158,6 +163,7 @@ class Answers:
             self.audit.scored(caller, query, error)
             raise
         self.audit.scored(caller, query, reply)
+        await self.audit.safe()
         codec.fill_reply(into, query, reply)
 
     async def _score_several(self, query: ScoreQuery, rule: Rule, deadline_s: float) -> PartyReply:

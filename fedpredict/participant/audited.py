@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
-from fedpredict.errors import AuditUnavailableError, FedPredictError
+from fedpredict.errors import FedPredictError
 from fedpredict.model.populations import BucketQuery, PopulationRows
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.standing import BucketIds, PopulationNotice
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_calls import AuditedCalls
+from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
 from fedpredict.security.identity import Identity
 
 
-class Audit(Protocol):
-    """What takes lines; `AuditLog` does."""
-
-    def check(self) -> None:
-        """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
-
-    def add(self, call: AuditedCall) -> None:
-        """Have a call written down."""
-
-
-class CallAudit:
+class CallAudit(AuditedCalls):
     """Writes calls down, where there is an audit log."""
-
-    def __init__(self, log: Audit | None, purpose_of: Callable[[Identity], str] = lambda _: "") -> None:
-        """Prepare.
-
-        Args:
-            log: Where to write; None: nowhere.
-            purpose_of: What a caller asks for, as its rule says; lines repeat it.
-        """
-        self._log = log
-        self._purpose_of = purpose_of
-
-    def check(self) -> None:
-        """Raise `AuditUnavailableError` where calls must not be answered."""
-        if self._log is not None:
-            self._log.check()
-
-    def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
-        """Write down a call that names no samples, or one that was refused before it was understood."""
-        if self._log is not None:
-            outcome, purpose = _outcome(error), self._purpose_of(caller)
-            self._log.add(AuditedCall(what, str(caller), request_id, model_id, outcome=outcome, purpose=purpose))
 
     @contextmanager
     def refusals(self, what: str, caller: Identity) -> Iterator[None]:
@@ -79,8 +48,8 @@ class CallAudit:
                     query.mode.value,
                     rows.stop - rows.start,
                     query.epoch,
-                    _outcome(error),
-                    None if _is_unlisted(error) else query.sample_ids[rows],
+                    outcome_of(error),
+                    None if is_unlisted(error) else query.sample_ids[rows],
                     status,
                     purpose=purpose,
                 )
@@ -104,12 +73,12 @@ class CallAudit:
                 query.mode.value,
                 query.n_rows,
                 query.epoch,
-                _outcome(error),
-                None if _is_unlisted(error) else ids.sample_ids,
+                outcome_of(error),
+                None if is_unlisted(error) else ids.sample_ids,
                 answer.share.status if isinstance(answer, PartyReply) else None,
-                "" if _is_unlisted(error) else ids.sha256,
+                "" if is_unlisted(error) else ids.sha256,
                 f"{rows.population} version {rows.version}" if isinstance(rows, PopulationRows) else "",
-                self._purpose_of(caller),
+                purpose=self._purpose_of(caller),
             )
         )
 
@@ -123,7 +92,7 @@ class CallAudit:
                     str(caller),
                     notice.request_id,
                     rows=notice.n_ids,
-                    outcome=_outcome(error),
+                    outcome=outcome_of(error),
                     population=named,
                     purpose=self._purpose_of(caller),
                 )
@@ -141,9 +110,9 @@ class CallAudit:
                 str(caller),
                 put.request_id,
                 rows=rows,
-                outcome=_outcome(error),
-                sample_ids=content if isinstance(content, SampleIds) and not _is_unlisted(error) else None,
-                ids_sha256="" if _is_unlisted(error) else put.sha256,
+                outcome=outcome_of(error),
+                sample_ids=content if isinstance(content, SampleIds) and not is_unlisted(error) else None,
+                ids_sha256="" if is_unlisted(error) else put.sha256,
                 population=f"{put.population} version {put.version}",
                 purpose=self._purpose_of(caller),
             )
@@ -161,12 +130,3 @@ class AskedIds:
 
     sample_ids: SampleIds | None = None
     sha256: str = ""
-
-
-def _is_unlisted(error: BaseException | None) -> bool:
-    """Return whether the log refused the call itself: then nothing that is large may wait for it."""
-    return isinstance(error, AuditUnavailableError)
-
-
-def _outcome(error: BaseException | None) -> str:
-    return "ok" if error is None else type(error).__name__

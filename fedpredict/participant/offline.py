@@ -116,6 +116,7 @@ class OfflineAnswers:
             self._audit.population(caller, notice, error)
             raise
         self._audit.population(caller, notice, None)
+        await self._audit.safe()
         return standing_to_wire(notice.request_id, standing)
 
     async def put_bucket(
@@ -137,6 +138,7 @@ class OfflineAnswers:
             self._audit.put_bucket(caller, put, error)
             raise
         self._audit.put_bucket(caller, put, None)
+        await self._audit.safe()
         return participant_pb2.PopulationBucketReply(request_id=put.request_id)
 
     async def score_bucket(
@@ -167,6 +169,7 @@ class OfflineAnswers:
             self._audit.bucket(caller, query, asked, error)
             raise
         self._audit.bucket(caller, query, asked, reply)
+        await self._audit.safe()
         elapsed_s = time.perf_counter() - began
         counted.done(elapsed_s, reply.share.status)
         fill_bucket_reply(into, query, digests[0], reply)

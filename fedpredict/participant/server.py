@@ -25,7 +25,7 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.answered import AnsweredRecords
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
-from fedpredict.participant.audited import Audit, CallAudit
+from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.methods import METHODS
@@ -40,6 +40,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
+from fedpredict.security.audit_waiting import Audit
 from fedpredict.security.https import https_context
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, party_credentials

@@ -67,9 +67,9 @@ def seal(body: bytes, n: int, before: str) -> tuple[bytes, str]:
     >>> line == b'{"n":1,"kind":"end","h":"' + sha256.encode() + b'"}\n'
     True
     """
-    text = b'{"n":%d,' % n + body[1:-1]
-    sha256 = hashlib.sha256(before.encode() + text).hexdigest()
-    return text + b',"h":"' + sha256.encode() + b'"}\n', sha256
+    text = b'{"n":%d,%b' % (n, body[1:-1])
+    sha256 = hashlib.sha256(b"%b%b" % (before.encode(), text)).hexdigest()
+    return b'%b,"h":"%b"}\n' % (text, sha256.encode()), sha256
 
 
 def sign(key: Ed25519PrivateKey, chain: str, n: int, sha256: str) -> Checkpoint:

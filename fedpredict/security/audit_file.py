@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from fedpredict.errors import ConfigError
@@ -63,6 +64,8 @@ class ChainFile:
         self._has_rest = False
         self.size = 0
         self.grew = False
+        """Whether lines stand behind the last checkpoint."""
+        self._is_flushed = True
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.n, self.sha256, torn = _end_of_chain(folder, chain, keys)
@@ -99,6 +102,7 @@ class ChainFile:
             raise
         old, self._descriptor = self._descriptor, descriptor
         self.n, self.sha256, self.size, self.grew = n, sha256, len(data), not is_first
+        self._is_flushed = True
         with suppress(OSError):
             unfinished.unlink()
             flush_folder(self._folder)
@@ -124,18 +128,21 @@ class ChainFile:
                 self._remove_rest()
             raise
         self.n, self.sha256, self.size, self.grew = n, sha256, self.size + len(data), True
+        self._is_flushed = False
 
     def checkpoint(self, now: datetime) -> Checkpoint:
         """Sign the chain, and make it safe on the disk."""
         made = sign(self._keys.signing, self._chain, self.n, self.sha256)
         self.write([encoded({"kind": "checkpoint", "t": text_of(now), "signature": made.signature})])
         self.flush()
+        self.grew = False
         return made
 
     def flush(self) -> None:
         """Make what was written safe on the disk."""
-        os.fsync(self._descriptor)
-        self.grew = False
+        if not self._is_flushed:
+            os.fsync(self._descriptor)
+            self._is_flushed = True
 
     def next(self, now: datetime) -> None:
         """Go on in another file; raise `OSError` where that fails, and go on in this one."""
@@ -165,8 +172,18 @@ def written_at(path: Path) -> datetime:
 
 
 def text_of(at: datetime) -> str:
-    """Return an instant as lines have it: texts sort as instants do."""
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Return an instant (UTC) as lines have it: texts sort as instants do.
+
+    >>> text_of(datetime(2026, 11, 27, 8, 0, 5, 70, UTC))
+    '2026-11-27T08:00:05.000070Z'
+    """
+    return f"{_minute(at.year, at.month, at.day, at.hour, at.minute)}:{at.second:02d}.{at.microsecond:06d}Z"
+
+
+# every line has a time, and writing the same minute again is most of that
+@lru_cache(maxsize=16)
+def _minute(year: int, month: int, day: int, hour: int, minute: int) -> str:
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}"
 
 
 def check_end(folder: Path, chain: str, keys: AuditKeys) -> None:

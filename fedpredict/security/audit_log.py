@@ -2,82 +2,43 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from fedpredict.errors import AuditUnavailableError, ConfigError
-from fedpredict.model.arrays import Statuses
-from fedpredict.model.populations import digest_of
-from fedpredict.model.sample_ids import SampleIds
-from fedpredict.model.share import SampleStatus
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
-from fedpredict.security.audit_settings import AuditSettings
+from fedpredict.security.audit_line import AuditedCall, Heard, LineMaker
+from fedpredict.security.audit_peers import PeerCheckpoints
+from fedpredict.security.audit_settings import AuditSettings, Fsync
+from fedpredict.security.audit_waiting import Then, Unlisted, WaitingAnswers
 
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 100_000
 """Calls that wait to be written; beyond them calls are refused, where the log is required."""
 MOST_WAITING_BYTES = 64 << 20
-"""The same for the bytes of their lines."""
+"""The same for what they take in memory."""
 _LINES = 64
-"""So many are written at a time; a file is at most so much larger than it should be."""
-_TEXT = 256
-"""Characters that a line has of any one text."""
+"""So many are made and written at a time; a file is at most so much larger than it should be."""
+_PAUSE_S = 0.0002
+"""After so many lines the thread lets others run: the one that answers calls would wait for it five milliseconds."""
+_HURRY = 2_048
+"""Where so many calls wait, it begins at once, and lets nobody run between."""
+_LARGE = 1 << 20
+"""It begins at once for a call of so many bytes, too."""
 _MOST_CHAINS = 1_000
-_COUNTED_CALLERS = 100
-_STATUSES = tuple(SampleStatus(number).name for number in range(len(SampleStatus)))
-
-
-@dataclass(slots=True)
-class AuditedCall:
-    """One call, as its line has it.
-
-    Attributes:
-        what: The method.
-        caller: Who asked.
-        request_id: Names the call in every log.
-        model_id: The model; empty where there is none.
-        manifest_sha256: The version; empty where there is none.
-        mode: The freshness asked for; empty where there is none.
-        rows: How many samples.
-        epoch: As in a `ScoreQuery`.
-        outcome: "ok", or the kind of the error.
-        sample_ids: The samples; None where the call names none.
-        status: Of each, `SampleStatus` values; None where there is no answer.
-        ids_sha256: The digest of the samples in hex (`digest_of`), where it is known; empty: it is computed if needed.
-        population: The population and its version; empty where there is none.
-        purpose: What the caller asks for, as the policy says; empty where it does not.
-    """
-
-    what: str
-    caller: str
-    request_id: str = ""
-    model_id: str = ""
-    manifest_sha256: str = ""
-    mode: str = ""
-    rows: int = 0
-    epoch: int = 0
-    outcome: str = "ok"
-    sample_ids: Sequence[bytes] | None = None
-    status: Statuses | None = None
-    ids_sha256: str = ""
-    population: str = ""
-    purpose: str = ""
+_NOT_OPEN, _ENDED = "it is not open", "its thread has ended"
 
 
 class AuditLog:
@@ -111,14 +72,22 @@ class AuditLog:
         self._keys = keys
         self._now = now
         self._anchoring = Anchoring(settings, now)
-        # finished lines but for their numbers: small, whatever the calls were about
+        self.peers = PeerCheckpoints(folder, keys, now, hands_out=settings.peers)
+        """What other parties are handed, and hand over."""
+        self._maker = LineMaker(keys.ids, settings.ids_per_line)
+        # calls as they came, for `write_s` at most; then lines but for their numbers: small, whatever the calls were
+        # about, for as long as they cannot be written
+        self._heard: deque[Heard] = deque()
         self._waiting: deque[bytes] = deque()
         # two counters, because each has one thread that changes it
         self._added_bytes, self._written_bytes = 0, 0
-        self._unlisted = _Unlisted()
+        self._unlisted = Unlisted()
+        self._answers = WaitingAnswers()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._problem = ""
+        self._problem = _NOT_OPEN
+        self._may_rotate = True
+        self._signed_at = 0.0
 
     def __enter__(self) -> Self:
         """Continue this worker's chain, or begin one; the next that is free, where another daemon's worker writes it.
@@ -128,6 +97,7 @@ class AuditLog:
         """
         file = self._open_chain()
         self._anchoring.start()
+        self._problem = ""
         self._thread = threading.Thread(target=self._run, args=(file,), name="fedpredict-audit", daemon=True)
         self._thread.start()
         return self
@@ -157,75 +127,134 @@ class AuditLog:
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
-        if not self._settings.required:
-            return
-        trouble = self._trouble() or ("too much waits" if self._is_full() else "")
-        if trouble:
-            raise AuditUnavailableError(f"the audit log cannot be written: {trouble}")
+        # on the way of every answer
+        if self._settings.required and (self._problem or self._is_full()):
+            raise AuditUnavailableError(f"the audit log cannot be written: {self._problem or 'too much waits'}")
 
     def add(self, call: AuditedCall) -> None:
-        """Have a call written down, within `write_s` seconds.
+        """Have a call written down, within `write_s` seconds; nothing of it may be changed from here on.
 
         Calls that passed `check` find room, however much waits. Of calls that were refused, while nothing can be
         written, only the number is kept.
         """
-        is_full = self._is_full()
-        if call.outcome != "ok" and (is_full or self._trouble()):
-            self._unlisted.add("refused", call.caller, self._now())
-        elif is_full and not self._settings.required:
-            logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
-            self._unlisted.add("lost", call.caller, self._now())
-        else:
-            line = encoded(self._body(call))
-            self._added_bytes += len(line)
-            self._waiting.append(line)
+        now = self._now()
+        if self._problem or self._is_full():
+            if call.outcome != "ok":
+                self._unlisted.add("refused", call.caller, now)
+                return
+            if not self._settings.required and self._is_full():
+                logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
+                self._unlisted.add("lost", call.caller, now)
+                return
+        weight = self._maker.weight(call)
+        self._added_bytes += weight
+        self._heard.append((now, call, weight))
+        if weight > _LARGE or len(self._heard) == _HURRY:
+            self._wake.set()
+
+    def count_refused(self, caller: str) -> None:
+        """Count a call that was refused and gets no line of its own; one with the numbers follows within `write_s`."""
+        self._unlisted.add("refused", caller, self._now())
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether an answer waits until the disk has its line: `fsync = "each"`."""
+        return self._settings.fsync is Fsync.EACH
+
+    def when_safe(self, then: Then) -> None:
+        """Call `then` in this event loop, once the disk has every line so far, or with what keeps it from that."""
+        if self._problem:
+            then(self._unsafe(self._problem))
+            return
+        self._answers.add(then)
+        self._wake.set()
+
+    def _unsafe(self, trouble: str) -> AuditUnavailableError | None:
+        told = f"the audit log cannot be written: {trouble}"
+        return AuditUnavailableError(told) if self._settings.required else None
 
     def _is_full(self) -> bool:
         waiting_bytes = self._added_bytes - self._written_bytes
-        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_WAITING_BYTES
-
-    def _trouble(self) -> str:
-        if self._thread is None or not self._thread.is_alive():
-            return "its thread has ended"
-        return self._problem
+        n_waiting = len(self._heard) + len(self._waiting)
+        return n_waiting >= MOST_WAITING or waiting_bytes >= MOST_WAITING_BYTES
 
     def _run(self, file: ChainFile) -> None:
-        signed_at = time.monotonic()
-        while True:
-            stopping = self._wake.wait(self._settings.write_s) and self._stopping.is_set()
+        try:
+            self._work(file)
+        finally:
+            self._problem = _ENDED
+            self._answers.end(self._unsafe(_ENDED), self._answers.last)
+
+    def _work(self, file: ChainFile) -> None:
+        self._signed_at = time.monotonic()
+        stopping = False
+        while not stopping:
+            self._wake.wait(self._settings.write_s)
+            self._wake.clear()
+            stopping, held = self._stopping.is_set(), self._answers.last
             try:
-                self._write(file)
-                # what waited long is signed at once
-                if stopping or self._problem or time.monotonic() - signed_at > self._settings.checkpoint_s:
-                    signed_at = time.monotonic()
-                    self._checkpoint(file, ends=stopping)
-                if self._problem:
-                    logger.info("audit.recovered")
-                self._problem = ""
-            except Exception as error:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                if not self._problem:
-                    is_defect = not isinstance(error, OSError)
-                    logger.error("audit.not_written", extra={"reason": reason}, exc_info=is_defect)  # noqa: TRY400
-                self._problem = reason
-            if stopping:
-                break
-        if self._waiting:
-            logger.error("audit.lost", extra={"calls": len(self._waiting)})
+                self._turn(file, stopping=stopping)
+                self._answers.end(None, held)
+            except Exception as error:  # noqa: BLE001  whatever it is, calls are refused until it is over
+                self._failed(error)
+                self._answers.end(self._unsafe(self._problem), held)
+        n_lost = len(self._heard) + len(self._waiting)
+        if n_lost:
+            logger.error("audit.lost", extra={"calls": n_lost})
         file.close()
 
+    def _turn(self, file: ChainFile, *, stopping: bool) -> None:
+        self._write(file)
+        if self.holds_answers:
+            file.flush()
+        # what waited long is signed at once
+        if stopping or self._problem or time.monotonic() - self._signed_at > self._settings.checkpoint_s:
+            self._signed_at = time.monotonic()
+            self._checkpoint(file, ends=stopping)
+        if self._problem:
+            logger.info("audit.recovered")
+        self._problem = ""
+
+    def _failed(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if not self._problem:
+            is_defect = not isinstance(error, OSError)
+            logger.error("audit.not_written", extra={"reason": reason}, exc_info=is_defect and error)
+        self._problem = reason
+
     def _write(self, file: ChainFile) -> None:
-        """Write what waits; what cannot be written goes on waiting."""
-        may_rotate = True
-        self._write_unlisted(file)
+        """Write what waits; what cannot be written goes on waiting, as lines."""
+        self._may_rotate = True
+        try:
+            self._write_unlisted(file)
+            self._write_waiting(file)
+            for _ in range(0, len(self._heard), _LINES):
+                self._make_lines()
+                self._write_waiting(file)
+                if not self._stopping.is_set() and len(self._heard) < _HURRY:
+                    time.sleep(_PAUSE_S)
+        except OSError:
+            while self._heard:
+                self._make_lines()
+            raise
+
+    def _make_lines(self) -> None:
+        some = [self._heard[at] for at in range(min(len(self._heard), _LINES))]
+        lines = self._maker.lines(some)
+        self._waiting.extend(lines)
+        for _ in some:
+            self._heard.popleft()
+        self._written_bytes += sum(weight for _, _, weight in some) - sum(map(len, lines))
+
+    def _write_waiting(self, file: ChainFile) -> None:
         while self._waiting:
             some = [self._waiting[at] for at in range(min(len(self._waiting), _LINES))]
             file.write(some)
             for _ in some:
                 self._waiting.popleft()
             self._written_bytes += sum(map(len, some))
-            if may_rotate and file.size > self._settings.file_mb << 20:
-                may_rotate = self._rotated(file)
+            if self._may_rotate and file.size > self._settings.file_mb << 20:
+                self._may_rotate = self._rotated(file)
 
     def _rotated(self, file: ChainFile) -> bool:
         try:
@@ -251,7 +280,9 @@ class AuditLog:
         if not file.grew:
             return
         self._prune(file)
-        self._anchoring.give(file.checkpoint(self._now()))
+        made = file.checkpoint(self._now())
+        self.peers.made(made)
+        self._anchoring.give(made)
 
     def _prune(self, file: ChainFile) -> None:
         """Remove files that are too old; the line that says so is safe on the disk before."""
@@ -267,74 +298,3 @@ class AuditLog:
         file.flush()
         for path in gone:
             path.unlink()
-
-    def _body(self, call: AuditedCall) -> dict[str, object]:
-        # it is on the way of every answer: plain statements take half of what a table of names would
-        body: dict[str, object] = {"kind": "call", "t": text_of(self._now()), "what": call.what}
-        body["caller"] = call.caller[:_TEXT]
-        if call.request_id:
-            body["request"] = call.request_id[:_TEXT]
-        if call.model_id:
-            body["model"] = call.model_id[:_TEXT]
-        if call.manifest_sha256:
-            body["manifest"] = call.manifest_sha256[:_TEXT]
-        if call.mode:
-            body["mode"] = call.mode[:_TEXT]
-        if call.population or call.purpose:
-            said = (("population", call.population), ("purpose", call.purpose))
-            body |= {name: text[:_TEXT] for name, text in said if text}
-        body["rows"], body["epoch"], body["outcome"] = call.rows, call.epoch, call.outcome
-        if call.status is not None:
-            counts = np.bincount(call.status, minlength=len(_STATUSES)).tolist()
-            body["statuses"] = {name: n for name, n in zip(_STATUSES, counts, strict=True) if n}
-        if call.sample_ids is not None or call.ids_sha256:
-            body |= self._ids(call)
-        return body
-
-    def _ids(self, call: AuditedCall) -> Mapping[str, object]:
-        key, ids = self._keys.ids, call.sample_ids
-        if ids is not None and len(ids) <= self._settings.ids_per_line:
-            return {"ids": [hashed_id(key, each) for each in ids]}
-        digest = call.ids_sha256 or digest_of(SampleIds.of(ids or ()))
-        return {"root": hmac.digest(key, bytes.fromhex(digest), "sha256").hex()}
-
-
-class _Unlisted:
-    """Counts calls that get no line of their own, by caller."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._since: dict[str, str] = {}
-        self._calls: dict[str, Counter[str]] = {}
-
-    def add(self, kind: str, caller: str, now: datetime) -> None:
-        """Count a call; "refused" or "lost"."""
-        with self._lock:
-            self._since.setdefault(kind, text_of(now))
-            calls = self._calls.setdefault(kind, Counter())
-            name = caller[:_TEXT]
-            calls[name if name in calls or len(calls) < _COUNTED_CALLERS else ""] += 1
-
-    def take(self) -> dict[str, dict[str, object]]:
-        """Return what was counted since the last time, as fields of a line, by kind."""
-        if not self._calls:
-            return {}
-        with self._lock:
-            taken: dict[str, dict[str, object]] = {
-                kind: {"since": self._since[kind], "calls": dict(calls)} for kind, calls in self._calls.items()
-            }
-            self._since, self._calls = {}, {}
-        return taken
-
-    def put_back(self, taken: Mapping[str, Mapping[str, object]]) -> None:
-        """Count again what could not be written."""
-        with self._lock:
-            for kind, body in taken.items():
-                self._since[kind] = str(body["since"])
-                calls: object = body["calls"]
-                self._calls.setdefault(kind, Counter()).update(calls if isinstance(calls, dict) else {})
-
-
-def hashed_id(key: bytes, sample_id: bytes) -> str:
-    """Return what the log has in place of a sample id: the first half of its HMAC-SHA-256, in hex."""
-    return hmac.digest(key, sample_id, "sha256")[:16].hex()

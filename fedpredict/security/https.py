@@ -14,8 +14,12 @@ LOCAL_CLIENT = "local"
 """Who a caller is that states nothing, where there is no TLS."""
 
 
-def https_context(files: TlsFiles) -> ssl.SSLContext:
+def https_context(files: TlsFiles, *, takes_tokens: bool = False) -> ssl.SSLContext:
     """Return the context of a server that talks only to callers with a certificate of its CA.
+
+    Args:
+        files: The server's.
+        takes_tokens: Whether callers without a certificate are let in, too; a certificate of another CA never is.
 
     Raises:
         CertificateError: A file is unreadable or damaged, they do not fit together, or the certificate is a client's.
@@ -23,7 +27,7 @@ def https_context(files: TlsFiles) -> ssl.SSLContext:
     material = read_server_tls(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_OPTIONAL if takes_tokens else ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=material.ca_pem.decode("ascii", "ignore"))
     context.load_cert_chain(files.certificate, files.key, password="")
     context.set_alpn_protocols(["http/1.1"])
@@ -34,8 +38,8 @@ def http_identity(uris: Sequence[str] | None, stated: str | None) -> Identity:
     """Return who a request is from.
 
     Args:
-        uris: The URIs among the names of the caller's certificate; None where the server runs without TLS, on
-            loopback.
+        uris: The URIs among the names of the caller's certificate, none without one; None where the server runs
+            without TLS, on loopback.
         stated: A client's name, or an identity's URI, as the caller states it; read without TLS only.
 
     Raises:

@@ -233,6 +233,9 @@ class Policy(Mapping[str, S]):
 
     def rule_of(self, caller: Identity) -> Rule | None:
         """Return the rule of a caller, whose identity must be of the kind that the rule is for; None for no rule."""
+        return self._rule(caller)
+
+    def _rule(self, caller: Identity) -> Rule | None:
         rule = self._in_force.rules.get(caller.name)
         # a client of some initiator can have a party's name; it is not that party
         return rule if rule is not None and rule.caller.kind is caller.kind else None
@@ -272,7 +275,7 @@ class Policy(Mapping[str, S]):
 
     def purpose_of(self, caller: Identity) -> str:
         """Return what a caller asks for; empty where the settings do not say, or do not list it."""
-        rule = self.rule_of(caller)
+        rule = self._rule(caller)
         return "" if rule is None else rule.purpose
 
     def _made(self, name: str, settings: S) -> Rule:

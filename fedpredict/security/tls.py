@@ -119,6 +119,29 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
+def token_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Return credentials for a port whose callers prove who they are with a token, and have no certificate.
+
+    gRPC asks for a certificate and requires one, or does not ask; so tokens need a port of their own.
+
+    Raises:
+        CertificateError: As `read_tls`, or the certificate is a client's.
+    """
+    material = read_server_tls(files)
+    return grpc.ssl_server_credentials([(material.key_pem, material.chain_pem)])
+
+
+def authority_credentials(ca: Path) -> grpc.ChannelCredentials:
+    """Return credentials for a channel of a caller without a certificate, who holds the server to a CA.
+
+    Raises:
+        CertificateError: The file is unreadable or damaged.
+    """
+    ca_pem = certificates.read_bytes(ca, "CA certificate")
+    certificates.parse_certificates(ca_pem, str(ca))
+    return grpc.ssl_channel_credentials(root_certificates=ca_pem)
+
+
 def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     """Return credentials for a channel; the channel's options name the server (see `server_name`).
 
@@ -179,7 +202,7 @@ def peer_identity(context: Context, *, insecure: bool = False) -> Identity:
     Raises:
         UnauthenticatedError: The caller has no identity, or more than one.
     """
-    return single_identity(_stated_uris(context) if insecure else _certificate_uris(context))
+    return single_identity(_stated_uris(context) if insecure else certificate_uris(context))
 
 
 def is_loopback(address: str) -> bool:
@@ -197,7 +220,8 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _certificate_uris(context: Context) -> list[str]:
+def certificate_uris(context: Context) -> list[str]:
+    """Return the URIs among the names of a caller's certificate; none where it has none."""
     names: Iterable[bytes] = context.auth_context().get(_PEER_URI, ())
     return [name.decode("utf-8", "replace") for name in names]
 

@@ -114,6 +114,8 @@ class Federation:
     http_port: int = 0
     grpc_port: int = 0
     offers_http: bool = True
+    audited: bool = True
+    """Whether the parties keep audit logs."""
     trained: dict[str, LogisticRegression | HistGradientBoostingClassifier] = field(default_factory=dict)
 
     @property
@@ -286,6 +288,8 @@ class Federation:
         text = re.sub(r'(?m)^(\w+_listen = "127\.0\.0\.1):\d+"', lambda found: f'{found[1]}:{free_ports(1)[0]}"', text)
         for old, new in words.items():
             text = text.replace(old, new)
+        if not self.audited and path.name != "client.toml":
+            text += "\n[audit]\nenabled = false\n"
         if not self.tls:
             text = re.sub(r"\[tls\][^\[]*", "", text)
             head += "insecure = true\n"

@@ -13,6 +13,7 @@ import numpy as np
 from fedpredict.client.load import questions
 from fedpredict.client.load.target import LoadTarget
 from servebench import grpc_load
+from servebench.audited import audit_cost
 from servebench.bench import (
     CHECKED,
     PREDICT,
@@ -262,9 +263,10 @@ WORKS: dict[str, Work] = {
     "inline-arrow": inline_arrow,
     "models-100": models_100,
     "parties-5": parties_5,
+    "audit": audit_cost,
     "overload": overload,
     "memory": memory,
 }
 
-NOT_QUICK = frozenset({"models-100", "parties-5"})
+NOT_QUICK = frozenset({"audit", "models-100", "parties-5"})
 """What takes minutes to set up."""

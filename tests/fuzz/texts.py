@@ -23,7 +23,8 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.audit_chain import parse_checkpoint
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
-from fedpredict.security.audit_log import AuditedCall, AuditLog
+from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.audit_verify import verify_chain
 from fedpredict.tables.script import compile_script, lint_script
@@ -135,7 +136,7 @@ def http_bodies() -> Target:
     seeds = [b"0" + json.dumps(predict).encode(), b"1" + json.dumps(inference).encode()]
     seeds += [b"2" + json.dumps(GOOD).encode() + b"\n" + json.dumps({**GOOD, "amount": None}).encode()]
     seeds += [b"3" + sink.getvalue()]
-    terms = Terms(None, None, True, None, "")
+    terms = Terms(None, None, None, True, None, "")
 
     def run(data: bytes) -> None:
         kind, body = data[:1], data[1:]

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 
 from fedpredict.errors import FedPredictError, ManifestMismatchError, ModelNotFoundError
+from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.offline.open import TaskParts
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
@@ -259,6 +260,7 @@ class Federation:
         warehouse: Warehouse | None = None,
         task_warehouse: Warehouse | None = None,
         simulate: bool = False,
+        callers: Callers | None = None,
         **settings: object,
     ) -> InitiatorServer:
         """Start the initiator "bank" over the parties so far; `desk` may ask for everything."""
@@ -278,7 +280,9 @@ class Federation:
         }
         checked = InitiatorSettings.model_validate(content)
         kept = None if task_warehouse is None else TaskParts(self.task_store(), task_warehouse)
-        server = InitiatorServer(checked, self.store, tls, warehouse=warehouse, tasks=kept, simulate=simulate)
+        server = InitiatorServer(
+            checked, self.store, tls, warehouse=warehouse, tasks=kept, simulate=simulate, callers=callers
+        )
         await self.stack.enter_async_context(server)
         self.address = server.address
         return server

@@ -60,8 +60,10 @@ from fedpredict.participant.server import ParticipantServer, serve
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security import certs
-from fedpredict.security.audit_chain import calls
+from fedpredict.security.audit_calls import AuditedCalls
+from fedpredict.security.audit_chain import Checkpoint, calls, chain_files, parse_checkpoint
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.audit_verify import verify_chain
@@ -511,6 +513,48 @@ async def test_a_limit_of_distinct_ids_is_one_for_calls_links_and_workers_and_wh
 
     found = [(each["rows"], each["outcome"]) for each in calls([folder / "worker-0"]) if each["what"] == "Score"]
     assert found == [(2, "ok"), (2, "ok"), (2, "DistinctIdsUsedUpError"), (3, "DistinctIdsUsedUpError")]
+
+
+async def test_each_party_keeps_the_others_checkpoints_and_a_cut_tail_shows_by_them(
+    running: Running, certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.security.audit_peers.KEPT_EVERY_S", 0.0)
+    running.lab.load()
+    running.lab.convert()
+    quick = AuditSettings(write_s=0.01, checkpoint_s=0.02)
+    folders = {party: tmp_path / "audit" / party for party in ("lab", "hospital")}
+    logs = {party: AuditLog(quick, folder, party, 0, open_keys(folder)) for party, folder in folders.items()}
+
+    def kept(by: str, of: str) -> list[Checkpoint]:
+        file = folders[by] / "peers" / f"party-{of}.checkpoints"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [made for line in lines if (made := parse_checkpoint(line)) is not None]
+
+    with logs["lab"], logs["hospital"]:
+        server = await running.start(audit=logs["lab"])
+        dialler = Dialler("hospital", certificates.hospital, audit=AuditedCalls(logs["hospital"]))
+        async with dialler.dial("lab", server.address) as remote:
+
+            async def both_keep() -> bool:
+                logs["hospital"].add(AuditedCall("Predict", "client desk"))
+                await remote.describe("cancer", deadline_s=30.0)
+                return bool(kept("lab", "hospital")) and len(kept("hospital", "lab")) > 1
+
+            await eventually(both_keep)
+        old = running.caller()  # one that knows nothing of checkpoints
+        assert (await old.describe("cancer")).model_id == "cancer"
+        await server.__aexit__(None, None, None)
+
+    assert (folders["hospital"] / "peers" / "party-lab.checkpoints").stat().st_mode & 0o777 == 0o600
+    for party, other in (("lab", "hospital"), ("hospital", "lab")):
+        key, anchors = read_public_key(folders[party] / PUBLIC_KEY), kept(other, party)
+        assert verify_chain(folders[party] / "worker-0", key, anchors).problems == []
+        (path,) = chain_files(folders[party] / "worker-0")
+        # the end is cut off behind a checkpoint: the chain alone is whole
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+        assert verify_chain(folders[party] / "worker-0", key).problems == []
+        (*_, last) = verify_chain(folders[party] / "worker-0", key, anchors).problems
+        assert "its end was cut off" in last
 
 
 async def test_nothing_is_answered_while_the_audit_log_cannot_be_written(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, TypeVar
 
@@ -20,9 +20,11 @@ from fedpredict.model.ids import check_model_id
 from fedpredict.model.inputs import MAX_TEXT_BYTES, Inputs, inputs_of, is_too_long
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.security.passwords import AUTHORIZATION
 from fedpredict.wire.codec import check_request_id, new_request_id
 
 CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
+TOKEN_HEADER = AUTHORIZATION.encode()
 DEADLINE_HEADER = b"x-fedpredict-deadline-ms"
 MAX_NAME_SHOWN = 100
 _NAME_TOO_LONG = MAX_NAME_SHOWN + 80
@@ -56,6 +58,7 @@ class Terms:
     Attributes:
         request_id: Header `x-request-id`.
         caller: Who the caller states to be.
+        authorization: Its header, with a bearer token; None without one.
         is_json: Whether the body is JSON, uncompressed.
         deadline: How long the caller waits; not checked.
         traceparent: The caller's span; empty without one.
@@ -63,6 +66,7 @@ class Terms:
 
     request_id: str | None
     caller: str | None
+    authorization: str | None = field(repr=False)
     is_json: bool
     deadline: str | None
     traceparent: str
@@ -98,6 +102,7 @@ def read_terms(request: Incoming) -> Terms:
     return Terms(
         request_id=request.header(b"x-request-id"),
         caller=request.header(CALLER_HEADER),
+        authorization=request.header(TOKEN_HEADER),
         is_json=_is_json(request),
         deadline=request.header(DEADLINE_HEADER),
         traceparent=request.header(TRACE_HEADER) or "",

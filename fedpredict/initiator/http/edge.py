@@ -11,6 +11,7 @@ from fedpredict.http.exchange import FastRoute
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.http.decode import name_request
 from fedpredict.initiator.http.infer import InferEndpoint, open_inference_routes
 from fedpredict.initiator.http.models import Catalogued, health_routes, model_routes
@@ -20,9 +21,11 @@ from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.methods import INFER_ROUTES, PREDICT_ROUTE, ROUTES
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.service import Models
+from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.watched import watched
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import http_identity
+from fedpredict.security.https import https_context
+from fedpredict.security.tls import TlsFiles
 
 PREDICT_PATH = b"/v1/predict"
 INFER_PATH = re.compile(rb"/v2/models/[\w.-]+(/versions/[\w.-]+)?/infer")
@@ -50,12 +53,36 @@ class EdgeSettings:
     shares_port: bool = False
 
 
+def edge_settings_of(settings: InitiatorSettings, tls: TlsFiles | None, *, shares_port: bool) -> EdgeSettings:
+    """Return what an initiator's settings say of its HTTP edge, which it has.
+
+    Args:
+        settings: The initiator's.
+        tls: Its certificate and key; None exactly where `settings.insecure`.
+        shares_port: Whether other workers listen at the same port.
+
+    Raises:
+        CertificateError: The files cannot be used.
+    """
+    takes_tokens = settings.http_client_certificates == "optional"
+    return EdgeSettings(
+        listen=settings.http_listen or "",
+        http=settings.http,
+        tls=None if tls is None or settings.http_insecure else https_context(tls, takes_tokens=takes_tokens),
+        max_samples=settings.max_samples,
+        drain_s=settings.drain_s,
+        shares_port=shares_port,
+    )
+
+
 def build_edge(
     settings: EdgeSettings,
     predictor: Predicts,
     models: Models,
     access: Access,
     watch: PredictionWatch | None = None,
+    *,
+    callers: Callers | None = None,
 ) -> HttpServer:
     """Return the server, to be entered.
 
@@ -65,19 +92,20 @@ def build_edge(
         models: What can be asked for.
         access: Who may.
         watch: Told of every task; default: nobody is.
+        callers: Knows who asks; default: certificates, and what callers without TLS state.
     """
     server: HttpServer | None = None
 
     def draining() -> bool:
         return server is None or server.draining
 
-    watch = watch or PredictionWatch()
+    watch, callers = watch or PredictionWatch(), callers or Callers()
+    identify, audit = callers.of_request, callers.audit
     refusals = Refusals(watch.log)
-    catalogued = Catalogued(models, access, http_identity)
-    predict = PredictEndpoint(
-        watched(predictor, "http", watch), http_identity, refusals, max_samples=settings.max_samples
-    )
-    infer = InferEndpoint(watched(predictor, "oip_http", watch), catalogued, http_identity, refusals)
+    catalogued = Catalogued(models, access, identify)
+    seen = watched(predictor, "http", watch, audit)
+    predict = PredictEndpoint(seen, identify, refusals, max_samples=settings.max_samples, audit=audit)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch, audit), catalogued, identify, refusals, audit=audit)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),

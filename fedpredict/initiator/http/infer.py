@@ -16,10 +16,10 @@ from fedpredict.http.application import JSON, REQUEST_ID, Answer, Endpoint, Prob
 from fedpredict.http.exchange import Exchange
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
 from fedpredict.initiator.http.decode import (
-    CALLER_HEADER,
     TRACE_HEADER,
     Incoming,
     deadline_of,
@@ -28,7 +28,7 @@ from fedpredict.initiator.http.decode import (
 )
 from fedpredict.initiator.http.encode import encode
 from fedpredict.initiator.http.models import Catalogued
-from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.http.predict import Identify, caller_of
 from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
@@ -103,8 +103,17 @@ class _Asked:
 class InferEndpoint:
     """Inferences."""
 
-    def __init__(self, predictor: Predicts, catalogued: Catalogued, identify: Identify, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        predictor: Predicts,
+        catalogued: Catalogued,
+        identify: Identify,
+        refusals: Refusals,
+        *,
+        audit: RequestAudit | None = None,
+    ) -> None:
         self._predictor = predictor
+        self._audit = audit or RequestAudit(None)
         self._catalogued = catalogued
         self._identify = identify
         self._refusals = refusals
@@ -142,7 +151,14 @@ class InferEndpoint:
             exchange.answer(answer.status, answer.content_type, answer.body, request_id, answer.headers)
 
     def _read(self, request: Incoming, model_id: str, version: str) -> _Asked:
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        caller = caller_of(request, self._identify)
+        try:
+            return self._understood(caller, request, model_id, version)
+        except Exception as error:
+            self._audit.misunderstood("oip_http", caller, error)
+            raise
+
+    def _understood(self, caller: Identity, request: Incoming, model_id: str, version: str) -> _Asked:
         info = self._catalogued.info_for(caller, model_id)
         oip.check_version(info, version)
         parts = _split(request)

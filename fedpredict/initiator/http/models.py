@@ -8,9 +8,8 @@ from fedpredict.errors import ServerUnavailableError
 from fedpredict.http.application import Answer, Request, Route
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.http.bodies import HealthAnswer, ModelsAnswer
-from fedpredict.initiator.http.decode import CALLER_HEADER
 from fedpredict.initiator.http.encode import encode, model_body
-from fedpredict.initiator.http.predict import Identify
+from fedpredict.initiator.http.predict import Identify, caller_of
 from fedpredict.initiator.methods import ROUTES
 from fedpredict.initiator.service import Models
 from fedpredict.model.prediction import ModelInfo
@@ -27,16 +26,14 @@ class Catalogued:
 
     def infos(self, request: Request) -> list[ModelInfo]:
         """Return the models that the caller may ask for, sorted."""
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
+        caller = caller_of(request, self._identify)
         self._access.admit(caller, ROUTES["GET /v1/models"])
         known = (model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id))
         return [self._models.info(model_id) for model_id in known]
 
     def info(self, request: Request) -> ModelInfo:
         """Return the model that the path names; raise `ModelNotFoundError` where it is not the caller's."""
-        return self.info_for(
-            self._identify(request.peer_uris, request.header(CALLER_HEADER)), request.path_params["model"]
-        )
+        return self.info_for(caller_of(request, self._identify), request.path_params["model"])
 
     def info_for(self, caller: Identity, model_id: str) -> ModelInfo:
         """Return a model; raise `ModelNotFoundError` where it is not the caller's."""

@@ -8,7 +8,17 @@ from typing import TypeAlias
 
 from fedpredict.http.application import REQUEST_ID, Answer, Request, Route
 from fedpredict.http.exchange import Exchange
-from fedpredict.initiator.http.decode import CALLER_HEADER, Terms, name_request, parse_task, read_task, read_terms
+from fedpredict.initiator.audited import RequestAudit
+from fedpredict.initiator.http.decode import (
+    CALLER_HEADER,
+    TOKEN_HEADER,
+    Incoming,
+    Terms,
+    name_request,
+    parse_task,
+    read_task,
+    read_terms,
+)
 from fedpredict.initiator.http.encode import prediction_json
 from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
@@ -16,15 +26,29 @@ from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.security.identity import Identity
 
-Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None], Identity]
-"""URIs of the caller's certificate (None without TLS), and who it states to be -> the caller, or an error."""
+Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None, str | None], Identity]
+"""The URIs of a certificate (None without TLS), the stated name, `authorization` -> the caller, or an error."""
+
+
+def caller_of(request: Incoming, identify: Identify) -> Identity:
+    """Return who a request is from."""
+    return identify(request.peer_uris, request.header(CALLER_HEADER), request.header(TOKEN_HEADER))
 
 
 class PredictEndpoint:
     """Total tasks as JSON."""
 
-    def __init__(self, predictor: Predicts, identify: Identify, refusals: Refusals, *, max_samples: int) -> None:
+    def __init__(
+        self,
+        predictor: Predicts,
+        identify: Identify,
+        refusals: Refusals,
+        *,
+        max_samples: int,
+        audit: RequestAudit | None = None,
+    ) -> None:
         self._predictor = predictor
+        self._audit = audit or RequestAudit(None)
         self._identify = identify
         self._refusals = refusals
         self._max_samples = max_samples
@@ -35,21 +59,28 @@ class PredictEndpoint:
         if not isinstance(terms, Terms):
             terms = exchange.head.memo = read_terms(exchange)
         request_id = name_request(terms.request_id)
+        caller = asked = None
         try:
-            caller = self._identify(exchange.peer_uris, terms.caller)
+            caller = self._identify(exchange.peer_uris, terms.caller, terms.authorization)
             asked = parse_task(exchange.body, terms, request_id, self._max_samples)
             task = asked.task
             request_id = task.request_id
             done = partial(self._answer, exchange, task)
             return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
+            if caller is not None and asked is None:
+                self._audit.misunderstood("http", caller, error)
             self._refusals.refuse(exchange, request_id, error)
             return None
 
     async def answer(self, request: Request) -> Answer:
         """Answer a request that came through ASGI."""
-        caller = self._identify(request.peer_uris, request.header(CALLER_HEADER))
-        asked = read_task(request, request.request_id, self._max_samples)
+        caller = caller_of(request, self._identify)
+        try:
+            asked = read_task(request, request.request_id, self._max_samples)
+        except Exception as error:
+            self._audit.misunderstood("http", caller, error)
+            raise
         prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
         body = prediction_json(prediction, asked.task.model_id)
         return Answer(body, headers={REQUEST_ID: asked.task.request_id})

@@ -14,6 +14,7 @@ import grpc
 
 from fedpredict.errors import FedPredictError
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.offline.counted import CountedBuckets, watch_tasks
@@ -69,6 +70,7 @@ async def open_offline(
     *,
     access: Access,
     who_calls: WhoCalls,
+    audit: RequestAudit | None = None,
     worker: str,
     delivers: bool,
 ) -> AsyncIterator[Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]]:
@@ -82,6 +84,7 @@ async def open_offline(
         own: This initiator's part, where it has one.
         access: Who may ask for what.
         who_calls: Call -> the caller's identity.
+        audit: Writes calls down; default: nothing does.
         worker: Names this process among all that work on the store.
         delivers: Whether this process brings standing populations to the parties.
     """
@@ -108,7 +111,7 @@ async def open_offline(
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
         working.append(asyncio.create_task(_after(prepared, courier.run)))
-    service = OfflineService(desk, who_calls, parts.metrics)
+    service = OfflineService(desk, who_calls, parts.metrics, audit)
     try:
         yield service.methods()
     finally:

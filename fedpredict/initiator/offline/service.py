@@ -13,6 +13,7 @@ import pyarrow as pa
 from google.protobuf.message import Message
 
 from fedpredict.errors import DeadlineExceededError, FieldError, OverloadedError, ProtocolError, TaskFailedError
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
@@ -48,17 +49,21 @@ SILENT_S = 60.0
 class OfflineService:
     """The methods of `InitiatorService` that are about offline tasks."""
 
-    def __init__(self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics) -> None:
+    def __init__(
+        self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics, audit: RequestAudit | None = None
+    ) -> None:
         """Prepare.
 
         Args:
             desk: The use case.
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             metrics: Counts lists that are sent.
+            audit: Writes calls down; default: nothing does.
         """
         self._desk = desk
         self._metrics = metrics
         self._who_calls = who_calls
+        self._audit = audit or RequestAudit(None)
         self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._n_uploads = 0
         # threads of its own: they wait for callers
@@ -69,7 +74,7 @@ class OfflineService:
         return {
             "UploadSamples": stream(self.upload),
             "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
-            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about("GetTask", self._desk.get)),
+            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about("GetTask", self._desk.get, changes=False)),
             "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
             "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about("CancelTask", self._desk.cancel)),
             "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about("RetryTask", self._desk.retry)),
@@ -83,7 +88,22 @@ class OfflineService:
 
     async def upload(self, context: Context) -> None:
         """Store the ids that a caller sends, who may ask for some model."""
-        caller = self._admitted("UploadSamples", context)
+        caller = self._caller(context)
+        with self._audit.refusals("UploadSamples", caller):
+            self._admit("UploadSamples", caller)
+            request_id, upload = await self._upload(caller, context)
+        self._audit.uploaded(caller, request_id, upload)
+        await self._audit.safe()
+        reply = initiator_pb2.UploadReply(
+            request_id=request_id,
+            upload_id=upload.upload_id,
+            rows=upload.rows,
+            duplicates=upload.duplicates,
+            invalid=upload.invalid,
+        )
+        await context.write(reply.SerializeToString())
+
+    async def _upload(self, caller: Identity, context: Context) -> tuple[str, Upload]:
         async with self._place(caller):  # before anything is read: who waits holds no memory
             first = await _chunk(context)
             if first is None:
@@ -97,15 +117,7 @@ class OfflineService:
                 chunk = unread.pop() if unread else await _chunk(context)
                 return None if chunk is None else chunk_from_wire(chunk)
 
-            upload = await self._take(read, caller)
-        reply = initiator_pb2.UploadReply(
-            request_id=request_id,
-            upload_id=upload.upload_id,
-            rows=upload.rows,
-            duplicates=upload.duplicates,
-            invalid=upload.invalid,
-        )
-        await context.write(reply.SerializeToString())
+            return request_id, await self._take(read, caller)
 
     @asynccontextmanager
     async def _place(self, caller: Identity) -> AsyncIterator[None]:
@@ -134,10 +146,17 @@ class OfflineService:
 
     async def submit(self, request: initiator_pb2.SubmitTaskRequest, context: Context) -> initiator_pb2.Task:
         """Queue a task."""
-        caller = self._admitted("SubmitTask", context)
-        submission = offline_codec.submission_from_wire(request)
+        caller = self._caller(context)
+        with self._audit.refusals("SubmitTask", caller):
+            self._admit("SubmitTask", caller)
+            submission = offline_codec.submission_from_wire(request)
         add_log_context(request_id=submission.request_id, model=submission.model_id)
-        return offline_codec.task_to_wire(await self._desk.submit(submission, caller))
+        with self._audit.refusals("SubmitTask", caller, submission.request_id, submission.model_id):
+            info = await self._desk.submit(submission, caller)
+            task = await self._desk.find(info.task_id, caller)
+        self._audit.task("SubmitTask", caller, submission.request_id, task)
+        await self._audit.safe()
+        return offline_codec.task_to_wire(info)
 
     async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
         """Tell of the caller's tasks."""
@@ -154,14 +173,19 @@ class OfflineService:
 
     async def fetch(self, context: Context) -> None:
         """Send results from a row on, as far as their buckets are done."""
-        caller = self._admitted("FetchResults", context)
-        request = await _read(initiator_pb2.FetchResultsRequest, context)
-        if request is None:
-            raise ProtocolError("no message that says whose results")
-        codec.check_protocol_version(request.protocol_version)
-        task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
-        add_log_context(task=task.task_id, model=task.new.manifest.model_id)
-        check_kept(task)
+        caller = self._caller(context)
+        with self._audit.refusals("FetchResults", caller):
+            self._admit("FetchResults", caller)
+            request = await _read(initiator_pb2.FetchResultsRequest, context)
+            if request is None:
+                raise ProtocolError("no message that says whose results")
+            codec.check_protocol_version(request.protocol_version)
+            task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
+            add_log_context(task=task.task_id, model=task.new.manifest.model_id)
+            check_kept(task)
+        # before the first row: whoever leaves half way has had some
+        self._audit.task("FetchResults", caller, "", task)
+        await self._audit.safe()
         if request.top:
             end = await self._send_top(task, request, context)
         else:
@@ -234,11 +258,21 @@ class OfflineService:
             await context.write(batch.SerializeToString())
 
     def _about(
-        self, method: str, what: Callable[[str, Identity], Awaitable[TaskInfo]]
+        self, method: str, what: Callable[[str, Identity], Awaitable[TaskInfo]], *, changes: bool = True
     ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
+        """Return a method about one task; one that changes it is written down."""
+
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
-            caller, task_id = self._asked(method, request, context)
-            return offline_codec.task_to_wire(await what(task_id, caller))
+            if not changes:
+                caller, task_id = self._asked(method, request, context)
+                return offline_codec.task_to_wire(await what(task_id, caller))
+            caller, task_id = self._caller(context), ""
+            with self._audit.refusals(method, caller, request.task_id):
+                caller, task_id = self._asked(method, request, context)
+                task, info = await self._desk.find(task_id, caller), await what(task_id, caller)
+            self._audit.task(method, caller, task_id, task)
+            await self._audit.safe()
+            return offline_codec.task_to_wire(info)
 
         return answer
 
@@ -252,10 +286,17 @@ class OfflineService:
 
     def _admitted(self, method: str, context: Context) -> Identity:
         """Return who calls, from here on in the call's log lines, and may call this method now."""
+        caller = self._caller(context)
+        self._admit(method, caller)
+        return caller
+
+    def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)
         add_log_context(caller=caller.name)
-        self._desk.access.admit(caller, METHODS[f"{SERVICE}/{method}"])
         return caller
+
+    def _admit(self, method: str, caller: Identity) -> None:
+        self._desk.access.admit(caller, METHODS[f"{SERVICE}/{method}"])
 
 
 def _check_top(task: OfflineTask, top: int) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 FOLDER = Path(__file__).parent
 _FIX = (
     "install fedpredict again (pip install ...), or run `python hatch_build.py` in a checkout; "
@@ -44,3 +47,9 @@ def load(folder: Path, name: str, functions: Sequence[Function]) -> ctypes.CDLL:
         function = getattr(library, function_name)
         function.argtypes, function.restype = arguments, result
     return library
+
+
+def check_cut(offsets: NDArray[np.int64], n_bytes: int) -> None:
+    """Hold the offsets of packed ids to what they are to be, which a library believes; else raise `ValueError`."""
+    if offsets[0] < 0 or offsets[-1] > n_bytes or not (offsets[1:] >= offsets[:-1]).all():
+        raise ValueError("the offsets of the sample ids do not cut their bytes")

@@ -55,15 +55,9 @@ def _implementation(folder: Path) -> Callable[[SampleIds], Starts]:
 
     def compiled(sample_ids: SampleIds) -> Starts:
         offsets = np.ascontiguousarray(sample_ids.offsets, dtype=np.int64)
-        _check(offsets, len(sample_ids.data))
+        loading.check_cut(offsets, len(sample_ids.data))
         starts = np.empty((len(sample_ids), N_BYTES), dtype=np.uint8)
         function(bytes(sample_ids.data), offsets.ctypes.data, len(sample_ids), starts.ctypes.data)
         return starts
 
     return compiled
-
-
-def _check(offsets: NDArray[np.int64], n_bytes: int) -> None:
-    """Hold offsets to what they are to be: the library believes them."""
-    if offsets[0] < 0 or offsets[-1] > n_bytes or not (offsets[1:] >= offsets[:-1]).all():
-        raise ValueError("the offsets of the sample ids do not cut their bytes")

@@ -112,3 +112,17 @@ class Failure(_message.Message):
     text: str
     detail: ErrorDetail
     def __init__(self, code: _Optional[int] = ..., text: _Optional[str] = ..., detail: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class AuditCheckpoint(_message.Message):
+    __slots__ = ("chain", "n", "sha256", "signature", "public_key")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    chain: str
+    n: int
+    sha256: bytes
+    signature: bytes
+    public_key: bytes
+    def __init__(self, chain: _Optional[str] = ..., n: _Optional[int] = ..., sha256: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...

@@ -62,17 +62,19 @@ class HelloReply(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., party: _Optional[str] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., link_port: _Optional[int] = ..., for_offline: _Optional[bool] = ...) -> None: ...
 
 class DescribeModelRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "model_id")
+    __slots__ = ("protocol_version", "request_id", "model_id", "checkpoints")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     model_id: str
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+    checkpoints: _containers.RepeatedCompositeFieldContainer[_common_pb2.AuditCheckpoint]
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., model_id: _Optional[str] = ..., checkpoints: _Optional[_Iterable[_Union[_common_pb2.AuditCheckpoint, _Mapping]]] = ...) -> None: ...
 
 class DescribeModelReply(_message.Message):
-    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind", "combination")
+    __slots__ = ("request_id", "party", "model_id", "params_sha256", "training_run", "kind", "classes", "n_scores", "holds_intercept", "fit_intercept", "max_samples", "link", "linked_kind", "combination", "checkpoints")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +89,7 @@ class DescribeModelReply(_message.Message):
     LINK_FIELD_NUMBER: _ClassVar[int]
     LINKED_KIND_FIELD_NUMBER: _ClassVar[int]
     COMBINATION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     party: str
     model_id: str
@@ -101,7 +104,8 @@ class DescribeModelReply(_message.Message):
     link: str
     linked_kind: _common_pb2.Kind
     combination: Combination
-    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., combination: _Optional[_Union[Combination, _Mapping]] = ...) -> None: ...
+    checkpoints: _containers.RepeatedCompositeFieldContainer[_common_pb2.AuditCheckpoint]
+    def __init__(self, request_id: _Optional[str] = ..., party: _Optional[str] = ..., model_id: _Optional[str] = ..., params_sha256: _Optional[bytes] = ..., training_run: _Optional[str] = ..., kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., classes: _Optional[_Iterable[str]] = ..., n_scores: _Optional[int] = ..., holds_intercept: _Optional[bool] = ..., fit_intercept: _Optional[bool] = ..., max_samples: _Optional[int] = ..., link: _Optional[str] = ..., linked_kind: _Optional[_Union[_common_pb2.Kind, str]] = ..., combination: _Optional[_Union[Combination, _Mapping]] = ..., checkpoints: _Optional[_Iterable[_Union[_common_pb2.AuditCheckpoint, _Mapping]]] = ...) -> None: ...
 
 class Combination(_message.Message):
     __slots__ = ("combining", "structure_sha256", "n_outputs", "kind", "link")

@@ -219,6 +219,7 @@ async def open_edge(
     *,
     listen: str = "127.0.0.1:0",
     tls: TlsFiles | None = None,
+    takes_tokens: bool = False,
     drain_s: float = 5.0,
     shares_port: bool = False,
     watch: PredictionWatch | None = None,
@@ -232,7 +233,7 @@ async def open_edge(
     settings = EdgeSettings(
         listen=listen,
         http=HttpSettings(**limits),
-        tls=https_context(tls) if tls else None,
+        tls=https_context(tls, takes_tokens=takes_tokens) if tls else None,
         max_samples=MAX_SAMPLES,
         drain_s=drain_s,
         shares_port=shares_port,

@@ -43,6 +43,22 @@ async def test_without_tls_a_caller_is_who_it_states() -> None:
         assert (await edge.ask(get("/v1/models", "X-Fedpredict-Client: No Name"))).status == 401
 
 
+async def test_with_tls_and_without_a_certificate_nobody_is_believed(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    async with open_edge(tls=certificates.of("bank"), takes_tokens=True) as edge:
+        nobody = HttpsClient(edge.server.address, None)
+        for request in (post(PREDICT, "X-Fedpredict-Client: local"), get("/v1/models", "X-Fedpredict-Client: local")):
+            assert (await nobody.ask(request)).problem == (401, "unauthenticated")
+        twice = post(PREDICT, "Authorization: Bearer a", "Authorization: Bearer b")
+        assert (await nobody.ask(twice)).problem == (400, "malformed_http")
+        local = HttpsClient(edge.server.address, certificates.of("local", IdentityKind.CLIENT))
+        assert (await local.ask(post(PREDICT))).status == 200
+        strangers = Certificates(tmp_path).of("local", IdentityKind.CLIENT)
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await HttpsClient(edge.server.address, strangers, verify=False).ask(post(PREDICT))
+
+
 async def test_requests_are_pipelined_and_limited_as_without_tls(certificates: Certificates) -> None:
     async with open_edge(tls=certificates.of("bank"), max_body_bytes=2000) as edge:
         local = HttpsClient(edge.server.address, certificates.of("local", IdentityKind.CLIENT))

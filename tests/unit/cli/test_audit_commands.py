@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedpredict.cli.main import run
 from fedpredict.cli.wiring import load_participant
 from fedpredict.security.audit_chain import sign
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall
 from tests.unit.security.test_audit import call, log
 
 OPTIONS = ("--config", "participant.toml")

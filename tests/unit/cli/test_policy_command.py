@@ -12,7 +12,7 @@ import pytest
 from fedpredict.cli.checks_roles import check_clients
 from fedpredict.cli.main import run
 from fedpredict.initiator.settings import InitiatorSettings
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.check import Level
 from tests.unit.security.test_audit import log
 

@@ -21,7 +21,9 @@ from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_peers import PeerCheckpoints
+from fedpredict.security.audit_waiting import Then
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
@@ -38,6 +40,18 @@ class Kept:
     def __init__(self) -> None:
         self.calls: list[AuditedCall] = []
         self.is_broken = False
+        self.holds_answers = False
+        self.thens: list[Then] = []
+
+    @property
+    def peers(self) -> PeerCheckpoints:
+        raise NotImplementedError
+
+    def count_refused(self, caller: str) -> None:
+        raise NotImplementedError
+
+    def when_safe(self, then: Then) -> None:
+        self.thens.append(then)
 
     def check(self) -> None:
         if self.is_broken:
@@ -190,3 +204,19 @@ async def test_nothing_is_taken_while_the_log_cannot_be_written_and_no_ids_wait(
     for call in (world.bucket(), world.told(), world.put()):
         logged = await world.logged(call)
         assert (logged.outcome, logged.sample_ids, logged.ids_sha256) == ("AuditUnavailableError", None, "")
+
+
+async def test_no_answer_leaves_before_its_line_is_safe_where_each_is_flushed(world: World) -> None:
+    world.log.holds_answers = True
+    thens = world.log.thens = []
+    for call, refused in ((world.bucket(), False), (world.told(), False), (world.put(), True)):
+        waiting = asyncio.ensure_future(call)
+        while not thens:
+            await asyncio.sleep(0.001)
+        assert (len(world.log.calls), waiting.done()) == (1, False)
+        thens.pop()(AuditUnavailableError("the disk is full") if refused else None)
+        if refused:
+            with pytest.raises(AuditUnavailableError):
+                await waiting
+        await asyncio.wait({waiting})
+        world.log.calls.clear()

@@ -27,7 +27,7 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy, SenderPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.scoring.realtime_settings import EventSettings
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.policy import Changes, Clocks
 from fedpredict.security.rates import Rates
@@ -68,6 +68,8 @@ class Kept:
     def __init__(self) -> None:
         self.calls: list[AuditedCall] = []
 
+    holds_answers = False
+
     def check(self) -> None:
         pass
 
@@ -84,7 +86,7 @@ class World:
         clocks = Clocks(now_s=lambda: self.now_s, monotonic_ns=lambda: self.now_ns)
         rule = CallerSettings.model_validate({"models": ["credit", "fraud"], **keys})
         self.policy = CallerPolicy({"bank": rule}, max_rows=100, clocks=clocks)
-        audit = CallAudit(self.log, self.policy.purpose_of)
+        audit = CallAudit(cast("Any", self.log), self.policy.purpose_of)
         part = cast("Any", self.part)
         self.offline = OfflineAnswers(part, self.policy, cast("Any", None), buckets_at_once=1, audit=audit)
         self.answers = Answers(part, self.policy, None, Instance(), offline=self.offline, audit=audit)

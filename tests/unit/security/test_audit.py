@@ -28,7 +28,8 @@ from fedpredict.security.audit_chain import (
     parse_line,
 )
 from fedpredict.security.audit_keys import PUBLIC_KEY, SIGNING_KEY, open_keys, read_public_key
-from fedpredict.security.audit_log import AuditedCall, AuditLog
+from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.audit_verify import ChainReport, verify_chain
 

@@ -20,7 +20,7 @@ from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import Checkpoint, calls, chain_files
 from fedpredict.security.audit_file import ChainFile
 from fedpredict.security.audit_keys import IDS_KEY, PUBLIC_KEY, SIGNING_KEY, open_keys, read_public_key
-from fedpredict.security.audit_log import AuditedCall
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.audit_verify import ChainReport, verify_chain
 from tests.unit.security.test_audit import call, filled, lines_of, log, only_file, until, verify
 
@@ -109,11 +109,26 @@ def test_a_text_of_a_stranger_is_cut(tmp_path: Path) -> None:
     assert only_file(tmp_path).stat().st_size < 3_000
 
 
-def test_what_waits_holds_no_ids(tmp_path: Path) -> None:
-    audit = log(tmp_path)  # not entered: nothing is taken out
+def test_what_cannot_be_written_waits_without_its_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with log(tmp_path) as audit:
+        monkeypatch.setattr("fedpredict.security.audit_file.os.write", fail)
+        for number in range(10):
+            audit.add(call(number, 10_000))
+        until(lambda: not audit._heard)
+        assert sum(map(len, audit._waiting)) < 10 * 1_000
+        assert audit._added_bytes - audit._written_bytes == sum(map(len, audit._waiting))
+        monkeypatch.undo()
+    assert len(list(calls([tmp_path / "worker-0"]))) == 10
+    assert audit._added_bytes == audit._written_bytes
+
+
+def test_what_came_and_has_no_line_yet_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = log(tmp_path, required=False)  # not entered: nothing is taken out
+    monkeypatch.setattr(audit_log, "MOST_WAITING_BYTES", 500_000)
     for number in range(10):
         audit.add(call(number, 10_000))
-    assert sum(map(len, audit._waiting)) < 10 * 1_000
+    assert len(audit._heard) < 4
+    assert audit._unlisted.take()["lost"]["calls"] == {"party bank": 10 - len(audit._heard)}
 
 
 def test_bytes_that_wait_are_bounded_and_calls_that_were_answered_find_room(
