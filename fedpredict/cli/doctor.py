@@ -70,7 +70,6 @@ def examine(config: Path | None) -> Iterator[Checked]:
         yield from check_tasks(Loaded(loaded.path, settings))
         yield from check_peers(Loaded(loaded.path, settings))
     else:
-        yield from check_audit(Loaded(loaded.path, settings))
         yield from check_distinct(Loaded(loaded.path, settings))
         yield from check_callers(settings, frozenset(models))
         yield from check_initiators(Loaded(loaded.path, settings))

@@ -22,10 +22,10 @@ from fedpredict.errors import (
     ConfigError,
     FedPredictError,
     ModelNotFoundError,
+    NotPermittedError,
     ServerUnavailableError,
     TokenRefusedError,
     UnauthenticatedError,
-    UnsupportedModeError,
 )
 from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.server import InitiatorServer
@@ -181,7 +181,7 @@ async def test_a_token_may_less_than_its_client(bank: Bank) -> None:
         assert await client.models() == []
     async with bank.client(nearline.text) as client:
         assert (await client.predict("m", ["u1"])).values[0] == 2.0
-        await refused(client.predict("m", ["u1"], mode=Mode.OFFLINE), UnsupportedModeError)
+        await refused(client.predict("m", ["u1"], mode=Mode.OFFLINE), NotPermittedError)
     stranger = bank.token("nobody")
     async with bank.client(stranger.text) as client:
         await refused(client.predict("m", ["u1"]), ModelNotFoundError)

@@ -146,5 +146,5 @@ def test_the_commented_sections_of_background_work_are_valid_and_show_the_defaul
         if name in ("tasks", "populations"):
             defaults, shown = settings_type.model_validate(plain), given[name]
             differing = {key for key, value in shown.items() if getattr(getattr(defaults, name), key) != value}
-            assert differing <= {"keep_days"}  # which has none
+            assert differing <= {"keep_days", "keep_parameters"}  # which has none
         assert checked is not None
