@@ -35,6 +35,7 @@ FedPredictError
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
+├── MaskingRefusedError       a party of a masked sum does not take part as it was asked to (.problem)
 ├── PopulationRefusedError    a version of a population is not taken, or not answered for (.population, .problem)
 ├── TaskNotFoundError         no such offline task, or not this caller's
 ├── TaskFailedError           an offline task ended without all of its results (.state, .problem)
@@ -265,6 +266,16 @@ class PopulationRefusedError(FedPredictError):
     def __init__(self, message: str, *, population: str, problem: str) -> None:
         super().__init__(message)
         self.population = population
+        self.problem = problem
+
+
+class MaskingRefusedError(FedPredictError):
+    """A party does not mask, or does not answer without masks, as it was asked to; `problem` may be told."""
+
+    public_fields = ("problem",)
+
+    def __init__(self, message: str, *, problem: str) -> None:
+        super().__init__(message)
         self.problem = problem
 
 

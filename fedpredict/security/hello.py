@@ -28,12 +28,20 @@ def sign_hello(files: TlsFiles, party: str, nonce: bytes) -> bytes:
         ProtocolError: The nonce is not 32 bytes.
         CertificateError: The files cannot be used, or are another party's.
     """
-    message = _message(party, nonce)
+    return sign_as(files, party, _message(party, nonce))[1]
+
+
+def sign_as(files: TlsFiles, party: str, message: bytes) -> tuple[bytes, bytes]:
+    """Return this party's chain (PEM) and a signature (DER) over a message, which begins with what it is meant for.
+
+    Raises:
+        CertificateError: The files cannot be used, or are another party's.
+    """
     material = read_tls(files)
     expected = Identity(IdentityKind.PARTY, party)
     if material.identity != expected:
         raise CertificateError(f"{files.certificate}: belongs to {material.identity}, not to {expected}")
-    return material.private_key.sign(message, _ALGORITHM)
+    return material.chain_pem, material.private_key.sign(message, _ALGORITHM)
 
 
 def verify_hello(
@@ -52,7 +60,21 @@ def verify_hello(
     Raises:
         CertificateError: The chain is not the party's, or the signature is not by its key over this nonce.
     """
-    source = f"the hello of party {party}"
+    message = _message(party, nonce)
+    check_signed(ca_pem, party, message, chain_pem, signature, source=f"the hello of party {party}", now=now)
+
+
+def check_signed(
+    ca_pem: bytes,
+    party: str,
+    message: bytes,
+    chain_pem: bytes,
+    signature: bytes,
+    *,
+    source: str,
+    now: datetime | None = None,
+) -> None:
+    """Check that a message was signed by a party; as `verify_hello`, `source` names the message in errors."""
     chain = certificates.parse_certificates(chain_pem, source)
     authorities = certificates.parse_certificates(ca_pem, "the CA file")
     certificates.verify_chain(
@@ -66,9 +88,9 @@ def verify_hello(
     if not isinstance(key, ec.EllipticCurvePublicKey) or not certificates.is_p256(key):
         raise CertificateError(f"{source}: its certificate's key is not P-256")
     try:
-        key.verify(signature, _message(party, nonce), _ALGORITHM)
+        key.verify(signature, message, _ALGORITHM)
     except InvalidSignature as error:
-        raise CertificateError(f"{source}: the signature does not fit this nonce and its certificate") from error
+        raise CertificateError(f"{source}: the signature does not fit this message and its certificate") from error
 
 
 def _message(party: str, nonce: bytes) -> bytes:
