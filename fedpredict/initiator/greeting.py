@@ -29,8 +29,9 @@ from fedpredict.security.hello import NONCE_BYTES, verify_hello
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire
-from fedpredict.wire.link import OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
+from fedpredict.wire.link import MASKED_SUMS, OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.masked_codec import masked_reply_from_wire
 from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
 from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
@@ -81,6 +82,7 @@ class Acquaintance:
             takes_buckets=OFFLINE_TASKS in reply.capabilities,
             dials_offline=OFFLINE_LINK in reply.capabilities,
             for_offline=reply.for_offline,
+            masks=MASKED_SUMS in reply.capabilities,
         )
 
     async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
@@ -153,6 +155,16 @@ class Acquaintance:
                 share.failures = {place: self.no_share(failure) for place, failure in failures.items()}
         except ProtocolError as error:
             raise self.refused(error) from error
+        return share
+
+    def masked_share(self, query: ScoreQuery, reply: participant_pb2.ScoreReply) -> PartyReply:
+        """Return the party's masked share, checked against what was asked; the message is used up."""
+        try:
+            share = masked_reply_from_wire(reply, query)
+            failures = codec.failures_from_wire(reply, query) if reply.failures else {}
+        except ProtocolError as error:
+            raise self.refused(error) from error
+        share.failures = {place: self.no_share(failure) for place, failure in failures.items()}
         return share
 
     def bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:

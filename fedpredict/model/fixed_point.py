@@ -62,7 +62,7 @@ class FixedPoint:
             Words of the same shape, 0 for a sample of which any number is NaN or beyond `limit`; and, shape
             (n_samples,), whether the sample has its words.
         """
-        fits = (np.abs(values) <= self.limit).all(axis=1)
+        fits: Bools = np.logical_and.reduce(np.abs(values) <= self.limit, axis=1)
         usable = values if fits.all() else np.where(fits[:, None], values, 0.0)
         return np.rint(usable * self.scale).astype(np.int64).view(np.uint64), fits
 

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from fedpredict.errors import EmptyRequestError, FedPredictError, TooManySamplesError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.scorer import ModelRef, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity
+from fedpredict.security.masking import MaskSession
 from fedpredict.security.tls import TlsFiles, read_tls
-from fedpredict.wire import codec
+from fedpredict.wire import codec, masked_codec
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
-from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
-from fedpredict.wire.v1 import participant_pb2
+from fedpredict.wire.link import MASKED_SUMS, OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
+from fedpredict.wire.masked_codec import RoundRef
+from fedpredict.wire.v1 import masking_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
+
+_Admitted: TypeAlias = MaskSession | FedPredictError | None
 
 
 class Answers:
@@ -42,6 +49,7 @@ class Answers:
         watch: ShareWatch | None = None,
         offline: OfflineAnswers | None = None,
         audit: CallAudit | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """Serve one party.
 
@@ -54,7 +62,9 @@ class Answers:
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
             audit: Writes calls down; default: nothing does.
+            masking: Masks shares; default: no model's are.
         """
+        self.masking = masking or Masking(scorer.party, {}, policy, tls, audit=audit)
         self.offline = offline
         self.link_port = 0
         """The port that hellos tell, of links over sockets; 0 for none."""
@@ -74,7 +84,7 @@ class Answers:
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
-            capabilities=[SCORE_STREAM, SEVERAL_MODELS, *([OFFLINE_TASKS] if self.offline else [])],
+            capabilities=self._capabilities(),
             party=self._scorer.party,
             instance=self._me.name,
             worker=self._me.worker,
@@ -127,17 +137,38 @@ class Answers:
         except FedPredictError as error:
             self._audit.other("Score", caller, "", "", error)
             raise
+        codec.fill_reply(into, query, await self._answered(query, (), caller, deadline_s))
+
+    async def fill_masked_score(
+        self,
+        request: masking_pb2.MaskedScoreRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.ScoreReply,
+    ) -> None:
+        """Write this party's masked share into an empty message."""
+        try:
+            query = codec.query_from_wire(request.score)
+            rounds = masked_codec.rounds_from_wire(request, query)
+        except FedPredictError as error:
+            self._audit.other("Score", caller, "", "", error)
+            raise
+        masked_codec.fill_masked_reply(into, query, await self._answered(query, rounds, caller, deadline_s))
+
+    async def _answered(
+        self, query: ScoreQuery, rounds: tuple[RoundRef, ...], caller: Identity, deadline_s: float
+    ) -> PartyReply:
+        """Return the answer to a question, masked where it has rounds; whatever comes of it is written down."""
         watched = self._watch.share(caller.name, query)
         try:
             self._audit.check()
-            if query.further:
-                self._check_size(len(query.sample_ids))
-                reply = await self._score_several(query, caller, deadline_s)
-            else:
-                # who may not ask learns nothing else: not even what is wrong with the request
-                self._policy.check(caller, query.model_id)
-                self._check_size(len(query.sample_ids))
-                reply = await self._scorer.score(query, deadline_s=deadline_s)
+            # who may not ask learns nothing else: not even what is wrong with the request
+            admitted = self._admit(query, rounds, caller)
+            self._check_size(len(query.sample_ids))
+            reply = await self._shares(query, admitted, deadline_s)
+            if rounds:
+                sessions = [each if isinstance(each, MaskSession) else None for each in admitted]
+                reply = self.masking.masked(query, reply, sessions, rounds)
             if watched.scored(reply):
                 _log_done(query, reply)
         except BaseException as error:
@@ -147,27 +178,49 @@ class Answers:
             self._audit.scored(caller, query, error)
             raise
         self._audit.scored(caller, query, reply)
-        codec.fill_reply(into, query, reply)
+        return reply
 
-    async def _score_several(self, query: ScoreQuery, caller: Identity, deadline_s: float) -> PartyReply:
-        """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
-        if all(self._policy.may_ask(caller, each.model_id) for each in query.models):
+    def _admit(self, query: ScoreQuery, rounds: tuple[RoundRef, ...], caller: Identity) -> list[_Admitted]:
+        """Return for each model the session that its shares are masked in, None, or why the caller gets none.
+
+        Of several models, one that the caller may not ask for takes no other's share away; of one alone it is raised.
+        """
+        admitted: list[_Admitted] = []
+        models: Sequence[ModelRef | ScoreQuery] = query.models if query.further else (query,)
+        for place, model in enumerate(models):
+            try:
+                self._policy.check(caller, model.model_id)
+                admitted.append(self.masking.admit(caller, model, rounds[place] if rounds else None))
+            except FedPredictError as error:
+                if not query.further:
+                    raise
+                admitted.append(error)
+        return admitted
+
+    async def _shares(self, query: ScoreQuery, admitted: list[_Admitted], deadline_s: float) -> PartyReply:
+        """Return the shares of the models that were admitted."""
+        if not any(isinstance(each, FedPredictError) for each in admitted):
             reply = await self._scorer.score(query, deadline_s=deadline_s)
         else:
             queries = split_by_model(query)
-            reply = join_replies(queries, [await self._share_or_error(each, caller, deadline_s) for each in queries])
+            outcomes = [
+                each if isinstance(each, FedPredictError) else await self._share_or_error(own, deadline_s)
+                for own, each in zip(queries, admitted, strict=True)
+            ]
+            reply = join_replies(queries, outcomes)
         for place, error in reply.failures.items():
             log_failure(error, request_id=query.request_id, model=query.models[place].model_id)
         return reply
 
-    async def _share_or_error(
-        self, query: ScoreQuery, caller: Identity, deadline_s: float
-    ) -> PartyReply | FedPredictError:
+    async def _share_or_error(self, query: ScoreQuery, deadline_s: float) -> PartyReply | FedPredictError:
         try:
-            self._policy.check(caller, query.model_id)
             return await self._scorer.score(query, deadline_s=deadline_s)
         except FedPredictError as error:
             return error
+
+    def _capabilities(self) -> list[str]:
+        offers = {OFFLINE_TASKS: self.offline is not None, MASKED_SUMS: self.masking.offered}
+        return [SCORE_STREAM, SEVERAL_MODELS, *(name for name, is_offered in offers.items() if is_offered)]
 
     def _check_size(self, n_samples: int) -> None:
         if not n_samples:

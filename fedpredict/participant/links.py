@@ -115,6 +115,10 @@ class LinkServer:
                 scored = link_pb2.Frame()
                 await self._answers.fill_score(frame.score, caller, _remaining_s(frame), scored.scored)
                 return scored
+            if frame.HasField("masked_score"):
+                scored = link_pb2.Frame()
+                await self._answers.fill_masked_score(frame.masked_score, caller, _remaining_s(frame), scored.scored)
+                return scored
             if frame.HasField("hello"):
                 return await self._answer_hello(frame, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller)
@@ -151,6 +155,8 @@ class LinkServer:
         if frame.HasField("describe"):
             described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
             return link_pb2.Frame(described=described)
+        if frame.HasField("mask_key") or frame.HasField("mask_keys"):
+            return await self._answers.masking.answer(frame, caller)
         offline = self._answers.offline
         if offline is None:
             raise ProtocolError("a call of offline tasks, which this party does not offer")
@@ -183,5 +189,8 @@ def _remaining_s(frame: link_pb2.Frame, most_s: float = MAX_DEADLINE_S) -> float
 
 
 def _is_small(frame: link_pb2.Frame, n_bytes: int) -> bool:
-    # the bytes alone tell it of most: looking into the message takes longer
+    # the bytes alone tell it of most: looking into the message takes longer. What is masked is begun in the order in
+    # which it came, as the numbers of rounds only rise
+    if frame.HasField("masked_score"):
+        return True
     return frame.HasField("score") and (n_bytes <= _SMALL_BYTES or len(frame.score.sample_ids.offsets) <= _SMALL_BYTES)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedpredict.errors import FedPredictError, PartyTimeoutError, UnsupportedModeError
+from fedpredict.errors import FedPredictError, MaskingRefusedError, PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
@@ -54,6 +54,7 @@ class OfflineAnswers:
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
         metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
         audit: CallAudit | None = None,
+        masked: Collection[str] = frozenset(),
     ) -> None:
         """Serve one party.
 
@@ -65,7 +66,9 @@ class OfflineAnswers:
             answered: Told of every answer.
             metrics: Counts them; default: nothing does.
             audit: Writes calls down; default: nothing does.
+            masked: Models whose shares leave masked alone, which those of offline tasks are not.
         """
+        self._masked = masked
         self._part = part
         self._policy = policy
         self._populations = populations
@@ -166,6 +169,9 @@ class OfflineAnswers:
     ) -> tuple[PartyReply, tuple[str, str]]:
         """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
         self._policy.check(caller, query.model_id)
+        if query.model_id in self._masked:
+            told = f"{caller} asked for a bare bucket of model {query.model_id}, which is under [masked]"
+            raise MaskingRefusedError(told, problem="shares of this model are not given in offline tasks")
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
         began = time.perf_counter()

@@ -27,6 +27,7 @@ from fedpredict.participant.answers import Answers
 from fedpredict.participant.attach import Attacher
 from fedpredict.participant.audited import Audit, CallAudit
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations
@@ -200,6 +201,7 @@ class ParticipantServer:
             watch=self._watch,
             offline=self._offline(scorer, warehouse),
             audit=self._audit,
+            masking=Masking(self._settings.party, self._settings.masked, self._policy, self._tls, audit=self._audit),
         )
 
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
@@ -221,6 +223,7 @@ class ParticipantServer:
             answered=self._answered.add,
             metrics=self._metrics,
             audit=self._audit,
+            masked=frozenset(settings.masked),
         )
 
     async def _observe(self) -> None:

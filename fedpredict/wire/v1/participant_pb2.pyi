@@ -158,11 +158,12 @@ class ModelRef(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures", "reasons")
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "masked", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures", "reasons")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
@@ -172,12 +173,13 @@ class ScoreReply(_message.Message):
     manifest_sha256: bytes
     status: bytes
     values: _common_pb2.Matrix
+    masked: _common_pb2.MaskedWords
     oldest_event_time_us: int
     elapsed_s: float
     segment_event_times_us: bytes
     failures: _containers.RepeatedCompositeFieldContainer[ModelFailure]
     reasons: _common_pb2.ReasonCodes
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., masked: _Optional[_Union[_common_pb2.MaskedWords, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
 
 class ModelFailure(_message.Message):
     __slots__ = ("place", "failure")

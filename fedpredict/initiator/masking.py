@@ -1,0 +1,367 @@
+"""Masked sums at the initiator: sessions between the parties' processes, and rounds that all of them take part in.
+
+A session lives in one process of each party, so that the initiator keeps groups of links, one link to each party, and
+opens a session for each version of a model in a group. A round is asked of all parties over the links of one group, or
+of none; no question of it is ever asked again (ADR 0045).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+from fedpredict.errors import FedPredictError, PartyRefusedError, PartyUnavailableError
+from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.model.fixed_point import FixedPoint
+from fedpredict.model.manifest import Manifest, manifest_to_json
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.wire import codec
+from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_query
+from fedpredict.wire.v1 import link_pb2, masking_pb2
+
+logger = logging.getLogger(__name__)
+
+OPEN_S = 5.0
+"""Longest wait for one step of opening a session."""
+RETRY_S = 1.0
+"""So long a session that could not be opened is not tried again."""
+FRESH = 0.8
+"""The part of its lifetime that a session is used for."""
+
+_T = TypeVar("_T")
+Replies = dict[str, "asyncio.Future[PartyReply]"]
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """A session of a group, for one version of a model; usable once `opened` has a result.
+
+    Attributes:
+        session_id: Random.
+        opened: Ends when all parties have agreed, or why they have not.
+        ends: In the loop's time: when another one is opened.
+    """
+
+    session_id: bytes
+    opened: asyncio.Task[float]
+    ends: float
+
+    @property
+    def is_open(self) -> bool:
+        return self.opened.done() and self.error is None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it was not opened; only once `opened` is done."""
+        return asyncio.CancelledError() if self.opened.cancelled() else self.opened.exception()
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """One link to each party, and the sessions between the processes at their ends."""
+
+    links: Mapping[str, LinkCaller]
+    sessions: dict[str, _Session] = field(default_factory=dict)
+    """By `manifest_sha256`."""
+    numbers: count[int] = field(default_factory=lambda: count(1))
+    """Of rounds: each is used once, in all sessions together, and sent in this order."""
+
+    @property
+    def usable(self) -> bool:
+        return all(link.usable for link in self.links.values())
+
+
+class MaskedSums:
+    """The sessions of this process, with every set of parties that it asks for masked shares. Used from one thread."""
+
+    def __init__(self, scorers: Mapping[str, PartyScorer]) -> None:
+        """Prepare, without a session.
+
+        Args:
+            scorers: By party; those in this process mask nothing.
+        """
+        self._remotes = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
+        self._groups: dict[tuple[LinkCaller, ...], _Group] = {}
+        self._turn = 0
+        self._sending: set[asyncio.Task[None]] = set()
+        """The loop itself keeps weak references to tasks only."""
+        self._loop = asyncio.get_running_loop()
+
+    def of(self, manifest: Manifest, scale_bits: int) -> MaskedSum:
+        """Return how shares of a model are asked for and added up."""
+        parties = tuple(party for party in manifest.parties if party in self._remotes)
+        return MaskedSum(self, parties, FixedPoint(scale_bits, len(parties)))
+
+    def ask(
+        self, total: MaskedSum, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float
+    ) -> Replies:
+        """Ask every party of a sum, in one round.
+
+        Args:
+            total: The sum.
+            manifests: Of the models that are asked for, in order.
+            queries: By party.
+            deadline_s: How long the caller waits.
+
+        Returns:
+            By party, the future of its masked share. Where one party cannot be asked, none is.
+        """
+        ends = self._loop.time() + deadline_s
+        try:
+            group = self._group(total.parties)
+            sessions = [self._session(group, manifest, total) for manifest in manifests]
+        except FedPredictError as error:
+            return {party: _failed(error) for party in queries}
+        asked = _Round(self, group, manifests, queries, ends)
+        if all(session.is_open for session in sessions):
+            asked.send(sessions)
+        else:
+            sending = asked.send_when_open(sessions)
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+        return asked.replies
+
+    def forget(self, group: _Group, manifest: Manifest) -> None:
+        """End a session that a party does not know any more; the next round opens another one."""
+        group.sessions.pop(manifest.manifest_sha256, None)
+
+    def remote(self, party: str) -> RemoteParty:
+        """Return a party at another organisation."""
+        return self._remotes[party]
+
+    def _group(self, parties: tuple[str, ...]) -> _Group:
+        """Return the next group of links to these parties; raise `PartyError` where one has none that masks."""
+        by_party = [self._links(party) for party in parties]
+        ranks = max(map(len, by_party))
+        self._turn += 1
+        links = tuple([links[self._turn % ranks % len(links)] for links in by_party])
+        group = self._groups.get(links)
+        if group is None:
+            self._groups = {key: each for key, each in self._groups.items() if each.usable}
+            group = self._groups[links] = _Group(dict(zip(parties, links, strict=True)))
+        return group
+
+    def _links(self, party: str) -> tuple[LinkCaller, ...]:
+        pool = self._remotes[party].pool
+        if pool.masking:
+            return pool.masking
+        if pool.carriers:
+            raise PartyRefusedError(
+                f"party {party} masks no shares (masked_sums is not in its hello): it needs [masked] in its settings, "
+                "or a newer release",
+                party=party,
+            )
+        raise PartyUnavailableError(f"party {party}: no link, which masked sums need", party=party)
+
+    def _session(self, group: _Group, manifest: Manifest, total: MaskedSum) -> _Session:
+        """Return the session of a model, opened or being opened.
+
+        One that could not be opened a moment ago is returned as it is, and its error is every asker's.
+        """
+        session = group.sessions.get(manifest.manifest_sha256)
+        if session is not None and self._loop.time() < session.ends:
+            return session
+        session_id = secrets.token_bytes(SESSION_ID_BYTES)
+        opening = asyncio.ensure_future(_Opening(self, group, manifest, total, session_id).run())
+        session = _Session(session_id, opening, float("inf"))
+        group.sessions[manifest.manifest_sha256] = session
+        opening.add_done_callback(partial(self._opened, session, manifest))
+        return session
+
+    def _opened(self, session: _Session, manifest: Manifest, opening: asyncio.Task[float]) -> None:
+        now = self._loop.time()
+        if session.error is not None:
+            session.ends = now + RETRY_S
+            extra = {"model": manifest.model_id, "reason": str(session.error)}
+            logger.warning("masking.not_opened", extra=extra)
+            return
+        session.ends = now + FRESH * opening.result()
+        logger.info("masking.opened", extra={"model": manifest.model_id, "manifest": manifest.manifest_sha256})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskedSum:
+    """How the shares of a model are added up without being seen.
+
+    Attributes:
+        sums: Has the sessions.
+        parties: Whose shares are masked: every party of the model but this initiator, sorted.
+        fixed: How shares become words.
+    """
+
+    sums: MaskedSums
+    parties: tuple[str, ...]
+    fixed: FixedPoint
+
+    def ask(self, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float) -> Replies:
+        """Do what `MaskedSums.ask` does."""
+        return self.sums.ask(self, manifests, queries, deadline_s)
+
+
+class _Round:
+    """The questions of one round: sent in one go, over the links of one group."""
+
+    def __init__(
+        self,
+        sums: MaskedSums,
+        group: _Group,
+        manifests: Sequence[Manifest],
+        queries: Mapping[str, ScoreQuery],
+        ends: float,
+    ) -> None:
+        self._sums = sums
+        self._group = group
+        self._manifests = manifests
+        self._queries = queries
+        self._ends = ends
+        self.replies: Replies = {}
+
+    def send(self, sessions: Sequence[_Session]) -> None:
+        """Ask all parties now: nothing can come between, so that each gets the rounds in the same order."""
+        number = next(self._group.numbers)
+        rounds = [RoundRef(session.session_id, number) for session in sessions]
+        for party, query in self._queries.items():
+            frame = link_pb2.Frame()
+            fill_masked_query(frame.masked_score, query, rounds)
+            answered = partial(self._answered, self._sums.remote(party).who, query)
+            call: LinkCall[PartyReply] = LinkCall(frame, self._ends, answered, partial(self._lost, party))
+            self.replies[party] = call
+            self._group.links[party].start(call)
+
+    def send_when_open(self, sessions: Sequence[_Session]) -> asyncio.Task[None]:
+        """Ask all parties when the sessions are open; where one is not opened, its error is every party's."""
+        waiting: Replies = {party: asyncio.get_running_loop().create_future() for party in self._queries}
+        self.replies = dict(waiting)
+        return asyncio.ensure_future(self._send_later(sessions, waiting))
+
+    async def _send_later(self, sessions: Sequence[_Session], waiting: Replies) -> None:
+        await asyncio.wait([session.opened for session in sessions])
+        if all(future.done() for future in waiting.values()):
+            return  # nobody waits any more
+        error = next((each for session in sessions if (each := session.error) is not None), None)
+        if error is None:
+            self.send(sessions)
+        for party, future in waiting.items():
+            _pass_on(self.replies[party] if error is None else _failed(error), future)
+
+    def _answered(
+        self, who: Acquaintance, query: ScoreQuery, call: LinkCall[PartyReply], frame: link_pb2.Frame
+    ) -> None:
+        if frame.HasField("failure"):
+            error = who.no_share(frame.failure)
+            self._forget(error)
+            call.fail(error)
+            return
+        try:
+            reply = who.masked_share(query, frame.scored)
+        except FedPredictError as error:
+            call.fail(error)
+            return
+        for place, failure in reply.failures.items():
+            self._forget(failure, self._manifests[place : place + 1])
+        call.set_result(reply)
+
+    def _forget(self, error: FedPredictError, manifests: Sequence[Manifest] = ()) -> None:
+        if isinstance(error, PartyRefusedError):
+            for manifest in manifests or self._manifests:
+                self._sums.forget(self._group, manifest)
+
+    @staticmethod
+    def _lost(party: str, call: LinkCall[PartyReply], reason: str) -> None:
+        # never sent again: its round's number is used up, and the other parties' masks are of this round
+        fail_lost(call, reason, party)
+
+
+class _Opening:
+    """The two steps in which all parties of a group agree on a session."""
+
+    def __init__(
+        self, sums: MaskedSums, group: _Group, manifest: Manifest, total: MaskedSum, session_id: bytes
+    ) -> None:
+        self._sums = sums
+        self._group = group
+        self._manifest = manifest
+        self._total = total
+        self._session_id = session_id
+
+    async def run(self) -> float:
+        """Return how many seconds the session lasts; raise `PartyError` where a party does not take part."""
+        parties = self._total.parties
+        keys = await asyncio.gather(*(self._key(party) for party in parties))
+        lifetimes = await asyncio.gather(
+            *(self._keys(party, [key for key in keys if key.party != party]) for party in parties)
+        )
+        return float(min(lifetimes))
+
+    async def _key(self, party: str) -> masking_pb2.MaskKey:
+        request = masking_pb2.MaskKeyRequest(
+            protocol_version=codec.PROTOCOL_VERSION,
+            request_id=codec.new_request_id(),
+            manifest=manifest_to_json(self._manifest),
+            session_id=self._session_id,
+            parties=self._total.parties,
+            scale_bits=self._total.fixed.scale_bits,
+        )
+        told = await self._ask(party, link_pb2.Frame(mask_key=request))
+        if told.mask_key_told.key.party != party:
+            raise PartyRefusedError(f"party {party} showed the key of another party", party=party)
+        return told.mask_key_told.key
+
+    async def _keys(self, party: str, keys: Sequence[masking_pb2.MaskKey]) -> int:
+        request = masking_pb2.MaskKeysRequest(
+            protocol_version=codec.PROTOCOL_VERSION,
+            request_id=codec.new_request_id(),
+            session_id=self._session_id,
+            keys=keys,
+        )
+        return (await self._ask(party, link_pb2.Frame(mask_keys=request))).mask_keys_taken.lifetime_s
+
+    async def _ask(self, party: str, frame: link_pb2.Frame) -> link_pb2.Frame:
+        who, loop = self._sums.remote(party).who, asyncio.get_running_loop()
+
+        def answered(call: LinkCall[link_pb2.Frame], frame: link_pb2.Frame) -> None:
+            if frame.HasField("failure"):
+                call.fail(who.no_share(frame.failure))
+            else:
+                call.set_result(frame)
+
+        call: LinkCall[link_pb2.Frame] = LinkCall(
+            frame, loop.time() + OPEN_S, answered, lambda call, reason: fail_lost(call, reason, party)
+        )
+        self._group.links[party].start(call)
+        return await call
+
+
+def _failed(error: BaseException) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+def _pass_on(call: asyncio.Future[PartyReply], to: asyncio.Future[PartyReply]) -> None:
+    """Let `to` end as `call` does, and cancel `call` where nobody waits for `to` any more."""
+
+    def ended(_: asyncio.Future[PartyReply]) -> None:
+        if to.done():
+            return
+        if call.cancelled():
+            to.cancel()
+        elif (error := call.exception()) is not None:
+            to.set_exception(error)
+        else:
+            to.set_result(call.result())
+
+    def given_up(_: asyncio.Future[PartyReply]) -> None:
+        if to.cancelled():
+            call.cancel()
+
+    call.add_done_callback(ended)
+    to.add_done_callback(given_up)

@@ -1,0 +1,316 @@
+"""A participant's end of masked sums: which models it masks, its sessions, and the words that leave (ADR 0045)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedpredict.errors import FedPredictError, MaskingRefusedError, ProtocolError
+from fedpredict.model.fixed_point import MaskedWords
+from fedpredict.model.ids import check_model_id
+from fedpredict.model.manifest import Manifest, manifest_from_json
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
+from fedpredict.model.several import rows_of_models
+from fedpredict.model.share import Share
+from fedpredict.observe.logs import add_log_context
+from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.policy import CallerPolicy
+from fedpredict.participant.settings import MaskedSettings
+from fedpredict.security.identity import Identity
+from fedpredict.security.masking import MaskSession, MaskTerms, SignedKey, pair_key, rows_digest, sign_key, verify_key
+from fedpredict.security.tls import TlsFiles, read_tls
+from fedpredict.wire import codec, masked_codec
+from fedpredict.wire.masked_codec import RoundRef
+from fedpredict.wire.v1 import link_pb2, masking_pb2
+
+logger = logging.getLogger(__name__)
+
+LIFETIME_S = 3600
+"""How long a session is kept; the initiator opens another one before."""
+MAX_SESSIONS = 1024
+"""Most sessions of one caller in a process; beyond them its oldest one ends."""
+MAX_MANIFEST = 1024 * 1024
+"""In characters: 10,000 classes of 100 fit."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A session, from its first step on.
+
+    Attributes:
+        caller: Who opened it, and alone may use it.
+        manifest: The version of the model.
+        terms: What is agreed on.
+        expires: By the monotonic clock.
+        private_key: Until the second step.
+        session: From the second step on.
+    """
+
+    caller: str
+    manifest: Manifest
+    terms: MaskTerms
+    expires: float
+    private_key: X25519PrivateKey | None = field(default=None, repr=False)
+    session: MaskSession | None = None
+
+
+class Masking:
+    """Masks the shares of the models under `[masked]`, and lets none of them leave without."""
+
+    def __init__(
+        self,
+        party: str,
+        settings: Mapping[str, MaskedSettings],
+        policy: CallerPolicy,
+        tls: TlsFiles | None,
+        *,
+        audit: CallAudit | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare, without a session.
+
+        Args:
+            party: This party.
+            settings: By model id, with whose masks.
+            policy: Who may ask for what.
+            tls: What public keys are signed with, and held to; None in plain text, where nothing is masked.
+            audit: Writes calls down; default: nothing does.
+            now: The monotonic clock, in seconds.
+        """
+        self._party = party
+        self._settings = settings
+        self._policy = policy
+        self._tls = tls
+        self._audit = audit or CallAudit(None)
+        self._now = now
+        self._held: dict[bytes, _Held] = {}
+
+    @property
+    def models(self) -> Collection[str]:
+        """The models whose shares leave masked, or not at all."""
+        return self._settings.keys()
+
+    @property
+    def offered(self) -> bool:
+        """Whether there is any."""
+        return bool(self._settings) and self._tls is not None
+
+    async def answer(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+        """Answer a frame that is a step of opening a session."""
+        if frame.HasField("mask_key"):
+            return link_pb2.Frame(mask_key_told=await self.key(frame.mask_key, caller))
+        return link_pb2.Frame(mask_keys_taken=await self.keys(frame.mask_keys, caller))
+
+    async def key(self, request: masking_pb2.MaskKeyRequest, caller: Identity) -> masking_pb2.MaskKeyReply:
+        """Begin a session: make a key pair, and show the public key, signed.
+
+        Raises:
+            ModelNotFoundError: No such model, or not this caller's.
+            MaskingRefusedError: The session is not one that this party's settings name.
+        """
+        request_id = model_id = ""
+        try:
+            codec.check_protocol_version(request.protocol_version)
+            request_id = codec.check_request_id(request.request_id)
+            manifest = _manifest(request.manifest)
+            model_id = manifest.model_id
+            add_log_context(request_id=request_id, model=model_id)
+            self._audit.check()
+            self._policy.check(caller, model_id)
+            key = await self._begin(self._terms(request, manifest, caller), manifest, caller)
+        except BaseException as error:
+            self._audit.other("MaskKey", caller, request_id, model_id, error)
+            raise
+        self._audit.other("MaskKey", caller, request_id, model_id, None)
+        return masking_pb2.MaskKeyReply(request_id=request_id, key=_key_to_wire(key))
+
+    async def keys(self, request: masking_pb2.MaskKeysRequest, caller: Identity) -> masking_pb2.MaskKeysReply:
+        """Go on with a session: take the others' public keys, and derive a key for each.
+
+        Raises:
+            MaskingRefusedError: There is no such session of this caller that waits for keys; or they are not those of
+                the session's parties, each signed by its own party.
+        """
+        request_id = model_id = ""
+        try:
+            codec.check_protocol_version(request.protocol_version)
+            request_id = codec.check_request_id(request.request_id)
+            self._audit.check()
+            held, private_key = self._waiting(masked_codec.session_id_from_wire(request.session_id), caller)
+            model_id = held.manifest.model_id
+            add_log_context(request_id=request_id, model=model_id)
+            others = {each.party: _key_from_wire(each) for each in request.keys}
+            held.session = await asyncio.to_thread(self._agree, held.terms, private_key, others)
+        except BaseException as error:
+            self._audit.other("MaskKeys", caller, request_id, model_id, error)
+            raise
+        self._audit.other("MaskKeys", caller, request_id, model_id, None)
+        logger.info("masking.agreed", extra={"parties": held.terms.parties})
+        return masking_pb2.MaskKeysReply(request_id=request_id, lifetime_s=LIFETIME_S)
+
+    @property
+    def _files(self) -> TlsFiles:
+        if self._tls is None:
+            raise MaskingRefusedError("masked sums need TLS: keys are signed", problem="this party has no certificate")
+        return self._tls
+
+    def _terms(self, request: masking_pb2.MaskKeyRequest, manifest: Manifest, caller: Identity) -> MaskTerms:
+        """Return what a session is to be about; raise `MaskingRefusedError` where the settings say otherwise."""
+        parties, model_id = masked_codec.check_names(request.parties), manifest.model_id
+        wanted = self._settings.get(model_id)
+        if wanted is None:
+            raise MaskingRefusedError(
+                f"{caller} wants masked sums of model {model_id}, which is not under [masked]",
+                problem="this party masks no shares of this model",
+            )
+        if manifest.combination is not None:
+            raise MaskingRefusedError(
+                f"model {model_id}: its shares are {manifest.combination}, and are not added up",
+                problem="shares of this model are not added up",
+            )
+        expected = {self._party, *wanted.parties}
+        if set(parties) != expected or expected != set(manifest.parties) - {caller.name}:
+            raise MaskingRefusedError(
+                f"{caller} wants a masked sum of {', '.join(parties)} for a model of {', '.join(manifest.parties)}; "
+                f"masked.{model_id}.parties says {', '.join(sorted(wanted.parties))}",
+                problem="the sum is of other parties than this party's settings name",
+            )
+        if request.scale_bits != wanted.scale_bits:
+            raise MaskingRefusedError(
+                f"{caller} wants scale_bits = {request.scale_bits}; masked.{model_id} says {wanted.scale_bits}",
+                problem=f"the scale must be 2^{wanted.scale_bits}",
+            )
+        return MaskTerms(
+            session_id=masked_codec.session_id_from_wire(request.session_id),
+            manifest_sha256=manifest.manifest_sha256,
+            initiator=caller.name,
+            parties=parties,
+            scale_bits=wanted.scale_bits,
+        )
+
+    async def _begin(self, terms: MaskTerms, manifest: Manifest, caller: Identity) -> SignedKey:
+        self._forget(caller)
+        if terms.session_id in self._held:
+            raise MaskingRefusedError(f"{caller} began a mask session twice", problem="a session that was begun before")
+        private_key = X25519PrivateKey.generate()
+        self._held[terms.session_id] = _Held(caller.name, manifest, terms, self._now() + LIFETIME_S, private_key)
+        public_key = private_key.public_key().public_bytes_raw()
+        return await asyncio.to_thread(sign_key, self._files, self._party, terms, public_key)
+
+    def _forget(self, caller: Identity) -> None:
+        """End sessions that are over, and the oldest of a caller who has too many."""
+        now = self._now()
+        self._held = {session_id: held for session_id, held in self._held.items() if held.expires > now}
+        own = [session_id for session_id, held in self._held.items() if held.caller == caller.name]
+        for session_id in own[: max(0, len(own) + 1 - MAX_SESSIONS)]:
+            del self._held[session_id]
+
+    def _waiting(self, session_id: bytes, caller: Identity) -> tuple[_Held, X25519PrivateKey]:
+        """Return a session that waits for keys, and its private key, which is used once."""
+        held = self._held.get(session_id)
+        if held is None or held.private_key is None or held.caller != caller.name:
+            raise MaskingRefusedError(f"{caller} sent keys of no session that waits for any", problem="no such session")
+        private_key, held.private_key = held.private_key, None
+        return held, private_key
+
+    def _agree(self, terms: MaskTerms, private_key: X25519PrivateKey, others: Mapping[str, SignedKey]) -> MaskSession:
+        if set(others) != set(terms.parties) - {self._party}:
+            raise MaskingRefusedError(
+                f"keys of {', '.join(sorted(others)) or 'nobody'} for a sum of {', '.join(terms.parties)}",
+                problem="keys of other parties than the sum's",
+            )
+        ca_pem = read_tls(self._files).ca_pem
+        for other in others.values():
+            verify_key(ca_pem, terms, other)
+        keys = {
+            party: pair_key(private_key, self._party, party, other.public_key, terms) for party, other in others.items()
+        }
+        return MaskSession(terms, self._party, keys)
+
+    def admit(self, caller: Identity, model: ModelRef | ScoreQuery, place: RoundRef | None) -> MaskSession | None:
+        """Return the session that a question for shares belongs to, and use its round up; None: nothing is masked.
+
+        Args:
+            caller: Who asks.
+            model: What for.
+            place: Its place in a session; None where it asks for shares without masks.
+
+        Raises:
+            MaskingRefusedError: Shares of the model leave masked alone; or there is no such session of this caller and
+                version; or the round is not higher than those before it.
+        """
+        if place is None:
+            if model.model_id in self._settings:
+                told = f"{caller} asked for bare shares of model {model.model_id}, which is under [masked]"
+                raise MaskingRefusedError(told, problem="shares of this model are given masked alone")
+            return None
+        held = self._held.get(place.session_id)
+        if held is None or held.session is None or held.caller != caller.name or held.expires <= self._now():
+            raise MaskingRefusedError(
+                f"{caller} asked in a mask session that is not its own", problem="no such session"
+            )
+        manifest = held.manifest
+        asked = (model.model_id, model.manifest_sha256, model.params_sha256)
+        if asked != (manifest.model_id, manifest.manifest_sha256, manifest.digest_of(self._party)):
+            told = f"{caller} asked for model {model.model_id} in a mask session of another version or model"
+            raise MaskingRefusedError(told, problem="no such session")
+        held.session.begin(place.round_number)
+        return held.session
+
+    def masked(
+        self, query: ScoreQuery, reply: PartyReply, sessions: Sequence[MaskSession | None], rounds: Sequence[RoundRef]
+    ) -> PartyReply:
+        """Return a reply whose share is masked words; reasons are left out, as they tell of the share.
+
+        Args:
+            query: The question.
+            reply: The answer without masks.
+            sessions: Of each model; None where the caller has none, and so no share.
+            rounds: Of each model.
+        """
+        ids, values, status = SampleIds.of(query.sample_ids), reply.share.values, reply.share.status.copy()
+        words, checks = np.zeros(values.shape, dtype=np.uint64), np.zeros(len(rounds), dtype=np.uint64)
+        spans = rows_of_models(query) if query.further else [slice(0, len(ids))]
+        for place, (session, ref, rows) in enumerate(zip(sessions, rounds, spans, strict=True)):
+            if session is None:
+                continue
+            digest = rows_digest(query.mode, query.epoch, ids.cut(rows.start, rows.stop))
+            own, status[rows] = session.mask(values[rows], status[rows], ref.round_number, digest)
+            words[rows], checks[place] = own.words, own.checks[0]
+        return PartyReply(
+            share=Share(np.empty((len(ids), 0)), status),
+            oldest_event_time=reply.oldest_event_time,
+            elapsed_s=reply.elapsed_s,
+            segment_event_times=reply.segment_event_times,
+            failures=reply.failures,
+            masked=MaskedWords(words, checks),
+        )
+
+
+def _manifest(text: str) -> Manifest:
+    if len(text) > MAX_MANIFEST:
+        raise ProtocolError(f"a manifest of {len(text)} characters; at most {MAX_MANIFEST}")
+    try:
+        manifest = manifest_from_json(text)
+        check_model_id(manifest.model_id)
+    except (ValueError, FedPredictError) as error:
+        raise ProtocolError(f"a manifest that is none: {error}") from error
+    return manifest
+
+
+def _key_to_wire(key: SignedKey) -> masking_pb2.MaskKey:
+    return masking_pb2.MaskKey(
+        party=key.party, public_key=key.public_key, certificate_chain=key.chain_pem, signature=key.signature
+    )
+
+
+def _key_from_wire(message: masking_pb2.MaskKey) -> SignedKey:
+    # what is in it is checked against the signature, and that against the party's certificate
+    return SignedKey(message.party, message.public_key, message.certificate_chain, message.signature)

@@ -1,0 +1,107 @@
+"""Messages of masked sums <-> model values; as `codec`, it trusts nothing that a peer sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpredict.errors import ProtocolError
+from fedpredict.model.fixed_point import MaskedWords, Words
+from fedpredict.model.scorer import PartyReply, ScoreQuery
+from fedpredict.wire import codec
+from fedpredict.wire.v1 import masking_pb2, participant_pb2
+
+SESSION_ID_BYTES = 32
+MAX_PARTIES = 100
+
+
+# not frozen, as `ScoreQuery`: one is made for every model of every round
+@dataclass(slots=True, eq=False)
+class RoundRef:
+    """The place of a question in a session.
+
+    Attributes:
+        session_id: 32 bytes.
+        round_number: Higher than every one before it in the session.
+    """
+
+    session_id: bytes
+    round_number: int
+
+
+def fill_masked_query(message: masking_pb2.MaskedScoreRequest, query: ScoreQuery, rounds: Sequence[RoundRef]) -> None:
+    """Write a sub-task for masked shares into an empty message, in place.
+
+    Args:
+        message: Empty.
+        query: The sub-task.
+        rounds: One for each of its models.
+    """
+    codec.fill_query(message.score, query)
+    for each in rounds:
+        message.rounds.add(session_id=each.session_id, round=each.round_number)
+
+
+def rounds_from_wire(message: masking_pb2.MaskedScoreRequest, query: ScoreQuery) -> tuple[RoundRef, ...]:
+    """Return the places of a sub-task in the sessions of its models; raise `ProtocolError`."""
+    rounds = tuple([RoundRef(session_id_from_wire(each.session_id), each.round) for each in message.rounds])
+    if len(rounds) != len(query.further) + 1:
+        raise ProtocolError(f"rounds of {len(rounds)} sessions for {len(query.further) + 1} models")
+    return rounds
+
+
+def session_id_from_wire(value: bytes) -> bytes:
+    """Return a session's id; raise `ProtocolError` where it has another length."""
+    if len(value) != SESSION_ID_BYTES:
+        raise ProtocolError(f"a session id of {len(value)} bytes; {SESSION_ID_BYTES} are needed")
+    return value
+
+
+def fill_masked_reply(message: participant_pb2.ScoreReply, query: ScoreQuery, reply: PartyReply) -> None:
+    """Write a party's masked share into an empty message; the reply's `share` has no numbers."""
+    codec.fill_reply(message, query, reply)
+    if reply.masked is None or reply.share.n_scores:
+        raise ValueError("a masked answer is masked, and holds nothing else")
+    words = message.masked
+    words.rows, words.columns = reply.masked.words.shape
+    words.words = _bytes_of(reply.masked.words)
+    words.checks = _bytes_of(reply.masked.checks)
+
+
+def masked_reply_from_wire(message: participant_pb2.ScoreReply, query: ScoreQuery) -> PartyReply:
+    """Return a party's masked share, checked against what was asked; the message is used up.
+
+    Raises:
+        ProtocolError: As `reply_from_wire`, or the share is not masked.
+    """
+    if not message.HasField("masked"):
+        raise ProtocolError("the reply holds no masked share")
+    masked, n_samples = message.masked, len(query.sample_ids)
+    words = _words_from_wire(masked.words, masked.rows * masked.columns).reshape(masked.rows, masked.columns)
+    if len(words) != n_samples:
+        raise ProtocolError(f"masked words of {len(words)} samples for {n_samples}")
+    checks = _words_from_wire(masked.checks, len(query.further) + 1)
+    # everything else is as in any other reply, whose share has no numbers
+    message.values.rows = n_samples
+    reply = codec.reply_from_wire(message, query, 0)
+    reply.masked = MaskedWords(words, checks)
+    return reply
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the parties of a session; raise `ProtocolError` unless they are sorted, each once, and few enough."""
+    if not 2 <= len(names) <= MAX_PARTIES or list(names) != sorted(set(names)):
+        raise ProtocolError(f"a masked sum of {len(names)} parties, or of parties that are not sorted")
+    return tuple(names)
+
+
+def _bytes_of(words: Words) -> bytes:
+    return words.astype("<u8", copy=False).tobytes()
+
+
+def _words_from_wire(data: bytes, n_words: int) -> Words:
+    if len(data) != 8 * n_words:
+        raise ProtocolError(f"{len(data)} bytes for {n_words} masked words")
+    return np.frombuffer(data, dtype="<u8").astype(np.uint64)
