@@ -16,7 +16,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
-from fedpredict.participant.masking import Masking
+from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.hello import sign_hello
@@ -62,9 +62,9 @@ class Answers:
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
             audit: Writes calls down; default: nothing does.
-            masking: Masks shares; default: no model's are.
+            masking: Masks shares of some models; default: of none.
         """
-        self.masking = masking or Masking(scorer.party, {}, policy, tls, audit=audit)
+        self.masking = masking or no_masking(policy)
         self.offline = offline
         self.link_port = 0
         """The port that hellos tell, of links over sockets; 0 for none."""

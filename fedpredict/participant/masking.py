@@ -7,14 +7,21 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedpredict.errors import FedPredictError, MaskingRefusedError, ProtocolError
+from fedpredict.errors import (
+    FedPredictError,
+    ManifestMismatchError,
+    MaskingRefusedError,
+    ModelNotFoundError,
+    ProtocolError,
+)
 from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.manifest import Manifest, manifest_from_json
+from fedpredict.model.manifest import Manifest, PartDescription, manifest_from_json
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
@@ -31,6 +38,9 @@ from fedpredict.wire.masked_codec import RoundRef
 from fedpredict.wire.v1 import link_pb2, masking_pb2
 
 logger = logging.getLogger(__name__)
+
+Describe: TypeAlias = Callable[[str, str], PartDescription]
+"""(model id, this party's digest) -> its part; raises `ManifestMismatchError` for one that is not loaded."""
 
 LIFETIME_S = 3600
 """How long a session is kept; the initiator opens another one before."""
@@ -70,6 +80,7 @@ class Masking:
         settings: Mapping[str, MaskedSettings],
         policy: CallerPolicy,
         tls: TlsFiles | None,
+        describe: Describe,
         *,
         audit: CallAudit | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -81,6 +92,7 @@ class Masking:
             settings: By model id, with whose masks.
             policy: Who may ask for what.
             tls: What public keys are signed with, and held to; None in plain text, where nothing is masked.
+            describe: Tells what a part is that is loaded.
             audit: Writes calls down; default: nothing does.
             now: The monotonic clock, in seconds.
         """
@@ -88,6 +100,7 @@ class Masking:
         self._settings = settings
         self._policy = policy
         self._tls = tls
+        self._describe = describe
         self._audit = audit or CallAudit(None)
         self._now = now
         self._held: dict[bytes, _Held] = {}
@@ -170,11 +183,7 @@ class Masking:
                 f"{caller} wants masked sums of model {model_id}, which is not under [masked]",
                 problem="this party masks no shares of this model",
             )
-        if manifest.combination is not None:
-            raise MaskingRefusedError(
-                f"model {model_id}: its shares are {manifest.combination}, and are not added up",
-                problem="shares of this model are not added up",
-            )
+        self._check_part(manifest)
         expected = {self._party, *wanted.parties}
         if set(parties) != expected or expected != set(manifest.parties) - {caller.name}:
             raise MaskingRefusedError(
@@ -194,6 +203,24 @@ class Masking:
             parties=parties,
             scale_bits=wanted.scale_bits,
         )
+
+    def _check_part(self, manifest: Manifest) -> None:
+        """Raise unless this party's part is in the manifest, is of its training run, and is added to the others.
+
+        An initiator could make a manifest up, and learn by the difference of two sums what two versions of one party's
+        part differ in; parts of one run are one version each.
+        """
+        part = self._describe(manifest.model_id, dict(manifest.digests).get(self._party, ""))
+        if part.combination is not None:
+            raise MaskingRefusedError(
+                f"model {manifest.model_id}: its shares are {part.combination}, and are not added up",
+                problem="shares of this model are not added up",
+            )
+        if part.training_run != manifest.training_run or manifest.combination is not None:
+            raise ManifestMismatchError(
+                f"model {manifest.model_id}: the manifest is of training run {manifest.training_run[:100]!r}, and the "
+                f"part with the digest in it is of {part.training_run!r}"
+            )
 
     async def _begin(self, terms: MaskTerms, manifest: Manifest, caller: Identity) -> SignedKey:
         self._forget(caller)
@@ -292,6 +319,15 @@ class Masking:
             failures=reply.failures,
             masked=MaskedWords(words, checks),
         )
+
+
+def no_masking(policy: CallerPolicy) -> Masking:
+    """Return what masks the shares of no model."""
+    return Masking("", {}, policy, None, _no_part)
+
+
+def _no_part(model_id: str, params_sha256: str) -> PartDescription:
+    raise ModelNotFoundError(f"model {model_id} has no masked part {params_sha256[:12]}")
 
 
 def _manifest(text: str) -> Manifest:

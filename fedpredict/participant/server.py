@@ -14,6 +14,7 @@ import grpc
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.model.manifest import PartDescription
 from fedpredict.observe.counting import Source
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
@@ -201,8 +202,15 @@ class ParticipantServer:
             watch=self._watch,
             offline=self._offline(scorer, warehouse),
             audit=self._audit,
-            masking=Masking(self._settings.party, self._settings.masked, self._policy, self._tls, audit=self._audit),
+            masking=self._masking(),
         )
+
+    def _masking(self) -> Masking:
+        def describe(model_id: str, params_sha256: str) -> PartDescription:
+            return self.loader.state.version(model_id, params_sha256).description
+
+        settings = self._settings
+        return Masking(settings.party, settings.masked, self._policy, self._tls, describe, audit=self._audit)
 
     def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
         settings = self._settings

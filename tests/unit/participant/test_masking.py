@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedpredict.errors import MaskingRefusedError, ModelNotFoundError, ProtocolError
+from fedpredict.errors import ManifestMismatchError, MaskingRefusedError, ModelNotFoundError, ProtocolError
+from fedpredict.model.combination import Combination, Combining
 from fedpredict.model.fixed_point import FixedPoint, sum_words
 from fedpredict.model.kinds import Kind, own_link
-from fedpredict.model.manifest import Manifest, manifest_to_json
+from fedpredict.model.manifest import Manifest, PartDescription, manifest_to_json
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
@@ -40,6 +42,7 @@ MANIFEST = Manifest(
     intercept_party=None,
     digests=tuple((party, f"{place}a" * 32) for place, party in enumerate(("bank", *PARTIES))),
 )
+JOINED = Combination(Combining.LEAF_MASKS, "cd" * 32, 1)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,31 @@ def ends(files: Mapping[str, TlsFiles], clock: Clock) -> dict[str, Masking]:
 def masking(party: str, files: Mapping[str, TlsFiles], clock: Clock, **changes: Any) -> Masking:
     wanted = {"parties": tuple(each for each in PARTIES if each != party), **changes}
     policy = CallerPolicy({"bank": CallerSettings(models=("m",)), "mill": CallerSettings(models=("m",))})
-    return Masking(party, {"m": MaskedSettings(**wanted)}, policy, files[party], now=clock)
+    return Masking(party, {"m": MaskedSettings(**wanted)}, policy, files[party], partial(described, party), now=clock)
+
+
+def described(party: str, model_id: str, params_sha256: str) -> PartDescription:
+    """Return the party's part of the manifest, or one that needs a head, or one of another run."""
+    known: dict[str, dict[str, Any]] = {
+        MANIFEST.digest_of(party): {},
+        "aa" * 32: {"combination": JOINED},
+        "bb" * 32: {"training_run": "run-2"},
+    }
+    if params_sha256 not in known:
+        raise ManifestMismatchError("not loaded")
+    part = PartDescription(
+        party=party,
+        model_id=model_id,
+        params_sha256=params_sha256,
+        training_run="run-1",
+        kind=Kind.LINEAR,
+        link=own_link(Kind.LINEAR),
+        classes=(),
+        n_scores=1,
+        holds_intercept=False,
+        fit_intercept=False,
+    )
+    return replace(part, **known[params_sha256])
 
 
 def key_request(**changes: Any) -> masking_pb2.MaskKeyRequest:
@@ -245,6 +272,19 @@ async def test_a_sum_that_the_settings_do_not_name_is_refused(
     with pytest.raises(MaskingRefusedError if problem else ModelNotFoundError) as raised:
         await ends["lab"].key(key_request(**changes), BANK)
     assert getattr(raised.value, "problem", None) == problem
+
+
+@pytest.mark.parametrize(
+    ("digest", "error"),
+    [("aa", MaskingRefusedError), ("bb", ManifestMismatchError), ("ee", ManifestMismatchError)],
+    ids=["a part that needs a head", "a part of another run", "a part that is not loaded"],
+)
+async def test_a_manifest_that_does_not_fit_the_part_is_refused(
+    ends: dict[str, Masking], digest: str, error: type[Exception]
+) -> None:
+    digests = tuple(sorted({**dict(MANIFEST.digests), "lab": digest * 32}.items()))
+    with pytest.raises(error):
+        await ends["lab"].key(key_request(manifest=manifest_to_json(replace(MANIFEST, digests=digests))), BANK)
 
 
 @pytest.mark.parametrize(
