@@ -92,18 +92,16 @@ class Delivery:
         if self._route.masked is None:
             return sides
         asked = [part for part in self._batch.parts if part.n_asked]
-        found = unmasked(
-            self._route.masked, asked, self._route.n_scores, {party: side.reply for party, side in sides.items()}
-        )
+        n_rows, replies = [part.n_asked for part in asked], {party: side.reply for party, side in sides.items()}
+        found = unmasked(self._route.masked, n_rows, self._route.n_scores, replies)
         if found is None:
             return sides
         side = sides[found.party]
         problems = dict(side.problems)
-        for part in found.misfits:
+        for part in [asked[place] for place in found.misfits]:
             self._watched.misfit(part.n_asked)
-            logger.error(
-                "masks.contradict", extra={"model": part.question.manifest.model_id, "n_samples": part.n_asked}
-            )
+            extra = {"model": part.question.manifest.model_id, "n_samples": part.n_asked}
+            logger.error("masks.contradict", extra=extra)
             problems[part.question] = MISFIT
         return {**sides, found.party: replace(side, share=self._batch.spread(found.share), problems=problems)}
 

@@ -31,7 +31,7 @@ from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.link import MASKED_SUMS, OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
-from fedpredict.wire.masked_codec import masked_reply_from_wire
+from fedpredict.wire.masked_codec import masked_bucket_from_wire, masked_reply_from_wire
 from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
 from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
@@ -166,6 +166,13 @@ class Acquaintance:
             raise self.refused(error) from error
         share.failures = {place: self.no_share(failure) for place, failure in failures.items()}
         return share
+
+    def masked_bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:
+        """Return the party's masked share of a bucket, checked against what was asked; the message is used up."""
+        try:
+            return masked_bucket_from_wire(reply, query)
+        except ProtocolError as error:
+            raise self.refused(error) from error
 
     def bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:
         """Return the party's share of a bucket, checked against what was asked."""

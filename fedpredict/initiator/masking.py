@@ -14,17 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from fedpredict.errors import FedPredictError, PartyRefusedError, PartyUnavailableError
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.model.fixed_point import FixedPoint
 from fedpredict.model.manifest import Manifest, manifest_to_json
+from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.wire import codec
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
-from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_query
+from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_bucket_query, fill_masked_query
 from fedpredict.wire.v1 import link_pb2, masking_pb2
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ FRESH = 0.8
 """The part of its lifetime that a session is used for."""
 
 _T = TypeVar("_T")
-Replies = dict[str, "asyncio.Future[PartyReply]"]
+_T_co = TypeVar("_T_co", covariant=True)
+Replies: TypeAlias = "dict[str, asyncio.Future[_T]]"
 
 
 @dataclass(slots=True, eq=False)
@@ -101,14 +103,14 @@ class MaskedSums:
         return MaskedSum(self, parties, FixedPoint(scale_bits, len(parties)))
 
     def ask(
-        self, total: MaskedSum, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float
-    ) -> Replies:
+        self, total: MaskedSum, manifests: Sequence[Manifest], asked_of: Mapping[str, _Asked[_T]], deadline_s: float
+    ) -> Replies[_T]:
         """Ask every party of a sum, in one round.
 
         Args:
             total: The sum.
             manifests: Of the models that are asked for, in order.
-            queries: By party.
+            asked_of: By party, what it is asked.
             deadline_s: How long the caller waits.
 
         Returns:
@@ -119,8 +121,8 @@ class MaskedSums:
             group = self._group(total.parties)
             sessions = [self._session(group, manifest, total) for manifest in manifests]
         except FedPredictError as error:
-            return {party: _failed(error) for party in queries}
-        asked = _Round(self, group, manifests, queries, ends)
+            return {party: _failed(error) for party in asked_of}
+        asked = _Round(self, group, manifests, asked_of, ends)
         if all(session.is_open for session in sessions):
             asked.send(sessions)
         else:
@@ -201,12 +203,85 @@ class MaskedSum:
     parties: tuple[str, ...]
     fixed: FixedPoint
 
-    def ask(self, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float) -> Replies:
-        """Do what `MaskedSums.ask` does."""
-        return self.sums.ask(self, manifests, queries, deadline_s)
+    def ask(
+        self, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float
+    ) -> Replies[PartyReply]:
+        """Ask for shares, in one round; see `MaskedSums.ask`.
+
+        Args:
+            manifests: Of the models that are asked for, in order.
+            queries: By party.
+            deadline_s: How long the caller waits.
+        """
+        asked_of = {party: _AskedShare(self.sums.remote(party).who, query) for party, query in queries.items()}
+        return self.sums.ask(self, manifests, asked_of, deadline_s)
+
+    def ask_bucket(
+        self, manifest: Manifest, queries: Mapping[str, BucketQuery], deadline_s: float
+    ) -> Replies[BucketAnswer]:
+        """Ask for shares of rows of a bucket, in one round; see `MaskedSums.ask`.
+
+        Args:
+            manifest: Of the model.
+            queries: By party.
+            deadline_s: How long the caller waits.
+        """
+        asked_of = {party: _AskedBucket(self.sums.remote(party).who, query) for party, query in queries.items()}
+        return self.sums.ask(self, (manifest,), asked_of, deadline_s)
 
 
-class _Round:
+class _Asked(Protocol[_T_co]):
+    """What a party is asked in a round."""
+
+    @property
+    def who(self) -> Acquaintance:
+        """The party."""
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        """Return the question, with its place in the sessions of its models."""
+
+    def read(self, frame: link_pb2.Frame) -> _T_co:
+        """Return the answer, checked against the question; raise `PartyRefusedError`."""
+
+    def refusals(self, reply: Any) -> Mapping[int, FedPredictError]:
+        """Return why models have no share in an answer, by their places."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AskedShare:
+    who: Acquaintance
+    query: ScoreQuery
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        frame = link_pb2.Frame()
+        fill_masked_query(frame.masked_score, self.query, rounds)
+        return frame
+
+    def read(self, frame: link_pb2.Frame) -> PartyReply:
+        return self.who.masked_share(self.query, frame.scored)
+
+    def refusals(self, reply: PartyReply) -> Mapping[int, FedPredictError]:
+        return reply.failures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AskedBucket:
+    who: Acquaintance
+    query: BucketQuery
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        frame = link_pb2.Frame()
+        fill_masked_bucket_query(frame.masked_bucket, self.query, rounds[0])
+        return frame
+
+    def read(self, frame: link_pb2.Frame) -> BucketAnswer:
+        return self.who.masked_bucket(self.query, frame.scored_bucket)
+
+    def refusals(self, _reply: BucketAnswer) -> Mapping[int, FedPredictError]:
+        return {}
+
+
+class _Round(Generic[_T]):
     """The questions of one round: sent in one go, over the links of one group."""
 
     def __init__(
@@ -214,35 +289,33 @@ class _Round:
         sums: MaskedSums,
         group: _Group,
         manifests: Sequence[Manifest],
-        queries: Mapping[str, ScoreQuery],
+        asked_of: Mapping[str, _Asked[_T]],
         ends: float,
     ) -> None:
         self._sums = sums
         self._group = group
         self._manifests = manifests
-        self._queries = queries
+        self._asked_of = asked_of
         self._ends = ends
-        self.replies: Replies = {}
+        self.replies: Replies[_T] = {}
 
     def send(self, sessions: Sequence[_Session]) -> None:
         """Ask all parties now: nothing can come between, so that each gets the rounds in the same order."""
         number = next(self._group.numbers)
         rounds = [RoundRef(session.session_id, number) for session in sessions]
-        for party, query in self._queries.items():
-            frame = link_pb2.Frame()
-            fill_masked_query(frame.masked_score, query, rounds)
-            answered = partial(self._answered, self._sums.remote(party).who, query)
-            call: LinkCall[PartyReply] = LinkCall(frame, self._ends, answered, partial(self._lost, party))
+        for party, asked in self._asked_of.items():
+            answered = partial(self._answered, asked)
+            call: LinkCall[_T] = LinkCall(asked.frame(rounds), self._ends, answered, partial(self._lost, party))
             self.replies[party] = call
             self._group.links[party].start(call)
 
     def send_when_open(self, sessions: Sequence[_Session]) -> asyncio.Task[None]:
         """Ask all parties when the sessions are open; where one is not opened, its error is every party's."""
-        waiting: Replies = {party: asyncio.get_running_loop().create_future() for party in self._queries}
+        waiting: Replies[_T] = {party: asyncio.get_running_loop().create_future() for party in self._asked_of}
         self.replies = dict(waiting)
         return asyncio.ensure_future(self._send_later(sessions, waiting))
 
-    async def _send_later(self, sessions: Sequence[_Session], waiting: Replies) -> None:
+    async def _send_later(self, sessions: Sequence[_Session], waiting: Replies[_T]) -> None:
         await asyncio.wait([session.opened for session in sessions])
         if all(future.done() for future in waiting.values()):
             return  # nobody waits any more
@@ -252,20 +325,18 @@ class _Round:
         for party, future in waiting.items():
             _pass_on(self.replies[party] if error is None else _failed(error), future)
 
-    def _answered(
-        self, who: Acquaintance, query: ScoreQuery, call: LinkCall[PartyReply], frame: link_pb2.Frame
-    ) -> None:
+    def _answered(self, asked: _Asked[_T], call: LinkCall[_T], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
-            error = who.no_share(frame.failure)
+            error = asked.who.no_share(frame.failure)
             self._forget(error)
             call.fail(error)
             return
         try:
-            reply = who.masked_share(query, frame.scored)
+            reply = asked.read(frame)
         except FedPredictError as error:
             call.fail(error)
             return
-        for place, failure in reply.failures.items():
+        for place, failure in asked.refusals(reply).items():
             self._forget(failure, self._manifests[place : place + 1])
         call.set_result(reply)
 
@@ -275,7 +346,7 @@ class _Round:
                 self._sums.forget(self._group, manifest)
 
     @staticmethod
-    def _lost(party: str, call: LinkCall[PartyReply], reason: str) -> None:
+    def _lost(party: str, call: LinkCall[Any], reason: str) -> None:
         # never sent again: its round's number is used up, and the other parties' masks are of this round
         fail_lost(call, reason, party)
 
@@ -346,10 +417,10 @@ def _failed(error: BaseException) -> asyncio.Future[Any]:
     return future
 
 
-def _pass_on(call: asyncio.Future[PartyReply], to: asyncio.Future[PartyReply]) -> None:
+def _pass_on(call: asyncio.Future[_T], to: asyncio.Future[_T]) -> None:
     """Let `to` end as `call` does, and cancel `call` where nobody waits for `to` any more."""
 
-    def ended(_: asyncio.Future[PartyReply]) -> None:
+    def ended(_: asyncio.Future[_T]) -> None:
         if to.done():
             return
         if call.cancelled():
@@ -359,7 +430,7 @@ def _pass_on(call: asyncio.Future[PartyReply], to: asyncio.Future[PartyReply]) -
         else:
             to.set_result(call.result())
 
-    def given_up(_: asyncio.Future[PartyReply]) -> None:
+    def given_up(_: asyncio.Future[_T]) -> None:
         if to.cancelled():
             call.cancel()
 

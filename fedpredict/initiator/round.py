@@ -101,7 +101,7 @@ class Round:
         if self._n_left == len(slices):
             self._end("cancelled")
 
-    def _ask_masked(self, masked: MaskedSum, queries: Mapping[str, ScoreQuery], left_s: float) -> Replies:
+    def _ask_masked(self, masked: MaskedSum, queries: Mapping[str, ScoreQuery], left_s: float) -> Replies[PartyReply]:
         manifests = [part.question.manifest for part in self._asked]
         return masked.ask(manifests, {party: queries[party] for party in masked.parties}, left_s)
 

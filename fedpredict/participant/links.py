@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from fedpredict.errors import ConfigError, ProtocolError
 from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
-from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
+from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
 from fedpredict.security.sockets import socket_identity
@@ -155,12 +155,23 @@ class LinkServer:
         if frame.HasField("describe"):
             described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
             return link_pb2.Frame(described=described)
+        if frame.HasField("masked_bucket"):
+            return await self._masked_bucket(frame, caller)
         if frame.HasField("mask_key") or frame.HasField("mask_keys"):
             return await self._answers.masking.answer(frame, caller)
-        offline = self._answers.offline
-        if offline is None:
+        return await self._offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
+
+    async def _masked_bucket(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+        answer, offline = link_pb2.Frame(), self._offline
+        left_s = _remaining_s(frame, MAX_BUCKET_DEADLINE_S)
+        await offline.masked_bucket(frame.masked_bucket, caller, left_s, answer.scored_bucket)
+        return answer
+
+    @property
+    def _offline(self) -> OfflineAnswers:
+        if self._answers.offline is None:
             raise ProtocolError("a call of offline tasks, which this party does not offer")
-        return await offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
+        return self._answers.offline
 
     async def drain(self, drain_s: float) -> None:
         """Take no new links or calls, answer those under way, and return when all links are closed."""

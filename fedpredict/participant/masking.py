@@ -19,9 +19,11 @@ from fedpredict.errors import (
     ModelNotFoundError,
     ProtocolError,
 )
+from fedpredict.model.arrays import Statuses
 from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.ids import check_model_id
 from fedpredict.model.manifest import Manifest, PartDescription, manifest_from_json
+from fedpredict.model.populations import BucketQuery
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
@@ -261,7 +263,9 @@ class Masking:
         }
         return MaskSession(terms, self._party, keys)
 
-    def admit(self, caller: Identity, model: ModelRef | ScoreQuery, place: RoundRef | None) -> MaskSession | None:
+    def admit(
+        self, caller: Identity, model: ModelRef | ScoreQuery | BucketQuery, place: RoundRef | None
+    ) -> MaskSession | None:
         """Return the session that a question for shares belongs to, and use its round up; None: nothing is masked.
 
         Args:
@@ -311,14 +315,36 @@ class Masking:
             digest = rows_digest(query.mode, query.epoch, ids.cut(rows.start, rows.stop))
             own, status[rows] = session.mask(values[rows], status[rows], ref.round_number, digest)
             words[rows], checks[place] = own.words, own.checks[0]
-        return PartyReply(
-            share=Share(np.empty((len(ids), 0)), status),
-            oldest_event_time=reply.oldest_event_time,
-            elapsed_s=reply.elapsed_s,
-            segment_event_times=reply.segment_event_times,
-            failures=reply.failures,
-            masked=MaskedWords(words, checks),
-        )
+        return _covered(reply, status, MaskedWords(words, checks))
+
+    @staticmethod
+    def masked_bucket(
+        query: BucketQuery, ids: SampleIds, reply: PartyReply, session: MaskSession, place: RoundRef
+    ) -> PartyReply:
+        """Return a reply whose share of rows of a bucket is masked words.
+
+        Args:
+            query: The question.
+            ids: The rows' ids.
+            reply: The answer without masks.
+            session: The model's, in which the round was begun.
+            place: The round.
+        """
+        digest = rows_digest(query.mode, query.epoch, ids)
+        masked, status = session.mask(reply.share.values, reply.share.status, place.round_number, digest)
+        return _covered(reply, status, masked)
+
+
+def _covered(reply: PartyReply, status: Statuses, masked: MaskedWords) -> PartyReply:
+    """Return a reply with masked words in the place of its numbers, and nothing else that tells of them."""
+    return PartyReply(
+        share=Share(np.empty((len(status), 0)), status),
+        oldest_event_time=reply.oldest_event_time,
+        elapsed_s=reply.elapsed_s,
+        segment_event_times=reply.segment_event_times,
+        failures=reply.failures,
+        masked=masked,
+    )
 
 
 def no_masking(policy: CallerPolicy) -> Masking:

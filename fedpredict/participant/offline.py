@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedpredict.errors import FedPredictError, MaskingRefusedError, PartyTimeoutError, UnsupportedModeError
+from fedpredict.errors import FedPredictError, PartyTimeoutError, UnsupportedModeError
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
@@ -24,14 +24,17 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetrics
 from fedpredict.participant.audited import AskedIds, CallAudit
+from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
 from fedpredict.security.identity import Identity
+from fedpredict.security.masking import MaskSession
 from fedpredict.tables.answered import AnsweredBucket
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
+from fedpredict.wire.masked_codec import RoundRef, fill_masked_bucket_reply, round_from_wire
 from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
-from fedpredict.wire.v1 import link_pb2, participant_pb2
+from fedpredict.wire.v1 import link_pb2, masking_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ class OfflineAnswers:
         answered: Callable[[AnsweredBucket], None] = lambda _: None,
         metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
         audit: CallAudit | None = None,
-        masked: Collection[str] = frozenset(),
+        masking: Masking | None = None,
     ) -> None:
         """Serve one party.
 
@@ -66,9 +69,9 @@ class OfflineAnswers:
             answered: Told of every answer.
             metrics: Counts them; default: nothing does.
             audit: Writes calls down; default: nothing does.
-            masked: Models whose shares leave masked alone, which those of offline tasks are not.
+            masking: Masks shares of some models; default: of none.
         """
-        self._masked = masked
+        self._masking = masking or no_masking(policy)
         self._part = part
         self._policy = policy
         self._populations = populations
@@ -145,6 +148,32 @@ class OfflineAnswers:
         except FedPredictError as error:
             self._audit.other("ScoreBucket", caller, "", "", error)
             raise
+        reply, digest = await self._share_of(query, None, caller, deadline_s)
+        fill_bucket_reply(into, query, digest, reply)
+
+    async def masked_bucket(
+        self,
+        request: masking_pb2.MaskedBucketRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.BucketReply,
+    ) -> None:
+        """Write the masked share of a bucket into an empty message.
+
+        Until its round is begun nothing is waited for: rounds are begun in the order in which they came.
+        """
+        try:
+            query, place = bucket_query_from_wire(request.bucket), round_from_wire(request.round)
+        except FedPredictError as error:
+            self._audit.other("ScoreBucket", caller, "", "", error)
+            raise
+        reply, digest = await self._share_of(query, place, caller, deadline_s)
+        fill_masked_bucket_reply(into, query, digest, reply)
+
+    async def _share_of(
+        self, query: BucketQuery, place: RoundRef | None, caller: Identity, deadline_s: float
+    ) -> tuple[PartyReply, str]:
+        """Return the share of a bucket, masked where it has a round, and the digest of its ids."""
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
         began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
         asked = AskedIds()
@@ -152,8 +181,16 @@ class OfflineAnswers:
             self._audit.check()
             if isinstance(query.rows, SampleIds):
                 asked.sample_ids = query.rows
+            # a round is begun before anything is waited for; else the digest comes first, for the line of a refusal
+            session = None if place is None else self._admit(caller, query, place)
+            if isinstance(query.rows, SampleIds):
                 asked.sha256 = await self._thread(digest_of, query.rows)
+            if place is None:
+                self._admit(caller, query, None)
             reply, digests = await self._score(query, caller, deadline_s, asked)
+            if session is not None and place is not None:
+                mask = self._masking.masked_bucket
+                reply = await self._thread(mask, query, asked.sample_ids, reply, session, place)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
             self._audit.bucket(caller, query, asked, error)
@@ -161,17 +198,17 @@ class OfflineAnswers:
         self._audit.bucket(caller, query, asked, reply)
         elapsed_s = time.perf_counter() - began
         counted.done(elapsed_s, reply.share.status)
-        fill_bucket_reply(into, query, digests[0], reply)
         self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
+        return reply, digests[0]
+
+    def _admit(self, caller: Identity, query: BucketQuery, place: RoundRef | None) -> MaskSession | None:
+        self._policy.check(caller, query.model_id)
+        return self._masking.admit(caller, query, place)
 
     async def _score(
         self, query: BucketQuery, caller: Identity, deadline_s: float, asked: AskedIds
     ) -> tuple[PartyReply, tuple[str, str]]:
         """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
-        self._policy.check(caller, query.model_id)
-        if query.model_id in self._masked:
-            told = f"{caller} asked for a bare bucket of model {query.model_id}, which is under [masked]"
-            raise MaskingRefusedError(told, problem="shares of this model are not given in offline tasks")
         if query.mode is Mode.REALTIME:
             raise UnsupportedModeError("a bucket was asked for in mode realtime", mode=query.mode.value)
         began = time.perf_counter()

@@ -193,6 +193,7 @@ class ParticipantServer:
         )
 
     def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
+        masking = self._masking()
         return Answers(
             scorer,
             self._policy,
@@ -200,9 +201,9 @@ class ParticipantServer:
             self._me,
             max_samples=self._settings.max_samples,
             watch=self._watch,
-            offline=self._offline(scorer, warehouse),
+            offline=self._offline(scorer, warehouse, masking),
             audit=self._audit,
-            masking=self._masking(),
+            masking=masking,
         )
 
     def _masking(self) -> Masking:
@@ -212,7 +213,7 @@ class ParticipantServer:
         settings = self._settings
         return Masking(settings.party, settings.masked, self._policy, self._tls, describe, audit=self._audit)
 
-    def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
+    def _offline(self, scorer: LocalParty, warehouse: Warehouse, masking: Masking) -> OfflineAnswers:
         settings = self._settings
         populations = StandingPopulations(warehouse, settings.populations, settings.callers, poll_s=settings.poll_s)
         part = open_buckets(
@@ -231,7 +232,7 @@ class ParticipantServer:
             answered=self._answered.add,
             metrics=self._metrics,
             audit=self._audit,
-            masked=frozenset(settings.masked),
+            masking=masking,
         )
 
     async def _observe(self) -> None:

@@ -23,7 +23,7 @@ Answer = Callable[[link_pb2.Frame], Coroutine[Any, Any, link_pb2.Frame]]
 """Answers a call with a frame whose id is not filled in; raises what becomes a `Failure`."""
 
 _CALLS = frozenset(ANSWERS)
-_BUCKETS = frozenset({"score_bucket", "population_bucket"})
+_BUCKETS = frozenset({"score_bucket", "population_bucket", "masked_bucket"})
 """Calls whose frames, or whose answers, have megabytes."""
 _DRAIN = link_pb2.Frame(drain=link_pb2.Drain()).SerializeToString()
 

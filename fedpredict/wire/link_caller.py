@@ -27,6 +27,7 @@ ANSWERS = {
     "mask_key": "mask_key_told",
     "mask_keys": "mask_keys_taken",
     "masked_score": "scored",
+    "masked_bucket": "scored_bucket",
 }
 """What asks -> what answers; `failure` answers everything."""
 _GIVEN_UP = 65_536

@@ -15,6 +15,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.linear_model import LogisticRegression
 
+from fedpredict.client import AsyncClient
 from fedpredict.errors import PartyRefusedError
 from fedpredict.features.load import load_file
 from fedpredict.initiator import masking
@@ -25,11 +26,15 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.fixed_point import FixedPoint, Words
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
+from fedpredict.model.offline import OfflineState
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.populations import BucketQuery, digest_of
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
@@ -121,12 +126,12 @@ class World:
         assert snapshot is not None
         publish_model(self.warehouses[party], partial, snapshot.view, source * 64)
 
-    async def start(self, models: Mapping[str, Any] | None = None, **changes: Any) -> None:
-        """Start everything, and wait until model "m" is ready and its parties are linked."""
+    async def start(self) -> None:
+        """Start everything, and wait until model "m" is ready."""
         for party in self.others:
-            await self.serve(party, **changes)
-        masked = {"parties": list(self.parties), "masked": True}
-        await self.federation.initiator(models or {"m": masked}, warehouse=self.warehouses["bank"])
+            await self.serve(party)
+        masked, own = {"parties": list(self.parties), "masked": True}, self.warehouses["bank"]
+        await self.federation.initiator({"m": masked}, warehouse=own, task_warehouse=own)
         await self.federation.ready()
 
     async def serve(self, party: str, **changes: Any) -> None:
@@ -322,6 +327,66 @@ async def test_a_replayed_round_is_refused(federation: Federation, monkeypatch: 
     assert prediction.status.tolist() == [REFUSED]
     assert np.isnan(prediction.predictions).all()
     await world.answered(b"id-2")  # in a new session
+
+
+def client_of(federation: Federation) -> AsyncClient:
+    tls = federation.certificates.of("desk", IdentityKind.CLIENT)
+    return AsyncClient(federation.address, server_party="bank", tls=tls)
+
+
+async def results_of(client: AsyncClient, task_id: str, row_of: Mapping[str, int]) -> tuple[list[int], Floats]:
+    """Return the rows of a task's results that have a number, and the numbers."""
+    table = (await client.results_table(task_id)).to_pylist()
+    scored = [each for each in table if each["status"] == "ok"]
+    assert {each["sample_id"]: each["status"] for each in table if each["status"] != "ok"} == {
+        "id-1": "feature_missing",
+        "nobody": "not_found",
+    }
+    return [row_of[each["sample_id"]] for each in scored], np.array([[each["prediction"]] for each in scored])
+
+
+async def test_an_offline_task_is_added_up_masked_and_waits_for_a_party_that_is_away(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.bucket.MASKED_ROWS", 100)
+    world = World(federation, ("lab", "shop"))
+    await world.start()
+    await world.servers["shop"].__aexit__(None, None, None)
+    async with client_of(federation) as client:
+        task_id = await client.submit("m", [*world.ids, "nobody"], mode=Mode.NEARLINE)
+
+        async def is_waiting() -> bool:
+            return (await client.task(task_id)).state is OfflineState.WAITING
+
+        await eventually(is_waiting)
+        await world.serve("shop")
+        info = await client.wait(task_id, timeout_s=60.0)
+        assert (info.state, info.problem) == (OfflineState.DONE, "")
+        rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
+    assert len(rows) == len(world.ids) - 1
+    assert np.abs(found - world.expected[rows]).max() <= world.error_bound
+
+
+async def test_a_bare_bucket_of_a_masked_model_is_refused(federation: Federation) -> None:
+    world = World(federation, ("lab", "shop"))
+    await world.start()
+    pinned = federation.store.pins()["m"][0].manifest
+    ids = SampleIds.of([b"id-0"])
+    query = BucketQuery(
+        request_id="r-1",
+        task_id="t-1",
+        model_id="m",
+        manifest_sha256=pinned.manifest_sha256,
+        params_sha256=pinned.digest_of("lab"),
+        mode=Mode.NEARLINE,
+        bucket=0,
+        n_buckets=1,
+        rows=ids,
+        ids_sha256=digest_of(ids),
+    )
+    async with Dialler("bank", federation.certificates.of("bank")).dial("lab", federation.parties["lab"]) as lab:
+        with pytest.raises(PartyRefusedError, match="shares of this model are given masked alone"):
+            await lab.score_bucket(query, deadline_s=20.0)
 
 
 def test_settings_that_would_hide_nothing_are_refused_by_name(certificates: Certificates) -> None:

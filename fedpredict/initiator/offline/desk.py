@@ -123,8 +123,7 @@ class TaskDesk:
             ModelNotReadyError: Nothing usable is pinned; that a party is away is no reason.
             UnsupportedModeError: Mode realtime.
             EmptyRequestError: The population has no id.
-            FieldError: There is no such population or output, the key was used for something else, or the model's
-                shares are masked.
+            FieldError: There is no such population or output, or the key was used for something else.
             WarehouseError, StateError: As they say.
         """
         self.access.check(caller, submission.model_id)
@@ -134,9 +133,6 @@ class TaskDesk:
         if found is not None:
             return await self._info(found)
         manifest = self.catalogue.answerable(submission.model_id)
-        if self.catalogue.settings(submission.model_id).masked:
-            problem = "shares of this model are masked, and offline tasks have none of those"
-            raise FieldError(f"a task of model {submission.model_id}: {problem}", place="model_id", problem=problem)
         ids = await self._ids(submission, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")

@@ -78,3 +78,11 @@ class MaskedScoreRequest(_message.Message):
     score: _participant_pb2.ScoreRequest
     rounds: _containers.RepeatedCompositeFieldContainer[MaskRound]
     def __init__(self, score: _Optional[_Union[_participant_pb2.ScoreRequest, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[MaskRound, _Mapping]]] = ...) -> None: ...
+
+class MaskedBucketRequest(_message.Message):
+    __slots__ = ("bucket", "round")
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    bucket: _participant_pb2.BucketRequest
+    round: MaskRound
+    def __init__(self, bucket: _Optional[_Union[_participant_pb2.BucketRequest, _Mapping]] = ..., round: _Optional[_Union[MaskRound, _Mapping]] = ...) -> None: ...

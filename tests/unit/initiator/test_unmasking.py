@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from fedpredict.errors import PartyRefusedError
-from fedpredict.initiator.batch import ModelRows
 from fedpredict.initiator.masking import MaskedSum
 from fedpredict.initiator.unmasking import share_without_numbers, unmasked
 from fedpredict.model.fixed_point import FixedPoint, MaskedWords
@@ -21,10 +19,6 @@ NAN = float("nan")
 FIXED = FixedPoint(32, 2)
 SUM = MaskedSum(cast(Any, None), ("lab", "shop"), FIXED)
 MASK = np.array([[11], [2**63], [5]], np.uint64)
-
-
-def part(n_asked: int) -> ModelRows:
-    return cast(ModelRows, SimpleNamespace(n_asked=n_asked))
 
 
 def reply(values: list[float], status: list[int], mask: Any, checks: list[int], **changes: Any) -> PartyReply:
@@ -52,14 +46,14 @@ CANCELS = 2**64 - 7
 
 
 def test_the_sum_stands_for_the_first_party() -> None:
-    found = unmasked(SUM, [part(3)], 1, both([OK] * 3, [OK] * 3, [CANCELS]))
+    found = unmasked(SUM, [3], 1, both([OK] * 3, [OK] * 3, [CANCELS]))
     assert found is not None
     assert (found.party, found.misfits) == ("lab", [])
     assert found.share.values[:, 0].tolist() == [1.5, 1.75, 7.0]
 
 
 def test_a_sample_that_some_party_has_not_scored_has_no_sum() -> None:
-    found = unmasked(SUM, [part(3)], 1, both([OK, NOT_FOUND, OK], [OK, OK, NOT_FOUND], [CANCELS]))
+    found = unmasked(SUM, [3], 1, both([OK, NOT_FOUND, OK], [OK, OK, NOT_FOUND], [CANCELS]))
     assert found is not None
     assert found.share.status.tolist() == [OK, NOT_FOUND, OK]
     # shop's own status takes the last one's number away, and what lab's masked word says is not in it
@@ -67,10 +61,9 @@ def test_a_sample_that_some_party_has_not_scored_has_no_sum() -> None:
 
 
 def test_masks_that_do_not_cancel_refuse_the_model_they_are_of() -> None:
-    parts = [part(1), part(2)]
-    found = unmasked(SUM, parts, 1, both([OK] * 3, [OK] * 3, [CANCELS, CANCELS - 1]))
+    found = unmasked(SUM, [1, 2], 1, both([OK] * 3, [OK] * 3, [CANCELS, CANCELS - 1]))
     assert found is not None
-    assert found.misfits == parts[1:]
+    assert found.misfits == [1]
     assert found.share.status.tolist() == [OK, REFUSED, REFUSED]
     np.testing.assert_array_equal(found.share.values[:, 0], [1.5, NAN, NAN])
 
@@ -78,7 +71,7 @@ def test_masks_that_do_not_cancel_refuse_the_model_they_are_of() -> None:
 def test_a_model_that_a_party_has_no_share_of_is_no_contradiction() -> None:
     failures = {1: PartyRefusedError("no", party="shop")}
     replies = both([OK] * 3, [OK, REFUSED, REFUSED], [CANCELS, 0], failures=failures)
-    found = unmasked(SUM, [part(1), part(2)], 1, replies)
+    found = unmasked(SUM, [1, 2], 1, replies)
     assert found is not None
     assert found.misfits == []
     assert found.share.values[:, 0].tolist() == [1.5, 0.0, 0.0]
@@ -95,7 +88,7 @@ def test_without_one_partys_words_nothing_is_read(absent: str) -> None:
         shop.masked = None
     else:
         shop.masked = MaskedWords(np.zeros((3, 2), np.uint64), np.zeros(1, np.uint64))
-    assert unmasked(SUM, [part(3)], 1, replies) is None
+    assert unmasked(SUM, [3], 1, replies) is None
 
 
 def test_a_masked_share_alone_adds_nothing() -> None:

@@ -20,7 +20,7 @@ from fedpredict.initiator.offline import service as service_module
 from fedpredict.initiator.offline.desk import DeskThreads, TaskDesk
 from fedpredict.initiator.offline.service import UPLOADS_AT_ONCE, OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
-from fedpredict.initiator.settings import ClientSettings, ModelSettings
+from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.offline import Upload
 from fedpredict.model.sample_ids import SampleIds
@@ -108,9 +108,7 @@ async def test_a_list_is_no_standing_population(uploads: Uploads, warehouse: Loc
     desk = TaskDesk(
         store=SimpleNamespace(),
         warehouse=warehouse,
-        catalogue=SimpleNamespace(  # type: ignore[arg-type]
-            answerable=lambda model_id: None, settings=lambda model_id: ModelSettings(parties=("bank",))
-        ),
+        catalogue=SimpleNamespace(answerable=lambda model_id: None),  # type: ignore[arg-type]
         access=Access({"desk": ClientSettings(models=("m",))}),
         uploads=uploads,
         settings=InitiatorTaskSettings(),
