@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import csv
 import itertools
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from fedpredict.client import AsyncClient
@@ -27,6 +28,7 @@ from fedpredict.model.fixed_point import FixedPoint, Words
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.offline import OfflineState
+from fedpredict.model.part import Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.sample_ids import SampleIds
@@ -40,6 +42,8 @@ from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.v1 import participant_pb2
 from tests.integration.federation import POLL_S, Certificates, Federation, eventually
+from tests.network_parts import numeric_part, written_out
+from tests.tree_parts import of_forest
 
 OK, NOT_FOUND, MISSING = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.FEATURE_MISSING
 AWAY, REFUSED = SampleStatus.PARTY_UNAVAILABLE, SampleStatus.REFUSED
@@ -79,10 +83,22 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return seen
 
 
+Make = Callable[[str, tuple[str, ...], Floats], tuple[Part, Floats]]
+"""(party, features, rows) -> a part, and its shares."""
+
+
 class World:
     """A joint model of the bank, which asks, and of `others`, which mask; the columns are dealt out."""
 
-    def __init__(self, federation: Federation, others: tuple[str, ...], *, load: Any = load_breast_cancer) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        others: tuple[str, ...],
+        *,
+        load: Any = load_breast_cancer,
+        make: Make | None = None,
+    ) -> None:
+        self.make, self.made = make, dict[str, Floats]()
         self.federation, self.others, self.parties = federation, others, tuple(sorted(("bank", *others)))
         data = load()
         features: Floats = np.asarray(data.data, dtype=np.float64)
@@ -118,10 +134,13 @@ class World:
         columns, weights = self._columns(party), np.atleast_2d(self.estimator.coef_).T
         intercept = np.atleast_1d(self.estimator.intercept_) if party == "bank" else None
         names = tuple(f"x{column}" for column in columns)
-        part = LinearPart(names, weights[columns], intercept, np.zeros(weights.shape[1]))
+        part: Part = LinearPart(names, weights[columns], intercept, np.zeros(weights.shape[1]))
         classes = tuple(map(str, self.estimator.classes_))
         # decision values: the raw scores, which the bound is about
         partial = PartialModel(model_id, "run-1", party, Kind.DECISION, classes, True, part)
+        if self.make is not None:
+            part, self.made[party] = self.make(party, names, self.features[:, columns])
+            partial = PartialModel(model_id, "run-1", party, Kind.LINEAR, (), False, part)
         snapshot = latest_snapshot(self.warehouses[party], "people")
         assert snapshot is not None
         publish_model(self.warehouses[party], partial, snapshot.view, source * 64)
@@ -199,6 +218,33 @@ async def test_predictions_are_scikit_learns_and_no_share_is_seen(
         assert len(np.unique(words[scored])) == words[scored].size
 
 
+def forest_of(party: str, names: tuple[str, ...], rows: Floats) -> tuple[Part, Floats]:
+    """Return a party's trees, and scikit-learn's own predictions."""
+    labels = np.random.default_rng(len(party)).random(len(rows)) < 0.4
+    forest = RandomForestClassifier(n_estimators=5, max_depth=3, random_state=0).fit(rows, labels)
+    return of_forest(forest, names), np.asarray(forest.predict_proba(rows))
+
+
+def network_of(party: str, names: tuple[str, ...], rows: Floats) -> tuple[Part, Floats]:
+    """Return a party's network, and what its definition gives."""
+    part = numeric_part((len(names), 4, 1), ("tanh", "identity"), seed=len(party))
+    return replace(part, features=names), written_out(part, rows)
+
+
+@pytest.mark.parametrize("make", [forest_of, network_of], ids=["trees", "networks"])
+async def test_summed_trees_and_networks_are_masked_as_well(federation: Federation, seen: Seen, make: Make) -> None:
+    world = World(federation, ("lab", "shop"), make=make)
+    await world.start()
+    await world.answered(b"id-0")
+    rows = [row for row in range(len(world.ids)) if row != 1]
+    prediction = await federation.predict(*(world.sample_ids[row] for row in rows))
+    expected = np.sum(list(world.made.values()), axis=0)[rows]
+    assert (prediction.status == OK).all()
+    assert np.abs(prediction.predictions - expected).max() <= world.error_bound
+    bare, _ = FixedPoint(32, 2).encode(world.made["lab"])
+    assert not np.isin(np.concatenate(seen.words["lab"]), bare).any()
+
+
 async def test_what_one_party_cannot_score_has_its_status_and_no_number(federation: Federation) -> None:
     world = World(federation, ("lab", "shop"))
     await world.start()
@@ -252,6 +298,21 @@ async def test_a_party_that_drops_out_takes_every_number_with_it_and_comes_back(
 
     await world.serve("post")
     await world.answered(b"id-0", b"id-2")
+    prediction = await federation.predict(b"id-0", b"id-2")
+    assert np.abs(prediction.predictions - world.expected[[0, 2]]).max() <= world.error_bound
+
+
+async def test_a_participant_that_dials_out_takes_part(federation: Federation) -> None:
+    world = World(federation, ("lab", "shop"))
+    await world.serve("lab")
+    bank = await federation.initiator(
+        {"m": {"parties": list(world.parties), "masked": True}},
+        warehouse=world.warehouses["bank"],
+        parties={"lab": {"address": federation.parties["lab"]}, "shop": {"connect": "in"}},
+    )
+    await world.serve("shop", connect="out", initiators={"bank": {"addresses": [bank.address]}})
+    await federation.ready()
+    await world.answered(b"id-0")
     prediction = await federation.predict(b"id-0", b"id-2")
     assert np.abs(prediction.predictions - world.expected[[0, 2]]).max() <= world.error_bound
 
@@ -327,6 +388,27 @@ async def test_a_replayed_round_is_refused(federation: Federation, monkeypatch: 
     assert prediction.status.tolist() == [REFUSED]
     assert np.isnan(prediction.predictions).all()
     await world.answered(b"id-2")  # in a new session
+
+
+async def test_shares_of_different_people_are_never_added_up(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what an initiator would do to learn a share by differences: lab about one person, shop about another
+    world = World(federation, ("lab", "shop"))
+    await world.start()
+    await world.answered(b"id-0")
+    original = masking.MaskedSum.ask
+
+    def crossed(self: masking.MaskedSum, manifests: Any, queries: Mapping[str, ScoreQuery], deadline_s: float) -> Any:
+        other = replace(queries["shop"], sample_ids=SampleIds.of([b"id-2"]))
+        return original(self, manifests, {**queries, "shop": other}, deadline_s)
+
+    monkeypatch.setattr(masking.MaskedSum, "ask", crossed)
+    prediction = await federation.predict(b"id-0")
+    assert prediction.status.tolist() == [REFUSED]
+    assert np.isnan(prediction.predictions).all()
+    problems = {report.party: report.problem for report in prediction.parties}
+    assert problems == {"bank": "", "lab": "the parties' masks do not belong together", "shop": ""}
 
 
 def client_of(federation: Federation) -> AsyncClient:
