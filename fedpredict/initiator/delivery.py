@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.fallback import fall_back
@@ -16,14 +18,16 @@ from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.unmasking import unmasked
+from fedpredict.model.arrays import any_true
 from fedpredict.model.prediction import Origin, PartyReport
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import PartyReply
-from fedpredict.model.share import Share, all_ok
+from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.observe.watch import RoundWatch
 
 logger = logging.getLogger(__name__)
 
+_OK = np.uint8(SampleStatus.OK)
 MISFIT = "the parties' masks do not belong together"
 
 
@@ -95,6 +99,9 @@ class Delivery:
         n_rows, replies = [part.n_asked for part in asked], {party: side.reply for party, side in sides.items()}
         found = unmasked(self._route.masked, n_rows, self._route.n_scores, replies)
         if found is None:
+            by_all = np.logical_and.reduce([sides[party].share.status == _OK for party in self._route.masked.parties])
+            if any_true(by_all):  # a defect: what follows would take the others' shares for the sum
+                raise ValueError("masked shares without the sum that they are for")
             return sides
         side = sides[found.party]
         problems = dict(side.problems)

@@ -46,8 +46,9 @@ Describe: TypeAlias = Callable[[str, str], PartDescription]
 
 LIFETIME_S = 3600
 """How long a session is kept; the initiator opens another one before."""
-MAX_SESSIONS = 1024
-"""Most sessions of one caller in a process; beyond them its oldest one ends."""
+MAX_SESSIONS = 16_384
+"""Most sessions of one caller in a process, one for each of its processes, groups of links and models; beyond them its
+oldest one ends."""
 MAX_MANIFEST = 1024 * 1024
 """In characters: 10,000 classes of 100 fit."""
 
@@ -58,7 +59,7 @@ class _Held:
 
     Attributes:
         caller: Who opened it, and alone may use it.
-        manifest: The version of the model.
+        version: The version of the model, as this party is asked for it.
         terms: What is agreed on.
         expires: By the monotonic clock.
         private_key: Until the second step.
@@ -66,7 +67,7 @@ class _Held:
     """
 
     caller: str
-    manifest: Manifest
+    version: ModelRef
     terms: MaskTerms
     expires: float
     private_key: X25519PrivateKey | None = field(default=None, repr=False)
@@ -159,7 +160,7 @@ class Masking:
             request_id = codec.check_request_id(request.request_id)
             self._audit.check()
             held, private_key = self._waiting(masked_codec.session_id_from_wire(request.session_id), caller)
-            model_id = held.manifest.model_id
+            model_id = held.version.model_id
             add_log_context(request_id=request_id, model=model_id)
             others = {each.party: _key_from_wire(each) for each in request.keys}
             held.session = await asyncio.to_thread(self._agree, held.terms, private_key, others)
@@ -229,7 +230,8 @@ class Masking:
         if terms.session_id in self._held:
             raise MaskingRefusedError(f"{caller} began a mask session twice", problem="a session that was begun before")
         private_key = X25519PrivateKey.generate()
-        self._held[terms.session_id] = _Held(caller.name, manifest, terms, self._now() + LIFETIME_S, private_key)
+        version = ModelRef(manifest.model_id, manifest.manifest_sha256, manifest.digest_of(self._party))
+        self._held[terms.session_id] = _Held(caller.name, version, terms, self._now() + LIFETIME_S, private_key)
         public_key = private_key.public_key().public_bytes_raw()
         return await asyncio.to_thread(sign_key, self._files, self._party, terms, public_key)
 
@@ -287,9 +289,9 @@ class Masking:
             raise MaskingRefusedError(
                 f"{caller} asked in a mask session that is not its own", problem="no such session"
             )
-        manifest = held.manifest
+        agreed = held.version
         asked = (model.model_id, model.manifest_sha256, model.params_sha256)
-        if asked != (manifest.model_id, manifest.manifest_sha256, manifest.digest_of(self._party)):
+        if asked != (agreed.model_id, agreed.manifest_sha256, agreed.params_sha256):
             told = f"{caller} asked for model {model.model_id} in a mask session of another version or model"
             raise MaskingRefusedError(told, problem="no such session")
         held.session.begin(place.round_number)
