@@ -257,14 +257,25 @@ async def test_what_one_party_cannot_score_has_its_status_and_no_number(federati
     assert np.abs(prediction.predictions[[0, 4]] - world.expected[[0, 2]]).max() <= world.error_bound
 
 
+def client_of(federation: Federation) -> AsyncClient:
+    tls = federation.certificates.of("desk", IdentityKind.CLIENT)
+    return AsyncClient(federation.address, server_party="bank", tls=tls)
+
+
+async def asked_at_once(federation: Federation, asked: list[tuple[str, str]]) -> Floats:
+    """Return the numbers of many requests for a model and an id each, made at once over one connection."""
+    async with client_of(federation) as client:
+        answers = await asyncio.gather(*(client.predict(model_id, [each], timeout_s=30.0) for model_id, each in asked))
+    return np.array([answer.values.reshape(-1) for answer in answers])
+
+
 async def test_many_requests_at_once_travel_as_rounds(federation: Federation, seen: Seen) -> None:
     world = World(federation, ("lab", "shop"))
     await world.start()
     await world.answered(b"id-0")
     seen.words.clear()
     rows = [row for row in range(100) if row != 1]
-    answers = await asyncio.gather(*(federation.predict(world.sample_ids[row]) for row in rows))
-    found = np.concatenate([each.predictions for each in answers])
+    found = await asked_at_once(federation, [("m", world.ids[row]) for row in rows])
     assert np.abs(found - world.expected[rows]).max() <= world.error_bound
     assert len(seen.words["lab"]) == len(seen.words["shop"]) < len(rows)
 
@@ -280,9 +291,7 @@ async def test_several_models_travel_in_one_round_each_with_its_own_masks(federa
     for name in names:
         await federation.ready(name)
     await world.answered(b"id-0")
-    asked = [(names[row % 2], row) for row in range(2, 60)]
-    answers = await asyncio.gather(*(federation.predict(world.sample_ids[row], model_id=name) for name, row in asked))
-    found = np.concatenate([each.predictions for each in answers])
+    found = await asked_at_once(federation, [(names[row % 2], world.ids[row]) for row in range(2, 60)])
     assert np.abs(found - world.expected[2:60]).max() <= world.error_bound
     words = np.concatenate(seen.words["lab"])
     assert len(np.unique(words)) == words.size
@@ -411,11 +420,6 @@ async def test_shares_of_different_people_are_never_added_up(
     assert np.isnan(prediction.predictions).all()
     problems = {report.party: report.problem for report in prediction.parties}
     assert problems == {"bank": "", "lab": "the parties' masks do not belong together", "shop": ""}
-
-
-def client_of(federation: Federation) -> AsyncClient:
-    tls = federation.certificates.of("desk", IdentityKind.CLIENT)
-    return AsyncClient(federation.address, server_party="bank", tls=tls)
 
 
 async def results_of(client: AsyncClient, task_id: str, row_of: Mapping[str, int]) -> tuple[list[int], Floats]:
