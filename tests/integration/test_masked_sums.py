@@ -16,12 +16,13 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fedpredict.client import AsyncClient
+from fedpredict.client import AsyncClient, Standing
 from fedpredict.errors import PartyRefusedError
 from fedpredict.features.load import load_file
 from fedpredict.initiator import masking
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.offline import standing
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
 from fedpredict.model.fixed_point import FixedPoint, Words
@@ -34,9 +35,11 @@ from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.model.standing import PopulationState
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import IdentityKind
+from fedpredict.tables.deliveries import list_deliveries
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
@@ -450,6 +453,32 @@ async def test_an_offline_task_is_added_up_masked_and_waits_for_a_party_that_is_
         await world.serve("shop")
         info = await client.wait(task_id, timeout_s=60.0)
         assert (info.state, info.problem) == (OfflineState.DONE, "")
+        rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
+    assert len(rows) == len(world.ids) - 1
+    assert np.abs(found - world.expected[rows]).max() <= world.error_bound
+
+
+async def test_a_standing_population_is_added_up_masked(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.bucket.MASKED_ROWS", 20)
+    world = World(federation, ("lab", "shop"))
+    for party in world.others:
+        await world.serve(party, callers={"bank": {"models": ["*"], "accept_populations": True}})
+    masked, own = {"parties": list(world.parties), "masked": True}, world.warehouses["bank"]
+    ids = SampleIds.of([*world.sample_ids, b"nobody"])
+    standing.propose(own, "bank", "people", [ids], parties=list(world.others), by="ada", least_buckets=4)
+    await federation.initiator({"m": masked}, warehouse=own, task_warehouse=own)
+    await federation.ready()
+
+    async def are_accepted() -> bool:
+        deliveries = list_deliveries(own, "bank", "people")
+        return {each.state for each in deliveries} == {PopulationState.ACCEPTED}
+
+    await eventually(are_accepted)
+    async with client_of(federation) as client:
+        task_id = await client.submit("m", Standing("people"), mode=Mode.NEARLINE)
+        assert (await client.wait(task_id, timeout_s=60.0)).state is OfflineState.DONE
         rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
     assert len(rows) == len(world.ids) - 1
     assert np.abs(found - world.expected[rows]).max() <= world.error_bound

@@ -368,3 +368,16 @@ def test_a_bare_share_of_a_masked_model_is_refused_and_of_others_is_not(ends: di
         ends["lab"].admit(BANK, query(b"u1"), None)
     assert raised.value.problem == "shares of this model are given masked alone"
     assert ends["lab"].admit(BANK, ModelRef("n", "00" * 32, "00" * 32), None) is None
+
+
+async def test_without_a_certificate_nothing_is_agreed_on_and_nothing_leaves_bare(
+    files: Mapping[str, TlsFiles],
+) -> None:
+    policy = CallerPolicy({"bank": CallerSettings(models=("m",))})
+    settings = {"m": MaskedSettings(parties=("post", "shop"))}
+    end = Masking("lab", settings, policy, None, partial(described, "lab"))
+    assert not end.offered
+    with pytest.raises(MaskingRefusedError, match="need TLS"):
+        await end.key(key_request(), BANK)
+    with pytest.raises(MaskingRefusedError, match="bare shares"):
+        end.admit(BANK, query(b"u1"), None)

@@ -346,3 +346,8 @@ def test_a_round_must_be_higher_than_every_one_before(round_number: int) -> None
     with pytest.raises(MaskingRefusedError, match=f"round {round_number} after round 5"):
         end.begin(round_number)
     end.begin(6)
+
+
+def test_a_round_has_no_more_words_than_the_block_counter_reaches() -> None:
+    with pytest.raises(MaskingRefusedError, match="268435457 words"):
+        sessions(("a", "b"))["a"].masks(1, ROWS, 2**28 + 1)
