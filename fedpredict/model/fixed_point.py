@@ -62,8 +62,12 @@ class FixedPoint:
             Words of the same shape, 0 for a sample of which any number is NaN or beyond `limit`; and, shape
             (n_samples,), whether the sample has its words.
         """
-        fits: Bools = np.logical_and.reduce(np.abs(values) <= self.limit, axis=1)
-        usable = values if fits.all() else np.where(fits[:, None], values, 0.0)
+        # mostly all do, and a NaN is no smaller number
+        if not values.size or np.maximum.reduce(np.abs(values), axis=None) <= self.limit:
+            fits, usable = np.ones(len(values), dtype=np.bool_), values
+        else:
+            fits = np.logical_and.reduce(np.abs(values) <= self.limit, axis=1)
+            usable = np.where(fits[:, None], values, 0.0)
         return np.rint(usable * self.scale).astype(np.int64).view(np.uint64), fits
 
     def decode(self, words: Words) -> Floats:

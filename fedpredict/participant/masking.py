@@ -308,10 +308,14 @@ class Masking:
             sessions: Of each model; None where the caller has none, and so no share.
             rounds: Of each model.
         """
-        ids, values, status = SampleIds.of(query.sample_ids), reply.share.values, reply.share.status.copy()
+        ids, values = SampleIds.of(query.sample_ids), reply.share.values
+        if not query.further and sessions[0] is not None:
+            digest = rows_digest(query.mode, query.epoch, ids)
+            lone, status = sessions[0].mask(values, reply.share.status, rounds[0].round_number, digest)
+            return _covered(reply, status, lone)
+        status = reply.share.status.copy()
         words, checks = np.zeros(values.shape, dtype=np.uint64), np.zeros(len(rounds), dtype=np.uint64)
-        spans = rows_of_models(query) if query.further else [slice(0, len(ids))]
-        for place, (session, ref, rows) in enumerate(zip(sessions, rounds, spans, strict=True)):
+        for place, (session, ref, rows) in enumerate(zip(sessions, rounds, rows_of_models(query), strict=True)):
             if session is None:
                 continue
             digest = rows_digest(query.mode, query.epoch, ids.cut(rows.start, rows.stop))

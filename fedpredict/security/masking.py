@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedpredict.errors import CertificateError, MaskingRefusedError
-from fedpredict.model.arrays import Floats, Statuses
+from fedpredict.model.arrays import Floats, Statuses, all_true
 from fedpredict.model.fixed_point import FixedPoint, MaskedWords, Words
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
@@ -37,6 +37,9 @@ LAST_ROUND = 2**63 - 1
 KeyStream: TypeAlias = Callable[[bytes, int, int], bytes]
 """(key, round, length in bytes) -> that many bytes."""
 
+_U8 = np.dtype("<u8")
+_COUNTS = struct.Struct("<QI")
+_ROUND = b"fedpredict-mask-round-1\0"
 _OK, _OUT_OF_RANGE = np.uint8(SampleStatus.OK), np.uint8(SampleStatus.OUT_OF_RANGE)
 
 
@@ -134,21 +137,20 @@ def rows_digest(mode: Mode, epoch: int, sample_ids: Sequence[bytes]) -> bytes:
     cancel, so that it cannot add one party's share of one person to another party's of another person.
     """
     ids = SampleIds.of(sample_ids)
-    told = hashlib.sha256(b"fedpredict-mask-rows-1\0")
-    told.update(_text(mode.value) + struct.pack("<QI", epoch, len(ids)))
-    told.update((ids.offsets - ids.offsets[0]).astype("<u8").tobytes())
-    told.update(ids.data)
-    return told.digest()
+    offsets = ids.offsets if ids.offsets[0] == 0 else ids.offsets - ids.offsets[0]
+    told = (_ROWS[mode], _COUNTS.pack(epoch, len(ids)), offsets.astype("<u8", copy=False).tobytes(), ids.data)
+    return hashlib.sha256(b"".join(told)).digest()
 
 
 def round_key(key: bytes, round_number: int, rows_sha256: bytes) -> bytes:
     """Return the key of one round between two parties: HMAC-SHA256 over a tag, the round (uint64) and its rows."""
-    return hmac.digest(key, b"fedpredict-mask-round-1\0" + struct.pack("<Q", round_number) + rows_sha256, "sha256")
+    return hmac.digest(key, _ROUND + round_number.to_bytes(8, "little") + rows_sha256, "sha256")
 
 
 def key_stream(key: bytes, round_number: int, n_bytes: int) -> bytes:
     """Return ChaCha20's key stream (RFC 8439) from block 0 on; the nonce is the round (uint64) and 4 zero bytes."""
-    nonce = struct.pack("<IQI", 0, round_number, 0)  # OpenSSL takes the block counter in front of the nonce
+    # OpenSSL takes the block counter, 4 bytes, in front of the nonce
+    nonce = b"\0\0\0\0" + round_number.to_bytes(8, "little") + b"\0\0\0\0"
     return Cipher(ChaCha20(key, nonce), mode=None).encryptor().update(bytes(n_bytes))
 
 
@@ -200,7 +202,7 @@ class MaskSession:
         words, fits = FixedPoint(self.terms.scale_bits, len(self.terms.parties)).encode(values)
         masks = self.masks(round_number, rows_sha256, 1 + words.size)
         words += masks[1:].reshape(words.shape)
-        if not fits.all():
+        if not all_true(fits):
             status = np.where((status == _OK) & ~fits, _OUT_OF_RANGE, status)
             words[~fits] = 0
         return MaskedWords(words, masks[:1]), status
@@ -209,15 +211,14 @@ class MaskSession:
         """Return this party's masks of a round, shape (n_words,): those of all parties add up to 0."""
         if n_words > MAX_WORDS:
             raise MaskingRefusedError(f"{n_words} words in a round", problem="more numbers than a round may have")
-        total = np.zeros(n_words, dtype=np.uint64)
+        total: Words | None = None
         for peer, key in self.keys.items():
             expanded = self.stream(round_key(key, round_number, rows_sha256), round_number, 8 * n_words)
-            own = np.frombuffer(expanded, dtype="<u8")
-            if self.party < peer:
-                total += own
-            else:
-                total -= own
-        return total
+            own = np.frombuffer(expanded, dtype=_U8)
+            if self.party > peer:
+                own = np.negative(own)
+            total = own if total is None else total + own
+        return np.zeros(n_words, dtype=np.uint64) if total is None else total
 
 
 def _signed(party: str, terms: MaskTerms, public_key: bytes) -> bytes:
@@ -227,3 +228,7 @@ def _signed(party: str, terms: MaskTerms, public_key: bytes) -> bytes:
 def _text(text: str) -> bytes:
     encoded = text.encode()
     return struct.pack("<H", len(encoded)) + encoded
+
+
+_ROWS = {mode: b"fedpredict-mask-rows-1\0" + _text(mode.value) for mode in Mode}
+"""What the digest of a round's rows begins with."""

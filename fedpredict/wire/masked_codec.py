@@ -17,6 +17,7 @@ from fedpredict.wire.v1 import common_pb2, masking_pb2, participant_pb2
 
 SESSION_ID_BYTES = 32
 MAX_PARTIES = 100
+_U8 = np.dtype("<u8")
 
 
 # not frozen, as `ScoreQuery`: one is made for every model of every round
@@ -142,10 +143,10 @@ def _masked_from_wire(message: common_pb2.MaskedWords, n_samples: int, n_models:
 
 
 def _bytes_of(words: Words) -> bytes:
-    return words.astype("<u8", copy=False).tobytes()
+    return words.astype(_U8, copy=False).tobytes()
 
 
 def _words_from_wire(data: bytes, n_words: int) -> Words:
     if len(data) != 8 * n_words:
         raise ProtocolError(f"{len(data)} bytes for {n_words} masked words")
-    return np.frombuffer(data, dtype="<u8").astype(np.uint64)
+    return np.frombuffer(data, dtype=_U8).astype(np.uint64, copy=False)
