@@ -19,19 +19,17 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from fedpredict.errors import FedPredictError, PartyRefusedError, PartyUnavailableError
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.mask_session import Place, Terms, open_session
 from fedpredict.model.fixed_point import FixedPoint
 from fedpredict.model.manifest import Manifest, manifest_to_json
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
-from fedpredict.wire import codec
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
 from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_bucket_query, fill_masked_query
-from fedpredict.wire.v1 import link_pb2, masking_pb2
+from fedpredict.wire.v1 import link_pb2
 
 logger = logging.getLogger(__name__)
 
-OPEN_S = 5.0
-"""Longest wait for one step of opening a session."""
 RETRY_S = 1.0
 """So long a session that could not be opened is not tried again."""
 FRESH = 0.8
@@ -172,7 +170,9 @@ class MaskedSums:
         if session is not None and self._loop.time() < session.ends:
             return session
         session_id = secrets.token_bytes(SESSION_ID_BYTES)
-        opening = asyncio.ensure_future(_Opening(self, group, manifest, total, session_id).run())
+        places = {party: Place(self._remotes[party].who, link) for party, link in group.links.items()}
+        terms = Terms(session_id, manifest_to_json(manifest), total.parties, total.fixed.scale_bits)
+        opening = asyncio.ensure_future(open_session(places, terms))
         session = _Session(session_id, opening, float("inf"))
         group.sessions[manifest.manifest_sha256] = session
         opening.add_done_callback(partial(self._opened, session, manifest))
@@ -349,66 +349,6 @@ class _Round(Generic[_T]):
     def _lost(party: str, call: LinkCall[Any], reason: str) -> None:
         # never sent again: its round's number is used up, and the other parties' masks are of this round
         fail_lost(call, reason, party)
-
-
-class _Opening:
-    """The two steps in which all parties of a group agree on a session."""
-
-    def __init__(
-        self, sums: MaskedSums, group: _Group, manifest: Manifest, total: MaskedSum, session_id: bytes
-    ) -> None:
-        self._sums = sums
-        self._group = group
-        self._manifest = manifest
-        self._total = total
-        self._session_id = session_id
-
-    async def run(self) -> float:
-        """Return how many seconds the session lasts; raise `PartyError` where a party does not take part."""
-        parties = self._total.parties
-        keys = await asyncio.gather(*(self._key(party) for party in parties))
-        lifetimes = await asyncio.gather(
-            *(self._keys(party, [key for key in keys if key.party != party]) for party in parties)
-        )
-        return float(min(lifetimes))
-
-    async def _key(self, party: str) -> masking_pb2.MaskKey:
-        request = masking_pb2.MaskKeyRequest(
-            protocol_version=codec.PROTOCOL_VERSION,
-            request_id=codec.new_request_id(),
-            manifest=manifest_to_json(self._manifest),
-            session_id=self._session_id,
-            parties=self._total.parties,
-            scale_bits=self._total.fixed.scale_bits,
-        )
-        told = await self._ask(party, link_pb2.Frame(mask_key=request))
-        if told.mask_key_told.key.party != party:
-            raise PartyRefusedError(f"party {party} showed the key of another party", party=party)
-        return told.mask_key_told.key
-
-    async def _keys(self, party: str, keys: Sequence[masking_pb2.MaskKey]) -> int:
-        request = masking_pb2.MaskKeysRequest(
-            protocol_version=codec.PROTOCOL_VERSION,
-            request_id=codec.new_request_id(),
-            session_id=self._session_id,
-            keys=keys,
-        )
-        return (await self._ask(party, link_pb2.Frame(mask_keys=request))).mask_keys_taken.lifetime_s
-
-    async def _ask(self, party: str, frame: link_pb2.Frame) -> link_pb2.Frame:
-        who, loop = self._sums.remote(party).who, asyncio.get_running_loop()
-
-        def answered(call: LinkCall[link_pb2.Frame], frame: link_pb2.Frame) -> None:
-            if frame.HasField("failure"):
-                call.fail(who.no_share(frame.failure))
-            else:
-                call.set_result(frame)
-
-        call: LinkCall[link_pb2.Frame] = LinkCall(
-            frame, loop.time() + OPEN_S, answered, lambda call, reason: fail_lost(call, reason, party)
-        )
-        self._group.links[party].start(call)
-        return await call
 
 
 def _failed(error: BaseException) -> asyncio.Future[Any]:
