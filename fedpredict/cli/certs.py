@@ -99,7 +99,7 @@ def issue(
     identity = _identity(party, client)
     files = certs.issue(certs.ca_files(ca), identity, out, days=days, force=force)
     output = Output(as_json=as_json)
-    output.fields(asdict(files))
+    output.fields({"ca": files.ca, "certificate": files.certificate, "key": files.key})
     output.say(f"Next: name these three files in [tls] of the settings of {identity}.")
 
 

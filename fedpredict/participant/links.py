@@ -13,7 +13,8 @@ from fedpredict.participant.answers import Answers
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.identity import Identity
-from fedpredict.security.sockets import socket_identity
+from fedpredict.security.live import LiveTls, hold, socket_caller
+from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context
 from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences
 from fedpredict.wire.link_answerer import LinkAnswerer
@@ -36,17 +37,19 @@ Settled = Callable[[], Awaitable[None]]
 class LinkServer:
     """The links of one participant."""
 
-    def __init__(self, answers: Answers, settled: Settled | None = None) -> None:
+    def __init__(self, answers: Answers, settled: Settled | None = None, live: LiveTls | None = None) -> None:
         """Prepare; nothing listens.
 
         Args:
             answers: What calls are answered with.
             settled: Waited for before a hello is answered, where other workers can answer until then: a link brings
                 calls, and one that has read nothing yet would refuse them.
+            live: What callers' certificates are held to; None where there is no TLS, and they state who they are.
         """
         self._answers = answers
         self._buckets_at_once = 2 * answers.offline.buckets_at_once if answers.offline else 1
         self._settled = settled
+        self._live = live
         self._links: set[LinkAnswerer] = set()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
@@ -75,8 +78,10 @@ class LinkServer:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            caller = socket_identity(carrier.peer_certificate, carrier.stated, insecure=context is None)
-            return self.answerer(carrier, caller, carrier.peer)
+            caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            link = self.answerer(carrier, caller, carrier.peer)
+            hold(self._live, link, shown)
+            return link
 
         try:
             self._listener, address = await listen_sockets(listen, context, opened, reuse_port=reuse_port)
@@ -84,10 +89,12 @@ class LinkServer:
             raise ConfigError(f"link_listen: {listen} cannot be bound: {error.strerror or error}") from error
         return address
 
-    async def serve_stream(self, context: Context, caller: Identity) -> None:
-        """Serve a link over a gRPC stream that `caller` opened, until it ends."""
+    async def serve_stream(self, context: Context, caller: Identity, shown: Presented) -> None:
+        """Serve a link over a gRPC stream that `caller` opened, which showed a certificate, until it ends."""
         carrier = StreamCarrier(context, str(context.peer()))
-        await carrier.run(self.answerer(carrier, caller, carrier.peer))
+        link = self.answerer(carrier, caller, carrier.peer)
+        hold(self._live, link, shown)
+        await carrier.run(link)
 
     def answerer(
         self,

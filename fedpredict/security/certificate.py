@@ -183,6 +183,34 @@ def verify_chain(
         ) from error
 
 
+def verified_path(
+    chain: Sequence[x509.Certificate],
+    between: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    now: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """Return the certificates from a caller's leaf to one of the authorities, both included.
+
+    Args:
+        chain: The leaf, and what is known of its chain.
+        between: Further certificates that the path may lead through.
+        authorities: The trusted certificates; at least one.
+        now: The instant of the check.
+
+    Raises:
+        CertificateError: There is no such path.
+    """
+    policy = PolicyBuilder().store(Store(list(authorities))).time(now.astimezone(UTC).replace(tzinfo=None))
+    try:
+        return tuple(policy.build_client_verifier().verify(chain[0], [*chain[1:], *between]).chain)
+    except VerificationError as error:
+        issuer = chain[0].issuer.rfc4514_string()
+        raise CertificateError(
+            f"no CA that is trusted here vouches for it ({error}); the certificate of its issuer, {issuer}, must stand "
+            "in the `ca` file where lists of refused certificates are looked at"
+        ) from error
+
+
 def stamp(instant: datetime) -> str:
     """Return an instant in UTC, to the second, as people read it.
 

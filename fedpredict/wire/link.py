@@ -22,6 +22,8 @@ OFFLINE_TASKS = "offline_tasks"
 OFFLINE_LINK = "offline_link"
 """The capability in a hello on a link that a participant dialled: it dials another one, for calls of offline tasks
 alone, when a later hello asks for it."""
+NONCE_METADATA = "fedpredict-nonce-bin"
+"""The metadata key of a participant's nonce on a stream that it dials: the initiator's first hello signs it."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024

@@ -50,7 +50,7 @@ def test_a_party_gets_its_certificate_by_a_request(ca: Path, tmp_path: Path) -> 
 def test_a_trial_s_certificate_is_issued_in_one_step(ca: Path, tmp_path: Path, kind: str, name: str) -> None:
     files = json.loads(certs("issue", "--ca", ca, kind, name, "--out", tmp_path / "out", "--json"))
     assert set(files) == {"ca", "certificate", "key"}
-    material = read_tls(TlsFiles(**{role: Path(path) for role, path in files.items()}))
+    material = read_tls(TlsFiles(Path(files["ca"]), Path(files["certificate"]), Path(files["key"])))
     assert f"--{material.identity.kind}" == kind
     assert material.identity.name == name
 
