@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 
 from fedpredict.errors import ConfigError, FedPredictError, UnauthenticatedError
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.security.callers import caller_identity, hold, shown_in, socket_caller
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.live import LiveTls, caller_identity, hold, shown_in, socket_caller
+from fedpredict.security.live import LiveTls
 from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context, compress_like_caller
 from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, LinkEnd

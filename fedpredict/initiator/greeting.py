@@ -25,8 +25,9 @@ from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.standing import PopulationNotice, PopulationStanding
+from fedpredict.security.callers import hold
 from fedpredict.security.hello import ATTACH, HELLO, NONCE_BYTES
-from fedpredict.security.live import LiveTls, hold
+from fedpredict.security.live import LiveTls
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.description import description_from_wire

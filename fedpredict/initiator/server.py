@@ -38,8 +38,8 @@ from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import admitting
-from fedpredict.security.live import caller_identity, following, holding, party_tls
+from fedpredict.security.callers import admitting, caller_identity, holding
+from fedpredict.security.live import following, party_tls
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.wire.channel import server_options
@@ -99,6 +99,7 @@ class InitiatorServer:
         self._store = store
         self.tls = party_tls(settings.party, tls, insecure=settings.insecure)
         """What this process proves and whom it believes; None for plain text."""
+        self._who_calls: WhoCalls = partial(caller_identity, live=self.tls)
         self._warehouse = warehouse
         self._features = features
         self._realtime = realtime
@@ -171,10 +172,6 @@ class InitiatorServer:
     @property
     def _access(self) -> Access:
         return Access(self._settings.clients)
-
-    @property
-    def _who_calls(self) -> WhoCalls:
-        return partial(caller_identity, live=self.tls)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})

@@ -20,9 +20,10 @@ from fedpredict.errors import (
 )
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.settings import InitiatorPeerSettings
+from fedpredict.security.callers import hold, socket_caller
 from fedpredict.security.hello import ATTACH, NONCE_BYTES
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.live import LiveTls, as_live, hold, socket_caller
+from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.tls import TlsFiles, server_name, stated_identity
 from fedpredict.security.trouble import Trouble
 from fedpredict.wire.channel import Compression, channel_options
@@ -293,7 +294,7 @@ class _Meeting:
             if hello.certificate_chain:
                 live.check_proof(place.party, ATTACH, place.party, place.me.name, nonce=self.nonce, proof=proof)
                 live.hold(link, hello.certificate_chain)
-            elif not live.lists.are_empty:
+            elif live.lists.exist:
                 raise UnauthenticatedError("it shows no certificate, as the lists here need: a newer release does")
         except SecurityError as error:
             link.close(str(error))

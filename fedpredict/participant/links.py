@@ -12,8 +12,9 @@ from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
 from fedpredict.scoring.local_party import INLINE_SAMPLES
+from fedpredict.security.callers import hold, socket_caller
 from fedpredict.security.identity import Identity
-from fedpredict.security.live import LiveTls, hold, socket_caller
+from fedpredict.security.live import LiveTls
 from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context
 from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences

@@ -38,7 +38,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
-from fedpredict.security.https import admitting
+from fedpredict.security.callers import admitting
 from fedpredict.security.live import following, party_tls
 from fedpredict.security.tls import TlsFiles
 from fedpredict.warehouse.base import Warehouse

@@ -9,8 +9,9 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
+from fedpredict.security.callers import caller_identity, shown_in
 from fedpredict.security.identity import Identity
-from fedpredict.security.live import LiveTls, caller_identity, shown_in
+from fedpredict.security.live import LiveTls
 from fedpredict.wire.handlers import Context, compress_like_caller, service, stream, unary
 from fedpredict.wire.v1 import participant_pb2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
@@ -91,6 +91,15 @@ def is_p256(key: object) -> bool:
 def same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
     """Return whether the certificate was made for that key."""
     return certificate.public_key() == key.public_key()
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Return whether the issuer's key signed the certificate; nothing else is looked at."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def key_fingerprint(holder: x509.Certificate | x509.CertificateSigningRequest) -> str:

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from fedpredict.errors import CertificateError
 from fedpredict.security.certificate import parse_der
+from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import TlsFiles
 
 _H2 = "h2"
@@ -28,12 +29,14 @@ class Failure(Enum):
     NO_ANSWER = auto()
     NOT_TLS = auto()
     NOT_GRPC = auto()
+    SELF_SIGNED = auto()
     OTHER_CA = auto()
     EXPIRED = auto()
     NOT_YET_VALID = auto()
     OTHER_NAME = auto()
     OTHER_USE = auto()
     REJECTED = auto()
+    OLD_TLS = auto()
     OTHER = auto()
 
 
@@ -42,7 +45,7 @@ _BY_VERIFY_CODE = {
     7: Failure.OTHER_CA,
     9: Failure.NOT_YET_VALID,
     10: Failure.EXPIRED,
-    18: Failure.OTHER_CA,
+    18: Failure.SELF_SIGNED,
     19: Failure.OTHER_CA,
     20: Failure.OTHER_CA,
     21: Failure.OTHER_CA,
@@ -56,6 +59,7 @@ _BY_ALERT = {
     "UNKNOWN_CA": Failure.REJECTED,
     "ACCESS_DENIED": Failure.REJECTED,
     "NO_APPLICATION_PROTOCOL": Failure.NOT_GRPC,
+    "PROTOCOL_VERSION": Failure.OLD_TLS,
 }
 """Words in OpenSSL's names of the alerts by which a server ends a handshake."""
 
@@ -77,11 +81,13 @@ class Handshake:
         failure: Where it ended; None where both sides accepted each other.
         detail: The system's or OpenSSL's own words.
         presented: The server's certificate, good or not; None where it came to none.
+        chain: What was verified, from there up to the CA, in DER; empty where nothing was.
     """
 
     failure: Failure | None
     detail: str = ""
     presented: x509.Certificate | None = None
+    chain: tuple[bytes, ...] = ()
 
 
 def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: float) -> Handshake:
@@ -150,7 +156,11 @@ def _after_handshake(tls: ssl.SSLSocket) -> Handshake:
         return Handshake(Failure.NO_ANSWER, str(error), presented)
     except OSError as error:
         return Handshake(Failure.REJECTED, str(error), presented)
-    return Handshake(None, "", presented) if first else Handshake(Failure.REJECTED, "connection closed", presented)
+    return (
+        Handshake(None, "", presented, peer_chain(tls))
+        if first
+        else Handshake(Failure.REJECTED, "connection closed", presented)
+    )
 
 
 def _broken(error: ssl.SSLError) -> Failure:
@@ -158,6 +168,8 @@ def _broken(error: ssl.SSLError) -> Failure:
     words = str(error).upper().replace(" ", "_")
     if "_ALERT_" in words:
         return next((failure for word, failure in _BY_ALERT.items() if word in words), Failure.OTHER)
+    if "UNSUPPORTED_PROTOCOL" in words:
+        return Failure.OLD_TLS
     not_tls = isinstance(error, ssl.SSLEOFError) or any(reason in words for reason in _NOT_TLS)
     return Failure.NOT_TLS if not_tls else Failure.OTHER
 

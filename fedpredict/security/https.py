@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from fedpredict.errors import NameRefusedError, UnauthenticatedError
 from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identity_from_uri
-from fedpredict.security.live import LiveTls, Standing
-from fedpredict.security.sockets import build_contexts, peer_chain
+from fedpredict.security.sockets import build_contexts
 from fedpredict.security.tls import TlsFiles, read_server_tls, single_identity
 
 LOCAL_CLIENT = "local"
@@ -24,22 +23,6 @@ def https_context(files: TlsFiles) -> ssl.SSLContext:
     """
     material = read_server_tls(files)
     return build_contexts(material, material.ca_pem).https
-
-
-def admitting(live: LiveTls | None) -> Callable[[ssl.SSLObject, Standing], None] | None:
-    """Return what is asked with every connection, and closes those whose caller is believed no more.
-
-    It raises `SecurityError` for a caller who is not believed now. None where there is no TLS.
-    """
-    if live is None:
-        return None
-
-    def admit(tls: ssl.SSLObject, connection: Standing) -> None:
-        shown = peer_chain(tls)
-        live.check(shown)
-        live.hold(connection, shown)
-
-    return admit
 
 
 def http_identity(uris: Sequence[str] | None, stated: str | None) -> Identity:

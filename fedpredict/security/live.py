@@ -20,20 +20,15 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 import grpc
+from cryptography import x509
 
-from fedpredict.errors import (
-    CertificateError,
-    CertificateRefusedError,
-    ConfigError,
-    NameRefusedError,
-    UnauthenticatedError,
-)
+from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigError, UnauthenticatedError
 from fedpredict.security import certificate as certificates
 from fedpredict.security.hello import Proof, check_signature, message_of, sign_nonce
-from fedpredict.security.identity import Identity, IdentityKind, identity_from_uri
+from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.revocation import Lists, describe, parse_crls, parse_denied
-from fedpredict.security.sockets import front_context, peer_chain
-from fedpredict.security.tls import Context, TlsFiles, TlsMaterial, peer_identity, read_server_tls, read_tls
+from fedpredict.security.sockets import front_context
+from fedpredict.security.tls import TlsFiles, TlsMaterial, read_server_tls, read_tls
 from fedpredict.security.verdicts import InForce, Presented, Verdicts, grpc_configuration, put_in_force
 
 logger = logging.getLogger(__name__)
@@ -42,10 +37,8 @@ LOOK_S = 1.0
 """How often the files are looked at; a new certificate is taken at the second look that finds the same files."""
 WARN_DAYS = 30
 """So long before the end the log says daily that a certificate ends."""
-_WARN_CRL = timedelta(days=7)
-_PEM = "x509_pem_cert"
-"""gRPC's name for the caller's certificate, without what lies between it and its CA."""
-
+CRL_WARNING = timedelta(days=7)
+"""So long before its end the log says daily that a revocation list ends."""
 Now: TypeAlias = Callable[[], datetime]
 
 
@@ -97,7 +90,7 @@ class LiveTls:
         self._own.take()
         self._listed.take()
         material = self._read()
-        self._state = put_in_force(material, self._read_lists(material))
+        self._state = put_in_force(material, read_lists(self.files, material.authorities, self._now()))
         self._check_own(self._state)
         self._verdicts = Verdicts(self._now)
         self._reading = threading.Lock()
@@ -244,7 +237,7 @@ class LiveTls:
         self._listed.take()
         material = self._state.material
         try:
-            lists = self._read_lists(material)
+            lists = read_lists(self.files, material.authorities, self._now())
             self._check_newer(lists)
             state = put_in_force(material, lists)
         except CertificateError as error:
@@ -261,17 +254,6 @@ class LiveTls:
     def _read(self) -> TlsMaterial:
         return read_server_tls(self.files) if self._serves else read_tls(self.files, self._now())
 
-    def _read_lists(self, material: TlsMaterial) -> Lists:
-        files = self.files
-        lists = Lists(accepts_stale=files.accepts_stale_crl)
-        if files.crl is not None:
-            data = certificates.read_bytes(files.crl, "revocation list")
-            lists = replace(lists, crls=parse_crls(data, str(files.crl), material.authorities, self._now()))
-        if files.deny is not None:
-            text = certificates.read_bytes(files.deny, "list of denied keys").decode("utf-8", "replace")
-            lists = replace(lists, denied=parse_denied(text, str(files.deny)))
-        return lists
-
     def _check_identity(self, state: InForce) -> None:
         found = state.material.identity
         if found != self.identity:
@@ -286,7 +268,7 @@ class LiveTls:
 
     def _check_own(self, state: InForce) -> None:
         for each in state.material.chain:
-            problem = state.lists.problem_of(each, self._now())
+            problem = state.lists.listed(each)
             if problem is not None:
                 told = f"{describe(each)}: {problem}; others refuse it: ask the CA for a new one"
                 raise CertificateError(f"{self.files.certificate}: {told}")
@@ -296,7 +278,7 @@ class LiveTls:
         if now - self._warned < timedelta(days=1):
             return
         left = self.ends - now
-        crls = [each for each in self.lists.crls if each.ends - now < _WARN_CRL]
+        crls = [each for each in self.lists.crls if each.ends - now < CRL_WARNING]
         if left < timedelta(days=WARN_DAYS):
             logger.warning(
                 "tls.certificate_ends", extra={"certificate": str(self.files.certificate), "days_left": left.days}
@@ -306,6 +288,22 @@ class LiveTls:
             logger.warning("tls.crl_ends", extra={**extra, "crl": str(self.files.crl)})
         if crls or left < timedelta(days=WARN_DAYS):
             self._warned = now
+
+
+def read_lists(files: TlsFiles, authorities: Sequence[x509.Certificate], now: datetime) -> Lists:
+    """Return what is refused by the files that there are.
+
+    Raises:
+        CertificateError: A list cannot be read, is damaged, or is not a CA's.
+    """
+    lists = Lists(accepts_stale=files.accepts_stale_crl, exist=files.crl is not None or files.deny is not None)
+    if files.crl is not None:
+        data = certificates.read_bytes(files.crl, "revocation list")
+        lists = replace(lists, crls=parse_crls(data, str(files.crl), authorities, now))
+    if files.deny is not None:
+        text = certificates.read_bytes(files.deny, "list of denied keys").decode("utf-8", "replace")
+        lists = replace(lists, denied=parse_denied(text, str(files.deny)))
+    return lists
 
 
 def as_live(tls: TlsFiles | LiveTls | None) -> LiveTls | None:
@@ -355,57 +353,6 @@ async def following(live: LiveTls | None) -> AsyncIterator[None]:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-
-
-def caller_identity(context: Context, live: LiveTls | None) -> Identity:
-    """Return who is calling over gRPC.
-
-    Args:
-        context: The call.
-        live: What certificates are held to; None where there is no TLS, and callers state who they are.
-
-    Raises:
-        UnauthenticatedError: The caller has no identity, or more than one.
-        CertificateRefusedError: Its certificate is good no more.
-    """
-    return peer_identity(context, insecure=True) if live is None else live.check(shown_in(context))
-
-
-def socket_caller(tls: ssl.SSLObject | None, stated: str, live: LiveTls | None) -> tuple[Identity, Presented]:
-    """Return who is at the other end of a socket, and what certificates prove it.
-
-    Args:
-        tls: The connection's; None for plain text.
-        stated: The URI that the peer states; counts only without TLS.
-        live: As `caller_identity`.
-
-    Raises:
-        UnauthenticatedError: The peer has no identity, or more than one.
-        CertificateRefusedError: Its certificate is good no more.
-    """
-    if live is not None:
-        shown = () if tls is None else peer_chain(tls)
-        return live.check(shown), shown
-    try:
-        return identity_from_uri(stated), ()
-    except NameRefusedError as error:
-        raise UnauthenticatedError(f"the peer's identity cannot be used: {error}") from error
-
-
-def hold(live: LiveTls | None, end: Standing, presented: Presented) -> None:
-    """Have a connection closed when the peer's certificate is good no more; without TLS there is none."""
-    if live is not None:
-        live.hold(end, presented)
-
-
-def holding(live: LiveTls | None) -> Callable[[Context, Standing], None]:
-    """Return what holds a stream to the certificate of its caller."""
-    return lambda context, end: hold(live, end, shown_in(context) if live is not None else b"")
-
-
-def shown_in(context: Context) -> bytes:
-    """Return the certificate of a call's caller, in PEM; empty where it has none."""
-    return next(iter(context.auth_context().get(_PEM, ())), b"")
 
 
 def _utc_now() -> datetime:

@@ -58,16 +58,13 @@ class Lists:
         crls: The revocation lists.
         denied: SHA-256 of public keys, in hex.
         accepts_stale: Whether a list whose time is over still counts; else nothing of its CA is taken.
+        exist: Whether there is any list, be it empty.
     """
 
     crls: tuple[Crl, ...] = ()
     denied: frozenset[str] = frozenset()
     accepts_stale: bool = False
-
-    @property
-    def are_empty(self) -> bool:
-        """Whether there is no list at all."""
-        return not self.crls and not self.denied
+    exist: bool = False
 
     def listed(self, certificate: x509.Certificate) -> str | None:
         """Return why a certificate is refused by name, None where it is not."""
@@ -168,7 +165,7 @@ def _checked(crl: x509.CertificateRevocationList, source: str, known: Sequence[x
         raise CertificateError(f"{source}: the list of {name} is from {stamp(made)} ({clock}); set the clock")
     if ends is None:
         raise CertificateError(f"{source}: the list of {name} does not say when the next one comes; {_FIX}")
-    return Crl(crl.issuer, _number(crl), made, ends, frozenset(each.serial_number for each in crl))
+    return Crl(crl.issuer, number_of(crl), made, ends, frozenset(each.serial_number for each in crl))
 
 
 def _may_sign_lists(authority: x509.Certificate) -> bool:
@@ -185,7 +182,8 @@ def _is_list_of(crl: x509.CertificateRevocationList, authority: x509.Certificate
         return False
 
 
-def _number(crl: x509.CertificateRevocationList) -> int | None:
+def number_of(crl: x509.CertificateRevocationList) -> int | None:
+    """Return the number of a list, which grows with every one of its CA; None where it has none."""
     try:
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:

@@ -33,12 +33,12 @@ def dialling_context(files: TlsFiles) -> ssl.SSLContext:
     return _contexts(files).dialling
 
 
-def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
+def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
     """Return the chain that a handshake verified, up to the CA: a DER per certificate, leaf first."""
     if sys.version_info >= (3, 13):
         return tuple(tls.get_verified_chain())
     # what became public in 3.13
-    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in tls._sslobj.get_verified_chain())  # type: ignore[attr-defined]  # noqa: SLF001
+    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in tls._sslobj.get_verified_chain())  # type: ignore[union-attr]  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True)

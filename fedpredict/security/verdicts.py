@@ -128,13 +128,13 @@ def _problem_of(chain: Sequence[x509.Certificate], state: InForce, now: datetime
     """
     try:
         certificates.check_dates(chain[0], "it", now)
-        if state.lists.are_empty:
+        if not state.lists.exist:
             return None
         path = certificates.verified_path(
             chain, (*state.authorities, *state.material.chain[1:]), state.authorities, now
         )
     except CertificateError as error:
-        return str(error)
+        return str(error).removeprefix("it: ")
     for each in path:
         is_root = each.issuer == each.subject  # `trusted` has left out those that are refused
         problem = None if is_root else state.lists.problem_of(each, now)
