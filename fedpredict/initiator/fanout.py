@@ -69,7 +69,9 @@ class Dialler:
 
         stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
         preface = Preface(stated, compress=compression is not Compression.NONE)
-        trouble = Trouble("party.unreachable", {"party": party}, address, server_name(party), live)
+        trouble = Trouble(
+            "party.unreachable", {"party": party}, address, server_name(party), live.files if live else None
+        )
 
         def way(calls: str) -> tuple[LinkPool, UnaryParty, Linker]:
             pool, unary = LinkPool(who, calls), UnaryParty(who, channel, metadata=metadata)

@@ -109,8 +109,9 @@ class _Place:
     carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        fields = {"party": self.party, "address": self.address}
-        self.trouble = Trouble("initiator.unreachable", fields, self.address, server_name(self.party), self.tls)
+        fields = {"party": self.party}
+        files = self.tls.files if self.tls else None
+        self.trouble = Trouble("initiator.unreachable", fields, self.address, server_name(self.party), files)
 
     async def run(self) -> None:
         """Keep linked until cancelled."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner
 
 from fedpredict.cli.certs import app
@@ -107,3 +108,26 @@ def test_days_set_the_lifetime(ca: Path, tmp_path: Path) -> None:
     certs("issue", "--ca", ca, "--party", "lab", "--out", tmp_path / "lab", "--days", 7)
     (shown,) = json.loads(certs("show", tmp_path / "lab" / "lab.pem", "--json"))
     assert shown["days_left"] == 6
+
+
+def test_the_keeper_of_the_ca_revokes_and_everybody_can_see_it(ca: Path, tmp_path: Path) -> None:
+    for party in ("lab", "shop"):
+        certs("issue", "--ca", ca, "--party", party, "--out", tmp_path)
+    made = json.loads(certs("revoke", tmp_path / "lab.pem", "--ca", ca, "--days", "30", "--json"))
+    assert made["path"] == str(ca / "ca.crl")
+    again = json.loads(certs("revoke", "--ca", ca, "--serial", "0A:BC", "--json"))
+    assert (made["number"], again["number"]) == (1, 2)
+    assert again["revoked"] == [*made["revoked"], "ABC"]
+    shown = certs("show", ca / "ca.crl", tmp_path / "lab.pem", tmp_path / "shop.pem", "--json")
+    lab, shop, listed = json.loads(shown)
+    of_lab = x509.load_pem_x509_certificate((tmp_path / "lab.pem").read_bytes())
+    assert int(listed["revoked"][0], 16) == of_lab.serial_number
+    assert (lab["identity"], shop["identity"]) == ("fedpredict://party/lab", "fedpredict://party/shop")
+    text = certs("revoke", "--ca", ca)
+    assert "for `crl` in [tls]" in text
+    assert "nobody of this CA is believed" in text
+    assert "fedpredict federation CA" in certs("show", ca / "ca.crl")
+
+
+def test_what_is_no_serial_number_is_refused(ca: Path) -> None:
+    assert "is no serial number in hex" in " ".join(usage_error("revoke", "--ca", ca, "--serial", "who?").split())
