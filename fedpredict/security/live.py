@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the files are looked at; a new certificate is taken at the second look that finds the same files."""
+_SWEEP = timedelta(seconds=10)
+"""How often connections are held to the clock; to lists as soon as these have changed."""
 WARN_DAYS = 30
 """So long before the end the log says daily that a certificate ends."""
 CRL_WARNING = timedelta(days=7)
@@ -94,7 +96,8 @@ class LiveTls:
         self._check_own(self._state)
         self._verdicts = Verdicts(self._now)
         self._reading = threading.Lock()
-        self._held: weakref.WeakKeyDictionary[Standing, Presented] = weakref.WeakKeyDictionary()
+        self._held: weakref.WeakKeyDictionary[Standing, tuple[Presented, ...]] = weakref.WeakKeyDictionary()
+        self._swept = self._state, self._now()
         self._warned = datetime.min.replace(tzinfo=UTC)
 
     @property
@@ -182,17 +185,26 @@ class LiveTls:
         self.check(proof[0])
 
     def hold(self, end: Standing, presented: Presented) -> None:
-        """Have a connection closed when the peer's certificate is good no more; only as long as it is there."""
-        self._held[end] = presented
+        """Have a connection closed when what the peer showed is good no more; only as long as it is there."""
+        self._held[end] = (*self._held.get(end, ()), presented)
+        self._close_refused(end)
 
     def sweep(self) -> None:
-        """Close what stands on certificates that are good no more."""
-        for end, presented in list(self._held.items()):
-            try:
+        """Close what stands on certificates that are good no more: at once when something has changed."""
+        state, now = self._state, self._now()
+        if state is self._swept[0] and now < self._swept[1] + _SWEEP:
+            return
+        self._swept = state, now
+        for end in list(self._held):
+            self._close_refused(end)
+
+    def _close_refused(self, end: Standing) -> None:
+        try:
+            for presented in self._held.get(end, ()):
                 self.check(presented)
-            except (CertificateRefusedError, UnauthenticatedError) as error:
-                self._held.pop(end, None)
-                end.close(str(error))
+        except (CertificateRefusedError, UnauthenticatedError) as error:
+            self._held.pop(end, None)
+            end.close(str(error))
 
     # what changes
 

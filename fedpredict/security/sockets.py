@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedpredict.errors import CertificateError
 from fedpredict.security.tls import TlsFiles, TlsMaterial, read_tls
@@ -111,7 +112,7 @@ def _without_resumption(context: ssl.SSLContext) -> ssl.SSLContext:
 @contextmanager
 def _pem_file(content: bytes) -> Iterator[str]:
     """Give the name of a file with this content, which no other user can read; `ssl` reads nothing but files."""
-    if not hasattr(os, "memfd_create"):
+    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").exists():
         with tempfile.NamedTemporaryFile() as file:
             file.write(content)
             file.flush()
