@@ -113,10 +113,9 @@ class InitiatorServer:
         self._buckets: BucketPart | None = None
         self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
-        self._address = settings.listen
+        self._address, self._link_address = settings.listen, ""
         self._http_address: str | None = None
         self._http_edge: HttpServer | None = None
-        self._link_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()

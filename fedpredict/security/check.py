@@ -128,6 +128,10 @@ _EXPLANATIONS = {
         "the certificate at {address} ({presented}) is not valid before {not_before}; the clock here says {clock}",
         f"{_CLOCK} of this machine; otherwise it was made too early",
     ),
+    Failure.CHAIN_DATES: (
+        "a CA's certificate behind the one at {address} ({presented}) is not valid now: {detail}; the clock: {clock}",
+        f"the CA, or one between, must be renewed there and in {{ca}}; {_CLOCK} of this machine",
+    ),
     Failure.OTHER_NAME: (
         "{address} is not {name}: it has the certificate of {presented}",
         "correct the address, or the party's id in the settings",
@@ -212,7 +216,8 @@ def _check_identity(leaf: x509.Certificate, source: str, identity: Identity) -> 
 
 
 def _validity(path: Path, holder: x509.Certificate, now: datetime) -> Finding:
-    what = f"{path} is valid until {stamp(holder.not_valid_after_utc)}"
+    days = (holder.not_valid_after_utc - now).days
+    what = f"{path} is valid until {stamp(holder.not_valid_after_utc)}, {days} days"
     try:
         certificates.check_dates(holder, str(path), now)
     except CertificateError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum, auto
 
 from cryptography import x509
@@ -33,6 +34,7 @@ class Failure(Enum):
     OTHER_CA = auto()
     EXPIRED = auto()
     NOT_YET_VALID = auto()
+    CHAIN_DATES = auto()
     OTHER_NAME = auto()
     OTHER_USE = auto()
     REJECTED = auto()
@@ -110,8 +112,17 @@ def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: floa
     except (OSError, UnicodeError) as error:
         return Handshake(_unreached(error), str(error))
     if outcome.failure in set(_BY_VERIFY_CODE.values()):
-        return Handshake(outcome.failure, outcome.detail, _presented((host, int(port)), timeout_s))
+        presented = _presented((host, int(port)), timeout_s)
+        return Handshake(_dated(outcome.failure, presented), outcome.detail, presented)
     return outcome
+
+
+def _dated(failure: Failure | None, presented: x509.Certificate | None) -> Failure | None:
+    """Return the failure; where OpenSSL speaks of a date, and the certificate itself is valid, that of its chain."""
+    if failure not in {Failure.EXPIRED, Failure.NOT_YET_VALID} or presented is None:
+        return failure
+    is_valid = presented.not_valid_before_utc <= datetime.now(UTC) <= presented.not_valid_after_utc
+    return Failure.CHAIN_DATES if is_valid else failure
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

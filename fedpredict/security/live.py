@@ -120,6 +120,12 @@ class LiveTls:
         """What this end proves, now: another object when it is another certificate."""
         return self._state.material
 
+    def tell(self) -> None:
+        """Log which certificate is in force, and for how long."""
+        leaf = self._state.material.chain[0]
+        extra = {"certificate": str(self.files.certificate), "serial": f"{leaf.serial_number:X}"}
+        logger.info("tls.certificate_taken", extra={**extra, "days_left": (self.ends - self._now()).days})
+
     # what this end shows
 
     def server_credentials(self) -> grpc.ServerCredentials:
@@ -239,9 +245,7 @@ class LiveTls:
             logger.error("tls.certificate_not_taken", extra=extra)  # noqa: TRY400  not a defect
             return
         self._state = state
-        leaf = state.material.chain[0]
-        extra = {"certificate": str(self.files.certificate), "serial": f"{leaf.serial_number:X}"}
-        logger.info("tls.certificate_taken", extra={**extra, "days_left": (self.ends - self._now()).days})
+        self.tell()
 
     def _take_lists(self) -> None:
         if not self._listed.paths:
@@ -358,6 +362,8 @@ async def following(live: LiveTls | None) -> AsyncIterator[None]:
             except Exception:  # the edge of a background task: it must go on, and say what happened
                 logger.exception("tls.look_failed")
 
+    if live is not None:
+        live.tell()
     task = None if live is None else asyncio.create_task(follow(live))
     try:
         yield

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ class Changing(Certificates):
             denied.write_text("")
         return replace(files, deny=denied, crl=self.crl)
 
-    def renew(self, who: Identity) -> str:
+    def renew(self, who: Identity, days: int = 90) -> str:
         """Put a new key and certificate in the place of the old ones; return its serial number."""
         files = self.of(who.name, who.kind)
-        certs.issue(self.ca, who, files.key.parent, force=True)
+        certs.issue(self.ca, who, files.key.parent, days=days, force=True)
         return serial_of(files)
 
     def deny(self, at: str, *refused: TlsFiles) -> None:
@@ -174,6 +175,37 @@ async def test_no_call_fails_while_both_sides_change_their_certificates(world: W
     # what is dialled from here on is greeted with the new certificates on both sides
     remote = await world.remote(lab.address)
     await remote.hello(deadline_s=ANSWERS_IN_S)
+
+
+async def test_no_call_fails_when_the_certificate_that_a_link_began_with_ends(
+    world: World, certificates: Changing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ahead = timedelta()
+    monkeypatch.setattr(live, "_utc_now", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr(live, "_SWEEP", timedelta())
+    monkeypatch.setattr(links, "BRIDGE_S", ANSWERS_IN_S)
+    before = certificates.renew(BANK, days=10)
+    lab, bank = await linked(world)
+    stop, answered = asyncio.Event(), 0
+
+    async def ask() -> None:
+        nonlocal answered
+        while not stop.is_set():
+            assert (await world.predict(bank)).predictions[:, 0].tolist() == BOTH
+            answered += 1
+
+    asking = [asyncio.create_task(ask()) for _ in range(3)]
+    after = certificates.renew(BANK)
+    await is_so(lambda: told_serial(bank) == after)
+    ahead = timedelta(days=11)
+    await is_so(lambda: any(each["serial"] == before for each in told(caplog, "certificate.refused")))
+    wanted = answered + 6
+    while answered < wanted and not any(each.done() for each in asking):
+        await asyncio.sleep(0.02)
+    stop.set()
+    await asyncio.gather(*asking)
+    assert lab.n_links > 0
+    assert {each["serial"] for each in told(caplog, "certificate.refused")} == {before}
 
 
 @pytest.mark.parametrize("over", ["socket", "grpc"])

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpredict.security import certs, crls
+from fedpredict.security.authority import Authority, key_pem, new_key, new_leaf
+from fedpredict.security.certificate import parse_key
 from fedpredict.security.check import Finding, Level, check_files, explain_handshake
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, server_credentials, server_name
@@ -389,3 +391,30 @@ def test_lists_that_cannot_be_read_or_hold_our_own_certificate_are_problems(
     assert problem.what == f"{certificates.lab.certificate}: its key is denied here"
     denied.write_text("")
     assert [each.what for each in check_files(files, LAB, NOW)][-1] == f"{denied} denies 0 keys"
+
+
+async def test_a_ca_that_expired_is_told_from_a_certificate_that_did(
+    certificates: Certificates, serve: Serve, tmp_path: Path
+) -> None:
+    """The certificate is good; the authority that signed it ended yesterday."""
+    ended = certs.create_ca(tmp_path / "ca", "an old CA", days=10, now=NOW - timedelta(days=11))
+    authority = Authority(
+        x509.load_pem_x509_certificate(ended.certificate.read_bytes()), parse_key(ended.key.read_bytes(), "ca.key")
+    )
+    key = new_key()
+    leaf = new_leaf(authority, LAB, key.public_key(), 5, NOW - timedelta(days=11))
+    builder = x509.CertificateBuilder(
+        leaf.issuer, leaf.subject, key.public_key(), 9, NOW - timedelta(days=1), NOW + timedelta(days=1)
+    )
+    for each in leaf.extensions:
+        builder = builder.add_extension(each.value, critical=each.critical)
+    files = certs.leaf_files(tmp_path, "lab")
+    files.certificate.write_bytes(builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(key_pem(key))
+    files.ca.write_bytes(ended.certificate.read_bytes())
+    address = await serve(raw_credentials(files), answer)
+    trusting = TlsFiles(ended.certificate, certificates.hospital.certificate, certificates.hospital.key)
+    finding = await explain(address, trusting)
+    assert finding.what.startswith(f"a CA's certificate behind the one at {address} (party lab) is not valid now")
+    assert "expired" in finding.what
+    assert "set the clock" in finding.fix
