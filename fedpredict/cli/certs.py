@@ -10,6 +10,7 @@ import typer
 
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.security import certs, crls
+from fedpredict.security.files import PUBLIC, write_file
 from fedpredict.security.identity import Identity, IdentityKind
 
 app = typer.Typer(help="Make and read certificates: who a party is to the others.", no_args_is_help=True)
@@ -111,13 +112,18 @@ def revoke(
     serials: Annotated[
         list[str] | None, typer.Option("--serial", help="The serial number of one, in hex, where no file is at hand.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The list; default: ca.crl in the CA's directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A copy of the list, which is kept as ca.crl beside the CA.")
+    ] = None,
     days: Annotated[int, typer.Option("--days", help="In so many days there must be a newer list.")] = crls.CRL_DAYS,
     as_json: JsonFlag = False,
 ) -> None:
     """Add certificates to the CA's revocation list; without any, make the list anew before its time is over."""
     numbers = [_serial(each) for each in serials or ()]
-    report = crls.revoke(certs.ca_files(ca), files or (), numbers, out=out or crls.crl_file(ca), days=days)
+    kept = crls.crl_file(ca)
+    report = crls.revoke(certs.ca_files(ca), files or (), numbers, kept=kept, days=days)
+    if out is not None:
+        write_file(out, kept.read_bytes(), mode=PUBLIC, force=True)
     output = Output(as_json=as_json)
     output.fields(asdict(report))
     output.say(f"Next: give {report.path} to every party, for `crl` in [tls]; it counts a moment after it is there.")

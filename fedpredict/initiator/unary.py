@@ -29,6 +29,8 @@ _OFFLINE = {
 }
 """The body of a frame -> the method that takes the same message."""
 
+_APART = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAUTHENTICATED})
+"""After these a hello is needed before the party counts as met."""
 _LEAVE_S = 60.0
 """So long calls under way may take on a connection that was left for one with a newer certificate."""
 
@@ -155,7 +157,7 @@ class UnaryParty:
         try:
             data = await call(request.SerializeToString(), timeout=deadline_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+            if error.code() in _APART:
                 self._greeted = False
             raise self._who.translate(error.code(), str(error.details()), error_from_rpc(error)) from error
         except asyncio.CancelledError as error:

@@ -44,7 +44,7 @@ class CrlReport:
 
 
 def crl_file(directory: Path) -> Path:
-    """Return where an authority's list is in its directory."""
+    """Return where an authority's list is kept, in its directory."""
     return directory / "ca.crl"
 
 
@@ -53,7 +53,7 @@ def revoke(
     files: Sequence[Path],
     serials: Sequence[int] = (),
     *,
-    out: Path,
+    kept: Path,
     days: int = CRL_DAYS,
     now: datetime | None = None,
 ) -> CrlReport:
@@ -63,7 +63,7 @@ def revoke(
         ca: The authority.
         files: Certificates that it signed.
         serials: Serial numbers of such, where no file is at hand.
-        out: The list: read where it is there, and replaced in one step.
+        kept: The list, of which there must be one alone: read where it is there, and replaced in one step.
         days: In so many there must be a newer list.
         now: The moment of making; default: this one.
 
@@ -72,12 +72,12 @@ def revoke(
     """
     now = now or datetime.now(UTC)
     authority = read_authority(ca, now)
-    number, entries = _before(out, authority, now)
+    number, entries = _before(kept, authority, now)
     for serial in (*(_serial_of(path, authority) for path in files), *serials):
         entries.setdefault(serial, new_revocation(serial, now))
     crl = new_crl(authority, entries.values(), number + 1, days, now)
-    write_file(out, crl.public_bytes(Encoding.PEM), mode=PUBLIC, force=True)
-    return describe_crls(out, now)[0]
+    write_file(kept, crl.public_bytes(Encoding.PEM), mode=PUBLIC, force=True)
+    return describe_crls(kept, now)[0]
 
 
 def describe_crls(path: Path, now: datetime | None = None) -> list[CrlReport]:
@@ -99,13 +99,13 @@ def is_crl(path: Path) -> bool:
     return b"-----BEGIN X509 CRL-----" in certificates.read_bytes(path, "certificate")
 
 
-def _before(out: Path, authority: Authority, now: datetime) -> tuple[int, dict[int, x509.RevokedCertificate]]:
+def _before(kept: Path, authority: Authority, now: datetime) -> tuple[int, dict[int, x509.RevokedCertificate]]:
     """Return the number and the entries of the list that is there."""
-    if not out.exists():
+    if not kept.exists():
         return 0, {}
-    data = certificates.read_bytes(out, "revocation list")
-    checked: tuple[Crl, ...] = parse_crls(data, str(out), [authority.certificate], now)
-    return checked[0].number or 0, {each.serial_number: each for each in load_crls(data, str(out))[0]}
+    data = certificates.read_bytes(kept, "revocation list")
+    checked: tuple[Crl, ...] = parse_crls(data, str(kept), [authority.certificate], now)
+    return checked[0].number or 0, {each.serial_number: each for each in load_crls(data, str(kept))[0]}
 
 
 def _serial_of(path: Path, authority: Authority) -> int:

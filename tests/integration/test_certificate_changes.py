@@ -47,7 +47,7 @@ class Changing(Certificates):
         super().__init__(folder)
         self.ca: CaFiles = self._ca
         self.crl = folder / "ca.crl"
-        crls.revoke(self.ca, [], out=self.crl)
+        crls.revoke(self.ca, [], kept=self.crl)
 
     @override
     def of(self, name: str, kind: IdentityKind = IdentityKind.PARTY) -> TlsFiles:
@@ -225,6 +225,7 @@ async def test_an_initiator_that_is_denied_loses_its_links_and_gets_no_answer(
     with pytest.raises(PartyRefusedError, match="UNAUTHENTICATED: the certificate is not accepted"):
         await remote.hello(deadline_s=ANSWERS_IN_S)
     assert lab.n_links == 0
+    assert remote.carriers == {}
     refused = told(caplog, "certificate.refused")[0]
     assert refused["serial"] == serial_of(certificates.of("bank"))
     assert refused["subject"] == "CN=bank,O=fedpredict party"
@@ -335,7 +336,7 @@ async def test_a_client_that_is_revoked_is_refused_on_every_edge_at_once(world: 
     async with channel, AsyncClient(bank.address, server_party="bank", tls=files) as client:
         await client.predict("m", ["u1"], timeout_s=ANSWERS_IN_S)
 
-        crls.revoke(certificates.ca, [files.certificate], out=certificates.crl)
+        crls.revoke(certificates.ca, [files.certificate], kept=certificates.crl)
 
         async with asyncio.timeout(ANSWERS_IN_S):
             with suppress(grpc.aio.AioRpcError):

@@ -115,7 +115,9 @@ def test_the_keeper_of_the_ca_revokes_and_everybody_can_see_it(ca: Path, tmp_pat
         certs("issue", "--ca", ca, "--party", party, "--out", tmp_path)
     made = json.loads(certs("revoke", tmp_path / "lab.pem", "--ca", ca, "--days", "30", "--json"))
     assert made["path"] == str(ca / "ca.crl")
-    again = json.loads(certs("revoke", "--ca", ca, "--serial", "0A:BC", "--json"))
+    copy = tmp_path / "copy.crl"
+    again = json.loads(certs("revoke", "--ca", ca, "--serial", "0A:BC", "--out", copy, "--json"))
+    assert copy.read_bytes() == (ca / "ca.crl").read_bytes()
     assert (made["number"], again["number"]) == (1, 2)
     assert again["revoked"] == [*made["revoked"], "ABC"]
     shown = certs("show", ca / "ca.crl", tmp_path / "lab.pem", tmp_path / "shop.pem", "--json")

@@ -330,7 +330,7 @@ async def test_a_server_that_is_on_a_list_is_a_problem_although_the_handshake_is
     denied, crl = tmp_path / "denied.txt", tmp_path / "ca.crl"
     report = certs.describe(certificates.lab.certificate)
     denied.write_text(report.key_fingerprint if how == "denied" else "")
-    crls.revoke(certificates.ca, [certificates.lab.certificate] if how == "revoked" else [], out=crl)
+    crls.revoke(certificates.ca, [certificates.lab.certificate] if how == "revoked" else [], kept=crl)
     address = await serve(server_credentials(certificates.lab), answer)
     finding = await explain(address, replace(certificates.hospital, deny=denied, crl=crl))
     assert finding.level is Level.PROBLEM
@@ -373,7 +373,7 @@ def test_a_revocation_list_has_a_finding_of_its_own(
 ) -> None:
     crl = tmp_path / "ca.crl"
     made = NOW - timedelta(days=10)
-    crls.revoke(certificates.ca, [certificates.hospital.certificate], out=crl, days=days + 10, now=made)
+    crls.revoke(certificates.ca, [certificates.hospital.certificate], kept=crl, days=days + 10, now=made)
     files = replace(certificates.lab, crl=crl, accepts_stale_crl=accepts)
     (finding,) = [each for each in check_files(files, LAB, NOW) if str(crl) in each.what]
     assert (finding.level, told in finding.what) == (level, True)

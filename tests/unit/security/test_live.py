@@ -61,7 +61,7 @@ def files(certificates: Certificates, tmp_path: Path) -> TlsFiles:
     mine = certs.leaf_files(folder, "hospital")
     denied, crl = tmp_path / "denied.txt", tmp_path / "ca.crl"
     denied.write_text("")
-    crls.revoke(certificates.ca, [], out=crl)
+    crls.revoke(certificates.ca, [], kept=crl)
     return replace(mine, deny=denied, crl=crl)
 
 
@@ -199,7 +199,7 @@ def test_a_revoked_certificate_is_refused_and_another_of_the_same_party_is_not(
     assert files.crl is not None
     live = LiveTls(files)
     second = certs.issue(certificates.ca, LAB, tmp_path / "second")
-    crls.revoke(certificates.ca, [certificates.lab.certificate], out=files.crl)
+    crls.revoke(certificates.ca, [certificates.lab.certificate], kept=files.crl)
     live.look()
     with pytest.raises(CertificateRefusedError, match="revoked by CN=the federation's CA"):
         live.check(pem(certificates.lab))
@@ -211,7 +211,7 @@ def test_an_older_list_does_not_take_the_place_of_the_present_one(
 ) -> None:
     assert files.crl is not None
     old = files.crl.read_bytes()
-    crls.revoke(certificates.ca, [certificates.lab.certificate], out=files.crl)
+    crls.revoke(certificates.ca, [certificates.lab.certificate], kept=files.crl)
     live = LiveTls(files)
     files.crl.write_bytes(old)
     live.look()
@@ -290,7 +290,7 @@ def test_one_s_own_certificate_on_a_list_stops_the_start_and_is_told_later(
 ) -> None:
     live = LiveTls(files)
     assert files.crl is not None
-    crls.revoke(certificates.ca, [files.certificate, certificates.lab.certificate], out=files.crl)
+    crls.revoke(certificates.ca, [files.certificate, certificates.lab.certificate], kept=files.crl)
     live.look()
     assert len(events(caplog, "tls.own_certificate_refused")) == 1
     with pytest.raises(CertificateRefusedError):  # the list holds all the same
@@ -408,7 +408,7 @@ def test_a_ca_between_that_is_refused_takes_its_certificates_with_it(how: str, t
     plain = serialization.NoEncryption()
     key = between.root.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     root.key.write_bytes(key)
-    crls.revoke(root, [], out=crl)
+    crls.revoke(root, [], kept=crl)
     # gRPC shows the leaf alone: what lies between must be known
     between.files.ca.write_bytes(_text(between.root.certificate, between.middle.certificate))
     live = LiveTls(replace(between.files, deny=deny, crl=crl))
@@ -419,7 +419,7 @@ def test_a_ca_between_that_is_refused_takes_its_certificates_with_it(how: str, t
         (tmp_path / "middle.pem").write_bytes(_text(between.middle.certificate))
         deny.write_text(certs.describe(tmp_path / "middle.pem").key_fingerprint)
     else:
-        crls.revoke(root, [], [77], out=crl)
+        crls.revoke(root, [], [77], kept=crl)
     live.look()
     for presented in (whole, alone):
         with pytest.raises(CertificateRefusedError):

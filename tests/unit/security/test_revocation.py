@@ -56,7 +56,7 @@ def made_by_hand(ca: CaFiles, *critical: x509.ExtensionType) -> bytes:
 def test_openssl_refuses_what_was_revoked_and_nothing_else(ca: CaFiles, tmp_path: Path) -> None:
     lab, hospital = (certs.issue(ca, who, tmp_path / who.name) for who in (LAB, HOSPITAL))
     crl = tmp_path / "ca.crl"
-    report = crls.revoke(ca, [lab.certificate], out=crl)
+    report = crls.revoke(ca, [lab.certificate], kept=crl)
 
     check = ("verify", "-crl_check", "-CAfile", ca.certificate, "-CRLfile", crl)
     assert "certificate revoked" in openssl(*check, lab.certificate)
@@ -70,11 +70,11 @@ def test_openssl_refuses_what_was_revoked_and_nothing_else(ca: CaFiles, tmp_path
 def test_a_list_grows_and_is_made_anew(ca: CaFiles, tmp_path: Path) -> None:
     lab, hospital = (certs.issue(ca, who, tmp_path / who.name) for who in (LAB, HOSPITAL))
     crl = tmp_path / "ca.crl"
-    first = crls.revoke(ca, [lab.certificate], out=crl)
+    first = crls.revoke(ca, [lab.certificate], kept=crl)
     older = read(crl, ca)
     serial = certificate_of(hospital.certificate).serial_number
-    second = crls.revoke(ca, [lab.certificate], [serial], out=crl)
-    third = crls.revoke(ca, [], out=crl, days=5)
+    second = crls.revoke(ca, [lab.certificate], [serial], kept=crl)
+    third = crls.revoke(ca, [], kept=crl, days=5)
 
     assert [each.number for each in (first, second, third)] == [1, 2, 3]
     assert len(second.revoked) == len(third.revoked) == 2
@@ -88,23 +88,23 @@ def test_only_certificates_of_the_ca_are_revoked(ca: CaFiles, tmp_path: Path) ->
     other = certs.create_ca(tmp_path / "other", "another CA")
     lab = certs.issue(other, LAB, tmp_path / "lab")
     with pytest.raises(CertificateError, match=r"lab\.pem: .* was not signed by this CA"):
-        crls.revoke(ca, [lab.certificate], out=tmp_path / "ca.crl")
-    crls.revoke(other, [lab.certificate], out=tmp_path / "other.crl")
+        crls.revoke(ca, [lab.certificate], kept=tmp_path / "ca.crl")
+    crls.revoke(other, [lab.certificate], kept=tmp_path / "other.crl")
     with pytest.raises(CertificateError, match="not signed by a CA of the `ca` file"):
-        crls.revoke(ca, [], out=tmp_path / "other.crl")
+        crls.revoke(ca, [], kept=tmp_path / "other.crl")
 
 
 def test_a_list_in_der_is_read_too(ca: CaFiles, tmp_path: Path) -> None:
     crl, der = tmp_path / "ca.crl", tmp_path / "ca.der"
-    crls.revoke(ca, [], [0xABC], out=crl)
+    crls.revoke(ca, [], [0xABC], kept=crl)
     openssl("crl", "-in", crl, "-outform", "DER", "-out", der)
     assert read(der, ca).revoked == {0xABC}
 
 
 def test_a_file_holds_the_lists_of_several_cas(ca: CaFiles, tmp_path: Path) -> None:
     other = certs.create_ca(tmp_path / "other", "another CA")
-    crls.revoke(ca, [], [1], out=tmp_path / "a")
-    crls.revoke(other, [], [2], out=tmp_path / "b")
+    crls.revoke(ca, [], [1], kept=tmp_path / "a")
+    crls.revoke(other, [], [2], kept=tmp_path / "b")
     data = (tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes()
     authorities = [certificate_of(each.certificate) for each in (ca, other)]
     assert [crl.revoked for crl in parse_crls(data, "both", authorities, NOW)] == [{1}, {2}]
@@ -126,7 +126,7 @@ def test_what_is_no_list_is_named(ca: CaFiles, data: bytes, told: str) -> None:
 def test_a_list_that_somebody_else_signed_is_refused(ca: CaFiles, tmp_path: Path) -> None:
     """Also under the name of the CA: the key counts."""
     forger = certs.create_ca(tmp_path / "forger", "the federation's CA")
-    crls.revoke(forger, [], [1], out=tmp_path / "ca.crl")
+    crls.revoke(forger, [], [1], kept=tmp_path / "ca.crl")
     with pytest.raises(CertificateError, match="not signed by a CA of the `ca` file"):
         read(tmp_path / "ca.crl", ca)
 
@@ -141,7 +141,7 @@ def test_a_list_that_is_not_whole_is_refused(ca: CaFiles) -> None:
 
 
 def test_a_list_from_the_future_is_refused_with_the_clock(ca: CaFiles, tmp_path: Path) -> None:
-    crls.revoke(ca, [], out=tmp_path / "ca.crl", now=NOW + timedelta(days=3))
+    crls.revoke(ca, [], kept=tmp_path / "ca.crl", now=NOW + timedelta(days=3))
     with pytest.raises(CertificateError, match=r"this machine's clock says .*; set the clock"):
         read(tmp_path / "ca.crl", ca)
 
