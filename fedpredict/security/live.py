@@ -217,9 +217,10 @@ class LiveTls:
     def look(self) -> None:
         """Read again what has changed on the disk; what cannot be used is logged, and leaves the old in force."""
         with self._reading:
-            if self._own.has_changed():
+            is_renewed = self._own.has_changed()
+            if is_renewed:
                 self._take_certificate()
-            if self._listed.has_changed():
+            if self._listed.has_changed() or is_renewed:  # a list may have waited for its CA
                 self._take_lists()
         self._warn()
 
@@ -276,8 +277,13 @@ class LiveTls:
             raise CertificateError(f"{self.files.certificate}: belongs to {found}, and this process is {self.identity}")
 
     def _check_newer(self, lists: Lists) -> None:
-        """Check that nobody put a list back that was in force before the present one."""
+        """Check that nobody put a list back that was in force before the present one, or left one out."""
+        listed = {new.issuer for new in lists.crls}
+        trusted = {each.subject for each in self._state.material.authorities}
         for old in self.lists.crls:
+            if old.issuer in trusted - listed:
+                told = f"the list of {old.issuer.rfc4514_string()} is missing; put it back, or take that CA out of `ca`"
+                raise CertificateError(f"{self.files.crl}: {told}")
             if any(new.is_older_than(old) for new in lists.crls):
                 told = f"the list of {old.issuer.rfc4514_string()} is older than the one in force; put the newest there"
                 raise CertificateError(f"{self.files.crl}: {told}")

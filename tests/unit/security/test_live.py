@@ -221,6 +221,42 @@ def test_an_older_list_does_not_take_the_place_of_the_present_one(
     assert "older than the one in force" in vars(told)["reason"]
 
 
+def test_a_ca_s_list_is_not_left_out_while_the_ca_is_trusted(
+    certificates: Certificates, files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert files.crl is not None
+    other = certs.create_ca(tmp_path / "other", "the next CA")
+    both = certificates.ca.certificate.read_bytes() + other.certificate.read_bytes()
+    files.ca.write_bytes(both)
+    crls.revoke(certificates.ca, [certificates.lab.certificate], kept=files.crl)
+    live = LiveTls(files)
+    crls.revoke(other, [], kept=tmp_path / "other.crl")
+    files.crl.write_bytes((tmp_path / "other.crl").read_bytes())
+    live.look()
+    assert "CN=the federation's CA is missing" in vars(events(caplog, "tls.lists_not_taken")[0])["reason"]
+    with pytest.raises(CertificateRefusedError):
+        live.check(pem(certificates.lab))
+
+
+def test_a_list_that_comes_before_its_ca_is_taken_with_it(
+    certificates: Certificates, files: TlsFiles, tmp_path: Path
+) -> None:
+    assert files.crl is not None
+    live = LiveTls(files)
+    other = certs.create_ca(tmp_path / "other", "the next CA")
+    lab = certs.issue(other, LAB, tmp_path / "lab")
+    crls.revoke(other, [lab.certificate], kept=tmp_path / "other.crl")
+    files.crl.write_bytes(files.crl.read_bytes() + (tmp_path / "other.crl").read_bytes())
+    live.look()
+    assert len(live.lists.crls) == 1
+    files.ca.write_bytes(certificates.ca.certificate.read_bytes() + other.certificate.read_bytes())
+    live.look()
+    live.look()
+    assert len(live.lists.crls) == 2
+    with pytest.raises(CertificateRefusedError, match="revoked by CN=the next CA"):
+        live.check(pem(lab))
+
+
 @pytest.mark.parametrize("accepts", [False, True])
 def test_when_a_list_is_over_nobody_is_believed_unless_the_settings_say_so(
     accepts: bool, certificates: Certificates, files: TlsFiles, caplog: pytest.LogCaptureFixture
