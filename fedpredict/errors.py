@@ -32,6 +32,7 @@ FedPredictError
 ├── LeaseLostError            another process took the work over; nothing more was published
 ├── SecurityError
 │   ├── CertificateError      a certificate or key that cannot be used
+│   ├── CertificateRefusedError  a peer's certificate is good no more: expired, revoked or denied
 │   └── UnauthenticatedError  a caller without a party's certificate
 ├── ModelNotFoundError        no such model, or not this caller's: the same to the outside
 ├── ModelNotReadyError        known, but cannot be answered now
@@ -240,6 +241,10 @@ class SecurityError(FedPredictError):
 
 class CertificateError(SecurityError):
     """A certificate or key file cannot be used."""
+
+
+class CertificateRefusedError(SecurityError):
+    """A peer's certificate is good no more: it ended, or it is on a list of those that are refused."""
 
 
 class UnauthenticatedError(SecurityError):

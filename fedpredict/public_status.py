@@ -9,6 +9,7 @@ from fedpredict.errors import (
     AuditBrokenError,
     AuditUnavailableError,
     CertificateError,
+    CertificateRefusedError,
     ConfigError,
     DeadlineExceededError,
     EmptyRequestError,
@@ -109,6 +110,9 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     LeaseHeldError: INTERNAL,
     LeaseLostError: INTERNAL,
     CertificateError: INTERNAL,
+    CertificateRefusedError: PublicStatus(
+        Code.UNAUTHENTICATED, "the certificate is not accepted: it ended, or was revoked or denied"
+    ),
     UnauthenticatedError: PublicStatus(Code.UNAUTHENTICATED, "no identity of a party was proved"),
     FeedNotFoundError: PublicStatus(Code.NOT_FOUND, "no such view takes events"),
     ModelNotFoundError: PublicStatus(Code.NOT_FOUND, "no such model"),

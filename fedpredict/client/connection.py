@@ -28,6 +28,8 @@ class Target:
         metadata: Of every call.
         chunk_size: The most sample ids in one call.
         key: Equal for targets that may share a connection: the same server, the same caller.
+        name: The DNS name that the server must have; empty for plain text.
+        tls: This caller's files; None for plain text.
     """
 
     address: str
@@ -36,6 +38,8 @@ class Target:
     metadata: tuple[tuple[str, str], ...]
     chunk_size: int
     key: Hashable = field(repr=False)
+    name: str = ""
+    tls: TlsFiles | None = None
 
 
 def build_target(
@@ -65,11 +69,17 @@ def build_target(
             "a connection needs tls (the CA, a certificate, its key: `fedpredict certs`) and server_party (the party "
             "that runs the initiator, which its certificate must name); insecure=True works on loopback only"
         )
-    options = channel_options(server_name(check_party_id(server_party)))
+    if tls.crl is not None or tls.deny is not None:
+        raise ConfigError(
+            "tls has crl or deny: a client never sees its server's certificate, so that these lists would do nothing; "
+            "take them out, and replace the CA where a server is to be refused"
+        )
+    name = server_name(check_party_id(server_party))
+    options = channel_options(name)
     credentials = channel_credentials(tls)
     # what the files hold, not where they are: a renewed certificate is another caller's connection
     content = tuple(sha256(path.read_bytes()).digest() for path in (tls.ca, tls.certificate, tls.key))
-    return Target(address, credentials, options, (), chunk_size, (address, server_party, content))
+    return Target(address, credentials, options, (), chunk_size, (address, server_party, content), name, tls)
 
 
 def _plain_target(address: str, tls: TlsFiles | None, identity: Identity | None, chunk_size: int) -> Target:

@@ -38,9 +38,9 @@ from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import https_context
-from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, party_credentials, peer_identity
+from fedpredict.security.callers import admitting, caller_identity, holding
+from fedpredict.security.live import following, party_tls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.health import Health
@@ -97,8 +97,9 @@ class InitiatorServer:
         """
         self._settings = settings
         self._store = store
-        self._tls = tls
-        self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
+        self.tls = party_tls(settings.party, tls, insecure=settings.insecure)
+        """What this process proves and whom it believes; None for plain text."""
+        self._who_calls: WhoCalls = partial(caller_identity, live=self.tls)
         self._warehouse = warehouse
         self._features = features
         self._realtime = realtime
@@ -112,10 +113,9 @@ class InitiatorServer:
         self._buckets: BucketPart | None = None
         self._admission = Admission(Access(settings.clients), settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
-        self._address = settings.listen
+        self._address, self._link_address = settings.listen, ""
         self._http_address: str | None = None
         self._http_edge: HttpServer | None = None
-        self._link_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
         self._measured = StoreMetrics()
@@ -151,7 +151,7 @@ class InitiatorServer:
             logger.info("initiator.listening_http", extra={"address": self._http_address})
         if self._settings.http_insecure:
             logger.warning("initiator.http_insecure", extra={"meaning": "HTTP callers state who they are"})
-        if self._credentials is None:
+        if self.tls is None:
             logger.warning("initiator.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.clients:
             logger.warning("initiator.no_clients", extra={"meaning": "nobody may ask; see [clients]"})
@@ -171,10 +171,6 @@ class InitiatorServer:
     @property
     def _access(self) -> Access:
         return Access(self._settings.clients)
-
-    @property
-    def _who_calls(self) -> WhoCalls:
-        return partial(peer_identity, insecure=self._settings.insecure)
 
     async def _simulated(self) -> tuple[Predicts, Models]:
         logger.warning("initiator.simulates", extra={"meaning": "every answer is made up"})
@@ -218,7 +214,7 @@ class InitiatorServer:
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls, self._me)
+        dialler = Dialler(self._settings.party, self.tls, self._me)
         attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
             if settings.address is not None:
@@ -251,16 +247,17 @@ class InitiatorServer:
         return scorers
 
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
-        attachments = Attachments(attached, insecure=self._settings.insecure)
+        attachments = Attachments(attached, self.tls)
         self._attachments = attachments
         if self._settings.link_listen is not None:
-            context = listening_context(self._tls) if self._tls else None
+            context = self.tls.listening_context() if self.tls else None
             self._link_address = await attachments.listen(
                 self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
             )
 
     async def _observe(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        await stack.enter_async_context(following(self.tls))
         self._watch.traces = await stack.enter_async_context(tracing(settings.traces, "initiator", settings.party))
         shown = measuring(
             settings.metrics,
@@ -281,6 +278,7 @@ class InitiatorServer:
             who_calls,
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
+            holds=holding(self.tls),
         )
         seen = watched(predictor, "grpc", self._watch)
         service = InitiatorService(
@@ -293,7 +291,7 @@ class InitiatorServer:
         )
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((service.handlers(), inference.handlers(), health.handlers()))
-        self._address = bind(server, self._settings.listen, self._credentials)
+        self._address = bind(server, self._settings.listen, self.tls.server_credentials() if self.tls else None)
         await server.start()
         if self.metrics_address:
             self._watch.serving.ready(lambda: {each: models.info(each).ready for each in models.model_ids})
@@ -307,7 +305,8 @@ class InitiatorServer:
         edge_settings = EdgeSettings(
             listen=settings.http_listen,
             http=settings.http,
-            tls=https_context(self._tls) if self._tls and not settings.http_insecure else None,
+            tls=self.tls.https_context() if self.tls and not settings.http_insecure else None,
+            admits=admitting(self.tls),
             max_samples=settings.max_samples,
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,

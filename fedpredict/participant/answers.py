@@ -19,10 +19,11 @@ from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
-from fedpredict.security.hello import sign_hello
+from fedpredict.security.hello import HELLO
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.masking import MaskSession
-from fedpredict.security.tls import TlsFiles, read_tls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.wire import codec, masked_codec
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
@@ -44,7 +45,7 @@ class Answers:
         self,
         scorer: PartyScorer,
         policy: CallerPolicy,
-        tls: TlsFiles | None,
+        tls: TlsFiles | LiveTls | None,
         me: Instance,
         *,
         max_samples: int,
@@ -58,7 +59,7 @@ class Answers:
         Args:
             scorer: This party.
             policy: Who may ask for what.
-            tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
+            tls: What this party proves, to sign hellos; None in plain text, where callers state who they are.
             me: This process.
             max_samples: Most sample ids in one call.
             watch: Told of every share; default: nobody is.
@@ -72,7 +73,7 @@ class Answers:
         """The port that hellos tell, of links over sockets; 0 for none."""
         self._scorer = scorer
         self._policy = policy
-        self._tls = tls
+        self._tls = as_live(tls)
         self._me = me
         self._max_samples = max_samples
         self._watch = watch or ShareWatch()
@@ -81,7 +82,7 @@ class Answers:
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce.
 
-        Without a nonce the caller only asks whether we are still there, and must not wait for a thread that signs.
+        Without a nonce the caller only asks whether we are still there.
         """
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
@@ -94,8 +95,8 @@ class Answers:
             link_port=self.link_port,
         )
         if self._tls is not None and request.nonce:
-            reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
-            reply.certificate_chain = (await asyncio.to_thread(read_tls, self._tls)).chain_pem
+            proof = self._tls.prove(HELLO, self._scorer.party, nonce=request.nonce)
+            reply.certificate_chain, reply.signature = proof
         return reply
 
     async def describe_model(

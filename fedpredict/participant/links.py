@@ -12,8 +12,10 @@ from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.scoring.local_party import INLINE_SAMPLES
+from fedpredict.security.callers import hold, socket_caller
 from fedpredict.security.identity import Identity
-from fedpredict.security.sockets import socket_identity
+from fedpredict.security.live import LiveTls
+from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context
 from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences
 from fedpredict.wire.link_answerer import LinkAnswerer
@@ -36,17 +38,19 @@ Settled = Callable[[], Awaitable[None]]
 class LinkServer:
     """The links of one participant."""
 
-    def __init__(self, answers: Answers, settled: Settled | None = None) -> None:
+    def __init__(self, answers: Answers, settled: Settled | None = None, live: LiveTls | None = None) -> None:
         """Prepare; nothing listens.
 
         Args:
             answers: What calls are answered with.
             settled: Waited for before a hello is answered, where other workers can answer until then: a link brings
                 calls, and one that has read nothing yet would refuse them.
+            live: What callers' certificates are held to; None where there is no TLS, and they state who they are.
         """
         self._answers = answers
         self._buckets_at_once = 2 * answers.offline.buckets_at_once if answers.offline else 1
         self._settled = settled
+        self._live = live
         self._links: set[LinkAnswerer] = set()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
@@ -75,8 +79,10 @@ class LinkServer:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            caller = socket_identity(carrier.peer_certificate, carrier.stated, insecure=context is None)
-            return self.answerer(carrier, caller, carrier.peer)
+            caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            link = self.answerer(carrier, caller, carrier.peer)
+            hold(self._live, link, shown)
+            return link
 
         try:
             self._listener, address = await listen_sockets(listen, context, opened, reuse_port=reuse_port)
@@ -84,10 +90,12 @@ class LinkServer:
             raise ConfigError(f"link_listen: {listen} cannot be bound: {error.strerror or error}") from error
         return address
 
-    async def serve_stream(self, context: Context, caller: Identity) -> None:
-        """Serve a link over a gRPC stream that `caller` opened, until it ends."""
+    async def serve_stream(self, context: Context, caller: Identity, shown: Presented) -> None:
+        """Serve a link over a gRPC stream that `caller` opened, which showed a certificate, until it ends."""
         carrier = StreamCarrier(context, str(context.peer()))
-        await carrier.run(self.answerer(carrier, caller, carrier.peer))
+        link = self.answerer(carrier, caller, carrier.peer)
+        hold(self._live, link, shown)
+        await carrier.run(link)
 
     def answerer(
         self,
@@ -121,10 +129,11 @@ class LinkServer:
                 return scored
             if frame.HasField("hello"):
                 return await self._answer_hello(frame, greeted, for_offline=for_offline)
-            return await self._answer_other(frame, caller)
+            return await self._answer_other(frame, caller, link)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
             self._links.discard(link)
+            self._answers.masking.end(link)
             with log_context(caller=caller.name):
                 logger.info("link.closed", extra={"carrier": carrier.name, "peer": peer, "reason": reason})
             if closed is not None:
@@ -151,14 +160,14 @@ class LinkServer:
         reply.for_offline = for_offline
         return link_pb2.Frame(hello_reply=reply)
 
-    async def _answer_other(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+    async def _answer_other(self, frame: link_pb2.Frame, caller: Identity, link: LinkAnswerer) -> link_pb2.Frame:
         if frame.HasField("describe"):
             described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
             return link_pb2.Frame(described=described)
         if frame.HasField("masked_bucket"):
             return await self._masked_bucket(frame, caller)
         if frame.HasField("mask_key") or frame.HasField("mask_keys"):
-            return await self._answers.masking.answer(frame, caller)
+            return await self._answers.masking.answer(frame, caller, link)
         return await self._offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
 
     async def _masked_bucket(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -30,11 +29,14 @@ from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.audited import CallAudit
+from fedpredict.participant.mask_sessions import LIFETIME_S, HeldSession, HeldSessions
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import MaskedSettings
+from fedpredict.security.callers import hold
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.masking import MaskSession, MaskTerms, SignedKey, pair_key, rows_digest, sign_key, verify_key
-from fedpredict.security.tls import TlsFiles, read_tls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.wire import codec, masked_codec
 from fedpredict.wire.masked_codec import RoundRef
 from fedpredict.wire.v1 import link_pb2, masking_pb2
@@ -44,34 +46,8 @@ logger = logging.getLogger(__name__)
 Describe: TypeAlias = Callable[[str, str], PartDescription]
 """(model id, this party's digest) -> its part; raises `ManifestMismatchError` for one that is not loaded."""
 
-LIFETIME_S = 3600
-"""How long a session is kept; the initiator opens another one before."""
-MAX_SESSIONS = 16_384
-"""Most sessions of one caller in a process, one for each of its processes, groups of links and models; beyond them its
-oldest one ends."""
 MAX_MANIFEST = 1024 * 1024
 """In characters: 10,000 classes of 100 fit."""
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """A session, from its first step on.
-
-    Attributes:
-        caller: Who opened it, and alone may use it.
-        version: The version of the model, as this party is asked for it.
-        terms: What is agreed on.
-        expires: By the monotonic clock.
-        private_key: Until the second step.
-        session: From the second step on.
-    """
-
-    caller: str
-    version: ModelRef
-    terms: MaskTerms
-    expires: float
-    private_key: X25519PrivateKey | None = field(default=None, repr=False)
-    session: MaskSession | None = None
 
 
 class Masking:
@@ -82,7 +58,7 @@ class Masking:
         party: str,
         settings: Mapping[str, MaskedSettings],
         policy: CallerPolicy,
-        tls: TlsFiles | None,
+        tls: TlsFiles | LiveTls | None,
         describe: Describe,
         *,
         audit: CallAudit | None = None,
@@ -102,11 +78,10 @@ class Masking:
         self._party = party
         self._settings = settings
         self._policy = policy
-        self._tls = tls
+        self._tls = as_live(tls)
         self._describe = describe
         self._audit = audit or CallAudit(None)
-        self._now = now
-        self._held: dict[bytes, _Held] = {}
+        self._held = HeldSessions(now)
 
     @property
     def models(self) -> Collection[str]:
@@ -118,14 +93,20 @@ class Masking:
         """Whether there is any."""
         return bool(self._settings) and self._tls is not None
 
-    async def answer(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
-        """Answer a frame that is a step of opening a session."""
+    async def answer(self, frame: link_pb2.Frame, caller: Identity, link: object) -> link_pb2.Frame:
+        """Answer a frame that is a step of opening a session, on a link that the session ends with."""
         if frame.HasField("mask_key"):
-            return link_pb2.Frame(mask_key_told=await self.key(frame.mask_key, caller))
+            return link_pb2.Frame(mask_key_told=await self.key(frame.mask_key, caller, link))
         return link_pb2.Frame(mask_keys_taken=await self.keys(frame.mask_keys, caller))
 
-    async def key(self, request: masking_pb2.MaskKeyRequest, caller: Identity) -> masking_pb2.MaskKeyReply:
-        """Begin a session: make a key pair, and show the public key, signed.
+    def end(self, link: object) -> None:
+        """End the sessions that were opened on a link, which is gone."""
+        self._held.end(link)
+
+    async def key(
+        self, request: masking_pb2.MaskKeyRequest, caller: Identity, link: object
+    ) -> masking_pb2.MaskKeyReply:
+        """Begin a session, which ends with the link: make a key pair, and show the public key, signed.
 
         Raises:
             ModelNotFoundError: No such model, or not this caller's.
@@ -140,7 +121,7 @@ class Masking:
             add_log_context(request_id=request_id, model=model_id)
             self._audit.check()
             self._policy.check(caller, model_id)
-            key = await self._begin(self._terms(request, manifest, caller), manifest, caller)
+            key = await self._begin(self._terms(request, manifest, caller), manifest, link)
         except BaseException as error:
             self._audit.other("MaskKey", caller, request_id, model_id, error)
             raise
@@ -152,18 +133,20 @@ class Masking:
 
         Raises:
             MaskingRefusedError: There is no such session of this caller that waits for keys; or they are not those of
-                the session's parties, each signed by its own party.
+                the session's parties, each signed by its own party, whose certificate is good here.
         """
         request_id = model_id = ""
         try:
             codec.check_protocol_version(request.protocol_version)
             request_id = codec.check_request_id(request.request_id)
             self._audit.check()
-            held, private_key = self._waiting(masked_codec.session_id_from_wire(request.session_id), caller)
+            held, private_key = self._held.waiting(masked_codec.session_id_from_wire(request.session_id), caller)
             model_id = held.version.model_id
             add_log_context(request_id=request_id, model=model_id)
             others = {each.party: _key_from_wire(each) for each in request.keys}
             held.session = await asyncio.to_thread(self._agree, held.terms, private_key, others)
+            for other in others.values():
+                hold(self._tls, held, other.chain_pem)
         except BaseException as error:
             self._audit.other("MaskKeys", caller, request_id, model_id, error)
             raise
@@ -172,7 +155,7 @@ class Masking:
         return masking_pb2.MaskKeysReply(request_id=request_id, lifetime_s=LIFETIME_S)
 
     @property
-    def _files(self) -> TlsFiles:
+    def _live(self) -> LiveTls:
         if self._tls is None:
             raise MaskingRefusedError("masked sums need TLS: keys are signed", problem="this party has no certificate")
         return self._tls
@@ -225,31 +208,12 @@ class Masking:
                 f"part with the digest in it is of {part.training_run!r}"
             )
 
-    async def _begin(self, terms: MaskTerms, manifest: Manifest, caller: Identity) -> SignedKey:
-        self._forget(caller)
-        if terms.session_id in self._held:
-            raise MaskingRefusedError(f"{caller} began a mask session twice", problem="a session that was begun before")
-        private_key = X25519PrivateKey.generate()
+    async def _begin(self, terms: MaskTerms, manifest: Manifest, link: object) -> SignedKey:
+        live, private_key = self._live, X25519PrivateKey.generate()
         version = ModelRef(manifest.model_id, manifest.manifest_sha256, manifest.digest_of(self._party))
-        self._held[terms.session_id] = _Held(caller.name, version, terms, self._now() + LIFETIME_S, private_key)
+        self._held.begin(HeldSession(terms.initiator, version, terms, link, private_key))
         public_key = private_key.public_key().public_bytes_raw()
-        return await asyncio.to_thread(sign_key, self._files, self._party, terms, public_key)
-
-    def _forget(self, caller: Identity) -> None:
-        """End sessions that are over, and the oldest of a caller who has too many."""
-        now = self._now()
-        self._held = {session_id: held for session_id, held in self._held.items() if held.expires > now}
-        own = [session_id for session_id, held in self._held.items() if held.caller == caller.name]
-        for session_id in own[: max(0, len(own) + 1 - MAX_SESSIONS)]:
-            del self._held[session_id]
-
-    def _waiting(self, session_id: bytes, caller: Identity) -> tuple[_Held, X25519PrivateKey]:
-        """Return a session that waits for keys, and its private key, which is used once."""
-        held = self._held.get(session_id)
-        if held is None or held.private_key is None or held.caller != caller.name:
-            raise MaskingRefusedError(f"{caller} sent keys of no session that waits for any", problem="no such session")
-        private_key, held.private_key = held.private_key, None
-        return held, private_key
+        return await asyncio.to_thread(sign_key, live, terms, public_key)
 
     def _agree(self, terms: MaskTerms, private_key: X25519PrivateKey, others: Mapping[str, SignedKey]) -> MaskSession:
         if set(others) != set(terms.parties) - {self._party}:
@@ -257,9 +221,8 @@ class Masking:
                 f"keys of {', '.join(sorted(others)) or 'nobody'} for a sum of {', '.join(terms.parties)}",
                 problem="keys of other parties than the sum's",
             )
-        ca_pem = read_tls(self._files).ca_pem
         for other in others.values():
-            verify_key(ca_pem, terms, other)
+            verify_key(self._live, terms, other)
         keys = {
             party: pair_key(private_key, self._party, party, other.public_key, terms) for party, other in others.items()
         }
@@ -284,18 +247,13 @@ class Masking:
                 told = f"{caller} asked for bare shares of model {model.model_id}, which is under [masked]"
                 raise MaskingRefusedError(told, problem="shares of this model are given masked alone")
             return None
-        held = self._held.get(place.session_id)
-        if held is None or held.session is None or held.caller != caller.name or held.expires <= self._now():
-            raise MaskingRefusedError(
-                f"{caller} asked in a mask session that is not its own", problem="no such session"
-            )
-        agreed = held.version
+        agreed, session = self._held.agreed(place.session_id, caller)
         asked = (model.model_id, model.manifest_sha256, model.params_sha256)
         if asked != (agreed.model_id, agreed.manifest_sha256, agreed.params_sha256):
             told = f"{caller} asked for model {model.model_id} in a mask session of another version or model"
             raise MaskingRefusedError(told, problem="no such session")
-        held.session.begin(place.round_number)
-        return held.session
+        session.begin(place.round_number)
+        return session
 
     def masked(
         self, query: ScoreQuery, reply: PartyReply, sessions: Sequence[MaskSession | None], rounds: Sequence[RoundRef]

@@ -21,13 +21,12 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedpredict.errors import CertificateError, MaskingRefusedError
+from fedpredict.errors import CertificateError, CertificateRefusedError, MaskingRefusedError
 from fedpredict.model.arrays import Floats, Statuses, all_true
 from fedpredict.model.fixed_point import FixedPoint, MaskedWords, Words
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
-from fedpredict.security.hello import check_signed, sign_as
-from fedpredict.security.tls import TlsFiles
+from fedpredict.security.live import LiveTls
 
 SESSION_ID_BYTES = KEY_BYTES = 32
 MAX_WORDS = 2**28
@@ -90,28 +89,28 @@ class SignedKey:
     signature: bytes
 
 
-def sign_key(files: TlsFiles, party: str, terms: MaskTerms, public_key: bytes) -> SignedKey:
-    """Return this party's public key, signed by the key of its certificate.
+def sign_key(live: LiveTls, terms: MaskTerms, public_key: bytes) -> SignedKey:
+    """Return this party's public key, signed by the key of its newest certificate."""
+    party = live.identity.name
+    return SignedKey(party, public_key, *live.sign(_signed(party, terms, public_key)))
+
+
+def verify_key(live: LiveTls, terms: MaskTerms, key: SignedKey) -> None:
+    """Check that a public key was signed for these terms by the party that it names, whose certificate is good.
 
     Raises:
-        CertificateError: The files cannot be used, or are another party's.
-    """
-    chain_pem, signature = sign_as(files, party, _signed(party, terms, public_key))
-    return SignedKey(party, public_key, chain_pem, signature)
-
-
-def verify_key(ca_pem: bytes, terms: MaskTerms, key: SignedKey) -> None:
-    """Check that a public key was signed for these terms by the party that it names.
-
-    Raises:
-        MaskingRefusedError: The chain is not the party's, or the signature is not its own, or of other terms.
+        MaskingRefusedError: The chain is not the party's, or is revoked or denied; or the signature is not its own, or
+            of other terms.
     """
     source = f"the mask key of party {key.party}"
+    message = _signed(key.party, terms, key.public_key)
     try:
-        message = _signed(key.party, terms, key.public_key)
-        check_signed(ca_pem, key.party, message, key.chain_pem, key.signature, source=source)
+        live.check_signed(key.party, message, (key.chain_pem, key.signature), source=source)
     except CertificateError as error:
         raise MaskingRefusedError(str(error), problem="a key that its party did not sign for this session") from error
+    except CertificateRefusedError as error:
+        problem = "a key of a party whose certificate is not accepted"
+        raise MaskingRefusedError(f"{source}: {error}", problem=problem) from error
 
 
 def pair_key(own: X25519PrivateKey, party: str, peer: str, peer_public_key: bytes, terms: MaskTerms) -> bytes:

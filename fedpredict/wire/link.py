@@ -24,6 +24,8 @@ OFFLINE_LINK = "offline_link"
 alone, when a later hello asks for it."""
 MASKED_SUMS = "masked_sums"
 """The capability in a hello: shares are masked, for models that the party's settings name."""
+NONCE_METADATA = "fedpredict-nonce-bin"
+"""The metadata key of a participant's nonce on a stream that it dials: the initiator's first hello signs it."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 
 from fedpredict.http.application import build_application
+from fedpredict.http.edge import Admits
 from fedpredict.http.exchange import FastRoute
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
@@ -39,6 +40,7 @@ class EdgeSettings:
         max_samples: Most sample ids in one call, for the description.
         drain_s: How long requests under way may take at exit.
         shares_port: Whether other workers listen at the same port.
+        admits: Asked with every connection that has TLS; None: all are admitted.
     """
 
     listen: str
@@ -47,6 +49,7 @@ class EdgeSettings:
     max_samples: int
     drain_s: float
     shares_port: bool = False
+    admits: Admits | None = None
 
 
 def build_edge(
@@ -100,6 +103,7 @@ def build_edge(
         tls=settings.tls,
         drain_s=settings.drain_s,
         shares_port=settings.shares_port,
+        admits=settings.admits,
     )
     watch.serving.connections("http", lambda: server.n_connections)
     return server

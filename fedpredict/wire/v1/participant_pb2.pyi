@@ -22,20 +22,24 @@ POPULATION_STATE_ACCEPTED: PopulationState
 POPULATION_STATE_REVOKED: PopulationState
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers", "wants_offline_link")
+    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers", "wants_offline_link", "certificate_chain", "signature")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WANTS_OFFLINE_LINK_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     nonce: bytes
     instance: str
     worker: int
     workers: int
     wants_offline_link: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., wants_offline_link: _Optional[bool] = ...) -> None: ...
+    certificate_chain: bytes
+    signature: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., wants_offline_link: _Optional[bool] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class HelloReply(_message.Message):
     __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature", "link_port", "for_offline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from fedpredict.model.manifest import Manifest, PartDescription, manifest_to_jso
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
-from fedpredict.participant.masking import LIFETIME_S, Masking
+from fedpredict.participant.mask_sessions import LIFETIME_S
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings, MaskedSettings
-from fedpredict.security import certs
+from fedpredict.security import certs, crls
+from fedpredict.security.certs import CaFiles
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.masking import MaskSession
 from fedpredict.security.tls import TlsFiles
@@ -31,6 +34,8 @@ from fedpredict.wire.v1 import masking_pb2
 BANK, MILL = Identity(IdentityKind.PARTY, "bank"), Identity(IdentityKind.PARTY, "mill")
 PARTIES = ("lab", "post", "shop")
 SESSION = bytes(range(32))
+LINK = object()
+"""What sessions are opened on."""
 MANIFEST = Manifest(
     model_id="m",
     training_run="run-1",
@@ -46,10 +51,13 @@ JOINED = Combination(Combining.LEAF_MASKS, "cd" * 32, 1)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TlsFiles]:
-    folder = tmp_path_factory.mktemp("certificates")
-    ca = certs.create_ca(folder / "ca", "test CA")
-    names = ("bank", "mill", *PARTIES)
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CaFiles:
+    return certs.create_ca(tmp_path_factory.mktemp("ca"), "test CA")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, ca: CaFiles) -> Mapping[str, TlsFiles]:
+    folder, names = tmp_path_factory.mktemp("certificates"), ("bank", "mill", *PARTIES)
     return {name: certs.issue(ca, Identity(IdentityKind.PARTY, name), folder / name) for name in names}
 
 
@@ -119,7 +127,7 @@ def keys_request(*keys: masking_pb2.MaskKey, session_id: bytes = SESSION) -> mas
 
 
 async def show_keys(ends: Mapping[str, Masking], caller: Identity = BANK, **changes: Any) -> dict[str, Any]:
-    return {party: (await end.key(key_request(**changes), caller)).key for party, end in ends.items()}
+    return {party: (await end.key(key_request(**changes), caller, LINK)).key for party, end in ends.items()}
 
 
 async def agree(ends: Mapping[str, Masking]) -> None:
@@ -165,7 +173,7 @@ async def test_three_parties_that_agreed_give_a_sum_and_nothing_else(ends: dict[
 async def test_a_key_of_the_relays_own_is_refused(ends: dict[str, Masking], files: Mapping[str, TlsFiles]) -> None:
     # a relay that sits in the middle shows each party its own key under another's name
     keys = await show_keys(ends)
-    own = (await masking("lab", files, Clock()).key(key_request(), BANK)).key.public_key
+    own = (await masking("lab", files, Clock()).key(key_request(), BANK, LINK)).key.public_key
     forged = masking_pb2.MaskKey()
     forged.CopyFrom(keys["lab"])
     forged.public_key = own
@@ -238,16 +246,107 @@ async def test_a_key_of_another_session_is_refused(ends: dict[str, Masking]) -> 
 async def test_a_key_that_was_signed_for_another_initiator_is_refused(ends: dict[str, Masking]) -> None:
     manifest = replace(MANIFEST, digests=tuple(sorted({**dict(MANIFEST.digests), "mill": "ff" * 32}.items())[1:]))
     for_mill = await show_keys(ends, MILL, manifest=manifest_to_json(manifest))
-    again = {party: masking(party, {party: end._files for party, end in ends.items()}, Clock()) for party in PARTIES}
+    again = {
+        party: masking(party, {party: end._live.files for party, end in ends.items()}, Clock()) for party in PARTIES
+    }
     keys = await show_keys(again)
     with pytest.raises(MaskingRefusedError, match="does not fit"):
         await again["shop"].keys(keys_request(for_mill["lab"], keys["post"]), BANK)
 
 
+@dataclass(frozen=True)
+class Lists:
+    """The lists of shop, which refuse nobody yet."""
+
+    ca: CaFiles
+    files: Mapping[str, TlsFiles]
+    deny: Path
+    crl: Path
+
+    def refuse(self, how: str, party: str) -> None:
+        certificate = self.files[party].certificate
+        if how == "denied":
+            self.deny.write_text(certs.describe(certificate).key_fingerprint)
+        else:
+            crls.revoke(self.ca, [certificate], kept=self.crl)
+
+
+@pytest.fixture
+def lists(ca: CaFiles, files: Mapping[str, TlsFiles], tmp_path: Path) -> Lists:
+    deny, crl = tmp_path / "denied.txt", tmp_path / "ca.crl"
+    deny.write_text("")
+    crls.revoke(ca, [], kept=crl)
+    return Lists(ca, {**files, "shop": replace(files["shop"], deny=deny, crl=crl)}, deny, crl)
+
+
+@pytest.fixture
+def ends_with_lists(lists: Lists, clock: Clock) -> dict[str, Masking]:
+    return {party: masking(party, lists.files, clock) for party in PARTIES}
+
+
+def look(end: Masking) -> None:
+    """Do what the daemon does each second."""
+    end._live.look()
+    end._live.sweep()
+
+
+@pytest.mark.parametrize("how", ["denied", "revoked"])
+async def test_a_party_whose_certificate_is_refused_gets_no_session(
+    ends_with_lists: dict[str, Masking], lists: Lists, how: str
+) -> None:
+    lists.refuse(how, "lab")
+    shop = ends_with_lists["shop"]
+    look(shop)
+    keys = await show_keys(ends_with_lists)
+    with pytest.raises(MaskingRefusedError, match="the mask key of party lab: the certificate of party lab") as told:
+        await shop.keys(keys_request(keys["lab"], keys["post"]), BANK)
+    assert told.value.problem == "a key of a party whose certificate is not accepted"
+    with pytest.raises(MaskingRefusedError, match="not its own"):
+        shop.admit(BANK, query(b"u1", party="shop"), RoundRef(SESSION, 1))
+
+
+@pytest.mark.parametrize("how", ["denied", "revoked"])
+async def test_a_session_ends_when_a_certificate_in_it_is_refused(
+    ends_with_lists: dict[str, Masking], lists: Lists, how: str
+) -> None:
+    await agree(ends_with_lists)
+    shop, asked = ends_with_lists["shop"], query(b"u1", party="shop")
+    look(shop)
+    shop.admit(BANK, asked, RoundRef(SESSION, 1))
+    lists.refuse(how, "lab")
+    look(shop)
+    with pytest.raises(MaskingRefusedError, match="not its own"):
+        shop.admit(BANK, asked, RoundRef(SESSION, 2))
+
+
+async def test_a_session_ends_with_the_link_that_it_was_opened_on(ends: dict[str, Masking]) -> None:
+    await agree(ends)
+    lab, asked = ends["lab"], query(b"u1")
+    lab.end(object())
+    lab.admit(BANK, asked, RoundRef(SESSION, 1))
+    lab.end(LINK)
+    with pytest.raises(MaskingRefusedError, match="not its own"):
+        lab.admit(BANK, asked, RoundRef(SESSION, 2))
+
+
+async def test_keys_are_signed_with_the_newest_certificate(
+    ca: CaFiles, files: Mapping[str, TlsFiles], clock: Clock, tmp_path: Path
+) -> None:
+    mine = certs.issue(ca, Identity(IdentityKind.PARTY, "lab"), tmp_path / "lab")
+    ends = {party: masking(party, {**files, "lab": mine}, clock) for party in PARTIES}
+    before = mine.certificate.read_bytes()
+    certs.issue(ca, Identity(IdentityKind.PARTY, "lab"), tmp_path / "lab", force=True)
+    for _ in range(2):  # a certificate is taken when it has settled
+        look(ends["lab"])
+    keys = await show_keys(ends)
+    assert keys["lab"].certificate_chain == mine.certificate.read_bytes() != before
+    await ends["shop"].keys(keys_request(keys["lab"], keys["post"]), BANK)
+
+
 async def test_a_session_is_begun_once(ends: dict[str, Masking]) -> None:
     await agree(ends)
     with pytest.raises(MaskingRefusedError, match="twice"):
-        await ends["lab"].key(key_request(), BANK)
+        await ends["lab"].key(key_request(), BANK, LINK)
     with pytest.raises(MaskingRefusedError, match="no session that waits"):
         await ends["lab"].keys(keys_request(), BANK)
 
@@ -270,7 +369,7 @@ async def test_a_sum_that_the_settings_do_not_name_is_refused(
     ends: dict[str, Masking], changes: dict[str, Any], problem: str | None
 ) -> None:
     with pytest.raises(MaskingRefusedError if problem else ModelNotFoundError) as raised:
-        await ends["lab"].key(key_request(**changes), BANK)
+        await ends["lab"].key(key_request(**changes), BANK, LINK)
     assert getattr(raised.value, "problem", None) == problem
 
 
@@ -284,7 +383,7 @@ async def test_a_manifest_that_does_not_fit_the_part_is_refused(
 ) -> None:
     digests = tuple(sorted({**dict(MANIFEST.digests), "lab": digest * 32}.items()))
     with pytest.raises(error):
-        await ends["lab"].key(key_request(manifest=manifest_to_json(replace(MANIFEST, digests=digests))), BANK)
+        await ends["lab"].key(key_request(manifest=manifest_to_json(replace(MANIFEST, digests=digests))), BANK, LINK)
 
 
 @pytest.mark.parametrize(
@@ -301,12 +400,12 @@ async def test_a_manifest_that_does_not_fit_the_part_is_refused(
 )
 async def test_a_message_that_breaks_the_protocol_is_refused(ends: dict[str, Masking], changes: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
-        await ends["lab"].key(key_request(**changes), BANK)
+        await ends["lab"].key(key_request(**changes), BANK, LINK)
 
 
 async def test_who_may_not_ask_for_the_model_learns_nothing(ends: dict[str, Masking]) -> None:
     with pytest.raises(ModelNotFoundError):
-        await ends["lab"].key(key_request(), Identity(IdentityKind.CLIENT, "bank"))
+        await ends["lab"].key(key_request(), Identity(IdentityKind.CLIENT, "bank"), LINK)
 
 
 async def test_a_round_is_answered_once_and_only_higher_ones_after_it(ends: dict[str, Masking]) -> None:
@@ -352,13 +451,13 @@ async def test_a_session_ends_after_its_lifetime_and_where_too_many_follow(
 async def test_the_oldest_session_of_a_caller_ends_where_too_many_follow(
     ends: dict[str, Masking], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedpredict.participant.masking.MAX_SESSIONS", 3)
+    monkeypatch.setattr("fedpredict.participant.mask_sessions.MAX_SESSIONS", 3)
     await agree(ends)
     end, asked = ends["lab"], query(b"u1")
     for number in range(2):
-        await end.key(key_request(session_id=bytes((number,)) * 32), BANK)
+        await end.key(key_request(session_id=bytes((number,)) * 32), BANK, LINK)
     end.admit(BANK, asked, RoundRef(SESSION, 1))
-    await end.key(key_request(session_id=bytes((7,)) * 32), BANK)
+    await end.key(key_request(session_id=bytes((7,)) * 32), BANK, LINK)
     with pytest.raises(MaskingRefusedError, match="not its own"):
         end.admit(BANK, asked, RoundRef(SESSION, 2))
 
@@ -378,6 +477,6 @@ async def test_without_a_certificate_nothing_is_agreed_on_and_nothing_leaves_bar
     end = Masking("lab", settings, policy, None, partial(described, "lab"))
     assert not end.offered
     with pytest.raises(MaskingRefusedError, match="need TLS"):
-        await end.key(key_request(), BANK)
+        await end.key(key_request(), BANK, LINK)
     with pytest.raises(MaskingRefusedError, match="bare shares"):
         end.admit(BANK, query(b"u1"), None)

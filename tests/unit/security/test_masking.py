@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from fedpredict.errors import MaskingRefusedError
 from fedpredict.model.fixed_point import FixedPoint, sum_words
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.security.live import LiveTls
 from fedpredict.security.masking import (
     MaskSession,
     MaskTerms,
@@ -184,17 +185,17 @@ def test_a_public_key_that_is_none_is_refused(public_key: bytes) -> None:
 
 
 def test_a_signed_key_is_taken_for_its_own_terms_alone(certificates: Certificates) -> None:
-    ca_pem = certificates.ca.certificate.read_bytes()
-    key = sign_key(certificates.lab, "lab", TERMS, BOB_PUBLIC)
-    verify_key(ca_pem, TERMS, key)
+    hospital = LiveTls(certificates.hospital)
+    key = sign_key(LiveTls(certificates.lab), TERMS, BOB_PUBLIC)
+    verify_key(hospital, TERMS, key)
     for terms in CHANGES.values():
         with pytest.raises(MaskingRefusedError, match="does not fit"):
-            verify_key(ca_pem, terms, key)
+            verify_key(hospital, terms, key)
 
 
 @pytest.mark.parametrize("what", ["public_key", "party", "signature", "chain"])
 def test_a_signed_key_that_was_changed_is_refused(certificates: Certificates, what: str) -> None:
-    key = sign_key(certificates.lab, "lab", TERMS, BOB_PUBLIC)
+    key = sign_key(LiveTls(certificates.lab), TERMS, BOB_PUBLIC)
     changed = {
         "public_key": replace(key, public_key=ALICE_PUBLIC),
         "party": replace(key, party="hospital"),
@@ -202,17 +203,17 @@ def test_a_signed_key_that_was_changed_is_refused(certificates: Certificates, wh
         "chain": replace(key, chain_pem=certificates.hospital.certificate.read_bytes()),
     }[what]
     with pytest.raises(MaskingRefusedError) as raised:
-        verify_key(certificates.ca.certificate.read_bytes(), TERMS, changed)
+        verify_key(LiveTls(certificates.hospital), TERMS, changed)
     assert raised.value.problem == "a key that its party did not sign for this session"
 
 
 @pytest.mark.parametrize("who", ["stranger", "expired", "early"])
 def test_a_key_signed_by_a_bad_certificate_is_refused(certificates: Certificates, who: str) -> None:
-    good = sign_key(certificates.lab, "lab", TERMS, BOB_PUBLIC)
+    good = sign_key(LiveTls(certificates.lab), TERMS, BOB_PUBLIC)
     files: TlsFiles = getattr(certificates, who)
     key = replace(good, chain_pem=files.certificate.read_bytes())
     with pytest.raises(MaskingRefusedError, match="mask key of party lab"):
-        verify_key(certificates.ca.certificate.read_bytes(), TERMS, key)
+        verify_key(LiveTls(certificates.hospital), TERMS, key)
 
 
 def sessions(parties: Sequence[str], streams: Mapping[frozenset[str], bytes] | None = None) -> dict[str, MaskSession]:
