@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.security import certs
+from fedpredict.security import certs, crls
+from fedpredict.security.files import PUBLIC, write_file
 from fedpredict.security.identity import Identity, IdentityKind
 
 app = typer.Typer(help="Make and read certificates: who a party is to the others.", no_args_is_help=True)
@@ -99,19 +100,54 @@ def issue(
     identity = _identity(party, client)
     files = certs.issue(certs.ca_files(ca), identity, out, days=days, force=force)
     output = Output(as_json=as_json)
-    output.fields(asdict(files))
+    output.fields({"ca": files.ca, "certificate": files.certificate, "key": files.key})
     output.say(f"Next: name these three files in [tls] of the settings of {identity}.")
+
+
+@app.command("revoke")
+def revoke(
+    files: Annotated[list[Path] | None, typer.Argument(help="Certificates that are good no more, in PEM.")] = None,
+    *,
+    ca: CaDirectory,
+    serials: Annotated[
+        list[str] | None, typer.Option("--serial", help="The serial number of one, in hex, where no file is at hand.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A copy of the list, which is kept as ca.crl beside the CA.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", help="In so many days there must be a newer list.")] = crls.CRL_DAYS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add certificates to the CA's revocation list; without any, make the list anew before its time is over."""
+    numbers = [_serial(each) for each in serials or ()]
+    kept = crls.crl_file(ca)
+    report = crls.revoke(certs.ca_files(ca), files or (), numbers, kept=kept, days=days)
+    if out is not None:
+        write_file(out, kept.read_bytes(), mode=PUBLIC, force=True)
+    output = Output(as_json=as_json)
+    output.fields(asdict(report))
+    output.say(f"Next: give {report.path} to every party, for `crl` in [tls]; it counts a moment after it is there.")
+    output.say(f"Make a new one before {report.next_update:%Y-%m-%d}: after that nobody of this CA is believed.")
 
 
 @app.command("show")
 def show(
-    files: Annotated[list[Path], typer.Argument(help="Certificates in PEM.")],
+    files: Annotated[list[Path], typer.Argument(help="Certificates and revocation lists in PEM.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what certificates say: who, signed by whom, until when."""
-    columns = ("path", "identity", "dns_names", "issuer", "not_before", "not_after", "days_left", "fingerprint")
-    reports = [_shown(certs.describe(path)) for path in files]
-    Output(as_json=as_json).rows(columns, reports, empty="no certificate")
+    """Show what certificates say (who, signed by whom, until when), or what revocation lists do."""
+    columns = ("path", "identity", "dns_names", "issuer", "not_before", "not_after", "days_left", "key_fingerprint")
+    lists = [path for path in files if crls.is_crl(path)]
+    reports = [_shown(certs.describe(path)) for path in files if path not in lists]
+    listed = [asdict(report) for path in lists for report in crls.describe_crls(path)]
+    output = Output(as_json=as_json)
+    if as_json:
+        output.rows((), reports + listed, empty="")
+        return
+    if reports or not lists:
+        output.rows(columns, reports, empty="no certificate")
+    if listed:
+        output.rows(("path", "issuer", "number", "made", "next_update", "days_left", "revoked"), listed, empty="")
 
 
 def _identity(party: str | None, client: str | None) -> Identity:
@@ -120,6 +156,13 @@ def _identity(party: str | None, client: str | None) -> Identity:
     if client is not None and party is None:
         return Identity(IdentityKind.CLIENT, client)
     raise typer.BadParameter("give either --party ID or --client NAME")
+
+
+def _serial(text: str) -> int:
+    try:
+        return int(text.replace(":", ""), 16)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no serial number in hex") from None
 
 
 def _shown(report: certs.CertificateReport) -> dict[str, object]:

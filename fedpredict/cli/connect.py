@@ -15,10 +15,13 @@ from fedpredict.cli import wiring
 from fedpredict.cli.client_settings import ClientFileSettings
 from fedpredict.cli.config_file import Loaded
 from fedpredict.client import Client, Identity, IdentityKind, TlsFiles
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ConfigError, ServerUnavailableError
+from fedpredict.security.check import Level, explain_handshake
 from fedpredict.security.passwords import check_token_text, read_token
+from fedpredict.security.tls import server_name
 
 DEFAULT_FILE = Path("client.toml")
+_EXPLAIN_S = 3.0
 NO_SERVER = "which server? name it with --server host:port, or in client.toml (--config)"
 
 
@@ -106,7 +109,20 @@ def open_client(config: Path | None, connection: Connection) -> Iterator[tuple[C
         token=resolved.token,
         ca=resolved.ca,
     ) as client:
-        yield client, resolved.timeout_s
+        try:
+            yield client, resolved.timeout_s
+        except ServerUnavailableError as error:
+            _explain(error, resolved)
+            raise
+
+
+def _explain(error: ServerUnavailableError, resolved: Resolved) -> None:
+    """Note what becomes of a handshake with the server: gRPC does not say why one fails."""
+    if resolved.tls is None or resolved.server is None or resolved.server_party is None:
+        return
+    found = explain_handshake(resolved.server, resolved.tls, server_name(resolved.server_party), _EXPLAIN_S)
+    if found.level is Level.PROBLEM:
+        error.add_note(f"{found.what}: {found.fix}")
 
 
 @dataclass(frozen=True, slots=True)

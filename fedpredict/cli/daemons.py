@@ -180,8 +180,7 @@ def _initiator_worker(
             ready=ready,
             ready_http=ready_http,
             counted=Together(stack.enter_context(scheduled(loaded, warehouse, me)), metrics),
-            access=access,
-            callers=open_callers(loaded, audit, access.purpose_of),
+            callers=open_callers(loaded, access, audit),
         )
         read = partial(_settings_of, load_initiator, path)
         replace = partial(_replace_clients, access)

@@ -34,6 +34,7 @@ _CODES: dict[type[errors.FedPredictError], ExitCode] = {
     errors.ManifestMismatchError: ExitCode.NOT_FOUND,
     errors.PartyError: ExitCode.UNAVAILABLE,
     errors.PopulationRefusedError: ExitCode.UNAVAILABLE,
+    errors.MaskingRefusedError: ExitCode.UNAVAILABLE,
     errors.TaskFailedError: ExitCode.UNAVAILABLE,
     errors.UnscoredError: ExitCode.UNAVAILABLE,
     errors.RetryLaterError: ExitCode.UNAVAILABLE,

@@ -20,6 +20,8 @@ keep_versions = 3            # versions of a model that stay loaded, so that a n
 ca = "certs/ca.pem"
 certificate = "certs/{{party}}.pem"
 key = "certs/{{party}}.key"
+# crl = "certs/ca.crl"       # the CA's revocation list (`fedpredict certs revoke`); read again when it changes
+# deny = "certs/denied.txt"  # keys that this party refuses: key_fingerprint of `certs show`, one a line
 
 [warehouse]                  # where this party's features and parameters are
 kind = "local"               # a folder of Parquet files, queried in this process
@@ -126,6 +128,8 @@ drain_s = 10.0               # how long calls under way may take when the proces
 ca = "certs/ca.pem"
 certificate = "certs/{{party}}.pem"
 key = "certs/{{party}}.key"
+# crl = "certs/ca.crl"       # the CA's revocation list (`fedpredict certs revoke`); read again when it changes
+# deny = "certs/denied.txt"  # keys that this party refuses: key_fingerprint of `certs show`, one a line
 
 [http]                       # limits for every caller over HTTP
 max_body_bytes = 16777216    # longest body

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.abc import MetaPathFinder
@@ -36,12 +36,12 @@ from fedpredict.warehouse.settings import WarehouseSettings
 if TYPE_CHECKING:
     from fedpredict.features.base import OnlineStore
     from fedpredict.features.raw import RawSource
+    from fedpredict.initiator.admission import Access
     from fedpredict.initiator.callers import Callers
     from fedpredict.initiator.offline.open import TaskParts
     from fedpredict.scoring.realtime_settings import RealtimeViewSettings
     from fedpredict.scoring.realtime_views import HoldPruning, RealtimeViews
     from fedpredict.security.audit_log import AuditLog
-    from fedpredict.security.identity import Identity
     from fedpredict.state.distinct_ids import DistinctIds
     from fedpredict.state.event_base import EventStore
     from fedpredict.state.task_base import TaskStore
@@ -208,16 +208,13 @@ def tokens_file(loaded: Loaded[InitiatorSettings]) -> Path | None:
     return None if loaded.settings.tokens is None else loaded.base / loaded.settings.tokens
 
 
-def open_callers(
-    loaded: Loaded[InitiatorSettings], log: AuditLog | None, purpose_of: Callable[[Identity], str]
-) -> Callers:
-    """Return what tells an initiator who calls, and writes the calls to `log`, each with what its caller asks for."""
+def open_callers(loaded: Loaded[InitiatorSettings], access: Access, log: AuditLog | None) -> Callers:
+    """Return what tells an initiator who calls and what they may ask for, and writes the calls to `log`."""
     from fedpredict.initiator.callers import Callers  # noqa: PLC0415
     from fedpredict.security.tokens import Tokens  # noqa: PLC0415
 
     file = tokens_file(loaded)
-    tokens = None if file is None else Tokens(file)
-    return Callers(insecure=loaded.settings.insecure, tokens=tokens, log=log, purpose_of=purpose_of)
+    return Callers(access, tokens=None if file is None else Tokens(file), log=log)
 
 
 def distinct_ids_folder(loaded: Loaded[ParticipantSettings]) -> Path:

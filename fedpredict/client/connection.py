@@ -37,6 +37,8 @@ class Target:
         metadata: Of every call; a token is among it.
         chunk_size: The most sample ids in one call.
         key: Equal for targets that may share a connection: the same server, the same caller.
+        name: The DNS name that the server must have; empty for plain text.
+        tls: This caller's files; None for plain text.
     """
 
     address: str
@@ -45,6 +47,8 @@ class Target:
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
     chunk_size: int
     key: Hashable = field(repr=False)
+    name: str = ""
+    tls: TlsFiles | None = None
 
 
 def build_target(
@@ -81,11 +85,17 @@ def build_target(
             "server_party (the party that runs the initiator, which its certificate must name); insecure=True works on "
             "loopback only"
         )
-    options = channel_options(server_name(check_party_id(server_party)))
+    if tls is not None and (tls.crl is not None or tls.deny is not None):
+        raise ConfigError(
+            "tls has crl or deny: a client never sees its server's certificate, so that these lists would do nothing; "
+            "take them out, and replace the CA where a server is to be refused"
+        )
+    name = server_name(check_party_id(server_party))
+    options = channel_options(name)
     credentials = authority_credentials(files[0]) if tls is None else channel_credentials(tls)
     # what the files hold, not where they are: a renewed certificate is another caller's connection
     content = (*(sha256(path.read_bytes()).digest() for path in files), _digest(shown))
-    return Target(address, credentials, options, shown, chunk_size, (address, server_party, content))
+    return Target(address, credentials, options, shown, chunk_size, (address, server_party, content), name, tls)
 
 
 def _plain_target(

@@ -33,6 +33,7 @@ from fedpredict.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_s, is_wor
 from fedpredict.client.standing import StandingStreams
 from fedpredict.errors import ConfigError, DeadlineExceededError, FedPredictError, InputError, ServerUnavailableError
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
+from fedpredict.security.trouble import Trouble
 
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ class PooledConnection:
         self._tables = StandingStreams(self._channel, target, as_tables=True)
         self._has_streams = True
         self._under_way = 0
+        self._trouble = Trouble("server.unreachable", {}, target.address, target.name, target.tls, first_s=0.0)
 
     async def predict(self, task: PredictTask, deadline: Deadline, hedge_after_s: float | None) -> Prediction:
         """Return the answer to one task.
@@ -143,6 +145,8 @@ class PooledConnection:
             answer = await self._retry(attempt, deadline)
         except (ServerUnavailableError, DeadlineExceededError) as error:
             self.breaker.failed()
+            if isinstance(error, ServerUnavailableError):
+                self._trouble.failed(error)
             raise told(error, self._target, deadline, model_id) from error
         except FedPredictError as error:
             self.breaker.succeeded()
@@ -156,6 +160,7 @@ class PooledConnection:
         finally:
             self._under_way -= 1
         self.breaker.succeeded()
+        self._trouble.over()
         return answer
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline) -> T:

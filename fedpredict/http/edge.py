@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 from fedpredict.http.exchange import Exchange, FastRoute, Head
 from fedpredict.http.problem import NO_ROOM_FOR_BODY, RefusedError
@@ -56,6 +58,16 @@ class Bodies:
             exchange.drop_body()
 
 
+class Closable(Protocol):
+    """A connection."""
+
+    def close(self, reason: str) -> None:
+        """Refuse what comes, and close; the reason is for logs."""
+
+
+Admits: TypeAlias = Callable[[ssl.SSLObject, Closable], None]
+
+
 @dataclass(slots=True)
 class Edge:
     """What all connections of a server share.
@@ -68,6 +80,8 @@ class Edge:
         heads: What the parser made of heads for fast routes, by their bytes: callers send few different ones, and to
             parse one costs more than all the rest of the edge.
         bodies: What the bodies on all connections come to.
+        admits: Asked with every connection that has TLS; raises where its caller is not believed, and closes it when
+            that is so later. None: all are.
     """
 
     settings: HttpSettings
@@ -77,6 +91,7 @@ class Edge:
     heads: dict[bytes, Head] = field(default_factory=dict)
     dates: tuple[list[tuple[bytes, bytes]], bytes] = field(default_factory=lambda: ([], b""))
     bodies: Bodies = field(init=False)
+    admits: Admits | None = None
 
     def __post_init__(self) -> None:
         self.bodies = Bodies(self.settings.max_body_bytes_total)

@@ -17,6 +17,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fedpredict.errors import CertificateRefusedError, FedPredictError
 from fedpredict.http import problem as problems
 from fedpredict.http.asgi_cycle import AsgiCycle, build_scope
 from fedpredict.http.edge import END_OF_HEAD, Edge
@@ -87,6 +88,16 @@ class EdgeProtocol(HttpToolsProtocol):
             transport.abort()
         elif len(self.connections) > most:
             self._refuse(problems.TOO_MANY_CONNECTIONS)
+        elif self._uris is not None and self._edge.admits is not None:
+            try:
+                self._edge.admits(transport.get_extra_info("ssl_object"), self)
+            except FedPredictError as error:
+                self._refuse(problems.problem_of(error))
+
+    def close(self, reason: str) -> None:
+        """Answer what comes next, if anything, with a refusal, and close."""
+        if not self._deaf:
+            self._refuse(problems.problem_of(CertificateRefusedError(reason)))
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,7 +14,7 @@ import uvicorn
 from typing_extensions import override
 
 from fedpredict.errors import ConfigError
-from fedpredict.http.edge import Edge
+from fedpredict.http.edge import Admits, Edge
 from fedpredict.http.exchange import FastRoute
 from fedpredict.http.protocol import EdgeProtocol
 from fedpredict.http.settings import HttpSettings
@@ -43,6 +43,7 @@ class HttpServer:
         tls: ssl.SSLContext | None,
         drain_s: float,
         shares_port: bool = False,
+        admits: Admits | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -55,10 +56,11 @@ class HttpServer:
             tls: The server's side of mutual TLS; None for plain text.
             drain_s: How long requests under way may take at exit.
             shares_port: Whether other processes listen at the same port (SO_REUSEPORT).
+            admits: Asked with every connection that has TLS; None: all are admitted.
         """
         self._listen = listen
         self._shares_port = shares_port
-        self._edge = Edge(settings, fast_route, name_request)
+        self._edge = Edge(settings, fast_route, name_request, admits=admits)
         config = uvicorn.Config(
             cast("ASGI3Application", application),
             interface="asgi3",

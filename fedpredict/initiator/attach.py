@@ -10,11 +10,12 @@ from contextlib import AsyncExitStack
 
 from fedpredict.errors import ConfigError, FedPredictError, UnauthenticatedError
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.security.callers import caller_identity, hold, shown_in, socket_caller
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import socket_identity
-from fedpredict.security.tls import peer_identity
+from fedpredict.security.live import LiveTls
+from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context, compress_like_caller
-from fedpredict.wire.link import HANDSHAKE_S, Carrier, LinkEnd
+from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, LinkEnd
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -25,15 +26,15 @@ logger = logging.getLogger(__name__)
 class Attachments:
     """Takes links from the parties that the settings list with `connect = "in"`, and from nobody else."""
 
-    def __init__(self, parties: Mapping[str, RemoteParty], *, insecure: bool) -> None:
+    def __init__(self, parties: Mapping[str, RemoteParty], live: LiveTls | None) -> None:
         """Prepare; nothing listens.
 
         Args:
             parties: By party id: what it must prove, and the pools that its links are added to.
-            insecure: Whether there is no TLS, so that parties state who they are.
+            live: What their certificates are held to; None where there is no TLS, and they state who they are.
         """
         self._parties = parties
-        self._insecure = insecure
+        self._live = live
         self._links: set[LinkCaller] = set()
         self._greeting: set[asyncio.Task[None]] = set()
 
@@ -53,8 +54,8 @@ class Attachments:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            identity = socket_identity(carrier.peer_certificate, carrier.stated, insecure=self._insecure)
-            return self._begin(identity, carrier, carrier.peer)
+            identity, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            return self._begin(identity, carrier, shown)
 
         try:
             server, address = await listen_sockets(listen, context, opened, reuse_port=reuse_port)
@@ -68,19 +69,23 @@ class Attachments:
 
         Raises:
             UnauthenticatedError: The settings do not list the caller with `connect = "in"`.
+            CertificateRefusedError: Its certificate is good no more.
         """
-        identity = peer_identity(context, insecure=self._insecure)
+        identity = caller_identity(context, self._live)
         carrier = StreamCarrier(context, str(context.peer()))
-        link = self._begin(identity, carrier, carrier.peer)
+        link = self._begin(identity, carrier, shown_in(context), asked=_nonce_of(context))
         compress_like_caller(context)
         await carrier.run(link)
+        caller_identity(context, self._live)  # where nobody believes the caller any more, the status says so
 
     def close(self) -> None:
         """Close the links that were dialled to us: streams would outlast a server that drains."""
         for link in tuple(self._links):
             link.close("this initiator stops")
 
-    def _begin(self, identity: Identity, carrier: Carrier, peer: str) -> LinkCaller:
+    def _begin(
+        self, identity: Identity, carrier: SocketCarrier | StreamCarrier, shown: Presented, asked: bytes = b""
+    ) -> LinkCaller:
         remote = self._parties.get(identity.name) if identity.kind is IdentityKind.PARTY else None
         if remote is None:
             raise UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
@@ -93,14 +98,15 @@ class Attachments:
 
         link = LinkCaller(remote.party, carrier, changed=changed)
         self._links.add(link)
-        task = asyncio.create_task(self._greet(remote, link, peer))
+        hold(self._live, link, shown)
+        task = asyncio.create_task(self._greet(remote, link, carrier.peer, asked))
         self._greeting.add(task)
         task.add_done_callback(self._greeting.discard)
         return link
 
-    async def _greet(self, remote: RemoteParty, link: LinkCaller, peer: str) -> None:
+    async def _greet(self, remote: RemoteParty, link: LinkCaller, peer: str, asked: bytes) -> None:
         try:
-            instance = await remote.who.greet(link, HANDSHAKE_S)
+            instance = await remote.who.greet(link, HANDSHAKE_S, asked)
         except FedPredictError as error:
             logger.warning("link.refused", extra={"party": remote.party, "peer": peer, "reason": str(error)})
             link.close(f"no hello: {type(error).__name__}")
@@ -112,3 +118,11 @@ class Attachments:
         else:
             link.close("no offline task needs it any more")
         remote.offline.pool.changed.set()  # whoever asks for links looks again
+
+
+def _nonce_of(context: Context) -> bytes:
+    """Return the nonce of a participant that asks whom it reached; empty where it does not."""
+    for key, value in context.invocation_metadata() or ():
+        if key == NONCE_METADATA and isinstance(value, bytes):
+            return value
+    return b""

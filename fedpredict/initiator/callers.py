@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from fedpredict.errors import SecurityError, TokenRefusedError
+from fedpredict.initiator.admission import Access
 from fedpredict.initiator.audited import RequestAudit
 from fedpredict.security.audit_calls import no_purpose
 from fedpredict.security.audit_waiting import Audit
+from fedpredict.security.callers import caller_identity, shown_in
 from fedpredict.security.https import http_identity
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import LiveTls
 from fedpredict.security.passwords import AUTHORIZATION
-from fedpredict.security.tls import Context, certificate_uris, peer_identity, single_identity
+from fedpredict.security.tls import Context, single_identity
 from fedpredict.security.tokens import Tokens
 
 
@@ -20,23 +21,24 @@ class Callers:
 
     def __init__(
         self,
+        access: Access | None = None,
         *,
-        insecure: bool = False,
         tokens: Tokens | None = None,
         log: Audit | None = None,
-        purpose_of: Callable[[Identity], str] = no_purpose,
     ) -> None:
         """Prepare.
 
         Args:
-            insecure: Whether gRPC callers have no TLS, and state who they are; on loopback.
+            access: Who may ask for what; None: what the server's settings say.
             tokens: The users' tokens; None: none are taken.
             log: Where calls are written down; None: nowhere.
-            purpose_of: What a caller asks for, as its rule says; lines repeat it.
         """
-        self.audit = RequestAudit(log, purpose_of)
+        self.audit = RequestAudit(log, no_purpose if access is None else access.purpose_of)
         """Writes calls down, those of strangers here and all others where they are answered."""
-        self._insecure = insecure
+        self.live: LiveTls | None = None
+        """What certificates are held to, as the server says; None for plain text, where callers state who they are."""
+        self.access = access
+        """Who may ask for what; None: what the server's settings say."""
         self._tokens = tokens
 
     def of_call(self, context: Context) -> Identity:
@@ -49,10 +51,11 @@ class Callers:
         sent = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
         try:
             if not sent:
-                return peer_identity(context, insecure=self._insecure)
+                return caller_identity(context, self.live)
             if len(sent) > 1:
                 raise TokenRefusedError(f"{len(sent)} entries of {AUTHORIZATION} in one call", reason="malformed")
-            return self._holder(str(sent[0]), () if self._insecure else certificate_uris(context))
+            shown = b"" if self.live is None else shown_in(context)
+            return self._holder(str(sent[0]), self.live.check(shown) if self.live and shown else None)
         except SecurityError as error:
             self.audit.stranger("gRPC", error)
             raise
@@ -60,18 +63,18 @@ class Callers:
     def of_request(self, uris: tuple[str, ...] | None, stated: str | None, authorization: str | None) -> Identity:
         """Return who makes an HTTP request; arguments as of `http_identity`, errors as of `of_call`."""
         try:
-            return http_identity(uris, stated) if authorization is None else self._holder(authorization, uris or ())
+            if authorization is None:
+                return http_identity(uris, stated)
+            return self._holder(authorization, single_identity(uris) if uris else None)
         except SecurityError as error:
             self.audit.stranger("HTTP", error)
             raise
 
-    def _holder(self, authorization: str, uris: Sequence[str]) -> Identity:
+    def _holder(self, authorization: str, proved: Identity | None) -> Identity:
         if self._tokens is None:
             raise TokenRefusedError("a token came, and the settings name no file of tokens", reason="not taken")
         holder = self._tokens.holder(authorization)
-        if uris:
-            proved = single_identity(uris)
-            if (proved.kind, proved.name) != (holder.kind, holder.name):
-                told = f"token {holder.token.id} of {holder} came with the certificate of {proved}"
-                raise TokenRefusedError(told, reason="another client", token_id=holder.token.id)
+        if proved is not None and (proved.kind, proved.name) != (holder.kind, holder.name):
+            told = f"token {holder.token.id} of {holder} came with the certificate of {proved}"
+            raise TokenRefusedError(told, reason="another client", token_id=holder.token.id)
         return holder

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
@@ -15,13 +17,18 @@ from fedpredict.initiator.fallback import fall_back
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
+from fedpredict.initiator.unmasking import unmasked
+from fedpredict.model.arrays import any_true
 from fedpredict.model.prediction import Origin, PartyReport
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import PartyReply
-from fedpredict.model.share import Share, all_ok
+from fedpredict.model.share import SampleStatus, Share, all_ok
 from fedpredict.observe.watch import RoundWatch
 
 logger = logging.getLogger(__name__)
+
+_OK = np.uint8(SampleStatus.OK)
+MISFIT = "the parties' masks do not belong together"
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +75,7 @@ class Delivery:
         for each in slices:
             each.told = True
         try:
+            sides = self._unmasked(sides)
             answer = self._combine(sides)
             if answer.all_ok:
                 self._hand_out(slices, sides, answer)
@@ -82,6 +90,27 @@ class Delivery:
                 self._deliver_by_policy(question, rows[question], group, sides, answer.cut(rows[question]))
             except Exception as error:  # noqa: BLE001  a defect: these callers are told, the others get their answers
                 _tell_defect(group, error)
+
+    def _unmasked(self, sides: Mapping[str, Side]) -> Mapping[str, Side]:
+        """Return the sides with the sum of masked shares in the place of one of them, where all of them are there."""
+        if self._route.masked is None:
+            return sides
+        asked = [part for part in self._batch.parts if part.n_asked]
+        n_rows, replies = [part.n_asked for part in asked], {party: side.reply for party, side in sides.items()}
+        found = unmasked(self._route.masked, n_rows, self._route.n_scores, replies)
+        if found is None:
+            by_all = np.logical_and.reduce([sides[party].share.status == _OK for party in self._route.masked.parties])
+            if any_true(by_all):  # a defect: what follows would take the others' shares for the sum
+                raise ValueError("masked shares without the sum that they are for")
+            return sides
+        side = sides[found.party]
+        problems = dict(side.problems)
+        for part in [asked[place] for place in found.misfits]:
+            self._watched.misfit(part.n_asked)
+            extra = {"model": part.question.manifest.model_id, "n_samples": part.n_asked}
+            logger.error("masks.contradict", extra=extra)
+            problems[part.question] = MISFIT
+        return {**sides, found.party: replace(side, share=self._batch.spread(found.share), problems=problems)}
 
     def _combine(self, sides: Mapping[str, Side]) -> Answer:
         combining = self._watched.combining()

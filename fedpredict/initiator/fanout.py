@@ -26,8 +26,9 @@ from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.standing import BucketIds, PopulationNotice, PopulationStanding
 from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import dialling_context
-from fedpredict.security.tls import TlsFiles, channel_credentials, read_tls, server_name, stated_identity
+from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.tls import TlsFiles, server_name, stated_identity
+from fedpredict.security.trouble import Trouble
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.channel import Compression, channel_options
@@ -44,13 +45,13 @@ class Dialler:
 
     Attributes:
         party: This initiator's own party.
-        tls: Its certificate and the CA; None for plain text, on loopback.
+        tls: What it proves and believes; None for plain text, on loopback.
         me: This process.
         audit: What checkpoints are handed out of, and kept in; default: neither.
     """
 
     party: str
-    tls: TlsFiles | None
+    tls: TlsFiles | LiveTls | None
     me: Instance = field(default_factory=Instance)
     audit: AuditedCalls = field(default_factory=lambda: AuditedCalls(None))
 
@@ -60,18 +61,21 @@ class Dialler:
         Raises:
             CertificateError: This initiator's own TLS files cannot be used.
         """
-        who = self._acquaintance(party)
+        live = as_live(self.tls)
+        who = Acquaintance(party, live, self.me, self.audit)
         metadata = (*self._stated(), *compression.metadata)
 
         def channel() -> grpc.aio.Channel:
-            if self.tls is None:
+            if live is None:
                 return grpc.aio.insecure_channel(address, channel_options(), compression.of_grpc)
             options = channel_options(server_name(party))
-            return grpc.aio.secure_channel(address, channel_credentials(self.tls), options, compression.of_grpc)
+            return grpc.aio.secure_channel(address, live.channel_credentials(), options, compression.of_grpc)
 
         stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
         preface = Preface(stated, compress=compression is not Compression.NONE)
-        context = dialling_context(self.tls) if self.tls else None
+        trouble = Trouble(
+            "party.unreachable", {"party": party}, address, server_name(party), live.files if live else None
+        )
 
         def way(calls: str) -> tuple[LinkPool, UnaryParty, Linker]:
             pool, unary = LinkPool(who, calls), UnaryParty(who, channel, metadata=metadata)
@@ -80,10 +84,11 @@ class Dialler:
                 pool,
                 unary,
                 host=address.rpartition(":")[0],
-                context=context,
+                live=live,
                 preface=preface,
                 dial_channel=channel,
                 metadata=metadata,
+                trouble=trouble,
             )
             return pool, unary, linker
 
@@ -98,13 +103,10 @@ class Dialler:
         Raises:
             CertificateError: This initiator's own TLS files cannot be used.
         """
-        who = self._acquaintance(party)
+        who = Acquaintance(party, as_live(self.tls), self.me, self.audit)
         online, pool = LinkPool(who), LinkPool(who, "offline")
         offline = OfflineLine(who, pool, unary=None, opener=Inviter(who, pool, online), online=online)
         return RemoteParty(who, online, offline, None, None)
-
-    def _acquaintance(self, party: str) -> Acquaintance:
-        return Acquaintance(party, read_tls(self.tls).ca_pem if self.tls else None, self.me, self.audit)
 
     def _stated(self) -> tuple[tuple[str, str], ...]:
         return () if self.tls else stated_identity(Identity(IdentityKind.PARTY, self.party))

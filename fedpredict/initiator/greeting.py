@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import grpc
 
 from fedpredict.errors import (
-    CertificateError,
     DistinctIdsUsedUpError,
     FedPredictError,
     ManifestMismatchError,
@@ -25,20 +24,24 @@ from fedpredict.errors import (
     PopulationRefusedError,
     ProtocolError,
     RateLimitedError,
+    SecurityError,
 )
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.standing import PopulationNotice, PopulationStanding
 from fedpredict.security.audit_calls import AuditedCalls
-from fedpredict.security.hello import NONCE_BYTES, verify_hello
+from fedpredict.security.callers import hold
+from fedpredict.security.hello import ATTACH, HELLO, NONCE_BYTES
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.live import LiveTls
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
 from fedpredict.wire.description import description_from_wire
-from fedpredict.wire.link import OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
+from fedpredict.wire.link import MASKED_SUMS, OFFLINE_LINK, OFFLINE_TASKS, SEVERAL_MODELS, Instance
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.masked_codec import masked_bucket_from_wire, masked_reply_from_wire
 from fedpredict.wire.population_codec import standing_from_wire
 from fedpredict.wire.status import code_of_failure, error_from_failure
 from fedpredict.wire.v1 import common_pb2, link_pb2, participant_pb2
@@ -55,13 +58,13 @@ class Acquaintance:
 
     Attributes:
         party: The party that must answer.
-        ca_pem: The authorities that its hello is held to; None where there is no TLS.
+        live: What its hello is held to, and what this initiator proves; None where there is no TLS.
         me: This process.
         audit: What checkpoints are handed out of, and kept in.
     """
 
     party: str
-    ca_pem: bytes | None
+    live: LiveTls | None
     me: Instance = field(default_factory=Instance)
     audit: AuditedCalls = field(default_factory=lambda: AuditedCalls(None))
 
@@ -80,9 +83,10 @@ class Acquaintance:
         try:
             codec.check_protocol_version(reply.protocol_version)
             _check_who(reply, self.party)
-            if self.ca_pem is not None:
-                verify_hello(self.ca_pem, self.party, request.nonce, reply.certificate_chain, reply.signature)
-        except (ProtocolError, CertificateError) as error:
+            if self.live is not None:
+                proof = (reply.certificate_chain, reply.signature)
+                self.live.check_proof(self.party, HELLO, self.party, nonce=request.nonce, proof=proof)
+        except (ProtocolError, SecurityError) as error:
             raise self.refused(error) from error
         return Instance(
             reply.instance[:64],
@@ -92,17 +96,44 @@ class Acquaintance:
             takes_buckets=OFFLINE_TASKS in reply.capabilities,
             dials_offline=OFFLINE_LINK in reply.capabilities,
             for_offline=reply.for_offline,
+            masks=MASKED_SUMS in reply.capabilities,
         )
 
-    async def greet(self, link: LinkCaller, deadline_s: float) -> Instance:
+    @property
+    def shown(self) -> object:
+        """What this initiator proves: another object when its certificate is another one."""
+        return None if self.live is None else self.live.material
+
+    def believes(self, chain_pem: bytes) -> bool:
+        """Return whether a certificate that the party once proved is still good."""
+        try:
+            if self.live is not None:
+                self.live.check(chain_pem)
+        except SecurityError:
+            return False
+        return True
+
+    async def greet(self, link: LinkCaller, deadline_s: float, asked: bytes = b"") -> Instance:
         """Say hello on a link and return the process that answered.
 
+        Args:
+            link: Which; it is closed when the party's certificate is good no more.
+            deadline_s: How long to wait.
+            asked: The nonce by which the party, which dialled a stream, asks for our own proof; empty: it does not.
+
         Raises:
+            ProtocolError: The nonce is none.
             PartyRefusedError: Another party, another protocol, or no proof.
             PartyError: The party is away, slow, or refuses.
         """
         request = self.hello()
-        return self.check(request, await self._say(request, link, deadline_s))
+        if asked and self.live is not None:
+            proof = self.live.prove(ATTACH, self.live.identity.name, self.party, nonce=asked)
+            request.certificate_chain, request.signature = proof
+        reply = await self._say(request, link, deadline_s)
+        instance = self.check(request, reply)
+        hold(self.live, link, reply.certificate_chain)
+        return instance
 
     async def call_out(self, link: LinkCaller, deadline_s: float, *, wants_offline_link: bool = False) -> None:
         """Return when somebody answers on a link that was greeted before; nothing is proved again.
@@ -169,6 +200,23 @@ class Acquaintance:
         except ProtocolError as error:
             raise self.refused(error) from error
         return share
+
+    def masked_share(self, query: ScoreQuery, reply: participant_pb2.ScoreReply) -> PartyReply:
+        """Return the party's masked share, checked against what was asked; the message is used up."""
+        try:
+            share = masked_reply_from_wire(reply, query)
+            failures = codec.failures_from_wire(reply, query) if reply.failures else {}
+        except ProtocolError as error:
+            raise self.refused(error) from error
+        share.failures = {place: self.no_share(failure) for place, failure in failures.items()}
+        return share
+
+    def masked_bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:
+        """Return the party's masked share of a bucket, checked against what was asked; the message is used up."""
+        try:
+            return masked_bucket_from_wire(reply, query)
+        except ProtocolError as error:
+            raise self.refused(error) from error
 
     def bucket(self, query: BucketQuery, reply: participant_pb2.BucketReply) -> BucketAnswer:
         """Return the party's share of a bucket, checked against what was asked."""

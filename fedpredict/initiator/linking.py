@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
@@ -15,7 +14,9 @@ from fedpredict.errors import FedPredictError, PartyTimeoutError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import server_name
+from fedpredict.security.trouble import Trouble
 from fedpredict.wire.link import (
     HANDSHAKE_S,
     PROBE_S,
@@ -50,10 +51,11 @@ class Linker:
         unary: UnaryParty,
         *,
         host: str,
-        context: ssl.SSLContext | None,
+        live: LiveTls | None,
         preface: Preface,
         dial_channel: DialChannel,
         metadata: Metadata,
+        trouble: Trouble,
     ) -> None:
         """Prepare; nothing is dialled before `run`.
 
@@ -62,16 +64,18 @@ class Linker:
             pool: What is filled.
             unary: Tells what the party offers.
             host: Where its sockets are; the port is in its hello.
-            context: This side's TLS for sockets; None for plain text.
+            live: This side's TLS for sockets; None for plain text.
             preface: What sockets begin with.
             dial_channel: Returns a new channel, with a connection of its own.
             metadata: Sent with every stream.
+            trouble: Told what fails.
         """
         self._who = who
         self._pool = pool
         self._unary = unary
         self._host = host
-        self._context = context
+        self._live = live
+        self._trouble = trouble
         self._preface = preface
         self._dial_channel = dial_channel
         self._metadata = metadata
@@ -94,6 +98,7 @@ class Linker:
                 carrier = await self._link()
             except (FedPredictError, OSError) as error:
                 logger.debug("party.not_linked", extra={"party": self._who.party, "reason": str(error)})
+                self._trouble.failed(error)
                 self.tried.set()
                 await asyncio.sleep(backoff.next_s())
                 continue
@@ -103,6 +108,7 @@ class Linker:
                 await asyncio.sleep(backoff.next_s())
                 continue
             self._say(carrier)
+            self._trouble.over()
             self.tried.set()
             began = loop.time()
             with suppress(TimeoutError):
@@ -205,7 +211,7 @@ class Linker:
 
         await dial_socket(
             f"{self._host}:{self._port}",
-            self._context,
+            self._live.dialling_context() if self._live else None,
             server_name(self._who.party),
             own=self._preface,
             opened=open_end,

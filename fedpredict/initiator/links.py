@@ -44,6 +44,8 @@ class LinkPool(Keeper):
         """Whether all that take calls take those for several models; while there is none, as it was."""
         self.takes_buckets = False
         """Whether all that take calls take those of offline tasks; while there is none, as it was."""
+        self.masking: tuple[LinkCaller, ...] = ()
+        """Those that take calls for masked shares, in the order of the party's workers."""
         self._turn = 0
         self._waiting: list[LinkCall[Any]] = []
         self._deadlines = Deadlines(self._expire)
@@ -181,7 +183,7 @@ class LinkPool(Keeper):
     async def close(self) -> None:
         """Close every link; calls under way end as `PartyUnavailableError`."""
         self._bridged_until = 0.0
-        self._usable, self._because = [], "this process stops"
+        self._usable, self.masking, self._because = [], (), "this process stops"
         self._silences.stop()
         for probe in self._probes.values():
             probe.cancel()
@@ -196,6 +198,9 @@ class LinkPool(Keeper):
 
     def _use(self, links: list[LinkCaller]) -> None:
         self._usable = links
+        self.masking = tuple(
+            sorted((link for link in links if self._links[link].masks), key=lambda link: self._links[link].worker)
+        )
         if links:
             self.takes_several = all(self._links[link].takes_several for link in links)
             self.takes_buckets = all(self._links[link].takes_buckets for link in links)

@@ -14,6 +14,7 @@ from fedpredict.errors import InputsRefusedError, TooManySamplesError
 from fedpredict.initiator.admission import Admission
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.lane import Lane
+from fedpredict.initiator.masking import MaskedSums
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
 from fedpredict.initiator.submit import Done, GiveUp
@@ -114,6 +115,7 @@ class Predictor:
         self._own_party = own_party
         self._deadline_s = deadline_s
         self._watch = watch or PredictionWatch()
+        self._masked = MaskedSums(scorers)
         self._plans: dict[str, _Plan] = {}
         self._shared: WeakValueDictionary[_SharedKey, Lane] = WeakValueDictionary()
         """The lanes whose rounds carry requests for several models; the plans keep them."""
@@ -205,7 +207,11 @@ class Predictor:
         round_rows = min(self._catalogue.max_samples(task.model_id), max_samples_of(manifest.n_scores))
         if head is not None:
             round_rows = min(round_rows, max(1, HEAD_NUMBERS // manifest.n_scores))
-        key = _SharedKey(manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows)
+        settings = plan.question.settings
+        scale_bits = settings.scale_bits if settings.masked else None
+        key = _SharedKey(
+            manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows, scale_bits
+        )
         # a round has one head at most: what travels together must be finished together
         is_shared = head is None and task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
         lane = self._shared.get(key) if is_shared else None
@@ -218,6 +224,7 @@ class Predictor:
                 scorers=self._scorers,
                 own_party=self._own_party,
                 head=head,
+                masked=None if scale_bits is None else self._masked.of(manifest, scale_bits),
                 watch=self._watch,
             )
             lane = Lane(route, round_rows=round_rows)
@@ -235,6 +242,8 @@ class _SharedKey(NamedTuple):
     n_scores: int
     mode: Mode
     round_rows: int
+    scale_bits: int | None
+    """Where the shares are masked."""
 
 
 @dataclass(slots=True, eq=False)

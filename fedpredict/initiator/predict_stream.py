@@ -17,7 +17,7 @@ from types import ModuleType
 
 import grpc
 
-from fedpredict.errors import DeadlineExceededError, ProtocolError, ServerUnavailableError
+from fedpredict.errors import CertificateRefusedError, DeadlineExceededError, ProtocolError, ServerUnavailableError
 from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
@@ -38,6 +38,8 @@ SWEEP_S = 0.05
 """How often the calls of a stream are held to their deadlines; one timer for all of them."""
 
 WhoCalls = Callable[[Context], Identity]
+Holds = Callable[[Context, "_Stream"], None]
+"""Has a stream closed when its caller is believed no more."""
 
 
 class PredictStreams:
@@ -51,6 +53,7 @@ class PredictStreams:
         max_calls: int,
         wants: Callable[[BaseException], bool] = always,
         audit: RequestAudit | None = None,
+        holds: Holds | None = None,
     ) -> None:
         """Prepare.
 
@@ -60,7 +63,9 @@ class PredictStreams:
             max_calls: Calls that one stream may have under way; at the limit it is not read, and the caller waits.
             wants: Whether a call that ended in an error gets a line in the log.
             audit: Writes down what is refused before `predictor` has it; default: nothing does.
+            holds: Told of every stream; default: nobody is.
         """
+        self._holds = holds
         self._predictor = predictor
         self._who_calls = who_calls
         self._max_calls = max_calls
@@ -88,6 +93,8 @@ class PredictStreams:
             await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
             stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants, audit=self._audit)
             self._open.add(stream)
+            if self._holds is not None:
+                self._holds(context, stream)
             if self._draining:
                 stream.drain()
             try:
@@ -138,6 +145,7 @@ class _Stream:
         self._to_write = asyncio.Event()
         self._has_room = asyncio.Event()
         self._draining = False
+        self._closed_because = ""
         self._in_batches = BATCH_METADATA in tuple(context.invocation_metadata() or ())
 
     def drain(self) -> None:
@@ -145,11 +153,17 @@ class _Stream:
         self._draining = True
         self._answer(initiator_pb2.PredictAnswer(drain=link_pb2.Drain()))
 
+    def close(self, reason: str) -> None:
+        """End at once: the caller is believed no more."""
+        self._closed_because = reason
+        self._to_write.set()
+
     async def serve(self) -> None:
         """Answer until the caller has closed its side, or this process stops, and nothing is under way.
 
         Raises:
             ProtocolError: The caller sent what is no call.
+            CertificateRefusedError: The stream was closed.
         """
         reader = asyncio.ensure_future(self._read())
         reader.add_done_callback(lambda _: self._to_write.set())
@@ -160,6 +174,8 @@ class _Stream:
                 if (reader.done() or self._draining) and not self._under_way and not self._answers:
                     break
                 await self._to_write.wait()
+                if self._closed_because:
+                    raise CertificateRefusedError(self._closed_because)
             if reader.done():
                 reader.result()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fedpredict.initiator.masking import MaskedSum
 from fedpredict.initiator.settings import ModelSettings
 from fedpredict.model.head import Head
 from fedpredict.model.links import Link
@@ -51,6 +52,7 @@ class Route:
         scorers: By party, those and every party of the fallback models.
         own_party: This initiator's, the only one that ever sees inputs.
         head: What finishes the shares, of the only model that travels so; None where shares are added up.
+        masked: How the other parties' shares are added up without being seen; None where they are not masked.
         watch: Told of every round.
     """
 
@@ -61,4 +63,5 @@ class Route:
     scorers: Mapping[str, PartyScorer]
     own_party: str
     head: Head | None = None
+    masked: MaskedSum | None = None
     watch: PredictionWatch = field(default_factory=PredictionWatch)

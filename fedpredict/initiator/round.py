@@ -23,7 +23,9 @@ from fedpredict.errors import (
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.delivery import Delivery, Side, fail_all
+from fedpredict.initiator.masking import MaskedSum, Replies
 from fedpredict.initiator.question import Route
+from fedpredict.initiator.unmasking import share_without_numbers
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.share import SampleStatus, Share
 from fedpredict.observe.metrics import Outcome, call_outcome_of, outcome_of
@@ -88,9 +90,12 @@ class Round:
             self._loop.call_soon(self._finish)
             return
         request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
-        for party in self._route.parties:
-            query = self._query(party, request_id)
-            self._pending[party] = _begin(self._route.scorers[party], query, left_s)
+        queries = {party: self._query(party, request_id) for party in self._route.parties}
+        if self._route.masked is not None:
+            self._pending.update(self._ask_masked(self._route.masked, queries, left_s))
+        for party, query in queries.items():
+            if party not in self._pending:
+                self._pending[party] = _begin(self._route.scorers[party], query, left_s)
         for party, future in list(self._pending.items()):
             future.add_done_callback(partial(self._heard, party))
         self._set_timer()
@@ -102,6 +107,10 @@ class Round:
             self._n_left += 1
         if self._n_left == len(slices):
             self._end("cancelled")
+
+    def _ask_masked(self, masked: MaskedSum, queries: Mapping[str, ScoreQuery], left_s: float) -> Replies[PartyReply]:
+        manifests = [part.question.manifest for part in self._asked]
+        return masked.ask(manifests, {party: queries[party] for party in masked.parties}, left_s)
 
     def _query(self, party: str, request_id: str) -> ScoreQuery:
         batch, first, is_several = self._batch, self._asked[0].question.refs[party], len(self._asked) > 1
@@ -147,6 +156,8 @@ class Round:
 
     def _answered(self, party: str, reply: PartyReply, took_s: float) -> Side:
         share, expected = reply.share, (len(self._batch.asked), self._route.n_scores)
+        if reply.masked is not None:
+            share = share_without_numbers(reply.masked, share.status)
         if reply.failures and len(reply.failures) == len(self._asked):
             share = Share(np.full(expected, np.nan), share.status)
         if share.values.shape != expected:

@@ -40,8 +40,9 @@ from fedpredict.observe.scoring import StoreMetrics
 from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMetrics
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, party_credentials, token_credentials
+from fedpredict.security.callers import holding
+from fedpredict.security.live import following, party_tls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.handlers import Guarded
@@ -65,6 +66,13 @@ DRAIN_LOOK_S = 0.02
 class InitiatorServer:
     """A running initiator, as an async context manager: it listens from enter to exit."""
 
+    _attachments: Attachments | None = None
+    _heads: Heads = HeadShelf
+    _check_types: CheckTypes | None = None
+    _buckets: BucketPart | None = None
+    _http_address: str | None = None
+    _http_edge: HttpServer | None = None
+
     def __init__(
         self,
         settings: InitiatorSettings,
@@ -78,7 +86,6 @@ class InitiatorServer:
         simulate: bool = False,
         me: Instance | None = None,
         counted: Source | None = None,
-        access: Access | None = None,
         callers: Callers | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -94,31 +101,26 @@ class InitiatorServer:
             simulate: Answer without partners, marked as such.
             me: This process among the initiator's workers; default: the only one.
             counted: Further metrics to show.
-            access: Who may ask for what, which the caller may replace; default: what the settings say.
-            callers: Knows who asks; default: certificates, and with `insecure` what callers state.
+            callers: Knows who asks, and for what they may; default: certificates, and what the settings say.
 
         Raises:
             ConfigError: TLS material and `insecure` do not fit, or the certificate is another party's.
             CertificateError: The certificate files cannot be used.
         """
         self._settings = settings
-        self._store, self._tls = store, tls
-        self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
+        self._store = store
+        self.tls = party_tls(settings.party, tls, insecure=settings.insecure)
+        """What this process proves and whom it believes; None for plain text."""
         self._warehouse, self._features, self._realtime = warehouse, features, realtime
         self._tasks, self._simulate = tasks, simulate
         self._offline: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         self._me = me or Instance()
-        self._attachments: Attachments | None = None
-        self._heads: Heads = HeadShelf
-        self._check_types: CheckTypes | None = None
-        self._buckets: BucketPart | None = None
+        self._callers = callers or Callers(Access(settings.clients, max_rows=settings.max_samples))
+        self._callers.live, access = self.tls, self._callers.access
         self._access = Access(settings.clients, max_rows=settings.max_samples) if access is None else access
-        self._callers = callers or Callers(insecure=settings.insecure, purpose_of=self._access.purpose_of)
         self._admission = Admission(self._access, settings.limits, max_samples=settings.max_samples)
         self._stack = AsyncExitStack()
         self._address = settings.listen
-        self._http_address: str | None = None
-        self._http_edge: HttpServer | None = None
         self._link_address = self._token_address = ""
         serving = NO_SERVING_METRICS if settings.metrics.listen is None else ServingMetrics(settings.models)
         self._watch = PredictionWatch(serving, log=RequestLog(settings.log))
@@ -212,7 +214,7 @@ class InitiatorServer:
 
     async def _scorers(self, stack: AsyncExitStack) -> Mapping[str, PartyScorer]:
         scorers: dict[str, PartyScorer] = {}
-        dialler = Dialler(self._settings.party, self._tls, self._me, self._callers.audit)
+        dialler = Dialler(self._settings.party, self.tls, self._me, self._callers.audit)
         attached: dict[str, RemoteParty] = {}
         for party, settings in self._settings.parties.items():
             if settings.address is not None:
@@ -245,16 +247,17 @@ class InitiatorServer:
         return scorers
 
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
-        attachments = Attachments(attached, insecure=self._settings.insecure)
+        attachments = Attachments(attached, self.tls)
         self._attachments = attachments
         if self._settings.link_listen is not None:
-            context = listening_context(self._tls) if self._tls else None
+            context = self.tls.listening_context() if self.tls else None
             self._link_address = await attachments.listen(
                 self._settings.link_listen, context, stack, reuse_port=self._me.shares_ports
             )
 
     async def _observe(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        await stack.enter_async_context(following(self.tls))
         self._watch.traces = await stack.enter_async_context(tracing(settings.traces, "initiator", settings.party))
         shown = measuring(
             settings.metrics,
@@ -276,6 +279,7 @@ class InitiatorServer:
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
             audit=audit,
+            holds=holding(self.tls),
         )
         seen, offline = watched(predictor, "grpc", self._watch, audit), self._offline
         service = InitiatorService(
@@ -289,9 +293,10 @@ class InitiatorServer:
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         services = service.handlers(), inference.handlers(), health.handlers()
         server.add_generic_rpc_handlers((Guarded(services, METHODS),))
-        self._address = bind(server, self._settings.listen, self._credentials)
-        if self._settings.token_listen is not None and self._tls is not None:
-            self._token_address = bind(server, self._settings.token_listen, token_credentials(self._tls))
+        self._address = bind(server, self._settings.listen, self.tls.server_credentials() if self.tls else None)
+        if self._settings.token_listen is not None and self.tls is not None:
+            credentials = self.tls.server_credentials(takes_tokens=True)
+            self._token_address = bind(server, self._settings.token_listen, credentials)
         await server.start()
         if self.metrics_address:
             self._watch.serving.ready(lambda: {each: models.info(each).ready for each in models.model_ids})
@@ -302,7 +307,7 @@ class InitiatorServer:
         settings = self._settings
         if settings.http_listen is None:
             return
-        edge_settings = edge_settings_of(settings, self._tls, shares_port=self._me.shares_ports)
+        edge_settings = edge_settings_of(settings, self.tls, shares_port=self._me.shares_ports)
         edge = build_edge(edge_settings, predictor, models, self._access, self._watch, callers=self._callers)
         await edge.__aenter__()
         self._http_edge, self._http_address = edge, edge.address
@@ -340,7 +345,6 @@ async def serve(
     ready: Callable[[str], None] | None = None,
     ready_http: Callable[[str], None] | None = None,
     counted: Source | None = None,
-    access: Access | None = None,
     callers: Callers | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let calls under way finish (`drain_s`) and return.
@@ -358,8 +362,7 @@ async def serve(
         ready: Called once with the address, when the server listens; models become ready as their parties are met.
         ready_http: Called once with the address that HTTP is spoken at, where it is.
         counted: Further metrics to show.
-        access: Who may ask for what, which the caller may replace; default: what the settings say.
-        callers: Knows who asks; default: as `InitiatorServer`.
+        callers: Knows who asks, and for what they may; default: as `InitiatorServer`.
 
     Raises:
         ConfigError: The port is taken, or the settings do not fit.
@@ -377,7 +380,6 @@ async def serve(
             simulate=simulate,
             me=me,
             counted=counted,
-            access=access,
             callers=callers,
         )
         async with running as server:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
+from fedpredict.model.fixed_point import DEFAULT_SCALE_BITS, MAX_SCALE_BITS
 from fedpredict.model.kinds import Kind, check_link, check_widths, own_link
 from fedpredict.model.links import Link, parse_link
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
@@ -116,6 +117,10 @@ class ModelSettings(_Settings):
     """For `fallback_model`: a model that this initiator holds alone."""
     head: bool = False
     """Whether this initiator holds what finishes the parties' shares, which are not added up then."""
+    masked: bool = False
+    """Whether the other parties' shares are masked, so that only their sum can be read here."""
+    scale_bits: int = Field(default=DEFAULT_SCALE_BITS, ge=0, le=MAX_SCALE_BITS)
+    """Of masked shares: they are multiplied by 2 to the power of this, and rounded; the same at every party."""
     simulate: SimulateSettings | None = None
 
     @model_validator(mode="after")
@@ -136,6 +141,17 @@ class ModelSettings(_Settings):
             raise ValueError(f"defaults: {', '.join(strangers)} holds no part of this model")
         if len({len(numbers) for numbers in self.defaults.values()}) > 1:
             raise ValueError("defaults: the parties' constants differ in width; write one number per score for each")
+        return self
+
+    @model_validator(mode="after")
+    def _only_sums_are_masked(self) -> ModelSettings:
+        if self.masked and self.head:
+            raise ValueError("masked: shares that a head finishes are not added up, and only a sum can be masked")
+        if self.masked and self.defaults:
+            raise ValueError(
+                'masked: a constant cannot stand in for one share where only the sum is read; use policy = "fail", or '
+                '"fallback_model"'
+            )
         return self
 
 
@@ -307,6 +323,17 @@ class InitiatorSettings(_Settings):
                 raise ValueError(f"models.{model_id}.parties lists {self.party} itself: [warehouse] is needed")
             if model.head and self.warehouse is None:
                 raise ValueError(f"models.{model_id}.head is in this party's warehouse: [warehouse] is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_hide_something(self) -> InitiatorSettings:
+        for model_id, model in self.models.items():
+            if model.masked and self.insecure:
+                raise ValueError(f"models.{model_id}.masked: needs TLS, as certificates sign the keys of the masks")
+            if model.masked and len(set(model.parties) - {self.party}) < 2:
+                raise ValueError(
+                    f"models.{model_id}.masked: the sum over a single other party is its share, and hides nothing"
+                )
         return self
 
     @model_validator(mode="after")

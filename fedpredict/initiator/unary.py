@@ -29,6 +29,11 @@ _OFFLINE = {
 }
 """The body of a frame -> the method that takes the same message."""
 
+_APART = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAUTHENTICATED})
+"""After these a hello is needed before the party counts as met."""
+_LEAVE_S = 60.0
+"""So long calls under way may take on a connection that was left for one with a newer certificate."""
+
 _Reply = TypeVar("_Reply", bound=Message)
 
 
@@ -57,6 +62,11 @@ class UnaryParty:
         self._greeted = False
         self._instance = ""
         self._takes_buckets = False
+        self._chain = b""
+        """What the party proved."""
+        self._shown = self._who.shown
+        """What this side proves on the channel."""
+        self._left: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
 
     @property
     def is_met(self) -> bool:
@@ -65,12 +75,12 @@ class UnaryParty:
 
     async def close(self) -> None:
         """Close the channel; calls under way end."""
-        await self._channel.close(None)
+        for channel in (*self._left, self._channel):
+            await channel.close(None)
 
     async def redial(self) -> None:
         """Leave the connection for a new one: it may lead nowhere, which gRPC finds out by its keepalive only."""
-        left, self._channel, self._greeted = self._channel, self._dial(), False
-        await left.close(None)
+        await self._leave().close(None)
 
     async def hello(self, *, deadline_s: float) -> participant_pb2.HelloReply:
         """Ask who answers, and prove it; return the proven answer.
@@ -82,7 +92,7 @@ class UnaryParty:
         request = self._who.hello()
         reply = await self._call("Hello", request, participant_pb2.HelloReply, deadline_s)
         self._takes_buckets = self._who.check(request, reply).takes_buckets
-        self._greeted = True
+        self._greeted, self._chain = True, reply.certificate_chain
         if reply.instance != self._instance:
             logger.info("party.met", extra={"party": self._party, "restarted": bool(self._instance)})
             self._instance = reply.instance
@@ -121,10 +131,22 @@ class UnaryParty:
             raise self._who.refused(error) from error
 
     async def _greet(self, deadline_s: float) -> None:
-        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:
+        if self._who.shown is not self._shown:
+            # calls under way end on the connection that they began on
+            left = self._leave()
+            self._left[left] = asyncio.create_task(left.close(_LEAVE_S))
+            self._left[left].add_done_callback(lambda _: self._left.pop(left, None))
+        ready = self._channel.get_state() is grpc.ChannelConnectivity.READY
+        if not ready or (self._greeted and not self._who.believes(self._chain)):
             self._greeted = False
         if not self._greeted:
             await self.hello(deadline_s=deadline_s)
+
+    def _leave(self) -> grpc.aio.Channel:
+        """Take a new channel, with what this side proves now; return the old one."""
+        left, self._channel, self._greeted = self._channel, self._dial(), False
+        self._shown = self._who.shown
+        return left
 
     async def _call(self, method: str, request: Message, reply_type: type[_Reply], deadline_s: float) -> _Reply:
         if deadline_s <= 0.0:
@@ -135,7 +157,7 @@ class UnaryParty:
         try:
             data = await call(request.SerializeToString(), timeout=deadline_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+            if error.code() in _APART:
                 self._greeted = False
             raise self._who.translate(error.code(), str(error.details()), error_from_rpc(error)) from error
         except asyncio.CancelledError as error:

@@ -155,6 +155,8 @@ class Watcher:
         digest = dict(pinned.digests).get(scorer.party) if pinned else None
         if pinned is None or digest is None or digest == part.params_sha256:
             return None
+        if self._catalogue.settings(part.model_id).masked:  # no party answers alone: the first round shows it
+            return None
         query = ScoreQuery(
             request_id=new_request_id(),
             model_id=part.model_id,

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedpredict.errors import InputError
 from fedpredict.model.buckets import MAX_BUCKETS, bucket_count, places_of
+from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.ids import check_name
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, Share
@@ -90,12 +91,14 @@ class BucketAnswer:
         ids_sha256: The digest of the ids that it is about, in hex.
         oldest_event_time: The oldest event time among the features used, in microseconds UTC, or None.
         elapsed_s: Seconds the party spent.
+        masked: The share in a masked sum; `share` has the statuses and no numbers then. None: it is not masked.
     """
 
     share: Share
     ids_sha256: str
     oldest_event_time: int | None
     elapsed_s: float
+    masked: MaskedWords | None = None
 
 
 class BucketScorer(Protocol):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fedpredict.errors import FedPredictError
 from fedpredict.model.arrays import Micros
+from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.manifest import PartDescription
 from fedpredict.model.reasons import Reasons
@@ -88,6 +89,7 @@ class PartyReply:
         failures: Where there are several models: why one has no share, by its place in the query. Its rows are
             REFUSED here; where no model has a share, the width of this one says nothing.
         reasons: Why points were lost, in the order of the query's sample ids; None where the party tells nothing.
+        masked: The share in a masked sum; `share` has the statuses and no numbers then. None: it is not masked.
     """
 
     share: Share
@@ -96,6 +98,7 @@ class PartyReply:
     segment_event_times: Micros | None = None
     failures: Mapping[int, FedPredictError] = field(default_factory=dict)
     reasons: Reasons | None = None
+    masked: MaskedWords | None = None
 
 
 class PartyScorer(Protocol):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from fedpredict.errors import EmptyRequestError, FedPredictError
 from fedpredict.model.ids import check_model_id
-from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.model.scorer import ModelRef, PartyReply, PartyScorer, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.logs import add_log_context
@@ -16,23 +18,30 @@ from fedpredict.observe.watch import ShareWatch
 from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.distinct import DistinctLimit, answered_ids, ids_of_models
 from fedpredict.participant.epoch import check_epoch
+from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
-from fedpredict.security.hello import sign_hello
+from fedpredict.security.hello import HELLO
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.masking import MaskSession
 from fedpredict.security.policy import Rule
-from fedpredict.security.tls import TlsFiles, read_tls
-from fedpredict.wire import codec
+from fedpredict.security.tls import TlsFiles
+from fedpredict.wire import codec, masked_codec
 from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.handlers import log_failure
-from fedpredict.wire.link import OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
-from fedpredict.wire.v1 import participant_pb2
+from fedpredict.wire.link import MASKED_SUMS, OFFLINE_TASKS, SCORE_STREAM, SEVERAL_MODELS, Instance
+from fedpredict.wire.masked_codec import RoundRef
+from fedpredict.wire.v1 import masking_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
 
 _DESCRIBE, _SCORE = METHODS[f"{SERVICE}/DescribeModel"], METHODS[f"{SERVICE}/Score"]
+INLINE_WORDS = 32_768
+"""More numbers are masked in a thread: so many take about half a millisecond for each of the other parties."""
+_Admitted: TypeAlias = MaskSession | FedPredictError | None
 
 
 class Answers:
@@ -42,32 +51,35 @@ class Answers:
         self,
         scorer: PartyScorer,
         policy: CallerPolicy,
-        tls: TlsFiles | None,
+        tls: TlsFiles | LiveTls | None,
         me: Instance,
         *,
         watch: ShareWatch | None = None,
         offline: OfflineAnswers | None = None,
         audit: CallAudit | None = None,
         distinct: DistinctLimit | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """Serve one party.
 
         Args:
             scorer: This party.
             policy: Who may ask for what.
-            tls: The server's files, to sign hellos; None in plain text, where callers state who they are.
+            tls: What this party proves, to sign hellos; None in plain text, where callers state who they are.
             me: This process.
             watch: Told of every share; default: nobody is.
             offline: Answers offline tasks; default: they are not offered.
             audit: Writes calls down; default: nothing does.
             distinct: Keeps the limits of distinct sample ids; default: `policy` may have none.
+            masking: Masks shares of some models; default: of none.
         """
+        self.masking = masking or no_masking(policy)
         self.offline = offline
         self.link_port = 0
         """The port that hellos tell, of links over sockets; 0 for none."""
         self._scorer = scorer
         self._policy = policy
-        self._tls = tls
+        self._tls = as_live(tls)
         self._me = me
         self._watch = watch or ShareWatch()
         self.audit = audit or CallAudit(None)
@@ -77,12 +89,12 @@ class Answers:
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
         """Say who answers here, and prove it by signing the caller's nonce.
 
-        Without a nonce the caller only asks whether we are still there, and must not wait for a thread that signs.
+        Without a nonce the caller only asks whether we are still there.
         """
         codec.check_protocol_version(request.protocol_version)
         reply = participant_pb2.HelloReply(
             protocol_version=codec.PROTOCOL_VERSION,
-            capabilities=[SCORE_STREAM, SEVERAL_MODELS, *([OFFLINE_TASKS] if self.offline else [])],
+            capabilities=self._capabilities(),
             party=self._scorer.party,
             instance=self._me.name,
             worker=self._me.worker,
@@ -90,8 +102,8 @@ class Answers:
             link_port=self.link_port,
         )
         if self._tls is not None and request.nonce:
-            reply.signature = await asyncio.to_thread(sign_hello, self._tls, self._scorer.party, request.nonce)
-            reply.certificate_chain = (await asyncio.to_thread(read_tls, self._tls)).chain_pem
+            proof = self._tls.prove(HELLO, self._scorer.party, nonce=request.nonce)
+            reply.certificate_chain, reply.signature = proof
         return reply
 
     async def describe_model(
@@ -140,20 +152,42 @@ class Answers:
         except FedPredictError as error:
             self.audit.other("Score", caller, "", "", error)
             raise
+        codec.fill_reply(into, query, await self._answered(query, (), caller, deadline_s))
+
+    async def fill_masked_score(
+        self,
+        request: masking_pb2.MaskedScoreRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.ScoreReply,
+    ) -> None:
+        """Write this party's masked share into an empty message."""
+        try:
+            query = codec.query_from_wire(request.score)
+            rounds = masked_codec.rounds_from_wire(request, query)
+        except FedPredictError as error:
+            self.audit.other("Score", caller, "", "", error)
+            raise
+        masked_codec.fill_masked_reply(into, query, await self._answered(query, rounds, caller, deadline_s))
+
+    async def _answered(
+        self, query: ScoreQuery, rounds: tuple[RoundRef, ...], caller: Identity, deadline_s: float
+    ) -> PartyReply:
+        """Return the answer to a question, masked where it has rounds; whatever comes of it is written down."""
         watched = self._watch.share(caller.name, query)
         try:
             self.audit.check()
             rule = self._policy.admit(caller, _SCORE)
-            if query.further:
-                _check_call(query, rule)
-                reply = await self._score_several(query, rule, deadline_s)
-            else:
-                # who may not ask learns nothing else: not even what is wrong with the request
-                rule.check_model(query.model_id)
-                _check_call(query, rule)
-                asked = await self._distinct.check(caller.name, query.sample_ids)
-                reply = await self._scorer.score(query, deadline_s=deadline_s)
-                await asked.count()
+            # who may not ask learns nothing else: not even what is wrong with the request
+            admitted = self._admit(query, rounds, rule)
+            _check_call(query, rule)
+            is_admitted = [not isinstance(each, FedPredictError) for each in admitted]
+            asked = await self._distinct.check(caller.name, ids_of_models(query, is_admitted))
+            reply = await self._shares(query, admitted, deadline_s)
+            await asked.count(answered_ids(query, reply))
+            if rounds:
+                sessions = [each if isinstance(each, MaskSession) else None for each in admitted]
+                reply = await self._masked(query, reply, sessions, rounds)
             if watched.scored(reply):
                 _log_done(query, reply)
         except BaseException as error:
@@ -164,28 +198,60 @@ class Answers:
             raise
         self.audit.scored(caller, query, reply)
         await self.audit.safe()
-        codec.fill_reply(into, query, reply)
+        return reply
 
-    async def _score_several(self, query: ScoreQuery, rule: Rule, deadline_s: float) -> PartyReply:
-        """Return the shares of several models; one that the caller may not ask for takes no other's share away."""
-        may_ask = [rule.has(each.model_id) for each in query.models]
-        asked = await self._distinct.check(rule.caller.name, ids_of_models(query, may_ask))
-        if all(may_ask):
+    async def _masked(
+        self,
+        query: ScoreQuery,
+        reply: PartyReply,
+        sessions: Sequence[MaskSession | None],
+        rounds: tuple[RoundRef, ...],
+    ) -> PartyReply:
+        if reply.share.values.size <= INLINE_WORDS:
+            return self.masking.masked(query, reply, sessions, rounds)
+        return await asyncio.to_thread(self.masking.masked, query, reply, sessions, rounds)
+
+    def _admit(self, query: ScoreQuery, rounds: tuple[RoundRef, ...], rule: Rule) -> list[_Admitted]:
+        """Return for each model the session that its shares are masked in, None, or why the caller gets none.
+
+        Of several models, one that the caller may not ask for takes no other's share away; of one alone it is raised.
+        """
+        admitted: list[_Admitted] = []
+        models: Sequence[ModelRef | ScoreQuery] = query.models if query.further else (query,)
+        for place, model in enumerate(models):
+            try:
+                rule.check_model(model.model_id)
+                admitted.append(self.masking.admit(rule.caller, model, rounds[place] if rounds else None))
+            except FedPredictError as error:
+                if not query.further:
+                    raise
+                admitted.append(error)
+        return admitted
+
+    async def _shares(self, query: ScoreQuery, admitted: list[_Admitted], deadline_s: float) -> PartyReply:
+        """Return the shares of the models that were admitted."""
+        if not any(isinstance(each, FedPredictError) for each in admitted):
             reply = await self._scorer.score(query, deadline_s=deadline_s)
         else:
             queries = split_by_model(query)
-            reply = join_replies(queries, [await self._share_or_error(each, rule, deadline_s) for each in queries])
-        await asked.count(answered_ids(query, reply))
+            outcomes = [
+                each if isinstance(each, FedPredictError) else await self._share_or_error(own, deadline_s)
+                for own, each in zip(queries, admitted, strict=True)
+            ]
+            reply = join_replies(queries, outcomes)
         for place, error in reply.failures.items():
             log_failure(error, request_id=query.request_id, model=query.models[place].model_id)
         return reply
 
-    async def _share_or_error(self, query: ScoreQuery, rule: Rule, deadline_s: float) -> PartyReply | FedPredictError:
+    async def _share_or_error(self, query: ScoreQuery, deadline_s: float) -> PartyReply | FedPredictError:
         try:
-            rule.check_model(query.model_id)
             return await self._scorer.score(query, deadline_s=deadline_s)
         except FedPredictError as error:
             return error
+
+    def _capabilities(self) -> list[str]:
+        offers = {OFFLINE_TASKS: self.offline is not None, MASKED_SUMS: self.masking.offered}
+        return [SCORE_STREAM, SEVERAL_MODELS, *(name for name, is_offered in offers.items() if is_offered)]
 
 
 def _check_call(query: ScoreQuery, rule: Rule) -> None:

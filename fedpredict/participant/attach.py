@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
 
-from fedpredict.errors import FedPredictError, PartyUnavailableError
+from fedpredict.errors import (
+    CertificateError,
+    FedPredictError,
+    PartyUnavailableError,
+    SecurityError,
+    UnauthenticatedError,
+)
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.settings import InitiatorPeerSettings
+from fedpredict.security.callers import hold, socket_caller
+from fedpredict.security.hello import ATTACH, NONCE_BYTES
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import dialling_context
-from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
+from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.tls import TlsFiles, server_name, stated_identity
+from fedpredict.security.trouble import Trouble
 from fedpredict.wire.channel import Compression, channel_options
-from fedpredict.wire.link import HANDSHAKE_S, RECHECK_S, SEARCH_S, SETTLED_S, Backoff, search_tries
+from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, RECHECK_S, SEARCH_S, SETTLED_S, Backoff, search_tries
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier, dial_socket
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -34,7 +44,11 @@ class Attacher:
     """Keeps this participant linked to every worker of every initiator that its settings list."""
 
     def __init__(
-        self, party: str, initiators: Mapping[str, InitiatorPeerSettings], links: LinkServer, tls: TlsFiles | None
+        self,
+        party: str,
+        initiators: Mapping[str, InitiatorPeerSettings],
+        links: LinkServer,
+        tls: TlsFiles | LiveTls | None,
     ) -> None:
         """Prepare; nothing is dialled before `start`.
 
@@ -42,12 +56,12 @@ class Attacher:
             party: This participant's party.
             initiators: By the party that each must prove to be.
             links: Answers on the links.
-            tls: This participant's certificate and key; None for plain text.
+            tls: What this participant proves and believes; None for plain text.
         """
         self._me = Identity(IdentityKind.PARTY, party)
         self._initiators = initiators
         self._links = links
-        self._tls = tls
+        self._tls = as_live(tls)
         self._tasks: list[asyncio.Task[None]] = []
         self._places: list[_Place] = []
 
@@ -81,7 +95,7 @@ class _Place:
     link_address: str | None
     compression: Compression
     links: LinkServer
-    tls: TlsFiles | None
+    tls: LiveTls | None
     workers: int = 1
     linked: dict[int, LinkAnswerer] = field(default_factory=dict)
     """By the initiator's worker."""
@@ -91,7 +105,13 @@ class _Place:
     asked: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
     """Workers of the initiator that want such a link."""
     told: str = ""
+    trouble: Trouble = field(init=False)
     carrying: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        fields = {"party": self.party}
+        files = self.tls.files if self.tls else None
+        self.trouble = Trouble("initiator.unreachable", fields, self.address, server_name(self.party), files)
 
     async def run(self) -> None:
         """Keep linked until cancelled."""
@@ -102,6 +122,7 @@ class _Place:
                 await self._attach_all()
             except (FedPredictError, OSError) as error:
                 self._say(f"{type(error).__name__}: {error}")
+                self.trouble.failed(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
             except Exception:  # the edge of a background task: it must go on, and say what happened
@@ -109,6 +130,7 @@ class _Place:
                 await asyncio.sleep(backoff.next_s())
                 continue
             self._say("")
+            self.trouble.over()
             began = loop.time()
             if len(self.linked) >= self.workers:
                 search.reset()
@@ -161,9 +183,12 @@ class _Place:
 
     async def _attach_socket(self, address: str, meeting: _Meeting) -> None:
         def opened(carrier: SocketCarrier) -> LinkAnswerer:
-            return meeting.answerer(carrier, address)
+            _, shown = socket_caller(carrier.tls, Identity(IdentityKind.PARTY, self.party).uri, self.tls)
+            link = meeting.answerer(carrier, address)
+            hold(self.tls, link, shown)
+            return link
 
-        context = dialling_context(self.tls) if self.tls else None
+        context = self.tls.dialling_context() if self.tls else None
         own = Preface("" if self.tls else self.me.uri, compress=self.compression is not Compression.NONE)
         await dial_socket(address, context, server_name(self.party), own=own, opened=opened)
         await meeting.greeted()
@@ -171,6 +196,9 @@ class _Place:
     async def _attach_stream(self, meeting: _Meeting) -> None:
         channel, metadata = self._channel()
         metadata = (*metadata, *self.compression.metadata)
+        if self.tls is not None:
+            meeting.nonce = secrets.token_bytes(NONCE_BYTES)
+            metadata = (*metadata, (NONCE_METADATA, meeting.nonce))
         # the stubs know calls with an iterator of requests only
         call = channel.stream_stream(_ATTACH, None, None)(metadata=metadata)  # type: ignore[call-arg]
         carrier = StreamCarrier(call, self.address)
@@ -187,14 +215,14 @@ class _Place:
         task.add_done_callback(self.carrying.discard)
         await meeting.greeted()
 
-    def _channel(self) -> tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]:
+    def _channel(self) -> tuple[grpc.aio.Channel, tuple[tuple[str, str | bytes], ...]]:
         """Return a channel of its own, and so a connection of its own, which may reach another worker."""
         compression = self.compression.of_grpc
         if self.tls is None:
             options = channel_options()
             return grpc.aio.insecure_channel(self.address, options, compression), stated_identity(self.me)
         options = channel_options(server_name(self.party))
-        return grpc.aio.secure_channel(self.address, channel_credentials(self.tls), options, compression), ()
+        return grpc.aio.secure_channel(self.address, self.tls.channel_credentials(), options, compression), ()
 
     def _say(self, problem: str) -> None:
         if problem and problem != self.told:
@@ -212,6 +240,8 @@ class _Meeting:
         self._linked = place.linked_offline if for_offline else place.linked
         self._met: asyncio.Future[participant_pb2.HelloRequest] = asyncio.get_running_loop().create_future()
         self._link: LinkAnswerer | None = None
+        self.nonce = b""
+        """What the initiator's first hello must sign; empty where its certificate is seen, or there is none."""
 
     def answerer(self, carrier: SocketCarrier | StreamCarrier, peer: str) -> LinkAnswerer:
         """Return the link's end, which listens for the hello."""
@@ -244,11 +274,34 @@ class _Meeting:
     def _greet(self, hello: participant_pb2.HelloRequest) -> None:
         # a later hello on the same link asks whether we are still there, or for another link
         if not self._met.done() and self._link is not None:
+            self._check_proof(hello, self._link)
             self._linked[hello.worker] = self._link
             self._met.set_result(hello)
         wanted = hello.wants_offline_link and not self._for_offline and self._place.links.offers_offline
         if wanted and self._place.asked.qsize() < MAX_ASKED:
             self._place.asked.put_nowait(hello.worker)
+
+    def _check_proof(self, hello: participant_pb2.HelloRequest, link: LinkAnswerer) -> None:
+        """Hold the initiator to the certificate that gRPC verified and does not show.
+
+        Raises:
+            SecurityError: It does not prove one, or one that is refused.
+        """
+        place, live = self._place, self._place.tls
+        if live is None or not self.nonce:
+            return
+        proof = (hello.certificate_chain, hello.signature)
+        try:
+            if hello.certificate_chain:
+                live.check_proof(place.party, ATTACH, place.party, place.me.name, nonce=self.nonce, proof=proof)
+                live.hold(link, hello.certificate_chain)
+            elif live.lists.exist:
+                raise UnauthenticatedError("it shows no certificate, as the lists here need: a newer release does")
+        except SecurityError as error:
+            link.close(str(error))
+            if isinstance(error, CertificateError):  # which says to a peer that something of our own is wrong
+                raise UnauthenticatedError(str(error)) from error
+            raise
 
     def _close(self, link: LinkAnswerer, reason: str) -> None:
         place = self._place

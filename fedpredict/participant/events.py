@@ -15,6 +15,7 @@ from fedpredict.errors import ProtocolError
 from fedpredict.features.event_feed import Feed
 from fedpredict.features.event_intake import Intake, json_lines, sent_table, table_rows, take_events
 from fedpredict.http.application import Answer, ProblemError, Request, Route, build_application
+from fedpredict.http.edge import Admits
 from fedpredict.http.problem import media_refused
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
@@ -42,6 +43,7 @@ class EventEdgeSettings:
         senders: Who may send.
         drain_s: How long requests under way may take at exit.
         shares_port: Whether other workers listen at the same port.
+        admits: Asked with every connection that has TLS; None: all are admitted.
     """
 
     listen: str
@@ -50,6 +52,7 @@ class EventEdgeSettings:
     senders: SenderPolicy
     drain_s: float
     shares_port: bool = False
+    admits: Admits | None = None
 
 
 class EventsEndpoint:
@@ -114,6 +117,7 @@ def build_event_edge(settings: EventEdgeSettings, store: EventStore, feed_of: Ca
         tls=settings.tls,
         drain_s=settings.drain_s,
         shares_port=settings.shares_port,
+        admits=settings.admits,
     )
 
 

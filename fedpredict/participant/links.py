@@ -11,10 +11,12 @@ from fedpredict.errors import ConfigError, ProtocolError
 from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.methods import FRAMES
-from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S
+from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.scoring.local_party import INLINE_SAMPLES
+from fedpredict.security.callers import hold, socket_caller
 from fedpredict.security.identity import Identity
-from fedpredict.security.sockets import socket_identity
+from fedpredict.security.live import LiveTls
+from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context
 from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences
 from fedpredict.wire.link_answerer import LinkAnswerer
@@ -37,17 +39,19 @@ Settled = Callable[[], Awaitable[None]]
 class LinkServer:
     """The links of one participant."""
 
-    def __init__(self, answers: Answers, settled: Settled | None = None) -> None:
+    def __init__(self, answers: Answers, settled: Settled | None = None, live: LiveTls | None = None) -> None:
         """Prepare; nothing listens.
 
         Args:
             answers: What calls are answered with.
             settled: Waited for before a hello is answered, where other workers can answer until then: a link brings
                 calls, and one that has read nothing yet would refuse them.
+            live: What callers' certificates are held to; None where there is no TLS, and they state who they are.
         """
         self._answers = answers
         self._buckets_at_once = 2 * answers.offline.buckets_at_once if answers.offline else 1
         self._settled = settled
+        self._live = live
         self._links: set[LinkAnswerer] = set()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
@@ -76,8 +80,10 @@ class LinkServer:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            caller = socket_identity(carrier.peer_certificate, carrier.stated, insecure=context is None)
-            return self.answerer(carrier, caller, carrier.peer)
+            caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            link = self.answerer(carrier, caller, carrier.peer)
+            hold(self._live, link, shown)
+            return link
 
         try:
             self._listener, address = await listen_sockets(listen, context, opened, reuse_port=reuse_port)
@@ -85,10 +91,12 @@ class LinkServer:
             raise ConfigError(f"link_listen: {listen} cannot be bound: {error.strerror or error}") from error
         return address
 
-    async def serve_stream(self, context: Context, caller: Identity) -> None:
-        """Serve a link over a gRPC stream that `caller` opened, until it ends."""
+    async def serve_stream(self, context: Context, caller: Identity, shown: Presented) -> None:
+        """Serve a link over a gRPC stream that `caller` opened, which showed a certificate, until it ends."""
         carrier = StreamCarrier(context, str(context.peer()))
-        await carrier.run(self.answerer(carrier, caller, carrier.peer))
+        link = self.answerer(carrier, caller, carrier.peer)
+        hold(self._live, link, shown)
+        await carrier.run(link)
 
     def answerer(
         self,
@@ -116,13 +124,18 @@ class LinkServer:
                 scored = link_pb2.Frame()
                 await self._answers.fill_score(frame.score, caller, _remaining_s(frame), scored.scored)
                 return scored
+            if frame.HasField("masked_score"):
+                scored = link_pb2.Frame()
+                await self._answers.fill_masked_score(frame.masked_score, caller, _remaining_s(frame), scored.scored)
+                return scored
             if frame.HasField("hello"):
                 with self._answers.audit.refusals("Hello", caller):
                     return await self._answer_hello(frame, greeted, for_offline=for_offline)
-            return await self._answer_other(frame, caller)
+            return await self._answer_other(frame, caller, link)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
             self._links.discard(link)
+            self._answers.masking.end(link)
             if carrier.broken:
                 self._answers.audit.other("Frame", caller, "", "", ProtocolError(carrier.broken))
             with log_context(caller=caller.name):
@@ -151,16 +164,29 @@ class LinkServer:
         reply.for_offline = for_offline
         return link_pb2.Frame(hello_reply=reply)
 
-    async def _answer_other(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+    async def _answer_other(self, frame: link_pb2.Frame, caller: Identity, link: LinkAnswerer) -> link_pb2.Frame:
         if frame.WhichOneof("body") not in FRAMES:
             raise ProtocolError("a call of a kind that is in no table of methods")
         if frame.HasField("describe"):
             described = await self._answers.describe_model(frame.describe, caller, _remaining_s(frame))
             return link_pb2.Frame(described=described)
-        offline = self._answers.offline
-        if offline is None:
+        if frame.HasField("masked_bucket"):
+            return await self._masked_bucket(frame, caller)
+        if frame.HasField("mask_key") or frame.HasField("mask_keys"):
+            return await self._answers.masking.answer(frame, caller, link)
+        return await self._offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
+
+    async def _masked_bucket(self, frame: link_pb2.Frame, caller: Identity) -> link_pb2.Frame:
+        answer, offline = link_pb2.Frame(), self._offline
+        left_s = _remaining_s(frame, MAX_BUCKET_DEADLINE_S)
+        await offline.masked_bucket(frame.masked_bucket, caller, left_s, answer.scored_bucket)
+        return answer
+
+    @property
+    def _offline(self) -> OfflineAnswers:
+        if self._answers.offline is None:
             raise ProtocolError("a call of offline tasks, which this party does not offer")
-        return await offline.answer(frame, caller, _remaining_s(frame, MAX_BUCKET_DEADLINE_S))
+        return self._answers.offline
 
     async def drain(self, drain_s: float) -> None:
         """Take no new links or calls, answer those under way, and return when all links are closed."""
@@ -189,5 +215,8 @@ def _remaining_s(frame: link_pb2.Frame, most_s: float = MAX_DEADLINE_S) -> float
 
 
 def _is_small(frame: link_pb2.Frame, n_bytes: int) -> bool:
-    # the bytes alone tell it of most: looking into the message takes longer
+    # the bytes alone tell it of most: looking into the message takes longer. What is masked is begun in the order in
+    # which it came, as the numbers of rounds only rise
+    if frame.HasField("masked_score"):
+        return True
     return frame.HasField("score") and (n_bytes <= _SMALL_BYTES or len(frame.score.sample_ids.offsets) <= _SMALL_BYTES)

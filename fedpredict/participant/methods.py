@@ -28,7 +28,12 @@ FRAMES: Mapping[str, str] = {
     "hello": f"{SERVICE}/Hello",
     "describe": f"{SERVICE}/DescribeModel",
     "score": f"{SERVICE}/Score",
+    "masked_score": f"{SERVICE}/Score",
     "score_bucket": f"{SERVICE}/ScoreBucket",
+    "masked_bucket": f"{SERVICE}/ScoreBucket",
+    # keys for the masked sums of a model say no more of it than a description
+    "mask_key": f"{SERVICE}/DescribeModel",
+    "mask_keys": f"{SERVICE}/DescribeModel",
     "population": f"{SERVICE}/RegisterPopulation",
     "population_bucket": f"{SERVICE}/PutPopulationBucket",
 }

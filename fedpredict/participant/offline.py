@@ -26,16 +26,19 @@ from fedpredict.observe.scoring import NO_PARTICIPANT_METRICS, ParticipantMetric
 from fedpredict.participant.audited import AskedIds, CallAudit
 from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.epoch import check_epoch
+from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
 from fedpredict.security.identity import Identity
+from fedpredict.security.masking import MaskSession
 from fedpredict.security.policy import Needs, Rule
 from fedpredict.tables.answered import AnsweredBucket
 from fedpredict.wire.bucket_codec import bucket_query_from_wire, fill_bucket_reply
+from fedpredict.wire.masked_codec import RoundRef, fill_masked_bucket_reply, round_from_wire
 from fedpredict.wire.population_codec import bucket_ids_from_wire, notice_from_wire, standing_to_wire
-from fedpredict.wire.v1 import link_pb2, participant_pb2
+from fedpredict.wire.v1 import link_pb2, masking_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class OfflineAnswers:
         metrics: ParticipantMetrics = NO_PARTICIPANT_METRICS,
         audit: CallAudit | None = None,
         distinct: DistinctLimit | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """Serve one party.
 
@@ -74,7 +78,9 @@ class OfflineAnswers:
             metrics: Counts them; default: nothing does.
             audit: Writes calls down; default: nothing does.
             distinct: Keeps the limits of distinct sample ids; default: `policy` may have none.
+            masking: Masks shares of some models; default: of none.
         """
+        self._masking = masking or no_masking(policy)
         self._part = part
         self._policy = policy
         self._populations = populations
@@ -110,7 +116,7 @@ class OfflineAnswers:
         add_log_context(request_id=notice.request_id)
         try:
             self._audit.check()
-            self._admit(caller, notice.population, _NOTICE)
+            self._admit_population(caller, notice.population, _NOTICE)
             standing = await self._thread(self._populations.notice, caller.name, notice)
         except BaseException as error:
             self._audit.population(caller, notice, error)
@@ -131,7 +137,7 @@ class OfflineAnswers:
         add_log_context(request_id=put.request_id)
         try:
             self._audit.check()
-            self._admit(caller, put.population, _PUT)
+            self._admit_population(caller, put.population, _PUT)
             async with self._taking:
                 await self._thread(self._populations.put, caller.name, put)
         except BaseException as error:
@@ -154,6 +160,32 @@ class OfflineAnswers:
         except FedPredictError as error:
             self._audit.other("ScoreBucket", caller, "", "", error)
             raise
+        reply, digest = await self._share_of(query, None, caller, deadline_s)
+        fill_bucket_reply(into, query, digest, reply)
+
+    async def masked_bucket(
+        self,
+        request: masking_pb2.MaskedBucketRequest,
+        caller: Identity,
+        deadline_s: float,
+        into: participant_pb2.BucketReply,
+    ) -> None:
+        """Write the masked share of a bucket into an empty message.
+
+        Until its round is begun nothing is waited for: rounds are begun in the order in which they came.
+        """
+        try:
+            query, place = bucket_query_from_wire(request.bucket), round_from_wire(request.round)
+        except FedPredictError as error:
+            self._audit.other("ScoreBucket", caller, "", "", error)
+            raise
+        reply, digest = await self._share_of(query, place, caller, deadline_s)
+        fill_masked_bucket_reply(into, query, digest, reply)
+
+    async def _share_of(
+        self, query: BucketQuery, place: RoundRef | None, caller: Identity, deadline_s: float
+    ) -> tuple[PartyReply, str]:
+        """Return the share of a bucket, masked where it has a round, and the digest of its ids."""
         add_log_context(request_id=query.request_id, model=query.model_id, task=query.task_id)
         began, counted = time.perf_counter(), self._metrics.bucket(caller.name, query.model_id)
         asked = AskedIds()
@@ -161,9 +193,15 @@ class OfflineAnswers:
             self._audit.check()
             if isinstance(query.rows, SampleIds):
                 asked.sample_ids = query.rows
+            # a round is begun before anything is waited for; else the digest comes first, for the line of a refusal
+            begun = None if place is None else self._admit(caller, query, place)
+            if isinstance(query.rows, SampleIds):
                 asked.sha256 = await self._thread(digest_of, query.rows)
-            rule = self._policy.admit(caller, _BUCKET)
+            rule, session = begun or self._admit(caller, query, None)
             reply, digests = await self._score(query, rule, deadline_s, asked)
+            if session is not None and place is not None:
+                mask = self._masking.masked_bucket
+                reply = await self._thread(mask, query, asked.sample_ids, reply, session, place)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
             self._audit.bucket(caller, query, asked, error)
@@ -172,14 +210,18 @@ class OfflineAnswers:
         await self._audit.safe()
         elapsed_s = time.perf_counter() - began
         counted.done(elapsed_s, reply.share.status)
-        fill_bucket_reply(into, query, digests[0], reply)
         self._note(query, reply, caller=caller, digests=digests, elapsed_s=elapsed_s)
+        return reply, digests[0]
+
+    def _admit(self, caller: Identity, query: BucketQuery, place: RoundRef | None) -> tuple[Rule, MaskSession | None]:
+        rule = self._policy.admit(caller, _BUCKET)
+        rule.check_model(query.model_id)
+        return rule, self._masking.admit(caller, query, place)
 
     async def _score(
         self, query: BucketQuery, rule: Rule, deadline_s: float, asked: AskedIds
     ) -> tuple[PartyReply, tuple[str, str]]:
         """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
-        rule.check_model(query.model_id)
         check_epoch(query.epoch)
         rule.check_mode(query.mode)
         rule.check_offline_rows(query.n_rows)
@@ -226,7 +268,7 @@ class OfflineAnswers:
         counts = {"rows": record.n_rows, "scored": record.n_scored, "elapsed_s": round(elapsed_s, 3)}
         logger.info("bucket.done", extra={**extra, **counts})
 
-    def _admit(self, caller: Identity, population: str, needs: Needs) -> None:
+    def _admit_population(self, caller: Identity, population: str, needs: Needs) -> None:
         if self._policy.rule_of(caller) is None:
             raise refusal(population, "no populations are taken here")
         self._policy.admit(caller, needs)

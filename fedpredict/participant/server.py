@@ -14,6 +14,7 @@ import grpc
 from fedpredict.errors import ConfigError, ModelNotFoundError
 from fedpredict.features.base import OnlineStore
 from fedpredict.features.memory import MemoryStore
+from fedpredict.model.manifest import PartDescription
 from fedpredict.observe.counting import Source
 from fedpredict.observe.heap import giving_back
 from fedpredict.observe.measuring import measuring
@@ -28,6 +29,7 @@ from fedpredict.participant.attach import Attacher
 from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.distinct import DistinctLimit
 from fedpredict.participant.links import LinkServer
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.methods import METHODS
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import ParticipantPolicy
@@ -41,9 +43,9 @@ from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
 from fedpredict.security.audit_waiting import Audit
-from fedpredict.security.https import https_context
-from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, party_credentials
+from fedpredict.security.callers import admitting
+from fedpredict.security.live import following, party_tls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
@@ -61,6 +63,9 @@ logger = logging.getLogger(__name__)
 
 class ParticipantServer:
     """A participant that serves inside an `async with` block, and drains at its end."""
+
+    _server: grpc.aio.Server | None = None
+    _event_edge: HttpServer | None = None
 
     def __init__(
         self,
@@ -95,13 +100,13 @@ class ParticipantServer:
             CertificateError: The certificate files cannot be used.
         """
         self._settings = settings
-        self._credentials = party_credentials(settings.party, tls, insecure=settings.insecure)
+        self.tls = party_tls(settings.party, tls, insecure=settings.insecure)
+        """What this process proves and whom it believes; None for plain text."""
         store = MemoryStore() if store is None else store
         self.loader = _loader(settings, warehouse, store, realtime)
         """What is loaded; `loader.refresh()` looks at the warehouse at once."""
         self._policy = policy or ParticipantPolicy(settings)
         self._realtime = realtime
-        self._tls = tls
         self._me = me or Instance()
         measured = settings.metrics.listen is not None
         self._distinct = DistinctLimit(distinct, lambda: self._policy.callers.distinct_ids)
@@ -112,15 +117,13 @@ class ParticipantServer:
         self._answered = AnsweredRecords(warehouse, settings.tasks.keep_days)
         self._audit = CallAudit(audit, self._policy.callers.purpose_of)
         self._answers = self._answering(self._scorer(store), warehouse)
-        self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None)
-        self._attacher = Attacher(settings.party, settings.initiators, self._links, tls)
-        self._service = ParticipantService(self._answers, self._links, insecure=tls is None)
+        self._links = LinkServer(self._answers, self.wait_read if self._me.shares_ports else None, self.tls)
+        self._attacher = Attacher(settings.party, settings.initiators, self._links, self.tls)
+        self._service = ParticipantService(self._answers, self._links, live=self.tls)
         self._health = Health(process=lambda: self.loader.state.read_once, model=self._is_ready)
         self._poller = Poller(self._refresh, settings.poll_s)
-        self._server: grpc.aio.Server | None = None
         self._address = settings.listen
         self._link_address = ""
-        self._event_edge: HttpServer | None = None
         self._observed = AsyncExitStack()
         self.metrics_address = ""
         """host:port of the metrics; empty where there are none."""
@@ -164,7 +167,7 @@ class ParticipantServer:
         self._attacher.start()
         extra = {"party": self._settings.party, "address": self._address, "links": self._link_address or "grpc"}
         logger.info("participant.listening", extra=extra)
-        if self._credentials is None:
+        if self.tls is None:
             logger.warning("participant.insecure", extra={"meaning": "plain text; callers state who they are"})
         if not self._settings.callers:
             logger.warning("participant.no_callers", extra={"meaning": "nobody may ask; see [callers]"})
@@ -201,18 +204,27 @@ class ParticipantServer:
         )
 
     def _answering(self, scorer: LocalParty, warehouse: Warehouse) -> Answers:
+        masking = self._masking()
         return Answers(
             scorer,
             self._policy.callers,
-            self._tls,
+            self.tls,
             self._me,
             watch=self._watch,
-            offline=self._offline(scorer, warehouse),
+            offline=self._offline(scorer, warehouse, masking),
             audit=self._audit,
             distinct=self._distinct,
+            masking=masking,
         )
 
-    def _offline(self, scorer: LocalParty, warehouse: Warehouse) -> OfflineAnswers:
+    def _masking(self) -> Masking:
+        def describe(model_id: str, params_sha256: str) -> PartDescription:
+            return self.loader.state.version(model_id, params_sha256).description
+
+        settings = self._settings
+        return Masking(settings.party, settings.masked, self._policy.callers, self.tls, describe, audit=self._audit)
+
+    def _offline(self, scorer: LocalParty, warehouse: Warehouse, masking: Masking) -> OfflineAnswers:
         settings = self._settings
         populations = StandingPopulations(warehouse, settings.populations, self._policy.callers, poll_s=settings.poll_s)
         part = open_buckets(
@@ -232,11 +244,13 @@ class ParticipantServer:
             metrics=self._metrics,
             audit=self._audit,
             distinct=self._distinct,
+            masking=masking,
         )
 
     async def _observe(self) -> None:
         settings = self._settings
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(following(self.tls))
             self._watch.traces = await stack.enter_async_context(
                 tracing(settings.traces, "participant", settings.party)
             )
@@ -257,7 +271,7 @@ class ParticipantServer:
             handlers.append(self._service.handlers())
         server = grpc.aio.server(options=server_options(shares_port=self._me.shares_ports))
         server.add_generic_rpc_handlers((Guarded(handlers, METHODS),))
-        self._address = bind(server, self._settings.listen, self._credentials)
+        self._address = bind(server, self._settings.listen, self.tls.server_credentials() if self.tls else None)
         try:
             await self._listen_links()
         except ConfigError:
@@ -269,7 +283,7 @@ class ParticipantServer:
     async def _listen_links(self) -> None:
         listen = self._settings.link_listen
         if listen is not None:
-            context = listening_context(self._tls) if self._tls else None
+            context = self.tls.listening_context() if self.tls else None
             self._link_address = await self._links.listen(listen, context, reuse_port=self._me.shares_ports)
             self._answers.link_port = int(self._link_address.rpartition(":")[2])
 
@@ -289,7 +303,8 @@ class ParticipantServer:
         edge_settings = EventEdgeSettings(
             listen=settings.http_listen,
             http=settings.http,
-            tls=https_context(self._tls) if self._tls else None,
+            tls=self.tls.https_context() if self.tls else None,
+            admits=admitting(self.tls),
             senders=self._policy.senders,
             drain_s=settings.drain_s,
             shares_port=self._me.shares_ports,

@@ -14,8 +14,9 @@ from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
 from fedpredict.participant.methods import SERVICE
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
+from fedpredict.security.callers import caller_identity, shown_in
 from fedpredict.security.identity import Identity
-from fedpredict.security.tls import peer_identity
+from fedpredict.security.live import LiveTls
 from fedpredict.wire.handlers import Context, compress_like_caller, service, stream, unary
 from fedpredict.wire.v1 import participant_pb2
 
@@ -25,17 +26,17 @@ _Request = TypeVar("_Request", bound=Message)
 class ParticipantService:
     """Answers initiators over gRPC."""
 
-    def __init__(self, answers: Answers, links: LinkServer, *, insecure: bool) -> None:
+    def __init__(self, answers: Answers, links: LinkServer, *, live: LiveTls | None) -> None:
         """Serve one party.
 
         Args:
             answers: What calls are answered with.
             links: Takes standing streams.
-            insecure: Whether there is no TLS, so that callers state who they are.
+            live: What callers' certificates are held to; None where there is no TLS, and they state who they are.
         """
         self._answers = answers
         self._links = links
-        self._insecure = insecure
+        self._live = live
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -77,8 +78,8 @@ class ParticipantService:
         }
 
     def caller(self, context: Context) -> Identity:
-        """Return who is calling, from here on in the call's log lines; raise `UnauthenticatedError` for nobody."""
-        caller = peer_identity(context, insecure=self._insecure)
+        """Return who is calling, from here on in the call's log lines; raise `SecurityError` for nobody."""
+        caller = caller_identity(context, self._live)
         compress_like_caller(context)
         add_log_context(caller=caller.name)
         return caller
@@ -100,7 +101,8 @@ class ParticipantService:
 
     async def score_stream(self, context: Context) -> None:
         """Serve a standing link until it ends."""
-        await self._links.serve_stream(context, self.caller(context))
+        await self._links.serve_stream(context, self.caller(context), shown_in(context))
+        self.caller(context)  # where the link ended because nobody believes the caller any more, the status says so
 
 
 def _remaining_s(context: Context, remaining_ms: int, most_s: float = MAX_DEADLINE_S) -> float:

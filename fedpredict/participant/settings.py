@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpredict.features.settings import FeatureSettings, StoreSettings
 from fedpredict.http.settings import HttpSettings
+from fedpredict.model.fixed_point import DEFAULT_SCALE_BITS, MAX_SCALE_BITS
 from fedpredict.observe.settings import LogSettings, MetricsSettings, TracesSettings
 from fedpredict.scoring.freshness import FreshnessSettings
 from fedpredict.scoring.realtime_settings import EVENTS, EventSettings, RealtimeSettings
@@ -19,6 +20,7 @@ from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.rules import RuleSettings
 from fedpredict.security.settings import (
     Address,
+    ModelId,
     PartyId,
     Seconds,
     TlsSettings,
@@ -62,6 +64,15 @@ class PopulationSettings(_Settings):
     """Most ids that are kept for one initiator, in all populations; 0: none are taken."""
     keep_versions: int = Field(default=3, ge=1, le=100)
     """Versions of a population that stay when a newer one is accepted, that one included."""
+
+
+class MaskedSettings(_Settings):
+    """`[masked.<model>]`: shares of this model leave masked, so that only their sum can be read, or not at all."""
+
+    parties: tuple[PartyId, ...] = Field(min_length=1)
+    """The other participants whose masks are in the sum: every party of the model but this one and the initiator."""
+    scale_bits: int = Field(default=DEFAULT_SCALE_BITS, ge=0, le=MAX_SCALE_BITS)
+    """Shares are multiplied by 2 to the power of this, and rounded; the same at every party."""
 
 
 class Connect(StrEnum):
@@ -141,6 +152,8 @@ class ParticipantSettings(_Settings):
     """Where the limit `distinct_ids_per_day` of callers is counted."""
     policy: Path | None = None
     """A file of its own that holds `[callers]`, and nothing else; then there are none here."""
+    masked: Mapping[ModelId, MaskedSettings] = Field(default_factory=dict)
+    """Models of which only sums over several parties may be read."""
     audit: AuditSettings = Field(default_factory=AuditSettings)
     """Where it is written down who asked for what."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -157,6 +170,15 @@ class ParticipantSettings(_Settings):
             for address in (*peer.addresses, *peer.link_addresses):
                 addresses[f"initiators.{party}"] = address
         check_transport(self.tls, addresses, insecure=self.insecure)
+        return self
+
+    @model_validator(mode="after")
+    def _masks_can_be_agreed_on(self) -> ParticipantSettings:
+        if self.masked and self.insecure:
+            raise ValueError("masked: needs TLS, as the parties' certificates sign the keys; not with insecure = true")
+        for model_id, each in self.masked.items():
+            if self.party in each.parties or len(set(each.parties)) != len(each.parties):
+                raise ValueError(f"masked.{model_id}.parties: name each of the other participants once")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -104,6 +105,44 @@ def new_leaf(
     return builder.add_extension(_names(identity), critical=False).sign(authority.key, hashes.SHA256())
 
 
+def new_crl(
+    authority: Authority,
+    revoked: Iterable[x509.RevokedCertificate],
+    number: int,
+    days: int,
+    now: datetime,
+) -> x509.CertificateRevocationList:
+    """Return an authority's list of certificates that are good no more.
+
+    Args:
+        authority: Who made them.
+        revoked: All of them, not only new ones.
+        number: Grows with every list.
+        days: In so many there must be a newer list.
+        now: The time; the list says an hour less, as new certificates do.
+
+    Raises:
+        CertificateError: The days are out of range.
+    """
+    key = authority.key.public_key()
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(now - _BACKDATED)
+        .next_update(now + _lifetime(days))
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
+    )
+    for each in revoked:
+        builder = builder.add_revoked_certificate(each)
+    return builder.sign(authority.key, hashes.SHA256())
+
+
+def new_revocation(serial: int, now: datetime) -> x509.RevokedCertificate:
+    """Return the entry of a list for one certificate."""
+    return x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+
+
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """Return a private key in PEM (PKCS #8), unencrypted."""
     return key.private_bytes(
@@ -158,5 +197,5 @@ def _key_usage(*, is_ca: bool) -> x509.KeyUsage:
 
 def _lifetime(days: int) -> timedelta:
     if not 1 <= days <= MAX_DAYS:
-        raise CertificateError(f"a certificate of {days} days; allowed: 1 to {MAX_DAYS}")
+        raise CertificateError(f"valid for {days} days; allowed: 1 to {MAX_DAYS}")
     return timedelta(days=days)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
@@ -91,6 +91,15 @@ def is_p256(key: object) -> bool:
 def same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
     """Return whether the certificate was made for that key."""
     return certificate.public_key() == key.public_key()
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Return whether the issuer's key signed the certificate; nothing else is looked at."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def key_fingerprint(holder: x509.Certificate | x509.CertificateSigningRequest) -> str:
@@ -180,6 +189,34 @@ def verify_chain(
         raise CertificateError(
             f"{source}: the CA does not vouch for it as {use} (issued by {issuer}): {error}; "
             "use the CA file of this federation, and a certificate that it signed for this party"
+        ) from error
+
+
+def verified_path(
+    chain: Sequence[x509.Certificate],
+    between: Sequence[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    now: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """Return the certificates from a caller's leaf to one of the authorities, both included.
+
+    Args:
+        chain: The leaf, and what is known of its chain.
+        between: Further certificates that the path may lead through.
+        authorities: The trusted certificates; at least one.
+        now: The instant of the check.
+
+    Raises:
+        CertificateError: There is no such path.
+    """
+    policy = PolicyBuilder().store(Store(list(authorities))).time(now.astimezone(UTC).replace(tzinfo=None))
+    try:
+        return tuple(policy.build_client_verifier().verify(chain[0], [*chain[1:], *between]).chain)
+    except VerificationError as error:
+        issuer = chain[0].issuer.rfc4514_string()
+        raise CertificateError(
+            f"no CA that is trusted here vouches for it ({error}); the certificate of its issuer, {issuer}, must stand "
+            "in the `ca` file where lists of refused certificates are looked at"
         ) from error
 
 

@@ -164,7 +164,7 @@ def sign_request(
     found = certificates.key_fingerprint(csr)
     if key_fingerprint is not None and key_fingerprint.lower() != found:
         raise CertificateError(f"{request}: its key has the fingerprint {found}, not the one given; do not sign it")
-    leaf = new_leaf(_read_authority(ca, now), identity, csr.public_key(), days, now)
+    leaf = new_leaf(read_authority(ca, now), identity, csr.public_key(), days, now)
     write_file(out, _pem(leaf), mode=PUBLIC, force=force)
     return describe(out, now)
 
@@ -189,7 +189,7 @@ def issue(
     if not force:
         refuse_existing(files.key, files.certificate)
     now = now or datetime.now(UTC)
-    authority, key = _read_authority(ca, now), new_key()
+    authority, key = read_authority(ca, now), new_key()
     leaf = new_leaf(authority, identity, key.public_key(), days, now)
     ca_pem = _pem(authority.certificate)
     if not (files.ca.exists() and certificates.read_bytes(files.ca, "CA certificate") == ca_pem):
@@ -222,7 +222,12 @@ def describe(path: Path, now: datetime | None = None) -> CertificateReport:
     )
 
 
-def _read_authority(ca: CaFiles, now: datetime) -> Authority:
+def read_authority(ca: CaFiles, now: datetime) -> Authority:
+    """Return what signs.
+
+    Raises:
+        CertificateError: A file cannot be read, they do not belong together, or the authority is not valid now.
+    """
     pem = certificates.read_bytes(ca.certificate, "CA certificate")
     certificate = certificates.parse_certificates(pem, str(ca.certificate))[0]
     key = certificates.parse_key(certificates.read_bytes(ca.key, "CA key"), str(ca.key))

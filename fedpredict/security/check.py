@@ -11,14 +11,15 @@ from pathlib import Path
 
 from cryptography import x509
 
-from fedpredict.errors import CertificateError
+from fedpredict.errors import CertificateError, SecurityError
 from fedpredict.security import certificate as certificates
 from fedpredict.security.certificate import stamp
 from fedpredict.security.handshake import Failure, Handshake, shake_hands
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.live import CRL_WARNING, WARN_DAYS, LiveTls, read_lists
+from fedpredict.security.revocation import Crl
 from fedpredict.security.tls import TlsFiles, server_name
 
-WARN_DAYS = 30
 _RENEW = "make a new request with `fedpredict certs request`, in a new directory, and have the CA sign it"
 _CLOCK = "if the dates look right, set the clock (NTP)"
 
@@ -54,7 +55,7 @@ def check_files(files: TlsFiles, identity: Identity, now: datetime) -> list[Find
         identity: Who the process is by its settings.
         now: The instant at which all must be valid.
     """
-    return [*_check_chain(files, identity, now), *_check_key(files)]
+    return [*_check_chain(files, identity, now), *_check_key(files), *_check_lists(files, now)]
 
 
 def explain_handshake(address: str, files: TlsFiles, name: str, timeout_s: float) -> Finding:
@@ -70,8 +71,9 @@ def explain_handshake(address: str, files: TlsFiles, name: str, timeout_s: float
     """
     handshake = shake_hands(address, files, name, timeout_s)
     if handshake.failure is None:
+        refused = _refused(address, files, handshake.chain)
         what = f"{address} has the certificate of {name} and takes ours"
-        return _lasting(what, handshake.presented, datetime.now(UTC))
+        return refused or _lasting(what, handshake.presented, datetime.now(UTC))
     what, fix = _EXPLANATIONS[handshake.failure]
     fields = {
         "address": address,
@@ -110,6 +112,10 @@ _EXPLANATIONS = {
         "{address} speaks TLS but not gRPC",
         "correct the port; a proxy between must pass TLS through, or speak HTTP/2",
     ),
+    Failure.SELF_SIGNED: (
+        "the certificate at {address} ({presented}) is self-signed: no CA vouches for it",
+        "the server needs a certificate that the CA of this federation signed: `fedpredict certs request` over there",
+    ),
     Failure.OTHER_CA: (
         "the certificate at {address} ({presented}) is of another CA: issued by {issuer}",
         "compare {ca} with the CA file over there (`fedpredict certs show`); both need the CA of this federation",
@@ -121,6 +127,10 @@ _EXPLANATIONS = {
     Failure.NOT_YET_VALID: (
         "the certificate at {address} ({presented}) is not valid before {not_before}; the clock here says {clock}",
         f"{_CLOCK} of this machine; otherwise it was made too early",
+    ),
+    Failure.CHAIN_DATES: (
+        "a CA's certificate behind the one at {address} ({presented}) is not valid now: {detail}; the clock: {clock}",
+        f"the CA, or one between, must be renewed there and in {{ca}}; {_CLOCK} of this machine",
     ),
     Failure.OTHER_NAME: (
         "{address} is not {name}: it has the certificate of {presented}",
@@ -135,11 +145,27 @@ _EXPLANATIONS = {
         "compare {ca} with the CA file over there (`fedpredict certs show`), and the clocks of both machines; "
         "the log over there may say more",
     ),
+    Failure.OLD_TLS: (
+        "{address} does not speak TLS 1.2 or newer: {detail}",
+        "something else listens there, or a proxy between is too old: parties speak TLS 1.3 with each other",
+    ),
     Failure.OTHER: (
         "no TLS connection with {address}: {detail}",
         "compare the TLS versions and the CA files of both sides",
     ),
 }
+
+
+def _refused(address: str, files: TlsFiles, chain: tuple[bytes, ...]) -> Finding | None:
+    """Return what the lists of refused certificates say of a server that is good otherwise."""
+    if files.crl is None and files.deny is None:
+        return None
+    try:
+        LiveTls(files).check(chain)
+    except SecurityError as error:
+        fix = "ask that party for a certificate with a new key; if it is on a list by mistake, take it out"
+        return Finding(Level.PROBLEM, f"{address}: {error}", fix)
+    return None
 
 
 def _describe_presented(handshake: Handshake) -> dict[str, str]:
@@ -190,7 +216,8 @@ def _check_identity(leaf: x509.Certificate, source: str, identity: Identity) -> 
 
 
 def _validity(path: Path, holder: x509.Certificate, now: datetime) -> Finding:
-    what = f"{path} is valid until {stamp(holder.not_valid_after_utc)}"
+    days = (holder.not_valid_after_utc - now).days
+    what = f"{path} is valid until {stamp(holder.not_valid_after_utc)}, {days} days"
     try:
         certificates.check_dates(holder, str(path), now)
     except CertificateError as error:
@@ -202,6 +229,38 @@ def _lasting(what: str, holder: x509.Certificate | None, now: datetime) -> Findi
     if holder is not None and (left := holder.not_valid_after_utc - now) < timedelta(days=WARN_DAYS):
         expires = f"the certificate expires in {left.days} days"
         return Finding(Level.WARNING, f"{what}; {expires}", f"renew it in time: {_RENEW}")
+    return Finding(Level.OK, what)
+
+
+def _check_lists(files: TlsFiles, now: datetime) -> Iterator[Finding]:
+    if files.crl is None and files.deny is None:
+        return
+    try:
+        lists = read_lists(files, certificates.parse_certificates(files.ca.read_bytes(), str(files.ca)), now)
+        leaf = certificates.parse_certificates(files.certificate.read_bytes(), str(files.certificate))[0]
+    except OSError:  # said above
+        return
+    except CertificateError as error:
+        yield Finding(Level.PROBLEM, str(error), "until it can be read no daemon starts; one that runs keeps the last")
+        return
+    if files.deny is not None:
+        yield Finding(Level.OK, f"{files.deny} denies {len(lists.denied)} keys")
+    for crl in lists.crls:
+        yield _check_crl(files, crl, now)
+    problem = lists.listed(leaf)
+    if problem is not None:
+        yield Finding(Level.PROBLEM, f"{files.certificate}: {problem}", f"others refuse it: {_RENEW}")
+
+
+def _check_crl(files: TlsFiles, crl: Crl, now: datetime) -> Finding:
+    what = f"{files.crl}: {len(crl.revoked)} certificates revoked by {crl.issuer.rfc4514_string()}"
+    what += f", next list by {stamp(crl.ends)}"
+    fix = "get the CA's newest list (its keeper makes one with `fedpredict certs revoke`)"
+    if now >= crl.ends:
+        told = "over; " + ("accepted all the same" if files.accepts_stale_crl else "nobody of this CA is believed")
+        return Finding(Level.WARNING if files.accepts_stale_crl else Level.PROBLEM, f"{what}: {told}", fix)
+    if crl.ends - now < CRL_WARNING:
+        return Finding(Level.WARNING, f"{what}: soon over", fix)
     return Finding(Level.OK, what)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum, auto
 
 from cryptography import x509
 
 from fedpredict.errors import CertificateError
 from fedpredict.security.certificate import parse_der
+from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import TlsFiles
 
 _H2 = "h2"
@@ -28,12 +30,15 @@ class Failure(Enum):
     NO_ANSWER = auto()
     NOT_TLS = auto()
     NOT_GRPC = auto()
+    SELF_SIGNED = auto()
     OTHER_CA = auto()
     EXPIRED = auto()
     NOT_YET_VALID = auto()
+    CHAIN_DATES = auto()
     OTHER_NAME = auto()
     OTHER_USE = auto()
     REJECTED = auto()
+    OLD_TLS = auto()
     OTHER = auto()
 
 
@@ -42,7 +47,7 @@ _BY_VERIFY_CODE = {
     7: Failure.OTHER_CA,
     9: Failure.NOT_YET_VALID,
     10: Failure.EXPIRED,
-    18: Failure.OTHER_CA,
+    18: Failure.SELF_SIGNED,
     19: Failure.OTHER_CA,
     20: Failure.OTHER_CA,
     21: Failure.OTHER_CA,
@@ -56,6 +61,7 @@ _BY_ALERT = {
     "UNKNOWN_CA": Failure.REJECTED,
     "ACCESS_DENIED": Failure.REJECTED,
     "NO_APPLICATION_PROTOCOL": Failure.NOT_GRPC,
+    "PROTOCOL_VERSION": Failure.OLD_TLS,
 }
 """Words in OpenSSL's names of the alerts by which a server ends a handshake."""
 
@@ -77,11 +83,13 @@ class Handshake:
         failure: Where it ended; None where both sides accepted each other.
         detail: The system's or OpenSSL's own words.
         presented: The server's certificate, good or not; None where it came to none.
+        chain: What was verified, from there up to the CA, in DER; empty where nothing was.
     """
 
     failure: Failure | None
     detail: str = ""
     presented: x509.Certificate | None = None
+    chain: tuple[bytes, ...] = ()
 
 
 def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: float) -> Handshake:
@@ -104,8 +112,17 @@ def shake_hands(address: str, files: TlsFiles, server_name: str, timeout_s: floa
     except (OSError, UnicodeError) as error:
         return Handshake(_unreached(error), str(error))
     if outcome.failure in set(_BY_VERIFY_CODE.values()):
-        return Handshake(outcome.failure, outcome.detail, _presented((host, int(port)), timeout_s))
+        presented = _presented((host, int(port)), timeout_s)
+        return Handshake(_dated(outcome.failure, presented), outcome.detail, presented)
     return outcome
+
+
+def _dated(failure: Failure | None, presented: x509.Certificate | None) -> Failure | None:
+    """Return the failure; where OpenSSL speaks of a date, and the certificate itself is valid, that of its chain."""
+    if failure not in {Failure.EXPIRED, Failure.NOT_YET_VALID} or presented is None:
+        return failure
+    is_valid = presented.not_valid_before_utc <= datetime.now(UTC) <= presented.not_valid_after_utc
+    return Failure.CHAIN_DATES if is_valid else failure
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
@@ -150,7 +167,11 @@ def _after_handshake(tls: ssl.SSLSocket) -> Handshake:
         return Handshake(Failure.NO_ANSWER, str(error), presented)
     except OSError as error:
         return Handshake(Failure.REJECTED, str(error), presented)
-    return Handshake(None, "", presented) if first else Handshake(Failure.REJECTED, "connection closed", presented)
+    return (
+        Handshake(None, "", presented, peer_chain(tls))
+        if first
+        else Handshake(Failure.REJECTED, "connection closed", presented)
+    )
 
 
 def _broken(error: ssl.SSLError) -> Failure:
@@ -158,6 +179,8 @@ def _broken(error: ssl.SSLError) -> Failure:
     words = str(error).upper().replace(" ", "_")
     if "_ALERT_" in words:
         return next((failure for word, failure in _BY_ALERT.items() if word in words), Failure.OTHER)
+    if "UNSUPPORTED_PROTOCOL" in words:
+        return Failure.OLD_TLS
     not_tls = isinstance(error, ssl.SSLEOFError) or any(reason in words for reason in _NOT_TLS)
     return Failure.NOT_TLS if not_tls else Failure.OTHER
 

@@ -6,8 +6,11 @@ answer comes from the holder of its key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeAlias
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +21,12 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, read_tls, server_name
 
 NONCE_BYTES = 32
+HELLO = "fedpredict-hello-1"
+"""What an answering party signs first; its id follows."""
+ATTACH = "fedpredict-attach-1"
+"""What an initiator signs first for a participant that dialled it; both ids follow, its own first."""
+Proof: TypeAlias = tuple[bytes, bytes]
+"""A chain in PEM, leaf first, and a signature (DER) by the leaf's key."""
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
@@ -28,12 +37,27 @@ def sign_hello(files: TlsFiles, party: str, nonce: bytes) -> bytes:
         ProtocolError: The nonce is not 32 bytes.
         CertificateError: The files cannot be used, or are another party's.
     """
-    message = _message(party, nonce)
     material = read_tls(files)
     expected = Identity(IdentityKind.PARTY, party)
     if material.identity != expected:
         raise CertificateError(f"{files.certificate}: belongs to {material.identity}, not to {expected}")
-    return material.private_key.sign(message, _ALGORITHM)
+    return sign_message(material.private_key, message_of((HELLO, party), nonce))
+
+
+def sign_message(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    """Return the signature (DER) over a message, which begins with what it is meant for."""
+    return key.sign(message, _ALGORITHM)
+
+
+def message_of(words: Sequence[str], nonce: bytes) -> bytes:
+    """Return what is signed: words that say what for, and the peer's nonce.
+
+    Raises:
+        ProtocolError: The nonce is not 32 bytes.
+    """
+    if len(nonce) != NONCE_BYTES:
+        raise ProtocolError(f"a hello with a nonce of {len(nonce)} bytes; {NONCE_BYTES} are needed")
+    return b"\0".join((*(word.encode() for word in words), nonce))
 
 
 def verify_hello(
@@ -52,12 +76,24 @@ def verify_hello(
     Raises:
         CertificateError: The chain is not the party's, or the signature is not by its key over this nonce.
     """
-    source = f"the hello of party {party}"
-    chain = certificates.parse_certificates(chain_pem, source)
     authorities = certificates.parse_certificates(ca_pem, "the CA file")
-    certificates.verify_chain(
-        chain, authorities, now or datetime.now(UTC), source=source, server_name=server_name(party)
-    )
+    message, source = message_of((HELLO, party), nonce), f"the hello of party {party}"
+    check_signed(authorities, party, message, (chain_pem, signature), source=source, now=now or datetime.now(UTC))
+
+
+def check_signed(
+    authorities: Sequence[x509.Certificate],
+    party: str,
+    message: bytes,
+    proof: Proof,
+    *,
+    source: str,
+    now: datetime,
+) -> None:
+    """Check that a party signed a message, which errors call `source`; errors are those of `verify_hello`."""
+    chain_pem, signature = proof
+    chain = certificates.parse_certificates(chain_pem, source)
+    certificates.verify_chain(chain, authorities, now, source=source, server_name=server_name(party))
     expected = Identity(IdentityKind.PARTY, party)
     identity = certificates.identity_of(chain[0], source)
     if identity != expected:
@@ -66,12 +102,6 @@ def verify_hello(
     if not isinstance(key, ec.EllipticCurvePublicKey) or not certificates.is_p256(key):
         raise CertificateError(f"{source}: its certificate's key is not P-256")
     try:
-        key.verify(signature, _message(party, nonce), _ALGORITHM)
+        key.verify(signature, message, _ALGORITHM)
     except InvalidSignature as error:
-        raise CertificateError(f"{source}: the signature does not fit this nonce and its certificate") from error
-
-
-def _message(party: str, nonce: bytes) -> bytes:
-    if len(nonce) != NONCE_BYTES:
-        raise ProtocolError(f"a hello with a nonce of {len(nonce)} bytes; {NONCE_BYTES} are needed")
-    return b"\0".join((b"fedpredict-hello-1", party.encode(), nonce))
+        raise CertificateError(f"{source}: the signature does not fit this message and its certificate") from error

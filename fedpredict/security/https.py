@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from fedpredict.errors import NameRefusedError, UnauthenticatedError
 from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identity_from_uri
+from fedpredict.security.sockets import build_contexts
 from fedpredict.security.tls import TlsFiles, read_server_tls, single_identity
 
 LOCAL_CLIENT = "local"
@@ -25,12 +26,8 @@ def https_context(files: TlsFiles, *, takes_tokens: bool = False) -> ssl.SSLCont
         CertificateError: A file is unreadable or damaged, they do not fit together, or the certificate is a client's.
     """
     material = read_server_tls(files)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = build_contexts(material, material.ca_pem).https
     context.verify_mode = ssl.CERT_OPTIONAL if takes_tokens else ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=material.ca_pem.decode("ascii", "ignore"))
-    context.load_cert_chain(files.certificate, files.key, password="")
-    context.set_alpn_protocols(["http/1.1"])
     return context
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -45,10 +45,23 @@ class TlsSettings(BaseModel):
     """This end's certificate chain, in PEM, leaf first."""
     key: Path
     """This end's private key, in PEM, readable by its owner only."""
+    crl: Path | None = None
+    """The CAs' revocation lists, in PEM, or one in DER; read again when the file changes."""
+    deny: Path | None = None
+    """Public keys that are refused, as SHA-256 in hex, one a line; read again when the file changes."""
+    stale_crl: Literal["refuse", "accept"] = "refuse"
+    """What becomes of a CA's certificates when its revocation list is over and no newer one came."""
 
     def files(self, base: Path) -> TlsFiles:
         """Return the files, relative paths resolved against `base` (the folder of the settings file)."""
-        return TlsFiles(base / self.ca, base / self.certificate, base / self.key)
+        return TlsFiles(
+            base / self.ca,
+            base / self.certificate,
+            base / self.key,
+            crl=base / self.crl if self.crl else None,
+            deny=base / self.deny if self.deny else None,
+            accepts_stale_crl=self.stale_crl == "accept",
+        )
 
 
 def check_transport(tls: TlsSettings | None, addresses: Mapping[str, str], *, insecure: bool) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import _ssl
+import os
 import ssl
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-from fedpredict.errors import CertificateError, NameRefusedError, UnauthenticatedError
-from fedpredict.security.certificate import identity_of, parse_der
-from fedpredict.security.identity import Identity, identity_from_uri
-from fedpredict.security.tls import TlsFiles, read_tls
+from fedpredict.errors import CertificateError
+from fedpredict.security.tls import TlsFiles, TlsMaterial, read_tls
 
 
 def listening_context(files: TlsFiles) -> ssl.SSLContext:
@@ -16,7 +22,7 @@ def listening_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         CertificateError: As `read_tls`.
     """
-    return _context(files, ssl.PROTOCOL_TLS_SERVER)
+    return _contexts(files).listening
 
 
 def dialling_context(files: TlsFiles) -> ssl.SSLContext:
@@ -25,34 +31,107 @@ def dialling_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         CertificateError: As `read_tls`.
     """
-    return _context(files, ssl.PROTOCOL_TLS_CLIENT)
+    return _contexts(files).dialling
 
 
-def socket_identity(certificate: bytes | None, stated: str, *, insecure: bool) -> Identity:
-    """Return who is at the other end of a connection.
+def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
+    """Return the chain that a handshake verified, up to the CA: a DER per certificate, leaf first."""
+    if sys.version_info >= (3, 13):
+        return tuple(tls.get_verified_chain())
+    # what became public in 3.13
+    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in tls._sslobj.get_verified_chain())  # type: ignore[union-attr]  # noqa: SLF001
 
-    Args:
-        certificate: What the peer proved in the handshake, as DER; None without TLS.
-        stated: The URI that the peer states; counts only where `insecure`.
-        insecure: Whether there is no TLS, on loopback.
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What handshakes are made with, of one set of files.
+
+    Attributes:
+        ca_pem: The authorities that peers are held to.
+        listening: For links that are accepted.
+        dialling: For links that are dialled.
+        https: For an HTTP server.
+    """
+
+    ca_pem: bytes
+    listening: ssl.SSLContext
+    dialling: ssl.SSLContext
+    https: ssl.SSLContext
+
+
+def build_contexts(material: TlsMaterial, ca_pem: bytes) -> Contexts:
+    """Return the contexts of what was read; the files are not looked at again.
 
     Raises:
-        UnauthenticatedError: The peer has no identity, or more than one.
+        CertificateError: The library does not take what was read.
     """
-    try:
-        if insecure:
-            return identity_from_uri(stated)
-        return identity_of(parse_der(certificate or b"", "the peer's certificate"), "the peer's certificate")
-    except (CertificateError, NameRefusedError) as error:
-        raise UnauthenticatedError(f"the peer's identity cannot be used: {error}") from error
+    with _pem_file(material.chain_pem + b"\n" + material.key_pem) as pem:
+
+        def build(protocol: int, least: ssl.TLSVersion) -> ssl.SSLContext:
+            context = ssl.SSLContext(protocol)
+            context.minimum_version = least
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=ca_pem.decode("ascii", "ignore"))
+            # an encrypted key must fail, not ask at the terminal
+            context.load_cert_chain(pem, password="")
+            return _without_resumption(context)
+
+        try:
+            listening = build(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_3)
+            dialling = build(ssl.PROTOCOL_TLS_CLIENT, ssl.TLSVersion.TLSv1_3)
+            https = build(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_2)
+        except (OSError, ValueError) as error:
+            raise CertificateError(f"the certificate and its key cannot be used: {error}") from error
+    https.set_alpn_protocols(["http/1.1"])
+    return Contexts(ca_pem, listening, dialling, https)
 
 
-def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
-    read_tls(files)
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(files.ca)
-    # an encrypted key must fail, not ask at the terminal
-    context.load_cert_chain(files.certificate, files.key, password="")
+def front_context(newest: Callable[[], ssl.SSLContext], *, optional: bool = False) -> ssl.SSLContext:
+    """Return a context for a listener's life, which hands each handshake over to the newest one.
+
+    Args:
+        newest: Returns it.
+        optional: Whether peers without a certificate are let in, too; a certificate of another CA never is.
+    """
+
+    def hand_over(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = newest()
+
+    first = newest()
+    front = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    front.minimum_version = first.minimum_version
+    front.verify_mode = ssl.CERT_OPTIONAL if optional else first.verify_mode  # it stays when contexts change
+    # called with every handshake, whether or not the caller names a server
+    front.sni_callback = hand_over
+    return _without_resumption(front)
+
+
+def _without_resumption(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return the context, whose handshakes check certificates every time."""
+    context.options |= ssl.OP_NO_TICKET
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0
     return context
+
+
+@contextmanager
+def _pem_file(content: bytes) -> Iterator[str]:
+    """Give the name of a file with this content, which no other user can read; `ssl` reads nothing but files."""
+    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").exists():
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("fedpredict-tls")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _contexts(files: TlsFiles) -> Contexts:
+    material = read_tls(files)
+    return build_contexts(material, material.ca_pem)

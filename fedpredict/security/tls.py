@@ -13,7 +13,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedpredict.errors import CertificateError, ConfigError, NameRefusedError, UnauthenticatedError
+from fedpredict.errors import CertificateError, NameRefusedError, UnauthenticatedError
 from fedpredict.security import certificate as certificates
 from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identity_from_uri
 
@@ -35,11 +35,17 @@ class TlsFiles:
         ca: The certificates of the authorities that peers are held to, in PEM.
         certificate: This end's certificate chain in PEM, leaf first.
         key: The leaf's private key (P-256) in PEM, unencrypted.
+        crl: The CAs' revocation lists; None where none are looked at.
+        deny: The public keys that are refused, a SHA-256 in hex per line; None where there is no such list.
+        accepts_stale_crl: Whether a revocation list still counts whose time is over.
     """
 
     ca: Path
     certificate: Path
     key: Path
+    crl: Path | None = None
+    deny: Path | None = None
+    accepts_stale_crl: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +125,6 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-def token_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials for a port whose callers prove who they are with a token, and have no certificate.
-
-    gRPC asks for a certificate and requires one, or does not ask; so tokens need a port of their own.
-
-    Raises:
-        CertificateError: As `read_tls`, or the certificate is a client's.
-    """
-    material = read_server_tls(files)
-    return grpc.ssl_server_credentials([(material.key_pem, material.chain_pem)])
-
-
 def authority_credentials(ca: Path) -> grpc.ChannelCredentials:
     """Return credentials for a channel of a caller without a certificate, who holds the server to a CA.
 
@@ -152,29 +146,6 @@ def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
         root_certificates=material.ca_pem, private_key=material.key_pem, certificate_chain=material.chain_pem
     )
-
-
-def party_credentials(party: str, files: TlsFiles | None, *, insecure: bool) -> grpc.ServerCredentials | None:
-    """Return the credentials that a party's daemon serves with; None for plain text.
-
-    Args:
-        party: Whose daemon it is.
-        files: Its certificate and key; None exactly where `insecure`.
-        insecure: What the settings say.
-
-    Raises:
-        ConfigError: `files` and `insecure` do not fit, or the certificate is another party's.
-        CertificateError: The files cannot be used.
-    """
-    if insecure != (files is None):
-        raise ConfigError("insecure = true goes without certificates, and everything else with them")
-    if files is None:
-        return None
-    credentials = server_credentials(files)
-    expected, found = Identity(IdentityKind.PARTY, party), read_tls(files).identity
-    if found != expected:
-        raise ConfigError(f"tls.certificate is of {found}, and party is {party}")
-    return credentials
 
 
 def server_name(party: str) -> str:

@@ -22,6 +22,10 @@ OFFLINE_TASKS = "offline_tasks"
 OFFLINE_LINK = "offline_link"
 """The capability in a hello on a link that a participant dialled: it dials another one, for calls of offline tasks
 alone, when a later hello asks for it."""
+MASKED_SUMS = "masked_sums"
+"""The capability in a hello: shares are masked, for models that the party's settings name."""
+NONCE_METADATA = "fedpredict-nonce-bin"
+"""The metadata key of a participant's nonce on a stream that it dials: the initiator's first hello signs it."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -106,6 +110,7 @@ class Instance:
         takes_buckets: Whether it takes buckets of offline tasks, and populations.
         dials_offline: Whether it dials another link, for calls of offline tasks, when it is asked to.
         for_offline: Whether it dialled this link for calls of offline tasks alone.
+        masks: Whether it masks shares.
     """
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -115,6 +120,7 @@ class Instance:
     takes_buckets: bool = False
     dials_offline: bool = False
     for_offline: bool = False
+    masks: bool = False
 
     @property
     def shares_ports(self) -> bool:

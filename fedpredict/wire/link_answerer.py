@@ -15,14 +15,15 @@ from typing_extensions import override
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
 from fedpredict.wire.handlers import log_failure
 from fedpredict.wire.link import MAX_BYTES, MAX_TASKS, Carrier, LinkEnd
+from fedpredict.wire.link_caller import ANSWERS
 from fedpredict.wire.status import TOO_LARGE, failure_to_wire
 from fedpredict.wire.v1 import link_pb2
 
 Answer = Callable[[link_pb2.Frame], Coroutine[Any, Any, link_pb2.Frame]]
 """Answers a call with a frame whose id is not filled in; raises what becomes a `Failure`."""
 
-_CALLS = frozenset({"hello", "describe", "score", "score_bucket", "population", "population_bucket"})
-_BUCKETS = frozenset({"score_bucket", "population_bucket"})
+_CALLS = frozenset(ANSWERS)
+_BUCKETS = frozenset({"score_bucket", "population_bucket", "masked_bucket"})
 """Calls whose frames, or whose answers, have megabytes."""
 _DRAIN = link_pb2.Frame(drain=link_pb2.Drain()).SerializeToString()
 

@@ -24,6 +24,10 @@ ANSWERS = {
     "score_bucket": "scored_bucket",
     "population": "population_told",
     "population_bucket": "population_bucket_put",
+    "mask_key": "mask_key_told",
+    "mask_keys": "mask_keys_taken",
+    "masked_score": "scored",
+    "masked_bucket": "scored_bucket",
 }
 """What asks -> what answers; `failure` answers everything."""
 _GIVEN_UP = 65_536

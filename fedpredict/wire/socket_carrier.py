@@ -102,11 +102,10 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
         self._decompressor: zstandard.ZstdDecompressor | None = None
 
     @property
-    def peer_certificate(self) -> bytes | None:
-        """The certificate that the peer proved, as DER; None without TLS."""
-        tls = self._transport.get_extra_info("ssl_object") if self._transport else None
-        certificate: bytes | None = tls.getpeercert(binary_form=True) if tls else None
-        return certificate
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS that the connection has; None for plain text."""
+        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return tls
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

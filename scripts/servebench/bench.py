@@ -124,10 +124,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mapp
         raise NotOfferedError(f"{url}: {error}") from error
 
 
-def check(given: Callable[[], np.ndarray] | np.ndarray, expected: np.ndarray, what: str) -> None:
+def check(
+    given: Callable[[], np.ndarray] | np.ndarray, expected: np.ndarray, what: str, within: float = TOLERANCE
+) -> None:
     """Raise `WrongAnswerError` unless predictions are the joint model's own."""
     numbers = np.asarray(given() if callable(given) else given, dtype=np.float64).reshape(-1)
-    if numbers.shape != expected.shape or not np.allclose(numbers, expected, rtol=0.0, atol=TOLERANCE):
+    if numbers.shape != expected.shape or not np.allclose(numbers, expected, rtol=0.0, atol=within):
         worst = np.abs(numbers - expected).max() if numbers.shape == expected.shape else "their number"
         raise WrongAnswerError(f"{what}: the answers are not the joint model's; off by {worst}")
 
@@ -140,11 +142,11 @@ def check_json(federation: Federation, model: str = MODEL, *, inline: bool = Fal
     check(np.array(json.loads(answer)["predictions"], dtype=np.float64), federation.expected(rows, model), "JSON")
 
 
-def check_client(federation: Federation) -> None:
+def check_client(federation: Federation, model: str = MODEL, within: float = TOLERANCE) -> None:
     """Hold 100 answers over gRPC against the truth."""
     rows = np.arange(CHECKED)
     with federation.client() as client:
-        check(client.predict(MODEL, ids_of(rows)).values, federation.expected(rows), "gRPC")
+        check(client.predict(model, ids_of(rows)).values, federation.expected(rows, model), "gRPC", within)
 
 
 def own_features(federation: Federation, rows: np.ndarray) -> dict[str, np.ndarray]:

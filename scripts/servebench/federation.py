@@ -57,6 +57,8 @@ class Layout:
     n_models: int = 1
     trees: bool = False
     """Whether models are boosted trees, each of features of one party, instead of linear."""
+    masked: tuple[str, ...] = ()
+    """Models of which only the sum of the participants' shares is read."""
 
     @property
     def owners(self) -> dict[str, list[str]]:
@@ -74,6 +76,7 @@ TWO = Layout("two")
 TREES = Layout("trees", trees=True)
 HUNDRED = Layout("hundred", n_models=100)
 FIVE = Layout("five", participants=("lab", "shop", "post", "road", "mill"))
+MASKED = Layout("masked", n_models=2, masked=(f"{MODEL}001",))
 OWN = Layout("own", participants=("lab",), own_features=100)
 MILLION = Layout("million", participants=("lab",), n_ids=1_000_000)
 
@@ -91,6 +94,16 @@ def resident_mb(pid: int) -> float:
             found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{each}/status").read_text())
             total += int(found[1]) / 1024 if found else 0.0
     return total
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time of a process and its children, in seconds."""
+    ticks = 0
+    for each in (pid, *children(pid)):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
@@ -213,6 +226,10 @@ class Federation:
         """Return the resident memory of every party."""
         return {name: resident_mb(process.pid) for name, process in self.processes.items()}
 
+    def processor_s(self) -> float:
+        """Return the processor time of all parties, in seconds."""
+        return sum(processor_s(process.pid) for process in self.processes.values())
+
     def _words(self, *words: object) -> list[str]:
         return [str(word) for word in words]
 
@@ -268,7 +285,11 @@ class Federation:
     def _write_settings(self, ports: list[int]) -> None:
         quick = {"poll_s = 5.0": "poll_s = 2.0", 'level = "info"': 'level = "warning"'}
         for party, port in zip(self.layout.participants, ports, strict=False):
-            self._rewrite(self.home / party / "participant.toml", quick | {"127.0.0.1:7443": f"127.0.0.1:{port}"})
+            file = self.home / party / "participant.toml"
+            self._rewrite(file, quick | {"127.0.0.1:7443": f"127.0.0.1:{port}"})
+            others = json.dumps([other for other in self.layout.participants if other != party])
+            masked = [f"[masked.{model}]\nparties = {others}\n" for model in self.layout.masked]
+            file.write_text("\n".join([file.read_text(), *masked]))
         path = self.home / INITIATOR / "initiator.toml"
         edge = f'http_listen = "127.0.0.1:{self.http_port}"\n{PLAIN_EDGE if self.tls else ""}'
         head = edge if self.offers_http else ""
@@ -278,6 +299,7 @@ class Federation:
             lines += [f"[parties.{party}]", f'address = "127.0.0.1:{port}"']
         for model in self.layout.models:
             lines += [f"[models.{model}]", f"parties = {json.dumps(list(self.layout.owners))}"]
+            lines += ["masked = true"] if model in self.layout.masked else []
         path.write_text(path.read_text() + "\n" + "\n".join(lines) + "\n")
         self._rewrite(self.home / INITIATOR / "client.toml", {"127.0.0.1:7440": self.address})
 

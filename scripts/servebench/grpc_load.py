@@ -44,9 +44,10 @@ def unary(federation: Federation, asked: Sequence[Sequence[str]]) -> OverGrpc:
     return OverGrpc(target_of(federation), _messages(asked), model_id=MODEL, timeout_s=TIMEOUT_S)
 
 
-def stream(federation: Federation, asked: Sequence[Sequence[str]]) -> OverStream:
+def stream(federation: Federation, asked: Sequence[Sequence[str]], model: str = MODEL) -> OverStream:
     """Return calls on a standing stream."""
-    return OverStream(target_of(federation), questions.stream_calls(_messages(asked), TIMEOUT_S), model_id=MODEL)
+    calls = questions.stream_calls(questions.tasks(model, asked, Mode.NEARLINE), TIMEOUT_S)
+    return OverStream(target_of(federation), calls, model_id=model)
 
 
 def columnar(

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import grpc
 import numpy as np
@@ -31,7 +32,7 @@ from servebench.bench import (
     post,
     rows_of,
 )
-from servebench.federation import FIVE, HUNDRED, INITIATOR, MILLION, MODEL, OWN, TREES, TWO, Federation, Layout
+from servebench.federation import FIVE, HUNDRED, INITIATOR, MASKED, MILLION, MODEL, OWN, TREES, TWO, Federation, Layout
 from servebench.overload import overload
 from servebench.reference import ratios
 from servebench.result import Line, line_of, middle
@@ -235,6 +236,37 @@ def parties_5(bench: Bench) -> Iterator[Line]:
     yield line_of("parties-5", 1, ONE_ROW, five, tls=bench.tls, p50_to_two_parties=five.p50_ms / two.p50_ms)
 
 
+def masked(bench: Bench) -> Iterator[Line]:
+    """Measure a masked model against a bare one of the same parties, in turn, with 64 calls under way on a stream.
+
+    A stream costs least of all edges, so that what masks cost shows most.
+    """
+    federation = bench.use(MASKED)
+    (own,) = MASKED.masked
+    check_client(federation)
+    check_client(federation, own, within=len(MASKED.participants) / 2**33)
+    asked = [ids_of(each) for each in rows_of(ONE_ROW, MASKED.n_ids, N_QUESTIONS)]
+    found: dict[str, list[Measured]] = defaultdict(list)
+    spent: dict[str, list[float]] = defaultdict(list)
+    for turn in range(max(6, bench.rounds)):
+        for model in MASKED.models[:: 1 if turn % 2 else -1]:
+            began = federation.processor_s()
+            measured, _run = grpc_load.closed(
+                lambda: grpc_load.stream(federation, asked, model),  # noqa: B023  used at once
+                slots=64,
+                seconds=bench.seconds,
+                warm_up_s=0.0,
+            )
+            spent[model].append((federation.processor_s() - began) / max(1.0, measured.per_s))
+            found[model].append(measured)
+    both = {model: middle(runs) for model, runs in found.items()}
+    ratios_to_bare = {
+        "ratio_to_bare": both[own].per_s / both[MODEL].per_s,
+        "processor_to_bare": median(spent[own]) / median(spent[MODEL]),
+    }
+    yield line_of("masked", 64, ONE_ROW, both[own], tls=bench.tls, **ratios_to_bare)
+
+
 def memory(bench: Bench) -> Iterator[Line]:
     """Measure resident memory, after some load."""
     for layout in (TWO,) if bench.quick else (TWO, MILLION):
@@ -264,6 +296,7 @@ WORKS: dict[str, Work] = {
     "models-100": models_100,
     "parties-5": parties_5,
     "audit": audit_cost,
+    "masked": masked,
     "overload": overload,
     "memory": memory,
 }

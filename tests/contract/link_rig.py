@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -37,8 +36,8 @@ from fedpredict.participant.settings import CallerSettings, InitiatorPeerSetting
 from fedpredict.scoring.buckets import StoreBuckets
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, server_credentials
+from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.tls import TlsFiles
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.channel import Compression, server_options
 from fedpredict.wire.handlers import service, stream
@@ -322,16 +321,16 @@ class Worker:
 
     def __init__(self, rig: Rig, scorer: PartyScorer, me: Instance) -> None:
         self.rig = rig
-        tls = rig.tls("lab")
+        self.live = as_live(rig.tls("lab"))
         self.policy = CallerPolicy({"bank": CallerSettings(models=("*",)), "shop": CallerSettings(models=("other",))})
         offline = (
             OfflineAnswers(StoreBuckets(scorer), self.policy, rig.populations, buckets_at_once=2)
             if rig.offers_offline
             else None
         )
-        self.answers = Answers(scorer, self.policy, tls, me, offline=offline)
-        self.links = LinkServer(self.answers, rig.settled)
-        self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, tls)
+        self.answers = Answers(scorer, self.policy, self.live, me, offline=offline)
+        self.links = LinkServer(self.answers, rig.settled, self.live)
+        self.attacher = Attacher("lab", rig.peers if rig.way.dials == "participant" else {}, self.links, self.live)
         self.server = grpc.aio.server(options=server_options())
         self.address = ""
         self.link_address = ""
@@ -340,13 +339,12 @@ class Worker:
         if self.rig.way.dials == "participant":
             self.attacher.start()
             return
-        tls = self.rig.tls("lab")
         if self.rig.way.carrier == "socket":
-            self.link_address = await self.links.listen(link_address, listening_context(tls) if tls else None)
-        self.server.add_generic_rpc_handlers(
-            (ParticipantService(self.answers, self.links, insecure=tls is None).handlers(),)
-        )
-        self.address = f"127.0.0.1:{bind(self.server, address, tls)}"
+            self.link_address = await self.links.listen(
+                link_address, self.live.listening_context() if self.live else None
+            )
+        self.server.add_generic_rpc_handlers((ParticipantService(self.answers, self.links, live=self.live).handlers(),))
+        self.address = f"127.0.0.1:{bind(self.server, address, self.live)}"
         await self.server.start()
 
     async def stop(self, drain_s: float = 5.0) -> None:
@@ -358,10 +356,10 @@ class Worker:
         await self.attacher.wait_closed()
 
 
-def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
-    return (
-        server.add_insecure_port(address) if tls is None else server.add_secure_port(address, server_credentials(tls))
-    )
+def bind(server: grpc.aio.Server, address: str, live: LiveTls | None) -> int:
+    if live is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, live.server_credentials())
 
 
 class Rig:
@@ -441,15 +439,15 @@ class Rig:
         return remote
 
     async def _listen(self, party: str, remote: RemoteParty) -> None:
-        attachments = Attachments({"lab": remote}, insecure=self.way.insecure)
-        tls = self.tls(party)
-        context: ssl.SSLContext | None = listening_context(tls) if tls else None
+        live = as_live(self.tls(party))
+        attachments = Attachments({"lab": remote}, live)
+        context = live.listening_context() if live else None
         if self.way.carrier == "socket":
             self.places[party][1].targets.append(await attachments.listen("127.0.0.1:0", context, self.stack))
         server = grpc.aio.server(options=server_options())
         methods = {"Attach": stream(attachments.attach)}
         server.add_generic_rpc_handlers((service("fedpredict.wire.v1.InitiatorService", methods),))
-        self.places[party][0].targets.append(f"127.0.0.1:{bind(server, '127.0.0.1:0', tls)}")
+        self.places[party][0].targets.append(f"127.0.0.1:{bind(server, '127.0.0.1:0', live)}")
         await server.start()
         self.stack.push_async_callback(server.stop, None)
 

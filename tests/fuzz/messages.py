@@ -231,9 +231,9 @@ def frames() -> Target:
     seeds += [compressed + (len(small) | 1 << 31).to_bytes(4, "big") + small]
 
     def opened(carrier: SocketCarrier) -> Any:
-        from fedpredict.security.sockets import socket_identity
+        from fedpredict.security.callers import socket_caller
 
-        caller = socket_identity(carrier.peer_certificate, carrier.stated, insecure=True)
+        caller, _ = socket_caller(carrier.tls, carrier.stated, None)
         return world.lab._links.answerer(carrier, caller, "nowhere")
 
     async def feed(data: bytes) -> list[bytes]:

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 
 from fedpredict.http.application import build_application
+from fedpredict.http.edge import Admits
 from fedpredict.http.exchange import FastRoute
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
@@ -24,8 +25,8 @@ from fedpredict.initiator.service import Models
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.watched import watched
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import https_context
-from fedpredict.security.tls import TlsFiles
+from fedpredict.security.callers import admitting
+from fedpredict.security.live import LiveTls
 
 PREDICT_PATH = b"/v1/predict"
 INFER_PATH = re.compile(rb"/v2/models/[\w.-]+(/versions/[\w.-]+)?/infer")
@@ -43,6 +44,7 @@ class EdgeSettings:
         max_samples: Most sample ids in one call, for the description.
         drain_s: How long requests under way may take at exit.
         shares_port: Whether other workers listen at the same port.
+        admits: Asked with every connection that has TLS; None: all are admitted.
     """
 
     listen: str
@@ -51,24 +53,23 @@ class EdgeSettings:
     max_samples: int
     drain_s: float
     shares_port: bool = False
+    admits: Admits | None = None
 
 
-def edge_settings_of(settings: InitiatorSettings, tls: TlsFiles | None, *, shares_port: bool) -> EdgeSettings:
+def edge_settings_of(settings: InitiatorSettings, live: LiveTls | None, *, shares_port: bool) -> EdgeSettings:
     """Return what an initiator's settings say of its HTTP edge, which it has.
 
     Args:
         settings: The initiator's.
-        tls: Its certificate and key; None exactly where `settings.insecure`.
+        live: What it proves and whom it believes; None for plain text.
         shares_port: Whether other workers listen at the same port.
-
-    Raises:
-        CertificateError: The files cannot be used.
     """
     takes_tokens = settings.http_client_certificates == "optional"
     return EdgeSettings(
         listen=settings.http_listen or "",
         http=settings.http,
-        tls=None if tls is None or settings.http_insecure else https_context(tls, takes_tokens=takes_tokens),
+        tls=None if live is None or settings.http_insecure else live.https_context(takes_tokens=takes_tokens),
+        admits=admitting(live),
         max_samples=settings.max_samples,
         drain_s=settings.drain_s,
         shares_port=shares_port,
@@ -130,6 +131,7 @@ def build_edge(
         tls=settings.tls,
         drain_s=settings.drain_s,
         shares_port=settings.shares_port,
+        admits=settings.admits,
     )
     watch.serving.connections("http", lambda: server.n_connections)
     return server

@@ -14,10 +14,12 @@ import numpy as np
 
 from fedpredict.errors import FedPredictError, PartyRefusedError
 from fedpredict.initiator import policy
+from fedpredict.initiator.masking import MaskedSum
 from fedpredict.initiator.offline.distribution import counts_of
 from fedpredict.initiator.offline.failure import PartyFailedError
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.settings import ModelSettings, PolicyName
+from fedpredict.initiator.unmasking import share_without_numbers, unmasked
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.combine import combine
 from fedpredict.model.head import Head
@@ -42,6 +44,8 @@ _T = TypeVar("_T")
 
 REPLY_BYTES = 8 * 1024 * 1024
 """What a party's answer to one call may take; wider shares are asked for in several calls of fewer rows."""
+MASKED_ROWS = 8_192
+"""Most rows of a masked call: they go over the links of online questions, which must not wait for megabytes."""
 QUERY_BYTES = 10 * 1024 * 1024
 """What the ids of one call may take."""
 
@@ -59,6 +63,7 @@ class Asking:
         own_party: This initiator's, which is asked in this process.
         deadline_s: How long a party may take for one call.
         threads: Where arrays are computed with.
+        masked: How the other parties' shares are added up without being seen; None where they are not masked.
     """
 
     task: OfflineTask
@@ -69,6 +74,7 @@ class Asking:
     own_party: str
     deadline_s: float
     threads: Executor
+    masked: MaskedSum | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -133,10 +139,11 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
     """
     answers, totals = [], Totals()
     width = asking.manifest.n_outputs
-    for start, stop in pages(sample_ids, asking.manifest.n_scores):
+    most = MAX_BUCKET_ROWS if asking.masked is None else MASKED_ROWS
+    for start, stop in pages(sample_ids, asking.manifest.n_scores, most):
         page = await _thread(asking, partial(_page, bucket, bucket_sha256, sample_ids, start, stop))
         replies = await _ask_all(asking, page)
-        answer = await _thread(asking, partial(_combined, asking, {p: each.share for p, each in replies.items()}))
+        answer = await _thread(asking, partial(_combined, asking, replies))
         if asking.settings.fallback_model is not None and not answer.all_ok:
             answer = await _fall_back(asking, page, answer)
         if answer.n_misfits:
@@ -179,7 +186,7 @@ def _whole(shares: Sequence[Share]) -> Share:
     return Share(np.concatenate([each.values for each in shares]), np.concatenate([each.status for each in shares]))
 
 
-def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
+def pages(sample_ids: SampleIds, n_scores: int, most: int = MAX_BUCKET_ROWS) -> Iterator[tuple[int, int]]:
     """Return the rows of each call for a bucket, first and end, so that ids and shares fit into messages.
 
     >>> list(pages(SampleIds.of([b"u1", b"u2", b"u3"]), 1))
@@ -187,7 +194,7 @@ def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
     >>> list(pages(SampleIds.of([b"u1", b"u2", b"u3"]), REPLY_BYTES // 16))
     [(0, 1), (1, 2), (2, 3)]
     """
-    rows = max(1, min(MAX_BUCKET_ROWS, REPLY_BYTES // (8 * n_scores + 1)))
+    rows = max(1, min(most, REPLY_BYTES // (8 * n_scores + 1)))
     start, n_ids = 0, len(sample_ids)
     while start < n_ids:
         limit = int(sample_ids.offsets[start]) + QUERY_BYTES
@@ -198,7 +205,13 @@ def pages(sample_ids: SampleIds, n_scores: int) -> Iterator[tuple[int, int]]:
 
 
 async def _ask_all(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
-    calls = {party: asyncio.ensure_future(_ask(asking, party, page)) for party in asking.manifest.parties}
+    masked: Mapping[str, asyncio.Future[BucketAnswer]] = {}
+    if asking.masked is not None:
+        queries = {party: _query(asking, party, page, asking.manifest) for party in asking.masked.parties}
+        masked = asking.masked.ask_bucket(asking.manifest, queries, asking.deadline_s)
+    calls = {
+        party: asyncio.ensure_future(_ask(asking, party, page, masked.get(party))) for party in asking.manifest.parties
+    }
     try:
         answers = await asyncio.gather(*calls.values())
     finally:
@@ -208,16 +221,20 @@ async def _ask_all(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
     return dict(zip(calls, answers, strict=True))
 
 
-async def _ask(asking: Asking, party: str, page: _Page) -> BucketAnswer:
+async def _ask(asking: Asking, party: str, page: _Page, masked: asyncio.Future[BucketAnswer] | None) -> BucketAnswer:
     try:
         scorer = asking.scorers.get(party)
         if scorer is None:
             raise PartyRefusedError(f"party {party} is not under [parties] any more", party=party)
-        query = _query(asking, party, page, asking.manifest)
-        answer = await scorer.score_bucket(query, deadline_s=asking.deadline_s)
+        if masked is None:
+            query = _query(asking, party, page, asking.manifest)
+            answer = await scorer.score_bucket(query, deadline_s=asking.deadline_s)
+        else:
+            answer = await masked
         expected = (len(page.ids), asking.manifest.n_scores)
-        if answer.ids_sha256 != page.sha256 or answer.share.values.shape != expected:
-            what = f"party {party} sent a share of shape {answer.share.values.shape}, or of other ids, not {expected}"
+        shape = answer.share.values.shape if answer.masked is None else answer.masked.words.shape
+        if answer.ids_sha256 != page.sha256 or shape != expected:
+            what = f"party {party} sent a share of shape {shape}, or of other ids, not {expected}"
             raise PartyRefusedError(what, party=party)
     except FedPredictError as error:
         raise PartyFailedError(party, error) from error
@@ -249,11 +266,29 @@ def _query(asking: Asking, party: str, page: _Page, manifest: Manifest) -> Bucke
     )
 
 
-def _combined(asking: Asking, shares: Mapping[str, Share]) -> Answer:
+def _combined(asking: Asking, replies: Mapping[str, BucketAnswer]) -> Answer:
+    shares = _shares(asking, replies)
     answer = policy.fail(asking.manifest.link, shares, asking.head)
     if asking.settings.policy is PolicyName.DEFAULT_PARTIAL and not all_ok(answer.status):
         return policy.default_partial(asking.manifest.link, shares, asking.settings.defaults)
     return answer
+
+
+def _shares(asking: Asking, replies: Mapping[str, BucketAnswer]) -> dict[str, Share]:
+    """Return every party's share; where they are masked, their sum in the place of one of them."""
+    shares = {party: each.share for party, each in replies.items()}
+    if asking.masked is None:
+        return shares
+    for party in asking.masked.parties:
+        masked = replies[party].masked
+        if masked is not None:
+            shares[party] = share_without_numbers(masked, shares[party].status)
+    found = unmasked(asking.masked, [len(shares[asking.masked.parties[0]].status)], asking.manifest.n_scores, replies)
+    if found is None or found.misfits:
+        logger.error("masks.contradict", extra={"model": asking.manifest.model_id})
+        party = asking.masked.parties[0]
+        raise PartyFailedError(party, PartyRefusedError("the parties' masks do not belong together", party=party))
+    return {**shares, found.party: found.share}
 
 
 async def _fall_back(asking: Asking, page: _Page, answer: Answer) -> Answer:

@@ -35,6 +35,8 @@ def route_of(asking: Asking, warehouse: Warehouse, combine: Combine) -> tuple[Co
     """
     if combine is Combine.NUMPY or (combine is Combine.AUTO and warehouse.engine.name == EMBEDDED):
         return CombinedBy.NUMPY, ""
+    if asking.masked is not None:
+        return CombinedBy.NUMPY, "masked shares are added up as words, which SQL cannot"
     if asking.head is not None:
         return CombinedBy.NUMPY, "a head finishes the shares (leaf masks, embeddings ...), they are not added up"
     if asking.settings.fallback_model is not None:

@@ -17,6 +17,7 @@ from fedpredict.initiator.admission import Access
 from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.masking import MaskedSums
 from fedpredict.initiator.offline.counted import CountedBuckets, watch_tasks
 from fedpredict.initiator.offline.courier import PopulationCourier
 from fedpredict.initiator.offline.desk import TaskDesk
@@ -96,6 +97,7 @@ async def open_offline(
         own_party=settings.party,
         settings=settings.tasks,
         worker=worker,
+        masked=MaskedSums(scorers),
         statements=parts.statements,
         bucket_done=parts.metrics.bucket_done,
     )

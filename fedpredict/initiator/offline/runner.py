@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from fedpredict.errors import FedPredictError, StateError
+from fedpredict.errors import ConfigError, FedPredictError, StateError
 from fedpredict.initiator.catalogue import Catalogue
+from fedpredict.initiator.masking import MaskedSum, MaskedSums
 from fedpredict.initiator.offline.bucket import Asking
 from fedpredict.initiator.offline.failure import PartyFailedError, UnfinishedError, verdict_on, wait_s
 from fedpredict.initiator.offline.run import ClaimLostError, Holding, TaskRun, Workplace
+from fedpredict.initiator.settings import ModelSettings
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
+from fedpredict.model.manifest import Manifest
 from fedpredict.model.offline import OfflineState
 from fedpredict.model.populations import BucketScorer
 from fedpredict.observe.logs import add_log_context
@@ -39,6 +42,7 @@ class TaskRunner:
         own_party: str,
         settings: InitiatorTaskSettings,
         worker: str,
+        masked: MaskedSums | None = None,
         statements: Warehouse | None = None,
         bucket_done: Callable[[str, float], None] = lambda *_: None,
         look_s: float = LOOK_S,
@@ -53,6 +57,7 @@ class TaskRunner:
             own_party: This initiator's.
             settings: `[tasks]`.
             worker: Names this process among all that work on the store.
+            masked: The sessions of masked sums; needed where a model's shares are masked.
             statements: As in `Workplace`.
             bucket_done: Told of each bucket that is stored and recorded: its model, and seconds.
             look_s: How often it looks for work.
@@ -71,6 +76,7 @@ class TaskRunner:
         )
         self._catalogue = catalogue
         self._scorers = scorers
+        self._masked = masked
         self._own_party = own_party
         self._settings = settings
         self._worker = worker
@@ -168,7 +174,13 @@ class TaskRunner:
             own_party=self._own_party,
             deadline_s=self._settings.bucket_deadline_s,
             threads=self._place.threads,
+            masked=self._sum_of(manifest, settings) if settings.masked else None,
         )
+
+    def _sum_of(self, manifest: Manifest, settings: ModelSettings) -> MaskedSum:
+        if self._masked is None:
+            raise ConfigError(f"model {manifest.model_id}: its shares are masked, and nothing here can ask for them")
+        return self._masked.of(manifest, settings.scale_bits)
 
     async def _settle(self, claim: Claim, state: OfflineState, why: Why) -> None:
         pause_s = wait_s(claim.attempts) if state is OfflineState.WAITING else 0.0

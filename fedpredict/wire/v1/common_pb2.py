@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64predict/wire/v1/common.proto\x12\x12\x66\x65\x64predict.wire.v1\"*\n\tSampleIds\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07offsets\x18\x02 \x01(\x0c\"7\n\x06Matrix\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06values\x18\x03 \x01(\x0c\":\n\x0bReasonCodes\x12\r\n\x05\x63odes\x18\x01 \x03(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\r\n\x05which\x18\x03 \x01(\x0c\"\x88\x01\n\x0b\x45rrorDetail\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12;\n\x06\x66ields\x18\x02 \x03(\x0b\x32+.fedpredict.wire.v1.ErrorDetail.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\x06\x64\x65tail\x18\x03 \x01(\x0b\x32\x1f.fedpredict.wire.v1.ErrorDetail\"b\n\x0f\x41uditCheckpoint\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c*T\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x11\n\rMODE_REALTIME\x10\x01\x12\x11\n\rMODE_NEARLINE\x10\x02\x12\x10\n\x0cMODE_OFFLINE\x10\x03*\xbd\x02\n\x0cSampleStatus\x12\x1d\n\x19SAMPLE_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10SAMPLE_STATUS_OK\x10\x01\x12\x1b\n\x17SAMPLE_STATUS_NOT_FOUND\x10\x02\x12!\n\x1dSAMPLE_STATUS_FEATURE_MISSING\x10\x03\x12!\n\x1dSAMPLE_STATUS_FEATURE_INVALID\x10\x04\x12\x17\n\x13SAMPLE_STATUS_STALE\x10\x05\x12\x1c\n\x18SAMPLE_STATUS_ID_INVALID\x10\x06\x12\x1e\n\x1aSAMPLE_STATUS_OUT_OF_RANGE\x10\x07\x12#\n\x1fSAMPLE_STATUS_PARTY_UNAVAILABLE\x10\x08\x12\x19\n\x15SAMPLE_STATUS_REFUSED\x10\t*\xa5\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_LINEAR\x10\x01\x12\x0f\n\x0bKIND_BINARY\x10\x02\x12\x14\n\x10KIND_MULTINOMIAL\x10\x03\x12\x14\n\x10KIND_ONE_VS_REST\x10\x04\x12\x11\n\rKIND_DECISION\x10\x05\x12\x14\n\x10KIND_PROBABILITY\x10\x06\x12\x10\n\x0cKIND_ORDINAL\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64predict/wire/v1/common.proto\x12\x12\x66\x65\x64predict.wire.v1\"*\n\tSampleIds\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07offsets\x18\x02 \x01(\x0c\"7\n\x06Matrix\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06values\x18\x03 \x01(\x0c\"K\n\x0bMaskedWords\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\r\n\x05words\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hecks\x18\x04 \x01(\x0c\":\n\x0bReasonCodes\x12\r\n\x05\x63odes\x18\x01 \x03(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\r\n\x05which\x18\x03 \x01(\x0c\"\x88\x01\n\x0b\x45rrorDetail\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12;\n\x06\x66ields\x18\x02 \x03(\x0b\x32+.fedpredict.wire.v1.ErrorDetail.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\x06\x64\x65tail\x18\x03 \x01(\x0b\x32\x1f.fedpredict.wire.v1.ErrorDetail\"b\n\x0f\x41uditCheckpoint\x12\r\n\x05\x63hain\x18\x01 \x01(\t\x12\t\n\x01n\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x12\n\npublic_key\x18\x05 \x01(\x0c*T\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x11\n\rMODE_REALTIME\x10\x01\x12\x11\n\rMODE_NEARLINE\x10\x02\x12\x10\n\x0cMODE_OFFLINE\x10\x03*\xbd\x02\n\x0cSampleStatus\x12\x1d\n\x19SAMPLE_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10SAMPLE_STATUS_OK\x10\x01\x12\x1b\n\x17SAMPLE_STATUS_NOT_FOUND\x10\x02\x12!\n\x1dSAMPLE_STATUS_FEATURE_MISSING\x10\x03\x12!\n\x1dSAMPLE_STATUS_FEATURE_INVALID\x10\x04\x12\x17\n\x13SAMPLE_STATUS_STALE\x10\x05\x12\x1c\n\x18SAMPLE_STATUS_ID_INVALID\x10\x06\x12\x1e\n\x1aSAMPLE_STATUS_OUT_OF_RANGE\x10\x07\x12#\n\x1fSAMPLE_STATUS_PARTY_UNAVAILABLE\x10\x08\x12\x19\n\x15SAMPLE_STATUS_REFUSED\x10\t*\xa5\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_LINEAR\x10\x01\x12\x0f\n\x0bKIND_BINARY\x10\x02\x12\x14\n\x10KIND_MULTINOMIAL\x10\x03\x12\x14\n\x10KIND_ONE_VS_REST\x10\x04\x12\x11\n\rKIND_DECISION\x10\x05\x12\x14\n\x10KIND_PROBABILITY\x10\x06\x12\x10\n\x0cKIND_ORDINAL\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORDETAIL_FIELDSENTRY']._loaded_options = None
   _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_MODE']._serialized_start=543
-  _globals['_MODE']._serialized_end=627
-  _globals['_SAMPLESTATUS']._serialized_start=630
-  _globals['_SAMPLESTATUS']._serialized_end=947
-  _globals['_KIND']._serialized_start=950
-  _globals['_KIND']._serialized_end=1115
+  _globals['_MODE']._serialized_start=620
+  _globals['_MODE']._serialized_end=704
+  _globals['_SAMPLESTATUS']._serialized_start=707
+  _globals['_SAMPLESTATUS']._serialized_end=1024
+  _globals['_KIND']._serialized_start=1027
+  _globals['_KIND']._serialized_end=1192
   _globals['_SAMPLEIDS']._serialized_start=55
   _globals['_SAMPLEIDS']._serialized_end=97
   _globals['_MATRIX']._serialized_start=99
   _globals['_MATRIX']._serialized_end=154
-  _globals['_REASONCODES']._serialized_start=156
-  _globals['_REASONCODES']._serialized_end=214
-  _globals['_ERRORDETAIL']._serialized_start=217
-  _globals['_ERRORDETAIL']._serialized_end=353
-  _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_start=308
-  _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_end=353
-  _globals['_FAILURE']._serialized_start=355
-  _globals['_FAILURE']._serialized_end=441
-  _globals['_AUDITCHECKPOINT']._serialized_start=443
-  _globals['_AUDITCHECKPOINT']._serialized_end=541
+  _globals['_MASKEDWORDS']._serialized_start=156
+  _globals['_MASKEDWORDS']._serialized_end=231
+  _globals['_REASONCODES']._serialized_start=233
+  _globals['_REASONCODES']._serialized_end=291
+  _globals['_ERRORDETAIL']._serialized_start=294
+  _globals['_ERRORDETAIL']._serialized_end=430
+  _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_start=385
+  _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_end=430
+  _globals['_FAILURE']._serialized_start=432
+  _globals['_FAILURE']._serialized_end=518
+  _globals['_AUDITCHECKPOINT']._serialized_start=520
+  _globals['_AUDITCHECKPOINT']._serialized_end=618
 # @@protoc_insertion_point(module_scope)

@@ -78,6 +78,18 @@ class Matrix(_message.Message):
     values: bytes
     def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
+class MaskedWords(_message.Message):
+    __slots__ = ("rows", "columns", "words", "checks")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    columns: int
+    words: bytes
+    checks: bytes
+    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., words: _Optional[bytes] = ..., checks: _Optional[bytes] = ...) -> None: ...
+
 class ReasonCodes(_message.Message):
     __slots__ = ("codes", "width", "which")
     CODES_FIELD_NUMBER: _ClassVar[int]

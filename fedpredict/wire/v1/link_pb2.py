@@ -23,20 +23,21 @@ _sym_db = _symbol_database.Default()
 
 
 from fedpredict.wire.v1 import common_pb2 as fedpredict_dot_wire_dot_v1_dot_common__pb2
+from fedpredict.wire.v1 import masking_pb2 as fedpredict_dot_wire_dot_v1_dot_masking__pb2
 from fedpredict.wire.v1 import participant_pb2 as fedpredict_dot_wire_dot_v1_dot_participant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64predict/wire/v1/link.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\x1a$fedpredict/wire/v1/participant.proto\"\x86\x07\n\x05\x46rame\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x31\n\x05hello\x18\x03 \x01(\x0b\x32 .fedpredict.wire.v1.HelloRequestH\x00\x12\x35\n\x0bhello_reply\x18\x04 \x01(\x0b\x32\x1e.fedpredict.wire.v1.HelloReplyH\x00\x12<\n\x08\x64\x65scribe\x18\x05 \x01(\x0b\x32(.fedpredict.wire.v1.DescribeModelRequestH\x00\x12;\n\tdescribed\x18\x06 \x01(\x0b\x32&.fedpredict.wire.v1.DescribeModelReplyH\x00\x12\x31\n\x05score\x18\x07 \x01(\x0b\x32 .fedpredict.wire.v1.ScoreRequestH\x00\x12\x30\n\x06scored\x18\x08 \x01(\x0b\x32\x1e.fedpredict.wire.v1.ScoreReplyH\x00\x12.\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x1b.fedpredict.wire.v1.FailureH\x00\x12,\n\x06\x63\x61ncel\x18\n \x01(\x0b\x32\x1a.fedpredict.wire.v1.CancelH\x00\x12*\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x19.fedpredict.wire.v1.DrainH\x00\x12\x39\n\x0cscore_bucket\x18\x0c \x01(\x0b\x32!.fedpredict.wire.v1.BucketRequestH\x00\x12\x38\n\rscored_bucket\x18\r \x01(\x0b\x32\x1f.fedpredict.wire.v1.BucketReplyH\x00\x12;\n\npopulation\x18\x0e \x01(\x0b\x32%.fedpredict.wire.v1.PopulationRequestH\x00\x12>\n\x0fpopulation_told\x18\x0f \x01(\x0b\x32#.fedpredict.wire.v1.PopulationReplyH\x00\x12\x41\n\x11population_bucket\x18\x10 \x01(\x0b\x32$.fedpredict.wire.v1.PopulationBucketH\x00\x12J\n\x15population_bucket_put\x18\x11 \x01(\x0b\x32).fedpredict.wire.v1.PopulationBucketReplyH\x00\x42\x06\n\x04\x62ody\"\x08\n\x06\x43\x61ncel\"\x07\n\x05\x44rainb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64predict/wire/v1/link.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a\x1f\x66\x65\x64predict/wire/v1/common.proto\x1a fedpredict/wire/v1/masking.proto\x1a$fedpredict/wire/v1/participant.proto\"\xf3\t\n\x05\x46rame\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x31\n\x05hello\x18\x03 \x01(\x0b\x32 .fedpredict.wire.v1.HelloRequestH\x00\x12\x35\n\x0bhello_reply\x18\x04 \x01(\x0b\x32\x1e.fedpredict.wire.v1.HelloReplyH\x00\x12<\n\x08\x64\x65scribe\x18\x05 \x01(\x0b\x32(.fedpredict.wire.v1.DescribeModelRequestH\x00\x12;\n\tdescribed\x18\x06 \x01(\x0b\x32&.fedpredict.wire.v1.DescribeModelReplyH\x00\x12\x31\n\x05score\x18\x07 \x01(\x0b\x32 .fedpredict.wire.v1.ScoreRequestH\x00\x12\x30\n\x06scored\x18\x08 \x01(\x0b\x32\x1e.fedpredict.wire.v1.ScoreReplyH\x00\x12.\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x1b.fedpredict.wire.v1.FailureH\x00\x12,\n\x06\x63\x61ncel\x18\n \x01(\x0b\x32\x1a.fedpredict.wire.v1.CancelH\x00\x12*\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x19.fedpredict.wire.v1.DrainH\x00\x12\x39\n\x0cscore_bucket\x18\x0c \x01(\x0b\x32!.fedpredict.wire.v1.BucketRequestH\x00\x12\x38\n\rscored_bucket\x18\r \x01(\x0b\x32\x1f.fedpredict.wire.v1.BucketReplyH\x00\x12;\n\npopulation\x18\x0e \x01(\x0b\x32%.fedpredict.wire.v1.PopulationRequestH\x00\x12>\n\x0fpopulation_told\x18\x0f \x01(\x0b\x32#.fedpredict.wire.v1.PopulationReplyH\x00\x12\x41\n\x11population_bucket\x18\x10 \x01(\x0b\x32$.fedpredict.wire.v1.PopulationBucketH\x00\x12J\n\x15population_bucket_put\x18\x11 \x01(\x0b\x32).fedpredict.wire.v1.PopulationBucketReplyH\x00\x12\x36\n\x08mask_key\x18\x12 \x01(\x0b\x32\".fedpredict.wire.v1.MaskKeyRequestH\x00\x12\x39\n\rmask_key_told\x18\x13 \x01(\x0b\x32 .fedpredict.wire.v1.MaskKeyReplyH\x00\x12\x38\n\tmask_keys\x18\x14 \x01(\x0b\x32#.fedpredict.wire.v1.MaskKeysRequestH\x00\x12<\n\x0fmask_keys_taken\x18\x15 \x01(\x0b\x32!.fedpredict.wire.v1.MaskKeysReplyH\x00\x12>\n\x0cmasked_score\x18\x16 \x01(\x0b\x32&.fedpredict.wire.v1.MaskedScoreRequestH\x00\x12@\n\rmasked_bucket\x18\x17 \x01(\x0b\x32\'.fedpredict.wire.v1.MaskedBucketRequestH\x00\x42\x06\n\x04\x62ody\"\x08\n\x06\x43\x61ncel\"\x07\n\x05\x44rainb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpredict.wire.v1.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAME']._serialized_start=125
-  _globals['_FRAME']._serialized_end=1027
-  _globals['_CANCEL']._serialized_start=1029
-  _globals['_CANCEL']._serialized_end=1037
-  _globals['_DRAIN']._serialized_start=1039
-  _globals['_DRAIN']._serialized_end=1046
+  _globals['_FRAME']._serialized_start=159
+  _globals['_FRAME']._serialized_end=1426
+  _globals['_CANCEL']._serialized_start=1428
+  _globals['_CANCEL']._serialized_end=1436
+  _globals['_DRAIN']._serialized_start=1438
+  _globals['_DRAIN']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

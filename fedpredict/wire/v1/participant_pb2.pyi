@@ -22,20 +22,24 @@ POPULATION_STATE_ACCEPTED: PopulationState
 POPULATION_STATE_REVOKED: PopulationState
 
 class HelloRequest(_message.Message):
-    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers", "wants_offline_link")
+    __slots__ = ("protocol_version", "nonce", "instance", "worker", "workers", "wants_offline_link", "certificate_chain", "signature")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WANTS_OFFLINE_LINK_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     nonce: bytes
     instance: str
     worker: int
     workers: int
     wants_offline_link: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., wants_offline_link: _Optional[bool] = ...) -> None: ...
+    certificate_chain: bytes
+    signature: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., instance: _Optional[str] = ..., worker: _Optional[int] = ..., workers: _Optional[int] = ..., wants_offline_link: _Optional[bool] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class HelloReply(_message.Message):
     __slots__ = ("protocol_version", "capabilities", "party", "instance", "worker", "workers", "certificate_chain", "signature", "link_port", "for_offline")
@@ -162,11 +166,12 @@ class ModelRef(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., params_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ScoreReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "status", "values", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures", "reasons")
+    __slots__ = ("request_id", "manifest_sha256", "status", "values", "masked", "oldest_event_time_us", "elapsed_s", "segment_event_times_us", "failures", "reasons")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_EVENT_TIMES_US_FIELD_NUMBER: _ClassVar[int]
@@ -176,12 +181,13 @@ class ScoreReply(_message.Message):
     manifest_sha256: bytes
     status: bytes
     values: _common_pb2.Matrix
+    masked: _common_pb2.MaskedWords
     oldest_event_time_us: int
     elapsed_s: float
     segment_event_times_us: bytes
     failures: _containers.RepeatedCompositeFieldContainer[ModelFailure]
     reasons: _common_pb2.ReasonCodes
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., masked: _Optional[_Union[_common_pb2.MaskedWords, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., segment_event_times_us: _Optional[bytes] = ..., failures: _Optional[_Iterable[_Union[ModelFailure, _Mapping]]] = ..., reasons: _Optional[_Union[_common_pb2.ReasonCodes, _Mapping]] = ...) -> None: ...
 
 class ModelFailure(_message.Message):
     __slots__ = ("place", "failure")
@@ -236,13 +242,14 @@ class PopulationRows(_message.Message):
     def __init__(self, population: _Optional[str] = ..., version: _Optional[int] = ..., bucket_sha256: _Optional[bytes] = ..., first: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class BucketReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "ids_sha256", "rows", "status", "values", "oldest_event_time_us", "elapsed_s")
+    __slots__ = ("request_id", "manifest_sha256", "ids_sha256", "rows", "status", "values", "masked", "oldest_event_time_us", "elapsed_s")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     IDS_SHA256_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     request_id: str
@@ -251,9 +258,10 @@ class BucketReply(_message.Message):
     rows: int
     status: bytes
     values: _common_pb2.Matrix
+    masked: _common_pb2.MaskedWords
     oldest_event_time_us: int
     elapsed_s: float
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., ids_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., ids_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., masked: _Optional[_Union[_common_pb2.MaskedWords, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
 
 class PopulationRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "population", "version", "n_ids", "bucket_sha256s", "look")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner
 
 from fedpredict.cli.certs import app
@@ -50,7 +51,7 @@ def test_a_party_gets_its_certificate_by_a_request(ca: Path, tmp_path: Path) -> 
 def test_a_trial_s_certificate_is_issued_in_one_step(ca: Path, tmp_path: Path, kind: str, name: str) -> None:
     files = json.loads(certs("issue", "--ca", ca, kind, name, "--out", tmp_path / "out", "--json"))
     assert set(files) == {"ca", "certificate", "key"}
-    material = read_tls(TlsFiles(**{role: Path(path) for role, path in files.items()}))
+    material = read_tls(TlsFiles(Path(files["ca"]), Path(files["certificate"]), Path(files["key"])))
     assert f"--{material.identity.kind}" == kind
     assert material.identity.name == name
 
@@ -107,3 +108,28 @@ def test_days_set_the_lifetime(ca: Path, tmp_path: Path) -> None:
     certs("issue", "--ca", ca, "--party", "lab", "--out", tmp_path / "lab", "--days", 7)
     (shown,) = json.loads(certs("show", tmp_path / "lab" / "lab.pem", "--json"))
     assert shown["days_left"] == 6
+
+
+def test_the_keeper_of_the_ca_revokes_and_everybody_can_see_it(ca: Path, tmp_path: Path) -> None:
+    for party in ("lab", "shop"):
+        certs("issue", "--ca", ca, "--party", party, "--out", tmp_path)
+    made = json.loads(certs("revoke", tmp_path / "lab.pem", "--ca", ca, "--days", "30", "--json"))
+    assert made["path"] == str(ca / "ca.crl")
+    copy = tmp_path / "copy.crl"
+    again = json.loads(certs("revoke", "--ca", ca, "--serial", "0A:BC", "--out", copy, "--json"))
+    assert copy.read_bytes() == (ca / "ca.crl").read_bytes()
+    assert (made["number"], again["number"]) == (1, 2)
+    assert again["revoked"] == [*made["revoked"], "ABC"]
+    shown = certs("show", ca / "ca.crl", tmp_path / "lab.pem", tmp_path / "shop.pem", "--json")
+    lab, shop, listed = json.loads(shown)
+    of_lab = x509.load_pem_x509_certificate((tmp_path / "lab.pem").read_bytes())
+    assert int(listed["revoked"][0], 16) == of_lab.serial_number
+    assert (lab["identity"], shop["identity"]) == ("fedpredict://party/lab", "fedpredict://party/shop")
+    text = certs("revoke", "--ca", ca)
+    assert "for `crl` in [tls]" in text
+    assert "nobody of this CA is believed" in text
+    assert "fedpredict federation CA" in certs("show", ca / "ca.crl")
+
+
+def test_what_is_no_serial_number_is_refused(ca: Path) -> None:
+    assert "is no serial number in hex" in " ".join(usage_error("revoke", "--ca", ca, "--serial", "who?").split())

@@ -23,6 +23,7 @@ EXPECTED = {
     "ModelNotReadyError": 5,
     "ManifestMismatchError": 5,
     "PopulationRefusedError": 6,
+    "MaskingRefusedError": 6,
     "TaskNotFoundError": 5,
     "TaskFailedError": 6,
     "UnscoredError": 6,

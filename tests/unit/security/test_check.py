@@ -7,13 +7,18 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedpredict.security import certs
+from fedpredict.security import certs, crls
+from fedpredict.security.authority import Authority, key_pem, new_key, new_leaf
+from fedpredict.security.certificate import parse_key
 from fedpredict.security.check import Finding, Level, check_files, explain_handshake
 from fedpredict.security.identity import Identity
 from fedpredict.security.tls import TlsFiles, server_credentials, server_name
@@ -253,8 +258,14 @@ async def test_a_server_that_says_why_it_refuses_is_quoted(certificates: Certifi
 
 @pytest.mark.parametrize(
     ("alert", "what"),
-    [(40, "no TLS connection with"), (120, "speaks TLS but not gRPC"), (48, "refuses our certificate")],
-    ids=["handshake failure", "no application protocol", "unknown ca"],
+    [
+        (40, "no TLS connection with"),
+        (120, "speaks TLS but not gRPC"),
+        (48, "refuses our certificate"),
+        (44, "refuses our certificate"),
+        (70, "does not speak TLS 1.2 or newer"),
+    ],
+    ids=["handshake failure", "no application protocol", "unknown ca", "certificate revoked", "protocol version"],
 )
 async def test_a_server_s_alert_is_read(certificates: Certificates, alert: int, what: str) -> None:
     def refuse(connection: socket.socket) -> None:
@@ -310,3 +321,100 @@ def test_own_files_that_cannot_be_used_are_said_first(certificates: Certificates
     ):
         finding = explain_handshake("127.0.0.1:1", files, server_name("lab"), 20.0)
         assert finding.what.startswith("our own TLS files cannot be used")
+
+
+@pytest.mark.parametrize("how", ["denied", "revoked"])
+async def test_a_server_that_is_on_a_list_is_a_problem_although_the_handshake_is_good(
+    how: str, certificates: Certificates, serve: Serve, tmp_path: Path
+) -> None:
+    denied, crl = tmp_path / "denied.txt", tmp_path / "ca.crl"
+    report = certs.describe(certificates.lab.certificate)
+    denied.write_text(report.key_fingerprint if how == "denied" else "")
+    crls.revoke(certificates.ca, [certificates.lab.certificate] if how == "revoked" else [], kept=crl)
+    address = await serve(server_credentials(certificates.lab), answer)
+    finding = await explain(address, replace(certificates.hospital, deny=denied, crl=crl))
+    assert finding.level is Level.PROBLEM
+    assert finding.what.startswith(f"{address}: the certificate of party lab, CN=lab")
+    assert {"denied": "its key is denied here", "revoked": "revoked by CN=the federation's CA"}[how] in finding.what
+    assert "new key" in finding.fix
+
+
+async def test_a_self_signed_certificate_is_told_from_another_ca_s(
+    certificates: Certificates, serve: Serve, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "lab.party.fedpredict")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        builder.serial_number(5).not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=9))
+    )
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("lab.party.fedpredict")]), critical=False)
+    own = certs.leaf_files(tmp_path, "lab")
+    own.certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    own.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    own.ca.write_bytes(certificates.ca.certificate.read_bytes())
+    finding = await explain(await serve(raw_credentials(own), answer), certificates.hospital)
+    assert "(CN=lab.party.fedpredict) is self-signed: no CA vouches for it" in finding.what
+    assert "certs request" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("days", "accepts", "level", "told"),
+    [
+        (90, False, Level.OK, "1 certificates revoked by CN=the federation's CA, next list by"),
+        (3, False, Level.WARNING, "soon over"),
+        (-1, True, Level.WARNING, "over; accepted all the same"),
+        (-1, False, Level.PROBLEM, "over; nobody of this CA is believed"),
+    ],
+)
+def test_a_revocation_list_has_a_finding_of_its_own(
+    days: int, accepts: bool, level: Level, told: str, *, certificates: Certificates, tmp_path: Path
+) -> None:
+    crl = tmp_path / "ca.crl"
+    made = NOW - timedelta(days=10)
+    crls.revoke(certificates.ca, [certificates.hospital.certificate], kept=crl, days=days + 10, now=made)
+    files = replace(certificates.lab, crl=crl, accepts_stale_crl=accepts)
+    (finding,) = [each for each in check_files(files, LAB, NOW) if str(crl) in each.what]
+    assert (finding.level, told in finding.what) == (level, True)
+    assert bool(finding.fix) is (level is not Level.OK)
+
+
+def test_lists_that_cannot_be_read_or_hold_our_own_certificate_are_problems(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    denied = tmp_path / "denied.txt"
+    files = replace(certificates.lab, deny=denied)
+    assert "the list of denied keys cannot be read" in bad(check_files(files, LAB, NOW))[0].what
+    denied.write_text(certs.describe(certificates.lab.certificate).key_fingerprint)
+    (problem,) = bad(check_files(files, LAB, NOW))
+    assert problem.what == f"{certificates.lab.certificate}: its key is denied here"
+    denied.write_text("")
+    assert [each.what for each in check_files(files, LAB, NOW)][-1] == f"{denied} denies 0 keys"
+
+
+async def test_a_ca_that_expired_is_told_from_a_certificate_that_did(
+    certificates: Certificates, serve: Serve, tmp_path: Path
+) -> None:
+    """The certificate is good; the authority that signed it ended yesterday."""
+    ended = certs.create_ca(tmp_path / "ca", "an old CA", days=10, now=NOW - timedelta(days=11))
+    authority = Authority(
+        x509.load_pem_x509_certificate(ended.certificate.read_bytes()), parse_key(ended.key.read_bytes(), "ca.key")
+    )
+    key = new_key()
+    leaf = new_leaf(authority, LAB, key.public_key(), 5, NOW - timedelta(days=11))
+    builder = x509.CertificateBuilder(
+        leaf.issuer, leaf.subject, key.public_key(), 9, NOW - timedelta(days=1), NOW + timedelta(days=1)
+    )
+    for each in leaf.extensions:
+        builder = builder.add_extension(each.value, critical=each.critical)
+    files = certs.leaf_files(tmp_path, "lab")
+    files.certificate.write_bytes(builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(key_pem(key))
+    files.ca.write_bytes(ended.certificate.read_bytes())
+    address = await serve(raw_credentials(files), answer)
+    trusting = TlsFiles(ended.certificate, certificates.hospital.certificate, certificates.hospital.key)
+    finding = await explain(address, trusting)
+    assert finding.what.startswith(f"a CA's certificate behind the one at {address} (party lab) is not valid now")
+    assert "expired" in finding.what
+    assert "set the clock" in finding.fix

@@ -29,7 +29,7 @@ def test_a_hello_of_the_party_meant_is_verified(certificates: Certificates, ca: 
 @pytest.mark.parametrize("nonce", [bytes(NONCE_BYTES), NONCE[::-1]])
 def test_a_signature_over_another_nonce_is_refused(certificates: Certificates, ca: bytes, nonce: bytes) -> None:
     lab = certificates.lab
-    with pytest.raises(CertificateError, match="party lab: the signature does not fit this nonce"):
+    with pytest.raises(CertificateError, match="party lab: the signature does not fit this message"):
         verify_hello(ca, "lab", nonce, lab.certificate.read_bytes(), sign_hello(lab, "lab", NONCE))
 
 

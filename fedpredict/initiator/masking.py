@@ -1,0 +1,378 @@
+"""Masked sums at the initiator: sessions between the parties' processes, and rounds that all of them take part in.
+
+A session lives in one process of each party, so that the initiator keeps groups of links, one link to each party, and
+opens a session for each version of a model in a group. A round is asked of all parties over the links of one group, or
+of none; no question of it is ever asked again (ADR 0045).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from fedpredict.errors import FedPredictError, PartyRefusedError, PartyUnavailableError
+from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.mask_session import Place, Terms, open_session
+from fedpredict.model.fixed_point import FixedPoint
+from fedpredict.model.manifest import Manifest, manifest_to_json
+from fedpredict.model.populations import BucketAnswer, BucketQuery
+from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
+from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
+from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_bucket_query, fill_masked_query
+from fedpredict.wire.v1 import link_pb2
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""So long a session that could not be opened is not tried again."""
+FRESH = 0.8
+"""The part of its lifetime that a session is used for."""
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+Replies: TypeAlias = "dict[str, asyncio.Future[_T]]"
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """A session of a group, for one version of a model; usable once `opened` has a result.
+
+    Attributes:
+        session_id: Random.
+        opened: Ends when all parties have agreed, or why they have not.
+        ends: In the loop's time: when another one is opened.
+    """
+
+    session_id: bytes
+    opened: asyncio.Task[float]
+    ends: float
+
+    @property
+    def is_open(self) -> bool:
+        return self.opened.done() and self.error is None
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it was not opened; only once `opened` is done."""
+        return asyncio.CancelledError() if self.opened.cancelled() else self.opened.exception()
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """One link to each party, and the sessions between the processes at their ends."""
+
+    links: Mapping[str, LinkCaller]
+    sessions: dict[str, _Session] = field(default_factory=dict)
+    """By `manifest_sha256`."""
+    numbers: count[int] = field(default_factory=lambda: count(1))
+    """Of rounds: each is used once, in all sessions together, and sent in this order."""
+
+    @property
+    def usable(self) -> bool:
+        return all(link.usable for link in self.links.values())
+
+
+class MaskedSums:
+    """The sessions of this process, with every set of parties that it asks for masked shares. Used from one thread."""
+
+    def __init__(self, scorers: Mapping[str, PartyScorer]) -> None:
+        """Prepare, without a session.
+
+        Args:
+            scorers: By party; those in this process mask nothing.
+        """
+        self._remotes = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
+        self._groups: dict[tuple[LinkCaller, ...], _Group] = {}
+        self._turn = 0
+        self._sending: set[asyncio.Task[None]] = set()
+        """The loop itself keeps weak references to tasks only."""
+        self._loop = asyncio.get_running_loop()
+
+    def of(self, manifest: Manifest, scale_bits: int) -> MaskedSum:
+        """Return how shares of a model are asked for and added up."""
+        parties = tuple(party for party in manifest.parties if party in self._remotes)
+        return MaskedSum(self, parties, FixedPoint(scale_bits, len(parties)))
+
+    def ask(
+        self, total: MaskedSum, manifests: Sequence[Manifest], asked_of: Mapping[str, _Asked[_T]], deadline_s: float
+    ) -> Replies[_T]:
+        """Ask every party of a sum, in one round.
+
+        Args:
+            total: The sum.
+            manifests: Of the models that are asked for, in order.
+            asked_of: By party, what it is asked.
+            deadline_s: How long the caller waits.
+
+        Returns:
+            By party, the future of its masked share. Where one party cannot be asked, none is.
+        """
+        ends = self._loop.time() + deadline_s
+        try:
+            group = self._group(total.parties)
+            sessions = [self._session(group, manifest, total) for manifest in manifests]
+        except FedPredictError as error:
+            return {party: _failed(error) for party in asked_of}
+        asked = _Round(self, group, manifests, asked_of, ends)
+        if all(session.is_open for session in sessions):
+            asked.send(sessions)
+        else:
+            sending = asked.send_when_open(sessions)
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+        return asked.replies
+
+    def forget(self, group: _Group, manifest: Manifest) -> None:
+        """End a session that a party does not know any more; the next round opens another one."""
+        group.sessions.pop(manifest.manifest_sha256, None)
+
+    def remote(self, party: str) -> RemoteParty:
+        """Return a party at another organisation."""
+        return self._remotes[party]
+
+    def _group(self, parties: tuple[str, ...]) -> _Group:
+        """Return the next group of links to these parties; raise `PartyError` where one has none that masks."""
+        by_party = [self._links(party) for party in parties]
+        ranks = max(map(len, by_party))
+        self._turn += 1
+        links = tuple([links[self._turn % ranks % len(links)] for links in by_party])
+        group = self._groups.get(links)
+        if group is None:
+            self._groups = {key: each for key, each in self._groups.items() if each.usable}
+            group = self._groups[links] = _Group(dict(zip(parties, links, strict=True)))
+        return group
+
+    def _links(self, party: str) -> tuple[LinkCaller, ...]:
+        pool = self._remotes[party].pool
+        if pool.masking:
+            return pool.masking
+        if pool.carriers:
+            raise PartyRefusedError(
+                f"party {party} masks no shares (masked_sums is not in its hello): it needs [masked] in its settings, "
+                "or a newer release",
+                party=party,
+            )
+        raise PartyUnavailableError(f"party {party}: no link, which masked sums need", party=party)
+
+    def _session(self, group: _Group, manifest: Manifest, total: MaskedSum) -> _Session:
+        """Return the session of a model, opened or being opened.
+
+        One that could not be opened a moment ago is returned as it is, and its error is every asker's.
+        """
+        session = group.sessions.get(manifest.manifest_sha256)
+        if session is not None and self._loop.time() < session.ends:
+            return session
+        session_id = secrets.token_bytes(SESSION_ID_BYTES)
+        places = {party: Place(self._remotes[party].who, link) for party, link in group.links.items()}
+        terms = Terms(session_id, manifest_to_json(manifest), total.parties, total.fixed.scale_bits)
+        opening = asyncio.ensure_future(open_session(places, terms))
+        session = _Session(session_id, opening, float("inf"))
+        group.sessions[manifest.manifest_sha256] = session
+        opening.add_done_callback(partial(self._opened, session, manifest))
+        return session
+
+    def _opened(self, session: _Session, manifest: Manifest, opening: asyncio.Task[float]) -> None:
+        now = self._loop.time()
+        if session.error is not None:
+            session.ends = now + RETRY_S
+            extra = {"model": manifest.model_id, "reason": str(session.error)}
+            logger.warning("masking.not_opened", extra=extra)
+            return
+        session.ends = now + FRESH * opening.result()
+        logger.info("masking.opened", extra={"model": manifest.model_id, "manifest": manifest.manifest_sha256})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskedSum:
+    """How the shares of a model are added up without being seen.
+
+    Attributes:
+        sums: Has the sessions.
+        parties: Whose shares are masked: every party of the model but this initiator, sorted.
+        fixed: How shares become words.
+    """
+
+    sums: MaskedSums
+    parties: tuple[str, ...]
+    fixed: FixedPoint
+
+    def ask(
+        self, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float
+    ) -> Replies[PartyReply]:
+        """Ask for shares, in one round; see `MaskedSums.ask`.
+
+        Args:
+            manifests: Of the models that are asked for, in order.
+            queries: By party.
+            deadline_s: How long the caller waits.
+        """
+        asked_of = {party: _AskedShare(self.sums.remote(party).who, query) for party, query in queries.items()}
+        return self.sums.ask(self, manifests, asked_of, deadline_s)
+
+    def ask_bucket(
+        self, manifest: Manifest, queries: Mapping[str, BucketQuery], deadline_s: float
+    ) -> Replies[BucketAnswer]:
+        """Ask for shares of rows of a bucket, in one round; see `MaskedSums.ask`.
+
+        Args:
+            manifest: Of the model.
+            queries: By party.
+            deadline_s: How long the caller waits.
+        """
+        asked_of = {party: _AskedBucket(self.sums.remote(party).who, query) for party, query in queries.items()}
+        return self.sums.ask(self, (manifest,), asked_of, deadline_s)
+
+
+class _Asked(Protocol[_T_co]):
+    """What a party is asked in a round."""
+
+    @property
+    def who(self) -> Acquaintance:
+        """The party."""
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        """Return the question, with its place in the sessions of its models."""
+
+    def read(self, frame: link_pb2.Frame) -> _T_co:
+        """Return the answer, checked against the question; raise `PartyRefusedError`."""
+
+    def refusals(self, reply: Any) -> Mapping[int, FedPredictError]:
+        """Return why models have no share in an answer, by their places."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AskedShare:
+    who: Acquaintance
+    query: ScoreQuery
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        frame = link_pb2.Frame()
+        fill_masked_query(frame.masked_score, self.query, rounds)
+        return frame
+
+    def read(self, frame: link_pb2.Frame) -> PartyReply:
+        return self.who.masked_share(self.query, frame.scored)
+
+    def refusals(self, reply: PartyReply) -> Mapping[int, FedPredictError]:
+        return reply.failures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AskedBucket:
+    who: Acquaintance
+    query: BucketQuery
+
+    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
+        frame = link_pb2.Frame()
+        fill_masked_bucket_query(frame.masked_bucket, self.query, rounds[0])
+        return frame
+
+    def read(self, frame: link_pb2.Frame) -> BucketAnswer:
+        return self.who.masked_bucket(self.query, frame.scored_bucket)
+
+    def refusals(self, _reply: BucketAnswer) -> Mapping[int, FedPredictError]:
+        return {}
+
+
+class _Round(Generic[_T]):
+    """The questions of one round: sent in one go, over the links of one group."""
+
+    def __init__(
+        self,
+        sums: MaskedSums,
+        group: _Group,
+        manifests: Sequence[Manifest],
+        asked_of: Mapping[str, _Asked[_T]],
+        ends: float,
+    ) -> None:
+        self._sums = sums
+        self._group = group
+        self._manifests = manifests
+        self._asked_of = asked_of
+        self._ends = ends
+        self.replies: Replies[_T] = {}
+
+    def send(self, sessions: Sequence[_Session]) -> None:
+        """Ask all parties now: nothing can come between, so that each gets the rounds in the same order."""
+        number = next(self._group.numbers)
+        rounds = [RoundRef(session.session_id, number) for session in sessions]
+        for party, asked in self._asked_of.items():
+            answered = partial(self._answered, asked)
+            call: LinkCall[_T] = LinkCall(asked.frame(rounds), self._ends, answered, partial(self._lost, party))
+            self.replies[party] = call
+            self._group.links[party].start(call)
+
+    def send_when_open(self, sessions: Sequence[_Session]) -> asyncio.Task[None]:
+        """Ask all parties when the sessions are open; where one is not opened, its error is every party's."""
+        waiting: Replies[_T] = {party: asyncio.get_running_loop().create_future() for party in self._asked_of}
+        self.replies = dict(waiting)
+        return asyncio.ensure_future(self._send_later(sessions, waiting))
+
+    async def _send_later(self, sessions: Sequence[_Session], waiting: Replies[_T]) -> None:
+        await asyncio.wait([session.opened for session in sessions])
+        if all(future.done() for future in waiting.values()):
+            return  # nobody waits any more
+        error = next((each for session in sessions if (each := session.error) is not None), None)
+        if error is None:
+            self.send(sessions)
+        for party, future in waiting.items():
+            _pass_on(self.replies[party] if error is None else _failed(error), future)
+
+    def _answered(self, asked: _Asked[_T], call: LinkCall[_T], frame: link_pb2.Frame) -> None:
+        if frame.HasField("failure"):
+            error = asked.who.no_share(frame.failure)
+            self._forget(error)
+            call.fail(error)
+            return
+        try:
+            reply = asked.read(frame)
+        except FedPredictError as error:
+            call.fail(error)
+            return
+        for place, failure in asked.refusals(reply).items():
+            self._forget(failure, self._manifests[place : place + 1])
+        call.set_result(reply)
+
+    def _forget(self, error: FedPredictError, manifests: Sequence[Manifest] = ()) -> None:
+        if isinstance(error, PartyRefusedError):
+            for manifest in manifests or self._manifests:
+                self._sums.forget(self._group, manifest)
+
+    @staticmethod
+    def _lost(party: str, call: LinkCall[Any], reason: str) -> None:
+        # never sent again: its round's number is used up, and the other parties' masks are of this round
+        fail_lost(call, reason, party)
+
+
+def _failed(error: BaseException) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+def _pass_on(call: asyncio.Future[_T], to: asyncio.Future[_T]) -> None:
+    """Let `to` end as `call` does, and cancel `call` where nobody waits for `to` any more."""
+
+    def ended(_: asyncio.Future[_T]) -> None:
+        if to.done():
+            return
+        if call.cancelled():
+            to.cancel()
+        elif (error := call.exception()) is not None:
+            to.set_exception(error)
+        else:
+            to.set_result(call.result())
+
+    def given_up(_: asyncio.Future[_T]) -> None:
+        if to.cancelled():
+            call.cancel()
+
+    call.add_done_callback(ended)
+    to.add_done_callback(given_up)
