@@ -21,7 +21,10 @@ from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
 from fedpredict.participant.methods import ROUTES
 from fedpredict.participant.policy import SenderPolicy
+from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security.callers import admitting
 from fedpredict.security.https import http_identity
+from fedpredict.security.live import LiveTls
 from fedpredict.state.event_base import EventStore
 from fedpredict.wire.codec import check_request_id, new_request_id
 
@@ -53,6 +56,28 @@ class EventEdgeSettings:
     drain_s: float
     shares_port: bool = False
     admits: Admits | None = None
+
+
+def event_edge_settings(
+    settings: ParticipantSettings, live: LiveTls | None, senders: SenderPolicy, *, shares_port: bool
+) -> EventEdgeSettings:
+    """Return what a participant's settings say of the edge that takes its events, which it has.
+
+    Args:
+        settings: The participant's.
+        live: What it proves and whom it believes; None for plain text.
+        senders: Who may send.
+        shares_port: Whether other workers listen at the same port.
+    """
+    return EventEdgeSettings(
+        listen=settings.http_listen or "",
+        http=settings.http,
+        tls=live.https_context() if live else None,
+        admits=admitting(live),
+        senders=senders,
+        drain_s=settings.drain_s,
+        shares_port=shares_port,
+    )
 
 
 class EventsEndpoint:

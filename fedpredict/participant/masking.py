@@ -36,6 +36,7 @@ from fedpredict.security.callers import hold
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.masking import MaskSession, MaskTerms, SignedKey, pair_key, rows_digest, sign_key, verify_key
+from fedpredict.security.policy import Needs
 from fedpredict.security.tls import TlsFiles
 from fedpredict.wire import codec, masked_codec
 from fedpredict.wire.masked_codec import RoundRef
@@ -140,6 +141,7 @@ class Masking:
             codec.check_protocol_version(request.protocol_version)
             request_id = codec.check_request_id(request.request_id)
             self._audit.check()
+            self._policy.admit(caller, Needs.RULE)
             held, private_key = self._held.waiting(masked_codec.session_id_from_wire(request.session_id), caller)
             model_id = held.version.model_id
             add_log_context(request_id=request_id, model=model_id)

@@ -43,7 +43,6 @@ from fedpredict.scoring.poll import Poller
 from fedpredict.scoring.readings import store_readings
 from fedpredict.scoring.realtime import no_views
 from fedpredict.security.audit_waiting import Audit
-from fedpredict.security.callers import admitting
 from fedpredict.security.live import following, party_tls
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.distinct_ids import DistinctIds
@@ -298,17 +297,10 @@ class ParticipantServer:
         if settings.http_listen is None or realtime is None or realtime.events is None:
             return
         # who takes no events needs no parser of SQL, which is large
-        from fedpredict.participant.events import EventEdgeSettings, build_event_edge  # noqa: PLC0415
+        from fedpredict.participant.events import build_event_edge, event_edge_settings  # noqa: PLC0415
 
-        edge_settings = EventEdgeSettings(
-            listen=settings.http_listen,
-            http=settings.http,
-            tls=self.tls.https_context() if self.tls else None,
-            admits=admitting(self.tls),
-            senders=self._policy.senders,
-            drain_s=settings.drain_s,
-            shares_port=self._me.shares_ports,
-        )
+        shares_port = self._me.shares_ports
+        edge_settings = event_edge_settings(settings, self.tls, self._policy.senders, shares_port=shares_port)
         edge = build_event_edge(edge_settings, realtime.events, realtime.feed)
         await edge.__aenter__()
         self._event_edge = edge

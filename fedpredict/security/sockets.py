@@ -35,11 +35,15 @@ def dialling_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
-    """Return the chain that a handshake verified, up to the CA: a DER per certificate, leaf first."""
+    """Return the chain that a handshake verified, up to the CA: a DER per certificate, leaf first.
+
+    It is empty where the peer showed no certificate, which only listeners that also take tokens allow.
+    """
     if sys.version_info >= (3, 13):
         return tuple(tls.get_verified_chain())
     # what became public in 3.13
-    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in tls._sslobj.get_verified_chain())  # type: ignore[union-attr]  # noqa: SLF001
+    chain = tls._sslobj.get_verified_chain()  # type: ignore[union-attr]  # noqa: SLF001
+    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in chain or ())
 
 
 @dataclass(frozen=True, slots=True)

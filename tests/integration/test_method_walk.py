@@ -23,6 +23,8 @@ from grpc_health.v1 import health_pb2
 from fedpredict.initiator import methods as initiator_methods
 from fedpredict.initiator.http.openapi import describe as describe_http
 from fedpredict.initiator.server import InitiatorServer
+from fedpredict.model.kinds import Kind, own_link
+from fedpredict.model.manifest import Manifest, manifest_to_json
 from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
@@ -42,7 +44,7 @@ from fedpredict.wire.channel import channel_options
 from fedpredict.wire.handlers import Guarded, service, unary
 from fedpredict.wire.inference import grpc_service_pb2 as inference_pb2
 from fedpredict.wire.population_codec import fill_bucket_ids, fill_notice
-from fedpredict.wire.v1 import initiator_pb2, link_pb2, participant_pb2, participant_service_pb2
+from fedpredict.wire.v1 import initiator_pb2, link_pb2, masking_pb2, participant_pb2, participant_service_pb2
 from tests.integration.federation import Certificates, Federation
 from tests.integration.http.client import HttpsClient
 
@@ -299,6 +301,31 @@ async def test_every_method_of_an_initiator_is_for_whom_its_table_says(initiator
     await walk(initiator, initiator_methods.METHODS)
 
 
+_ROUND = masking_pb2.MaskRound(session_id=bytes(32), round=1)
+_MANIFEST = Manifest(
+    model_id="m",
+    training_run="run-1",
+    kind=Kind.LINEAR,
+    link=own_link(Kind.LINEAR),
+    classes=(),
+    n_scores=1,
+    fit_intercept=False,
+    intercept_party=None,
+    digests=(("lab", "5c" * 32), ("shop", "5d" * 32)),
+)
+MASKED: Mapping[str, Message] = {
+    "masked_score": masking_pb2.MaskedScoreRequest(score=codec.query_to_wire(QUERY, 0), rounds=[_ROUND]),
+    "masked_bucket": filled(
+        lambda into, query: fill_bucket_query(into.bucket, query), masking_pb2.MaskedBucketRequest(round=_ROUND), BUCKET
+    ),
+    "mask_key": masking_pb2.MaskKeyRequest(
+        protocol_version=1, request_id="r-1", manifest=manifest_to_json(_MANIFEST), session_id=bytes(32)
+    ),
+    "mask_keys": masking_pb2.MaskKeysRequest(protocol_version=1, request_id="r-1", session_id=bytes(32)),
+}
+"""Frames that stand for a method with a message of their own."""
+
+
 async def test_a_party_that_the_settings_list_may_attach(initiator: Daemon) -> None:
     method = f"{initiator_methods.SERVICE}/Attach"
 
@@ -325,7 +352,7 @@ async def test_every_frame_of_a_link_is_for_whom_its_method_is_or_ends_the_link(
         assert got == b""
         return
     stream = f"{participant_methods.SERVICE}/ScoreStream"
-    sent = frame(body, CALLS[method])
+    sent = frame(body, MASKED.get(body, CALLS[method]))
     for caller in (participant.stranger, participant.wrong_kind):
         _, got = await participant.call(stream, caller, sent)
         answer = link_pb2.Frame.FromString(got)

@@ -52,6 +52,7 @@ def sample_error(cls: type[FedPredictError]) -> FedPredictError:
         "rows": "1 (STALE)",
         "retry_after_ms": 250,
         "state": "failed",
+        "until": "2026-11-28T00:00:00Z",
     }
     data["feature"] = "f"
     data |= {"n_events": 3, "n_refused": 1, "refused": ({"line": 2, "problem": "none"},)}
