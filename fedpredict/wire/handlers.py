@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from typing_extensions import override
 
-from fedpredict.errors import FedPredictError, ProtocolError
+from fedpredict.errors import ProtocolError
 from fedpredict.public_status import Code, public_status
 from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Unread: TypeAlias = Callable[[Context, ProtocolError], None]
+"""Told of a message that does not parse; may raise what the caller is to learn instead."""
 
 
 def always(_error: BaseException) -> bool:
@@ -35,7 +37,7 @@ def unary(
     request_type: type[Request],
     method: Callable[[Request, Context], Awaitable[Message]],
     wants: Callable[[BaseException], bool] = always,
-    unread: Callable[[Context, FedPredictError], None] | None = None,
+    unread: Unread | None = None,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return a handler for a unary call.
 
@@ -46,7 +48,7 @@ def unary(
         request_type: The message class to parse.
         method: Gets the parsed request and the call's context; returns the reply.
         wants: Whether an error gets a line in the log.
-        unread: Told of a message that does not parse, which `method` never sees.
+        unread: Told of a message that does not parse, which `method` never sees; default: nobody is.
     """
 
     async def handle(data: bytes, context: Context) -> bytes:

@@ -24,6 +24,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.tasks import TaskMetrics
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.tables.results import RESULTS
 from fedpredict.wire import codec, offline_codec
@@ -73,14 +74,24 @@ class OfflineService:
         """Return the methods for `wire.handlers.service`."""
         return {
             "UploadSamples": stream(self.upload),
-            "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
-            "GetTask": unary(initiator_pb2.GetTaskRequest, self.get),
-            "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
-            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._changing("CancelTask", self._desk.cancel)),
-            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._changing("RetryTask", self._desk.retry)),
-            "GetTaskHistory": unary(initiator_pb2.GetTaskRequest, self.history),
+            "SubmitTask": self._unary("SubmitTask", initiator_pb2.SubmitTaskRequest, self.submit),
+            "GetTask": self._unary("GetTask", initiator_pb2.GetTaskRequest, self.get),
+            "ListTasks": self._unary("ListTasks", initiator_pb2.ListTasksRequest, self.list),
+            "CancelTask": self._unary(
+                "CancelTask", initiator_pb2.GetTaskRequest, self._changing("CancelTask", self._desk.cancel)
+            ),
+            "RetryTask": self._unary(
+                "RetryTask", initiator_pb2.GetTaskRequest, self._changing("RetryTask", self._desk.retry)
+            ),
+            "GetTaskHistory": self._unary("GetTaskHistory", initiator_pb2.GetTaskRequest, self.history),
             "FetchResults": stream(self.fetch),
         }
+
+    def _unary(
+        self, name: str, request_type: type[_Request], method: Callable[[_Request, Context], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        unread = Entrance(self._desk.access, self._audit).unread(name, METHODS[f"{SERVICE}/{name}"], self._caller)
+        return unary(request_type, method, unread=unread)
 
     def close(self) -> None:
         """Let the threads go; those that are at work end by themselves."""
