@@ -16,12 +16,14 @@ from google.protobuf.message import DecodeError, Message
 from typing_extensions import override
 
 from fedpredict.errors import ProtocolError
+from fedpredict.model.few import FewStrangers
 from fedpredict.public_status import Code, public_status
 from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
 
 logger = logging.getLogger(__name__)
 
+_strangers = FewStrangers()
 Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Unread: TypeAlias = Callable[[Context, ProtocolError], None]
@@ -142,12 +144,17 @@ def parse(request_type: type[Request], data: bytes) -> Request:
 def log_failure(error: BaseException, **fields: object) -> None:
     """Log a call that failed: what is ours as refused, anything unexpected with its traceback.
 
+    Of callers who did not prove who they are, a few in each second; a later line says how many were `left_out`.
+
     Args:
         error: What it failed with.
         fields: Of the call, where no log context holds them.
     """
+    more = _strangers.fields(error)
+    if more is None:
+        return
     public = public_status(error)
     if public.code is Code.INTERNAL:
         logger.error("call.failed", extra={"error": type(error).__name__, **fields}, exc_info=error)
     else:
-        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **fields})
+        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **more, **fields})
