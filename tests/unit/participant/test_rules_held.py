@@ -230,6 +230,26 @@ def test_senders_of_events_have_a_rate_and_hours_each_and_change_at_once() -> No
         senders.admit(other)
 
 
+async def test_who_has_no_rule_leaves_lines_without_ids() -> None:
+    ids = SampleIds.of([b"u%d" % number for number in range(50)])
+    query = ScoreQuery(
+        request_id="r-1",
+        model_id="credit",
+        manifest_sha256="5c" * 32,
+        params_sha256="5d" * 32,
+        mode=Mode.NEARLINE,
+        sample_ids=ids,
+    )
+    shop = Identity(IdentityKind.PARTY, "shop")
+    for caller, error in ((shop, ModelNotFoundError), (BANK, NotPermittedError)):
+        world = World(modes=["offline"])
+        with pytest.raises(error):
+            await world.answers.score(codec.query_to_wire(query, 0), caller, 30.0)
+        (call,) = world.log.calls
+        assert (call.rows, call.outcome) == (50, error.__name__)
+        assert (call.sample_ids is None) == (caller is shop)
+
+
 async def test_what_is_no_call_counts_as_one_and_keeps_to_hours() -> None:
     frames = [
         link_pb2.Frame(score=participant_pb2.ScoreRequest()),
