@@ -19,6 +19,9 @@ REFUSED_PER_S = 10
 """So many refusals that cost their callers nothing get a line of their own; more are counted, or they would fill the
 disk, and with it stop everybody. Those without a rule have them together, each other caller for itself."""
 
+_NOT_COUNTED = (RateLimitedError, OutOfHoursError, TokenRefusedError)
+"""What a caller with a rule is told of calls that do not count as calls."""
+
 
 def no_purpose(_: Identity) -> str:
     """Return that there is a rule, and it does not say what a caller asks for."""
@@ -71,7 +74,7 @@ class AuditedCalls:
                 if not self._few.take():
                     self._log.count_refused(call.caller)
                     return
-            elif isinstance(error, RateLimitedError | OutOfHoursError) and not self._few.take(call.caller):
+            elif isinstance(error, _NOT_COUNTED) and not self._few.take(call.caller):
                 self._log.count_refused(call.caller)
                 return
         self._log.add(call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from fedpredict.model.share import Mode
 from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.tokens import TokenFile, TokenHolder, Tokens
 from fedpredict.state.task_base import Why
 from fedpredict.wire.offline_codec import Submission, submission_to_wire
 from tests.unit.initiator.test_offline_fetch import Call
@@ -111,6 +113,20 @@ async def test_another_clients_task_is_held_to_the_mode_and_rows_of_who_asks(wor
         assert (await desk.cancel(other, FEW)).state is OfflineState.CANCELLED
     with world.serving(DESK) as (desk, _):
         assert (await desk.retry(task_id, DESK)).state is OfflineState.QUEUED
+
+
+async def test_a_token_for_less_reaches_no_further_at_the_desk(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    TokenFile(file).create("desk", models=("*",), modes=(Mode.REALTIME,), lasts=timedelta(days=1), by="ada")
+    holder = TokenHolder(DESK.kind, DESK.name, TokenFile(file).all()[0], Tokens(file))
+    task_id = world.failed()
+    with world.serving(holder) as (desk, service):
+        for asked in (service.fetch(cast("Any", Call(task_id, 0, 0))), desk.retry(task_id, holder)):
+            with pytest.raises(NotPermittedError):
+                await asked
+        with pytest.raises(NotPermittedError):
+            await desk.cancel(task_id, holder)
+    assert world.bench.store.task(task_id).state is OfflineState.FAILED
 
 
 async def test_a_task_that_was_queued_has_its_line_whatever_fails_then(

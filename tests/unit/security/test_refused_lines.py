@@ -13,6 +13,7 @@ from fedpredict.errors import (
     OutOfHoursError,
     ProtocolError,
     RateLimitedError,
+    TokenRefusedError,
     UnauthenticatedError,
 )
 from fedpredict.model.few import FewPerSecond
@@ -78,7 +79,9 @@ def test_callers_without_a_rule_have_few_lines_together_with_strangers_and_no_id
     assert len(world.log.calls) == REFUSED_PER_S + 1
 
 
-@pytest.mark.parametrize("error", [RateLimitedError("too many", retry_after_ms=1), OutOfHoursError("closed")])
+@pytest.mark.parametrize(
+    "error", [RateLimitedError("too many", retry_after_ms=1), OutOfHoursError("closed"), TokenRefusedError("over")]
+)
 def test_a_caller_with_a_rule_has_few_lines_of_calls_that_it_may_not_make_now(error: FedPredictError) -> None:
     world = World()
     for _ in range(200):
