@@ -17,9 +17,12 @@ from starlette.types import ASGIApp
 from fedpredict.http import problem as problems
 from fedpredict.http.asgi_cycle import BODY, PEER_URIS
 from fedpredict.http.problem import CONTENT_TYPE, Problem, problem_of
+from fedpredict.model.few import FewStrangers
 from fedpredict.public_status import Code, public_status
 
 logger = logging.getLogger(__name__)
+
+_strangers = FewStrangers()
 
 JSON = "application/json"
 REQUEST_ID = "x-request-id"
@@ -122,13 +125,19 @@ def build_application(
 
 
 def log_refusal(error: BaseException) -> None:
-    """Log why a request was refused; the traceback of what nobody expected, and the reason of anything else."""
+    """Log why a request was refused; the traceback of what nobody expected, and the reason of anything else.
+
+    Of callers who did not prove who they are, a few in each second; a later line says how many were `left_out`.
+    """
+    more = _strangers.fields(error)
+    if more is None:
+        return
     if isinstance(error, ProblemError):
         logger.info("http.refused", extra={"error": error.problem.name})
     elif public_status(error).code is Code.INTERNAL:
         logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=error)
     else:
-        logger.info("http.refused", extra={"error": type(error).__name__, "reason": str(error)})
+        logger.info("http.refused", extra={"error": type(error).__name__, "reason": str(error), **more})
 
 
 def problem_for(error: BaseException) -> Problem:

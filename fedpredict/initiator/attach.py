@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 
 from fedpredict.errors import ConfigError, FedPredictError, UnauthenticatedError
 from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.callers import caller_identity, hold, shown_in, socket_caller
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
@@ -26,13 +27,17 @@ logger = logging.getLogger(__name__)
 class Attachments:
     """Takes links from the parties that the settings list with `connect = "in"`, and from nobody else."""
 
-    def __init__(self, parties: Mapping[str, RemoteParty], live: LiveTls | None) -> None:
+    def __init__(
+        self, parties: Mapping[str, RemoteParty], live: LiveTls | None, audit: AuditedCalls | None = None
+    ) -> None:
         """Prepare; nothing listens.
 
         Args:
             parties: By party id: what it must prove, and the pools that its links are added to.
             live: What their certificates are held to; None where there is no TLS, and they state who they are.
+            audit: Writes down who is refused; default: nothing does.
         """
+        self._audit = audit or AuditedCalls(None)
         self._parties = parties
         self._live = live
         self._links: set[LinkCaller] = set()
@@ -54,7 +59,8 @@ class Attachments:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            identity, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            with self._audit.strangers("Attach"):
+                identity, shown = socket_caller(carrier.tls, carrier.stated, self._live)
             return self._begin(identity, carrier, shown)
 
         try:
@@ -71,7 +77,8 @@ class Attachments:
             UnauthenticatedError: The settings do not list the caller with `connect = "in"`.
             CertificateRefusedError: Its certificate is good no more.
         """
-        identity = caller_identity(context, self._live)
+        with self._audit.strangers("Attach"):
+            identity = caller_identity(context, self._live)
         carrier = StreamCarrier(context, str(context.peer()))
         link = self._begin(identity, carrier, shown_in(context), asked=_nonce_of(context))
         compress_like_caller(context)
@@ -88,7 +95,9 @@ class Attachments:
     ) -> LinkCaller:
         remote = self._parties.get(identity.name) if identity.kind is IdentityKind.PARTY else None
         if remote is None:
-            raise UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
+            error = UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
+            self._audit.stranger("Attach", error, str(identity))
+            raise error
 
         def changed(link: LinkCaller) -> None:
             if link.closed_because:

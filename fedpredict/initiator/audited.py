@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from time import monotonic
 
 from typing_extensions import override
 
-from fedpredict.errors import TokenRefusedError
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.offline import OfflineTask, Upload
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.metrics import Edge
-from fedpredict.security.audit_calls import AuditedCalls, no_purpose
+from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
 from fedpredict.security.audit_waiting import Audit
 from fedpredict.security.identity import Identity
-from fedpredict.security.tokens import token_of
-
-NOBODY = "nobody"
-"""The caller in the line of one who did not prove who he is."""
-STRANGERS_PER_S = 10
-"""So many callers without a proved identity get a line of their own; more are counted, or they would fill the disk."""
 
 _LIST = "ids "
 """What `NewTask.asked_for` begins with where a list was sent."""
 
-_WHAT: Mapping[Edge, str] = {
+WHAT: Mapping[Edge, str] = {
     "grpc": "Predict",
     "stream": "PredictStream",
     "http": "POST /v1/predict",
@@ -42,31 +34,9 @@ _WHAT: Mapping[Edge, str] = {
 class RequestAudit(AuditedCalls):
     """Writes down what users ask an initiator for, where there is an audit log."""
 
-    def __init__(self, log: Audit | None, purpose_of: Callable[[Identity], str] = no_purpose) -> None:
-        """Prepare, as `AuditedCalls`."""
-        super().__init__(log, purpose_of)
-        self._second, self._n_strangers = 0, 0
-
     def predictor(self, predictor: Predicts, edge: Edge) -> Predicts:
         """Return `predictor`, whose every task that comes through an edge is written down; itself without a log."""
-        return predictor if self._log is None else _Audited(predictor, _WHAT[edge], self._log, self._purpose_of)
-
-    def stranger(self, what: str, error: BaseException) -> None:
-        """Write down a call of somebody who did not prove who he is, or count it where there are many."""
-        if self._log is None:
-            return
-        second = int(monotonic())
-        self._n_strangers = self._n_strangers + 1 if second == self._second else 1
-        self._second = second
-        if self._n_strangers > STRANGERS_PER_S:
-            self._log.count_refused(NOBODY)
-            return
-        token = error.token_id if isinstance(error, TokenRefusedError) else ""
-        self._log.add(AuditedCall(what, NOBODY, outcome=outcome_of(error), token=token))
-
-    def misunderstood(self, edge: Edge, caller: Identity, error: BaseException) -> None:
-        """Write down a request that was refused before it was known what it asks."""
-        self.other(_WHAT[edge], caller, "", "", error)
+        return predictor if self._log is None else _Audited(predictor, WHAT[edge], self._log, self)
 
     @contextmanager
     def refusals(self, what: str, caller: Identity, request_id: str = "", model_id: str = "") -> Iterator[None]:
@@ -81,10 +51,8 @@ class RequestAudit(AuditedCalls):
     def uploaded(self, caller: Identity, request_id: str, upload: Upload) -> None:
         """Write down a list of ids that was taken for a task to come; the task's line has a hash of them."""
         if self._log is not None:
-            call = AuditedCall("UploadSamples", str(caller), request_id, rows=upload.rows)
-            call.population, call.token = str(upload.population), token_of(caller)
-            call.purpose = self._purpose_of(caller)
-            self._log.add(call)
+            call = AuditedCall("UploadSamples", "", request_id, rows=upload.rows, population=str(upload.population))
+            self.write(call, caller, None)
 
     def task(self, what: str, caller: Identity, request_id: str, task: OfflineTask) -> None:
         """Write down what was asked of a task, and is answered: whose ids, how many, and of a list a hash of all."""
@@ -94,7 +62,7 @@ class RequestAudit(AuditedCalls):
         is_list = new.asked_for.startswith(_LIST)
         call = AuditedCall(
             what,
-            str(caller),
+            "",
             request_id or task.task_id,
             new.manifest.model_id,
             new.manifest.manifest_sha256,
@@ -103,19 +71,16 @@ class RequestAudit(AuditedCalls):
             # the digest of a short list could be guessed: it is written as its keyed hash alone
             ids_sha256=new.asked_for.removeprefix(_LIST) if is_list else "",
             population="" if is_list else new.asked_for,
-            token=token_of(caller),
-            purpose=self._purpose_of(caller),
         )
-        self._log.add(call)
+        self.write(call, caller, None)
 
 
 class _Audited(Predicts):
-    def __init__(self, predictor: Predicts, what: str, log: Audit, purpose_of: Callable[[Identity], str]) -> None:
+    def __init__(self, predictor: Predicts, what: str, log: Audit, calls: AuditedCalls) -> None:
         self._predictor = predictor
-        self._purpose_of = purpose_of
         self._what = what
         self._log = log
-        self._calls = AuditedCalls(log)
+        self._calls = calls
 
     @override
     async def predict(self, task: PredictTask, caller: Identity, *, deadline_s: float | None) -> Prediction:
@@ -163,10 +128,10 @@ class _Audited(Predicts):
     def _add(self, task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
         error, answer = (outcome, None) if isinstance(outcome, BaseException) else (None, outcome)
         # by place, which is on the way of every answer and takes half of what names do
-        self._log.add(
+        self._calls.write(
             AuditedCall(
                 self._what,
-                str(caller),
+                "",
                 task.request_id,
                 task.model_id,
                 "" if answer is None else answer.manifest_sha256,
@@ -176,11 +141,9 @@ class _Audited(Predicts):
                 outcome_of(error),
                 None if is_unlisted(error) else task.sample_ids,
                 None if answer is None else answer.status,
-                "",
-                "",
-                token_of(caller),
-                self._purpose_of(caller),
-            )
+            ),
+            caller,
+            error,
         )
 
 

@@ -13,16 +13,17 @@ import grpc
 from fedpredict.errors import FedPredictError, FieldError, ProtocolError
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.admission import Access
-from fedpredict.initiator.audited import RequestAudit
-from fedpredict.initiator.methods import INFERENCE
+from fedpredict.initiator.audited import WHAT, RequestAudit
+from fedpredict.initiator.methods import INFERENCE, METHODS
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.initiator.service import Models, traceparent_sent
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.wire.codec import check_request_id, new_request_id
-from fedpredict.wire.handlers import Context, always, service, unary
+from fedpredict.wire.handlers import Context, Unread, always, service, unary
 from fedpredict.wire.inference import grpc_service_pb2 as pb
 
 _CONTENTS = {
@@ -67,7 +68,7 @@ class InferenceService:
         self._who_calls = who_calls
         self._ready = ready
         self._wants = wants
-        self._audit = audit or RequestAudit(None)
+        self._entrance = Entrance(access, audit or RequestAudit(None))
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
@@ -77,9 +78,11 @@ class InferenceService:
                 "ServerLive": unary(pb.ServerLiveRequest, self.server_live),
                 "ServerReady": unary(pb.ServerReadyRequest, self.server_ready),
                 "ServerMetadata": unary(pb.ServerMetadataRequest, self.server_metadata),
-                "ModelReady": unary(pb.ModelReadyRequest, self.model_ready),
-                "ModelMetadata": unary(pb.ModelMetadataRequest, self.model_metadata),
-                "ModelInfer": unary(pb.ModelInferRequest, self.model_infer, self._wants),
+                "ModelReady": unary(pb.ModelReadyRequest, self.model_ready, unread=self._unread("ModelReady")),
+                "ModelMetadata": unary(
+                    pb.ModelMetadataRequest, self.model_metadata, unread=self._unread("ModelMetadata")
+                ),
+                "ModelInfer": unary(pb.ModelInferRequest, self.model_infer, self._wants, self._unread("ModelInfer")),
             },
         )
 
@@ -117,7 +120,7 @@ class InferenceService:
         try:
             task, options, names = self._understood(request, context, caller)
         except FedPredictError as error:
-            self._audit.misunderstood("oip_grpc", caller, error)
+            self._entrance.misunderstood(WHAT["oip_grpc"], caller, error)
             raise
         add_log_context(request_id=task.request_id, model=task.model_id)
         limits = [limit for limit in (context.time_remaining(), options.deadline_s) if limit is not None]
@@ -141,6 +144,9 @@ class InferenceService:
             traceparent=traceparent_sent(context),
         )
         return task, options, names
+
+    def _unread(self, method: str) -> Unread:
+        return self._entrance.unread(method, METHODS[f"{INFERENCE}/{method}"], self._caller)
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)

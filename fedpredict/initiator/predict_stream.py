@@ -18,11 +18,12 @@ from types import ModuleType
 import grpc
 
 from fedpredict.errors import CertificateRefusedError, DeadlineExceededError, ProtocolError, ServerUnavailableError
-from fedpredict.initiator.audited import RequestAudit
+from fedpredict.initiator.audited import WHAT, RequestAudit
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.wire import task_codec
 from fedpredict.wire.batching import BATCH_METADATA, MAX_BATCH, take_batch
@@ -52,7 +53,7 @@ class PredictStreams:
         *,
         max_calls: int,
         wants: Callable[[BaseException], bool] = always,
-        audit: RequestAudit | None = None,
+        entrance: Entrance | None = None,
         holds: Holds | None = None,
     ) -> None:
         """Prepare.
@@ -62,7 +63,7 @@ class PredictStreams:
             who_calls: Stream -> the caller's identity; raises `UnauthenticatedError`.
             max_calls: Calls that one stream may have under way; at the limit it is not read, and the caller waits.
             wants: Whether a call that ended in an error gets a line in the log.
-            audit: Writes down what is refused before `predictor` has it; default: nothing does.
+            entrance: Told of what is refused before `predictor` has it; default: nobody is.
             holds: Told of every stream; default: nobody is.
         """
         self._holds = holds
@@ -70,7 +71,7 @@ class PredictStreams:
         self._who_calls = who_calls
         self._max_calls = max_calls
         self._wants = wants
-        self._audit = audit or RequestAudit(None)
+        self._entrance = entrance or Entrance(None, RequestAudit(None))
         self._open: set[_Stream] = set()
         self._draining = False
 
@@ -91,7 +92,7 @@ class PredictStreams:
             add_log_context(caller=caller.name)
             # tells the caller, before it sends anything, that there is such a method and that it may use it
             await context.send_initial_metadata((STREAM_METADATA, BATCH_METADATA))
-            stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants, audit=self._audit)
+            stream = _Stream(self._predictor, caller, context, self._max_calls, self._wants, entrance=self._entrance)
             self._open.add(stream)
             if self._holds is not None:
                 self._holds(context, stream)
@@ -99,6 +100,9 @@ class PredictStreams:
                 stream.drain()
             try:
                 await stream.serve()
+            except ProtocolError as error:
+                self._entrance.misunderstood(WHAT["stream"], caller, error)
+                raise
             finally:
                 self._open.discard(stream)
         except asyncio.CancelledError:
@@ -131,11 +135,11 @@ class _Stream:
         max_calls: int,
         wants: Callable[[BaseException], bool],
         *,
-        audit: RequestAudit,
+        entrance: Entrance,
     ) -> None:
         self._predictor = predictor
         self._wants = wants
-        self._audit = audit
+        self._entrance = entrance
         self._caller = caller
         self._context = context
         self._max_calls = max_calls
@@ -216,15 +220,21 @@ class _Stream:
             self._end(message.id)
             return
         try:
-            task = self._task(message)
+            task = self._understood(message)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public status may leave
-            self._audit.misunderstood("stream", self._caller, error)
             self._fail(message.id, error)
             return
         try:
             self._begin(message, task, n_bytes)
         except Exception as error:  # noqa: BLE001  as above
             self._fail(message.id, error, request_id=task.request_id, model=task.model_id)
+
+    def _understood(self, message: initiator_pb2.PredictCall) -> PredictTask:
+        try:
+            return self._task(message)
+        except Exception as error:
+            self._entrance.misunderstood(WHAT["stream"], self._caller, error)
+            raise
 
     def _task(self, message: initiator_pb2.PredictCall) -> PredictTask:
         if self._draining:

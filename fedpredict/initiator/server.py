@@ -41,6 +41,7 @@ from fedpredict.observe.serving import NO_SERVING_METRICS, InProcess, ServingMet
 from fedpredict.observe.traces import tracing
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.callers import holding
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.live import following, party_tls
 from fedpredict.security.tls import TlsFiles
 from fedpredict.state.base import PinStore
@@ -247,7 +248,7 @@ class InitiatorServer:
         return scorers
 
     async def _await_links(self, stack: AsyncExitStack, attached: Mapping[str, RemoteParty]) -> None:
-        attachments = Attachments(attached, self.tls)
+        attachments = Attachments(attached, self.tls, self._callers.audit)
         self._attachments = attachments
         if self._settings.link_listen is not None:
             context = self.tls.listening_context() if self.tls else None
@@ -278,7 +279,7 @@ class InitiatorServer:
             who_calls,
             max_calls=self._settings.max_calls_per_stream,
             wants=wants,
-            audit=audit,
+            entrance=Entrance(self._access, audit),
             holds=holding(self.tls),
         )
         seen, offline = watched(predictor, "grpc", self._watch, audit), self._offline

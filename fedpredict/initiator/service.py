@@ -10,15 +10,16 @@ import grpc
 
 from fedpredict.errors import FedPredictError
 from fedpredict.initiator.admission import Access
-from fedpredict.initiator.audited import RequestAudit
+from fedpredict.initiator.audited import WHAT, RequestAudit
 from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.predict_stream import PredictStreams, WhoCalls
 from fedpredict.model.prediction import ModelInfo
 from fedpredict.observe.logs import add_log_context
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
-from fedpredict.wire.handlers import Context, always, service, stream, unary
+from fedpredict.wire.handlers import Context, Unread, always, service, stream, unary
 from fedpredict.wire.v1 import initiator_pb2
 
 
@@ -65,7 +66,7 @@ class InitiatorService:
         self._attach = attach
         self._offline = offline or {}
         self._wants = wants
-        self._audit = audit or RequestAudit(None)
+        self._entrance = Entrance(access, audit or RequestAudit(None))
         self._streams = streams
         self._predictor = predictor
         self._models = models
@@ -75,9 +76,9 @@ class InitiatorService:
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
         methods = {
-            "Predict": unary(initiator_pb2.PredictRequest, self.predict, self._wants),
+            "Predict": unary(initiator_pb2.PredictRequest, self.predict, self._wants, self._unread("Predict")),
             "PredictStream": self._streams.handler(),
-            "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models),
+            "ListModels": unary(initiator_pb2.ListModelsRequest, self.list_models, unread=self._unread("ListModels")),
             **self._offline,
         }
         if self._attach is not None:
@@ -90,7 +91,7 @@ class InitiatorService:
         try:
             task = task_codec.task_from_wire(request)
         except FedPredictError as error:
-            self._audit.misunderstood("grpc", caller, error)
+            self._entrance.misunderstood(WHAT["grpc"], caller, error)
             raise
         add_log_context(request_id=task.request_id, model=task.model_id)
         sent = traceparent_sent(context)
@@ -118,6 +119,9 @@ class InitiatorService:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
         self._access.check(self._caller(context), model_id)
         return self._models.info(model_id).ready
+
+    def _unread(self, method: str) -> Unread:
+        return self._entrance.unread(method, METHODS[f"{SERVICE}/{method}"], self._caller)
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)

@@ -22,6 +22,7 @@ from fedpredict.participant.masking import Masking, no_masking
 from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.hello import HELLO
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls, as_live
@@ -84,6 +85,8 @@ class Answers:
         self._watch = watch or ShareWatch()
         self.audit = audit or CallAudit(None)
         """Where calls are written down."""
+        self.entrance = Entrance(policy, self.audit)
+        """Told of what is no call."""
         self._distinct = distinct or DistinctLimit(None, lambda: policy.distinct_ids)
 
     async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
@@ -150,7 +153,7 @@ class Answers:
         try:
             query = codec.query_from_wire(request)
         except FedPredictError as error:
-            self.audit.other("Score", caller, "", "", error)
+            self.entrance.misunderstood("Score", caller, error, _SCORE)
             raise
         codec.fill_reply(into, query, await self._answered(query, (), caller, deadline_s))
 
@@ -166,7 +169,7 @@ class Answers:
             query = codec.query_from_wire(request.score)
             rounds = masked_codec.rounds_from_wire(request, query)
         except FedPredictError as error:
-            self.audit.other("Score", caller, "", "", error)
+            self.entrance.misunderstood("Score", caller, error, _SCORE)
             raise
         masked_codec.fill_masked_reply(into, query, await self._answered(query, rounds, caller, deadline_s))
 

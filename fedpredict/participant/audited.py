@@ -33,15 +33,15 @@ class CallAudit(AuditedCalls):
         """Write down a question for shares, a line for each model that it asks for."""
         if self._log is None:
             return
-        reply, purpose = answer if isinstance(answer, PartyReply) else None, self._purpose_of(caller)
+        reply = answer if isinstance(answer, PartyReply) else None
         rows_of = rows_of_models(query) if query.further else [slice(0, len(query.sample_ids))]
         for place, (model, rows) in enumerate(zip(query.models, rows_of, strict=True)):
             error = answer if isinstance(answer, BaseException) else answer.failures.get(place)
             status = None if reply is None or error is not None else reply.share.status[rows]
-            self._log.add(
+            self.write(
                 AuditedCall(
                     "Score",
-                    str(caller),
+                    "",
                     query.request_id,
                     model.model_id,
                     model.manifest_sha256,
@@ -51,8 +51,9 @@ class CallAudit(AuditedCalls):
                     outcome_of(error),
                     None if is_unlisted(error) else query.sample_ids[rows],
                     status,
-                    purpose=purpose,
-                )
+                ),
+                caller,
+                error,
             )
 
     def bucket(
@@ -63,10 +64,10 @@ class CallAudit(AuditedCalls):
             return
         error = answer if isinstance(answer, BaseException) else None
         rows = query.rows
-        self._log.add(
+        self.write(
             AuditedCall(
                 "ScoreBucket",
-                str(caller),
+                "",
                 query.request_id,
                 query.model_id,
                 query.manifest_sha256,
@@ -78,24 +79,26 @@ class CallAudit(AuditedCalls):
                 answer.share.status if isinstance(answer, PartyReply) else None,
                 "" if is_unlisted(error) else ids.sha256,
                 f"{rows.population} version {rows.version}" if isinstance(rows, PopulationRows) else "",
-                purpose=self._purpose_of(caller),
-            )
+            ),
+            caller,
+            error,
         )
 
     def population(self, caller: Identity, notice: PopulationNotice, error: BaseException | None) -> None:
         """Write down word of a version of a population, or a question what became of it."""
         if self._log is not None:
             named = f"{notice.population} version {notice.version}"
-            self._log.add(
+            self.write(
                 AuditedCall(
                     "RegisterPopulation",
-                    str(caller),
+                    "",
                     notice.request_id,
                     rows=notice.n_ids,
                     outcome=outcome_of(error),
                     population=named,
-                    purpose=self._purpose_of(caller),
-                )
+                ),
+                caller,
+                error,
             )
 
     def put_bucket(self, caller: Identity, put: BucketIds, error: BaseException | None) -> None:
@@ -104,18 +107,19 @@ class CallAudit(AuditedCalls):
             return
         content = put.content
         rows = len(content) if isinstance(content, SampleIds) else len(content.added) + len(content.removed)
-        self._log.add(
+        self.write(
             AuditedCall(
                 "PutPopulationBucket",
-                str(caller),
+                "",
                 put.request_id,
                 rows=rows,
                 outcome=outcome_of(error),
                 sample_ids=content if isinstance(content, SampleIds) and not is_unlisted(error) else None,
                 ids_sha256="" if is_unlisted(error) else put.sha256,
                 population=f"{put.population} version {put.version}",
-                purpose=self._purpose_of(caller),
-            )
+            ),
+            caller,
+            error,
         )
 
 

@@ -80,7 +80,8 @@ class LinkServer:
         """
 
         def opened(carrier: SocketCarrier) -> LinkEnd:
-            caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            with self._answers.audit.strangers("link"):
+                caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
             link = self.answerer(carrier, caller, carrier.peer)
             hold(self._live, link, shown)
             return link

@@ -31,6 +31,7 @@ from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.populations import StandingPopulations, refusal
 from fedpredict.scoring.buckets import BucketPart
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.security.masking import MaskSession
 from fedpredict.security.policy import Needs, Rule
@@ -89,6 +90,7 @@ class OfflineAnswers:
         self._answered = answered
         self._metrics = metrics
         self._audit = audit or CallAudit(None)
+        self._entrance = Entrance(policy, self._audit)
         self._distinct = distinct or DistinctLimit(None, lambda: policy.distinct_ids)
         self.buckets_at_once = buckets_at_once
         self._turns = asyncio.Semaphore(buckets_at_once)
@@ -111,7 +113,7 @@ class OfflineAnswers:
         try:
             notice = notice_from_wire(request)
         except FedPredictError as error:
-            self._audit.other("RegisterPopulation", caller, "", "", error)
+            self._entrance.misunderstood("RegisterPopulation", caller, error, _NOTICE)
             raise
         add_log_context(request_id=notice.request_id)
         try:
@@ -132,7 +134,7 @@ class OfflineAnswers:
         try:
             put = bucket_ids_from_wire(request)
         except FedPredictError as error:
-            self._audit.other("PutPopulationBucket", caller, "", "", error)
+            self._entrance.misunderstood("PutPopulationBucket", caller, error, _PUT)
             raise
         add_log_context(request_id=put.request_id)
         try:
@@ -158,7 +160,7 @@ class OfflineAnswers:
         try:
             query = bucket_query_from_wire(request)
         except FedPredictError as error:
-            self._audit.other("ScoreBucket", caller, "", "", error)
+            self._entrance.misunderstood("ScoreBucket", caller, error, _BUCKET)
             raise
         reply, digest = await self._share_of(query, None, caller, deadline_s)
         fill_bucket_reply(into, query, digest, reply)
@@ -177,7 +179,7 @@ class OfflineAnswers:
         try:
             query, place = bucket_query_from_wire(request.bucket), round_from_wire(request.round)
         except FedPredictError as error:
-            self._audit.other("ScoreBucket", caller, "", "", error)
+            self._entrance.misunderstood("ScoreBucket", caller, error, _BUCKET)
             raise
         reply, digest = await self._share_of(query, place, caller, deadline_s)
         fill_masked_bucket_reply(into, query, digest, reply)

@@ -8,11 +8,10 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from fedpredict.errors import FedPredictError
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.links import MAX_DEADLINE_S, LinkServer
-from fedpredict.participant.methods import SERVICE
+from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.security.callers import caller_identity, shown_in
 from fedpredict.security.identity import Identity
@@ -53,9 +52,7 @@ class ParticipantService:
     def _unary(
         self, name: str, request_type: type[_Request], method: Callable[[_Request, Context], Awaitable[Message]]
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        def unread(context: Context, error: FedPredictError) -> None:
-            self._answers.audit.other(name, self.caller(context), "", "", error)
-
+        unread = self._answers.entrance.unread(name, METHODS[f"{SERVICE}/{name}"], self.caller)
         return unary(request_type, method, unread=unread)
 
     def _offline(self, offline: OfflineAnswers) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
@@ -79,7 +76,8 @@ class ParticipantService:
 
     def caller(self, context: Context) -> Identity:
         """Return who is calling, from here on in the call's log lines; raise `SecurityError` for nobody."""
-        caller = caller_identity(context, self._live)
+        with self._answers.audit.strangers("gRPC"):
+            caller = caller_identity(context, self._live)
         compress_like_caller(context)
         add_log_context(caller=caller.name)
         return caller
@@ -102,7 +100,8 @@ class ParticipantService:
     async def score_stream(self, context: Context) -> None:
         """Serve a standing link until it ends."""
         await self._links.serve_stream(context, self.caller(context), shown_in(context))
-        self.caller(context)  # where the link ended because nobody believes the caller any more, the status says so
+        # where the link ended because nobody believes the caller any more, the status says so
+        caller_identity(context, self._live)
 
 
 def _remaining_s(context: Context, remaining_ms: int, most_s: float = MAX_DEADLINE_S) -> float:

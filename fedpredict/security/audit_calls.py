@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from fedpredict.errors import OutOfHoursError, RateLimitedError, SecurityError, TokenRefusedError
+from fedpredict.model.few import FewPerSecond
 from fedpredict.security.audit_line import AuditedCall, outcome_of
 from fedpredict.security.audit_peers import Handed
 from fedpredict.security.audit_waiting import Audit, until_safe
 from fedpredict.security.identity import Identity
 from fedpredict.security.tokens import token_of
 
+NOBODY = "nobody"
+"""The caller in the line of one who did not prove who he is."""
+REFUSED_PER_S = 10
+"""So many refusals that cost their callers nothing get a line of their own; more are counted, or they would fill the
+disk, and with it stop everybody. Those without a rule have them together, each other caller for itself."""
+
+_NOT_COUNTED = (RateLimitedError, OutOfHoursError, TokenRefusedError)
+"""What a caller with a rule is told of calls that do not count as calls."""
+
 
 def no_purpose(_: Identity) -> str:
-    """Return that no rule says what a caller asks for."""
+    """Return that there is a rule, and it does not say what a caller asks for."""
     return ""
 
 
 class AuditedCalls:
     """Writes calls down, where there is an audit log."""
 
-    def __init__(self, log: Audit | None, purpose_of: Callable[[Identity], str] = no_purpose) -> None:
+    def __init__(self, log: Audit | None, purpose_of: Callable[[Identity], str | None] = no_purpose) -> None:
         """Prepare.
 
         Args:
             log: Where to write; None: nowhere.
-            purpose_of: What a caller asks for, as its rule says; lines repeat it.
+            purpose_of: What a caller asks for, as its rule says; lines repeat it. None for a caller without a rule.
         """
         self._log = log
         self._purpose_of = purpose_of
+        self._few = FewPerSecond(REFUSED_PER_S)
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered."""
@@ -43,20 +56,52 @@ class AuditedCalls:
         if self._log is not None and self._log.holds_answers:
             await until_safe(self._log)
 
+    def write(self, call: AuditedCall, caller: Identity, error: BaseException | None) -> None:
+        """Write a call down, or count it: one of too many that were refused, and cost their caller nothing.
+
+        Args:
+            call: The call, but for its caller, token and purpose.
+            caller: Who asked. Without a rule, the line names no ids: nothing that is large may wait for it.
+            error: Why it is refused; None for one that is answered.
+        """
+        if self._log is None:
+            return
+        purpose = self._purpose_of(caller)
+        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
+        if error is not None:
+            if purpose is None:
+                call.sample_ids, call.ids_sha256 = None, ""
+                if not self._few.take():
+                    self._log.count_refused(call.caller)
+                    return
+            elif isinstance(error, _NOT_COUNTED) and not self._few.take(call.caller):
+                self._log.count_refused(call.caller)
+                return
+        self._log.add(call)
+
+    def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
+        """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted."""
+        if self._log is None:
+            return
+        if not self._few.take():
+            self._log.count_refused(caller)
+            return
+        token = error.token_id if isinstance(error, TokenRefusedError) else ""
+        self._log.add(AuditedCall(what, caller, outcome=outcome_of(error), token=token))
+
+    @contextmanager
+    def strangers(self, what: str) -> Iterator[None]:
+        """Write down a caller who does not prove inside the block who he is."""
+        try:
+            yield
+        except SecurityError as error:
+            self.stranger(what, error)
+            raise
+
     def other(self, what: str, caller: Identity, request_id: str, model_id: str, error: BaseException | None) -> None:
         """Write down a call that names no samples, or one that was refused before it was understood."""
         if self._log is not None:
-            self._log.add(
-                AuditedCall(
-                    what,
-                    str(caller),
-                    request_id,
-                    model_id,
-                    outcome=outcome_of(error),
-                    token=token_of(caller),
-                    purpose=self._purpose_of(caller),
-                )
-            )
+            self.write(AuditedCall(what, "", request_id, model_id, outcome=outcome_of(error)), caller, error)
 
     def handed(self) -> list[Handed]:
         """Return the checkpoints that another party is handed now."""

@@ -273,10 +273,10 @@ class Policy(Mapping[str, S]):
         """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
         self.admit(caller, _RULE).check_model(model_id)
 
-    def purpose_of(self, caller: Identity) -> str:
-        """Return what a caller asks for; empty where the settings do not say, or do not list it."""
+    def purpose_of(self, caller: Identity) -> str | None:
+        """Return what a caller asks for, empty where the settings do not say; None for a caller without a rule."""
         rule = self._rule(caller)
-        return "" if rule is None else rule.purpose
+        return None if rule is None else rule.purpose
 
     def _made(self, name: str, settings: S) -> Rule:
         caller = Identity(settings.of_kind, name)

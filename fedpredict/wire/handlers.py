@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from typing_extensions import override
 
-from fedpredict.errors import FedPredictError, ProtocolError
+from fedpredict.errors import ProtocolError
+from fedpredict.model.few import FewStrangers
 from fedpredict.public_status import Code, public_status
 from fedpredict.wire.channel import COMPRESSION_METADATA, Compression
 from fedpredict.wire.status import abort
 
 logger = logging.getLogger(__name__)
 
+_strangers = FewStrangers()
 Request = TypeVar("Request", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Unread: TypeAlias = Callable[[Context, ProtocolError], None]
+"""Told of a message that does not parse; may raise what the caller is to learn instead."""
 
 
 def always(_error: BaseException) -> bool:
@@ -35,7 +39,7 @@ def unary(
     request_type: type[Request],
     method: Callable[[Request, Context], Awaitable[Message]],
     wants: Callable[[BaseException], bool] = always,
-    unread: Callable[[Context, FedPredictError], None] | None = None,
+    unread: Unread | None = None,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return a handler for a unary call.
 
@@ -46,7 +50,7 @@ def unary(
         request_type: The message class to parse.
         method: Gets the parsed request and the call's context; returns the reply.
         wants: Whether an error gets a line in the log.
-        unread: Told of a message that does not parse, which `method` never sees.
+        unread: Told of a message that does not parse, which `method` never sees; default: nobody is.
     """
 
     async def handle(data: bytes, context: Context) -> bytes:
@@ -140,12 +144,17 @@ def parse(request_type: type[Request], data: bytes) -> Request:
 def log_failure(error: BaseException, **fields: object) -> None:
     """Log a call that failed: what is ours as refused, anything unexpected with its traceback.
 
+    Of callers who did not prove who they are, a few in each second; a later line says how many were `left_out`.
+
     Args:
         error: What it failed with.
         fields: Of the call, where no log context holds them.
     """
+    more = _strangers.fields(error)
+    if more is None:
+        return
     public = public_status(error)
     if public.code is Code.INTERNAL:
         logger.error("call.failed", extra={"error": type(error).__name__, **fields}, exc_info=error)
     else:
-        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **fields})
+        logger.info("call.refused", extra={"error": type(error).__name__, "reason": str(error), **more, **fields})

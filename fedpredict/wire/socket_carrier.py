@@ -20,10 +20,13 @@ import zstandard
 from typing_extensions import override
 
 from fedpredict.errors import FedPredictError, ProtocolError
+from fedpredict.model.few import STRANGERS_PER_S, FewPerSecond
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES
 from fedpredict.wire.link import CLOSE_S, CONNECT_S, HANDSHAKE_S, MAX_QUEUED_BYTES, Carrier, LinkEnd
 
 logger = logging.getLogger(__name__)
+
+_refused = FewPerSecond(STRANGERS_PER_S)
 
 MAGIC = b"FPL1"
 COMPRESS = 1
@@ -265,7 +268,9 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
             self._take(b"")
 
     def _refuse(self, reason: str) -> None:
-        logger.warning("link.refused", extra={"peer": self.peer, "reason": reason})
+        if _refused.take():
+            told = {"peer": self.peer, "reason": reason, "left_out": _refused.left_out()}
+            logger.warning("link.refused", extra=told)
         self.broken = reason
         self._buffer.clear()
         self.close(reason)

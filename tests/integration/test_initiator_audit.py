@@ -18,11 +18,12 @@ import pytest
 from fedpredict.cli.main import run
 from fedpredict.client import AsyncClient, Mode
 from fedpredict.errors import AuditUnavailableError, FedPredictError, ModelNotFoundError, TooManySamplesError
-from fedpredict.initiator.audited import STRANGERS_PER_S, RequestAudit
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.security.audit_calls import REFUSED_PER_S
 from fedpredict.security.audit_chain import calls
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
 from fedpredict.security.audit_line import AuditedCall
@@ -72,7 +73,9 @@ class Bank:
 
 
 @asynccontextmanager
-async def opened(tmp_path: Path, **settings: Any) -> AsyncIterator[Bank]:
+async def opened(
+    tmp_path: Path, *, clients: dict[str, dict[str, object]] | None = None, **settings: Any
+) -> AsyncIterator[Bank]:
     async with Federation(tmp_path, Certificates(tmp_path / "certificates")) as federation:
         await federation.party("lab", TABLE, np.array([[2.0]]))
         folder = tmp_path / "audit" / "bank"
@@ -86,6 +89,7 @@ async def opened(tmp_path: Path, **settings: Any) -> AsyncIterator[Bank]:
                 http_listen="127.0.0.1:0",
                 http_client_certificates="optional",
                 max_samples=50,
+                clients=clients or {"desk": {"models": ["*"]}},
             )
             await federation.ready()
             yield Bank(federation, server, log, folder)
@@ -203,13 +207,13 @@ async def test_tokens_stand_in_lines_by_their_ids_and_refused_ones_with_the_reas
 
 
 async def test_strangers_cannot_fill_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpredict.initiator.audited.monotonic", lambda: 7.0)
+    monkeypatch.setattr("fedpredict.model.few.monotonic", lambda: 7.0)
     folder = tmp_path / "bank"
     with AuditLog(AuditSettings(write_s=0.01), folder, "bank", 0, open_keys(folder)) as log:
         audit = RequestAudit(log)
-        for _ in range(STRANGERS_PER_S + 500):
+        for _ in range(REFUSED_PER_S + 500):
             audit.stranger("HTTP", FedPredictError("who?"))
-    assert len(list(calls([folder / "worker-0"]))) == STRANGERS_PER_S
+    assert len(list(calls([folder / "worker-0"]))) == REFUSED_PER_S
     counted = calls([folder / "worker-0"], ("refused",))
     assert sum(line["calls"]["nobody"] for line in counted) == 500
 

@@ -26,6 +26,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.initiator.watched import watched
 from fedpredict.observe.watch import PredictionWatch
 from fedpredict.security.callers import admitting
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.live import LiveTls
 
 PREDICT_PATH = b"/v1/predict"
@@ -102,11 +103,11 @@ def build_edge(
 
     watch, callers = watch or PredictionWatch(), callers or Callers()
     identify, audit = callers.of_request, callers.audit
-    refusals = Refusals(watch.log)
+    refusals, entrance = Refusals(watch.log), Entrance(access, audit)
     catalogued = Catalogued(models, access, identify)
     seen = watched(predictor, "http", watch, audit)
-    predict = PredictEndpoint(seen, identify, refusals, max_samples=settings.max_samples, audit=audit)
-    infer = InferEndpoint(watched(predictor, "oip_http", watch, audit), catalogued, identify, refusals, audit=audit)
+    predict = PredictEndpoint(seen, identify, refusals, max_samples=settings.max_samples, entrance=entrance)
+    infer = InferEndpoint(watched(predictor, "oip_http", watch, audit), catalogued, identify, refusals, entrance)
     routes = [
         predict_route(predict),
         *model_routes(catalogued),

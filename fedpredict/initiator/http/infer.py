@@ -16,7 +16,7 @@ from fedpredict.http.application import JSON, REQUEST_ID, Answer, Endpoint, Prob
 from fedpredict.http.exchange import Exchange
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
-from fedpredict.initiator.audited import RequestAudit
+from fedpredict.initiator.audited import WHAT
 from fedpredict.initiator.http import bodies
 from fedpredict.initiator.http.bodies import InferAnswer, InferBody, InferInput, InferOutput, Parameters
 from fedpredict.initiator.http.decode import (
@@ -34,6 +34,7 @@ from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 
 BINARY = "application/octet-stream"
@@ -109,11 +110,10 @@ class InferEndpoint:
         catalogued: Catalogued,
         identify: Identify,
         refusals: Refusals,
-        *,
-        audit: RequestAudit | None = None,
+        entrance: Entrance,
     ) -> None:
         self._predictor = predictor
-        self._audit = audit or RequestAudit(None)
+        self._entrance = entrance
         self._catalogued = catalogued
         self._identify = identify
         self._refusals = refusals
@@ -155,7 +155,7 @@ class InferEndpoint:
         try:
             return self._understood(caller, request, model_id, version)
         except Exception as error:
-            self._audit.misunderstood("oip_http", caller, error)
+            self._entrance.misunderstood(WHAT["oip_http"], caller, error)
             raise
 
     def _understood(self, caller: Identity, request: Incoming, model_id: str, version: str) -> _Asked:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from fedpredict.http.application import REQUEST_ID, Answer, Request, Route
 from fedpredict.http.exchange import Exchange
-from fedpredict.initiator.audited import RequestAudit
+from fedpredict.initiator.audited import WHAT
 from fedpredict.initiator.http.decode import (
     CALLER_HEADER,
     TOKEN_HEADER,
@@ -24,6 +24,7 @@ from fedpredict.initiator.http.refusals import Refusals
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import GiveUp
 from fedpredict.model.prediction import Prediction, PredictTask
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 
 Identify: TypeAlias = Callable[[tuple[str, ...] | None, str | None, str | None], Identity]
@@ -45,10 +46,10 @@ class PredictEndpoint:
         refusals: Refusals,
         *,
         max_samples: int,
-        audit: RequestAudit | None = None,
+        entrance: Entrance,
     ) -> None:
         self._predictor = predictor
-        self._audit = audit or RequestAudit(None)
+        self._entrance = entrance
         self._identify = identify
         self._refusals = refusals
         self._max_samples = max_samples
@@ -59,17 +60,18 @@ class PredictEndpoint:
         if not isinstance(terms, Terms):
             terms = exchange.head.memo = read_terms(exchange)
         request_id = name_request(terms.request_id)
-        caller = asked = None
         try:
             caller = self._identify(exchange.peer_uris, terms.caller, terms.authorization)
-            asked = parse_task(exchange.body, terms, request_id, self._max_samples)
+            try:
+                asked = parse_task(exchange.body, terms, request_id, self._max_samples)
+            except Exception as error:
+                self._entrance.misunderstood(WHAT["http"], caller, error)
+                raise
             task = asked.task
             request_id = task.request_id
             done = partial(self._answer, exchange, task)
             return self._predictor.submit(task, caller, deadline_s=asked.deadline_s, done=done)
         except Exception as error:  # noqa: BLE001  an edge: nothing but a public text may leave
-            if caller is not None and asked is None:
-                self._audit.misunderstood("http", caller, error)
             self._refusals.refuse(exchange, request_id, error)
             return None
 
@@ -79,7 +81,7 @@ class PredictEndpoint:
         try:
             asked = read_task(request, request.request_id, self._max_samples)
         except Exception as error:
-            self._audit.misunderstood("http", caller, error)
+            self._entrance.misunderstood(WHAT["http"], caller, error)
             raise
         prediction = await self._predictor.predict(asked.task, caller, deadline_s=asked.deadline_s)
         body = prediction_json(prediction, asked.task.model_id)

@@ -46,7 +46,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
-from fedpredict.security.policy import Needs
+from fedpredict.security.policy import Needs, Rule
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import RESULTS, read_results
@@ -116,8 +116,8 @@ class TaskDesk:
         """Let the threads go; those that are at work end by themselves."""
         self.threads.close()
 
-    async def submit(self, submission: Submission, caller: Identity) -> TaskInfo:
-        """Queue a task.
+    async def submit(self, submission: Submission, caller: Identity) -> OfflineTask:
+        """Queue a task, and return it; nothing that can fail follows once it is queued.
 
         Raises:
             ModelNotFoundError: No such model, or not this caller's.
@@ -136,7 +136,7 @@ class TaskDesk:
             raise UnsupportedModeError(f"a task in mode {submission.mode} from {caller}", mode=submission.mode)
         found = await self._known(submission, caller)
         if found is not None:
-            return await self._info(found)
+            return found
         manifest = self.catalogue.answerable(submission.model_id)
         ids = await self._ids(submission, caller)
         if not ids.ids:
@@ -160,11 +160,11 @@ class TaskDesk:
         )
         task = await self.threads.state(self.store.submit, new)
         self.look()
-        return await self._info(task)
+        return task
 
     async def get(self, task_id: str, caller: Identity) -> TaskInfo:
         """Return a task; raise `TaskNotFoundError` for one that is not there or not of this caller's models."""
-        return await self._info(await self.find(task_id, caller))
+        return await self.info(await self.find(task_id, caller))
 
     async def list(self, model_id: str, limit: int, caller: Identity) -> list[TaskInfo]:
         """Return the newest tasks of the caller's models, or of one of them."""
@@ -176,24 +176,28 @@ class TaskDesk:
         tasks = await self.threads.state(lambda: self.store.tasks(models, limit=n_listed))
         return [info_of(task, None, limit=self.settings.stability_limit) for task in tasks]
 
-    async def cancel(self, task_id: str, caller: Identity) -> TaskInfo:
-        """End a task; one that has ended stays as it is."""
-        await self.find(task_id, caller)
-        return await self._changed(await self.threads.state(self.store.cancel, task_id))
+    async def cancel(self, task_id: str, caller: Identity) -> OfflineTask:
+        """End a task; one that has ended stays as it is. Raise as `find` does, and `NotPermittedError` for its mode."""
+        found, rule = await self._found(task_id, caller)
+        rule.check_mode(found.new.mode)
+        task = await self.threads.state(self.store.cancel, task_id)
+        self.look()
+        return task
 
-    async def retry(self, task_id: str, caller: Identity) -> TaskInfo:
+    async def retry(self, task_id: str, caller: Identity) -> OfflineTask:
         """Go on with a task that failed; others stay as they are.
 
         Raises:
-            TaskNotFoundError: As `find` says.
+            TaskNotFoundError, NotPermittedError, TooManySamplesError: As `find_all` says.
             TaskFailedError: Its results were removed: what is left would never be whole.
         """
-        await self.find(task_id, caller)
+        await self.find_all(task_id, caller)
         task = await self.threads.state(self.store.retry, task_id)
         if task.state is OfflineState.FAILED and task.results_removed:
             problem = "its results were removed, because they were old: submit it again"
             raise TaskFailedError(f"task {task_id}: {problem}", state=task.state, problem=problem)
-        return await self._changed(task)
+        self.look()
+        return task
 
     async def history(self, task_id: str, caller: Identity) -> tuple[TaskEvent, ...]:
         """Return what happened to a task, the oldest first; of errors their names alone. Raise `TaskNotFoundError`."""
@@ -203,10 +207,28 @@ class TaskDesk:
 
     async def find(self, task_id: str, caller: Identity) -> OfflineTask:
         """Return a task of a model that is the caller's; raise `TaskNotFoundError`."""
-        task = await self.threads.state(self.store.task, task_id)
-        if not self.access.may_ask(caller, task.new.manifest.model_id):
-            raise TaskNotFoundError(f"{caller} may not ask for model {task.new.manifest.model_id} of task {task_id}")
+        task, _ = await self._found(task_id, caller)
         return task
+
+    async def find_all(self, task_id: str, caller: Identity) -> OfflineTask:
+        """Return a task of which the caller may have every row, whoever submitted it.
+
+        Raises:
+            TaskNotFoundError: As `find` says.
+            NotPermittedError: It is in a mode that is not this caller's.
+            TooManySamplesError: It is about more rows than this caller may ask for.
+        """
+        task, rule = await self._found(task_id, caller)
+        rule.check_mode(task.new.mode)
+        rule.check_offline_rows(task.new.rows)
+        return task
+
+    async def _found(self, task_id: str, caller: Identity) -> tuple[OfflineTask, Rule]:
+        task = await self.threads.state(self.store.task, task_id)
+        rule, model_id = self.access.rule_of(caller), task.new.manifest.model_id
+        if rule is None or not rule.has(model_id):
+            raise TaskNotFoundError(f"{caller} may not ask for model {model_id} of task {task_id}")
+        return task, rule
 
     async def results(self, task: OfflineTask, record: BucketDone) -> pa.Table:
         """Return the results of a bucket, as `read_results` does.
@@ -250,11 +272,8 @@ class TaskDesk:
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)
         return rows
 
-    async def _changed(self, task: OfflineTask) -> TaskInfo:
-        self.look()
-        return await self._info(task)
-
-    async def _info(self, task: OfflineTask) -> TaskInfo:
+    async def info(self, task: OfflineTask) -> TaskInfo:
+        """Return a task as its users see it."""
         before = await self.threads.state(self.store.before, task)
         return info_of(task, before, limit=self.settings.stability_limit)
 

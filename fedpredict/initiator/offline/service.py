@@ -19,11 +19,12 @@ from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.buckets import in_places
-from fedpredict.model.offline import OfflineState, OfflineTask, TaskInfo, Upload
+from fedpredict.model.offline import OfflineState, OfflineTask, Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.tasks import TaskMetrics
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.tables.results import RESULTS
 from fedpredict.wire import codec, offline_codec
@@ -73,14 +74,24 @@ class OfflineService:
         """Return the methods for `wire.handlers.service`."""
         return {
             "UploadSamples": stream(self.upload),
-            "SubmitTask": unary(initiator_pb2.SubmitTaskRequest, self.submit),
-            "GetTask": unary(initiator_pb2.GetTaskRequest, self._about("GetTask", self._desk.get, changes=False)),
-            "ListTasks": unary(initiator_pb2.ListTasksRequest, self.list),
-            "CancelTask": unary(initiator_pb2.GetTaskRequest, self._about("CancelTask", self._desk.cancel)),
-            "RetryTask": unary(initiator_pb2.GetTaskRequest, self._about("RetryTask", self._desk.retry)),
-            "GetTaskHistory": unary(initiator_pb2.GetTaskRequest, self.history),
+            "SubmitTask": self._unary("SubmitTask", initiator_pb2.SubmitTaskRequest, self.submit),
+            "GetTask": self._unary("GetTask", initiator_pb2.GetTaskRequest, self.get),
+            "ListTasks": self._unary("ListTasks", initiator_pb2.ListTasksRequest, self.list),
+            "CancelTask": self._unary(
+                "CancelTask", initiator_pb2.GetTaskRequest, self._changing("CancelTask", self._desk.cancel)
+            ),
+            "RetryTask": self._unary(
+                "RetryTask", initiator_pb2.GetTaskRequest, self._changing("RetryTask", self._desk.retry)
+            ),
+            "GetTaskHistory": self._unary("GetTaskHistory", initiator_pb2.GetTaskRequest, self.history),
             "FetchResults": stream(self.fetch),
         }
+
+    def _unary(
+        self, name: str, request_type: type[_Request], method: Callable[[_Request, Context], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        unread = Entrance(self._desk.access, self._audit).unread(name, METHODS[f"{SERVICE}/{name}"], self._caller)
+        return unary(request_type, method, unread=unread)
 
     def close(self) -> None:
         """Let the threads go; those that are at work end by themselves."""
@@ -152,11 +163,15 @@ class OfflineService:
             submission = offline_codec.submission_from_wire(request)
         add_log_context(request_id=submission.request_id, model=submission.model_id)
         with self._audit.refusals("SubmitTask", caller, submission.request_id, submission.model_id):
-            info = await self._desk.submit(submission, caller)
-            task = await self._desk.find(info.task_id, caller)
+            task = await self._desk.submit(submission, caller)
         self._audit.task("SubmitTask", caller, submission.request_id, task)
         await self._audit.safe()
-        return offline_codec.task_to_wire(info)
+        return offline_codec.task_to_wire(await self._desk.info(task))
+
+    async def get(self, request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
+        """Tell of a task."""
+        caller, task_id = self._asked("GetTask", request, context)
+        return offline_codec.task_to_wire(await self._desk.get(task_id, caller))
 
     async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
         """Tell of the caller's tasks."""
@@ -180,7 +195,7 @@ class OfflineService:
             if request is None:
                 raise ProtocolError("no message that says whose results")
             codec.check_protocol_version(request.protocol_version)
-            task = await self._desk.find(offline_codec.name_from_wire(request.task_id, "task"), caller)
+            task = await self._desk.find_all(offline_codec.name_from_wire(request.task_id, "task"), caller)
             add_log_context(task=task.task_id, model=task.new.manifest.model_id)
             check_kept(task)
         # before the first row: whoever leaves half way has had some
@@ -257,22 +272,19 @@ class OfflineService:
             batch = _batch(task, rows.slice(first, size), start + first, with_rank=request.with_rank)
             await context.write(batch.SerializeToString())
 
-    def _about(
-        self, method: str, what: Callable[[str, Identity], Awaitable[TaskInfo]], *, changes: bool = True
+    def _changing(
+        self, method: str, change: Callable[[str, Identity], Awaitable[OfflineTask]]
     ) -> Callable[[initiator_pb2.GetTaskRequest, Context], Awaitable[initiator_pb2.Task]]:
-        """Return a method about one task; one that changes it is written down."""
+        """Return a method that changes a task, which is written down."""
 
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
-            if not changes:
-                caller, task_id = self._asked(method, request, context)
-                return offline_codec.task_to_wire(await what(task_id, caller))
-            caller, task_id = self._caller(context), ""
+            caller = self._caller(context)
             with self._audit.refusals(method, caller, request.task_id):
                 caller, task_id = self._asked(method, request, context)
-                task, info = await self._desk.find(task_id, caller), await what(task_id, caller)
+                task = await change(task_id, caller)
             self._audit.task(method, caller, task_id, task)
             await self._audit.safe()
-            return offline_codec.task_to_wire(info)
+            return offline_codec.task_to_wire(await self._desk.info(task))
 
         return answer
 

@@ -13,6 +13,7 @@ from fedpredict.errors import (
     ModelNotFoundError,
     NotPermittedError,
     OutOfHoursError,
+    ProtocolError,
     RateLimitedError,
     TooManySamplesError,
 )
@@ -227,3 +228,51 @@ def test_senders_of_events_have_a_rate_and_hours_each_and_change_at_once() -> No
     senders.admit(feeder)
     with pytest.raises(FeedNotFoundError):
         senders.admit(other)
+
+
+async def test_who_has_no_rule_leaves_lines_without_ids() -> None:
+    ids = SampleIds.of([b"u%d" % number for number in range(50)])
+    query = ScoreQuery(
+        request_id="r-1",
+        model_id="credit",
+        manifest_sha256="5c" * 32,
+        params_sha256="5d" * 32,
+        mode=Mode.NEARLINE,
+        sample_ids=ids,
+    )
+    shop = Identity(IdentityKind.PARTY, "shop")
+    for caller, error in ((shop, ModelNotFoundError), (BANK, NotPermittedError)):
+        world = World(modes=["offline"])
+        with pytest.raises(error):
+            await world.answers.score(codec.query_to_wire(query, 0), caller, 30.0)
+        (call,) = world.log.calls
+        assert (call.rows, call.outcome) == (50, error.__name__)
+        assert (call.sample_ids is None) == (caller is shop)
+
+
+async def test_what_is_no_call_counts_as_one_and_keeps_to_hours() -> None:
+    frames = [
+        link_pb2.Frame(score=participant_pb2.ScoreRequest()),
+        link_pb2.Frame(score_bucket=participant_pb2.BucketRequest()),
+        link_pb2.Frame(population=participant_pb2.PopulationRequest()),
+        link_pb2.Frame(population_bucket=participant_pb2.PopulationBucket()),
+    ]
+
+    async def ask(world: World, frame: link_pb2.Frame) -> None:
+        if frame.HasField("score"):
+            await world.answers.score(frame.score, BANK, 30.0)
+        else:
+            await world.offline.answer(frame, BANK, 30.0)
+
+    for frame in frames:
+        world = World(calls_per_s=1, burst=2, hours="08:00-18:00", time_zone="UTC")
+        for _ in range(2):
+            with pytest.raises(ProtocolError):
+                await ask(world, frame)
+        with pytest.raises(RateLimitedError):
+            await ask(world, frame)
+        world.now_s = MIDNIGHT
+        with pytest.raises(OutOfHoursError):
+            await ask(world, frame)
+        outcomes = [call.outcome for call in world.log.calls]
+        assert outcomes == ["ProtocolError", "ProtocolError", "RateLimitedError", "OutOfHoursError"]

@@ -157,6 +157,7 @@ def test_a_new_policy_is_in_force_at_once_and_keeps_what_was_counted(clock: Cloc
     assert changed == Changes(added=("shop",), changed=("bank.models", "bank.purpose"))
     assert (rules.may_ask(BANK, "churn"), rules.may_ask(BANK, "credit")) == (True, False)
     assert (rules.purpose_of(BANK), rules.purpose_of(SHOP)) == ("tests", "")
+    assert rules.purpose_of(Identity(IdentityKind.PARTY, "nobody")) is None
     assert sorted(rules) == ["bank", "shop"]
     with pytest.raises(RateLimitedError):
         rules.admit(BANK, Needs.CALL)
