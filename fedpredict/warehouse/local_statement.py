@@ -39,6 +39,11 @@ class Query:
     params: dict[str, Value]
     scans: tuple[Scan, ...]
 
+    @property
+    def is_ranged(self) -> bool:
+        """Whether rows of a file may be named by their numbers in it."""
+        return any(scan.within is not None for scan in self.scans)
+
 
 def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: Callable[[str], TableSchema]) -> Query:
     """Return a statement as DuckDB takes it, each reference to a table under a name of its own.

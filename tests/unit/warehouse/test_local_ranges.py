@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlglot import exp
 
+from fedpredict.warehouse import local_scan
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.warehouse.local_ranges import TextRange, rows_within
@@ -163,4 +164,31 @@ def test_a_range_of_the_query_around_leaves_the_rows_of_the_one_within(
     found = warehouse.run(sqlglot.parse_one(text, dialect="duckdb", into=exp.Select), {})
 
     assert found.column("number").to_pylist() == [2]
+    warehouse.close()
+
+
+def test_numbers_of_rows_that_another_file_had_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpredict.warehouse.local.GROUP_ROWS", 3)
+    monkeypatch.setattr("fedpredict.warehouse.local_engine.LARGE_BYTES", 0)
+    warehouse = LocalWarehouse(tmp_path / "w")
+    warehouse.ensure(T)
+    rows = pa.table({"place": PLACES, "number": pa.array(range(10), pa.int64())})
+    warehouse.replace("t", {"part": 1}, rows)
+
+    def replaced_meanwhile(path: Path, wanted: TextRange) -> tuple[int, int] | None:
+        found = rows_within(path, wanted)
+        monkeypatch.setattr(local_scan, "rows_within", rows_within)
+        warehouse.replace("t", {"part": 1}, rows.slice(1))  # as an erasure does
+        return found
+
+    text = "SELECT number FROM t WHERE place >= '10' AND place < '20'"
+    statement = sqlglot.parse_one(text, dialect="duckdb", into=exp.Select)
+    target = TableSchema("kept", (Column("number", ColumnType.BIGINT),), (Column("part", ColumnType.INT),))
+    warehouse.ensure(target)
+    monkeypatch.setattr(local_scan, "rows_within", replaced_meanwhile)
+    assert sorted(warehouse.run(statement, {}).column("number").to_pylist()) == [2, 3]
+    warehouse.replace("t", {"part": 1}, rows)
+    monkeypatch.setattr(local_scan, "rows_within", replaced_meanwhile)
+    assert warehouse.replace_from("kept", {"part": 1}, statement, {}) == 2
+    assert sorted(warehouse.read("kept", ["number"], {}).column("number").to_pylist()) == [2, 3]
     warehouse.close()
