@@ -34,8 +34,9 @@ from fedpredict.model.buckets import bucket_count
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
-from fedpredict.scoring import tasks
-from fedpredict.scoring.tasks import BUCKET_ROWS, TOGETHER_S
+from fedpredict.scoring import bucket_writing, tasks
+from fedpredict.scoring.bucket_writing import TOGETHER_S
+from fedpredict.scoring.tasks import BUCKET_ROWS
 from fedpredict.tables.models import ModelVersion, current_versions, publish_model
 from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.shares import SHARES, ensure_tables
@@ -160,7 +161,9 @@ class Turns:
 
     def run(self) -> None:
         """Score the day; between its buckets, the bare statements."""
-        tasks.TOGETHER_S = 3 * TOGETHER_S  # two bare statements stand between what would end together without them
+        bucket_writing.TOGETHER_S = (
+            3 * TOGETHER_S
+        )  # two bare statements stand between what would end together without them
         self._since = self._now()
         tasks.score_day(self.warehouse, self.version, DAY, n_buckets=self.n_buckets, advance=self._between)
         self.once += self._now() - self._since

@@ -14,7 +14,7 @@ from fedpredict.cli.leases import opened_loaded_leases
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.errors import InputError, LeaseHeldError
+from fedpredict.errors import InputError, LeaseHeldError, LeaseLostError, StateError, StoreError, WarehouseError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.offline import OfflineState
 from fedpredict.scoring.leased_models import prune_versions_alone
@@ -29,6 +29,8 @@ Keep = Annotated[int, typer.Option("--keep", help="Versions of a model, by their
 OneModel = Annotated[str | None, typer.Option("--model", help="Only this model's.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")]
 MANY = 1_000_000
+PRUNING_ERRORS = (WarehouseError, StateError, StoreError, LeaseLostError)
+"""What keeps `prune_as_set` from its work, and does not undo what was scored before."""
 
 
 def prune(
@@ -68,7 +70,7 @@ def prune_as_set(loaded: wiring.LoadedParty, warehouse: Warehouse, alone: Alone)
     """Remove what `[tasks] keep_parameters` says; models whose versions another process changes are left for later.
 
     Raises:
-        WarehouseError, StateError, StoreError: As `prune_versions_alone` says.
+        WarehouseError, StateError, StoreError, LeaseLostError: As `prune_versions_alone` says: `PRUNING_ERRORS`.
     """
     if loaded.settings.tasks.keep_parameters is None:
         return

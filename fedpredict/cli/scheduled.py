@@ -169,13 +169,16 @@ def _ended(path: Path, name: str, view: str | None, due: datetime) -> Ended:
 
 def _do(path: Path, view: str | None, due: datetime) -> None:
     # a parser of SQL and an engine come with it, which the daemon itself does without
-    from fedpredict.cli.model_prune import prune_as_set  # noqa: PLC0415
+    from fedpredict.cli.model_prune import PRUNING_ERRORS, prune_as_set  # noqa: PLC0415
     from fedpredict.scoring.leased import refresh_due, score_due  # noqa: PLC0415
     from fedpredict.state.leases import Alone  # noqa: PLC0415
 
     with wiring.opened_warehouse(path) as party, opened_leases(path) as leases:
         if view is None:
             score_due(Alone(leases), party.warehouse, day_of(due), party.tasks)
-            prune_as_set(wiring.load_party(path), party.warehouse, Alone(leases))
+            try:
+                prune_as_set(wiring.load_party(path), party.warehouse, Alone(leases))
+            except PRUNING_ERRORS as error:  # the day is scored all the same
+                logger.warning("model.prune_failed", extra={"reason": str(error)})
         else:
             refresh_due(Alone(leases), party.warehouse, view, due, party.features.keep_days)

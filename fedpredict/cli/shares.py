@@ -11,7 +11,7 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.leases import opened_leases
-from fedpredict.cli.model_prune import prune_as_set
+from fedpredict.cli.model_prune import PRUNING_ERRORS, prune_as_set
 from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
@@ -23,6 +23,7 @@ from fedpredict.scoring.tasks import damaged_buckets, previous_state
 from fedpredict.state.leases import Alone
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.shares import ShareTask, TaskState, finished_buckets, list_tasks, parse_day
+from fedpredict.warehouse.base import Warehouse
 
 app = typer.Typer(
     help="A party's stored shares: score all ids of a day ahead, see what is stored.", no_args_is_help=True
@@ -78,10 +79,8 @@ def score(
                 )
             before = previous_state(party.warehouse, state.task)
             reports.append(report_of(state, before, limit=party.tasks.stability_limit))
-        if party.tasks.keep_days is not None:
-            prune_shares_alone(alone, party.warehouse, party.tasks.keep_days)
-        prune_as_set(wiring.load_party(config), party.warehouse, alone)
-    _print(output, reports, plot)
+        _print(output, reports, plot)
+        _prune(wiring.load_party(config), party.warehouse, Alone(leases), output)
 
 
 @app.command("list")
@@ -147,7 +146,7 @@ def prune_old(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove the shares of older days, but the newest finished ones of each model version."""
+    """Remove the shares of older days, but the newest finished ones of each model version that is there."""
     with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
         days = keep_days or party.tasks.keep_days
         if days is None:
@@ -155,6 +154,16 @@ def prune_old(
         removed = prune_shares_alone(Alone(leases), party.warehouse, days)
     rows = [{"date": each.day.isoformat(), "model": each.model_id, "ids": each.n_ids} for each in removed]
     Output(as_json=as_json).rows(("date", "model", "ids"), rows, empty="Nothing is older.")
+
+
+def _prune(loaded: wiring.LoadedParty, warehouse: Warehouse, alone: Alone, output: Output) -> None:
+    """Remove what is older than `[tasks]` says; what cannot be removed is told, as the day is scored all the same."""
+    try:
+        prune_as_set(loaded, warehouse, alone)
+        if loaded.settings.tasks.keep_days is not None:
+            prune_shares_alone(alone, warehouse, loaded.settings.tasks.keep_days)
+    except PRUNING_ERRORS as error:
+        output.note(f"warning: the day is scored, but what is older was not all removed: {error}")
 
 
 def _day(text: str | None) -> date:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from fedpredict.model.buckets import bucket_of_rank
 from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.tally import ENOUGH, Bins
@@ -16,6 +17,7 @@ from fedpredict.tables.shares_sql import (
     CHECKED,
     CHECKED_WITHOUT_IDS,
     count_rows,
+    count_rows_of_each,
     counts,
     sampled_moments,
     stored_moments,
@@ -103,6 +105,17 @@ def rows_of(warehouse: Warehouse, snapshot: Snapshot, bucket: int, n_buckets: in
     if snapshot.n_ids == snapshot.n_rows:
         return n_ids
     return int(warehouse.run(*count_rows(snapshot, bucket, n_buckets)).column("n")[0].as_py())
+
+
+def rows_of_each(warehouse: Warehouse, snapshot: Snapshot, n_buckets: int) -> dict[int, int]:
+    """Return how many rows of a snapshot are in each bucket that has some, by one statement."""
+    bits = n_buckets.bit_length() - 1
+    digits = max(1, -(-bits // 4))
+    found: Counter[int] = Counter()
+    for row in warehouse.run(*count_rows_of_each(snapshot, digits)).to_pylist():
+        if row["fp_start"] is not None:
+            found[bucket_of_rank(int(row["fp_start"], 16) >> (4 * digits - bits), n_buckets)] += int(row["n"])
+    return dict(found)
 
 
 def engine_name(warehouse: Warehouse) -> str:

@@ -13,8 +13,8 @@ from typing_extensions import override
 from fedpredict.errors import ModelNotReadyError, StatementError, TableCorruptError
 from fedpredict.model.buckets import bucket_count
 from fedpredict.model.share import Mode
+from fedpredict.scoring.bucket_writing import shares_in_process
 from fedpredict.scoring.state import LoadedModel
-from fedpredict.scoring.tasks import shares_in_process
 from fedpredict.tables.models import ModelVersion, list_versions
 from fedpredict.tables.shares import SHARES, ShareTask, finished_buckets, list_tasks
 from fedpredict.tables.shares_sql import bucket_shares

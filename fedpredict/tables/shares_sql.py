@@ -76,6 +76,18 @@ def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Sel
     return sql.select_from([sql.named(exp.Count(this=exp.Star()), "n")], rows), params
 
 
+def count_rows_of_each(snapshot: Snapshot, n_digits: int) -> tuple[exp.Select, dict[str, Value]]:
+    """Return the query for the number of rows, `n`, by the first digits of their ids' places, `fp_start`."""
+    source = _bucket_of(source_of(snapshot, ()), snapshot, 0, 1)
+    place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
+    start = exp.Substring(this=place, start=sql.number(1), length=sql.number(n_digits))
+    starts = sql.select_from(
+        [sql.named(start, "fp_start")], source.rows(["sample_id", PLACE] if snapshot.has_places else ["sample_id"])
+    )
+    counted = [sql.column("fp_start"), sql.named(exp.Count(this=exp.Star()), "n")]
+    return sql.select_from(counted, starts).group_by(sql.column("fp_start"), copy=False), {**snapshot.partition}
+
+
 def stored_moments(partition: Partition, n_outputs: int) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for mean_0, deviation_0, mean_1 ... of the scores that are stored in a partition."""
     return _moments(sql.stored(sql.columns_of("scores"), SHARES.name, partition), n_outputs), dict(partition)

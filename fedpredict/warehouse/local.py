@@ -173,7 +173,7 @@ class LocalWarehouse(Warehouse, WatchedWriter):
                     folder.write_partition(schema, named, partial(fill, rows, schema.arrow_schema))
 
         with folder.locked():
-            self._listing_again(lambda: self._listed(query), begin_again)
+            self._listing_again(lambda: self._listed(query), begin_again, by_number=query.is_ranged)
         logger.info("warehouse.replaced", extra={"table": table})
 
     @override
@@ -205,7 +205,9 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
 
         query = prepare(statement, params, self._schema_of)
-        return self._listing_again(lambda: self._listed(query), lambda files: self._query(query, files))
+        return self._listing_again(
+            lambda: self._listed(query), lambda files: self._query(query, files), by_number=query.is_ranged
+        )
 
     @override
     def close(self) -> None:
@@ -215,11 +217,12 @@ class LocalWarehouse(Warehouse, WatchedWriter):
                 self._engine.close()
                 self._engine = None
 
-    def _listing_again(self, listing: Callable[[], _T], use: Callable[[_T], _R]) -> _R:
+    def _listing_again(self, listing: Callable[[], _T], use: Callable[[_T], _R], *, by_number: bool = False) -> _R:
+        """Use files, and others where these went; `by_number`: or were replaced, as rows are named by their numbers."""
         for _ in range(_LISTINGS):
             files = listing()
             try:
-                return use(files)
+                found = use(files)
             except (OSError, StatementError) as error:
                 if listing() != files:
                     continue
@@ -230,6 +233,8 @@ class LocalWarehouse(Warehouse, WatchedWriter):
                 if isinstance(error, OSError):
                     raise unreadable(self._root, error) from error
                 raise
+            if not by_number or listing() == files:
+                return found
         raise StatementError(f"warehouse {self._root} changes faster than it can be read; repeat")
 
     def _scan(self, schema: TableSchema, files: list[PartitionFile], columns: list[str]) -> pa.Table:
@@ -263,7 +268,7 @@ class LocalWarehouse(Warehouse, WatchedWriter):
                 return write_batches(batches, given.arrow_schema, file, watch)
 
         with writing():
-            return self._listing_again(lambda: self._listed(query), begin_again)
+            return self._listing_again(lambda: self._listed(query), begin_again, by_number=query.is_ranged)
 
     def _opened(self) -> LocalEngine:
         # who only reads and writes needs no engine: importing it costs as much memory as all else together

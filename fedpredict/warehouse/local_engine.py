@@ -6,9 +6,11 @@ The files are read by Arrow and handed to DuckDB, which itself may touch no file
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -52,9 +54,10 @@ class LocalEngine:
         """
         self._spill = spill
         self._connection = _open_engine(spill)
-        self._idle: list[tuple[tuple[Path, ...], duckdb.DuckDBPyConnection]] = []
+        self._idle: list[_Idle] = []
         self._lending = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._is_closed = False
 
     def query(
         self,
@@ -101,7 +104,8 @@ class LocalEngine:
         """
         named = [source.files for source in sources.values() if len(source.files) <= MOST_FILES]
         allowed = [file.path for files in named for file in files]
-        with self._lent(tuple(allowed), memory) as connection:
+        with self._lent(tuple(allowed), memory) as loan:
+            connection = loan.connection
             with _refusals():
                 for name, source in sources.items():
                     if len(source.files) <= MOST_FILES:
@@ -109,56 +113,94 @@ class LocalEngine:
                     else:
                         connection.register(name, _dataset(source.schema, source.files))
                 reader = connection.sql(sql, params=dict(params)).to_arrow_reader(BATCH_ROWS)
-            yield _Batches(reader)
+            taken = _Batches(reader)
+            yield taken
+            loan.is_over = taken.is_exhausted  # what is left early goes on computing
 
     def close(self) -> None:
-        """Let go of its memory."""
+        """Let go of its memory; that of queries under way, when they end."""
         self._connection.close()
-        self._let_go()
+        with self._lending:
+            self._is_closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            gone, self._idle = self._idle, []
+        for each in gone:
+            each.engine.close()
 
     @contextmanager
-    def _lent(self, allowed: tuple[Path, ...], memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a connection to an engine that may touch these files alone: to one that is idle, or to a new one."""
+    def _lent(self, allowed: tuple[Path, ...], memory: str) -> Iterator[_Loan]:
+        """Lend a connection to an engine that may touch these files alone: to one that is idle, or to a new one."""
         with self._lending:
-            at = next((at for at, (files, _) in enumerate(self._idle) if files == allowed and not memory), None)
-            engine = None if at is None else self._idle.pop(at)[1]
+            at = next((at for at, each in enumerate(self._idle) if each.files == allowed and not memory), None)
+            engine = None if at is None else self._idle.pop(at).engine
         if engine is None:
             engine = _open_engine(self._spill.with_name(f"{self._spill.name}-{uuid4().hex}"), allowed)
         try:
             if memory:
                 engine.execute(f"SET GLOBAL memory_limit = '{memory}'")
             with engine.cursor() as connection:
-                yield connection
+                loan = _Loan(connection)
+                yield loan
         except BaseException:
             engine.close()
             raise
-        if memory:
-            engine.close()
-        else:
+        if loan.is_over and not memory:
             self._keep(allowed, engine)
+        else:
+            engine.close()
 
     def _keep(self, allowed: tuple[Path, ...], engine: duckdb.DuckDBPyConnection) -> None:
         with self._lending:
-            self._idle.append((allowed, engine))
-            spare = self._idle[:-_MOST_IDLE]
-            del self._idle[:-_MOST_IDLE]
-            if self._timer is not None:
-                self._timer.cancel()
-            # it does not keep an engine that nobody knows any more
-            self._timer = threading.Timer(IDLE_S, _let_go_of, [weakref.ref(self)])
-            self._timer.daemon = True
-            self._timer.start()
-        for _, each in spare:
-            each.close()
+            self._idle.append(_Idle(allowed, engine, time.monotonic()))
+            gone = self._too_many_or_old()
+            self._wait()
+        for each in gone:
+            each.engine.close()
 
     def _let_go(self) -> None:
-        """Close what is idle."""
+        """Close what nobody asked for long enough."""
         with self._lending:
-            if self._timer is not None:
-                self._timer.cancel()
-            gone, self._idle = self._idle, []
-        for _, each in gone:
-            each.close()
+            self._timer = None
+            gone = self._too_many_or_old()
+            self._wait()
+        for each in gone:
+            each.engine.close()
+
+    def _too_many_or_old(self) -> list[_Idle]:
+        """Take what may wait no longer from the idle ones, which stand in the order of their times."""
+        now, newest = time.monotonic(), self._idle[-_MOST_IDLE:]
+        kept = [each for each in newest if now - each.since < IDLE_S and not self._is_closed]
+        gone = [each for each in self._idle if each not in kept]
+        self._idle = kept
+        return gone
+
+    def _wait(self) -> None:
+        """Have one timer run, where anything is idle, to when the first of them has waited long enough."""
+        if self._timer is not None or not self._idle:
+            return
+        left = IDLE_S - (time.monotonic() - self._idle[0].since)
+        # it does not keep an engine that nobody knows any more
+        self._timer = threading.Timer(max(left, 0.0), _let_go_of, [weakref.ref(self)])
+        self._timer.daemon = True
+        self._timer.start()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Idle:
+    """An engine that waits, the files that it may touch, and since when (`time.monotonic`)."""
+
+    files: tuple[Path, ...]
+    engine: duckdb.DuckDBPyConnection
+    since: float
+
+
+@dataclass(slots=True)
+class _Loan:
+    """A connection to an engine that is lent, and whether its query came to its end."""
+
+    connection: duckdb.DuckDBPyConnection
+    is_over: bool = False
 
 
 def _let_go_of(engine: weakref.ref[LocalEngine]) -> None:
@@ -210,12 +252,14 @@ class _Batches:
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self._reader = reader
         self.schema: pa.Schema = reader.schema
+        self.is_exhausted = False
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while True:
             try:
                 batch = self._reader.read_next_batch()
             except StopIteration:
+                self.is_exhausted = True
                 return
             except (pa.ArrowException, OSError, duckdb.Error) as error:  # the engine's errors come through Arrow
                 raise StatementError(f"the embedded engine refused a statement: {error}") from error

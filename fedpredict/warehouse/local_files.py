@@ -55,10 +55,17 @@ _FIXES = {ENOSPC: _FULL, EDQUOT: _FULL, EFBIG: _FULL, EACCES: _FORBIDDEN, EPERM:
 
 @dataclass(frozen=True, slots=True)
 class PartitionFile:
-    """One partition's file, and the values that its folders are named by, in the order of the partition columns."""
+    """One partition's file.
+
+    Attributes:
+        path: Where it is.
+        values: Those that its folders are named by, in the order of the partition columns.
+        stamp: What differs of two files that had this path, one after the other: inode, size and time of writing.
+    """
 
     path: Path
     values: tuple[str | int, ...]
+    stamp: tuple[int, int, int]
 
 
 class TableFolder:
@@ -147,7 +154,8 @@ class TableFolder:
                 ]
         except OSError as error:
             raise unreadable(self.path.parent, error) from error
-        return [PartitionFile(folder / PART, values) for folder, values in found if (folder / PART).exists()]
+        stamped = ((folder / PART, values, _stamp(folder / PART)) for folder, values in found)
+        return [PartitionFile(path, values, stamp) for path, values, stamp in stamped if stamp is not None]
 
     @contextmanager
     def locked(self, *, create: bool = False) -> Iterator[None]:
@@ -262,6 +270,15 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return a file's stamp; None where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _values(folder: Path, column: Column) -> list[str | int]:

@@ -39,6 +39,11 @@ class Query:
     params: dict[str, Value]
     scans: tuple[Scan, ...]
 
+    @property
+    def is_ranged(self) -> bool:
+        """Whether rows of a file may be named by their numbers in it."""
+        return any(scan.within is not None for scan in self.scans)
+
 
 def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: Callable[[str], TableSchema]) -> Query:
     """Return a statement as DuckDB takes it, each reference to a table under a name of its own.
@@ -108,10 +113,10 @@ def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
     """
     query = reference.find_ancestor(exp.Select)
     condition = query.args.get("where") if query is not None else None
-    if query is None or condition is None or query.args.get("joins") or not isinstance(reference.parent, exp.From):
+    if query is None or condition is None or not _is_plain(query, reference):
         return None
-    firsts, ends = _bounds(condition.this, exp.GTE), _bounds(condition.this, exp.LT)
-    if len(firsts) != 1 or firsts.keys() != ends.keys() or query.is_star:
+    firsts, ends = _bounds(condition.this, exp.GTE, reference), _bounds(condition.this, exp.LT, reference)
+    if len(firsts) != 1 or firsts.keys() != ends.keys():
         return None
     name = next(iter(firsts))
     uses = sum(column.name.lower() == name for column in query.find_all(exp.Column))
@@ -119,13 +124,27 @@ def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
     return TextRange(name, firsts[name], ends[name]) if uses == 2 and is_text else None
 
 
-def _bounds(condition: exp.Expression, kind: type[exp.Binary]) -> dict[str, str]:
-    """Return the texts that columns are compared with."""
+def _is_plain(query: exp.Select, reference: exp.Table) -> bool:
+    """Return whether a query reads all rows of one table, and says by name which columns it uses."""
+    if not isinstance(reference.parent, exp.From) or any(query.args.get(each) for each in ("joins", "laterals")):
+        return False
+    alias = reference.args.get("alias")
+    if reference.args.get("pivots") or (alias is not None and alias.columns) or query.find(exp.TableSample):
+        return False
+    if query.find(exp.Columns) or any(not isinstance(star.parent, exp.Count) for star in query.find_all(exp.Star)):
+        return False
+    rows = reference.alias_or_name.lower()  # as a column: the whole row
+    return all(column.table or column.name.lower() != rows for column in query.find_all(exp.Column))
+
+
+def _bounds(condition: exp.Expression, kind: type[exp.Binary], reference: exp.Table) -> dict[str, str]:
+    """Return the texts that columns of a table are compared with; others may be those of a query around it."""
     return {
         part.this.name: part.expression.name
         for part in _parts(condition)
         if isinstance(part, kind)
         and isinstance(part.this, exp.Column)
+        and part.this.table in ("", reference.alias_or_name)
         and isinstance(part.expression, exp.Literal)
         and part.expression.is_string
     }

@@ -19,7 +19,7 @@ from fedpredict.model.buckets import buckets_of, hashes_of
 from fedpredict.model.populations import BucketQuery, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
-from fedpredict.scoring import tasks
+from fedpredict.scoring import bucket_writing
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.local_party import LocalParty
 from fedpredict.scoring.open_buckets import open_buckets
@@ -115,7 +115,7 @@ def test_a_day_that_is_broken_off_goes_on_at_the_buckets_that_are_not_recorded(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, together_s: float, n_left: int
 ) -> None:
     """Two buckets are written before the end; what a server has written, but not recorded, is written once more."""
-    monkeypatch.setattr(tasks, "TOGETHER_S", together_s)
+    monkeypatch.setattr(bucket_writing, "TOGETHER_S", together_s)
     is_series = isinstance(warehouse, SeriesWriter)
     features = np.random.default_rng(6).normal(size=(40, 1))
     ids = [f"person-{row}" for row in range(40)]

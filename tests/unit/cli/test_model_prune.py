@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.cli import model_prune, scheduled
 from fedpredict.cli.main import run
 from fedpredict.cli.scheduled import _ended
-from fedpredict.errors import LeaseLostError
+from fedpredict.errors import FedPredictError, LeaseLostError, StateError, StoreError, WarehouseWriteError
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.manifest import Manifest
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring.leased_models import prune_versions_alone
+from fedpredict.state import leases
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import Alone, NoLeases, hold
 from fedpredict.state.sql import open_pin_store
@@ -215,3 +218,56 @@ def test_scoring_a_day_leaves_the_parameters_that_the_settings_say(
     child = _ended(Path(party.config), "score", None, day)
     assert child.outcome == DONE
     assert party.left == [*left[1:], 7]
+
+
+def scored(party: Party) -> None:
+    now = datetime.now(UTC)
+    rows = pa.table({"sample_id": ["u1"], "event_time": pa.array([now], pa.timestamp("us", tz="UTC")), "age": [2.0]})
+    publish_snapshot(party.warehouse, VIEW, snapshot_name(now), rows)
+    settings = "[tasks]\nkeep_parameters = 3\nkeep_days = 1\n"
+    Path(party.config).write_text(f"{Path(party.config).read_text()}\n{settings}")
+
+
+def test_scoring_waits_for_its_own_lease_and_not_for_those_of_what_it_removes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party = Party(tmp_path, "participant", capsys)
+    scored(party)
+
+    def waited(_seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(leases, "time", SimpleNamespace(sleep=waited, monotonic=time.monotonic))
+    with hold(FolderLeases(party.folder / "warehouse" / ".leases"), "model:credit"):
+        assert run(["task", "score", "--wait", "600", "--config", party.config]) == 0
+
+    assert party.left == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("error", [WarehouseWriteError, StateError, StoreError, LeaseLostError])
+def test_a_day_that_is_scored_is_reported_whatever_removing_says(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[FedPredictError],
+) -> None:
+    party = Party(tmp_path, "participant", capsys)
+    scored(party)
+
+    def failing(*_args: object) -> None:
+        raise error("the disk is full")
+
+    monkeypatch.setattr(model_prune, "prune_versions_alone", failing)
+    capsys.readouterr()
+
+    assert run(["task", "score", "--json", "--config", party.config]) == 0
+
+    told = capsys.readouterr()
+    assert [(each["model"], each["scored"]) for each in json.loads(told.out)] == [("credit", 1)]
+    assert "warning: the day is scored, but what is older was not all removed: the disk is full" in told.err
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    monkeypatch.setattr(scheduled, "install_logging", lambda *_args, **_more: None)
+    assert _ended(Path(party.config), "score", None, day).outcome == DONE
+    (record,) = [each for each in caplog.records if each.message == "model.prune_failed"]
+    assert record.__dict__["reason"] == "the disk is full"

@@ -34,6 +34,7 @@ from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import damaged_buckets, outdated, previous_state, score_day
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import Alone
+from fedpredict.tables.model_pruning import remove_version
 from fedpredict.tables.models import ModelVersion, publish_model
 from fedpredict.tables.shares import SHARES, TASKS, ShareTask, finished_buckets, list_tasks, write_task
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
@@ -317,6 +318,20 @@ def test_pruning_leaves_the_newest_days(warehouse: LocalWarehouse, tmp_path: Pat
     assert [each.day for each in prune_shares_alone(alone, warehouse, 1)] == [DAY]
     assert set(warehouse.read(SHARES.name, ["dt"], {}).column("dt").to_pylist()) == {"2026-03-03"}
     assert prune_shares_alone(alone, warehouse, 1) == []
+
+
+def test_pruning_leaves_nothing_old_of_a_version_that_is_gone(warehouse: LocalWarehouse, tmp_path: Path) -> None:
+    old, new = simple(warehouse), simple(warehouse, source="2", weight=3.0)
+    load(warehouse, *people(20))
+    for version in (old, new):
+        score_day(warehouse, version, DAY)
+    alone = Alone(FolderLeases(tmp_path / "leases"))
+    assert prune_shares_alone(alone, warehouse, 1) == []
+
+    remove_version(warehouse, old)
+
+    assert [each.params_sha256 for each in prune_shares_alone(alone, warehouse, 1)] == [old.params_sha256]
+    assert [each.params_sha256 for each in list_tasks(warehouse)] == [new.params_sha256]
 
 
 def test_pruning_leaves_the_newest_whole_day_of_every_version(warehouse: LocalWarehouse, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlglot import exp
 
+from fedpredict.warehouse import local_scan
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.warehouse.local_ranges import TextRange, rows_within
@@ -84,6 +85,7 @@ def test_rows_out_of_order_or_without_statistics_have_no_numbers(tmp_path: Path)
     [
         "SELECT number FROM t WHERE part = 1 AND (place >= '10' AND place < '20')",
         "SELECT x.number AS n FROM (SELECT number FROM t WHERE place >= '10' AND place < '20' AND number > 0) AS x, t",
+        "SELECT COUNT(*) AS n FROM t AS a WHERE a.place >= '10' AND a.place < '20'",
     ],
 )
 def test_a_range_that_the_rows_are_asked_for_is_seen(text: str) -> None:
@@ -107,6 +109,16 @@ def test_a_range_that_the_rows_are_asked_for_is_seen(text: str) -> None:
         "SELECT number FROM t WHERE number >= '10' AND number < '20'",
         "SELECT a.number FROM t AS a JOIN t AS b ON TRUE WHERE a.place >= '10' AND a.place < '20'",
         "SELECT number FROM t AS a WHERE place >= '10' AND place < '20' AND EXISTS (SELECT 1 WHERE a.place = '11')",
+        "SELECT number FROM t TABLESAMPLE (3 ROWS) WHERE place >= '10' AND place < '20'",
+        "SELECT number FROM t WHERE place >= '10' AND place < '20' USING SAMPLE 3",
+        "SELECT number, COLUMNS('pl.*') FROM t WHERE place >= '10' AND place < '20'",
+        "SELECT number, struct_pack(x := t) FROM t WHERE place >= '10' AND place < '20'",
+        "SELECT T AS x FROM t WHERE place >= '10' AND place < '20'",
+        "SELECT hash(t.*) AS x FROM t WHERE place >= '10' AND place < '20'",
+        "SELECT * FROM t PIVOT (SUM(number) FOR part IN (1)) WHERE place >= '10' AND place < '20'",
+        "SELECT x FROM t PIVOT (SUM(number) FOR part IN (1 AS x)) WHERE place >= '10' AND place < '20'",
+        "SELECT number FROM t AS t(place, number) WHERE place >= '10' AND place < '20'",
+        "SELECT o.number FROM t AS o WHERE EXISTS (SELECT 1 FROM t AS i WHERE o.place >= '10' AND o.place < '20')",
     ],
 )
 def test_a_column_with_another_use_is_read(text: str) -> None:
@@ -135,4 +147,48 @@ def test_a_query_gives_the_rows_of_its_range_however_they_stand(
     assert sorted(found.column("number").to_pylist()) == [at for at, _ in expected]
     if "other" in found.column_names:
         assert sorted(zip(*found.to_pydict().values(), strict=True)) == expected
+    warehouse.close()
+
+
+def test_a_range_of_the_query_around_leaves_the_rows_of_the_one_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.warehouse.local_engine.LARGE_BYTES", 0)
+    warehouse = LocalWarehouse(tmp_path / "w")
+    warehouse.ensure(T)
+    warehouse.replace("t", {"part": 1}, pa.table({"place": ["70", "80"], "number": pa.array([1, 2], pa.int64())}))
+    warehouse.replace("t", {"part": 2}, pa.table({"place": PLACES, "number": pa.array(range(10), pa.int64())}))
+
+    within = "SELECT 1 FROM t AS i WHERE i.part = 2 AND o.place >= '75' AND o.place < '90'"  # where i has no such place
+    text = f"SELECT o.number FROM t AS o WHERE o.part = 1 AND EXISTS ({within})"
+    found = warehouse.run(sqlglot.parse_one(text, dialect="duckdb", into=exp.Select), {})
+
+    assert found.column("number").to_pylist() == [2]
+    warehouse.close()
+
+
+def test_numbers_of_rows_that_another_file_had_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpredict.warehouse.local.GROUP_ROWS", 3)
+    monkeypatch.setattr("fedpredict.warehouse.local_engine.LARGE_BYTES", 0)
+    warehouse = LocalWarehouse(tmp_path / "w")
+    warehouse.ensure(T)
+    rows = pa.table({"place": PLACES, "number": pa.array(range(10), pa.int64())})
+    warehouse.replace("t", {"part": 1}, rows)
+
+    def replaced_meanwhile(path: Path, wanted: TextRange) -> tuple[int, int] | None:
+        found = rows_within(path, wanted)
+        monkeypatch.setattr(local_scan, "rows_within", rows_within)
+        warehouse.replace("t", {"part": 1}, rows.slice(1))  # as an erasure does
+        return found
+
+    text = "SELECT number FROM t WHERE place >= '10' AND place < '20'"
+    statement = sqlglot.parse_one(text, dialect="duckdb", into=exp.Select)
+    target = TableSchema("kept", (Column("number", ColumnType.BIGINT),), (Column("part", ColumnType.INT),))
+    warehouse.ensure(target)
+    monkeypatch.setattr(local_scan, "rows_within", replaced_meanwhile)
+    assert sorted(warehouse.run(statement, {}).column("number").to_pylist()) == [2, 3]
+    warehouse.replace("t", {"part": 1}, rows)
+    monkeypatch.setattr(local_scan, "rows_within", replaced_meanwhile)
+    assert warehouse.replace_from("kept", {"part": 1}, statement, {}) == 2
+    assert sorted(warehouse.read("kept", ["number"], {}).column("number").to_pylist()) == [2, 3]
     warehouse.close()
