@@ -17,7 +17,6 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import ConfigError, InputError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.share import Mode
-from fedpredict.security.files import PRIVATE, refuse_existing, write_file
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import ALL_MODELS
 from fedpredict.security.tokens import Token, TokenFile
@@ -67,17 +66,19 @@ def create(
     listed = loaded.settings.clients.get(client)
     if listed is None or listed.kind is not IdentityKind.CLIENT:
         raise InputError(f"{loaded.path} has no client {client!r}: add [clients.{client}] with its models first")
-    if out is not None:
-        refuse_existing(out)
     made = file.create(
-        client, models=_models(models, listed.models), modes=_modes(modes), lasts=_lasts(expires), by=getpass.getuser()
+        client,
+        models=_models(models, listed.models),
+        modes=_modes(modes),
+        lasts=_lasts(expires),
+        by=getpass.getuser(),
+        out=out,
     )
     output, ends = Output(as_json=as_json), _text(made.kept.expires_at)
     if out is None:
         output.fields({"id": made.kept.id, "token": made.text, "client": client, "expires_at": ends})
         output.note("the token is shown this once: put it into a file that its user alone can read")
         return
-    write_file(out, made.text.encode() + b"\n", mode=PRIVATE, force=False)
     output.fields({"id": made.kept.id, "file": str(out), "client": client, "expires_at": ends})
 
 

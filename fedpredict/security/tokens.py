@@ -114,7 +114,14 @@ class TokenFile:
         return list(_read(self._path))
 
     def create(
-        self, client: str, *, models: tuple[str, ...], modes: tuple[Mode, ...], lasts: timedelta, by: str
+        self,
+        client: str,
+        *,
+        models: tuple[str, ...],
+        modes: tuple[Mode, ...],
+        lasts: timedelta,
+        by: str,
+        out: Path | None = None,
     ) -> NewToken:
         """Make a token.
 
@@ -124,10 +131,12 @@ class TokenFile:
             modes: What it may ask in.
             lasts: How long it is good for, `MOST_DAYS` at most.
             by: Who makes it.
+            out: Write the token to this new file of its owner's, too.
 
         Raises:
             InputError: A name breaks its rule, or it would last too long.
             ConfigError: The file cannot be used.
+            CertificateError: `out` exists or cannot be written; no token was made.
         """
         if not timedelta(0) < lasts <= timedelta(days=MOST_DAYS):
             raise InputError(f"a token lasts for {MOST_DAYS} days at most")
@@ -146,8 +155,15 @@ class TokenFile:
             )
         except ValidationError as error:
             raise InputError(f"the token cannot be made: {_problem(error)}") from error
-        with self._changing() as tokens:
-            tokens.append(kept)
+        if out is not None:  # first: a token that is kept while its text is lost would be good, and of no use
+            write_file(out, text.encode() + b"\n", mode=PRIVATE, force=False)
+        try:
+            with self._changing() as tokens:
+                tokens.append(kept)
+        except ConfigError:
+            if out is not None:
+                out.unlink()
+            raise
         return NewToken(text, kept)
 
     def find(self, token_id: str) -> Token:
@@ -201,7 +217,7 @@ class Tokens:
         """Name the file, which need not be there yet."""
         self._path = path
         self._now = now
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._known: Mapping[str, Token] = {}
         self._problem = ""
 
@@ -244,28 +260,32 @@ class Tokens:
         # every call looks: a file that is replaced is another one, and to look takes a microsecond
         try:
             found = self._path.stat()
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+            # with the time of its last chmod: a file is refused that others may write
+            seen = (found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
         except FileNotFoundError:
-            seen = (0, 0, 0)
+            seen = (0, 0, 0, 0)
         except OSError as error:
             self._fail(f"{self._path} cannot be read: {error.strerror}")
+            self._seen = None
             return {}
         if seen != self._seen:
             self._load(seen)
         return self._known
 
-    def _load(self, seen: tuple[int, int, int]) -> None:
+    def _load(self, seen: tuple[int, ...]) -> None:
+        self._seen = seen  # a file that is damaged, too, is read again when it changes, and no earlier
         try:
             self._known = {each.id: each for each in _read(self._path)}
             self._problem = ""
         except ConfigError as error:
             self._fail(str(error))
-        self._seen = seen
+            if isinstance(error.__cause__, OSError):  # that may pass without a change of the file
+                self._seen = None
 
     def _fail(self, problem: str) -> None:
         if problem != self._problem:
             logger.error("tokens.unusable", extra={"reason": problem})
-        self._known, self._seen, self._problem = {}, None, problem
+        self._known, self._problem = {}, problem
 
 
 def token_of(caller: Identity) -> str:

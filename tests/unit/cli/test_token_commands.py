@@ -75,6 +75,19 @@ def test_a_token_goes_into_a_file_of_its_user_instead(capsys: pytest.CaptureFixt
     assert resolved.token not in repr(resolved)
 
 
+def test_a_token_that_cannot_be_written_out_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("not a folder")
+    assert "cannot be written" in said(capsys, "create", "--client", "desk", "--out", "file/desk.token", code=8)
+    assert said(capsys, "list") == []
+
+
+def test_a_token_that_cannot_be_kept_is_not_written_out(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "tokens.json").write_text("{")
+    assert "damaged" in said(capsys, "create", "--client", "desk", "--out", "desk.token", code=3)
+    assert not Path("desk.token").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -156,6 +156,34 @@ def test_a_file_that_cannot_be_trusted_lets_nobody_in_until_it_can(
     assert refused(tokens, f"Bearer {token.text}")[0] == "unknown"
 
 
+def test_a_damaged_file_is_read_once_and_one_that_could_not_be_read_again(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, reads = made(path), []
+    whole, tokens = path.read_bytes(), Tokens(path, clock)
+    read = Path.read_bytes
+
+    def reading(file: Path) -> bytes:
+        reads.append(file)
+        if len(reads) == 2:
+            raise OSError(24, "Too many open files")
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    path.write_bytes(b"{")
+    for _ in range(20):
+        assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    assert len(reads) == 1
+    path.write_bytes(whole)
+    assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    assert tokens.holder(f"Bearer {token.text}").name == "desk"  # that passed, and the file is as it was
+    path.chmod(0o620)
+    assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    path.chmod(0o600)
+    assert tokens.holder(f"Bearer {token.text}").name == "desk"
+    assert len(reads) == 5
+
+
 def _make_ten(path: Path) -> None:
     for _ in range(10):
         made(path)
