@@ -11,14 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from fedpredict.errors import ConfigError, InputError, NotPermittedError, TokenRefusedError
+from fedpredict.errors import (
+    ConfigError,
+    InputError,
+    ModelNotFoundError,
+    NotPermittedError,
+    RateLimitedError,
+    TokenRefusedError,
+)
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.model.share import Mode
 from fedpredict.public_status import public_status
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.policy import Needs
-from fedpredict.security.tokens import NewToken, TokenFile, Tokens, check_token
+from fedpredict.security.policy import Clocks, Needs
+from fedpredict.security.tokens import NewToken, TokenFile, TokenLimits, Tokens, check_token
 
 NOW = datetime(2026, 11, 27, 8, tzinfo=UTC)
 
@@ -51,7 +58,7 @@ def refused(tokens: Tokens, authorization: str) -> tuple[str, str]:
     """Return why a token is refused, and what its caller is told."""
     with pytest.raises(TokenRefusedError) as raised:
         tokens.holder(authorization)
-    secret = authorization.rpartition("_")[2]
+    secret = authorization.split("_", 2)[-1]  # there may be others in it
     assert not secret or secret not in f"{raised.value!r} {vars(raised.value)}"
     return raised.value.reason, public_status(raised.value).text
 
@@ -129,6 +136,44 @@ def test_a_token_is_for_its_models_and_modes(path: Path, clock: Clock) -> None:
     narrow = Access({"desk": ClientSettings(models=("a",), modes=(Mode.REALTIME,))})
     assert narrow.admit(holder, Needs.CALL).modes == frozenset()  # no mode is both the client's and the token's
     assert Access({}).rule_of(holder) is None
+
+
+def test_a_token_has_limits_of_its_own_within_its_clients(path: Path, clock: Clock) -> None:
+    file, now_ns = TokenFile(path, clock), [10**15]
+
+    def held(**limits: int) -> Identity:
+        made = file.create(
+            "desk",
+            models=("*",),
+            modes=tuple(Mode),
+            lasts=timedelta(1),
+            by="ada",
+            limits=TokenLimits.model_validate(limits),
+        )
+        return Tokens(path, clock).holder(f"Bearer {made.text}")
+
+    client = ClientSettings(models=("a",), max_rows=100, max_offline_rows=1_000, calls_per_s=1, burst=4)
+    access = Access({"desk": client}, clocks=Clocks(monotonic_ns=lambda: now_ns[0]))
+    for most, rows in ((10, (10, 10)), (200, (100, 200)), (5_000, (100, 1_000))):
+        rule = access.rule_of(held(max_rows=most))
+        assert rule is not None
+        assert (rule.max_rows, rule.max_offline_rows) == rows
+
+    slow, other = held(calls_per_s=1, burst=2), held()
+    for _ in range(2):
+        access.admit(slow, Needs.CALL)
+    for _ in range(10):  # beyond its rate it takes nothing of the client's
+        with pytest.raises(RateLimitedError):
+            access.admit(slow, Needs.CALL)
+    access.admit(slow, Needs.RULE)
+    for _ in range(2):
+        access.admit(other, Needs.CALL)
+    with pytest.raises(RateLimitedError):
+        access.admit(other, Needs.CALL)
+    now_ns[0] += 10**9
+    access.admit(slow, Needs.COUNTED)
+    with pytest.raises(ModelNotFoundError):  # who may ask nothing is not counted
+        Access({}).admit(slow, Needs.CALL)
 
 
 def test_a_file_that_cannot_be_trusted_lets_nobody_in_until_it_can(
