@@ -12,12 +12,24 @@ from fedpredict.cli import wiring
 from fedpredict.cli.config_file import read_toml
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.initiator.settings import ClientsFile, InitiatorSettings
-from fedpredict.participant.settings import CallersFile
+from fedpredict.participant.settings import CallerSettings, CallersFile
 from fedpredict.security.rules import RuleSettings
 
 app = typer.Typer(help="See who may ask for what.", no_args_is_help=True)
 
-COLUMNS = ("who", "models", "modes", "max_rows", "max_offline_rows", "calls_per_s", "burst", "when", "purpose")
+COLUMNS = (
+    "who",
+    "models",
+    "modes",
+    "max_rows",
+    "max_offline_rows",
+    "distinct_ids_per_day",
+    "accept_populations",
+    "calls_per_s",
+    "burst",
+    "when",
+    "purpose",
+)
 
 
 @app.callback()
@@ -58,13 +70,15 @@ def rules_of(file: Path | None) -> Mapping[str, RuleSettings]:
 
 
 def _row(settings: RuleSettings) -> dict[str, object]:
-    pace = settings.pace
+    pace, caller = settings.pace, settings if isinstance(settings, CallerSettings) else None
     when = (",".join(settings.weekdays or ()), settings.hours or "", settings.time_zone or "")
     return {
         "models": list(settings.models),
         "modes": [mode.value for mode in settings.modes],
         "max_rows": settings.max_rows,
         "max_offline_rows": settings.max_offline_rows or settings.max_rows,
+        "distinct_ids_per_day": None if caller is None else caller.distinct_ids_per_day,
+        "accept_populations": None if caller is None else caller.accept_populations,
         "calls_per_s": settings.calls_per_s,
         "burst": None if pace is None else pace.burst,
         "when": " ".join(filter(None, when)) or "always",

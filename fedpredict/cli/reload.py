@@ -13,13 +13,16 @@ from pydantic import BaseModel
 
 from fedpredict.errors import ConfigError
 from fedpredict.observe.policy import PolicyMetrics
+from fedpredict.scoring.realtime_settings import EventSettings
 from fedpredict.security.policy import Changes
 
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=BaseModel)
-_OTHERS_OWN = frozenset({"callers", "clients", "events", "policy"})
-"""Settings that hold policy; of `events`, senders and limits."""
+_POLICY = frozenset({"callers", "clients", "policy"})
+"""Settings that hold policy."""
+_OF_EVENTS = frozenset({"senders", "limits"})
+"""What does of `events`."""
 
 
 class PolicyReload(Generic[S]):
@@ -82,8 +85,15 @@ class PolicyReload(Generic[S]):
 
     def _needs_restart(self, settings: S) -> list[str]:
         """Return the keys beside the policy that differ from what the process was started with."""
-        names = type(settings).model_fields.keys() - _OTHERS_OWN
-        return sorted(name for name in names if getattr(settings, name) != getattr(self._running, name))
+        names = type(settings).model_fields.keys() - _POLICY
+        return sorted(name for name in names if _fixed(getattr(settings, name)) != _fixed(getattr(self._running, name)))
+
+
+def _fixed(value: object) -> object:
+    """Return what of a setting holds until the process is started anew."""
+    if isinstance(value, EventSettings):
+        return {key: each for key, each in value if key not in _OF_EVENTS}
+    return value
 
 
 async def heeding(serving: Coroutine[Any, Any, None], reload: Callable[[], PolicyReload[Any]]) -> None:

@@ -17,10 +17,9 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import ConfigError, InputError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.share import Mode
-from fedpredict.security.files import PRIVATE, refuse_existing, write_file
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.settings import ALL_MODELS
-from fedpredict.security.tokens import Token, TokenFile
+from fedpredict.security.tokens import Token, TokenFile, TokenLimits
 
 app = typer.Typer(help="Tokens of this initiator's users.", no_args_is_help=True)
 
@@ -33,6 +32,9 @@ _COLUMNS = (
     "state",
     "models",
     "modes",
+    "calls_per_s",
+    "burst",
+    "max_rows",
     "expires_at",
     "created_at",
     "created_by",
@@ -54,6 +56,13 @@ def create(
     models: Annotated[str, typer.Option(help="Of the client's models: m1,m2; default: all of them.")] = ALL_MODELS,
     modes: Annotated[str, typer.Option(help="What it may ask in; default: every mode.")] = ",".join(Mode),
     expires: Annotated[str, typer.Option(help="How long it is good for: 90d, 12h.")] = "90d",
+    calls_per_s: Annotated[
+        float | None, typer.Option(help="Calls with it in a second; default: as many as the client.", min=1e-4, max=1e6)
+    ] = None,
+    burst: Annotated[int | None, typer.Option(help="Calls at once; needs --calls-per-s.", min=1, max=1_000_000)] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(help="Sample ids in a call and rows of a task; default: as the client.", min=1)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the token to this new file (0600) instead of showing it.")
     ] = None,
@@ -61,23 +70,28 @@ def create(
 ) -> None:
     """Make a token, and show it once: only a hash of it is kept.
 
-    It is allowed what [clients] allows the client, cut down to its own models and modes.
+    It is allowed what [clients] allows the client, cut down to its own models, modes and limits.
     """
     loaded, file = _open(config)
     listed = loaded.settings.clients.get(client)
     if listed is None or listed.kind is not IdentityKind.CLIENT:
         raise InputError(f"{loaded.path} has no client {client!r}: add [clients.{client}] with its models first")
-    if out is not None:
-        refuse_existing(out)
+    if burst is not None and calls_per_s is None:
+        raise InputError("--burst: needs --calls-per-s")
     made = file.create(
-        client, models=_models(models, listed.models), modes=_modes(modes), lasts=_lasts(expires), by=getpass.getuser()
+        client,
+        models=_models(models, listed.models),
+        modes=_modes(modes),
+        lasts=_lasts(expires),
+        by=getpass.getuser(),
+        limits=TokenLimits(calls_per_s=calls_per_s, burst=burst, max_rows=max_rows),
+        out=out,
     )
     output, ends = Output(as_json=as_json), _text(made.kept.expires_at)
     if out is None:
         output.fields({"id": made.kept.id, "token": made.text, "client": client, "expires_at": ends})
         output.note("the token is shown this once: put it into a file that its user alone can read")
         return
-    write_file(out, made.text.encode() + b"\n", mode=PRIVATE, force=False)
     output.fields({"id": made.kept.id, "file": str(out), "client": client, "expires_at": ends})
 
 
@@ -147,6 +161,9 @@ def _row(token: Token) -> dict[str, object]:
         "state": token.state(datetime.now(UTC)),
         "models": list(token.models),
         "modes": [each.value for each in token.modes],
+        "calls_per_s": token.calls_per_s,
+        "burst": None if token.pace is None else token.pace.burst,
+        "max_rows": token.max_rows,
         "expires_at": _text(token.expires_at),
         "created_at": _text(token.created_at),
         "created_by": token.created_by,

@@ -17,9 +17,9 @@ from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.settings import ClientSettings, LimitSettings
 from fedpredict.model.prediction import PredictTask
 from fedpredict.security.identity import Identity
-from fedpredict.security.policy import Clocks, Needs, Policy, Rule
+from fedpredict.security.policy import Clocks, Needs, Policy, Rule, Turnstile
 from fedpredict.security.rates import Rates
-from fedpredict.security.tokens import check_token, rule_with_token
+from fedpredict.security.tokens import TokenHolder, check_token, rule_with_token
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL
 
 _PREDICT = METHODS[f"{SERVICE}/Predict"]
@@ -46,6 +46,7 @@ class Access(Policy[ClientSettings]):
             clocks: Default: the machine's.
         """
         super().__init__(clients, table="clients", max_rows=max_rows, rates=rates, clocks=clocks)
+        self._of_tokens: dict[str, Turnstile] = {}
 
     @override
     def rule_of(self, caller: Identity) -> Rule | None:
@@ -62,7 +63,19 @@ class Access(Policy[ClientSettings]):
     def admit(self, caller: Identity, needs: Needs) -> Rule:
         """Return the rule as `rule_of` does, of a caller who may call now, and count the call."""
         check_token(caller)
+        if isinstance(caller, TokenHolder) and needs is not Needs.RULE:
+            self._count_token(caller)
         return rule_with_token(super().admit(caller, needs), caller)
+
+    def _count_token(self, caller: TokenHolder) -> None:
+        """Count a call of a token that has a rate: before the client's, of which calls beyond it take nothing."""
+        token = caller.token
+        if token.calls_per_s is None or self._rule(caller) is None:
+            return
+        turnstile = self._of_tokens.get(token.id)
+        if turnstile is None:  # a token's limits stay as they were made
+            turnstile = self._of_tokens[token.id] = Turnstile(None, token.pace, self.rates.slot(f"token {token.id}"))
+        turnstile.count(caller, self.rates, self.clocks.monotonic_ns())
 
 
 class Admission:

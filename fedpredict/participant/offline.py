@@ -139,9 +139,10 @@ class OfflineAnswers:
         add_log_context(request_id=put.request_id)
         try:
             self._audit.check()
-            self._admit_population(caller, put.population, _PUT)
+            rule = self._admit_population(caller, put.population, _PUT)
+            rule.check_offline_rows(len(put.content if isinstance(put.content, SampleIds) else put.content.added))
             async with self._taking:
-                await self._thread(self._populations.put, caller.name, put)
+                await self._thread(self._populations.put, caller.name, put, rule.check_offline_rows)
         except BaseException as error:
             self._audit.put_bucket(caller, put, error)
             raise
@@ -195,11 +196,13 @@ class OfflineAnswers:
             self._audit.check()
             if isinstance(query.rows, SampleIds):
                 asked.sample_ids = query.rows
-            # a round is begun before anything is waited for; else the digest comes first, for the line of a refusal
-            begun = None if place is None else self._admit(caller, query, place)
-            if isinstance(query.rows, SampleIds):
-                asked.sha256 = await self._thread(digest_of, query.rows)
-            rule, session = begun or self._admit(caller, query, None)
+            try:
+                rule, session = self._admit(caller, query, place)  # a round is begun before anything is waited for
+            finally:
+                if self._policy.rule_of(caller) is None:
+                    asked.sample_ids = None  # who has no rule keeps no thread busy, neither these nor the log's
+                elif asked.sample_ids is not None:  # also for the line of a refusal
+                    asked.sha256 = await self._thread(digest_of, asked.sample_ids)
             reply, digests = await self._score(query, rule, deadline_s, asked)
             if session is not None and place is not None:
                 mask = self._masking.masked_bucket
@@ -270,10 +273,10 @@ class OfflineAnswers:
         counts = {"rows": record.n_rows, "scored": record.n_scored, "elapsed_s": round(elapsed_s, 3)}
         logger.info("bucket.done", extra={**extra, **counts})
 
-    def _admit_population(self, caller: Identity, population: str, needs: Needs) -> None:
+    def _admit_population(self, caller: Identity, population: str, needs: Needs) -> Rule:
         if self._policy.rule_of(caller) is None:
             raise refusal(population, "no populations are taken here")
-        self._policy.admit(caller, needs)
+        return self._policy.admit(caller, needs)
 
     async def _ids(self, query: BucketQuery, caller: Identity, asked: AskedIds) -> SampleIds:
         """Return the ids that a query is about, and note them."""

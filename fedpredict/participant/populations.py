@@ -133,10 +133,16 @@ class StandingPopulations:
         state = None if version is None else version.state
         return PopulationStanding(state=state, missing=missing, accepted_version=max(accepted, default=0))
 
-    def put(self, owner: str, put: BucketIds) -> None:
+    def put(self, owner: str, put: BucketIds, check_rows: Callable[[int], object] = lambda _: None) -> None:
         """Take a bucket of a version that is not complete; one that is there already stays as it is.
 
+        Args:
+            owner: The initiator.
+            put: The bucket.
+            check_rows: Raises where so many ids of a bucket are more than its rule allows.
+
         Raises:
+            TooManySamplesError: As `check_rows` says.
             PopulationRefusedError: It is not one of the version's, its ids are not what its digest says, or there is no
                 such version that waits for buckets.
             WarehouseError: As the warehouse says.
@@ -153,6 +159,7 @@ class StandingPopulations:
         if (put.population, put.bucket, put.sha256) in held.sizes:
             return
         ids = self._content(owner, put, held.sizes)
+        check_rows(len(ids))
         try:
             check_bucket_ids(ids, put.bucket, version.n_buckets)
         except InputError as error:

@@ -110,6 +110,7 @@ class AuditLog:
         if self._thread is not None:
             self._thread.join()
         self._anchoring.stop()
+        self.peers.close()
 
     def _open_chain(self) -> ChainFile:
         for number in range(self._worker, self._worker + _MOST_CHAINS):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import TypeAlias
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fedpredict.errors import CertificateError
 from fedpredict.security.audit_chain import Checkpoint, is_signed
 from fedpredict.security.audit_file import text_of
+from fedpredict.security.audit_kept import KeptCheckpoints
 from fedpredict.security.audit_keys import AuditKeys
 from fedpredict.security.identity import Identity
 
@@ -31,9 +34,11 @@ logger = logging.getLogger(__name__)
 FOLDER, SUFFIX = "peers", ".checkpoints"
 """Below a party's folder of the audit log: a file for each party that handed checkpoints to it."""
 KEPT_EVERY_S = 60.0
-"""Of a chain no more often than that, so that a file grows by half a megabyte a day at most."""
+"""Of a chain no more often than that, so that a file grows by half a megabyte a day of each."""
 MOST_CHAINS = 128
 """Of one party."""
+MOST_WAITING = 1_000
+"""Checkpoints that wait for the disk; others are passed over: newer ones come soon, and say more."""
 _WORKER = re.compile(r"worker-\d{1,4}")
 
 Handed: TypeAlias = tuple[str, int, bytes, bytes, bytes]
@@ -55,7 +60,10 @@ class _Last:
 
 
 class PeerCheckpoints:
-    """Keeps other parties' checkpoints, and hands out this party's; used by one event loop."""
+    """Keeps other parties' checkpoints, and hands out this party's.
+
+    Used by one event loop, which never waits for the files: a thread of its own checks signatures, reads and writes.
+    """
 
     def __init__(self, folder: Path, keys: AuditKeys, now: Callable[[], datetime], *, hands_out: bool) -> None:
         """Prepare.
@@ -72,6 +80,15 @@ class PeerCheckpoints:
         self._hands_out = hands_out
         self._newest: Checkpoint | None = None
         self._last: dict[str, _Last] = {}
+        """Changed by the thread alone."""
+        self._thread = ThreadPoolExecutor(1, "fedpredict-audit-peers")
+        self._waiting: deque[Future[None]] = deque()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Return when everything that was handed over is kept; nothing is taken any more."""
+        self._is_closed = True
+        self._thread.shutdown()
 
     def made(self, checkpoint: Checkpoint) -> None:
         """Take this process's newest checkpoint."""
@@ -86,61 +103,60 @@ class PeerCheckpoints:
         return [(newest.chain, newest.n, bytes.fromhex(newest.sha256), signature, self._key)]
 
     def keep(self, sender: Identity, handed: Sequence[Handed]) -> None:
-        """Keep what a party handed over, where its signature is good and the chain is its own.
+        """Keep, soon, what a party handed over, where its signature is good and the chain is its own.
 
         A chain that has another line where it had one, or goes back, or another key is kept as it came, and said in the
         log: that is what checkpoints are for.
         """
-        for each in handed:
-            try:
-                self._keep(sender, each)
-            except OSError as error:
-                logger.warning("audit.peer_not_kept", extra={"peer": str(sender), "reason": str(error)})
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        for each in () if self._is_closed else handed:
+            if not self._is_early(each, time.monotonic()) and len(self._waiting) < MOST_WAITING:
+                self._waiting.append(self._thread.submit(self._kept, sender, each))
+
+    def _is_early(self, handed: Handed, at: float) -> bool:
+        """Return whether a checkpoint says nothing new, or comes too soon after the last one of its chain."""
+        last = self._last.get(handed[0])
+        return last is not None and (last.says(handed) or at - last.at < KEPT_EVERY_S)
+
+    def _kept(self, sender: Identity, handed: Handed) -> None:
+        try:
+            self._keep(sender, handed)
+        except (OSError, CertificateError) as error:
+            logger.warning("audit.peer_not_kept", extra={"peer": str(sender), "reason": str(error)})
+        except Exception:  # the edge of a thread that nobody waits for
+            logger.exception("audit.peer_not_kept", extra={"peer": str(sender)})
 
     def _keep(self, sender: Identity, handed: Handed) -> None:
         chain, n, sha256, _, key = handed
         last, at = self._last.get(chain), time.monotonic()
-        if last is not None and (last.says(handed) or at - last.at < KEPT_EVERY_S):
+        if self._is_early(handed, at):
             return
         problem = _problem(sender, handed)
         if problem:
             logger.warning("audit.peer_refused", extra={"peer": str(sender), "reason": problem})
             return
-        path = self._folder / f"{sender.kind}-{sender.name}{SUFFIX}"
+        file = KeptCheckpoints(self._folder / f"{sender.kind}-{sender.name}{SUFFIX}")
         if last is None:
             if sum(name.startswith(f"{sender.name}/") for name in self._last) >= MOST_CHAINS:
                 return
-            last = self._known(path, chain)
+            last = _known(file.last_words(chain))
         self._last[chain] = _Last(n, sha256, key, at)
         if last is not None and last.says(handed):
             return
         _tell(sender, last, handed)
         made = _checkpoint(handed)
-        self._append(path, f"{text_of(self._now())} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
+        file.append(f"{text_of(self._now())} {sender.uri} key={base64.b64encode(key).decode()} {made.text}\n")
 
-    def _append(self, path: Path, line: str) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # one write of one line: several workers append to the file
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
 
-    def _known(self, path: Path, chain: str) -> _Last | None:
-        """Return what an earlier process kept of a chain last, as far back as the file's end goes."""
-        try:
-            lines = path.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return None
-        for line in reversed(lines[-1_000:]):
-            words = line.split()
-            if len(words) == 8 and words[4] == chain:
-                try:
-                    key = base64.b64decode(words[2].removeprefix("key="), validate=True)
-                    return _Last(int(words[5]), bytes.fromhex(words[6]), key, float("-inf"))
-                except (ValueError, binascii.Error):
-                    return None
+def _known(words: Sequence[str]) -> _Last | None:
+    """Return what an earlier process kept of a chain last, by the words of its line."""
+    if not words:
+        return None
+    try:
+        key = base64.b64decode(words[2].removeprefix("key="), validate=True)
+        return _Last(int(words[5]), bytes.fromhex(words[6]), key, float("-inf"))
+    except (ValueError, binascii.Error):
         return None
 
 

@@ -20,13 +20,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedpredict.errors import CertificateError, ConfigError, InputError, TokenRefusedError
 from fedpredict.model.share import Mode
 from fedpredict.security.files import PRIVATE, flush_folder, write_file
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.pace import Pace
 from fedpredict.security.policy import Rule
+from fedpredict.security.rules import Rows
 from fedpredict.security.settings import ALL_MODELS, ModelOrAll, PartyId
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,32 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
 _Id = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * _ID_BYTES}}}$")]
 
 
-class Token(BaseModel):
-    """What is kept of a token."""
+class TokenLimits(BaseModel):
+    """What a token has for itself, within what its client may."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls_per_s: float | None = Field(default=None, ge=1e-4, le=1e6)
+    """Calls in a second, in the long run; None: as many as the client."""
+    burst: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Calls that are taken at once; default: those of a second, at least one."""
+    max_rows: Rows | None = None
+    """Sample ids in one call, and rows of one task; None: as many as the client."""
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> TokenLimits:
+        if self.burst is not None and self.calls_per_s is None:
+            raise ValueError("burst: needs calls_per_s")
+        return self
+
+    @property
+    def pace(self) -> Pace | None:
+        """How often; None for as often as the client."""
+        return None if self.calls_per_s is None else Pace.of(self.calls_per_s, self.burst)
+
+
+class Token(TokenLimits):
+    """What is kept of a token."""
 
     id: _Id
     """Names it; no secret."""
@@ -66,6 +90,9 @@ class Token(BaseModel):
         if self.revoked_at is not None:
             return "revoked"
         return "valid" if now < self.expires_at else "expired"
+
+
+NO_LIMITS = TokenLimits()
 
 
 class _Content(BaseModel):
@@ -114,7 +141,15 @@ class TokenFile:
         return list(_read(self._path))
 
     def create(
-        self, client: str, *, models: tuple[str, ...], modes: tuple[Mode, ...], lasts: timedelta, by: str
+        self,
+        client: str,
+        *,
+        models: tuple[str, ...],
+        modes: tuple[Mode, ...],
+        lasts: timedelta,
+        by: str,
+        limits: TokenLimits = NO_LIMITS,
+        out: Path | None = None,
     ) -> NewToken:
         """Make a token.
 
@@ -124,10 +159,13 @@ class TokenFile:
             modes: What it may ask in.
             lasts: How long it is good for, `MOST_DAYS` at most.
             by: Who makes it.
+            limits: What it has for itself.
+            out: Write the token to this new file of its owner's, too.
 
         Raises:
             InputError: A name breaks its rule, or it would last too long.
             ConfigError: The file cannot be used.
+            CertificateError: `out` exists or cannot be written; no token was made.
         """
         if not timedelta(0) < lasts <= timedelta(days=MOST_DAYS):
             raise InputError(f"a token lasts for {MOST_DAYS} days at most")
@@ -143,11 +181,19 @@ class TokenFile:
                 created_at=now,
                 created_by=by,
                 expires_at=now + lasts,
+                **limits.model_dump(),
             )
         except ValidationError as error:
             raise InputError(f"the token cannot be made: {_problem(error)}") from error
-        with self._changing() as tokens:
-            tokens.append(kept)
+        if out is not None:  # first: a token that is kept while its text is lost would be good, and of no use
+            write_file(out, text.encode() + b"\n", mode=PRIVATE, force=False)
+        try:
+            with self._changing() as tokens:
+                tokens.append(kept)
+        except ConfigError:
+            if out is not None:
+                out.unlink()
+            raise
         return NewToken(text, kept)
 
     def find(self, token_id: str) -> Token:
@@ -185,7 +231,8 @@ class TokenFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             tokens = self.all()
             yield tokens
-            content = _Content(tokens=tuple(tokens)).model_dump_json(indent=1).encode() + b"\n"
+            # without what is none: a fedpredict that knows no limits of tokens reads a file that has none
+            content = _Content(tokens=tuple(tokens)).model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
             write_file(self._path, content, mode=PRIVATE, force=True)
             flush_folder(self._path.parent)
         except CertificateError as error:
@@ -201,7 +248,7 @@ class Tokens:
         """Name the file, which need not be there yet."""
         self._path = path
         self._now = now
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._known: Mapping[str, Token] = {}
         self._problem = ""
 
@@ -244,28 +291,32 @@ class Tokens:
         # every call looks: a file that is replaced is another one, and to look takes a microsecond
         try:
             found = self._path.stat()
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+            # with the time of its last chmod: a file is refused that others may write
+            seen = (found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size)
         except FileNotFoundError:
-            seen = (0, 0, 0)
+            seen = (0, 0, 0, 0)
         except OSError as error:
             self._fail(f"{self._path} cannot be read: {error.strerror}")
+            self._seen = None
             return {}
         if seen != self._seen:
             self._load(seen)
         return self._known
 
-    def _load(self, seen: tuple[int, int, int]) -> None:
+    def _load(self, seen: tuple[int, ...]) -> None:
+        self._seen = seen  # a file that is damaged, too, is read again when it changes, and no earlier
         try:
             self._known = {each.id: each for each in _read(self._path)}
             self._problem = ""
         except ConfigError as error:
             self._fail(str(error))
-        self._seen = seen
+            if isinstance(error.__cause__, OSError):  # that may pass without a change of the file
+                self._seen = None
 
     def _fail(self, problem: str) -> None:
         if problem != self._problem:
             logger.error("tokens.unusable", extra={"reason": problem})
-        self._known, self._seen, self._problem = {}, None, problem
+        self._known, self._problem = {}, problem
 
 
 def token_of(caller: Identity) -> str:
@@ -287,7 +338,12 @@ def rule_with_token(rule: Rule, caller: Identity) -> Rule:
     if ALL_MODELS not in token.models:
         models = frozenset(token.models) if has_all else models.intersection(token.models)
         has_all = False
-    return replace(rule, models=models, has_all=has_all, modes=rule.modes.intersection(token.modes))
+    modes, most = rule.modes.intersection(token.modes), token.max_rows
+    rule = replace(rule, models=models, has_all=has_all, modes=modes)
+    if most is None:
+        return rule
+    offline = most if rule.max_offline_rows is None else min(most, rule.max_offline_rows)
+    return replace(rule, max_rows=min(most, rule.max_rows), max_offline_rows=offline)
 
 
 def _read(path: Path) -> tuple[Token, ...]:

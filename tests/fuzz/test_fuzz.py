@@ -9,12 +9,13 @@ import importlib.util
 import os
 import random
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
 
 from fedpredict.errors import ConfigError
-from tests.fuzz.engine import CORPUS, MAX_INPUT_BYTES, Target, check, fuzz
+from tests.fuzz.engine import CORPUS, MAX_INPUT_BYTES, Target, check, fuzz, run_here
 from tests.fuzz.mutate import mutated
 from tests.fuzz.targets import TARGETS
 
@@ -42,6 +43,24 @@ def test_whatever_comes_is_taken_or_refused_for_long(name: str, tmp_path: Path) 
 
 def test_the_corpus_is_of_targets_that_there_are() -> None:
     assert {path.name for path in CORPUS.iterdir() if path.is_dir()} <= set(TARGETS)
+
+
+def test_the_whole_corpus_is_replayed_however_slow_the_machine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus" / "some").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "corpus" / "some" / f"found-{number}").write_bytes(b"found %d" % number)
+    monkeypatch.setattr("tests.fuzz.engine.CORPUS", tmp_path / "corpus")
+    fed: list[bytes] = []
+    before = signal.getsignal(signal.SIGPROF)
+
+    try:
+        assert run_here("some", Target([b"seed"], fed.append), 0.0, 0, tmp_path / "current") == 4
+    finally:
+        signal.signal(signal.SIGPROF, before)
+
+    assert fed == [b"seed", b"found 0", b"found 1", b"found 2"]
 
 
 def test_mutations_are_the_same_for_the_same_seed() -> None:

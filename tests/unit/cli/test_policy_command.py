@@ -32,6 +32,8 @@ SHOWN = {
     "modes": ["nearline"],
     "max_rows": 5,
     "max_offline_rows": 5,
+    "distinct_ids_per_day": None,
+    "accept_populations": None,
     "calls_per_s": 0.5,
     "burst": 1,
     "when": "mon,fri 08:00-18:00 Europe/Berlin",
@@ -57,7 +59,18 @@ def test_the_rules_are_shown_of_settings_and_of_files_of_rules_alone(
     assert run(["policy", "check", str(path), "--json"]) == 0
 
     shown: Any = json.loads(capsys.readouterr().out)
-    assert shown == [SHOWN]
+    of_callers = {} if "[clients" in content else {"accept_populations": False}
+    assert shown == [{**SHOWN, **of_callers}]
+
+
+def test_what_callers_alone_have_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[callers.bank]\nmodels = ["m"]\ndistinct_ids_per_day = 10000\naccept_populations = true\n')
+
+    assert run(["policy", "check", str(path), "--json"]) == 0
+
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["distinct_ids_per_day"], shown["accept_populations"]) == (10_000, True)
 
 
 def test_a_mistake_is_named_with_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

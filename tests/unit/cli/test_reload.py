@@ -69,6 +69,22 @@ async def test_a_good_policy_is_in_force_and_what_else_changed_is_said(
     assert world.counted() == {("ok",): 1.0}
 
 
+async def test_of_events_all_but_senders_and_limits_waits_for_a_restart(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = '[callers.bank]\nmodels = ["credit"]\n[events]\nsenders = ["feeder"]\n'
+    limits = "[events.limits]\ncalls_per_s = 5\n"
+
+    with caplog.at_level(logging.INFO):
+        world.write(rules + limits)
+        await world.reload.once()
+        world.write(rules + "keep_days = 30\n" + limits)
+        await world.reload.once()
+
+    told = [vars(each)["needs_restart"] for each in caplog.records if each.message == "policy.reloaded"]
+    assert told == [[], ["events"]]
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [

@@ -75,6 +75,30 @@ def test_a_token_goes_into_a_file_of_its_user_instead(capsys: pytest.CaptureFixt
     assert resolved.token not in repr(resolved)
 
 
+def test_a_token_may_have_limits_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "create", "--client", "desk")
+    said(capsys, "create", "--client", "desk", "--calls-per-s", "0.5", "--burst", "3", "--max-rows", "10")
+    free, limited = said(capsys, "list")
+    limits = ("calls_per_s", "burst", "max_rows")
+    assert [free[key] for key in limits] == [None, None, None]
+    assert [limited[key] for key in limits] == [0.5, 3, 10]
+    kept = json.loads(Path("secrets/tokens.json").read_text())["tokens"]
+    assert not set(limits) & set(kept[0])  # as before there were limits
+
+
+def test_a_token_that_cannot_be_written_out_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("not a folder")
+    assert "cannot be written" in said(capsys, "create", "--client", "desk", "--out", "file/desk.token", code=8)
+    assert said(capsys, "list") == []
+
+
+def test_a_token_that_cannot_be_kept_is_not_written_out(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "tokens.json").write_text("{")
+    assert "damaged" in said(capsys, "create", "--client", "desk", "--out", "desk.token", code=3)
+    assert not Path("desk.token").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -84,6 +108,7 @@ def test_a_token_goes_into_a_file_of_its_user_instead(capsys: pytest.CaptureFixt
         (("--client", "desk", "--modes", "soon"), "write some of realtime,nearline,offline"),
         (("--client", "desk", "--expires", "soon"), "such as 90d or 12h"),
         (("--client", "desk", "--expires", "400d"), "366 days at most"),
+        (("--client", "desk", "--burst", "3"), "--burst: needs --calls-per-s"),
     ],
 )
 def test_what_cannot_be_made_says_why(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str) -> None:

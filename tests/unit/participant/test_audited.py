@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +32,7 @@ from fedpredict.wire.v1 import participant_pb2
 
 BANK, SHOP = Identity(IdentityKind.PARTY, "bank"), Identity(IdentityKind.PARTY, "shop")
 IDS = SampleIds.of([b"u1", b"u2", b"u3"])
+RULE = CallerSettings(models=("*",), modes=(Mode.NEARLINE, Mode.REALTIME))
 
 
 class Kept:
@@ -85,7 +86,8 @@ class Populations:
     def notice(self, owner: str, notice: PopulationNotice) -> PopulationStanding:
         return PopulationStanding(state=PopulationState.RECEIVING, missing=(0,), accepted_version=0)
 
-    def put(self, owner: str, put: BucketIds) -> None:
+    def put(self, owner: str, put: BucketIds, check_rows: Callable[[int], object]) -> None:
+        check_rows(len(put.content) if isinstance(put.content, SampleIds) else 0)
         if self.refuses:
             raise PopulationRefusedError("no", population=put.population, problem="no")
 
@@ -95,7 +97,7 @@ class World:
 
     def __init__(self) -> None:
         self.log, self.part, self.populations = Kept(), Part(), Populations()
-        policy, audit = CallerPolicy({"bank": CallerSettings(models=("*",))}), CallAudit(self.log)
+        policy, audit = CallerPolicy({"bank": RULE}), CallAudit(self.log)
         self.offline = OfflineAnswers(self.part, policy, cast("Any", self.populations), buckets_at_once=1, audit=audit)
         self.answers = Answers(cast("Any", None), policy, None, Instance(), audit=audit)
 
@@ -107,7 +109,11 @@ class World:
         return logged
 
     def bucket(
-        self, rows: SampleIds | PopulationRows = IDS, caller: Identity = BANK, deadline_s: float = 30.0
+        self,
+        rows: SampleIds | PopulationRows = IDS,
+        caller: Identity = BANK,
+        deadline_s: float = 30.0,
+        mode: Mode = Mode.NEARLINE,
     ) -> Awaitable[None]:
         request = participant_pb2.BucketRequest()
         query = BucketQuery(
@@ -116,7 +122,7 @@ class World:
             model_id="m",
             manifest_sha256="5c" * 32,
             params_sha256="5d" * 32,
-            mode=Mode.NEARLINE,
+            mode=mode,
             bucket=0,
             n_buckets=1,
             rows=rows,
@@ -148,12 +154,29 @@ async def test_a_bucket_is_logged_with_its_ids_and_digest_also_when_it_was_refus
     assert (done.outcome, done.rows, done.ids_sha256) == ("ok", 3, digest_of(IDS))
     assert (list(done.sample_ids or ()), done.status is not None) == (list(IDS), True)
     refused = await world.logged(world.bucket(caller=SHOP))
-    assert (refused.outcome, refused.caller, refused.ids_sha256) == ("ModelNotFoundError", "party shop", digest_of(IDS))
+    assert (refused.outcome, refused.caller, refused.rows) == ("ModelNotFoundError", "party shop", 3)
+    assert (refused.sample_ids, refused.ids_sha256) == (None, "")
+    not_permitted = await world.logged(world.bucket(mode=Mode.OFFLINE))
+    assert (not_permitted.outcome, not_permitted.ids_sha256) == ("NotPermittedError", digest_of(IDS))
     world.part.hangs = True
     rows = PopulationRows(population="all", version=4, bucket_sha256="5c" * 32, first=0, rows=3)
     late = await world.logged(world.bucket(rows, deadline_s=0.05))
     assert (late.outcome, late.population) == (PartyTimeoutError.__name__, "all version 4")
     assert late.ids_sha256 == digest_of(IDS)
+
+
+async def test_who_has_no_rule_has_nothing_hashed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[SampleIds] = []
+
+    def note(ids: SampleIds) -> str:
+        hashed.append(ids)
+        return digest_of(ids)
+
+    monkeypatch.setattr("fedpredict.participant.offline.digest_of", note)
+    assert (await world.logged(world.bucket(caller=SHOP))).outcome == "ModelNotFoundError"
+    assert hashed == []
+    assert (await world.logged(world.bucket())).outcome == "ok"
+    assert hashed == [IDS]
 
 
 async def test_a_cancelled_bucket_is_logged(world: World) -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedpredict.errors import InputError, PopulationRefusedError, ProtocolError
+from fedpredict.errors import InputError, PopulationRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.model.buckets import buckets_of
 from fedpredict.model.populations import PopulationRows, buckets_for, digest_of, in_order
 from fedpredict.model.sample_ids import SampleIds
@@ -67,6 +67,16 @@ def cut(ids: list[bytes]) -> list[SampleIds]:
     numbers = buckets_of(ordered, N_BUCKETS).tolist()
     of_bucket = [[each for each, at in zip(ordered, numbers, strict=True) if at == bucket] for bucket in range(4)]
     return [SampleIds.of(each) for each in of_bucket]
+
+
+def most(rows: int) -> Callable[[int], None]:
+    """Return what refuses more rows."""
+
+    def check(n_rows: int) -> None:
+        if n_rows > rows:
+            raise TooManySamplesError(f"{n_rows} rows", limit=rows)
+
+    return check
 
 
 def notice_of(version: int, ids: list[bytes], population: str = "p") -> PopulationNotice:
@@ -163,7 +173,10 @@ def test_a_bucket_may_be_sent_again_and_as_what_changed(lab: Lab) -> None:
     for bucket in wanted:
         before, after = cut(PEOPLE)[bucket], cut(more)[bucket]
         delta = delta_of(digest_of(before), before, after)
-        lab.taken.put("bank", replace(put_of(2, more, bucket), content=delta))
+        assert len(delta.added) < len(after)
+        with pytest.raises(TooManySamplesError):  # what counts is what the bucket has then
+            lab.taken.put("bank", replace(put_of(2, more, bucket), content=delta), most(len(after) - 1))
+        lab.taken.put("bank", replace(put_of(2, more, bucket), content=delta), most(len(after)))
 
     assert lab.taken.notice("bank", notice_of(2, more)).state is PopulationState.PROPOSED
     accept(lab.warehouse, "bank", "p", 2, "ada", keep_versions=3)

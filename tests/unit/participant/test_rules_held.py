@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.standing import BucketDelta, BucketIds
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.links import LinkServer
@@ -35,6 +37,7 @@ from fedpredict.security.rates import Rates
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
+from fedpredict.wire.population_codec import fill_bucket_ids
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 BANK = Identity(IdentityKind.PARTY, "bank")
@@ -78,18 +81,29 @@ class Kept:
         self.calls.append(call)
 
 
+class Taken:
+    """Takes buckets of populations, and notes of how many ids."""
+
+    def __init__(self) -> None:
+        self.puts: list[tuple[str, int]] = []
+
+    def put(self, owner: str, put: BucketIds, check_rows: Callable[[int], object]) -> None:
+        content = put.content
+        self.puts.append((owner, len(content if isinstance(content, SampleIds) else content.added)))
+
+
 class World:
     """A participant's answers under a rule for bank."""
 
     def __init__(self, **keys: object) -> None:
         self.now_s, self.now_ns = NOON, 10**15
-        self.log, self.part = Kept(), Ones()
+        self.log, self.part, self.taken = Kept(), Ones(), Taken()
         clocks = Clocks(now_s=lambda: self.now_s, monotonic_ns=lambda: self.now_ns)
         rule = CallerSettings.model_validate({"models": ["credit", "fraud"], **keys})
         self.policy = CallerPolicy({"bank": rule}, max_rows=100, clocks=clocks)
         audit = CallAudit(cast("Any", self.log), self.policy.purpose_of)
         part = cast("Any", self.part)
-        self.offline = OfflineAnswers(part, self.policy, cast("Any", None), buckets_at_once=1, audit=audit)
+        self.offline = OfflineAnswers(part, self.policy, cast("Any", self.taken), buckets_at_once=1, audit=audit)
         self.answers = Answers(part, self.policy, None, Instance(), offline=self.offline, audit=audit)
         self.links = LinkServer(self.answers)
 
@@ -190,6 +204,24 @@ async def test_rows_hold_for_a_round_as_a_whole_and_for_buckets() -> None:
     for refused in (world.score(rows=11), world.score("credit", "fraud", rows=6), world.bucket(rows=21)):
         with pytest.raises(TooManySamplesError):
             await refused
+
+
+async def test_rows_hold_for_buckets_of_populations_that_are_put() -> None:
+    world = World(max_offline_rows=2)
+    for rows in (SampleIds.of([b"u1", b"u2"]), SampleIds.of([b"u1", b"u2", b"u3"])):
+        for content in (rows, BucketDelta("5c" * 32, rows, SampleIds.of([]))):
+            put = BucketIds(
+                request_id="r-1", population="p", version=1, bucket=0, sha256=digest_of(rows), content=content
+            )
+            request = participant_pb2.PopulationBucket()
+            fill_bucket_ids(request, put)
+            if len(rows) > 2:
+                with pytest.raises(TooManySamplesError):
+                    await world.offline.put_bucket(request, BANK)
+            else:
+                await world.offline.put_bucket(request, BANK)
+
+    assert world.taken.puts == [("bank", 2), ("bank", 2)]
 
 
 async def test_lines_of_the_log_repeat_the_purpose_also_of_what_was_refused() -> None:

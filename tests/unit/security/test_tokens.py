@@ -11,14 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from fedpredict.errors import ConfigError, InputError, NotPermittedError, TokenRefusedError
+from fedpredict.errors import (
+    ConfigError,
+    InputError,
+    ModelNotFoundError,
+    NotPermittedError,
+    RateLimitedError,
+    TokenRefusedError,
+)
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.model.share import Mode
 from fedpredict.public_status import public_status
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.policy import Needs
-from fedpredict.security.tokens import NewToken, TokenFile, Tokens, check_token
+from fedpredict.security.policy import Clocks, Needs
+from fedpredict.security.tokens import NewToken, TokenFile, TokenLimits, Tokens, check_token
 
 NOW = datetime(2026, 11, 27, 8, tzinfo=UTC)
 
@@ -131,6 +138,44 @@ def test_a_token_is_for_its_models_and_modes(path: Path, clock: Clock) -> None:
     assert Access({}).rule_of(holder) is None
 
 
+def test_a_token_has_limits_of_its_own_within_its_clients(path: Path, clock: Clock) -> None:
+    file, now_ns = TokenFile(path, clock), [10**15]
+
+    def held(**limits: int) -> Identity:
+        made = file.create(
+            "desk",
+            models=("*",),
+            modes=tuple(Mode),
+            lasts=timedelta(1),
+            by="ada",
+            limits=TokenLimits.model_validate(limits),
+        )
+        return Tokens(path, clock).holder(f"Bearer {made.text}")
+
+    client = ClientSettings(models=("a",), max_rows=100, max_offline_rows=1_000, calls_per_s=1, burst=4)
+    access = Access({"desk": client}, clocks=Clocks(monotonic_ns=lambda: now_ns[0]))
+    for most, rows in ((10, (10, 10)), (200, (100, 200)), (5_000, (100, 1_000))):
+        rule = access.rule_of(held(max_rows=most))
+        assert rule is not None
+        assert (rule.max_rows, rule.max_offline_rows) == rows
+
+    slow, other = held(calls_per_s=1, burst=2), held()
+    for _ in range(2):
+        access.admit(slow, Needs.CALL)
+    for _ in range(10):  # beyond its rate it takes nothing of the client's
+        with pytest.raises(RateLimitedError):
+            access.admit(slow, Needs.CALL)
+    access.admit(slow, Needs.RULE)
+    for _ in range(2):
+        access.admit(other, Needs.CALL)
+    with pytest.raises(RateLimitedError):
+        access.admit(other, Needs.CALL)
+    now_ns[0] += 10**9
+    access.admit(slow, Needs.COUNTED)
+    with pytest.raises(ModelNotFoundError):  # who may ask nothing is not counted
+        Access({}).admit(slow, Needs.CALL)
+
+
 def test_a_file_that_cannot_be_trusted_lets_nobody_in_until_it_can(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +199,34 @@ def test_a_file_that_cannot_be_trusted_lets_nobody_in_until_it_can(
     assert [each.message for each in caplog.records] == ["tokens.unusable"] * 5
     path.unlink()
     assert refused(tokens, f"Bearer {token.text}")[0] == "unknown"
+
+
+def test_a_damaged_file_is_read_once_and_one_that_could_not_be_read_again(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, reads = made(path), []
+    whole, tokens = path.read_bytes(), Tokens(path, clock)
+    read = Path.read_bytes
+
+    def reading(file: Path) -> bytes:
+        reads.append(file)
+        if len(reads) == 2:
+            raise OSError(24, "Too many open files")
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    path.write_bytes(b"{")
+    for _ in range(20):
+        assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    assert len(reads) == 1
+    path.write_bytes(whole)
+    assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    assert tokens.holder(f"Bearer {token.text}").name == "desk"  # that passed, and the file is as it was
+    path.chmod(0o620)
+    assert refused(tokens, f"Bearer {token.text}")[0] == "unusable"
+    path.chmod(0o600)
+    assert tokens.holder(f"Bearer {token.text}").name == "desk"
+    assert len(reads) == 5
 
 
 def _make_ten(path: Path) -> None:
