@@ -521,6 +521,23 @@ async def test_an_offline_task_is_added_up_masked_and_waits_for_a_party_that_is_
     assert np.abs(found - world.expected[rows]).max() <= world.error_bound
 
 
+async def test_an_offline_task_waits_for_a_party_that_takes_few_calls_page_by_page(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.bucket.MASKED_ROWS", 40)  # so that a bucket has several pages
+    world = World(federation, ("lab", "shop"))
+    await world.serve("lab", callers={"bank": {"models": ["*"], "calls_per_s": 4.0, "burst": 1}})
+    await world.serve("shop")
+    masked, own = {"parties": list(world.parties), "masked": True}, world.warehouses["bank"]
+    await federation.initiator({"m": masked}, warehouse=own, task_warehouse=own)
+    await federation.ready()
+    async with client_of(federation) as client:
+        task_id = await client.submit("m", [*world.ids, "nobody"], mode=Mode.NEARLINE)
+        assert (await client.wait(task_id, timeout_s=60.0)).state is OfflineState.DONE
+        rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
+    assert np.abs(found - world.expected[rows]).max() <= world.error_bound
+
+
 async def test_a_standing_population_is_added_up_masked(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
