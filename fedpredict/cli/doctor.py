@@ -12,6 +12,7 @@ from fedpredict.cli import wiring
 from fedpredict.cli.checks_audit import check_audit, check_tokens
 from fedpredict.cli.checks_distinct import check_distinct
 from fedpredict.cli.checks_local import Checked, check_clock, check_listen, check_store, check_tls, check_warehouse
+from fedpredict.cli.checks_masked import check_masked
 from fedpredict.cli.checks_realtime import check_realtime
 from fedpredict.cli.checks_roles import check_callers, check_catalogue, check_clients, check_initiators, check_peers
 from fedpredict.cli.checks_tasks import check_leases, check_schedule, check_tasks
@@ -72,6 +73,7 @@ def examine(config: Path | None) -> Iterator[Checked]:
     else:
         yield from check_distinct(Loaded(loaded.path, settings))
         yield from check_callers(settings, frozenset(models))
+        yield from check_masked(settings, frozenset(models))
         yield from check_initiators(Loaded(loaded.path, settings))
     yield from check_listen(loaded)
     yield from check_clock(now)

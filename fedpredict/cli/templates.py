@@ -81,6 +81,9 @@ models = ["*"]               # or the ids of the models that it may ask for
 # accept_populations = false # true: what it names ahead counts without this operator's word
 # distinct_ids_per_day = 10000           # most sample ids that it may ask about on a day (UTC); without it: any number
 
+# [masked.credit]            # its shares leave masked, so that only their sum can be read: docs/masked-sums.md
+# parties = ["post", "shop"] # the other participants of the model; not this one, and not the initiator
+
 # Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
 # [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"
 # addresses = ["bank.example:7440"]        # every replica
@@ -193,6 +196,7 @@ models = ["*"]               # or the ids of the models
 #                            #   fail: its status and no number
 #                            #   default_partial: the numbers under [models.credit.defaults] stand in for a share
 #                            #   fallback_model: the answer of another model that this party holds alone
+# masked = true              # only the sum of the others' shares can be read here: docs/masked-sums.md
 # head = true                # this party holds what finishes the shares, as `fedpredict model split --head` makes it
 # pin = "first"              # "manual": no version is answered with before `fedpredict catalogue pin`
 # [models.credit.defaults]

@@ -139,7 +139,8 @@ class RemoteParty(PartyScorer, BucketScorer):
         self._linker = linker
         self._linking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._pacing = Pacing(who.party, self._loop.time)
+        self.pacing = Pacing(who.party, self._loop.time)
+        """When it takes calls again: of every kind."""
 
     @property
     @override
@@ -215,11 +216,11 @@ class RemoteParty(PartyScorer, BucketScorer):
         Raises:
             PartyLimitedError: The party said to come back later, and that is not yet.
         """
-        self._pacing.check()
+        self.pacing.check()
         if query.further and not (self.pool.takes_several and self.pool.takes_calls):
             return self._score_each(query, deadline_s)
         if self._unary is not None and not self.pool.takes_calls:
-            return self._pacing.noted(self._unary.score(query, deadline_s))
+            return self.pacing.noted(self._unary.score(query, deadline_s))
         frame = link_pb2.Frame()
         codec.fill_query(frame.score, query)
         call = LinkCall(frame, self._loop.time() + deadline_s, partial(self._scored, query), self.pool.lost)
@@ -232,7 +233,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         frame = link_pb2.Frame()
         fill_bucket_query(frame.score_bucket, query)
         ask = partial(self.offline.ask, frame, participant_pb2.BucketReply)
-        return self.who.bucket(query, await self._pacing.paced(ask, deadline_s))
+        return self.who.bucket(query, await self.pacing.paced(ask, deadline_s))
 
     async def notice_population(self, notice: PopulationNotice, *, deadline_s: float) -> PopulationStanding:
         """Tell the party of a version of a population, or ask after one.
@@ -244,13 +245,13 @@ class RemoteParty(PartyScorer, BucketScorer):
         frame = link_pb2.Frame()
         fill_notice(frame.population, notice)
         ask = partial(self.offline.ask, frame, participant_pb2.PopulationReply)
-        return self.who.standing(notice, await self._pacing.paced(ask, deadline_s))
+        return self.who.standing(notice, await self.pacing.paced(ask, deadline_s))
 
     async def put_bucket(self, bucket: BucketIds, *, deadline_s: float) -> None:
         """Send the party the ids of a bucket; errors are those of `notice_population`."""
         frame = link_pb2.Frame()
         fill_bucket_ids(frame.population_bucket, bucket)
-        await self._pacing.paced(partial(self.offline.ask, frame, participant_pb2.PopulationBucketReply), deadline_s)
+        await self.pacing.paced(partial(self.offline.ask, frame, participant_pb2.PopulationBucketReply), deadline_s)
 
     def _described(self, call: LinkCall[participant_pb2.DescribeModelReply], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
@@ -293,7 +294,7 @@ class RemoteParty(PartyScorer, BucketScorer):
         call.add_done_callback(lambda _: again.cancel())
 
     def _failed(self, call: LinkCall[Any], error: FedPredictError) -> None:
-        self._pacing.note(error)
+        self.pacing.note(error)
         comes_back = isinstance(error, PartyUnavailableError) and self.pool.unsettled
         if comes_back and call.ends - self._loop.time() > AGAIN_S:
             self.pool.start_later(call, AGAIN_S)

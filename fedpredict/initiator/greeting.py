@@ -242,7 +242,7 @@ class Acquaintance:
         return self.translate(code_of_failure(failure), failure.text, error_from_failure(failure))
 
     def translate(self, code: grpc.StatusCode, text: str, error: FedPredictError) -> FedPredictError:
-        """Return what the failure of a call to the party means here.
+        """Return what the failure of a call to the party means here; a refusal has the party's own error as its cause.
 
         Args:
             code: The status.
@@ -257,8 +257,11 @@ class Acquaintance:
             return known
         if code in _BROKEN:
             return PartyUnavailableError(told, party=self.party)
-        is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED
-        return PartyTimeoutError(told, party=self.party) if is_late else PartyRefusedError(told, party=self.party)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return PartyTimeoutError(told, party=self.party)
+        refused = PartyRefusedError(told, party=self.party)
+        refused.__cause__ = error  # what the party calls it
+        return refused
 
     def _known(self, error: FedPredictError, told: str) -> FedPredictError | None:
         """Return what an error means here that says more than its status."""

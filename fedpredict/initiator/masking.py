@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from fedpredict.errors import FedPredictError, PartyRefusedError, PartyUnavailableError
+from fedpredict.errors import FedPredictError, MaskingRefusedError, PartyRefusedError, PartyUnavailableError
 from fedpredict.initiator.fanout import RemoteParty
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.mask_session import Place, Terms, open_session
@@ -116,6 +116,7 @@ class MaskedSums:
         """
         ends = self._loop.time() + deadline_s
         try:
+            self.check(total.parties)
             group = self._group(total.parties)
             sessions = [self._session(group, manifest, total) for manifest in manifests]
         except FedPredictError as error:
@@ -128,6 +129,11 @@ class MaskedSums:
             self._sending.add(sending)
             sending.add_done_callback(self._sending.discard)
         return asked.replies
+
+    def check(self, parties: Iterable[str]) -> None:
+        """Raise `PartyLimitedError` while a party takes no calls: a round without it would be lost on the others."""
+        for party in parties:
+            self._remotes[party].pacing.check()
 
     def forget(self, group: _Group, manifest: Manifest) -> None:
         """End a session that a party does not know any more; the next round opens another one."""
@@ -321,13 +327,18 @@ class _Round(Generic[_T]):
             return  # nobody waits any more
         error = next((each for session in sessions if (each := session.error) is not None), None)
         if error is None:
-            self.send(sessions)
+            try:
+                self._sums.check(self._asked_of)  # another round may have been told to come back later
+                self.send(sessions)
+            except FedPredictError as limited:
+                error = limited
         for party, future in waiting.items():
             _pass_on(self.replies[party] if error is None else _failed(error), future)
 
     def _answered(self, asked: _Asked[_T], call: LinkCall[_T], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
             error = asked.who.no_share(frame.failure)
+            self._sums.remote(asked.who.party).pacing.note(error)
             self._forget(error)
             call.fail(error)
             return
@@ -341,7 +352,8 @@ class _Round(Generic[_T]):
         call.set_result(reply)
 
     def _forget(self, error: FedPredictError, manifests: Sequence[Manifest] = ()) -> None:
-        if isinstance(error, PartyRefusedError):
+        # anything else that a party refuses, such as a mode, it refuses in a new session as well
+        if isinstance(error.__cause__, MaskingRefusedError):
             for manifest in manifests or self._manifests:
                 self._sums.forget(self._group, manifest)
 

@@ -63,7 +63,12 @@ class Pacing:
                 self.check()
                 return await self.noted(call(ends - self._clock()))
             except PartyLimitedError as error:
-                pause_s = min(MAX_HOLD_S, max(1, error.retry_after_ms) / 1000)
+                pause_s = pause_of(error)
                 if self._clock() + pause_s >= ends:
                     raise
                 await asyncio.sleep(pause_s)
+
+
+def pause_of(error: PartyLimitedError) -> float:
+    """Return how many seconds to wait before a party is asked again."""
+    return min(MAX_HOLD_S, max(1, error.retry_after_ms) / 1000)

@@ -187,10 +187,11 @@ class Answers:
             is_admitted = [not isinstance(each, FedPredictError) for each in admitted]
             asked = await self._distinct.check(caller.name, ids_of_models(query, is_admitted))
             reply = await self._shares(query, admitted, deadline_s)
-            await asked.count(answered_ids(query, reply))
             if rounds:
                 sessions = [each if isinstance(each, MaskSession) else None for each in admitted]
                 reply = await self._masked(query, reply, sessions, rounds)
+            # last of what can fail: ids of an answer that nobody gets are not counted
+            await asked.count(answered_ids(query, reply))
             if watched.scored(reply):
                 _log_done(query, reply)
         except BaseException as error:

@@ -127,6 +127,7 @@ class Masking:
             self._audit.other("MaskKey", caller, request_id, model_id, error)
             raise
         self._audit.other("MaskKey", caller, request_id, model_id, None)
+        await self._audit.safe()
         return masking_pb2.MaskKeyReply(request_id=request_id, key=_key_to_wire(key))
 
     async def keys(self, request: masking_pb2.MaskKeysRequest, caller: Identity) -> masking_pb2.MaskKeysReply:
@@ -153,6 +154,7 @@ class Masking:
             self._audit.other("MaskKeys", caller, request_id, model_id, error)
             raise
         self._audit.other("MaskKeys", caller, request_id, model_id, None)
+        await self._audit.safe()
         logger.info("masking.agreed", extra={"parties": held.terms.parties})
         return masking_pb2.MaskKeysReply(request_id=request_id, lifetime_s=LIFETIME_S)
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from fedpredict.wire.v1 import link_pb2, masking_pb2, participant_pb2
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Mask: TypeAlias = Callable[[BucketQuery, SampleIds, PartyReply], PartyReply]
 
 _NOTICE, _PUT = METHODS[f"{SERVICE}/RegisterPopulation"], METHODS[f"{SERVICE}/PutPopulationBucket"]
 _BUCKET = METHODS[f"{SERVICE}/ScoreBucket"]
@@ -203,10 +204,10 @@ class OfflineAnswers:
                     asked.sample_ids = None  # who has no rule keeps no thread busy, neither these nor the log's
                 elif asked.sample_ids is not None:  # also for the line of a refusal
                     asked.sha256 = await self._thread(digest_of, asked.sample_ids)
-            reply, digests = await self._score(query, rule, deadline_s, asked)
+            mask = None
             if session is not None and place is not None:
-                mask = self._masking.masked_bucket
-                reply = await self._thread(mask, query, asked.sample_ids, reply, session, place)
+                mask = partial(self._masking.masked_bucket, session=session, place=place)
+            reply, digests = await self._score(query, rule, deadline_s, asked, mask)
         except BaseException as error:
             counted.failed(outcome_of(error), time.perf_counter() - began)
             self._audit.bucket(caller, query, asked, error)
@@ -224,9 +225,12 @@ class OfflineAnswers:
         return rule, self._masking.admit(caller, query, place)
 
     async def _score(
-        self, query: BucketQuery, rule: Rule, deadline_s: float, asked: AskedIds
+        self, query: BucketQuery, rule: Rule, deadline_s: float, asked: AskedIds, mask: _Mask | None
     ) -> tuple[PartyReply, tuple[str, str]]:
-        """Return the share of a bucket, and the digests of its ids and of it; `asked` gets the ids once known."""
+        """Return the share of a bucket, masked where there is a mask, and the digests of its ids and of the bare share.
+
+        `asked` gets the ids once known.
+        """
         check_epoch(query.epoch)
         rule.check_mode(query.mode)
         rule.check_offline_rows(query.n_rows)
@@ -240,6 +244,9 @@ class OfflineAnswers:
                 left_s = deadline_s - (time.perf_counter() - began)
                 reply = await self._part.answer(query, ids, left_s)
                 checksum = await self._thread(_checksum, reply.share)
+                if mask is not None:
+                    reply = await self._thread(mask, query, ids, reply)
+                # last of what can fail: ids of an answer that nobody gets are not counted
                 await new.count()
                 return reply, (asked.sha256, checksum)
         except TimeoutError as error:

@@ -23,6 +23,8 @@ KEEPALIVE_MS = 15_000
 """A connection on which nothing came for so long is pinged, also without calls; gRPC itself would stop after two."""
 KEEPALIVE_TIMEOUT_MS = 10_000
 """A connection whose ping is not answered in this time is closed."""
+CONNECT_MS = 3_000
+"""So long a connection may take to come about: TCP, TLS with a peer that is busy, and the first frame."""
 RECONNECT_MS = 200
 MAX_RECONNECT_MS = 2_000
 
@@ -111,7 +113,8 @@ def channel_options(server_name: str | None = None) -> Options:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         *_keepalive(),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+        # by its name something else; but gRPC's core gives up a connection that takes longer than this and the backoff
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),

@@ -22,6 +22,7 @@ from fedpredict.features.load import load_file
 from fedpredict.initiator import masking
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.mask_session import open_session
 from fedpredict.initiator.offline import standing
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.arrays import Floats
@@ -36,6 +37,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus
 from fedpredict.model.standing import PopulationState
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import IdentityKind
@@ -384,6 +386,67 @@ async def test_parties_that_do_not_agree_give_no_number_and_say_why(
     assert any(problem in reason for reason in reasons)
 
 
+@dataclass
+class Counted:
+    """What becomes of rounds: sessions that were opened, and questions as they came to the parties."""
+
+    sessions: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    counted, opening, admit = Counted(), open_session, Masking.admit
+
+    def opened(*arguments: Any) -> Any:
+        counted.sessions += 1
+        return opening(*arguments)
+
+    def asked(self: Masking, *arguments: Any) -> Any:
+        counted.asked[self._party] = counted.asked.get(self._party, 0) + 1
+        return admit(self, *arguments)
+
+    monkeypatch.setattr(masking, "open_session", opened)
+    monkeypatch.setattr(Masking, "admit", asked)
+    return counted
+
+
+async def test_while_one_party_takes_no_calls_no_party_is_asked(federation: Federation, counted: Counted) -> None:
+    world = World(federation, ("lab", "shop"))
+    await world.serve("lab", callers={"bank": {"models": ["*"], "calls_per_s": 0.001, "burst": 1}})
+    await world.serve("shop")
+    masked = {"m": {"parties": list(world.parties), "masked": True}}
+    await federation.initiator(masked, warehouse=world.warehouses["bank"])
+    await federation.ready()
+    await world.answered(b"id-0")
+    refused = await federation.predict(b"id-2")
+    counted.asked.clear()
+    for _ in range(3):
+        held = await federation.predict(b"id-2")
+        assert (held.status.tolist(), refused.status.tolist()) == ([AWAY], [AWAY])
+    assert counted.asked == {}
+    assert counted.sessions == 1
+
+
+async def test_a_question_that_is_not_allowed_costs_no_session(federation: Federation, counted: Counted) -> None:
+    world = World(federation, ("lab", "shop"))
+    await world.serve("lab", callers={"bank": {"models": ["*"], "modes": ["realtime"]}})
+    await world.serve("shop")
+    masked = {"m": {"parties": list(world.parties), "masked": True}}
+    await federation.initiator(masked, warehouse=world.warehouses["bank"])
+    await federation.ready()
+
+    async def is_refused() -> bool:
+        return bool(((await federation.predict(b"id-2")).status == REFUSED).all())
+
+    await eventually(is_refused)
+    assert counted.sessions > 0
+    counted.sessions = 0
+    for _ in range(3):
+        assert await is_refused()
+    assert counted.sessions == 0
+
+
 async def test_a_replayed_round_is_refused(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(federation, ("lab", "shop"))
     await world.start()
@@ -455,6 +518,23 @@ async def test_an_offline_task_is_added_up_masked_and_waits_for_a_party_that_is_
         assert (info.state, info.problem) == (OfflineState.DONE, "")
         rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
     assert len(rows) == len(world.ids) - 1
+    assert np.abs(found - world.expected[rows]).max() <= world.error_bound
+
+
+async def test_an_offline_task_waits_for_a_party_that_takes_few_calls_page_by_page(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.bucket.MASKED_ROWS", 40)  # so that a bucket has several pages
+    world = World(federation, ("lab", "shop"))
+    await world.serve("lab", callers={"bank": {"models": ["*"], "calls_per_s": 4.0, "burst": 1}})
+    await world.serve("shop")
+    masked, own = {"parties": list(world.parties), "masked": True}, world.warehouses["bank"]
+    await federation.initiator({"m": masked}, warehouse=own, task_warehouse=own)
+    await federation.ready()
+    async with client_of(federation) as client:
+        task_id = await client.submit("m", [*world.ids, "nobody"], mode=Mode.NEARLINE)
+        assert (await client.wait(task_id, timeout_s=60.0)).state is OfflineState.DONE
+        rows, found = await results_of(client, task_id, {each: row for row, each in enumerate(world.ids)})
     assert np.abs(found - world.expected[rows]).max() <= world.error_bound
 
 

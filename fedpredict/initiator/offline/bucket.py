@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedpredict.errors import FedPredictError, PartyRefusedError
+from fedpredict.errors import FedPredictError, PartyError, PartyLimitedError, PartyRefusedError
 from fedpredict.initiator import policy
 from fedpredict.initiator.masking import MaskedSum
 from fedpredict.initiator.offline.distribution import counts_of
 from fedpredict.initiator.offline.failure import PartyFailedError
+from fedpredict.initiator.pacing import pause_of
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.settings import ModelSettings, PolicyName
 from fedpredict.initiator.unmasking import share_without_numbers, unmasked
@@ -142,7 +143,7 @@ async def ask_bucket(asking: Asking, bucket: int, bucket_sha256: str, sample_ids
     most = MAX_BUCKET_ROWS if asking.masked is None else MASKED_ROWS
     for start, stop in pages(sample_ids, asking.manifest.n_scores, most):
         page = await _thread(asking, partial(_page, bucket, bucket_sha256, sample_ids, start, stop))
-        replies = await _ask_all(asking, page)
+        replies = await _ask_in_time(asking, page)
         answer = await _thread(asking, partial(_combined, asking, replies))
         if asking.settings.fallback_model is not None and not answer.all_ok:
             answer = await _fall_back(asking, page, answer)
@@ -204,6 +205,27 @@ def pages(sample_ids: SampleIds, n_scores: int, most: int = MAX_BUCKET_ROWS) -> 
         start = stop
 
 
+async def _ask_in_time(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
+    """Ask all parties; where shares are masked and one says to come back later, ask all again then, in another round.
+
+    Bare shares need no more than `_ask_all`: each call waits for its own party.
+    """
+    if asking.masked is None:
+        return await _ask_all(asking, page)
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + asking.deadline_s
+    while True:
+        try:
+            return await _ask_all(asking, page)
+        except PartyFailedError as failed:
+            if not isinstance(failed.error, PartyLimitedError):
+                raise
+            pause_s = pause_of(failed.error)
+            if loop.time() + pause_s >= ends:
+                raise
+        await asyncio.sleep(pause_s)
+
+
 async def _ask_all(asking: Asking, page: _Page) -> dict[str, BucketAnswer]:
     masked: Mapping[str, asyncio.Future[BucketAnswer]] = {}
     if asking.masked is not None:
@@ -237,7 +259,8 @@ async def _ask(asking: Asking, party: str, page: _Page, masked: asyncio.Future[B
             what = f"party {party} sent a share of shape {shape}, or of other ids, not {expected}"
             raise PartyRefusedError(what, party=party)
     except FedPredictError as error:
-        raise PartyFailedError(party, error) from error
+        # where one party of a masked sum cannot be asked, none is, and all have its error
+        raise PartyFailedError(error.party if isinstance(error, PartyError) else party, error) from error
     return answer
 
 

@@ -382,3 +382,28 @@ def test_limits_of_distinct_ids_are_told_and_what_cannot_be_counted_is_a_problem
     folder.parent.write_text("")
     level, what = told(9)
     assert (level, "cannot be written" in what) == ("problem", True)
+
+
+def test_masked_sums_that_nobody_can_ask_for_are_found(clinic: Clinic) -> None:
+    load_and_convert(clinic)
+    settings = clinic.folder / "lab" / "participant.toml"
+    settings.write_text(
+        settings.read_text()
+        .replace("# [masked.credit] ", "[masked.credit] ")
+        .replace('# parties = ["post", "shop"]', 'parties = ["post", "shop"]')
+    )
+
+    def told(old: str, new: str, code: int) -> tuple[str, str]:
+        clinic.edit("lab/participant.toml", old, new)
+        found = clinic.examine("lab/participant.toml", code)
+        ((level, what),) = [(each["level"], each["what"]) for each in found if each["topic"] == "masked sums"]
+        return level, what
+
+    level, what = told("[masked.credit]", "[masked.credit]", 0)
+    assert (level, what) == ("ok", "credit leaves masked, with the masks of post, shop")
+    level, what = told('["post", "shop"]', '["bank", "shop"]', 9)
+    assert (level, "every sum is refused" in what) == ("problem", True)
+    level, what = told('models = ["*"]', 'models = ["other"]', 0)
+    assert (level, "nobody may ask" in what) == ("warning", True)
+    level, what = told("[masked.credit]", "[masked.credti]", 0)
+    assert (level, "no such model here" in what) == ("warning", True)

@@ -17,19 +17,22 @@ from fedpredict.errors import (
     DistinctIdsUnavailableError,
     DistinctIdsUsedUpError,
     ManifestMismatchError,
+    MaskingRefusedError,
     ModelNotFoundError,
     PartyTimeoutError,
 )
+from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.populations import BucketQuery, PopulationRows, digest_of, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.several import join_replies, split_by_model
-from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.share import Mode, SampleStatus, Share, build_share
 from fedpredict.observe.scoring import DistinctReading
 from fedpredict.participant import distinct
 from fedpredict.participant.answers import Answers
 from fedpredict.participant.distinct import FREE, DistinctLimit
+from fedpredict.participant.masking import Masking
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
@@ -40,7 +43,8 @@ from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
-from fedpredict.wire.v1 import participant_pb2
+from fedpredict.wire.masked_codec import RoundRef, fill_masked_bucket_query, fill_masked_query
+from fedpredict.wire.v1 import masking_pb2, participant_pb2
 
 BANK, SHOP = Identity(IdentityKind.PARTY, "bank"), Identity(IdentityKind.PARTY, "shop")
 LIMIT = 10
@@ -162,18 +166,7 @@ class World:
         self, rows: SampleIds | PopulationRows, *, caller: Identity = BANK, model: str = "m", deadline_s: float = 30.0
     ) -> participant_pb2.BucketReply:
         request, into = participant_pb2.BucketRequest(), participant_pb2.BucketReply()
-        asked = BucketQuery(
-            request_id="r",
-            task_id="t",
-            model_id=model,
-            manifest_sha256="5c" * 32,
-            params_sha256="5d" * 32,
-            mode=Mode.NEARLINE,
-            bucket=0,
-            n_buckets=1,
-            rows=rows,
-        )
-        fill_bucket_query(request, asked)
+        fill_bucket_query(request, bucket_query(model, rows))
         await self.offline.score_bucket(request, caller, deadline_s, into)
         return into
 
@@ -186,6 +179,20 @@ def query(model: str, ids: Sequence[bytes]) -> ScoreQuery:
         params_sha256="5d" * 32,
         mode=Mode.NEARLINE,
         sample_ids=ids,
+    )
+
+
+def bucket_query(model: str, rows: SampleIds | PopulationRows) -> BucketQuery:
+    return BucketQuery(
+        request_id="r",
+        task_id="t",
+        model_id=model,
+        manifest_sha256="5c" * 32,
+        params_sha256="5d" * 32,
+        mode=Mode.NEARLINE,
+        bucket=0,
+        n_buckets=1,
+        rows=rows,
     )
 
 
@@ -349,6 +356,65 @@ async def test_a_bucket_that_is_not_answered_does_not_count(world: World) -> Non
     with pytest.raises(ModelNotFoundError):
         await world.bucket(rows(0, 8), model="unknown")
     assert world.used == 0
+
+
+class FailingMasking(Masking):
+    """Fails to mask, as with too many numbers at once, or masks with nothing."""
+
+    fails = True
+
+    @override
+    def admit(self, caller: Any, model: Any, place: RoundRef | None) -> Any:
+        return None if place is None else object()
+
+    @override
+    def masked(self, query: ScoreQuery, reply: PartyReply, sessions: Any, rounds: Any) -> PartyReply:
+        if self.fails:
+            raise MaskingRefusedError("too many words", problem="too many numbers")
+        words = np.zeros(reply.share.values.shape, dtype=np.uint64)
+        covered = Share(np.empty((len(words), 0)), reply.share.status)
+        masks = MaskedWords(words, np.zeros(1, dtype=np.uint64))
+        return PartyReply(share=covered, oldest_event_time=None, elapsed_s=0.0, masked=masks)
+
+    @override
+    def masked_bucket(  # type: ignore[override]  # it is static there
+        self, query: BucketQuery, ids: SampleIds, reply: PartyReply, session: Any, place: RoundRef
+    ) -> PartyReply:
+        return self.masked(cast("Any", query), reply, (session,), (place,))
+
+
+async def test_ids_of_a_share_that_could_not_be_masked_do_not_count(world: World) -> None:
+    masking = FailingMasking("lab", {}, world.policy, None, cast("Any", None))
+    place, ids = RoundRef(bytes(32), 1), named("u", 3)
+    answers = Answers(cast("Any", world.scorer), world.policy, None, Instance(), distinct=world.limit, masking=masking)
+    offline = OfflineAnswers(
+        cast("Any", Part()),
+        world.policy,
+        cast("Any", Populations()),
+        buckets_at_once=1,
+        distinct=world.limit,
+        masking=masking,
+    )
+
+    async def ask() -> None:
+        request, into = masking_pb2.MaskedScoreRequest(), participant_pb2.ScoreReply()
+        fill_masked_query(request, query("m", ids), [place])
+        await answers.fill_masked_score(request, BANK, 30.0, into)
+
+    async def bucket() -> None:
+        request, into = masking_pb2.MaskedBucketRequest(), participant_pb2.BucketReply()
+        fill_masked_bucket_query(request, bucket_query("m", rows(0, 5)), place)
+        await offline.masked_bucket(request, BANK, 30.0, into)
+
+    for call in (ask, bucket):
+        with pytest.raises(MaskingRefusedError):
+            await call()
+    assert world.used == 0
+    masking.fails = False
+    await ask()
+    assert world.used == 3
+    await bucket()
+    assert world.used == 3 + 5
 
 
 async def test_a_question_from_before_midnight_counts_on_its_own_day(world: World) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,11 +20,14 @@ from fedpredict.model.manifest import Manifest, PartDescription, manifest_to_jso
 from fedpredict.model.reasons import Reasons
 from fedpredict.model.scorer import ModelRef, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, Share
+from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.mask_sessions import LIFETIME_S
 from fedpredict.participant.masking import Masking
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings, MaskedSettings
 from fedpredict.security import certs, crls
+from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_waiting import Then
 from fedpredict.security.certs import CaFiles
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.masking import MaskSession
@@ -79,10 +83,13 @@ def ends(files: Mapping[str, TlsFiles], clock: Clock) -> dict[str, Masking]:
     return {party: masking(party, files, clock) for party in PARTIES}
 
 
-def masking(party: str, files: Mapping[str, TlsFiles], clock: Clock, **changes: Any) -> Masking:
+def masking(
+    party: str, files: Mapping[str, TlsFiles], clock: Clock, audit: CallAudit | None = None, **changes: Any
+) -> Masking:
     wanted = {"parties": tuple(each for each in PARTIES if each != party), **changes}
     policy = CallerPolicy({"bank": CallerSettings(models=("m",)), "mill": CallerSettings(models=("m",))})
-    return Masking(party, {"m": MaskedSettings(**wanted)}, policy, files[party], partial(described, party), now=clock)
+    settings, describe = {"m": MaskedSettings(**wanted)}, partial(described, party)
+    return Masking(party, settings, policy, files[party], describe, audit=audit, now=clock)
 
 
 def described(party: str, model_id: str, params_sha256: str) -> PartDescription:
@@ -168,6 +175,48 @@ async def test_three_parties_that_agreed_give_a_sum_and_nothing_else(ends: dict[
     for each in replies:
         # which points a scorecard took away tells of its share
         assert (each.share.values.shape, each.reasons, each.oldest_event_time) == ((2, 0), None, 7)
+
+
+class SlowAudit:
+    """An audit log with `fsync = "each"`, of which the disk has lines when the test says so."""
+
+    holds_answers = True
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.held: list[Then] = []
+
+    def check(self) -> None:
+        pass
+
+    def add(self, call: AuditedCall) -> None:
+        self.calls.append(call.what)
+
+    def when_safe(self, then: Then) -> None:
+        self.held.append(then)
+
+    async def holds_back(self, answer: asyncio.Future[Any]) -> None:
+        """Check that an answer waits for the disk, and let it go."""
+        async with asyncio.timeout(30.0):
+            while not self.held and not answer.done():
+                await asyncio.sleep(0.01)
+        assert not answer.done()
+        self.held.pop()(None)
+
+
+async def test_keys_leave_when_the_disk_has_their_lines(
+    ends: dict[str, Masking], files: Mapping[str, TlsFiles], clock: Clock
+) -> None:
+    log = SlowAudit()
+    lab = masking("lab", files, clock, CallAudit(cast("Any", log)))
+    showing = asyncio.ensure_future(lab.key(key_request(), BANK, LINK))
+    await log.holds_back(showing)
+    others = await show_keys({party: end for party, end in ends.items() if party != "lab"})
+    taking = asyncio.ensure_future(lab.keys(keys_request(*others.values()), BANK))
+    await log.holds_back(taking)
+    assert (await showing).key.party == "lab"
+    assert (await taking).lifetime_s == LIFETIME_S
+    assert log.calls == ["MaskKey", "MaskKeys"]
 
 
 async def test_a_key_of_the_relays_own_is_refused(ends: dict[str, Masking], files: Mapping[str, TlsFiles]) -> None:
