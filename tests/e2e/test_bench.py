@@ -180,7 +180,7 @@ def run_script(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--help",), 0, "parties-5, overload, memory"),
+        (("--help",), 0, "parties-5, audit, masked, overload, memory"),
         (("--only", "nothing"), 2, "no such work: nothing"),
         (("--seconds", "0"), 2, "from 0.5 to 3600"),
         (("--target", "http://127.0.0.1:1/x"), 2, "--target and --body go together"),

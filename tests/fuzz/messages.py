@@ -107,6 +107,9 @@ class Context:
     def peer(self) -> str:
         return "nowhere"
 
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
     def done(self) -> bool:
         return False
 
