@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -252,9 +253,9 @@ async def test_a_new_version_brings_only_what_changed_and_a_revoked_one_is_told(
     sent: list[tuple[int, int, str]] = []
     put = populations.StandingPopulations.put
 
-    def noted(self: populations.StandingPopulations, owner: str, bucket: BucketIds) -> None:
+    def noted(self: populations.StandingPopulations, owner: str, bucket: BucketIds, *others: Any) -> None:
         sent.append((bucket.version, bucket.bucket, type(bucket.content).__name__))
-        put(self, owner, bucket)
+        put(self, owner, bucket, *others)
 
     monkeypatch.setattr(populations.StandingPopulations, "put", noted)
     world.propose(IDS)
