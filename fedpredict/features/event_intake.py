@@ -143,7 +143,8 @@ def sent_table(data: bytes, feed: Feed) -> pa.Table:
             return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in names})
     except ProtocolError as error:
         raise _unreadable(f"the body: {error}") from error
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, struct.error) as error:
+        # KeyError: a column of a type that the library reads and has no class for, such as an interval of days
         raise _unreadable(NO_STREAM) from error
 
 
@@ -200,8 +201,8 @@ def _without_blanks(table: pa.Table, path: Path) -> pa.Table:
 
 def _declared(batch: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
     columns = [
-        plain_column(column, MAX_SENT_BYTES) if name in feed.types else pa.nulls(batch.num_rows)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        plain_column(batch.column(place), MAX_SENT_BYTES) if name in feed.types else pa.nulls(batch.num_rows)
+        for place, name in enumerate(batch.schema.names)
     ]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
