@@ -59,6 +59,7 @@ class Watcher:
         self._poll_s = poll_s
         self._stored: dict[str, Offered] = {}
         self._settling = asyncio.Lock()
+        self._reading = asyncio.Lock()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -80,10 +81,11 @@ class Watcher:
 
     async def read_pins(self) -> None:
         """Take over what is pinned; raise `StateError` where the database cannot be used."""
-        histories = await asyncio.to_thread(self._store.pins)
-        pinned = {model_id: history[0].manifest for model_id, history in histories.items()}
-        for model_id in self._catalogue.record_pins(pinned):
-            logger.info("catalogue.pin", extra=_named(model_id, pinned.get(model_id)))
+        async with self._reading:  # what was read first must not be taken over last: a pin would be lost again
+            histories = await asyncio.to_thread(self._store.pins)
+            pinned = {model_id: history[0].manifest for model_id, history in histories.items()}
+            for model_id in self._catalogue.record_pins(pinned):
+                logger.info("catalogue.pin", extra=_named(model_id, pinned.get(model_id)))
 
     async def _watch_pins(self) -> None:
         while True:
@@ -183,10 +185,16 @@ class Watcher:
                 await asyncio.to_thread(self._store.offer, model_id, offered.manifest, told)
                 self._stored[model_id] = offered
                 self._say(model_id, offered)
-            first = self._catalogue.settings(model_id).pin is PinMode.FIRST
-            if first and offered.manifest and self._catalogue.pin_of(model_id) is None:
-                await asyncio.to_thread(self._store.pin, offered.manifest, by=FIRST_USE, replaces=None)
-                await self.read_pins()
+            if self._catalogue.settings(model_id).pin is PinMode.FIRST and offered.manifest:
+                await self._pin_first(offered.manifest)
+
+    async def _pin_first(self, offered: Manifest) -> None:
+        """Pin what is offered where nothing is pinned, by this worker or by one beside it."""
+        if self._catalogue.pin_of(offered.model_id) is None:
+            await self.read_pins()
+        if self._catalogue.pin_of(offered.model_id) is None:
+            await asyncio.to_thread(self._store.pin, offered, by=FIRST_USE, replaces=None)
+            await self.read_pins()
 
     def _say(self, model_id: str, offered: Offered) -> None:
         pinned = self._catalogue.pin_of(model_id)

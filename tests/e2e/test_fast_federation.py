@@ -71,9 +71,10 @@ class Federation:
         return TlsFiles(certs / "ca.pem", certs / "risk-system.pem", certs / "risk-system.key")
 
     def start(self) -> None:
-        """Start every daemon, and return when each of the hospital's workers is linked to each participant's."""
+        """Start every daemon; return when each of the hospital's workers can answer, and is linked to everybody's."""
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._start, ("hospital", *PARTICIPANTS)))
+        self.hospital.until(lambda: self._know_the_pin() == set(range(WORKERS)), "has a pin in every worker")
         self.hospital.wait_serving("hospital", self.tls, "model/cancer")
         self.hospital.until(lambda: self.links() == ALL_LINKS, "is linked to every worker over a socket")
 
@@ -87,13 +88,20 @@ class Federation:
 
     def links(self) -> dict[tuple[int, str, int], str]:
         """Return what carries the calls, as the hospital's log tells: own worker, party and its worker -> carrier."""
-        whole, _, _ = self.hospital.log.read_text().rpartition("\n")
-        said = [json.loads(line) for line in whole.splitlines() if "party.linked" in line]
+        said = self._said_by_the_hospital("party.linked")
         return {(each["worker"], each["party"], each["peer_worker"]): each["carrier"] for each in said}
 
     def n_linked(self) -> int:
         """Return how often one of the hospital's workers was linked to one of a participant's."""
         return self.hospital.log.read_text().count("party.linked")
+
+    def _know_the_pin(self) -> set[int]:
+        """Return which of the hospital's workers know what is pinned: one that does not would refuse a question."""
+        return {each["worker"] for each in self._said_by_the_hospital("catalogue.pin") if each["manifest"]}
+
+    def _said_by_the_hospital(self, event: str) -> list[dict[str, Any]]:
+        whole, _, _ = self.hospital.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if f'"{event}"' in line]
 
     @contextmanager
     def over_http(self) -> Iterator[Callable[[list[str]], list[Any]]]:
