@@ -19,7 +19,7 @@ except ModuleNotFoundError:  # by hand, where nothing is packaged
     BuildHookInterface = object
 
 FOLDER = "fedpredict/model/kernel"
-LIBRARIES = {"libtrees.so": "trees.c", "libmd5.so": "md5.c", "libhmac.so": "hmac.c"}
+LIBRARIES = {"libtrees.so": "trees.c", "libmd5.so": "md5.c", "liblines.so": "lines.c"}
 """Each is made of one source."""
 # No flags for the machine at hand, because wheels travel; no contraction and no fast mathematics, because sums must be
 # those of the training libraries.

@@ -126,25 +126,15 @@ class _Audited(Predicts):
         return left
 
     def _add(self, task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
-        error, answer = (outcome, None) if isinstance(outcome, BaseException) else (None, outcome)
         # by place, which is on the way of every answer and takes half of what names do
-        self._calls.write(
-            AuditedCall(
-                self._what,
-                "",
-                task.request_id,
-                task.model_id,
-                "" if answer is None else answer.manifest_sha256,
-                task.mode,
-                len(task.sample_ids),
-                0,
-                outcome_of(error),
-                None if is_unlisted(error) else task.sample_ids,
-                None if answer is None else answer.status,
-            ),
-            caller,
-            error,
-        )
+        if isinstance(outcome, BaseException):
+            ids = None if is_unlisted(outcome) else task.sample_ids
+            of_version, status, error, told = "", None, outcome, outcome_of(outcome)
+        else:
+            ids, of_version, status, error, told = task.sample_ids, outcome.manifest_sha256, outcome.status, None, "ok"
+        mode, rows = task.mode.value, len(task.sample_ids)
+        call = AuditedCall(self._what, "", task.request_id, task.model_id, of_version, mode, rows, 0, told, ids, status)
+        self._calls.write(call, caller, error)
 
 
 class _Held:

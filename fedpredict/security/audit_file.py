@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from fedpredict.errors import ConfigError
+from fedpredict.model.kernel.lines import Bodies, seal_lines
 from fedpredict.security.audit_chain import (
     FORMAT,
     GENESIS,
@@ -110,14 +110,9 @@ class ChainFile:
             os.close(old)
         return path
 
-    def write(self, bodies: Sequence[bytes]) -> None:
-        """Write lines, as `encoded` made them; a write that fails leaves none of them."""
-        n, sha256, lines = self.n, self.sha256, list[bytes]()
-        for body in bodies:
-            n += 1
-            line, sha256 = seal(body, n, sha256)
-            lines.append(line)
-        data = b"".join(lines)
+    def write(self, bodies: Bodies) -> None:
+        """Write lines; a write that fails leaves none of them."""
+        data, sha256 = seal_lines(bodies, self.n + 1, self.sha256)
         if self._has_rest:
             self._remove_rest()
         try:
@@ -127,13 +122,14 @@ class ChainFile:
             with suppress(OSError):  # else before the next line
                 self._remove_rest()
             raise
-        self.n, self.sha256, self.size, self.grew = n, sha256, self.size + len(data), True
+        self.n, self.sha256, self.size, self.grew = self.n + len(bodies), sha256, self.size + len(data), True
         self._is_flushed = False
 
     def checkpoint(self, now: datetime) -> Checkpoint:
         """Sign the chain, and make it safe on the disk."""
         made = sign(self._keys.signing, self._chain, self.n, self.sha256)
-        self.write([encoded({"kind": "checkpoint", "t": text_of(now), "signature": made.signature})])
+        body = encoded({"kind": "checkpoint", "t": text_of(now), "signature": made.signature})
+        self.write(Bodies.of([body]))
         self.flush()
         self.grew = False
         return made

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
+from itertools import chain
 from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
@@ -14,23 +13,26 @@ import numpy as np
 
 from fedpredict.errors import AuditUnavailableError, TokenRefusedError
 from fedpredict.model.arrays import Statuses
-from fedpredict.model.kernel.hmacs import N_BYTES, hmac_halves
+from fedpredict.model.kernel.lines import ID_BYTES, Bodies, CallTexts, LineKernel
 from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.security.audit_file import text_of
 
 TEXT = 256
 """Characters that a line has of any one text."""
-_HEX = 2 * N_BYTES
 _STATUSES = tuple(SampleStatus(number).name for number in range(len(SampleStatus)))
 _KEPT_STATUSES = 64
-"""Statuses of so many samples at most are looked up by their bytes."""
-_WEIGHT = 1_000
-"""About what a call takes in memory without its ids."""
+"""Statuses of so many samples at most are looked up by their bytes; more are counted later, by the writing thread."""
+_KNOWN = 1_024
+"""Texts that are kept."""
+_WEIGHT = 600
+"""About what a call takes in memory beside its text and ids."""
 
-Heard: TypeAlias = "tuple[datetime, AuditedCall, int]"
-"""When a call was answered, the call, and its weight."""
+Later: TypeAlias = "tuple[Sequence[bytes] | None, str, Statuses | None]"
+"""What is still to be hashed or counted: ids, or their digest in hex; and statuses."""
+Heard: TypeAlias = "tuple[int, str, str, bytes | Sequence[bytes], int, Later | None, int]"
+"""When a call was answered, in microseconds since 1970; its fields; its request id; the one id that its line names, or
+several; how many, -1 for no such field; the rest, if there is any; and about how many bytes it takes."""
 
 
 # not frozen: one is made for every answer, and a frozen dataclass takes three times as long to make
@@ -74,7 +76,7 @@ class AuditedCall:
 
 
 class LineMaker:
-    """Makes the lines of one party's log; used by one thread."""
+    """Makes the lines of one party's log: begun by who answers calls, finished by the thread that writes."""
 
     def __init__(self, key: bytes, ids_per_line: int) -> None:
         """Prepare.
@@ -85,63 +87,86 @@ class LineMaker:
         """
         self._key = key
         self._ids_per_line = ids_per_line
-        self._halves = hmac_halves(key)
+        self._kernel = LineKernel(key)
+        self._known: dict[tuple[object, ...], str] = {}
 
-    def weight(self, call: AuditedCall) -> int:
-        """Return about how many bytes a call takes while it waits; ids that its line will not have do not wait."""
-        ids = call.sample_ids
-        if ids is None:
-            return _WEIGHT
-        if call.ids_sha256 and len(ids) > self._ids_per_line:
-            call.sample_ids = None
-            return _WEIGHT
-        return _WEIGHT + (len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids))) + 9 * call.rows
+    def heard(self, micros: int, call: AuditedCall) -> Heard:
+        """Return what waits of a call: what is quickly made while all of it is at hand.
 
-    def lines(self, heard: Sequence[Heard]) -> list[bytes]:
-        """Return a line for each call, without its number and hash."""
-        ids = self._hidden([call for _, call, _ in heard if self._has_each(call)])
-        return [self._line(at, call, ids).encode() for at, call, _ in heard]
+        Ids that the line will not have do not wait.
+        """
+        ids, digest, status, size = call.sample_ids, call.ids_sha256, call.status, _WEIGHT
+        late_status, late_ids = None, None
+        if status is None:
+            text = self._text(call, None)
+        elif len(status) <= _KEPT_STATUSES:
+            text = self._text(call, status.tobytes())
+        else:
+            text, late_status = self._text(call, None), status
+            size += len(status)
+        asked: bytes | Sequence[bytes] = b""
+        n_ids = -1
+        if ids is not None:
+            n_ids = len(ids)
+            if n_ids == 1 and self._ids_per_line:  # mostly
+                asked, digest = (ids.data if isinstance(ids, SampleIds) else ids[0]), ""
+                size += len(asked)
+            elif n_ids <= self._ids_per_line:
+                asked, digest = ids, ""
+                size += _bytes_of(ids)
+            elif digest:
+                n_ids = -1
+            else:
+                late_ids, n_ids = ids, -1
+                size += _bytes_of(ids)
+        is_late = digest or late_ids is not None or late_status is not None
+        later = (late_ids, digest, late_status) if is_late else None
+        return micros, text, call.request_id[:TEXT], asked, n_ids, later, size
 
-    def _has_each(self, call: AuditedCall) -> bool:
-        return call.sample_ids is not None and len(call.sample_ids) <= self._ids_per_line
+    def bodies(self, heard: Sequence[Heard]) -> Bodies:
+        """Return a line for each call, at least one, without its number and hash."""
+        # taken apart column by column: other threads wait meanwhile, and a loop in Python takes four times as long
+        micros, texts, requests, asked, n_ids, later, _ = zip(*heard, strict=True)
+        if any(later):
+            texts = tuple([text + self._told(more) if more else text for text, more in zip(texts, later, strict=True)])
+        if min(n_ids) < 1 or max(n_ids) > 1:
+            several = [(each,) if n == 1 else each for each, n in zip(asked, n_ids, strict=True) if n > 0]
+            asked = tuple(chain.from_iterable(several))
+        return self._kernel.bodies(
+            CallTexts(
+                micros=np.array(micros, dtype=np.int64),
+                texts=texts,
+                request_ids=list(map(encode_basestring_ascii, requests)),
+                n_ids=np.array(n_ids, dtype=np.int64),
+                sample_ids=SampleIds.of(asked),
+            )
+        )
 
-    def _hidden(self, some: Sequence[AuditedCall]) -> Callable[[int], str]:
-        """Hide the ids of several calls at once; return what takes the next few, as a line has them."""
-        asked: list[bytes] = []
-        for call in some:
-            ids = call.sample_ids or ()
-            # mostly there is one, and to walk them takes longest of it
-            asked += (ids.data,) if isinstance(ids, SampleIds) and len(ids) == 1 else ids
-        text, at = self._halves(SampleIds.of(asked)).hex(), 0
+    def _text(self, call: AuditedCall, status: bytes | None) -> str:
+        """Return a line's fields but for its time, request and ids; those of calls that are answered are looked up."""
+        if call.outcome != "ok":  # what a stranger sent must not stay
+            return _text(call, status)
+        key = (
+            *(call.what, call.caller, call.model_id, call.manifest_sha256, call.mode, call.rows, call.epoch, status),
+            *(call.population, call.purpose, call.token),
+        )
+        text = self._known.get(key)
+        if text is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            text = self._known[key] = _text(call, status)
+        return text
 
-        def take(n: int) -> str:
-            nonlocal at
-            first, at = at, at + n * _HEX
-            if n == 1:
-                return text[first:at]
-            return '","'.join([text[each : each + _HEX] for each in range(first, at, _HEX)])
+    def _told(self, later: Later) -> str:
+        ids, digest, status = later
+        counted = "" if status is None else _counted(status)
+        return counted + self._root(ids, digest)
 
-        return take
-
-    def _line(self, at: datetime, call: AuditedCall, ids: Callable[[int], str]) -> str:
-        # cut before they are looked up: what a stranger sent must not stay
-        version = (call.model_id[:TEXT], call.manifest_sha256[:TEXT])
-        said = (call.mode[:TEXT], call.population[:TEXT], call.purpose[:TEXT])
-        head = _head(call.what, call.caller[:TEXT], version, said)
-        request = f'"request":{encode_basestring_ascii(call.request_id[:TEXT])},' if call.request_id else ""
-        token = f'"token":{encode_basestring_ascii(call.token[:TEXT])},' if call.token else ""
-        counts = f'"rows":{call.rows},"epoch":{call.epoch},"outcome":{encode_basestring_ascii(call.outcome)}'
-        statuses = "" if call.status is None else f',"statuses":{_statuses(call.status)}'
-        return f'{{"kind":"call","t":"{text_of(at)}",{head}{token}{request}{counts}{statuses}{self._ids(call, ids)}}}'
-
-    def _ids(self, call: AuditedCall, ids: Callable[[int], str]) -> str:
-        asked = call.sample_ids
-        if asked is not None and len(asked) <= self._ids_per_line:
-            return f',"ids":["{ids(len(asked))}"]' if asked else ',"ids":[]'
-        if asked is None and not call.ids_sha256:
+    def _root(self, ids: Sequence[bytes] | None, digest: str) -> str:
+        if ids is None and not digest:
             return ""
-        digest = call.ids_sha256 or digest_of(SampleIds.of(asked or ()))
-        return f',"root":"{hmac.digest(self._key, bytes.fromhex(digest), "sha256").hex()}"'
+        hashed = bytes.fromhex(digest or digest_of(SampleIds.of(ids or ())))
+        return f',"root":"{hmac.digest(self._key, hashed, "sha256").hex()}"'
 
 
 def outcome_of(error: BaseException | None) -> str:
@@ -158,29 +183,23 @@ def is_unlisted(outcome: object) -> bool:
 
 def hashed_id(key: bytes, sample_id: bytes) -> str:
     """Return what the log has in place of a sample id: the first half of its HMAC-SHA-256, in hex."""
-    return hmac.digest(key, sample_id, "sha256")[:N_BYTES].hex()
+    return hmac.digest(key, sample_id, "sha256")[:ID_BYTES].hex()
 
 
-@lru_cache(maxsize=1024)
-def _head(what: str, caller: str, version: tuple[str, str], said: tuple[str, str, str]) -> str:
-    """Return what is the same for many calls, with a comma behind it; `version` is the model's id and manifest.
-
-    `said` is the mode, the population and the purpose.
-    """
-    named = {"what": what[:TEXT], "caller": caller, "model": version[0], "manifest": version[1]}
-    named |= dict(zip(("mode", "population", "purpose"), said, strict=True))
-    return "".join([f'"{name}":{encode_basestring_ascii(value)},' for name, value in named.items() if value])
+def _text(call: AuditedCall, status: bytes | None) -> str:
+    named = {"what": call.what, "caller": call.caller, "model": call.model_id, "manifest": call.manifest_sha256}
+    named |= {"mode": call.mode, "population": call.population, "purpose": call.purpose, "token": call.token}
+    said = "".join([f'"{name}":{encode_basestring_ascii(value[:TEXT])},' for name, value in named.items() if value])
+    statuses = "" if status is None else _counted(np.frombuffer(status, dtype=np.uint8))
+    counts = f'"rows":{call.rows},"epoch":{call.epoch},"outcome":{encode_basestring_ascii(call.outcome)}'
+    return f"{said}{counts}{statuses}"
 
 
-def _statuses(status: Statuses) -> str:
-    return _counted(status.tobytes()) if len(status) <= _KEPT_STATUSES else _count(status)
+def _bytes_of(ids: Sequence[bytes]) -> int:
+    return 8 * len(ids) + (len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids)))
 
 
-@lru_cache(maxsize=1024)
-def _counted(status: bytes) -> str:
-    return _count(np.frombuffer(status, dtype=np.uint8))
-
-
-def _count(status: Statuses) -> str:
+def _counted(status: Statuses) -> str:
     counts = np.bincount(status, minlength=len(_STATUSES)).tolist()
-    return "{" + ",".join([f'"{name}":{n}' for name, n in zip(_STATUSES, counts, strict=True) if n]) + "}"
+    named = ",".join([f'"{name}":{n}' for name, n in zip(_STATUSES, counts, strict=True) if n])
+    return f',"statuses":{{{named}}}'

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
+from fedpredict.model.kernel.lines import Bodies
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
@@ -29,12 +30,11 @@ MOST_WAITING = 100_000
 """Calls that wait to be written; beyond them calls are refused, where the log is required."""
 MOST_WAITING_BYTES = 64 << 20
 """The same for what they take in memory."""
-_LINES = 64
-"""So many are made and written at a time; a file is at most so much larger than it should be."""
-_PAUSE_S = 0.0002
-"""After so many lines the thread lets others run: the one that answers calls would wait for it five milliseconds."""
+_LINES = 512
+"""So many are made and written at a time: the one that answers calls waits for a part of it. A file is at most so much
+larger than it should be."""
 _HURRY = 2_048
-"""Where so many calls wait, it begins at once, and lets nobody run between."""
+"""Where so many calls wait, the thread begins at once."""
 _LARGE = 1 << 20
 """It begins at once for a call of so many bytes, too."""
 _MOST_CHAINS = 1_000
@@ -52,7 +52,7 @@ class AuditLog:
         worker: int,
         keys: AuditKeys,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -62,7 +62,7 @@ class AuditLog:
             party: This party's id.
             worker: Which process of the daemon this is.
             keys: The party's.
-            now: The clock.
+            clock_ns: Returns the time in nanoseconds since 1970.
         """
         self._settings = settings
         self._parent = folder
@@ -70,15 +70,18 @@ class AuditLog:
         self._worker = worker
         self._folder = folder / f"worker-{worker}"
         self._keys = keys
-        self._now = now
-        self._anchoring = Anchoring(settings, now)
-        self.peers = PeerCheckpoints(folder, keys, now, hands_out=settings.peers)
+        self.holds_answers = settings.fsync is Fsync.EACH
+        """Whether an answer waits until the disk has its line."""
+        self._clock_ns = clock_ns
+        self._anchoring = Anchoring(settings, self._now)
+        self.peers = PeerCheckpoints(folder, keys, self._now, hands_out=settings.peers)
         """What other parties are handed, and hand over."""
         self._maker = LineMaker(keys.ids, settings.ids_per_line)
         # calls as they came, for `write_s` at most; then lines but for their numbers: small, whatever the calls were
         # about, for as long as they cannot be written
         self._heard: deque[Heard] = deque()
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Bodies] = deque()
+        self._n_waiting = 0
         # two counters, because each has one thread that changes it
         self._added_bytes, self._written_bytes = 0, 0
         self._unlisted = Unlisted()
@@ -138,29 +141,24 @@ class AuditLog:
         Calls that passed `check` find room, however much waits. Of calls that were refused, while nothing can be
         written, only the number is kept.
         """
-        now = self._now()
         if self._problem or self._is_full():
             if call.outcome != "ok":
-                self._unlisted.add("refused", call.caller, now)
+                self._unlisted.add("refused", call.caller, self._now())
                 return
             if not self._settings.required and self._is_full():
                 logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
-                self._unlisted.add("lost", call.caller, now)
+                self._unlisted.add("lost", call.caller, self._now())
                 return
-        weight = self._maker.weight(call)
+        heard = self._maker.heard(self._clock_ns() // 1_000, call)
+        weight = heard[-1]
         self._added_bytes += weight
-        self._heard.append((now, call, weight))
+        self._heard.append(heard)
         if weight > _LARGE or len(self._heard) == _HURRY:
             self._wake.set()
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own; one with the numbers follows within `write_s`."""
         self._unlisted.add("refused", caller, self._now())
-
-    @property
-    def holds_answers(self) -> bool:
-        """Whether an answer waits until the disk has its line: `fsync = "each"`."""
-        return self._settings.fsync is Fsync.EACH
 
     def when_safe(self, then: Then) -> None:
         """Call `then` in this event loop, once the disk has every line so far, or with what keeps it from that."""
@@ -176,8 +174,10 @@ class AuditLog:
 
     def _is_full(self) -> bool:
         waiting_bytes = self._added_bytes - self._written_bytes
-        n_waiting = len(self._heard) + len(self._waiting)
-        return n_waiting >= MOST_WAITING or waiting_bytes >= MOST_WAITING_BYTES
+        return waiting_bytes >= MOST_WAITING_BYTES or len(self._heard) + self._n_waiting >= MOST_WAITING
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock_ns() // 1_000 / 1e6, UTC)
 
     def _run(self, file: ChainFile) -> None:
         try:
@@ -199,7 +199,7 @@ class AuditLog:
             except Exception as error:  # noqa: BLE001  whatever it is, calls are refused until it is over
                 self._failed(error)
                 self._answers.end(self._unsafe(self._problem), held)
-        n_lost = len(self._heard) + len(self._waiting)
+        n_lost = len(self._heard) + self._n_waiting
         if n_lost:
             logger.error("audit.lost", extra={"calls": n_lost})
         file.close()
@@ -232,8 +232,6 @@ class AuditLog:
             for _ in range(0, len(self._heard), _LINES):
                 self._make_lines()
                 self._write_waiting(file)
-                if not self._stopping.is_set() and len(self._heard) < _HURRY:
-                    time.sleep(_PAUSE_S)
         except OSError:
             while self._heard:
                 self._make_lines()
@@ -241,19 +239,20 @@ class AuditLog:
 
     def _make_lines(self) -> None:
         some = [self._heard[at] for at in range(min(len(self._heard), _LINES))]
-        lines = self._maker.lines(some)
-        self._waiting.extend(lines)
+        bodies = self._maker.bodies(some)
+        self._waiting.append(bodies)
+        self._n_waiting += len(bodies)
         for _ in some:
             self._heard.popleft()
-        self._written_bytes += sum(weight for _, _, weight in some) - sum(map(len, lines))
+        self._written_bytes += sum([each[-1] for each in some]) - len(bodies.data)
 
     def _write_waiting(self, file: ChainFile) -> None:
         while self._waiting:
-            some = [self._waiting[at] for at in range(min(len(self._waiting), _LINES))]
-            file.write(some)
-            for _ in some:
-                self._waiting.popleft()
-            self._written_bytes += sum(map(len, some))
+            bodies = self._waiting[0]
+            file.write(bodies)
+            self._waiting.popleft()
+            self._n_waiting -= len(bodies)
+            self._written_bytes += len(bodies.data)
             if self._may_rotate and file.size > self._settings.file_mb << 20:
                 self._may_rotate = self._rotated(file)
 
@@ -270,14 +269,16 @@ class AuditLog:
         if not counted:
             return
         try:
-            file.write([encoded({"kind": kind, "t": text_of(self._now()), **body}) for kind, body in counted.items()])
+            now = text_of(self._now())
+            lines = [encoded({"kind": kind, "t": now, **body}) for kind, body in counted.items()]
+            file.write(Bodies.of(lines))
         except OSError:
             self._unlisted.put_back(counted)
             raise
 
     def _checkpoint(self, file: ChainFile, *, ends: bool) -> None:
         if ends:
-            file.write([encoded({"kind": "end", "t": text_of(self._now())})])
+            file.write(Bodies.of([encoded({"kind": "end", "t": text_of(self._now())})]))
         if not file.grew:
             return
         self._prune(file)
@@ -295,7 +296,8 @@ class AuditLog:
         end = end_of_file(gone[-1]) if gone else None
         if end is None:
             return
-        file.write([encoded({"kind": "pruned", "t": text_of(self._now()), "upto": end[0], "sha256": end[1]})])
+        pruned = encoded({"kind": "pruned", "t": text_of(self._now()), "upto": end[0], "sha256": end[1]})
+        file.write(Bodies.of([pruned]))
         file.flush()
         for path in gone:
             path.unlink()

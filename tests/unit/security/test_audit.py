@@ -38,7 +38,7 @@ CHAIN = "lab/worker-0"
 
 def log(folder: Path, *, now: Callable[[], datetime] | None = None, **settings: Any) -> AuditLog:
     given = AuditSettings(**{"write_s": 0.01, "checkpoint_s": 0.02, **settings})
-    more = {} if now is None else {"now": now}
+    more = {} if now is None else {"clock_ns": lambda: int(now().timestamp()) * 10**9}
     return AuditLog(given, folder, "lab", 0, open_keys(folder), **more)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
+from fedpredict.model.kernel.lines import Bodies
 from fedpredict.security import audit_log
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import Checkpoint, calls, chain_files
@@ -52,12 +53,12 @@ def test_a_rotation_that_fails_goes_on_in_the_old_file_and_touches_no_other(
         monkeypatch.undo()
         # whoever opens a file now would get the number of a descriptor that was closed
         stranger = os.open(tmp_path / "stranger", os.O_RDWR | os.O_CREAT)
-        file.write([entry])
+        file.write(Bodies.of([entry]))
         assert os.fstat(stranger).st_size == 0
         os.close(stranger)
     assert len(chain_files(tmp_path / "worker-0")) == 1
     file.next(datetime.now(UTC))
-    file.write([entry])
+    file.write(Bodies.of([entry]))
     file.checkpoint(datetime.now(UTC))
     file.close()
     assert [each["kind"] for each in lines_of(tmp_path)] == [
@@ -115,8 +116,8 @@ def test_what_cannot_be_written_waits_without_its_ids(tmp_path: Path, monkeypatc
         for number in range(10):
             audit.add(call(number, 10_000))
         until(lambda: not audit._heard)
-        assert sum(map(len, audit._waiting)) < 10 * 1_000
-        assert audit._added_bytes - audit._written_bytes == sum(map(len, audit._waiting))
+        assert sum(len(each.data) for each in audit._waiting) < 10 * 1_000
+        assert audit._added_bytes - audit._written_bytes == sum(len(each.data) for each in audit._waiting)
         monkeypatch.undo()
     assert len(list(calls([tmp_path / "worker-0"]))) == 10
     assert audit._added_bytes == audit._written_bytes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.security.audit_line import AuditedCall, LineMaker
 
 KEY = bytes(range(32))
-AT = datetime(2026, 11, 27, 8, 0, 5, 70, UTC)
+AT = 1_795_766_405_000_070
 IDS_PER_LINE = 3
 
 texts = st.text(max_size=300)
@@ -63,9 +63,17 @@ def expected(call: AuditedCall) -> dict[str, Any]:
     return line
 
 
+def written(maker: LineMaker, some: list[AuditedCall]) -> list[bytes]:
+    if not some:
+        return []
+    bodies = maker.bodies([maker.heard(AT, call) for call in some])
+    starts = [0, *bodies.ends.tolist()]
+    return [bodies.data[start:end] for start, end in itertools.pairwise(starts)]
+
+
 @given(st.lists(calls(), max_size=5))
 def test_lines_are_what_an_encoder_makes_of_the_calls(some: list[AuditedCall]) -> None:
-    lines = LineMaker(KEY, IDS_PER_LINE).lines([(AT, call, 0) for call in some])
+    lines = written(LineMaker(KEY, IDS_PER_LINE), some)
     assert [json.loads(line) for line in lines] == [expected(call) for call in some]
     assert all(line.isascii() and b"\n" not in line for line in lines)
 
@@ -74,9 +82,7 @@ def test_ids_whose_digest_is_known_do_not_wait() -> None:
     maker, asked = LineMaker(KEY, IDS_PER_LINE), SampleIds.of([b"u1", b"u2", b"u3", b"u4"])
     large = AuditedCall("ScoreBucket", "party bank", sample_ids=asked, ids_sha256=digest_of(asked))
     small = AuditedCall("ScoreBucket", "party bank", sample_ids=asked[:2], ids_sha256=digest_of(asked[:2]))
-    for call in (large, small):
-        assert maker.weight(call) > 0
-    assert (large.sample_ids, small.sample_ids) == (None, [b"u1", b"u2"])
-    (of_large, of_small) = (json.loads(line) for line in maker.lines([(AT, large, 0), (AT, small, 0)]))
+    assert [maker.heard(AT, call)[3] for call in (large, small)] == [b"", [b"u1", b"u2"]]
+    (of_large, of_small) = (json.loads(line) for line in written(maker, [large, small]))
     assert of_large["root"] == hmac.new(KEY, bytes.fromhex(digest_of(asked)), "sha256").hexdigest()
     assert len(of_small["ids"]) == 2
