@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from typing_extensions import override
 
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import Done, GiveUp
+from fedpredict.model.arrays import Statuses
 from fedpredict.model.offline import OfflineTask, Upload
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.metrics import Edge
 from fedpredict.security.audit_calls import AuditedCalls
-from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
+from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of, weight_of
 from fedpredict.security.audit_waiting import Audit
 from fedpredict.security.identity import Identity
 
@@ -126,15 +127,33 @@ class _Audited(Predicts):
         return left
 
     def _add(self, task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
-        # by place, which is on the way of every answer and takes half of what names do
-        if isinstance(outcome, BaseException):
-            ids = None if is_unlisted(outcome) else task.sample_ids
-            of_version, status, error, told = "", None, outcome, outcome_of(outcome)
-        else:
-            ids, of_version, status, error, told = task.sample_ids, outcome.manifest_sha256, outcome.status, None, "ok"
+        # this is on the way of every answer: what can be done behind it is
+        if not isinstance(outcome, BaseException):
+            kept = (task, caller, outcome.manifest_sha256, outcome.status)
+            self._log.add_later(self._calls_of, kept, weight_of(task.sample_ids))
+            return
+        ids = None if is_unlisted(outcome) else task.sample_ids
+        self._calls.write(self._call(task, "", None, outcome_of(outcome), ids), caller, outcome)
+
+    def _calls_of(self, kept: tuple[PredictTask, Identity, str, Statuses]) -> tuple[AuditedCall]:
+        task, caller, manifest_sha256, status = kept
+        call = self._call(task, manifest_sha256, status, "ok", task.sample_ids)
+        self._calls.name(call, caller)
+        return (call,)
+
+    def _call(
+        self,
+        task: PredictTask,
+        manifest_sha256: str,
+        status: Statuses | None,
+        outcome: str,
+        ids: Sequence[bytes] | None,
+    ) -> AuditedCall:
+        # by place, which takes half of what names do
         mode, rows = task.mode.value, len(task.sample_ids)
-        call = AuditedCall(self._what, "", task.request_id, task.model_id, of_version, mode, rows, 0, told, ids, status)
-        self._calls.write(call, caller, error)
+        return AuditedCall(
+            self._what, "", task.request_id, task.model_id, manifest_sha256, mode, rows, 0, outcome, ids, status
+        )
 
 
 class _Held:

@@ -66,8 +66,7 @@ class AuditedCalls:
         """
         if self._log is None:
             return
-        purpose = self._purpose_of(caller)
-        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
+        purpose = self.name(call, caller)
         if error is not None:
             if purpose is None:
                 call.sample_ids, call.ids_sha256 = None, ""
@@ -78,6 +77,12 @@ class AuditedCalls:
                 self._log.count_refused(call.caller)
                 return
         self._log.add(call)
+
+    def name(self, call: AuditedCall, caller: Identity) -> str | None:
+        """Fill in who asked, with what and what for; return the latter, None for a caller without a rule."""
+        purpose = self._purpose_of(caller)
+        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
+        return purpose
 
     def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
         """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted."""

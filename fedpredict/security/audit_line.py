@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from json.encoder import encode_basestring_ascii
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,18 +20,18 @@ from fedpredict.model.share import SampleStatus
 TEXT = 256
 """Characters that a line has of any one text."""
 _STATUSES = tuple(SampleStatus(number).name for number in range(len(SampleStatus)))
-_KEPT_STATUSES = 64
-"""Statuses of so many samples at most are looked up by their bytes; more are counted later, by the writing thread."""
 _KNOWN = 1_024
 """Texts that are kept."""
-_WEIGHT = 600
-"""About what a call takes in memory beside its text and ids."""
+_KEPT_STATUSES = 64
+"""Those of calls about so many samples at most."""
+_WEIGHT = 1_000
+"""About what a call takes in memory without its ids."""
 
-Later: TypeAlias = "tuple[Sequence[bytes] | None, str, Statuses | None]"
-"""What is still to be hashed or counted: ids, or their digest in hex; and statuses."""
-Heard: TypeAlias = "tuple[int, str, str, bytes | Sequence[bytes], int, Later | None, int]"
-"""When a call was answered, in microseconds since 1970; its fields; its request id; the one id that its line names, or
-several; how many, -1 for no such field; the rest, if there is any; and about how many bytes it takes."""
+CallsOf: TypeAlias = "Callable[[Any], Sequence[AuditedCall]]"
+"""Puts calls together of what was kept of them; called by the thread that writes."""
+Heard: TypeAlias = "tuple[int, CallsOf | None, Any, int]"
+"""When calls were answered, in microseconds since 1970; a call, or what one or several are put together of and by what;
+and about how many bytes that takes."""
 
 
 # not frozen: one is made for every answer, and a frozen dataclass takes three times as long to make
@@ -76,7 +75,7 @@ class AuditedCall:
 
 
 class LineMaker:
-    """Makes the lines of one party's log: begun by who answers calls, finished by the thread that writes."""
+    """Makes the lines of one party's log; `bodies` is used by one thread."""
 
     def __init__(self, key: bytes, ids_per_line: int) -> None:
         """Prepare.
@@ -90,48 +89,32 @@ class LineMaker:
         self._kernel = LineKernel(key)
         self._known: dict[tuple[object, ...], str] = {}
 
-    def heard(self, micros: int, call: AuditedCall) -> Heard:
-        """Return what waits of a call: what is quickly made while all of it is at hand.
-
-        Ids that the line will not have do not wait.
-        """
-        ids, digest, status, size = call.sample_ids, call.ids_sha256, call.status, _WEIGHT
-        late_status, late_ids = None, None
-        if status is None:
-            text = self._text(call, None)
-        elif len(status) <= _KEPT_STATUSES:
-            text = self._text(call, status.tobytes())
-        else:
-            text, late_status = self._text(call, None), status
-            size += len(status)
-        asked: bytes | Sequence[bytes] = b""
-        n_ids = -1
-        if ids is not None:
-            n_ids = len(ids)
-            if n_ids == 1 and self._ids_per_line:  # mostly
-                asked, digest = (ids.data if isinstance(ids, SampleIds) else ids[0]), ""
-                size += len(asked)
-            elif n_ids <= self._ids_per_line:
-                asked, digest = ids, ""
-                size += _bytes_of(ids)
-            elif digest:
-                n_ids = -1
-            else:
-                late_ids, n_ids = ids, -1
-                size += _bytes_of(ids)
-        is_late = digest or late_ids is not None or late_status is not None
-        later = (late_ids, digest, late_status) if is_late else None
-        return micros, text, call.request_id[:TEXT], asked, n_ids, later, size
+    def weight(self, call: AuditedCall) -> int:
+        """Return about how many bytes a call takes while it waits; ids that its line will not have do not wait."""
+        ids = call.sample_ids
+        if ids is None:
+            return _WEIGHT
+        if call.ids_sha256 and len(ids) > self._ids_per_line:
+            call.sample_ids = None
+            return _WEIGHT
+        return weight_of(ids) + call.rows
 
     def bodies(self, heard: Sequence[Heard]) -> Bodies:
-        """Return a line for each call, at least one, without its number and hash."""
-        # taken apart column by column: other threads wait meanwhile, and a loop in Python takes four times as long
-        micros, texts, requests, asked, n_ids, later, _ = zip(*heard, strict=True)
-        if any(later):
-            texts = tuple([text + self._told(more) if more else text for text, more in zip(texts, later, strict=True)])
-        if min(n_ids) < 1 or max(n_ids) > 1:
-            several = [(each,) if n == 1 else each for each, n in zip(asked, n_ids, strict=True) if n > 0]
-            asked = tuple(chain.from_iterable(several))
+        """Return a line for each call, without its number and hash."""
+        micros, texts, requests, n_ids, asked = list[int](), list[str](), list[str](), list[int](), list[bytes]()
+        for at, calls_of, kept, _ in heard:
+            for call in (kept,) if calls_of is None else calls_of(kept):
+                ids, text = call.sample_ids, self._text(call)
+                if ids is None or len(ids) > self._ids_per_line:
+                    text += self._root(call)
+                    n_ids.append(-1)
+                else:
+                    n_ids.append(len(ids))
+                    # mostly there is one, and to walk them takes longest of it
+                    asked += (ids.data,) if len(ids) == 1 and isinstance(ids, SampleIds) else ids
+                micros.append(at)
+                texts.append(text)
+                requests.append(call.request_id[:TEXT])
         return self._kernel.bodies(
             CallTexts(
                 micros=np.array(micros, dtype=np.int64),
@@ -142,31 +125,32 @@ class LineMaker:
             )
         )
 
-    def _text(self, call: AuditedCall, status: bytes | None) -> str:
+    def _text(self, call: AuditedCall) -> str:
         """Return a line's fields but for its time, request and ids; those of calls that are answered are looked up."""
-        if call.outcome != "ok":  # what a stranger sent must not stay
-            return _text(call, status)
+        status = call.status
+        if call.outcome != "ok" or (status is not None and len(status) > _KEPT_STATUSES):
+            return _text(call)  # not kept: it may be a stranger's, or large
         key = (
-            *(call.what, call.caller, call.model_id, call.manifest_sha256, call.mode, call.rows, call.epoch, status),
-            *(call.population, call.purpose, call.token),
+            *(call.what, call.caller, call.model_id, call.manifest_sha256, call.mode, call.rows, call.epoch),
+            *(call.population, call.purpose, call.token, None if status is None else status.tobytes()),
         )
         text = self._known.get(key)
         if text is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            text = self._known[key] = _text(call, status)
+            text = self._known[key] = _text(call)
         return text
 
-    def _told(self, later: Later) -> str:
-        ids, digest, status = later
-        counted = "" if status is None else _counted(status)
-        return counted + self._root(ids, digest)
-
-    def _root(self, ids: Sequence[bytes] | None, digest: str) -> str:
-        if ids is None and not digest:
+    def _root(self, call: AuditedCall) -> str:
+        if call.sample_ids is None and not call.ids_sha256:
             return ""
-        hashed = bytes.fromhex(digest or digest_of(SampleIds.of(ids or ())))
-        return f',"root":"{hmac.digest(self._key, hashed, "sha256").hex()}"'
+        digest = call.ids_sha256 or digest_of(SampleIds.of(call.sample_ids or ()))
+        return f',"root":"{hmac.digest(self._key, bytes.fromhex(digest), "sha256").hex()}"'
+
+
+def weight_of(ids: Sequence[bytes]) -> int:
+    """Return about how many bytes a call about some samples takes."""
+    return _WEIGHT + 8 * len(ids) + (len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids)))
 
 
 def outcome_of(error: BaseException | None) -> str:
@@ -186,17 +170,12 @@ def hashed_id(key: bytes, sample_id: bytes) -> str:
     return hmac.digest(key, sample_id, "sha256")[:ID_BYTES].hex()
 
 
-def _text(call: AuditedCall, status: bytes | None) -> str:
+def _text(call: AuditedCall) -> str:
     named = {"what": call.what, "caller": call.caller, "model": call.model_id, "manifest": call.manifest_sha256}
     named |= {"mode": call.mode, "population": call.population, "purpose": call.purpose, "token": call.token}
     said = "".join([f'"{name}":{encode_basestring_ascii(value[:TEXT])},' for name, value in named.items() if value])
-    statuses = "" if status is None else _counted(np.frombuffer(status, dtype=np.uint8))
     counts = f'"rows":{call.rows},"epoch":{call.epoch},"outcome":{encode_basestring_ascii(call.outcome)}'
-    return f"{said}{counts}{statuses}"
-
-
-def _bytes_of(ids: Sequence[bytes]) -> int:
-    return 8 * len(ids) + (len(ids.data) if isinstance(ids, SampleIds) else sum(map(len, ids)))
+    return said + counts if call.status is None else f"{said}{counts}{_counted(call.status)}"
 
 
 def _counted(status: Statuses) -> str:

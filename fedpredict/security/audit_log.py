@@ -19,7 +19,7 @@ from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
-from fedpredict.security.audit_line import AuditedCall, Heard, LineMaker
+from fedpredict.security.audit_line import AuditedCall, CallsOf, Heard, LineMaker
 from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_settings import AuditSettings, Fsync
 from fedpredict.security.audit_waiting import Then, Unlisted, WaitingAnswers
@@ -149,10 +149,25 @@ class AuditLog:
                 logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
                 self._unlisted.add("lost", call.caller, self._now())
                 return
-        heard = self._maker.heard(self._clock_ns() // 1_000, call)
-        weight = heard[-1]
+        self._hear(None, call, self._maker.weight(call))
+
+    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
+        """Have calls written down that were answered, as `add` does.
+
+        Args:
+            calls_of: Puts them together; called by the thread that writes, within `write_s` seconds or so.
+            kept: Of what; nothing of it may be changed from here on.
+            weight: About how many bytes that takes.
+        """
+        if self._problem or self._is_full():
+            for call in calls_of(kept):
+                self.add(call)
+        else:
+            self._hear(calls_of, kept, weight)
+
+    def _hear(self, calls_of: CallsOf | None, kept: object, weight: int) -> None:
         self._added_bytes += weight
-        self._heard.append(heard)
+        self._heard.append((self._clock_ns() // 1_000, calls_of, kept, weight))
         if weight > _LARGE or len(self._heard) == _HURRY:
             self._wake.set()
 

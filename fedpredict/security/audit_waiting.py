@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from fedpredict.security.audit_file import text_of
-from fedpredict.security.audit_line import TEXT, AuditedCall
+from fedpredict.security.audit_line import TEXT, AuditedCall, CallsOf
 from fedpredict.security.audit_peers import PeerCheckpoints
 
 _COUNTED_CALLERS = 100
@@ -56,6 +56,11 @@ class Audit(Protocol):
 
     def add(self, call: AuditedCall) -> None:
         """Have a call written down."""
+
+    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
+        """Have calls written down that were answered, put together later by `calls_of`, of what is `kept`."""
+        for call in calls_of(kept):
+            self.add(call)
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own."""

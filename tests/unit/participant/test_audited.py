@@ -21,7 +21,7 @@ from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
-from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_line import AuditedCall, CallsOf
 from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_waiting import Then
 from fedpredict.security.identity import Identity, IdentityKind
@@ -60,6 +60,9 @@ class Kept:
 
     def add(self, call: AuditedCall) -> None:
         self.calls.append(call)
+
+    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
+        self.calls += calls_of(kept)
 
 
 class Part:
