@@ -59,8 +59,6 @@ class Audit(Protocol):
 
     def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
         """Have calls written down that were answered, put together later by `calls_of`, of what is `kept`."""
-        for call in calls_of(kept):
-            self.add(call)
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own."""

@@ -1,4 +1,4 @@
-"""What the audit log costs: processor time of every party for a question, with the log and without, in turn."""
+"""What the audit log costs: processor time of every party for a question, and throughput, with the log and without."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ def audit_cost(bench: Bench) -> Iterator[Line]:
             found[audited].append(_measure(bench, federation, asked))
     federation.stop()
     federation.audited = True
-    for party in found[True][0]:
-        pairs = [(with_log[party], without[party]) for with_log, without in zip(found[True], found[False], strict=True)]
+    for what in found[True][0]:
+        pairs = [(with_log[what], without[what]) for with_log, without in zip(found[True], found[False], strict=True)]
         more = {
-            "party": party,
-            "us_with": median(one for one, _ in pairs),
-            "us_without": median(other for _, other in pairs),
+            "of": what,
+            "with": median(one for one, _ in pairs),
+            "without": median(other for _, other in pairs),
             "ratio": median(one / other for one, other in pairs),
         }
         yield Line("audit", AT_ONCE, 1, bench.tls, non_ok=0, more=more)
 
 
 def _measure(bench: Bench, federation: Federation, asked: list[list[str]]) -> dict[str, float]:
-    """Return the microseconds of processor time that each party takes for a question."""
+    """Return the questions a second, and the microseconds of processor time that each party takes for one."""
     grpc_load.closed(lambda: grpc_load.stream(federation, asked), slots=AT_ONCE, seconds=0.5, warm_up_s=0.0)
     before = {name: _cpu_s(process.pid) for name, process in federation.processes.items()}
     measured, _ = grpc_load.closed(
         lambda: grpc_load.stream(federation, asked), slots=AT_ONCE, seconds=bench.seconds, warm_up_s=0.0
     )
     n_questions = measured.per_s * bench.seconds
-    return {
-        name: 1e6 * (_cpu_s(process.pid) - before[name]) / n_questions for name, process in federation.processes.items()
+    us = {
+        f"{name}, us": 1e6 * (_cpu_s(each.pid) - before[name]) / n_questions
+        for name, each in federation.processes.items()
     }
+    return {"per_s": measured.per_s, **us}
 
 
 def _cpu_s(pid: int) -> float:

@@ -30,7 +30,7 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy, SenderPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.scoring.realtime_settings import EventSettings
-from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_line import AuditedCall, CallsOf
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.policy import Changes, Clocks
 from fedpredict.security.rates import Rates
@@ -79,6 +79,9 @@ class Kept:
 
     def add(self, call: AuditedCall) -> None:
         self.calls.append(call)
+
+    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
+        self.calls += calls_of(kept)
 
 
 class Taken:
