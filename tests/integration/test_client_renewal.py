@@ -18,12 +18,13 @@ from typing_extensions import override
 
 from fedpredict.client import AsyncClient, Client, Predictions, credentials, lines
 from fedpredict.errors import CertificateRefusedError
+from fedpredict.initiator import callers
 from fedpredict.initiator.server import InitiatorServer
-from fedpredict.security import followed
+from fedpredict.security import followed, live
+from fedpredict.security.callers import caller_identity, shown_in
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
-from fedpredict.security.tls import TlsFiles
-from fedpredict.security.verdicts import Presented
+from fedpredict.security.tls import Context, TlsFiles
 from fedpredict.wire import handlers
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.status import abort
@@ -62,19 +63,15 @@ class Bank:
     serials: list[str] = field(default_factory=list)
 
     def note(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Note each client's serial number, call by call."""
-        tls = self.server.tls
-        assert tls is not None
-        check = tls.check
+        """Note each client's serial number, with every call and stream that is let in."""
 
-        def noting(presented: Presented) -> Identity:
-            identity = check(presented)
+        def noting(context: Context, live_tls: LiveTls | None) -> Identity:
+            identity = caller_identity(context, live_tls)
             if identity.kind is IdentityKind.CLIENT:
-                assert isinstance(presented, bytes)
-                self.serials.append(f"{x509.load_pem_x509_certificate(presented).serial_number:X}")
+                self.serials.append(f"{x509.load_pem_x509_certificate(shown_in(context)).serial_number:X}")
             return identity
 
-        monkeypatch.setattr(tls, "check", noting)
+        monkeypatch.setattr(callers, "caller_identity", noting)
 
 
 @pytest.fixture
@@ -262,6 +259,26 @@ async def test_a_client_whose_certificate_ended_is_well_again_with_a_new_one(
     assert bank.serials[-1] == after
 
 
+@both
+async def test_calls_on_a_stream_whose_certificate_ends_are_made_again_with_the_new_one(
+    kind: Kind, bank: Bank, certificates: Changing, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "LOOK_S", NEVER)
+    monkeypatch.setattr(live, "LOOK_S", 0.05)
+    monkeypatch.setattr(live, "_SWEEP", timedelta())
+    certificates.renew(DESK, days=10)
+    async with Opened(kind, bank.server.address, files) as client:
+        bank.lab.held = asyncio.Event()
+        asking = [asyncio.create_task(client.ask(ids)) for ids in (["u1"], MANY)]
+        await is_so(lambda: len(bank.serials) == 2)
+        after = certificates.renew(DESK)
+        ahead(monkeypatch, bank, days=11)
+        await is_so(lambda: after in bank.serials)
+        bank.lab.held.set()
+        assert [each.n_scored for each in await asyncio.gather(*asking)] == [1, len(MANY)]
+    assert bank.serials[2:] == [after]  # what is under way alone was let in with the old one, and is answered
+
+
 def put(made: TlsFiles, there: TlsFiles) -> None:
     """Put a set of files in the place of another."""
     for name in ("ca", "certificate", "key"):
@@ -331,7 +348,7 @@ async def test_the_files_are_not_looked_at_by_every_call(
     async with Opened(AsyncClient, bank.server.address, files) as client:
         await client.ask(["u1"])
         after_one = looks
-        for _ in range(20):
+        for _ in range(3):
             await client.ask(["u1"])
     assert (after_one, looks) == (3, 3)  # when it was made, when it was first used, and the first look of the calls
 
