@@ -35,7 +35,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import score_day
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.shares import SHARES, TASKS, ShareTask, write_bucket, write_task
+from fedpredict.tables.shares import SHARES, TASK_BUCKETS, TASKS, ShareTask, write_bucket, write_task
 from fedpredict.tables.views import latest_snapshot, remove_snapshot
 from fedpredict.warehouse.base import Partition
 from fedpredict.warehouse.local import LocalWarehouse
@@ -165,6 +165,27 @@ async def test_the_rows_of_neighbours_are_read_once(warehouse: LocalWarehouse, m
     queries = [party.query(groups[bucket], bucket, 16, Mode.OFFLINE) for bucket in places]
     await asyncio.gather(*(party.ask(party.by_warehouse, each) for each in queries))
     assert [each["bucket"] for each in reads] == [0]
+
+
+async def test_the_records_of_all_buckets_are_read_once_however_often_a_day_is_looked_for(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party = filled(warehouse)  # which looks at every question
+    reads, whole = list[str](), warehouse.read
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        reads.append(table)
+        return whole(table, columns, where)
+
+    monkeypatch.setattr(warehouse, "read", read)
+    for bucket, sample_ids in enumerate(in_buckets([f"person-{row}".encode() for row in range(100)], 4)):
+        await party.ask(party.by_warehouse, party.query(sample_ids, bucket, 4, Mode.OFFLINE))
+    assert (reads.count(SHARES.name), reads.count(TASK_BUCKETS.name)) == (4, 1)
+
+    score_day(warehouse, party.version, DAY, n_buckets=4, again=True)
+    reads.clear()
+    await party.ask(party.by_warehouse, party.query([b"person-1"], 0, 1, Mode.OFFLINE))
+    assert (reads.count(SHARES.name), reads.count(TASK_BUCKETS.name)) == (4, 1)
 
 
 async def test_what_is_scored_again_meanwhile_is_never_mixed(
