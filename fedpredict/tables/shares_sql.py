@@ -128,12 +128,7 @@ def counts(
     params: dict[str, Value] = dict(task)
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
-        bin_of: exp.Expr = sql.number(0)
-        if bins:
-            first, width = f"fp_first_{output}", f"fp_width_{output}"
-            params |= dict(zip((first, width), bins[output], strict=True))
-            bin_of = _bin_of(sql.item("scores", output), first, width)
-        check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
+        bin_of, check = _bin_and_check(output, bins, engine, checked, params)
         columns = [
             *sql.columns_of("bucket", "status"),
             sql.named(bin_of, "fp_bin"),
@@ -152,6 +147,30 @@ def counts(
     return sql.together(*queries), params
 
 
+def passing_counts(
+    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]]
+) -> tuple[list[exp.Select], dict[str, Value]]:
+    """Return queries without a FROM that count the rows of `bucket_shares` as `counts` counts what is stored.
+
+    One for each output with bins, at least one, and the values to bind. The checksum is without ids.
+    """
+    params: dict[str, Value] = {}
+    queries: list[exp.Select] = []
+    for output in range(max(1, len(bins))):
+        bin_of, check = _bin_and_check(output, bins, engine, CHECKED_WITHOUT_IDS, params)
+        told = [
+            sql.named(sql.number(output), "fp_output"),
+            sql.named(sql.number(bucket), "bucket"),
+            sql.column("status"),
+            sql.named(bin_of, "fp_bin"),
+            sql.named(exp.Count(this=exp.Star()), "n"),
+            sql.named(exp.cast(exp.Sum(this=check), "bigint"), "fp_check"),
+        ]
+        keys = [sql.column("status"), *([bin_of.copy()] if bins else [])]
+        queries.append(exp.Select(expressions=told).group_by(*keys, copy=False))
+    return queries, params
+
+
 def given(rows: Sequence[Mapping[str, Value]]) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
     """Return the query that gives rows with the same columns, at least one, and the values to bind."""
     params = {f"{name}_{at}": value for at, row in enumerate(rows) for name, value in row.items()}
@@ -168,6 +187,18 @@ def _moments(shares: exp.Select, n_outputs: int) -> exp.Select:
         columns.append(sql.named(exp.Avg(this=sql.item("scores", output)), f"mean_{output}"))
         columns.append(sql.named(exp.StddevPop(this=sql.item("scores", output)), f"deviation_{output}"))
     return sql.select_from(columns, shares)
+
+
+def _bin_and_check(
+    output: int, bins: Sequence[tuple[float, float]], engine: str, checked: Sequence[str], params: dict[str, Value]
+) -> tuple[exp.Expr, exp.Expr]:
+    """Return the bin of a row's score, and its number for the checksum where that is summed up; add to what to bind."""
+    bin_of: exp.Expr = sql.number(0)
+    if bins:
+        first, width = f"fp_first_{output}", f"fp_width_{output}"
+        params |= dict(zip((first, width), bins[output], strict=True))
+        bin_of = _bin_of(sql.item("scores", output), first, width)
+    return bin_of, _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
 
 
 def _bin_of(score: exp.Expr, first: str, width: str) -> exp.Expr:
