@@ -182,12 +182,12 @@ def test_a_day_takes_one_count_and_one_statement_of_records_for_each_series(
 def test_rows_that_are_counted_while_they_are_written_are_counted_as_what_is_stored(
     tmp_path: Path, ages: Sequence[float | None]
 ) -> None:
+    servers = [Server(tmp_path / str(gathers), gathers=gathers) for gathers in (False, True)]
     states = []
-    for gathers in (False, True):
-        server = Server(tmp_path / str(gathers), gathers=gathers)
+    for server in servers:
         version = load(server, [f"u{row}" for row in range(30)], ages)
         states.append(score_day(server, version, DAY, n_buckets=64))
-        assert server.count("run") == (1 if gathers else 2)  # the sample, and a count where there must be one
+        assert server.count("run") == (1 if server.gathers else 2)  # the sample, and a count where there must be one
 
     counted, gathered = ({bucket: told(each) for bucket, each in state.buckets.items()} for state in states)
     assert gathered == counted
@@ -195,7 +195,7 @@ def test_rows_that_are_counted_while_they_are_written_are_counted_as_what_is_sto
     assert [states[1].buckets[bucket].n_ids for bucket in range(64)] == of_buckets.tolist()
     n_scored = sum(age is not None for age in ages)
     assert sum(map(sum, (each.histograms[0] for each in states[1].buckets.values() if each.histograms))) == n_scored
-    assert damaged_buckets(server, states[1]) == []
+    assert damaged_buckets(servers[1], states[1]) == []
 
 
 def told(record: BucketRecord) -> tuple[object, ...]:
