@@ -33,8 +33,8 @@ from fedpredict.participant.service import ParticipantService
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import listening_context
-from fedpredict.security.tls import TlsFiles, server_credentials
+from fedpredict.security.live import LiveTls
+from fedpredict.security.tls import TlsFiles
 from fedpredict.wire.channel import Compression, server_options
 from fedpredict.wire.link import Instance
 
@@ -104,11 +104,11 @@ async def linked(
     links, relay, link_relay = LinkServer(answers), Relay(), Relay()
     relays = [await relay.start(), await link_relay.start()]
     if carrier == "socket":
-        address = await links.listen("127.0.0.1:0", listening_context(tls["lab"]))
+        address = await links.listen("127.0.0.1:0", LiveTls(tls["lab"]).listening_context())
         link_relay.target, answers.link_port = int(address.rpartition(":")[2]), link_relay.port
     server = grpc.aio.server(options=server_options())
     server.add_generic_rpc_handlers((ParticipantService(answers, links, insecure=False).handlers(),))
-    relay.target = server.add_secure_port("127.0.0.1:0", server_credentials(tls["lab"]))
+    relay.target = server.add_secure_port("127.0.0.1:0", LiveTls(tls["lab"], serves=True).server_credentials())
     await server.start()
     remote = Dialler("bank", tls["bank"]).dial("lab", f"127.0.0.1:{relay.port}", compression)
     try:

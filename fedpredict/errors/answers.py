@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from fedpredict.errors.base import FedPredictError
+from fedpredict.errors.base import FedPredictError, retry_after
 
 
 class ModelNotFoundError(FedPredictError):
@@ -93,7 +93,7 @@ class PartyLimitedError(PartyError):
 
     def __init__(self, message: str, *, party: str, retry_after_ms: int) -> None:
         super().__init__(message, party=party)
-        self.retry_after_ms = max(0, int(retry_after_ms))
+        self.retry_after_ms = retry_after(retry_after_ms)
 
 
 class PartyClosedError(PartyError):

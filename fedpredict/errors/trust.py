@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpredict.errors.base import FedPredictError
+from fedpredict.errors.base import FedPredictError, retry_after
 
 
 class SecurityError(FedPredictError):
@@ -93,7 +93,7 @@ class RetryLaterError(FedPredictError):
 
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
         super().__init__(message)
-        self.retry_after_ms = max(0, int(retry_after_ms))
+        self.retry_after_ms = retry_after(retry_after_ms)
 
 
 class OverloadedError(RetryLaterError):

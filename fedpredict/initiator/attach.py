@@ -16,7 +16,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
 from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context, compress_like_caller
-from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, LinkEnd
+from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, LinkEnd, check_links
 from fedpredict.wire.link_caller import LinkCaller
 from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -98,6 +98,7 @@ class Attachments:
             error = UnauthenticatedError(f'{identity} attaches, but is not under [parties] with connect = "in"')
             self._audit.stranger("Attach", error, str(identity))
             raise error
+        check_links(sum(link.party == remote.party for link in self._links), identity)
 
         def changed(link: LinkCaller) -> None:
             if link.closed_because:

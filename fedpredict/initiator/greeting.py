@@ -50,6 +50,9 @@ _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _BROKEN = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
 MAX_WORKERS = 256
 _INSTANT = len("2026-11-28T00:00:00Z")
+_MAX_PORT = 65_535
+_MOST_TOLD = 500
+"""Characters of a peer's text that are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +252,7 @@ class Acquaintance:
             text: The text beside it.
             error: The error of our tree that it stands for.
         """
-        told = f"party {self.party}: {code.name}: {text[:500]}"
+        told = f"party {self.party}: {code.name}: {_plain(text)}"
         if code in _AWAY:
             return PartyUnavailableError(told, party=self.party)
         known = self._known(error, told)
@@ -268,11 +271,11 @@ class Acquaintance:
         if isinstance(error, ManifestMismatchError | ModelNotFoundError):
             return type(error)(told)
         if isinstance(error, PopulationRefusedError):
-            return PopulationRefusedError(told, population=error.population, problem=error.problem)
+            return PopulationRefusedError(told, population=_plain(error.population), problem=_plain(error.problem))
         if isinstance(error, RateLimitedError):
             return PartyLimitedError(told, party=self.party, retry_after_ms=error.retry_after_ms)
         if isinstance(error, DistinctIdsUsedUpError):
-            return DistinctIdsUsedUpError(told, until=error.until[:_INSTANT])
+            return DistinctIdsUsedUpError(told, until=_plain(error.until)[:_INSTANT])
         return PartyClosedError(told, party=self.party) if isinstance(error, OutOfHoursError) else None
 
     def refused(self, error: object) -> PartyError:
@@ -293,3 +296,10 @@ def _check_who(reply: participant_pb2.HelloReply, party: str) -> None:
         raise ProtocolError(f"party {reply.party[:63]!r} answers")
     if not reply.worker < max(1, reply.workers) <= MAX_WORKERS:
         raise ProtocolError(f"worker {reply.worker} of {reply.workers} answers")
+    if reply.link_port > _MAX_PORT:
+        raise ProtocolError(f"links at port {reply.link_port}, which is none")
+
+
+def _plain(text: str) -> str:
+    """Return a peer's text for logs and terminals: not endless, and without what moves a cursor."""
+    return "".join(each if each.isprintable() else "?" for each in text[:_MOST_TOLD])

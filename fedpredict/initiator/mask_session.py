@@ -14,6 +14,8 @@ from fedpredict.wire.v1 import link_pb2, masking_pb2
 
 OPEN_S = 5.0
 """Longest wait for one step of opening a session."""
+SHORTEST_S = 60
+"""A session that lasts less is not opened: whoever said so would have all others agree on keys with every question."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +98,11 @@ async def _keys(place: Place, terms: Terms, keys: Sequence[masking_pb2.MaskKey])
         session_id=terms.session_id,
         keys=keys,
     )
-    return (await _ask(place, link_pb2.Frame(mask_keys=request))).mask_keys_taken.lifetime_s
+    lifetime_s = (await _ask(place, link_pb2.Frame(mask_keys=request))).mask_keys_taken.lifetime_s
+    if lifetime_s < SHORTEST_S:
+        party = place.who.party
+        raise PartyRefusedError(f"party {party} keeps a session of masked sums for {lifetime_s} s alone", party=party)
+    return lifetime_s
 
 
 async def _ask(place: Place, frame: link_pb2.Frame) -> link_pb2.Frame:

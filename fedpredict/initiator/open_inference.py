@@ -176,8 +176,9 @@ def parse_cells(name: str, datatype: str, shape: Sequence[int], cells: Sequence[
     if datatype == BYTES:
         return Tensor(name, datatype, tuple(shape), _texts(name, cells))
     try:
-        array = np.array(cells, dtype=CELL_TYPES[datatype])
-    except (TypeError, ValueError, OverflowError) as error:
+        with np.errstate(over="raise"):  # what FP32 has no number for would be an infinity
+            array = np.array(cells, dtype=CELL_TYPES[datatype])
+    except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
         raise _wrong(name, f"a cell is no {datatype}") from error
     return Tensor(name, datatype, tuple(shape), array.reshape(n_cells))
 

@@ -171,6 +171,7 @@ class _Place:
                 return
 
     async def _attach(self, *, for_offline: bool = False) -> None:
+        self.links.check_room(Identity(IdentityKind.PARTY, self.party))
         if self.link_address is not None:
             try:
                 await self._attach_socket(self.link_address, _Meeting(self, for_offline=for_offline))

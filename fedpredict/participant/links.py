@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from fedpredict.errors import ConfigError, ProtocolError
@@ -18,7 +19,7 @@ from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls
 from fedpredict.security.verdicts import Presented
 from fedpredict.wire.handlers import Context
-from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences
+from fedpredict.wire.link import OFFLINE_LINK, SILENT_S, Carrier, LinkEnd, Silences, check_links
 from fedpredict.wire.link_answerer import LinkAnswerer
 from fedpredict.wire.socket_carrier import SocketCarrier, listen_sockets
 from fedpredict.wire.stream_carrier import StreamCarrier
@@ -53,6 +54,7 @@ class LinkServer:
         self._settled = settled
         self._live = live
         self._links: set[LinkAnswerer] = set()
+        self._n_of: Counter[Identity] = Counter()
         self._silences = Silences(SILENT_S, lambda: self._links, self._end_silent)
         self._listener: asyncio.Server | None = None
         self._draining = False
@@ -66,6 +68,10 @@ class LinkServer:
     def offers_offline(self) -> bool:
         """Whether calls of offline tasks are answered."""
         return self._answers.offline is not None
+
+    def check_room(self, caller: Identity) -> None:
+        """Raise `OverloadedError` where a caller has as many links as one may have, whoever dialled them."""
+        check_links(self._n_of[caller], caller)
 
     async def listen(self, listen: str, context: ssl.SSLContext | None, *, reuse_port: bool = False) -> str:
         """Take links over sockets; return host:port with the real number.
@@ -82,6 +88,7 @@ class LinkServer:
         def opened(carrier: SocketCarrier) -> LinkEnd:
             with self._answers.audit.strangers("link"):
                 caller, shown = socket_caller(carrier.tls, carrier.stated, self._live)
+            self.check_room(caller)
             link = self.answerer(carrier, caller, carrier.peer)
             hold(self._live, link, shown)
             return link
@@ -94,6 +101,7 @@ class LinkServer:
 
     async def serve_stream(self, context: Context, caller: Identity, shown: Presented) -> None:
         """Serve a link over a gRPC stream that `caller` opened, which showed a certificate, until it ends."""
+        self.check_room(caller)
         carrier = StreamCarrier(context, str(context.peer()))
         link = self.answerer(carrier, caller, carrier.peer)
         hold(self._live, link, shown)
@@ -115,7 +123,8 @@ class LinkServer:
             carrier: Carries the frames.
             caller: Who asks on it.
             peer: Its address, for the log.
-            greeted: Called with each hello, before it is answered, where this side dialled.
+            greeted: Called with each hello, before it is answered, where this side dialled; until it has taken one,
+                nothing else is answered, as over gRPC the certificate of who was dialled is only seen there.
             closed: Called when the link is gone.
             for_offline: Whether this side dialled it for calls of offline tasks alone.
         """
@@ -131,11 +140,12 @@ class LinkServer:
                 return scored
             if frame.HasField("hello"):
                 with self._answers.audit.refusals("Hello", caller):
-                    return await self._answer_hello(frame, greeted, for_offline=for_offline)
+                    return await self._answer_hello(frame, link, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller, link)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
             self._links.discard(link)
+            self._n_of[caller] -= 1
             self._answers.masking.end(link)
             if carrier.broken:
                 self._answers.audit.other("Frame", caller, "", "", ProtocolError(carrier.broken))
@@ -146,17 +156,24 @@ class LinkServer:
 
         with log_context(caller=caller.name):
             link = LinkAnswerer(
-                carrier, answer, is_small=_is_small, closed=forget, buckets_at_once=self._buckets_at_once
+                carrier,
+                answer,
+                is_small=_is_small,
+                closed=forget,
+                buckets_at_once=self._buckets_at_once,
+                expects_hello=greeted is not None,
             )
             logger.info("link.opened", extra={"carrier": carrier.name, "peer": peer})
+        self._n_of[caller] += 1
         self._keep(link)
         return link
 
     async def _answer_hello(
-        self, frame: link_pb2.Frame, greeted: Greeted | None, *, for_offline: bool
+        self, frame: link_pb2.Frame, link: LinkAnswerer, greeted: Greeted | None, *, for_offline: bool
     ) -> link_pb2.Frame:
         if greeted is not None:
             greeted(frame.hello)
+            link.expects_hello = False
         if self._settled is not None:
             await self._settled()
         reply = await self._answers.hello(frame.hello)

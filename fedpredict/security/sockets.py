@@ -13,25 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpredict.errors import CertificateError
-from fedpredict.security.tls import TlsFiles, TlsMaterial, read_tls
-
-
-def listening_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return the context of a listener that talks only to callers with a certificate of its CA.
-
-    Raises:
-        CertificateError: As `read_tls`.
-    """
-    return _contexts(files).listening
-
-
-def dialling_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return the context of a side that dials; the DNS name of the listener is given with each connection.
-
-    Raises:
-        CertificateError: As `read_tls`.
-    """
-    return _contexts(files).dialling
+from fedpredict.security.tls import TlsMaterial
 
 
 def peer_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
@@ -134,8 +116,3 @@ def _pem_file(content: bytes) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-def _contexts(files: TlsFiles) -> Contexts:
-    material = read_tls(files)
-    return build_contexts(material, material.ca_pem)

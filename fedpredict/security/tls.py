@@ -113,18 +113,6 @@ def read_server_tls(files: TlsFiles) -> TlsMaterial:
     return material
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials for a server that talks only to callers with a certificate of its CA.
-
-    Raises:
-        CertificateError: As `read_tls`, or the certificate is a client's.
-    """
-    material = read_server_tls(files)
-    return grpc.ssl_server_credentials(
-        [(material.key_pem, material.chain_pem)], root_certificates=material.ca_pem, require_client_auth=True
-    )
-
-
 def authority_credentials(ca: Path) -> grpc.ChannelCredentials:
     """Return credentials for a channel of a caller without a certificate, who holds the server to a CA.
 

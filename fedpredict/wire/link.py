@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from fedpredict.errors import OverloadedError
+
 SCORE_STREAM = "score_stream"
 """The capability in a hello: `ScoreStream` is served."""
 SEVERAL_MODELS = "several_models"
@@ -28,6 +30,9 @@ NONCE_METADATA = "fedpredict-nonce-bin"
 """The metadata key of a participant's nonce on a stream that it dials: the initiator's first hello signs it."""
 MAX_CALLS = 1024
 """Most calls under way on one link; further ones wait at the caller, as many again, and any beyond are refused."""
+MAX_LINKS = 1024
+"""Most links of one peer to one process: an online and an offline one to each of 256 workers, and as many again while
+they restart."""
 MAX_BYTES = 64 * 1024 * 1024
 """Most bytes of calls under way on one link; a further call waits, unless it is alone."""
 MAX_TASKS = 256
@@ -55,6 +60,15 @@ HANDSHAKE_S = 10.0
 """Longest silence before a peer has said who it is."""
 CLOSE_S = 2.0
 """How long a closed carrier may take to send what it holds."""
+
+
+def check_links(n_links: int, peer: object) -> None:
+    """Raise `OverloadedError` where a peer has as many links to this process as one may have.
+
+    Each holds a descriptor: who opened them without end would leave none for others.
+    """
+    if n_links >= MAX_LINKS:
+        raise OverloadedError(f"{peer} has {n_links} links to this process", retry_after_ms=1000)
 
 
 class Carrier(Protocol):

@@ -45,6 +45,7 @@ class LinkAnswerer(LinkEnd):
         is_small: Callable[[link_pb2.Frame, int], bool],
         closed: Callable[[LinkAnswerer, str], None],
         buckets_at_once: int = 4,
+        expects_hello: bool = False,
     ) -> None:
         """Take a carrier that is open; context variables are, for every call, as they are now.
 
@@ -54,8 +55,11 @@ class LinkAnswerer(LinkEnd):
             is_small: Whether a call, which came in so many bytes, is computed within the event loop.
             closed: Called when the link is gone, with the reason.
             buckets_at_once: How many calls for buckets are worked on at a time; others wait for their turn.
+            expects_hello: Whether the caller proves in a hello who it is, and ends the link by asking before.
         """
         self.carrier = carrier
+        self.expects_hello = expects_hello
+        """Whether the caller has not said hello yet, and must before it asks anything."""
         self._answer = answer
         self._is_small = is_small
         self._closed = closed
@@ -105,7 +109,9 @@ class LinkAnswerer(LinkEnd):
             self._break(f"a frame of {len(data)} bytes does not parse")
             return
         body = frame.WhichOneof("body")
-        if body == "cancel":
+        if self.expects_hello and body != "hello":
+            self._break(f"a frame of call {frame.id} with {body} before a hello was taken")
+        elif body == "cancel":
             self._cancel(frame.id)
         elif body in _CALLS and frame.id != 0 and frame.id not in self._tasks and frame.id not in self._held:
             if body in _BUCKETS:

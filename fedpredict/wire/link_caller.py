@@ -209,7 +209,12 @@ class LinkCaller(Keeper, LinkEnd):
             self.close(f"party {self.party} answered {call.expects} with {body}")
             call.lost(call, self.closed_because)
             return
-        call.answered(call, frame)
+        try:
+            call.answered(call, frame)
+        except Exception:
+            # a defect, which the loop logs: no deadline covers the call any more, and its caller must not wait for ever
+            call.fail(PartyRefusedError(f"party {self.party}: an answer that cannot be read", party=self.party))
+            raise
         self._go_on()
 
     @override

@@ -223,7 +223,7 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
             return b""
         self.stated = data[_PREFACE.size : _PREFACE.size + length].decode("utf-8", "replace")
         if flags & COMPRESS:
-            self._compressor, self._decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
+            self._compress()
         self._stop_timer()
         self._end = self._opened(self)
         if self._own is None and self._transport is not None:
@@ -231,6 +231,11 @@ class SocketCarrier(asyncio.BufferedProtocol, Carrier):
         if not self.ready.done():
             self.ready.set_result(None)
         return data[_PREFACE.size + length :]
+
+    def _compress(self) -> None:
+        if self._own is not None and not self._own.compress:
+            raise ProtocolError("the peer compresses, and was not asked to")
+        self._compressor, self._decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
 
     def _deliver(self, data: bytes) -> None:
         start, size = 0, len(data)

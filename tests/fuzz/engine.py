@@ -17,6 +17,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--current", type=Path, default=Path("current"))
+    parser.add_argument("--current", type=Path, default=Path(tempfile.gettempdir()) / "fedpredict-fuzz-current")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--guided", action="store_true")
     given = parser.parse_args()

@@ -22,6 +22,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
         "files": ("pickles", "boosters"),
         "texts": ("settings", "views", "audit_logs", "http_bodies"),
         "messages": ("rpcs", "frames", "answers"),
+        "links": ("replies",),
     }.items()
     for name in names
 }

@@ -32,7 +32,8 @@ from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.security import certs
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import TlsFiles, channel_credentials, server_credentials, server_name
+from fedpredict.security.live import LiveTls
+from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.task_base import TaskStore
@@ -125,7 +126,7 @@ class ScriptedParty:
         if self.garbage:
             methods[self.garbage] = grpc.unary_unary_rpc_method_handler(self._babble)
         server.add_generic_rpc_handlers((handlers.service("fedpredict.wire.v1.ParticipantService", methods),))
-        port = server.add_secure_port(self.address, server_credentials(self.tls))
+        port = server.add_secure_port(self.address, LiveTls(self.tls, serves=True).server_credentials())
         self.address = f"127.0.0.1:{port}"
         await server.start()
         self.server = server

@@ -21,7 +21,8 @@ from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction, PredictTask
 from fedpredict.security.identity import Identity
-from fedpredict.security.tls import TlsFiles, peer_identity, server_credentials
+from fedpredict.security.live import LiveTls
+from fedpredict.security.tls import TlsFiles, peer_identity
 from fedpredict.wire import handlers
 from fedpredict.wire.channel import STREAM_METADATA, server_options
 
@@ -143,7 +144,7 @@ class EdgeServer:
         service = InitiatorService(self.predictor, NoModels(), access, self._who_calls, streams)
         server = grpc.aio.server(options=server_options(), interceptors=(_Interceptor(self),))
         server.add_generic_rpc_handlers((service.handlers(),))
-        port = server.add_secure_port(self.address, server_credentials(self._tls))
+        port = server.add_secure_port(self.address, LiveTls(self._tls, serves=True).server_credentials())
         self.address = f"127.0.0.1:{port}"
         await server.start()
         self._server = server

@@ -30,7 +30,7 @@ from fedpredict.errors import (
 from fedpredict.model.kinds import Kind, own_link
 from fedpredict.model.prediction import PartyReport, Prediction, PredictTask
 from fedpredict.security import certs
-from fedpredict.security.tls import server_credentials
+from fedpredict.security.live import LiveTls
 from fedpredict.wire import handlers, task_codec
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.v1 import initiator_pb2
@@ -87,7 +87,7 @@ class ScriptedInitiator:
         }
         server.add_generic_rpc_handlers((handlers.service("fedpredict.wire.v1.InitiatorService", methods),))
         port = (
-            server.add_secure_port(self.address, server_credentials(self.tls))
+            server.add_secure_port(self.address, LiveTls(self.tls, serves=True).server_credentials())
             if self.tls
             else server.add_insecure_port(self.address)
         )

@@ -38,7 +38,7 @@ from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import IdentityKind
-from fedpredict.security.sockets import dialling_context
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.tasks import open_task_store
@@ -285,7 +285,7 @@ def field_of(method: str) -> int:
 async def socket_frames(daemons: Daemons, stack: AsyncExitStack, caller: TlsFiles | None = None) -> Frames:
     """Dial the laboratory's port for links."""
     host, _, port = daemons.lab.link_address.rpartition(":")
-    context = dialling_context(caller or daemons.certificates.of("bank"))
+    context = LiveTls(caller or daemons.certificates.of("bank")).dialling_context()
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("lab"))
     stack.callback(writer.close)
     writer.write(Preface().to_bytes())
@@ -816,7 +816,10 @@ async def test_a_frame_that_announces_gigabytes_ends_its_link_and_others_are_ser
         other = await socket_frames(daemons, stack)
         host, _, port = daemons.lab.link_address.rpartition(":")
         reader, writer = await asyncio.open_connection(
-            host, int(port), ssl=dialling_context(daemons.certificates.of("bank")), server_hostname=server_name("lab")
+            host,
+            int(port),
+            ssl=LiveTls(daemons.certificates.of("bank")).dialling_context(),
+            server_hostname=server_name("lab"),
         )
         stack.callback(writer.close)
         writer.write(Preface().to_bytes() + struct.pack(">I", length) + bytes(100))
@@ -831,7 +834,7 @@ async def test_a_frame_that_announces_gigabytes_ends_its_link_and_others_are_ser
 async def test_a_message_that_announces_4_gb_is_refused_before_it_is_there(daemons: Daemons) -> None:
     await daemons.start()
     host, _, port = daemons.lab.address.rpartition(":")
-    context = dialling_context(daemons.certificates.of("bank"))
+    context = LiveTls(daemons.certificates.of("bank")).dialling_context()
     context.set_alpn_protocols(["h2"])
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("lab"))
     before = resident_bytes()

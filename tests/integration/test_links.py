@@ -32,7 +32,7 @@ from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security import certs
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.sockets import dialling_context, listening_context
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.sql import open_pin_store
 from fedpredict.tables.models import publish_model
@@ -250,7 +250,7 @@ async def test_a_party_that_is_not_expected_may_not_attach(world: World, caplog:
 async def test_the_newest_link_of_a_party_is_used_and_the_old_one_closed(world: World) -> None:
     bank = await world.initiator({"shop": {"connect": "in"}}, link_listen="127.0.0.1:0")
     places = {"addresses": [bank.address], "link_addresses": [bank.link_address]}
-    context = dialling_context(world.certificates.of("shop"))
+    context = LiveTls(world.certificates.of("shop")).dialling_context()
     host, _, port = bank.link_address.rpartition(":")
     # what a machine that lost its network leaves behind: a link on which nobody answers
     dead_reader, dead = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("bank"))
@@ -311,14 +311,14 @@ async def test_a_caller_without_a_certificate_gets_no_link(world: World) -> None
 async def test_a_listener_of_another_party_is_not_believed(world: World) -> None:
     lab = await world.participant(link_listen="127.0.0.1:0")
     host, _, port = lab.link_address.rpartition(":")
-    context = dialling_context(world.certificates.of("bank"))
+    context = LiveTls(world.certificates.of("bank")).dialling_context()
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("shop"))
 
 
 async def test_older_tls_is_refused(world: World) -> None:
     lab = await world.participant(link_listen="127.0.0.1:0")
-    context = dialling_context(world.certificates.of("bank"))
+    context = LiveTls(world.certificates.of("bank")).dialling_context()
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     assert await said_to(lab, PREFACE, context) == b""
 
@@ -343,7 +343,7 @@ async def test_garbage_ends_the_link_with_a_line_in_the_log_and_others_are_serve
     remote = await world.remote(lab.address)
     await holds(remote, {"socket": 1})
 
-    answered = await said_to(lab, data, dialling_context(world.certificates.of("bank")))
+    answered = await said_to(lab, data, LiveTls(world.certificates.of("bank")).dialling_context())
 
     assert answered in {b"", Preface().to_bytes(), Preface(compress=True).to_bytes()}
     assert {"link.refused", "link.closed"} & set(caplog.messages)
@@ -371,7 +371,7 @@ async def test_a_peer_that_falls_silent_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("fedpredict.wire.socket_carrier.HANDSHAKE_S", 0.3)
     lab = await world.participant(link_listen="127.0.0.1:0")
-    assert await said_to(lab, data, dialling_context(world.certificates.of("bank"))) == b""
+    assert await said_to(lab, data, LiveTls(world.certificates.of("bank")).dialling_context()) == b""
     assert lab.n_links == 0
 
 
@@ -433,8 +433,8 @@ def test_the_kernel_is_told_to_notice_dead_peers_at_both_ends_of_a_socket(
         return LinkCaller("lab", carrier, changed=lambda _: None)
 
     async def link() -> list[dict[tuple[int, int], int]]:
-        listening = listening_context(certificates.of("lab")) if tls else None
-        dialling = dialling_context(certificates.of("bank")) if tls else None
+        listening = LiveTls(certificates.of("lab")).listening_context() if tls else None
+        dialling = LiveTls(certificates.of("bank")).dialling_context() if tls else None
         server, address = await listen_sockets("127.0.0.1:0", listening, opened)
         async with server:
             await dial_socket(address, dialling, server_name("lab"), own=Preface(), opened=opened)
@@ -488,7 +488,7 @@ async def test_a_frame_in_many_pieces_is_a_frame(world: World) -> None:
     hello.hello.nonce = bytes(32)
     data = hello.SerializeToString()
     host, _, port = lab.link_address.rpartition(":")
-    context = dialling_context(world.certificates.of("bank"))
+    context = LiveTls(world.certificates.of("bank")).dialling_context()
     reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=server_name("lab"))
     for byte in PREFACE + struct.pack(">I", len(data)) + data:
         writer.write(bytes([byte]))

@@ -29,7 +29,8 @@ from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import channel_credentials, peer_identity, server_credentials, server_name
+from fedpredict.security.live import LiveTls
+from fedpredict.security.tls import channel_credentials, peer_identity, server_name
 from fedpredict.wire import arrow_codec, task_codec
 from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.channel import channel_options, server_options
@@ -51,7 +52,9 @@ class Edge:
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers((self.service.handlers(),))
-        self._port = self._server.add_secure_port("127.0.0.1:0", server_credentials(certificates.of("bank")))
+        self._port = self._server.add_secure_port(
+            "127.0.0.1:0", LiveTls(certificates.of("bank"), serves=True).server_credentials()
+        )
         self._channel: grpc.aio.Channel | None = None
 
     async def start(self) -> None:

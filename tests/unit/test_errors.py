@@ -53,6 +53,15 @@ def test_an_error_reaches_another_process_as_it_is(
     assert public_status(there) == public_status(error)
 
 
+@pytest.mark.parametrize("told", ["9" * 400, "-5", "12"])
+def test_a_pause_that_a_peer_tells_is_a_day_at_most(told: str) -> None:
+    for error in (
+        errors.RateLimitedError("no", retry_after_ms=told),  # type: ignore[arg-type]  # as a peer sends it
+        errors.PartyLimitedError("no", party="lab", retry_after_ms=told),  # type: ignore[arg-type]
+    ):
+        assert error.retry_after_ms == min(86_400_000, max(0, int(told)))
+
+
 def test_every_leaf_of_the_tree_has_a_public_status() -> None:
     assert set(STATUS) == leaves(FedPredictError) | {errors.InputError}
 

@@ -23,8 +23,8 @@ from fedpredict.initiator.submit import Done, GiveUp
 from fedpredict.model.prediction import Origin, Prediction, PredictTask
 from fedpredict.model.share import SampleStatus
 from fedpredict.observe.watch import PredictionWatch
-from fedpredict.security.https import https_context
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles
 from tests.integration.federation import ANSWERS_IN_S, eventually
 
@@ -233,7 +233,7 @@ async def open_edge(
     settings = EdgeSettings(
         listen=listen,
         http=HttpSettings(**limits),
-        tls=https_context(tls, takes_tokens=takes_tokens) if tls else None,
+        tls=LiveTls(tls, serves=True).https_context(takes_tokens=takes_tokens) if tls else None,
         max_samples=MAX_SAMPLES,
         drain_s=drain_s,
         shares_port=shares_port,

@@ -92,6 +92,13 @@ def test_a_cell_without_a_value_is_missing_where_the_type_has_room_for_it() -> N
     assert raised.value.problem == "a cell is no INT64"
 
 
+@pytest.mark.parametrize(("datatype", "cell"), [("FP32", 1e300), ("FP32", -1e39), ("INT32", 2**31), ("INT64", 2**63)])
+def test_a_number_that_its_type_has_no_place_for_is_refused_and_no_infinity(datatype: str, cell: float) -> None:
+    with pytest.raises(FieldError) as raised:
+        oip.parse_cells("f", datatype, [1], [cell])
+    assert raised.value.problem == f"a cell is no {datatype}"
+
+
 def test_ids_alone_carry_no_inputs() -> None:
     features = oip.features_of([ids_tensor(b"u1")])
 

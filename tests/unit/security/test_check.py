@@ -21,7 +21,8 @@ from fedpredict.security.authority import Authority, key_pem, new_key, new_leaf
 from fedpredict.security.certificate import parse_key
 from fedpredict.security.check import Finding, Level, check_files, explain_handshake
 from fedpredict.security.identity import Identity
-from fedpredict.security.tls import TlsFiles, server_credentials, server_name
+from fedpredict.security.live import LiveTls
+from fedpredict.security.tls import TlsFiles, server_name
 from tests.unit.security.federation import (
     DESK,
     HOSPITAL,
@@ -104,13 +105,13 @@ def test_missing_files_and_foreign_keys_are_named(certificates: Certificates, tm
 
 
 async def test_a_good_handshake_says_so(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     finding = await explain(address, certificates.hospital)
     assert finding == Finding(Level.OK, f"{address} has the certificate of lab.party.fedpredict and takes ours")
 
 
 async def test_a_peer_s_certificate_that_ends_soon_is_a_warning(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.expiring), answer)
+    address = await serve(LiveTls(certificates.expiring, serves=True).server_credentials(), answer)
     finding = await explain(address, certificates.hospital)
     assert finding.level is Level.WARNING
     assert "expires in 9 days" in finding.what
@@ -144,7 +145,7 @@ async def test_a_server_s_bad_certificate_is_explained(
 async def test_a_server_that_refuses_our_certificate_is_told_from_one_that_is_refused(
     certificates: Certificates, serve: Serve, caller: str
 ) -> None:
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     files: TlsFiles = getattr(certificates, caller)
     finding = await explain(address, TlsFiles(certificates.lab.ca, files.certificate, files.key))
     assert finding.level is Level.PROBLEM
@@ -331,7 +332,7 @@ async def test_a_server_that_is_on_a_list_is_a_problem_although_the_handshake_is
     report = certs.describe(certificates.lab.certificate)
     denied.write_text(report.key_fingerprint if how == "denied" else "")
     crls.revoke(certificates.ca, [certificates.lab.certificate] if how == "revoked" else [], kept=crl)
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     finding = await explain(address, replace(certificates.hospital, deny=denied, crl=crl))
     assert finding.level is Level.PROBLEM
     assert finding.what.startswith(f"{address}: the certificate of party lab, CN=lab")

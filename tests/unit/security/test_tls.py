@@ -13,6 +13,7 @@ from fedpredict.errors import CertificateError, UnauthenticatedError
 from fedpredict.security import certs
 from fedpredict.security.certificate import parse_certificates
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import (
     Context,
     TlsFiles,
@@ -20,7 +21,6 @@ from fedpredict.security.tls import (
     is_loopback,
     peer_identity,
     read_tls,
-    server_credentials,
     server_name,
     stated_identity,
 )
@@ -81,13 +81,13 @@ async def says_who_it_states(_: bytes, context: Context) -> bytes:
 async def test_a_servicer_sees_the_certificate_s_identity(
     certificates: Certificates, serve: Serve, caller: str, expected: Identity
 ) -> None:
-    address = await serve(server_credentials(certificates.lab), says_who)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who)
     reply = await call(address, channel_credentials(getattr(certificates, caller)))
     assert reply.decode() == str(expected)
 
 
 async def test_what_a_caller_states_counts_for_nothing_under_tls(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.lab), says_who)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who)
     stated = stated_identity(Identity(IdentityKind.PARTY, "bank"))
     assert await call(address, channel_credentials(certificates.desk), stated) == b"client risk-desk"
 
@@ -119,7 +119,7 @@ async def test_a_caller_refuses_a_server_with_a_bad_certificate(
 
 
 async def test_a_caller_refuses_another_party_s_server(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     credentials = channel_credentials(certificates.hospital)
     assert await refusal(address, credentials, server_name("bank")) == "UNAVAILABLE"
 
@@ -129,18 +129,18 @@ async def test_a_server_refuses_a_caller_with_a_bad_certificate(
     certificates: Certificates, serve: Serve, caller: str
 ) -> None:
     files: TlsFiles = getattr(certificates, caller)
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     trusting = TlsFiles(certificates.lab.ca, files.certificate, files.key)
     assert await refusal(address, careless(trusting)) == "UNAVAILABLE"
 
 
 async def test_a_server_refuses_a_caller_without_a_certificate(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     assert await refusal(address, grpc.ssl_channel_credentials(certificates.lab.ca.read_bytes())) == "UNAVAILABLE"
 
 
 async def test_plain_text_gets_nowhere_at_a_tls_port(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(server_credentials(certificates.lab), answer)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), answer)
     assert await refusal(address, None) == "UNAVAILABLE"
 
 
@@ -164,7 +164,7 @@ async def test_a_certificate_without_one_identity_is_nobody_s(
         return b"nobody"
 
     files = odd_certificate(certificates, tmp_path, names)
-    address = await serve(server_credentials(certificates.lab), knows)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), knows)
     assert await call(address, careless(files)) == b"nobody"
     with pytest.raises(CertificateError):
         read_tls(files)
@@ -172,10 +172,10 @@ async def test_a_certificate_without_one_identity_is_nobody_s(
 
 def test_a_server_is_not_started_with_a_client_s_certificate(certificates: Certificates) -> None:
     with pytest.raises(CertificateError, match=r"belongs to client risk-desk; a server needs a party's"):
-        server_credentials(certificates.desk)
+        LiveTls(certificates.desk, serves=True)
 
 
-@pytest.mark.parametrize("load", [server_credentials, channel_credentials])
+@pytest.mark.parametrize("load", [LiveTls, channel_credentials])
 def test_files_that_do_not_fit_are_refused_at_start(certificates: Certificates, tmp_path: Path, load: object) -> None:
     assert callable(load)
     lab, hospital = certificates.lab, certificates.hospital

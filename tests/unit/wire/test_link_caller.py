@@ -210,6 +210,21 @@ async def test_a_peer_that_breaks_the_protocol_loses_the_link_and_every_call_is_
     assert linked.changes == [linked.hand.closed_because]
 
 
+async def test_a_call_whose_answer_nobody_can_read_ends_and_the_defect_is_not_hidden(linked: Linked) -> None:
+    def answered(_: object, __: object) -> None:
+        raise KeyError("a defect")
+
+    call = score_call()
+    call.answered = answered
+    linked.link.start(call)
+
+    with pytest.raises(KeyError):
+        linked.link.received(scored(sent_ids(linked)[0]))
+
+    with pytest.raises(PartyRefusedError, match="cannot be read"):
+        await call
+
+
 async def test_a_link_that_drains_takes_no_call_and_closes_after_the_last_answer(linked: Linked) -> None:
     calls = [score_call() for _ in range(5)]
     for call in calls:

@@ -96,3 +96,20 @@ async def test_nothing_behind_a_frame_that_breaks_the_protocol_is_delivered(behi
     assert ends[0].frames == [b"first", BROKEN]
     assert transport.closed
     carrier.connection_lost(None)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_only_who_dialled_may_ask_for_compression(asked: bool) -> None:
+    ends: list[Picky] = []
+
+    def opened(carrier: SocketCarrier) -> Picky:
+        ends.append(Picky(carrier))
+        return ends[0]
+
+    carrier, transport = SocketCarrier(opened, Preface(compress=asked)), NoNetwork()
+    carrier.connection_made(transport)
+
+    take(carrier, Preface(compress=True).to_bytes())
+
+    assert (len(ends), transport.closed) == ((1, False) if asked else (0, True))
+    carrier.connection_lost(None)
