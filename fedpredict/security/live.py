@@ -29,7 +29,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.revocation import Lists, describe, parse_crls, parse_denied
 from fedpredict.security.sockets import front_context
 from fedpredict.security.tls import TlsFiles, TlsMaterial, read_server_tls, read_tls
-from fedpredict.security.verdicts import InForce, Presented, Verdicts, grpc_configuration, put_in_force
+from fedpredict.security.verdicts import InForce, Presented, Verdicts, grpc_configuration, leaf_of, put_in_force
 
 logger = logging.getLogger(__name__)
 
@@ -173,14 +173,24 @@ class LiveTls:
         """
         return self._verdicts.check(self._state, presented)
 
-    def check_proof(self, party: str, *words: str, nonce: bytes, proof: Proof) -> None:
+    def check_proof(self, party: str, *words: str, nonce: bytes, proof: Proof, shown: Presented = ()) -> None:
         """Check that a party signed `words` and this end's nonce, and that its certificate is good.
+
+        Args:
+            party: Who must have signed.
+            words: What, before the nonce.
+            nonce: This end's.
+            proof: What the party sent.
+            shown: What it showed in the handshake, where this end sees it: the proof must be by that certificate.
 
         Raises:
             CertificateError: The chain is not the party's, or its key did not sign this.
             CertificateRefusedError: The chain is over, revoked or denied.
         """
-        self.check_signed(party, message_of(words, nonce), proof, source=f"the hello of party {party}")
+        source = f"the hello of party {party}"
+        self.check_signed(party, message_of(words, nonce), proof, source=source)
+        if shown and leaf_of(shown) != leaf_of(proof[0]):
+            raise CertificateError(f"{source}: it proves another certificate than the connection's")
 
     def check_signed(self, party: str, message: bytes, proof: Proof, *, source: str) -> None:
         """Check that a party signed a message, which errors call `source`; the rest is as in `check_proof`."""

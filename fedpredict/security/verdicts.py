@@ -92,6 +92,15 @@ class Verdicts:
         return _Verdict(state, again, CertificateRefusedError(told))
 
 
+def leaf_of(presented: Presented) -> x509.Certificate:
+    """Return the peer's own certificate.
+
+    Raises:
+        CertificateError: It cannot be read, or there is none.
+    """
+    return _parse(presented)[0]
+
+
 def put_in_force(material: TlsMaterial, lists: Lists) -> InForce:
     """Return what is in force with these files and lists.
 

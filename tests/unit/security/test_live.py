@@ -22,7 +22,7 @@ from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigE
 from fedpredict.security import certs, crls
 from fedpredict.security.authority import Authority, new_authority, new_key, new_leaf
 from fedpredict.security.callers import caller_identity, socket_caller
-from fedpredict.security.hello import HELLO
+from fedpredict.security.hello import hello_words
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, party_tls
 from fedpredict.security.sockets import peer_chain
@@ -108,9 +108,25 @@ def test_a_new_certificate_is_taken_when_its_files_have_settled(
     assert live.material.chain_pem == pem(files)
     assert [vars(each)["serial"] for each in events(caplog, "tls.certificate_taken")] == [serial]
     assert [vars(each)["days_left"] for each in events(caplog, "tls.certificate_taken")] == [89]
-    chain_pem, signature = live.prove(HELLO, "hospital", nonce=NONCE)
-    LiveTls(certificates.lab).check_proof("hospital", HELLO, "hospital", nonce=NONCE, proof=(chain_pem, signature))
-    assert chain_pem == pem(files)
+    words = hello_words(LAB, "hospital")
+    proof = live.prove(*words, nonce=NONCE)
+    LiveTls(certificates.lab).check_proof("hospital", *words, nonce=NONCE, proof=proof)
+    assert proof[0] == pem(files)
+
+
+def test_a_proof_must_be_of_the_certificate_that_the_connection_showed(
+    certificates: Certificates, files: TlsFiles
+) -> None:
+    words, lab = hello_words(LAB, "hospital"), LiveTls(certificates.lab)
+    before = certificate_of(files.certificate)
+    renew(certificates, files)
+    now = certificate_of(files.certificate)
+    proof = LiveTls(files).prove(*words, nonce=NONCE)
+    for shown in (now.public_bytes(serialization.Encoding.PEM), (now.public_bytes(serialization.Encoding.DER),)):
+        lab.check_proof("hospital", *words, nonce=NONCE, proof=proof, shown=shown)
+    for shown in (before.public_bytes(serialization.Encoding.PEM), (before.public_bytes(serialization.Encoding.DER),)):
+        with pytest.raises(CertificateError, match="party hospital: it proves another certificate than the connect"):
+            lab.check_proof("hospital", *words, nonce=NONCE, proof=proof, shown=shown)
 
 
 def spoil(what: str, certificates: Certificates, files: TlsFiles) -> Path:
