@@ -35,7 +35,7 @@ from fedpredict.security.callers import hold
 from fedpredict.security.hello import ATTACH, NONCE_BYTES, hello_words
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
-from fedpredict.security.verdicts import Presented
+from fedpredict.security.verdicts import Presented, check_same
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
@@ -98,7 +98,8 @@ class Acquaintance:
             if self.live is not None:
                 proof = (reply.certificate_chain, reply.signature)
                 words = hello_words(self.live.identity, self.party)
-                self.live.check_proof(self.party, *words, nonce=request.nonce, proof=proof, shown=shown)
+                self.live.check_proof(self.party, *words, nonce=request.nonce, proof=proof)
+                check_same(reply.certificate_chain, shown)
         except (ProtocolError, SecurityError) as error:
             raise self.refused(error) from error
         return Instance(

@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias, cast
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigError, UnauthenticatedError
 from fedpredict.security import certificate as certificates
@@ -128,10 +129,16 @@ class LiveTls:
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", newest)
         return grpc.dynamic_ssl_server_credentials(grpc_configuration(given[0]), fetch, not takes_tokens)
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials for a channel, which has them until it ends."""
-        material = self._state.material
-        return grpc.ssl_channel_credentials(self._state.contexts.ca_pem, material.key_pem, material.chain_pem)
+    def channel_credentials(self, pins: Sequence[bytes] = ()) -> grpc.ChannelCredentials:
+        """Return credentials for a channel, which has them until it ends.
+
+        Args:
+            pins: Chains in PEM: servers are believed by the first certificate of one of them, not by the CA's word.
+        """
+        material, trusted = self._state.material, self._state.contexts.ca_pem
+        if pins:
+            trusted = b"".join(leaf_of(each).public_bytes(Encoding.PEM) for each in pins)
+        return grpc.ssl_channel_credentials(trusted, material.key_pem, material.chain_pem)
 
     def dialling_context(self) -> ssl.SSLContext:
         """Return the context for connections that are dialled now."""
@@ -173,24 +180,14 @@ class LiveTls:
         """
         return self._verdicts.check(self._state, presented)
 
-    def check_proof(self, party: str, *words: str, nonce: bytes, proof: Proof, shown: Presented = ()) -> None:
+    def check_proof(self, party: str, *words: str, nonce: bytes, proof: Proof) -> None:
         """Check that a party signed `words` and this end's nonce, and that its certificate is good.
-
-        Args:
-            party: Who must have signed.
-            words: What, before the nonce.
-            nonce: This end's.
-            proof: What the party sent.
-            shown: What it showed in the handshake, where this end sees it: the proof must be by that certificate.
 
         Raises:
             CertificateError: The chain is not the party's, or its key did not sign this.
             CertificateRefusedError: The chain is over, revoked or denied.
         """
-        source = f"the hello of party {party}"
-        self.check_signed(party, message_of(words, nonce), proof, source=source)
-        if shown and leaf_of(shown) != leaf_of(proof[0]):
-            raise CertificateError(f"{source}: it proves another certificate than the connection's")
+        self.check_signed(party, message_of(words, nonce), proof, source=f"the hello of party {party}")
 
     def check_signed(self, party: str, message: bytes, proof: Proof, *, source: str) -> None:
         """Check that a party signed a message, which errors call `source`; the rest is as in `check_proof`."""

@@ -101,6 +101,16 @@ def leaf_of(presented: Presented) -> x509.Certificate:
     return _parse(presented)[0]
 
 
+def check_same(proven: bytes, shown: Presented) -> None:
+    """Check that a hello proves the certificate that the connection's handshake did, where this end saw that one.
+
+    Raises:
+        CertificateError: It proves another one.
+    """
+    if shown and leaf_of(shown) != leaf_of(proven):
+        raise CertificateError("its hello proves another certificate than the connection's")
+
+
 def put_in_force(material: TlsMaterial, lists: Lists) -> InForce:
     """Return what is in force with these files and lists.
 

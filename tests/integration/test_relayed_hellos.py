@@ -9,18 +9,22 @@ import asyncio
 import shutil
 import struct
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
-from fedpredict.errors import PartyRefusedError
-from fedpredict.initiator.fanout import RemoteParty
+from fedpredict.errors import PartyRefusedError, PartyUnavailableError
+from fedpredict.initiator.fanout import Dialler, RemoteParty
+from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode
-from fedpredict.security import live
+from fedpredict.security import certs, live
 from fedpredict.security.identity import Identity
 from fedpredict.security.sockets import listening_context
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_credentials, server_name
@@ -30,13 +34,14 @@ from fedpredict.wire.link import SCORE_STREAM
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 from tests.contract.link_rig import Balancer
-from tests.integration.federation import ANSWERS_IN_S, eventually
-from tests.integration.test_certificate_changes import BANK, LAB, Changing
+from tests.integration.federation import ANSWERS_IN_S, ScriptedParty, describe, eventually
+from tests.integration.test_certificate_changes import BANK, LAB, Changing, serves
 from tests.integration.test_links import World
 
 PARTICIPANT = "fedpredict.wire.v1.ParticipantService"
 INITIATOR = "fedpredict.wire.v1.InitiatorService"
 ANOTHER_CALLER = "the hello of party {}: the signature does not fit this message"
+ANOTHER_CERTIFICATE = "its hello proves another certificate than the connection's"
 DENIED = "its key is denied here"
 QUESTION = ScoreQuery(
     request_id="r-1",
@@ -65,11 +70,20 @@ async def world(tmp_path: Path, certificates: Changing) -> AsyncIterator[World]:
         yield world
 
 
+@pytest.fixture
+async def balancer(world: World) -> Balancer:
+    balancer = Balancer()
+    await balancer.start()
+    world.stack.push_async_callback(balancer.stop)
+    return balancer
+
+
 def steal(certificates: Changing, whose: Identity, folder: Path, denied_at: str = "") -> TlsFiles:
     """Return a party's certificate and key, which it has replaced since, and which another party may deny."""
     files = certificates.of(whose.name)
     folder.mkdir()
-    stolen = TlsFiles(*(Path(shutil.copy(each, folder)) for each in (files.ca, files.certificate, files.key)))
+    ca, certificate, key = (Path(shutil.copy(each, folder)) for each in (files.ca, files.certificate, files.key))
+    stolen = TlsFiles(ca, certificate, key)
     certificates.renew(whose)
     if denied_at:
         certificates.deny(denied_at, stolen)
@@ -113,11 +127,12 @@ class Thief:
 
     async def _score(self, data: bytes, context: Any) -> bytes:
         self.asked.append(participant_pb2.ScoreRequest.FromString(data).sample_ids.data)
-        return await context.abort(grpc.StatusCode.UNAVAILABLE, "")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "")
+        return b""
 
     async def _stream(self, frames: Any, _context: Any) -> AsyncIterator[bytes]:
         async for data in frames:
-            answer = await self._answer(data)
+            answer = await self.answer(data)
             if answer:
                 yield answer
 
@@ -127,12 +142,12 @@ class Thief:
             writer.write(Preface().to_bytes())
             while True:
                 (length,) = struct.unpack(">I", await reader.readexactly(4))
-                answer = await self._answer(await reader.readexactly(length))
+                answer = await self.answer(await reader.readexactly(length))
                 writer.write(struct.pack(">I", len(answer)) + answer if answer else b"")
         except (OSError, asyncio.IncompleteReadError):
             writer.close()
 
-    async def _answer(self, data: bytes) -> bytes:
+    async def answer(self, data: bytes) -> bytes:
         frame = link_pb2.Frame.FromString(data)
         if frame.HasField("hello"):
             reply = participant_pb2.HelloReply.FromString(await self._hello(frame.hello.SerializeToString(), None))
@@ -191,17 +206,14 @@ async def test_a_hello_that_was_passed_on_brings_no_question(
 
 
 async def test_a_stream_whose_hello_was_passed_on_is_no_link(
-    world: World, certificates: Changing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: World, certificates: Changing, balancer: Balancer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "fedpredict")
     stolen = steal(certificates, LAB, tmp_path / "stolen", denied_at="bank")
     lab = await world.participant()
     thief = Thief(stolen, lab.address, certificates.of("shop"))
     await thief.start(world)
-    balancer = Balancer()
-    await balancer.start()
-    world.stack.push_async_callback(balancer.stop)
-    balancer.targets = [lab.address, *[thief.address] * 1000]  # the first connection is that of unary calls
+    balancer.targets = [lab.address, lab.address, *[thief.address] * 1000]  # the first two are those of unary calls
     remote = await world.remote(balancer.address)
 
     await is_so(lambda: ANOTHER_CALLER.format("lab") in reasons(caplog, "party.not_linked"))
@@ -219,7 +231,9 @@ async def test_a_stream_whose_hello_was_passed_on_is_no_link(
         pytest.param(("shop", "bank", DENIED), id="denied"),
         pytest.param(("shop", "", ANOTHER_CALLER.format("lab")), id="not denied"),
         pytest.param(("bank", "bank", DENIED), id="denied, with the caller's key as well"),
-        pytest.param(("bank", "", "it proves another certificate than the connection's"), id="with the caller's key"),
+        pytest.param(
+            ("bank", "", "its hello proves another certificate than the connection's"), id="with the caller's key"
+        ),
     ],
 )
 async def test_a_socket_whose_hello_was_passed_on_is_no_link(
@@ -240,6 +254,114 @@ async def test_a_socket_whose_hello_was_passed_on_is_no_link(
     assert because in reasons(caplog, "party.no_socket")
     assert (thief.n_hellos > 0) == (not denied_at)
     assert thief.asked == []
+
+
+def unary_calls(world: World, address: str, tls: live.LiveTls) -> UnaryParty:
+    """Return the bank's way to ask the laboratory without links."""
+    remote = Dialler("bank", tls).dial("lab", address)
+    world.stack.push_async_callback(remote.close)
+    assert remote._unary is not None
+    return remote._unary
+
+
+async def is_described(unary: UnaryParty) -> bool:
+    with suppress(PartyUnavailableError):
+        return (await unary.describe("m", ANSWERS_IN_S)).party == "lab"
+    return False
+
+
+async def test_a_connection_that_is_made_anew_leads_to_nobody_who_proved_nothing(
+    world: World, certificates: Changing, balancer: Balancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel connects again by itself: calls that are on their way by then must not reach the thief."""
+    stolen = steal(certificates, LAB, tmp_path / "stolen", denied_at="bank")
+    lab = await world.participant()
+    thief = Thief(stolen, lab.address, certificates.of("shop"))
+    await thief.start(world)
+    balancer.targets = [lab.address]
+    unary = unary_calls(world, balancer.address, live.LiveTls(certificates.of("bank")))
+    assert await is_described(unary)
+    balancer.targets = [thief.address]
+    balancer.cut()
+    await is_so(lambda: not unary.is_met)
+    n_led = balancer.n_led
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnaryParty, "_is_ready", True)  # as for a call that looked just before
+        with pytest.raises(PartyUnavailableError):
+            await unary.score(QUESTION, ANSWERS_IN_S)
+
+    assert balancer.n_led > n_led
+    assert thief.asked == []
+    balancer.targets = [lab.address]
+    await eventually(partial(is_described, unary))
+
+
+async def test_a_party_that_changed_its_certificate_is_met_again_on_calls_without_links(
+    world: World, certificates: Changing, balancer: Balancer
+) -> None:
+    lab = await world.participant()
+    balancer.targets = [lab.address]
+    tls = live.LiveTls(certificates.of("bank"))
+    unary = unary_calls(world, balancer.address, tls)
+    assert await is_described(unary)
+
+    # the connection goes on with the old certificate, and a new one takes the new one
+    old = certs.describe(certificates.of("lab").certificate).key_fingerprint
+    await serves(lab.address, certificates, "lab", certificates.renew(LAB), "h2")
+    await unary.describe("m", ANSWERS_IN_S)
+    balancer.cut()
+    await is_so(lambda: not unary.is_met)
+    await unary.describe("m", ANSWERS_IN_S)
+    assert tls.files.deny is not None
+    tls.files.deny.write_text(old)
+    tls.look()
+    n_led = balancer.n_led
+    await unary.describe("m", ANSWERS_IN_S)
+    assert balancer.n_led > n_led  # the channel that took the old certificate is not used any more
+
+    # here the connection itself is one of a certificate that is refused
+    old = certs.describe(certificates.of("lab").certificate).key_fingerprint
+    await serves(lab.address, certificates, "lab", certificates.renew(LAB), "h2")
+    tls.files.deny.write_text(old)
+    tls.look()
+    n_led = balancer.n_led
+    await unary.describe("m", ANSWERS_IN_S)
+    assert balancer.n_led > n_led
+
+
+async def test_machines_of_a_party_with_certificates_of_their_own_are_all_met(
+    world: World, certificates: Changing, balancer: Balancer, tmp_path: Path
+) -> None:
+    for files in (steal(certificates, LAB, tmp_path / "first"), certificates.of("lab")):
+        machine = ScriptedParty("lab", files, {"m": describe("lab")}, {}, np.array([[1.0]]))
+        await machine.start()
+        world.stack.push_async_callback(machine.stop)
+        balancer.targets.append(machine.address)
+    unary = unary_calls(world, balancer.address, live.LiveTls(certificates.of("bank")))
+    for _ in range(3):
+        await eventually(partial(is_described, unary))
+        balancer.cut()
+        await is_so(lambda: not unary.is_met)
+
+
+async def test_who_attached_with_another_certificate_than_its_hello_proves_is_no_link(
+    world: World, certificates: Changing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even with the caller's key as well, so that the party signs for the right one."""
+    caplog.set_level("INFO", "fedpredict")
+    stolen = steal(certificates, LAB, tmp_path / "stolen")
+    lab = await world.participant()
+    bank = await world.initiator({"lab": {"connect": "in"}})
+    thief = Thief(stolen, lab.address, certificates.of("bank"))
+    await thief.start(world)
+    options = channel_options(server_name("bank"))
+    async with grpc.aio.secure_channel(bank.address, channel_credentials(stolen), options) as channel:
+        # the stubs know calls with an iterator of requests only
+        call: Any = channel.stream_stream(f"/{INITIATOR}/Attach", None, None)()  # type: ignore[call-arg]
+        await call.write(await thief.answer(await call.read()))
+        await is_so(lambda: ANOTHER_CERTIFICATE in reasons(caplog, "link.refused"))
+    assert "party.linked" not in caplog.messages
 
 
 @dataclass

@@ -27,6 +27,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, party_tls
 from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import Context, TlsFiles, channel_credentials, server_name
+from fedpredict.security.verdicts import check_same
 from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve
 
 MINUTE = timedelta(minutes=1)
@@ -117,16 +118,16 @@ def test_a_new_certificate_is_taken_when_its_files_have_settled(
 def test_a_proof_must_be_of_the_certificate_that_the_connection_showed(
     certificates: Certificates, files: TlsFiles
 ) -> None:
-    words, lab = hello_words(LAB, "hospital"), LiveTls(certificates.lab)
     before = certificate_of(files.certificate)
     renew(certificates, files)
-    now = certificate_of(files.certificate)
-    proof = LiveTls(files).prove(*words, nonce=NONCE)
-    for shown in (now.public_bytes(serialization.Encoding.PEM), (now.public_bytes(serialization.Encoding.DER),)):
-        lab.check_proof("hospital", *words, nonce=NONCE, proof=proof, shown=shown)
-    for shown in (before.public_bytes(serialization.Encoding.PEM), (before.public_bytes(serialization.Encoding.DER),)):
-        with pytest.raises(CertificateError, match="party hospital: it proves another certificate than the connect"):
-            lab.check_proof("hospital", *words, nonce=NONCE, proof=proof, shown=shown)
+    now, authority = certificate_of(files.certificate), certificate_of(files.ca)
+    pem_form, der_form = serialization.Encoding.PEM, serialization.Encoding.DER
+    proven = now.public_bytes(pem_form)
+    for shown in ((), proven, tuple(each.public_bytes(der_form) for each in (now, authority))):
+        check_same(proven, shown)
+    for shown in (before.public_bytes(pem_form), tuple(each.public_bytes(der_form) for each in (before, authority))):
+        with pytest.raises(CertificateError, match="proves another certificate than the connection's"):
+            check_same(proven, shown)
 
 
 def spoil(what: str, certificates: Certificates, files: TlsFiles) -> Path:
