@@ -28,7 +28,7 @@ from fedpredict.security.live import LiveTls, party_tls
 from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import Context, TlsFiles, channel_credentials, server_name
 from fedpredict.security.verdicts import check_same
-from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve
+from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve, answer, raw_credentials
 
 MINUTE = timedelta(minutes=1)
 NONCE = bytes(range(32))
@@ -422,6 +422,31 @@ class Between:
         self.files.certificate.write_bytes(_text(self.bank))
         self.files.key.write_bytes(bank_key)
         self.files.ca.write_bytes(_text(root.certificate))
+
+
+async def test_a_channel_with_pins_reaches_these_certificates_and_no_other_of_the_party(
+    tmp_path: Path, serve: Serve
+) -> None:
+    between = Between(tmp_path / "bank")
+    files = certs.leaf_files(tmp_path, "lab")
+    chain = _text(between.lab, between.middle.certificate)
+    files.certificate.write_bytes(chain)
+    files.key.write_bytes(between.lab_key)
+    files.ca.write_bytes(_text(between.root.certificate))
+    address, tls = await serve(raw_credentials(files), answer), LiveTls(between.files)
+    sibling = _text(_leaf(between.middle, LAB, datetime.now(UTC))[0], between.middle.certificate)
+
+    async def reaches(*pins: bytes) -> bool:
+        options = [("grpc.ssl_target_name_override", server_name("lab"))]
+        async with grpc.aio.secure_channel(address, tls.channel_credentials(pins), options) as channel:
+            try:
+                return bool(await channel.unary_unary("/test/Call", None, None)(b"", timeout=20.0) == b"answer")
+            except grpc.aio.AioRpcError as error:
+                assert "CERTIFICATE_VERIFY_FAILED" in str(error.details())  # noqa: PT017
+                return False
+
+    assert [await reaches(), await reaches(chain), await reaches(sibling, chain)] == [True] * 3
+    assert not await reaches(sibling)
 
 
 def _with_longer_path(root: Authority, now: datetime) -> Authority:
