@@ -71,6 +71,8 @@ def main(argv: list[str]) -> int:
     features = arguments.features or ("10" if is_server else "10,100")
     cases = [(int(n_rows), int(width)) for width in features.split(",") for n_rows in rows.split(",")]
     if is_server:
+        if arguments.count_stored:
+            enginebench.count_stored()
         with enginebench.served(arguments.engine, arguments.address, install=arguments.install) as server:
             for n_rows, n_features in cases:
                 enginebench.measure(server, n_rows, n_features, arguments.buckets)
@@ -91,6 +93,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--address", help="HOST:PORT of a server that runs already (spark, hive)")
     parser.add_argument("--install", action="store_true", help="install what the server lacks with apt-get, as root")
     told = ", ".join(f"{engine} {rows}" for engine, rows in ROWS.items())
+    parser.add_argument("--count-stored", action="store_true", help="hive: rows are counted by a query, to compare")
     parser.add_argument("--rows", help=f"ids of the snapshot (default: {told})")
     parser.add_argument("--features", help="features of the part (default: 10,100; servers 10)")
     parser.add_argument("--buckets", type=int, help="default: what `task score` would take")

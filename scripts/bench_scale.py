@@ -28,6 +28,9 @@ from memorywatch import MemoryWatch
 from scaleplot import draw
 
 from fedpredict.client import FileOf, Mode, Standing
+from fedpredict.model.buckets import bucket_count
+from fedpredict.model.populations import BUCKET_ROWS as POPULATION_ROWS
+from fedpredict.scoring.tasks import BUCKET_ROWS
 
 DAEMONS = (*taskbench.PARTIES, "bank")
 MEASURED = ("start", "propose", "upload", "task", "fetch")
@@ -40,9 +43,8 @@ def main(argv: list[str]) -> int:
     sizes = [int(float(each)) for each in arguments.rows.split(",")] if arguments.rows else []
     for n_rows in sizes:
         with tempfile.TemporaryDirectory(prefix="fedpredict-scale-", dir=arguments.folder) as folder:
-            run = Run(
-                Path(folder), n_rows, arguments.features, arguments.population, arguments.mode, arguments.bucket_rows
-            )
+            cuts = Cuts(n_rows, arguments.bucket_rows, arguments.bucket_ids)
+            run = Run(Path(folder), n_rows, arguments.features, arguments.population, arguments.mode, cuts)
             for line in run.lines(arguments.answer_from, arguments.every):
                 _tell(line, arguments.out)
     if arguments.plot:
@@ -63,6 +65,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--answer-from", choices=("store", "warehouse"), default="warehouse", help="at the participants"
     )
     parser.add_argument("--bucket-rows", type=int, help="[tasks] bucket_rows of the participants; default: theirs")
+    parser.add_argument("--bucket-ids", type=int, help="of the population, at most on average; default: 262,144")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks at memory")
     parser.add_argument("--folder", type=Path, help="where everything is made, and removed; 10^8 rows take 40 GB")
     parser.add_argument("--out", type=Path, help="a file of JSON lines that is appended to")
@@ -86,6 +89,36 @@ def _tell(line: dict[str, Any], out: Path | None) -> None:
             file.write(f"{text}\n")
 
 
+@dataclass(frozen=True)
+class Cuts:
+    """How a size is cut into buckets, of which there are always a power of two.
+
+    Attributes:
+        n_rows: The size.
+        bucket_rows: Of stored shares, at most on average; None: the default.
+        bucket_ids: Of the population, at most on average; None: the default.
+    """
+
+    n_rows: int
+    bucket_rows: int | None
+    bucket_ids: int | None
+
+    @property
+    def least_buckets(self) -> int:
+        """Into how many buckets the population is cut at least."""
+        return 1 if self.bucket_ids is None else bucket_count(self.n_rows, self.bucket_ids)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is printed: memory follows from the rows that a bucket has, not from those that it may have."""
+        day = bucket_count(self.n_rows, self.bucket_rows or BUCKET_ROWS)
+        population = max(self.least_buckets, bucket_count(self.n_rows, POPULATION_ROWS))
+        return {
+            "bucket_rows": self.bucket_rows,
+            "buckets": {"day": day, "population": population},
+            "rows_of_bucket": {"day": self.n_rows // day, "population": self.n_rows // population},
+        }
+
+
 @dataclass
 class Run:
     """One size."""
@@ -95,7 +128,7 @@ class Run:
     n_features: int
     population: str
     mode: str
-    bucket_rows: int | None
+    cuts: Cuts
     seconds: dict[str, float] = field(default_factory=dict)
     disk_mb: int = 0
 
@@ -105,7 +138,7 @@ class Run:
             self._do(watch, answer_from)
         facts: dict[str, Any] = {
             "rows": self.n_rows, "features": self.n_features, "population": self.population, "mode": self.mode,
-            "answer_from": answer_from, "bucket_rows": self.bucket_rows,
+            "answer_from": answer_from, **self.cuts.facts(),
         }  # fmt: skip
         peaks = {name: series.peaks(MEASURED) for name, series in watch.series.items() if name in DAEMONS}
         peaks |= {name: series.peaks() for name, series in watch.series.items() if name not in DAEMONS}
@@ -125,7 +158,7 @@ class Run:
     def _do(self, watch: MemoryWatch, answer_from: str) -> None:
         with self._phase(watch, "prepare"):
             taskbench.prepare_all(self.folder, self.n_rows, self.n_features, watch.follow)
-        tls = taskbench.write_settings(self.folder, answer_from, self.bucket_rows)
+        tls = taskbench.write_settings(self.folder, answer_from, self.cuts.bucket_rows, self.cuts.least_buckets)
         with self._phase(watch, "score"):
             self._score(watch)
         with ExitStack() as stack:

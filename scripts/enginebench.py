@@ -5,7 +5,10 @@ of its own that is set up as ours are; `task`, all that `score_day` does until t
 after those that are counted together, the count of statuses, histograms and checksums, and the records); and `bare`
 once more. `overhead` is what `task` takes of all buckets beyond the mean of the two, as a part of it; `cpu_overhead` is
 that of the server's processor time, known where the server was started for it, which other programs on the machine
-disturb less.
+disturb less; `whole_overhead` and `whole_cpu_overhead` have what a day takes once, too (`once_s`).
+
+Two days are scored. The first is a model's first, in a server that has run the INSERT at this size, and nothing else of
+a task: bins are chosen, and the server compiles what it has not run before. The second is any later day.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -46,11 +49,13 @@ from fedpredict.warehouse.hive import HiveWarehouse, _rendered
 from fedpredict.warehouse.hive_connection import HiveSession, RefusedByServerError
 from fedpredict.warehouse.hive_session import open_session
 from fedpredict.warehouse.hive_settings import HiveSettings
+from fedpredict.warehouse.hive_side_tables import SideTables
 from fedpredict.warehouse.hive_statements import create_staging, drop_partition, insert_query, insert_staged
 from fedpredict.warehouse.insertion import rows_for
 
 MODEL = "bench"
-MORNING, DAY, OTHER_DAY = datetime(2026, 1, 1, tzinfo=UTC), date(2026, 1, 1), "2025-12-31"
+MORNING, OTHER_DAY = datetime(2026, 1, 1, tzinfo=UTC), "2025-12-31"
+DAYS = (date(2026, 1, 1), date(2026, 1, 2))
 SERVICES = [sys.executable, str(Path(__file__).parent / "services")]
 SET: Mapping[str, tuple[str, ...]] = {"spark": ("spark.driver.memory=3g",), "hive": ()}
 """What a server is started with, where it is more than that of a test."""
@@ -84,6 +89,11 @@ def served(engine: str, address: str | None, *, install: bool) -> Iterator[Serve
         yield Server(host, int(port), staging, pid)
 
 
+def count_stored() -> None:
+    """Have Hive count what is stored, by a query for each series, in place of what passes: to compare (ADR 0050)."""
+    SideTables.tables_of = lambda _self, _summaries: []  # type: ignore[method-assign]
+
+
 @contextmanager
 def _database(server: Server) -> Iterator[HiveSettings]:
     """Give a new database, and drop it at the end."""
@@ -98,7 +108,7 @@ def _database(server: Server) -> Iterator[HiveSettings]:
 
 
 def measure(server: Server, n_rows: int, n_features: int, n_buckets: int | None) -> None:
-    """Load a snapshot, score it both ways, and print one object for each."""
+    """Load a snapshot, score it both ways on each day, and print one object for each."""
     n_buckets = n_buckets or bucket_count(n_rows, BUCKET_ROWS)
     with _database(server) as settings:
         _load(settings, n_rows, n_features)
@@ -109,14 +119,16 @@ def measure(server: Server, n_rows: int, n_features: int, n_buckets: int | None)
         if snapshot is None:
             raise SystemExit("no snapshot")
         ensure_tables(warehouse)
-        turns = Turns(session, warehouse, version, snapshot, n_buckets, server.pid)
-        turns.warm()
-        with statements(warehouse) as spent:
-            turns.run()
         facts = {"engine": warehouse.engine.name, "rows": n_rows, "features": n_features, "buckets": n_buckets}
+        for number, day in enumerate(DAYS, 1):
+            turns = Turns(session, warehouse, version, snapshot, n_buckets, server.pid)
+            if number == 1:
+                turns.warm()
+            with statements(warehouse, turns.now) as spent:
+                turns.run(day)
+            _print(facts | {"day": number}, turns, spent)
         session.close()
         warehouse.close()
-    _print(facts, turns, spent)
 
 
 @dataclass(frozen=True)
@@ -159,18 +171,17 @@ class Turns:
         self.warehouse.replace_from(SHARES.name, partition, statement, params)
         self.warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
 
-    def run(self) -> None:
-        """Score the day; between its buckets, the bare statements."""
-        bucket_writing.TOGETHER_S = (
-            3 * TOGETHER_S
-        )  # two bare statements stand between what would end together without them
-        self._since = self._now()
-        tasks.score_day(self.warehouse, self.version, DAY, n_buckets=self.n_buckets, advance=self._between)
-        self.once += self._now() - self._since
+    def run(self, day: date) -> None:
+        """Score a day; between its buckets, the bare statements."""
+        # two bare statements stand between what would end together without them
+        bucket_writing.TOGETHER_S = 3 * TOGETHER_S
+        self._since = self.now()
+        tasks.score_day(self.warehouse, self.version, day, n_buckets=self.n_buckets, advance=self._between)
+        self.once += self.now() - self._since
 
     def _between(self, done: int, _of: int) -> None:
         """Stand between two buckets of the task, with the clock stopped."""
-        taken = self._now() - self._since
+        taken = self.now() - self._since
         if done == 0:
             self.once += taken
         else:
@@ -178,17 +189,18 @@ class Turns:
             self.bare.append((self._before, self._bare(done - 1)))
         if done < self.n_buckets:
             self._before = self._bare(done)
-        self._since = self._now()
+        self._since = self.now()
 
     def _bare(self, bucket: int) -> Spent:
         sql, drop = _statement(self, bucket)
-        began = self._now()
+        began = self.now()
         self.session.execute(sql)
-        taken = self._now() - began
+        taken = self.now() - began
         self.session.execute(drop)
         return taken
 
-    def _now(self) -> Spent:
+    def now(self) -> Spent:
+        """Return what has passed on the clock, and of the server's processors where they are known."""
         cpu = 0.0
         if self.pid is not None:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -196,20 +208,29 @@ class Turns:
         return Spent(time.perf_counter(), cpu)
 
 
+def _named(sql: str) -> str:
+    """Return what a statement does, and to which table."""
+    filled = re.search(r"INSERT OVERWRITE TABLE `(\w+)`", sql)
+    if filled:
+        return f"INSERT {filled[1]}"
+    word, tables = sql.split(maxsplit=1)[0], re.findall(r"`(fp_(?!given|fp)\w+)`", sql)
+    return " ".join([word, *(re.sub("^fp_side_.*", "fp_side", each) for each in tables[:1])])
+
+
 @contextmanager
-def statements(warehouse: HiveWarehouse) -> Iterator[dict[str, float]]:
+def statements(warehouse: HiveWarehouse, now: Callable[[], Spent]) -> Iterator[dict[str, Spent]]:
     """Count the seconds of our statements by what they are; those of the other session are not ours."""
-    spent: dict[str, float] = {}
+    spent: dict[str, Spent] = {}
     execute = HiveSession.execute
 
     def timed(session: HiveSession, sql: str) -> pa.Table:
-        began = time.perf_counter()
+        began = now()
         try:
             return execute(session, sql)
         finally:
             if session is warehouse._open:  # noqa: SLF001
-                name = " ".join([sql.split(maxsplit=1)[0], *re.findall(r"`(fp_(?!given|fp)\w+)`", sql)[:1]])
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+                name = _named(sql)
+                spent[name] = spent.get(name, Spent()) + (now() - began)
 
     HiveSession.execute = timed  # type: ignore[method-assign]
     try:
@@ -267,7 +288,7 @@ def _statement(turns: Turns, bucket: int) -> tuple[str, str]:
     return insert_query(SHARES, partition, *rendered), drop_partition(SHARES, partition)
 
 
-def _print(facts: dict[str, Any], turns: Turns, spent: Mapping[str, float]) -> None:
+def _print(facts: dict[str, Any], turns: Turns, spent: Mapping[str, Spent]) -> None:
     """Print a line for each way."""
     bare = [Spent((a + b).wall / 2, (a + b).cpu / 2) for a, b in turns.bare]
     theirs, ours = sum(bare, Spent()), sum(turns.task, Spent())
@@ -277,10 +298,18 @@ def _print(facts: dict[str, Any], turns: Turns, spent: Mapping[str, float]) -> N
         if turns.pid is not None:
             line["cpu_s"] = round(taken.cpu, 2)
         if work == "task":
-            line |= {"peak_mb": peak, "overhead": round(ours.wall / theirs.wall - 1, 3)}
-            if theirs.cpu:
-                line["cpu_overhead"] = round(ours.cpu / theirs.cpu - 1, 3)
-            line["once_s"] = round(turns.once.wall, 2)
-            longest = sorted(spent.items(), key=lambda each: -each[1])
-            line["statements_s"] = {name: round(seconds, 2) for name, seconds in longest}
+            line |= {"peak_mb": peak, **_overheads(theirs, ours, turns.once)}
+            longest = sorted(spent.items(), key=lambda each: -each[1].wall)
+            line["statements_s"] = {name: round(each.wall, 2) for name, each in longest}
+            if turns.pid is not None:
+                line["statements_cpu_s"] = {name: round(each.cpu, 2) for name, each in longest}
         print(json.dumps(line), flush=True)
+
+
+def _overheads(theirs: Spent, ours: Spent, once: Spent) -> dict[str, float]:
+    """Return what is ours beyond theirs, as a part of it: of the buckets, and of the whole day."""
+    whole = ours + once
+    told = {"overhead": ours.wall / theirs.wall - 1, "whole_overhead": whole.wall / theirs.wall - 1}
+    if theirs.cpu:
+        told |= {"cpu_overhead": ours.cpu / theirs.cpu - 1, "whole_cpu_overhead": whole.cpu / theirs.cpu - 1}
+    return {name: round(part, 3) for name, part in told.items()} | {"once_s": round(once.wall, 2)}

@@ -122,13 +122,16 @@ def _weights(party: str, n_features: int) -> Floats:
     return np.asarray(np.random.default_rng(PARTIES.index(party)).normal(size=(n_features, 1)) / 100)
 
 
-def write_settings(folder: Path, answer_from: str = "store", bucket_rows: int | None = None) -> TlsFiles:
+def write_settings(
+    folder: Path, answer_from: str = "store", bucket_rows: int | None = None, least_buckets: int = 1
+) -> TlsFiles:
     """Write certificates and settings of everybody, and return the client's files.
 
     Args:
         folder: Where.
         answer_from: What participants answer buckets from: their online `store`, or their `warehouse`, without a store.
         bucket_rows: Of stored shares, at participants; None: the default.
+        least_buckets: Into how many buckets a population is cut at least.
     """
     authority = certs.create_ca(folder / "ca", "bench CA")
     ports = free_ports(1 + 2 * len(PARTIES))
@@ -151,7 +154,7 @@ def write_settings(folder: Path, answer_from: str = "store", bucket_rows: int | 
             '[callers.bank]\nmodels = ["*"]\n'
         )
         bank += f'[parties.{party}]\naddress = "127.0.0.1:{listen}"\n'
-    bank += f"[models.{MODEL}]\nparties = {json.dumps(PARTIES)}\n"
+    bank += f"[tasks]\nleast_buckets = {least_buckets}\n[models.{MODEL}]\nparties = {json.dumps(PARTIES)}\n"
     (folder / "bank" / "initiator.toml").write_text(f'{bank}[clients.desk]\nmodels = ["*"]\n')
     return certs.issue(authority, Identity(IdentityKind.CLIENT, "desk"), folder / "certs-desk")
 

@@ -16,9 +16,12 @@ from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import AuditBrokenError, InputError
 from fedpredict.security.audit_chain import Checkpoint, calls, is_signed, parse_checkpoint
-from fedpredict.security.audit_keys import PUBLIC_KEY, read_ids_key, read_public_key
+from fedpredict.security.audit_keys import PUBLIC_KEY, is_begun, read_ids_key, read_public_key
 from fedpredict.security.audit_line import hashed_id
 from fedpredict.security.audit_verify import verify_chain
+
+_NAMED = 20
+"""So many callers are named where the one that was asked for has no call."""
 
 app = typer.Typer(help="See who asked this party for what.", no_args_is_help=True)
 
@@ -73,6 +76,10 @@ def verify(
     # a syslog has checkpoints of many parties: this party's are those that its key signed
     missing = {each.chain for each in kept if is_signed(each, public)} - {each.chain for each in reports}
     problems += [f"chain {name}, which an anchor knows, is gone" for name in sorted(missing)]
+    names = Counter(each.chain for each in reports)
+    problems += [f"{n} folders hold the chain {name}" for name, n in names.items() if n > 1]
+    if not reports and is_begun(where):
+        problems.append(f"{where} has this party's keys and no chain: a daemon that makes them begins one")
     if problems:
         raise AuditBrokenError(f"the audit log is not whole: {'; '.join(problems[:5])}")
 
@@ -89,17 +96,21 @@ def report(
 ) -> None:
     """Say who asked about how many samples: calls, rows, and different people, by caller, model and method.
 
-    Of calls about more ids than `[audit] ids_per_line` the log has no single id: their rows count in `large_rows`, and
-    not in `people`. With `--sample-id` these calls cannot be searched, and `large_calls` and `large_rows` say how many
-    they were: the person may be in any of them.
+    Of calls about more ids than the setting `ids_per_line` the log has no single id: their rows count in
+    `large_rows`, and not in `people`. With `--sample-id` these calls cannot be searched, and `large_calls` and
+    `large_rows` say how many they were: the person may be in any of them.
     """
     loaded = wiring.load_party(config)
     folder = wiring.audit_folder(loaded)
     first, end = _instant(since, "--from"), _instant(until, "--to")
     wanted = None if sample_id is None else hashed_id(read_ids_key(folder), sample_id.encode())
+    if first and end and first >= end:
+        raise InputError(f"--to {until} is not after --from {since}: there is nothing between them")
     sums: dict[tuple[str, str, str], _Sum] = {}
+    callers: set[str] = set()
     for call in _entries(folder):
         at = str(call.get("t"))
+        callers.add(str(call.get("caller")))
         if (who not in (None, call.get("caller"))) or at < first or (end and at >= end):
             continue
         if wanted is not None and wanted not in call.get("ids", ()) and "root" not in call:
@@ -114,6 +125,8 @@ def report(
     columns = ("caller", "model", "what", *counts, "first", "last", "purposes")
     output = Output(as_json=as_json)
     output.rows(columns, rows, empty="No call is in the log for that.")
+    if who is not None and who not in callers:
+        output.note(f"no caller is {who!r}; in the log are: {', '.join(sorted(callers)[:_NAMED]) or 'none'}")
     large = sum(each.large_calls for each in sums.values())
     if wanted is not None and large:
         n_rows = sum(each.large_rows for each in sums.values())
@@ -126,8 +139,8 @@ def _entries(folder: Path) -> Iterator[Mapping[str, Any]]:
         if line["kind"] == "call":
             yield line
             continue
-        outcome, counted = str(line["kind"]), line.get("calls")
-        for caller, n in counted.items() if isinstance(counted, dict) else ():
+        outcome = str(line["kind"])
+        for caller, n in line.get("calls", {}).items():
             yield {"t": line.get("t"), "caller": caller, "what": f"({outcome})", "outcome": outcome, "calls": n}
 
 
@@ -148,17 +161,17 @@ class _Sum:
 
     def add(self, call: Mapping[str, Any], *, is_found: bool) -> None:
         """Add a call; one that could not be searched counts among the large ones only."""
-        n_rows = int(call.get("rows", 0))
+        n_rows = call.get("rows", 0)
         if "root" in call:
             self.large_calls += 1
             self.large_rows += n_rows
         if not is_found:
             return
-        n_calls = int(call.get("calls", 1))
+        n_calls = call.get("calls", 1)
         self.calls += n_calls
         self.refused += n_calls if call.get("outcome") not in ("ok", "lost") else 0
         self.rows += n_rows
-        self.scored += int(Counter(call.get("statuses", {}))["OK"])
+        self.scored += call.get("statuses", {}).get("OK", 0)
         self.people.update(call.get("ids", ()))
         self.purposes.update({str(call["purpose"])} if "purpose" in call else ())
         at = str(call.get("t"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,9 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.security import certs, crls
 from fedpredict.security.files import PUBLIC, write_file
 from fedpredict.security.identity import Identity, IdentityKind
+
+_END_OF_SERIALS = 1 << 159
+"""Serial numbers of X.509 are of 20 bytes at most, and above 0 (RFC 5280, 4.1.2.2)."""
 
 app = typer.Typer(help="Make and read certificates: who a party is to the others.", no_args_is_help=True)
 
@@ -159,10 +163,10 @@ def _identity(party: str | None, client: str | None) -> Identity:
 
 
 def _serial(text: str) -> int:
-    try:
-        return int(text.replace(":", ""), 16)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no serial number in hex") from None
+    digits = text.replace(":", "")
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,40}", digits) or not 0 < int(digits, 16) < _END_OF_SERIALS:
+        raise typer.BadParameter(f"{text!r} is no serial number in hex (`fedpredict certs show` prints them)")
+    return int(digits, 16)
 
 
 def _shown(report: certs.CertificateReport) -> dict[str, object]:

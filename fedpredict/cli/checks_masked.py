@@ -36,4 +36,5 @@ def _check_sum(settings: ParticipantSettings, models: frozenset[str], model_id: 
         what = f"{model_id} is masked with {others}, and nobody else may ask: every sum is refused"
         fix = f"name participants alone in masked.{model_id}.parties: the initiator, which asks, has no masks"
         return Finding(Level.PROBLEM, what, fix)
-    return Finding(Level.OK, f"{model_id} leaves masked, with the masks of {others}")
+    lack = f"; a sum may lack {', '.join(masked.may_lack)}" if masked.may_lack else ""
+    return Finding(Level.OK, f"{model_id} leaves masked, with the masks of {others}{lack}")

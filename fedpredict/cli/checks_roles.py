@@ -9,7 +9,7 @@ from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import TIMEOUT_S, Checked
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.names import nearest
-from fedpredict.errors import FedPredictError, PartyError
+from fedpredict.errors import FedPredictError, PartyError, PartyRefusedError
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
@@ -120,6 +120,9 @@ async def _ask(dialler: Dialler, party: str, address: str, models: list[str]) ->
     async with peer:
         try:
             await peer.hello(deadline_s=TIMEOUT_S)
+        except PartyRefusedError as error:
+            fix = f"ask {party}: its log says why; perhaps its [tls] lists, or no [callers.{dialler.party}]"
+            return [Finding(Level.PROBLEM, str(error), fix)]
         except PartyError as error:
             fix = f"start {party}'s participant, or correct [parties.{party}] address; its log may say more"
             return [Finding(Level.PROBLEM, str(error), fix)]

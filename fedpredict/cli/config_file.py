@@ -49,7 +49,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; `fedpredict init` writes one") from error
+        raise ConfigError(f"{path}: no such file (`fedpredict init` writes the settings of a party)") from error
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:

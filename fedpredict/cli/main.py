@@ -85,6 +85,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
         arguments: Without the program's name.
     """
     app = typer.Typer(
+        rich_markup_mode="markdown",
         name="fedpredict",
         help="Federated prediction: convert partial models, serve parties, ask for predictions.",
         no_args_is_help=True,

@@ -83,6 +83,7 @@ models = ["*"]               # or the ids of the models that it may ask for
 
 # [masked.credit]            # its shares leave masked, so that only their sum can be read: docs/masked-sums.md
 # parties = ["post", "shop"] # the other participants of the model; not this one, and not the initiator
+# may_lack = ["post"]        # a sum may be made without post, which has to say so itself
 
 # Where no port may be opened inwards, this participant dials: no link_listen, connect = "out" above [tls], and
 # [initiators.{{initiator}}]            # each initiator of [callers]; there: [parties.{{party}}] connect = "in"

@@ -11,18 +11,12 @@ from time import monotonic
 
 import grpc
 
+from fedpredict.client.credentials import Credentials
 from fedpredict.errors import ConfigError, DeadlineExceededError, InputError
 from fedpredict.model.ids import check_party_id
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.passwords import AUTHORIZATION, check_token_text
-from fedpredict.security.tls import (
-    TlsFiles,
-    authority_credentials,
-    channel_credentials,
-    is_loopback,
-    server_name,
-    stated_identity,
-)
+from fedpredict.security.tls import TlsFiles, is_loopback, server_name, stated_identity
 from fedpredict.wire.channel import MAX_SAMPLES_PER_CALL, Options, channel_options
 
 
@@ -32,23 +26,29 @@ class Target:
 
     Attributes:
         address: host:port.
-        credentials: For TLS; None for plain text.
+        credentials: For TLS, followed while their files change; None for plain text.
         options: Of the channel.
         metadata: Of every call; a token is among it.
         chunk_size: The most sample ids in one call.
-        key: Equal for targets that may share a connection: the same server, the same caller.
+        key: Equal for targets that may share a connection: the same server, the same caller, the same files.
         name: The DNS name that the server must have; empty for plain text.
         tls: This caller's files; None for plain text.
     """
 
     address: str
-    credentials: grpc.ChannelCredentials | None
+    credentials: Credentials | None
     options: Options = field(repr=False)
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
     chunk_size: int
     key: Hashable = field(repr=False)
     name: str = ""
     tls: TlsFiles | None = None
+
+    def open_channel(self) -> grpc.aio.Channel:
+        """Return a channel for the event loop that runs now; the caller closes it."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.address, options=self.options)
+        return grpc.aio.secure_channel(self.address, self.credentials.newest, options=self.options)
 
 
 def build_target(
@@ -78,8 +78,8 @@ def build_target(
     shown = () if token is None else ((AUTHORIZATION, f"Bearer {check_token_text(token)}"),)
     if insecure:
         return _plain_target(address, tls, identity, chunk_size, shown)
-    files = (tls.ca, tls.certificate, tls.key) if tls is not None else (ca,) if ca is not None and shown else ()
-    if not files or server_party is None:
+    files = ca if tls is None and shown else tls
+    if files is None or server_party is None:
         raise ConfigError(
             "a connection needs tls (the CA, a certificate, its key: `fedpredict certs`), or ca and a token, and "
             "server_party (the party that runs the initiator, which its certificate must name); insecure=True works on "
@@ -91,11 +91,9 @@ def build_target(
             "take them out, and replace the CA where a server is to be refused"
         )
     name = server_name(check_party_id(server_party))
-    options = channel_options(name)
-    credentials = authority_credentials(files[0]) if tls is None else channel_credentials(tls)
-    # what the files hold, not where they are: a renewed certificate is another caller's connection
-    content = (*(sha256(path.read_bytes()).digest() for path in files), _digest(shown))
-    return Target(address, credentials, options, shown, chunk_size, (address, server_party, content), name, tls)
+    credentials = Credentials(files)
+    key = (address, server_party, credentials.key, _digest(shown))
+    return Target(address, credentials, channel_options(name), shown, chunk_size, key, name, tls)
 
 
 def _plain_target(

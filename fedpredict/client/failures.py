@@ -67,8 +67,11 @@ def from_rpc(error: grpc.RpcError) -> Exception:
 def from_stream(error: grpc.RpcError) -> Exception:
     """Return what the end of a stream means: as `from_rpc`, or `NoStreamError`."""
     meaning = from_rpc(error)
-    missing = error.code() is grpc.StatusCode.UNIMPLEMENTED and type(meaning) is ProtocolError
-    return NoStreamError(str(error.details())) if missing else meaning
+    return NoStreamError(str(error.details())) if _is_unknown(error, meaning) else meaning
+
+
+def _is_unknown(error: grpc.RpcError, meaning: Exception) -> bool:
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED and type(meaning) is ProtocolError
 
 
 def from_failure(message: common_pb2.Failure) -> Exception:
@@ -90,4 +93,7 @@ def told(error: FedPredictError, target: Target, deadline: Deadline, model_id: s
 def translate(error: grpc.RpcError, target: Target, deadline: Deadline, model_id: str = "") -> FedPredictError:
     """Return the error of our tree for a call that is not made again; the message names the server or the model."""
     meaning = from_rpc(error)
+    if _is_unknown(error, meaning):
+        what = "it is no initiator (a participant, perhaps), or another release"
+        return ProtocolError(f"{target.address} does not know the call: {what}")
     return told(meaning, target, deadline, model_id) if isinstance(meaning, FedPredictError) else unavailable(target)

@@ -12,7 +12,7 @@ import random
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import grpc
 
@@ -29,13 +29,22 @@ from fedpredict.client.failures import (
     told,
     unavailable,
 )
+from fedpredict.client.lines import Line, Lines
 from fedpredict.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_s, is_worth_retrying
-from fedpredict.client.standing import StandingStreams
-from fedpredict.errors import ConfigError, DeadlineExceededError, FedPredictError, InputError, ServerUnavailableError
+from fedpredict.errors import (
+    CertificateRefusedError,
+    ConfigError,
+    DeadlineExceededError,
+    FedPredictError,
+    InputError,
+    ServerUnavailableError,
+)
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.security.trouble import Trouble
 
 T = TypeVar("T")
+Attempt: TypeAlias = Callable[[Line], Awaitable[T]]
+"""Makes a call once, on a line."""
 
 TABLE_ROWS = 500
 """Larger requests travel as tables on a stream; smaller ones cost less as a call of their own."""
@@ -53,13 +62,7 @@ class PooledConnection:
         self.loop = asyncio.get_running_loop()
         self._target = target
         self._budget = RetryBudget()
-        self._channel = (
-            grpc.aio.insecure_channel(target.address, options=target.options)
-            if target.credentials is None
-            else grpc.aio.secure_channel(target.address, target.credentials, options=target.options)
-        )
-        self._rows = StandingStreams(self._channel, target, as_tables=False)
-        self._tables = StandingStreams(self._channel, target, as_tables=True)
+        self._lines = Lines(target)
         self._has_streams = True
         self._under_way = 0
         self._trouble = Trouble("server.unreachable", {}, target.address, target.name, target.tls, first_s=0.0)
@@ -82,8 +85,8 @@ class PooledConnection:
     async def models(self, deadline: Deadline) -> list[ModelInfo]:
         """Return the models that this caller may ask for."""
 
-        async def ask() -> list[ModelInfo]:
-            return core.parse_models(await self._unary(core.models_question(), deadline))
+        async def ask(line: Line) -> list[ModelInfo]:
+            return core.parse_models(await self._unary(core.models_question(), deadline, line))
 
         return await self._guard(ask, deadline)
 
@@ -94,9 +97,9 @@ class PooledConnection:
     async def upload(self, method: str, messages: Callable[[], Iterator[bytes]], deadline: Deadline) -> bytes:
         """Return the reply to a stream of messages, which are made anew where it has to be sent again."""
 
-        async def attempt() -> bytes:
+        async def attempt(line: Line) -> bytes:
             metadata, left_s = self._target.metadata, deadline.remaining_s()
-            call = self._channel.stream_unary(method, None, None)(None, timeout=left_s, metadata=metadata)
+            call = line.channel.stream_unary(method, None, None)(None, timeout=left_s, metadata=metadata)
             left = messages()
             try:
                 # in a thread: they may be read from a file
@@ -119,24 +122,32 @@ class PooledConnection:
             ServerUnavailableError: The server is away, or was lost.
             FedPredictError: What the call failed with.
         """
-        call = self._channel.unary_stream(question.method, None, None)(question.message, metadata=self._target.metadata)
-        try:
-            async for message in call:
-                yield message
-        except grpc.RpcError as error:
-            meaning = from_rpc(error)
-            raise unavailable(self._target) if isinstance(meaning, LostConnectionError) else meaning from error
-        finally:
-            call.cancel()
+        self.follow()
+        with self._lines.take() as line:
+            method = line.channel.unary_stream(question.method, None, None)
+            call = method(question.message, metadata=self._target.metadata)
+            try:
+                async for message in call:
+                    yield message
+            except grpc.RpcError as error:
+                meaning = from_rpc(error)
+                is_lost = self._is_outdated(meaning, line) or isinstance(meaning, LostConnectionError)
+                raise unavailable(self._target) if is_lost else meaning from error
+            finally:
+                call.cancel()
+
+    def follow(self, *, at_once: bool = False) -> None:
+        """Go on with the certificate that the files hold now, with `at_once` although they may not have settled."""
+        if self._lines.look(at_once=at_once):
+            self.breaker = Breaker()  # what is known of the server was learnt with another certificate
 
     async def close(self) -> None:
         """Close the connection; calls under way are lost."""
-        await self._rows.close()
-        await self._tables.close()
-        await self._channel.close(None)
+        await self._lines.close()
 
-    async def _guard(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, model_id: str = "") -> T:
+    async def _guard(self, attempt: Attempt[T], deadline: Deadline, model_id: str = "") -> T:
         """Make a call through the circuit, which hears what became of it."""
+        self.follow()
         wait_s = self.breaker.wait_s()
         if wait_s:
             raise circuit_open(self._target, self.breaker.failures, wait_s)
@@ -163,20 +174,26 @@ class PooledConnection:
         self._trouble.over()
         return answer
 
-    async def _retry(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+    async def _retry(self, attempt: Attempt[T], deadline: Deadline) -> T:
         """Make a call, and make it again while that is worth it, allowed and in time."""
         self._budget.count_call()
         for number in range(1, MAX_ATTEMPTS):
-            try:
-                return await attempt()
-            except Exception as error:
-                if not is_worth_retrying(error):
-                    raise
-                await self._wait(error, number, deadline)
+            with self._lines.take() as line:
+                try:
+                    return await attempt(line)
+                except Exception as error:
+                    if not self._is_outdated(error, line) and not is_worth_retrying(error):
+                        raise
+                    await self._wait(error, number, deadline)
         try:
-            return await attempt()
+            with self._lines.take() as line:
+                return await attempt(line)
         except LostConnectionError as error:
             raise unavailable(self._target) from error
+
+    def _is_outdated(self, error: Exception, line: Line) -> bool:
+        """Return whether a call failed with a certificate that has been renewed."""
+        return isinstance(error, LostConnectionError | CertificateRefusedError) and self._lines.is_outdated(line)
 
     async def _wait(self, error: Exception, number: int, deadline: Deadline) -> None:
         """Return when a call may be made again; raise what the last one failed with where it may not."""
@@ -188,35 +205,36 @@ class PooledConnection:
         if is_lost:
             try:
                 async with asyncio.timeout(min(RECONNECT_S, deadline.remaining_s())):
-                    await self._channel.channel_ready()
+                    with self._lines.take() as line:
+                        await line.channel.channel_ready()
             except TimeoutError:
                 raise unavailable(self._target) from error
 
-    async def _hedge(self, ask: Callable[[], Awaitable[Prediction]], after_s: float) -> Prediction:
+    async def _hedge(self, ask: Attempt[Prediction], after_s: float, line: Line) -> Prediction:
         """Ask, and after a while ask once more: the first answer wins, and the other call is cancelled."""
-        calls = {asyncio.ensure_future(ask())}
+        calls = {asyncio.ensure_future(ask(line))}
         try:
             done, _ = await asyncio.wait(calls, timeout=after_s)
             if not done and self._budget.take():
-                calls.add(asyncio.ensure_future(ask()))
+                calls.add(asyncio.ensure_future(ask(line)))
             return await first_answer(calls)
         finally:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _ask(self, task: PredictTask, deadline: Deadline) -> Prediction:
+    async def _ask(self, task: PredictTask, deadline: Deadline, line: Line) -> Prediction:
         """Make one call for a task, on the way that costs least."""
         is_large = len(task.sample_ids) > TABLE_ROWS
         if self._has_streams and (is_large or self._under_way >= CALLS_FOR_STREAM):
             try:
-                return await (self._tables if is_large else self._rows).predict(task, deadline)
+                return await (line.tables if is_large else line.rows).predict(task, deadline)
             except NoStreamError:
                 self._has_streams = False
-        return core.parse_answer(await self._unary(core.question(task), deadline), task)
+        return core.parse_answer(await self._unary(core.question(task), deadline, line), task)
 
-    async def _unary(self, question: core.Question, deadline: Deadline) -> bytes:
-        method = self._channel.unary_unary(question.method, None, None)
+    async def _unary(self, question: core.Question, deadline: Deadline, line: Line) -> bytes:
+        method = line.channel.unary_unary(question.method, None, None)
         try:
             reply: bytes = await method(
                 question.message, timeout=deadline.remaining_s(), metadata=(*self._target.metadata, *question.metadata)
@@ -277,6 +295,8 @@ class Pool:
             connection = self._connections.get(key)
             if connection is None:
                 connection = self._connections[key] = PooledConnection(target)
+            else:
+                connection.follow(at_once=True)
             connection.users += 1
         return connection
 

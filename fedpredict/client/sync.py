@@ -47,7 +47,7 @@ class Client(TaskMethods):
         Args:
             address: host:port of the initiator.
             server_party: The party that runs it; its certificate must name this party, whatever the address.
-            tls: The CA, this caller's certificate and its key.
+            tls: The CA, this caller's certificate and its key, which are followed while they change.
             insecure: Plain text, on loopback only, where the server has `insecure = true`.
             identity: Without TLS: who this caller says it is; default: client "local".
             token: A bearer token of the initiator's (`fedpredict token`), read from a file or the environment; it

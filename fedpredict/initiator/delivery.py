@@ -17,7 +17,7 @@ from fedpredict.initiator.fallback import fall_back
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.question import Question, Route
 from fedpredict.initiator.settings import PolicyName
-from fedpredict.initiator.unmasking import unmasked
+from fedpredict.initiator.unmasking import open_defaults, unmasked
 from fedpredict.model.arrays import any_true
 from fedpredict.model.prediction import Origin, PartyReport
 from fedpredict.model.reasons import Reasons
@@ -139,7 +139,8 @@ class Delivery:
         settings, is_whole = question.settings, all_ok(answer.status)
         if settings.policy is PolicyName.DEFAULT_PARTIAL and not is_whole:
             shares = {party: side.share.cut(rows) for party, side in sides.items()}
-            answer = policy.default_partial(self._route.link, shares, settings.defaults)
+            defaults = open_defaults(self._route.masked, settings.defaults)
+            answer = policy.default_partial(self._route.link, shares, defaults)
         if settings.fallback_model is None or is_whole:
             self._hand_out(slices, sides, answer, rows.start)
         else:

@@ -33,16 +33,31 @@ class Terms:
         manifest: The version of the model, as canonical JSON.
         parties: Everyone whose masks are in the sum, sorted.
         scale_bits: As in `FixedPoint`.
+        lacking: The consent of each party that is left out.
     """
 
     session_id: bytes
     manifest: str
     parties: tuple[str, ...]
     scale_bits: int
+    lacking: tuple[masking_pb2.MaskConsent, ...] = ()
 
 
-async def open_session(places: Mapping[str, Place], terms: Terms) -> float:
-    """Have all parties agree on a session, in two steps; return how many seconds it lasts.
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """What came of opening a session.
+
+    Attributes:
+        lifetime_s: How many seconds it lasts.
+        consents: By party, those of its parties that let sums lack them.
+    """
+
+    lifetime_s: float
+    consents: Mapping[str, masking_pb2.MaskConsent]
+
+
+async def open_session(places: Mapping[str, Place], terms: Terms) -> Opened:
+    """Have all parties agree on a session, in two steps.
 
     Args:
         places: By party, all of them.
@@ -51,13 +66,13 @@ async def open_session(places: Mapping[str, Place], terms: Terms) -> float:
     Raises:
         PartyError: A party does not take part, is away, or slow.
     """
-    keys = await asyncio.gather(*(_key(place, terms) for place in places.values()))
-    others = {party: [key for key in keys if key.party != party] for party in places}
+    shown = await asyncio.gather(*(_key(place, terms) for place in places.values()))
+    others = {party: [each.key for each in shown if each.key.party != party] for party in places}
     lifetimes = await asyncio.gather(*(_keys(place, terms, others[party]) for party, place in places.items()))
-    return float(min(lifetimes))
+    return Opened(float(min(lifetimes)), {each.key.party: each.consent for each in shown if each.HasField("consent")})
 
 
-async def _key(place: Place, terms: Terms) -> masking_pb2.MaskKey:
+async def _key(place: Place, terms: Terms) -> masking_pb2.MaskKeyReply:
     request = masking_pb2.MaskKeyRequest(
         protocol_version=codec.PROTOCOL_VERSION,
         request_id=codec.new_request_id(),
@@ -65,12 +80,13 @@ async def _key(place: Place, terms: Terms) -> masking_pb2.MaskKey:
         session_id=terms.session_id,
         parties=terms.parties,
         scale_bits=terms.scale_bits,
+        lacking=terms.lacking,
     )
-    key = (await _ask(place, link_pb2.Frame(mask_key=request))).mask_key_told.key
+    shown = (await _ask(place, link_pb2.Frame(mask_key=request))).mask_key_told
     party = place.who.party
-    if key.party != party:
+    if shown.key.party != party:
         raise PartyRefusedError(f"party {party} showed the key of another party", party=party)
-    return key
+    return shown
 
 
 async def _keys(place: Place, terms: Terms, keys: Sequence[masking_pb2.MaskKey]) -> int:

@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from fedpredict.errors import FedPredictError, MaskingRefusedError, PartyRefusedError, PartyUnavailableError
 from fedpredict.initiator.fanout import RemoteParty
-from fedpredict.initiator.greeting import Acquaintance
-from fedpredict.initiator.mask_session import Place, Terms, open_session
+from fedpredict.initiator.mask_asking import Asked, asked_bucket, asked_share, failed, pass_on
+from fedpredict.initiator.mask_consents import KeptConsents
+from fedpredict.initiator.mask_session import Opened, Place, Terms, open_session
 from fedpredict.model.fixed_point import FixedPoint
 from fedpredict.model.manifest import Manifest, manifest_to_json
 from fedpredict.model.populations import BucketAnswer, BucketQuery
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
 from fedpredict.wire.link_caller import LinkCall, LinkCaller, fail_lost
-from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef, fill_masked_bucket_query, fill_masked_query
+from fedpredict.wire.masked_codec import SESSION_ID_BYTES, RoundRef
 from fedpredict.wire.v1 import link_pb2
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ FRESH = 0.8
 """The part of its lifetime that a session is used for."""
 
 _T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
 Replies: TypeAlias = "dict[str, asyncio.Future[_T]]"
 
 
@@ -51,7 +51,7 @@ class _Session:
     """
 
     session_id: bytes
-    opened: asyncio.Task[float]
+    opened: asyncio.Task[Opened]
     ends: float
 
     @property
@@ -94,14 +94,21 @@ class MaskedSums:
         self._sending: set[asyncio.Task[None]] = set()
         """The loop itself keeps weak references to tasks only."""
         self._loop = asyncio.get_running_loop()
+        self.consents = KeptConsents()
 
-    def of(self, manifest: Manifest, scale_bits: int) -> MaskedSum:
-        """Return how shares of a model are asked for and added up."""
+    def of(self, manifest: Manifest, scale_bits: int, may_lack: Collection[str] = ()) -> MaskedSum:
+        """Return how shares of a model are asked for and added up.
+
+        Args:
+            manifest: The version of the model.
+            scale_bits: As in `FixedPoint`.
+            may_lack: The parties without which a sum is of use; two others are left at least.
+        """
         parties = tuple(party for party in manifest.parties if party in self._remotes)
-        return MaskedSum(self, parties, FixedPoint(scale_bits, len(parties)))
+        return MaskedSum(self, parties, FixedPoint(scale_bits, len(parties)), frozenset(may_lack))
 
     def ask(
-        self, total: MaskedSum, manifests: Sequence[Manifest], asked_of: Mapping[str, _Asked[_T]], deadline_s: float
+        self, total: MaskedSum, manifests: Sequence[Manifest], asked_of: Mapping[str, Asked[_T]], deadline_s: float
     ) -> Replies[_T]:
         """Ask every party of a sum, in one round.
 
@@ -120,7 +127,7 @@ class MaskedSums:
             group = self._group(total.parties)
             sessions = [self._session(group, manifest, total) for manifest in manifests]
         except FedPredictError as error:
-            return {party: _failed(error) for party in asked_of}
+            return {party: failed(error) for party in asked_of}
         asked = _Round(self, group, manifests, asked_of, ends)
         if all(session.is_open for session in sessions):
             asked.send(sessions)
@@ -142,6 +149,11 @@ class MaskedSums:
     def remote(self, party: str) -> RemoteParty:
         """Return a party at another organisation."""
         return self._remotes[party]
+
+    def away(self, parties: Iterable[str]) -> set[str]:
+        """Return those parties to which there is no link now."""
+        pools = {party: self._remotes[party].pool for party in parties}
+        return {party for party, pool in pools.items() if not (pool.masking or pool.carriers)}
 
     def _group(self, parties: tuple[str, ...]) -> _Group:
         """Return the next group of links to these parties; raise `PartyError` where one has none that masks."""
@@ -177,22 +189,26 @@ class MaskedSums:
             return session
         session_id = secrets.token_bytes(SESSION_ID_BYTES)
         places = {party: Place(self._remotes[party].who, link) for party, link in group.links.items()}
-        terms = Terms(session_id, manifest_to_json(manifest), total.parties, total.fixed.scale_bits)
+        lacking = self.consents.of(manifest.manifest_sha256, total.lacking) or ()
+        terms = Terms(session_id, manifest_to_json(manifest), total.parties, total.fixed.scale_bits, lacking)
         opening = asyncio.ensure_future(open_session(places, terms))
         session = _Session(session_id, opening, float("inf"))
         group.sessions[manifest.manifest_sha256] = session
-        opening.add_done_callback(partial(self._opened, session, manifest))
+        opening.add_done_callback(partial(self._opened, session, manifest, total))
         return session
 
-    def _opened(self, session: _Session, manifest: Manifest, opening: asyncio.Task[float]) -> None:
+    def _opened(self, session: _Session, manifest: Manifest, total: MaskedSum, opening: asyncio.Task[Opened]) -> None:
         now = self._loop.time()
         if session.error is not None:
             session.ends = now + RETRY_S
-            extra = {"model": manifest.model_id, "reason": str(session.error)}
+            extra = {"model": manifest.model_id, "reason": str(session.error), "lacking": total.lacking}
             logger.warning("masking.not_opened", extra=extra)
             return
-        session.ends = now + FRESH * opening.result()
-        logger.info("masking.opened", extra={"model": manifest.model_id, "manifest": manifest.manifest_sha256})
+        opened = opening.result()
+        session.ends = now + FRESH * opened.lifetime_s
+        self.consents.keep(manifest.manifest_sha256, total.parties, opened.consents)
+        extra = {"model": manifest.model_id, "manifest": manifest.manifest_sha256, "lacking": total.lacking}
+        logger.info("masking.opened", extra=extra)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,13 +217,41 @@ class MaskedSum:
 
     Attributes:
         sums: Has the sessions.
-        parties: Whose shares are masked: every party of the model but this initiator, sorted.
+        parties: Whose shares are masked: every party of the model but this initiator and those of `lacking`, sorted.
         fixed: How shares become words.
+        may_lack: The parties without which a sum is of use.
+        lacking: Those that are left out, by their consent.
     """
 
     sums: MaskedSums
     parties: tuple[str, ...]
     fixed: FixedPoint
+    may_lack: frozenset[str] = frozenset()
+    lacking: tuple[str, ...] = ()
+
+    def present(self, manifest: Manifest) -> MaskedSum:
+        """Return the sum without the parties that are away now, if it may lack them; else this one."""
+        if not self.may_lack:
+            return self
+        return self.without(self.sums.away(self.parties), manifest) or self
+
+    def without(self, away: Collection[str], manifest: Manifest) -> MaskedSum | None:
+        """Return the sum without parties that are away; None where it may not lack them all, or lacks them already.
+
+        Whether the other parties consent as well shows when they are asked.
+
+        Args:
+            away: Which.
+            manifest: The version of the model that is asked for.
+        """
+        lacking = tuple(sorted({*self.lacking, *away}))
+        if lacking == self.lacking or not self.may_lack.issuperset(lacking):
+            return None
+        if self.sums.consents.of(manifest.manifest_sha256, lacking) is None:
+            return None
+        parties = tuple(party for party in self.parties if party not in lacking)
+        fixed = FixedPoint(self.fixed.scale_bits, len(parties))
+        return replace(self, parties=parties, fixed=fixed, lacking=lacking)
 
     def ask(
         self, manifests: Sequence[Manifest], queries: Mapping[str, ScoreQuery], deadline_s: float
@@ -219,7 +263,7 @@ class MaskedSum:
             queries: By party.
             deadline_s: How long the caller waits.
         """
-        asked_of = {party: _AskedShare(self.sums.remote(party).who, query) for party, query in queries.items()}
+        asked_of = {party: asked_share(self.sums.remote(party).who, queries[party]) for party in self.parties}
         return self.sums.ask(self, manifests, asked_of, deadline_s)
 
     def ask_bucket(
@@ -232,59 +276,8 @@ class MaskedSum:
             queries: By party.
             deadline_s: How long the caller waits.
         """
-        asked_of = {party: _AskedBucket(self.sums.remote(party).who, query) for party, query in queries.items()}
+        asked_of = {party: asked_bucket(self.sums.remote(party).who, queries[party]) for party in self.parties}
         return self.sums.ask(self, (manifest,), asked_of, deadline_s)
-
-
-class _Asked(Protocol[_T_co]):
-    """What a party is asked in a round."""
-
-    @property
-    def who(self) -> Acquaintance:
-        """The party."""
-
-    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
-        """Return the question, with its place in the sessions of its models."""
-
-    def read(self, frame: link_pb2.Frame) -> _T_co:
-        """Return the answer, checked against the question; raise `PartyRefusedError`."""
-
-    def refusals(self, reply: Any) -> Mapping[int, FedPredictError]:
-        """Return why models have no share in an answer, by their places."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _AskedShare:
-    who: Acquaintance
-    query: ScoreQuery
-
-    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
-        frame = link_pb2.Frame()
-        fill_masked_query(frame.masked_score, self.query, rounds)
-        return frame
-
-    def read(self, frame: link_pb2.Frame) -> PartyReply:
-        return self.who.masked_share(self.query, frame.scored)
-
-    def refusals(self, reply: PartyReply) -> Mapping[int, FedPredictError]:
-        return reply.failures
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _AskedBucket:
-    who: Acquaintance
-    query: BucketQuery
-
-    def frame(self, rounds: Sequence[RoundRef]) -> link_pb2.Frame:
-        frame = link_pb2.Frame()
-        fill_masked_bucket_query(frame.masked_bucket, self.query, rounds[0])
-        return frame
-
-    def read(self, frame: link_pb2.Frame) -> BucketAnswer:
-        return self.who.masked_bucket(self.query, frame.scored_bucket)
-
-    def refusals(self, _reply: BucketAnswer) -> Mapping[int, FedPredictError]:
-        return {}
 
 
 class _Round(Generic[_T]):
@@ -295,7 +288,7 @@ class _Round(Generic[_T]):
         sums: MaskedSums,
         group: _Group,
         manifests: Sequence[Manifest],
-        asked_of: Mapping[str, _Asked[_T]],
+        asked_of: Mapping[str, Asked[_T]],
         ends: float,
     ) -> None:
         self._sums = sums
@@ -311,7 +304,9 @@ class _Round(Generic[_T]):
         rounds = [RoundRef(session.session_id, number) for session in sessions]
         for party, asked in self._asked_of.items():
             answered = partial(self._answered, asked)
-            call: LinkCall[_T] = LinkCall(asked.frame(rounds), self._ends, answered, partial(self._lost, party))
+            frame = link_pb2.Frame()
+            asked.fill(frame, rounds)
+            call: LinkCall[_T] = LinkCall(frame, self._ends, answered, partial(self._lost, party))
             self.replies[party] = call
             self._group.links[party].start(call)
 
@@ -333,9 +328,9 @@ class _Round(Generic[_T]):
             except FedPredictError as limited:
                 error = limited
         for party, future in waiting.items():
-            _pass_on(self.replies[party] if error is None else _failed(error), future)
+            pass_on(self.replies[party] if error is None else failed(error), future)
 
-    def _answered(self, asked: _Asked[_T], call: LinkCall[_T], frame: link_pb2.Frame) -> None:
+    def _answered(self, asked: Asked[_T], call: LinkCall[_T], frame: link_pb2.Frame) -> None:
         if frame.HasField("failure"):
             error = asked.who.no_share(frame.failure)
             self._sums.remote(asked.who.party).pacing.note(error)
@@ -347,8 +342,9 @@ class _Round(Generic[_T]):
         except FedPredictError as error:
             call.fail(error)
             return
-        for place, failure in asked.refusals(reply).items():
-            self._forget(failure, self._manifests[place : place + 1])
+        if isinstance(reply, PartyReply):  # of a bucket there is one model, which has a share or not
+            for place, failure in reply.failures.items():
+                self._forget(failure, self._manifests[place : place + 1])
         call.set_result(reply)
 
     def _forget(self, error: FedPredictError, manifests: Sequence[Manifest] = ()) -> None:
@@ -361,30 +357,3 @@ class _Round(Generic[_T]):
     def _lost(party: str, call: LinkCall[Any], reason: str) -> None:
         # never sent again: its round's number is used up, and the other parties' masks are of this round
         fail_lost(call, reason, party)
-
-
-def _failed(error: BaseException) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    return future
-
-
-def _pass_on(call: asyncio.Future[_T], to: asyncio.Future[_T]) -> None:
-    """Let `to` end as `call` does, and cancel `call` where nobody waits for `to` any more."""
-
-    def ended(_: asyncio.Future[_T]) -> None:
-        if to.done():
-            return
-        if call.cancelled():
-            to.cancel()
-        elif (error := call.exception()) is not None:
-            to.set_exception(error)
-        else:
-            to.set_result(call.result())
-
-    def given_up(_: asyncio.Future[_T]) -> None:
-        if to.cancelled():
-            call.cancel()
-
-    call.add_done_callback(ended)
-    to.add_done_callback(given_up)

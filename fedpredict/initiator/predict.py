@@ -212,8 +212,9 @@ class Predictor:
         key = _SharedKey(
             manifest.parties, manifest.kind, manifest.link, manifest.n_scores, task.mode, round_rows, scale_bits
         )
-        # a round has one head at most: what travels together must be finished together
-        is_shared = head is None and task.inputs is None and len(task.sample_ids) <= SMALL_ROWS
+        may_lack = settings.defaults if settings.masked else ()
+        # a round has one head at most, and lacks the same parties: what travels together must be finished together
+        is_shared = head is None and task.inputs is None and len(task.sample_ids) <= SMALL_ROWS and not may_lack
         lane = self._shared.get(key) if is_shared else None
         if lane is None:
             route = Route(
@@ -224,7 +225,7 @@ class Predictor:
                 scorers=self._scorers,
                 own_party=self._own_party,
                 head=head,
-                masked=None if scale_bits is None else self._masked.of(manifest, scale_bits),
+                masked=None if scale_bits is None else self._masked.of(manifest, scale_bits, may_lack),
                 watch=self._watch,
             )
             lane = Lane(route, round_rows=round_rows)

@@ -174,12 +174,12 @@ class _Stream:
         self._sweep()
         try:
             while not (reader.done() and reader.exception()):
+                if self._closed_because:  # perhaps before this began
+                    raise CertificateRefusedError(self._closed_because)
                 await self._write_ready()
                 if (reader.done() or self._draining) and not self._under_way and not self._answers:
                     break
                 await self._to_write.wait()
-                if self._closed_because:
-                    raise CertificateRefusedError(self._closed_because)
             if reader.done():
                 reader.result()
         finally:

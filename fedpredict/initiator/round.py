@@ -23,7 +23,8 @@ from fedpredict.errors import (
 from fedpredict.initiator import policy
 from fedpredict.initiator.batch import Batch, Slice
 from fedpredict.initiator.delivery import Delivery, Side, fail_all
-from fedpredict.initiator.masking import MaskedSum, Replies
+from fedpredict.initiator.mask_asking import failed
+from fedpredict.initiator.masking import MaskedSum
 from fedpredict.initiator.question import Route
 from fedpredict.initiator.unmasking import share_without_numbers
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
@@ -63,6 +64,9 @@ class Round:
         self._loop = asyncio.get_running_loop()
         self._sides: dict[str, Side] = {}
         self._pending: dict[str, asyncio.Future[PartyReply]] = {}
+        self._lost: set[str] = set()
+        """The parties that were found to be away since the last asking."""
+        self._request_id = ""
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._n_left = 0
@@ -89,15 +93,13 @@ class Round:
             self._sides = {party: self._late(party, 0.0) for party in self._route.parties}
             self._loop.call_soon(self._finish)
             return
-        request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
-        queries = {party: self._query(party, request_id) for party in self._route.parties}
+        self._request_id = slices[0].waiting.task.request_id if len(slices) == 1 else new_request_id()
         if self._route.masked is not None:
-            self._pending.update(self._ask_masked(self._route.masked, queries, left_s))
-        for party, query in queries.items():
+            self._ask_masked(self._route.masked.present(self._asked[0].question.manifest), left_s)
+        for party in self._route.parties:
             if party not in self._pending:
-                self._pending[party] = _begin(self._route.scorers[party], query, left_s)
-        for party, future in list(self._pending.items()):
-            future.add_done_callback(partial(self._heard, party))
+                self._pending[party] = _begin(self._route.scorers[party], self._query(party), left_s)
+        self._listen()
         self._set_timer()
 
     def someone_left(self) -> None:
@@ -108,14 +110,40 @@ class Round:
         if self._n_left == len(slices):
             self._end("cancelled")
 
-    def _ask_masked(self, masked: MaskedSum, queries: Mapping[str, ScoreQuery], left_s: float) -> Replies[PartyReply]:
+    def _ask_masked(self, masked: MaskedSum, left_s: float) -> None:
+        """Ask for a sum, which is the route's from here on; what it lacks is away, unless that was heard before."""
+        if masked is not self._route.masked:
+            self._route = replace(self._route, masked=masked)
+            self._delivery = Delivery(self._route, self._batch, self._watched)
         manifests = [part.question.manifest for part in self._asked]
-        return masked.ask(manifests, {party: queries[party] for party in masked.parties}, left_s)
+        queries = {party: self._query(party) for party in masked.parties}
+        self._pending.update(masked.ask(manifests, queries, left_s))
+        for party in masked.lacking:
+            if party not in self._sides:
+                gone = PartyUnavailableError(f"party {party}: no link, and the sum is made without it", party=party)
+                self._pending[party] = failed(gone)
 
-    def _query(self, party: str, request_id: str) -> ScoreQuery:
+    def _asks_again(self) -> bool:
+        """Ask for the sum without the parties that were lost on the way, in a new round; return whether that may be."""
+        if self._route.masked is None or not self._lost:
+            return False
+        smaller = self._route.masked.without(self._lost, self._asked[0].question.manifest)
+        left_s = max((each.waiting.asks_until for each in self._live()), default=0.0) - self._loop.time()
+        if smaller is None or left_s <= 0.0:
+            return False
+        self._lost.clear()
+        self._ask_masked(smaller, left_s)
+        self._listen()
+        return True
+
+    def _listen(self) -> None:
+        for party, future in list(self._pending.items()):
+            future.add_done_callback(partial(self._heard, party))
+
+    def _query(self, party: str) -> ScoreQuery:
         batch, first, is_several = self._batch, self._asked[0].question.refs[party], len(self._asked) > 1
         return ScoreQuery(
-            request_id=request_id,
+            request_id=self._request_id,
             model_id=first.model_id,
             manifest_sha256=first.manifest_sha256,
             params_sha256=first.params_sha256,
@@ -141,6 +169,8 @@ class Round:
             self._fail(error)
             return
         except FedPredictError as error:
+            if isinstance(error, PartyUnavailableError):
+                self._lost.add(error.party)
             self._watched.heard(party, call_outcome_of(error), took_s)
             self._sides[party] = self._absent(party, error, took_s)
         except asyncio.CancelledError:
@@ -215,7 +245,7 @@ class Round:
         return [each for each in self._batch.slices if not (each.told or each.waiting.over)]
 
     def _finish(self) -> None:
-        if self._over:  # the callers left before it began
+        if self._over or self._asks_again():  # over: the callers left before it began
             return
         sides = self._sides or {party: self._unasked(party) for party in self._route.parties}
         # the next round is under way, and parties compute, while these answers are handed out

@@ -112,7 +112,8 @@ class ModelSettings(_Settings):
     deadline_s: Seconds | None = None
     """Longest wait for the parties; default: the initiator's."""
     defaults: Mapping[PartyId, Defaults] = Field(default_factory=dict)
-    """For `default_partial`: what stands in for a party's share, one number per score, before the link."""
+    """For `default_partial`: what stands in for a party's share, one number per score, before the link; where shares
+    are masked, for a party that is away and lets the sum lack it, alone."""
     fallback_model: ModelId | None = None
     """For `fallback_model`: a model that this initiator holds alone."""
     head: bool = False
@@ -147,11 +148,6 @@ class ModelSettings(_Settings):
     def _only_sums_are_masked(self) -> ModelSettings:
         if self.masked and self.head:
             raise ValueError("masked: shares that a head finishes are not added up, and only a sum can be masked")
-        if self.masked and self.defaults:
-            raise ValueError(
-                'masked: a constant cannot stand in for one share where only the sum is read; use policy = "fail", or '
-                '"fallback_model"'
-            )
         return self
 
 
@@ -333,6 +329,12 @@ class InitiatorSettings(_Settings):
             if model.masked and len(set(model.parties) - {self.party}) < 2:
                 raise ValueError(
                     f"models.{model_id}.masked: the sum over a single other party is its share, and hides nothing"
+                )
+            always = sorted(set(model.parties) - {self.party, *model.defaults})
+            if model.masked and len(always) < 2:
+                raise ValueError(
+                    f"models.{model_id}.defaults: of masked shares at least two must be in every sum, and only "
+                    f"{', '.join(always) or 'none'} has no constant"
                 )
         return self
 

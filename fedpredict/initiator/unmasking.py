@@ -41,6 +41,18 @@ def share_without_numbers(masked: MaskedWords, status: Statuses) -> Share:
     return Share(values, status)
 
 
+def open_defaults(masked: MaskedSum | None, defaults: Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+    """Return the constants that may stand in: none does for a share that is in a masked sum, or should be.
+
+    Args:
+        masked: The sum that was asked for; None where no share is masked.
+        defaults: By party.
+    """
+    if masked is None:
+        return defaults
+    return {party: each for party, each in defaults.items() if party not in masked.parties}
+
+
 def unmasked(
     masked: MaskedSum, n_rows: Sequence[int], n_scores: int, replies: Mapping[str, PartyReply | BucketAnswer | None]
 ) -> Unmasked | None:

@@ -17,7 +17,7 @@ from fedpredict.security.masking import MaskSession, MaskTerms
 logger = logging.getLogger(__name__)
 
 LIFETIME_S = 3600
-"""How long a session is kept; the initiator opens another one before."""
+"""How long a session is kept at most; the initiator opens another one before."""
 MAX_SESSIONS = 16_384
 """Most sessions of one caller in a process, one for each of its processes, groups of links and models; beyond them its
 oldest one ends."""
@@ -34,6 +34,7 @@ class HeldSession:
         link: What it was opened on; it ends with it.
         private_key: Until the second step.
         session: From the second step on.
+        lifetime_s: How long it stands, from its first step on.
         expires: By the monotonic clock.
     """
 
@@ -43,6 +44,7 @@ class HeldSession:
     link: object
     private_key: X25519PrivateKey | None = field(default=None, repr=False)
     session: MaskSession | None = None
+    lifetime_s: int = LIFETIME_S
     expires: float = 0.0
 
     def close(self, reason: str) -> None:
@@ -75,7 +77,7 @@ class HeldSessions:
         if held.terms.session_id in self._held:
             told = f"party {held.caller} began a mask session twice"
             raise MaskingRefusedError(told, problem="a session that was begun before")
-        held.expires = now + LIFETIME_S
+        held.expires = now + held.lifetime_s
         self._held[held.terms.session_id] = held
 
     def waiting(self, session_id: bytes, caller: Identity) -> tuple[HeldSession, X25519PrivateKey]:

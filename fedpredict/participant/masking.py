@@ -29,12 +29,14 @@ from fedpredict.model.several import rows_of_models
 from fedpredict.model.share import Share
 from fedpredict.observe.logs import add_log_context
 from fedpredict.participant.audited import CallAudit
-from fedpredict.participant.mask_sessions import LIFETIME_S, HeldSession, HeldSessions
+from fedpredict.participant.mask_consents import Lack, consent_to_wire, consents_from_wire, may_lack
+from fedpredict.participant.mask_sessions import HeldSession, HeldSessions
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import MaskedSettings
 from fedpredict.security.callers import hold
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.mask_consent import ConsentTerms, SignedConsent
 from fedpredict.security.masking import MaskSession, MaskTerms, SignedKey, pair_key, rows_digest, sign_key, verify_key
 from fedpredict.security.policy import Needs
 from fedpredict.security.tls import TlsFiles
@@ -64,6 +66,7 @@ class Masking:
         *,
         audit: CallAudit | None = None,
         now: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare, without a session.
 
@@ -75,7 +78,9 @@ class Masking:
             describe: Tells what a part is that is loaded.
             audit: Writes calls down; default: nothing does.
             now: The monotonic clock, in seconds.
+            clock: Seconds since 1970, for consents.
         """
+        self._clock = clock
         self._party = party
         self._settings = settings
         self._policy = policy
@@ -111,7 +116,8 @@ class Masking:
 
         Raises:
             ModelNotFoundError: No such model, or not this caller's.
-            MaskingRefusedError: The session is not one that this party's settings name.
+            MaskingRefusedError: The session is not one that this party's settings name, or lacks a party that has not
+                consented to it.
         """
         request_id = model_id = ""
         try:
@@ -122,13 +128,14 @@ class Masking:
             add_log_context(request_id=request_id, model=model_id)
             self._audit.check()
             self._policy.check(caller, model_id)
-            key = await self._begin(self._terms(request, manifest, caller), manifest, link)
+            terms = self._terms(request, manifest, caller)
+            key, consent = await self._begin(terms, self._lack(request, terms, model_id), manifest, link)
         except BaseException as error:
             self._audit.other("MaskKey", caller, request_id, model_id, error)
             raise
         self._audit.other("MaskKey", caller, request_id, model_id, None)
         await self._audit.safe()
-        return masking_pb2.MaskKeyReply(request_id=request_id, key=_key_to_wire(key))
+        return masking_pb2.MaskKeyReply(request_id=request_id, key=_key_to_wire(key), consent=consent_to_wire(consent))
 
     async def keys(self, request: masking_pb2.MaskKeysRequest, caller: Identity) -> masking_pb2.MaskKeysReply:
         """Go on with a session: take the others' public keys, and derive a key for each.
@@ -156,7 +163,7 @@ class Masking:
         self._audit.other("MaskKeys", caller, request_id, model_id, None)
         await self._audit.safe()
         logger.info("masking.agreed", extra={"parties": held.terms.parties})
-        return masking_pb2.MaskKeysReply(request_id=request_id, lifetime_s=LIFETIME_S)
+        return masking_pb2.MaskKeysReply(request_id=request_id, lifetime_s=held.lifetime_s)
 
     @property
     def _live(self) -> LiveTls:
@@ -174,11 +181,12 @@ class Masking:
                 problem="this party masks no shares of this model",
             )
         self._check_part(manifest)
-        expected = {self._party, *wanted.parties}
-        if set(parties) != expected or expected != set(manifest.parties) - {caller.name}:
+        whole = {self._party, *wanted.parties} == set(manifest.parties) - {caller.name}
+        if not (whole and may_lack(self._party, wanted, parties)):
             raise MaskingRefusedError(
                 f"{caller} wants a masked sum of {', '.join(parties)} for a model of {', '.join(manifest.parties)}; "
-                f"masked.{model_id}.parties says {', '.join(sorted(wanted.parties))}",
+                f"masked.{model_id}.parties says {', '.join(sorted(wanted.parties))}, "
+                f"may_lack says {', '.join(wanted.may_lack) or 'nobody'}",
                 problem="the sum is of other parties than this party's settings name",
             )
         if request.scale_bits != wanted.scale_bits:
@@ -212,12 +220,37 @@ class Masking:
                 f"part with the digest in it is of {part.training_run!r}"
             )
 
-    async def _begin(self, terms: MaskTerms, manifest: Manifest, link: object) -> SignedKey:
-        live, private_key = self._live, X25519PrivateKey.generate()
+    def _lack(self, request: masking_pb2.MaskKeyRequest, terms: MaskTerms, model_id: str) -> Lack:
+        """Return whom the sum lacks; raise `MaskingRefusedError` unless a consent of each comes with the request."""
+        wanted = self._settings[model_id]
+        everyone = {self._party, *wanted.parties}
+        return Lack(
+            terms=ConsentTerms(
+                manifest_sha256=terms.manifest_sha256, initiator=terms.initiator, parties=tuple(sorted(everyone))
+            ),
+            consents=consents_from_wire(request.lacking, everyone.difference(terms.parties)),
+            gives=self._party in wanted.may_lack,
+        )
+
+    async def _begin(
+        self, terms: MaskTerms, lack: Lack, manifest: Manifest, link: object
+    ) -> tuple[SignedKey, SignedConsent | None]:
+        live, private_key, now = self._live, X25519PrivateKey.generate(), self._clock()
         version = ModelRef(manifest.model_id, manifest.manifest_sha256, manifest.digest_of(self._party))
-        self._held.begin(HeldSession(terms.initiator, version, terms, link, private_key))
+        lifetime_s = await asyncio.to_thread(lack.check, live, now)
+        held = HeldSession(terms.initiator, version, terms, link, private_key, lifetime_s=lifetime_s)
+        self._held.begin(held)
+        if lack.consents:
+            lacking = [consent.party for consent in lack.consents]
+            logger.info("masking.smaller", extra={"parties": terms.parties, "lacking": lacking})
+        for consent in lack.consents:
+            live.hold(held, consent.chain_pem)
         public_key = private_key.public_key().public_bytes_raw()
-        return await asyncio.to_thread(sign_key, live, terms, public_key)
+
+        def signed() -> tuple[SignedKey, SignedConsent | None]:
+            return sign_key(live, terms, public_key), lack.own(live, now)
+
+        return await asyncio.to_thread(signed)
 
     def _agree(self, terms: MaskTerms, private_key: X25519PrivateKey, others: Mapping[str, SignedKey]) -> MaskSession:
         if set(others) != set(terms.parties) - {self._party}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
 
@@ -73,6 +73,9 @@ class MaskedSettings(_Settings):
     """The other participants whose masks are in the sum: every party of the model but this one and the initiator."""
     scale_bits: int = Field(default=DEFAULT_SCALE_BITS, ge=0, le=MAX_SCALE_BITS)
     """Shares are multiplied by 2 to the power of this, and rounded; the same at every party."""
+    may_lack: tuple[PartyId, ...] = ()
+    """Which of the parties, this one included, a sum may lack, each alone or together; a party that names itself
+    consents to what two sums tell of its share. The others, two at least, are in every sum."""
 
 
 class Connect(StrEnum):
@@ -179,6 +182,7 @@ class ParticipantSettings(_Settings):
         for model_id, each in self.masked.items():
             if self.party in each.parties or len(set(each.parties)) != len(each.parties):
                 raise ValueError(f"masked.{model_id}.parties: name each of the other participants once")
+            _check_may_lack(f"masked.{model_id}.may_lack", each.may_lack, {self.party, *each.parties})
         return self
 
     @model_validator(mode="after")
@@ -200,3 +204,18 @@ class ParticipantSettings(_Settings):
         if self.connect is Connect.OUT and self.link_listen is not None:
             raise ValueError('link_listen: connect = "out" opens no port for links')
         return self
+
+
+def _check_may_lack(key: str, may_lack: Sequence[str], parties: Set[str]) -> None:
+    """Check which parties a sum may lack; raise `ValueError` where what is left would hide nothing."""
+    strangers = ", ".join(sorted(set(may_lack) - parties))
+    if strangers:
+        raise ValueError(f"{key}: {strangers} is not in the sum of {', '.join(sorted(parties))}")
+    if len(set(may_lack)) != len(may_lack):
+        raise ValueError(f"{key}: name each party once")
+    if len(parties) - len(may_lack) < 2:
+        # sums that lack each of two in turn tell the share of a third as well, which consented to nothing
+        raise ValueError(
+            f"{key}: at least two of {', '.join(sorted(parties))} must be in every sum, or sums together tell the "
+            "share of each: name fewer"
+        )

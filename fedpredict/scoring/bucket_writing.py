@@ -25,6 +25,7 @@ from fedpredict.scoring.counting import (
     bins_of_stored,
     counted,
     counted_each,
+    counted_passing,
     engine_name,
     rows_of_each,
 )
@@ -34,7 +35,7 @@ from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables import shares
 from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
-from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, with_checks
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, passing_counts, with_checks
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import (
@@ -142,10 +143,13 @@ class BucketWriter:
                 self._still_ours()
                 written.append(bucket)
                 query, params = bucket_shares(self._version, self._snapshot, bucket, task.n_buckets)
-                yield Filling({**task.partition, "bucket": bucket}, query, params)
+                summaries, bound = passing_counts(bucket, warehouse.engine.name, bins=task.bins)
+                yield Filling({**task.partition, "bucket": bucket}, query, params | bound, summaries)
 
-        warehouse.replace_series_from(SHARES.name, fillings())
-        found = counted_each(warehouse, task.partition, written, task.bins)
+        gathered = dict(zip(written, warehouse.replace_series_from(SHARES.name, fillings()), strict=True))
+        found = {bucket: counted_passing(bucket, each, task.bins) for bucket, each in gathered.items() if each}
+        stored = [bucket for bucket, each in gathered.items() if not each]
+        found |= counted_each(warehouse, task.partition, stored, task.bins)
         for bucket, counts in found.items():
             if counts.n_ids == 0:
                 self._still_ours()  # what another process has written there since must stay

@@ -90,6 +90,13 @@ def counted_each(
     return {bucket: _summed(each, bins) for bucket, each in rows.items()}
 
 
+def counted_passing(bucket: int, gathered: Sequence[pa.Table], bins: Bins) -> Counts:
+    """Return what `passing_counts` gathered of a bucket while it was written."""
+    rows = [row for table in gathered for row in table.to_pylist()]
+    # rows of another bucket would be those of the one before, where an engine leaves what no row took the place of
+    return _summed([row for row in rows if int(row["bucket"]) == bucket], bins)
+
+
 def bins_of_stored(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> Bins:
     """Return bins around what a bucket holds; none where it has no scores."""
     return _bins(warehouse.run(*stored_moments(partition, n_scores)), n_scores) if n_ids else ()

@@ -87,7 +87,8 @@ class Pieces:
             known = self._found.get(key)
         if known is not None and now - known[0] <= self._poll_s:
             return known[1]
-        source = self._stored(model) if mode is Mode.OFFLINE else self._computed(model)
+        before = None if known is None else known[1]
+        source = self._stored(model, before) if mode is Mode.OFFLINE else self._computed(model)
         with self._lock:
             self._found = {each: found for each, found in self._found.items() if now - found[0] <= self._poll_s}
             self._found[key] = (now, source)
@@ -98,7 +99,8 @@ class Pieces:
         with self._lock:
             self._found = {key: found for key, found in self._found.items() if found[1] is not source}
 
-    def _stored(self, model: LoadedModel) -> PieceSource:
+    def _stored(self, model: LoadedModel, before: PieceSource | None) -> PieceSource:
+        """Return the newest day that is whole; where that is `before`, so that its records are not all read again."""
         about = model.description
         tasks = list_tasks(self._warehouse, model_id=about.model_id, params_sha256=about.params_sha256)
         finished = [each for each in tasks if each.finished_at is not None]
@@ -109,7 +111,8 @@ class Pieces:
             )
         if any(each.finished_at is None and each.day >= finished[-1].day and each.generation for each in tasks):
             raise ModelNotReadyError(f"a day of model {about.model_id} is being scored again, newer than what is whole")
-        return _StoredDay(self._warehouse, finished[-1])
+        newest = finished[-1]
+        return before if before is not None and before.key == _key_of(newest) else _StoredDay(self._warehouse, newest)
 
     def _computed(self, model: LoadedModel) -> PieceSource:
         about = model.description
@@ -126,7 +129,7 @@ class _StoredDay(PieceSource):
     """What a task has stored of a day."""
 
     def __init__(self, warehouse: Warehouse, task: ShareTask) -> None:
-        super().__init__(("stored", task.model_id, task.params_sha256, *_state_of(task)), task.n_scores, task.n_buckets)
+        super().__init__(_key_of(task), task.n_scores, task.n_buckets)
         self._warehouse = warehouse
         self._task = task
         self._sizes = _sizes(warehouse, task)
@@ -204,6 +207,10 @@ class _Computed(PieceSource):
 
 def _sizes(warehouse: Warehouse, task: ShareTask) -> dict[int, int]:
     return {number: each.n_ids for number, each in finished_buckets(warehouse, task).items()}
+
+
+def _key_of(task: ShareTask) -> tuple[str, ...]:
+    return ("stored", task.model_id, task.params_sha256, *_state_of(task))
 
 
 def _state_of(task: ShareTask) -> tuple[str, ...]:

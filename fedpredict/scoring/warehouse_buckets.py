@@ -38,7 +38,7 @@ from fedpredict.scoring.pieces import Pieces, PieceSource
 from fedpredict.scoring.replies import oldest_of
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.tables.share_rows import scores_matrix
-from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
+from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array, joined
 
 IDLE_S = 60.0
 """A piece that nobody asked for so long is let go."""
@@ -265,18 +265,15 @@ class _Found:
 
 def _ordered(rows: pa.Table, n_scores: int) -> Piece:
     """Return rows of shares in the order of their ids' places: not every engine keeps the order of a snapshot."""
-    ids = _ids_of(rows)
-    places = places_of(ids)
     instants = rows.column("event_time").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
     status = rows.column("status").to_numpy().astype(np.uint8)
     values = scores_matrix(rows.column("scores"), n_scores)
     event_time = pc.fill_null(instants, NEVER).to_numpy()
+    ids = ids_from_array(joined(rows.column("sample_id")), _MAX_BYTES)
+    del rows, instants  # of which the ids' own column is not held any longer
+    places = places_of(ids)
     if (places[1:] < places[:-1]).any():
         order = np.argsort(places, kind="stable")  # some runs that rise, of which a merge is made
         places, ids, status = places[order], ids.take(order), status[order]
         values, event_time = values[order], event_time[order]
     return Piece(ids_to_array(ids), places, status, values, event_time)
-
-
-def _ids_of(rows: pa.Table) -> SampleIds:
-    return ids_from_array(rows.column("sample_id").combine_chunks(), _MAX_BYTES)

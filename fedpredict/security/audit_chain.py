@@ -18,6 +18,8 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from fedpredict.errors import AuditBrokenError
+
 FORMAT = 1
 _MAX_DIGITS = 18
 GENESIS = "0" * 64
@@ -140,14 +142,37 @@ def calls(folders: Sequence[Path], kinds: Collection[str] = ("call",)) -> Iterat
 
     Raises:
         OSError: A file cannot be read.
+        AuditBrokenError: A field is of another type than ours, or a folder holds the chain of another one.
     """
     for folder in folders:
         for path in chain_files(folder):
             with path.open("rb") as file:
-                for line in file:
+                for number, line in enumerate(file, start=1):
                     body = parse_line(line)
-                    if body is not None and body.get("kind") in kinds:
+                    if body is None:
+                        continue
+                    odd = _oddity(body, folder.name)
+                    if odd:
+                        what = "`fedpredict audit verify` says what else is not as it was written"
+                        raise AuditBrokenError(f"{path}: line {number}: {odd}; {what}")
+                    if body.get("kind") in kinds:
                         yield body
+
+
+def _oddity(body: Mapping[str, Any], folder: str) -> str:
+    """Return what this party would not have written into a line of a folder's chain; empty for nothing."""
+    chain = str(body.get("chain", ""))
+    if body.get("kind") == "begin" and chain.rpartition("/")[2] != folder:
+        return f"begins the chain {chain!r}, which is of another folder"
+    counts = body.get("statuses", {}), body.get("calls", {})
+    if type(body.get("rows", 0)) is not int:
+        return f"its rows are {body['rows']!r}"
+    if not all(isinstance(each, dict) and all(type(n) is int for n in each.values()) for each in counts):
+        return "its counts are none"
+    ids = body.get("ids", [])
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        return "its ids are none"
+    return ""
 
 
 def _signed(chain: str, n: int, sha256: str) -> bytes:

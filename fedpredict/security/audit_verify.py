@@ -66,8 +66,13 @@ def verify_chain(folder: Path, key: Ed25519PublicKey, anchors: Sequence[Checkpoi
         walk.file(path, report)
     walk.end(report)
     report.problems += [f"{path.name}: was put aside: it may hold lines of the chain" for path in stray_files(folder)]
+    report.problems += [
+        f"{name}: whole lines at its end are damaged: no killed process leaves that" for name in walk.garbled
+    ]
     if not report.lines:
         report.problems.append(f"{folder}: no line")
+    elif report.chain.rpartition("/")[2] != folder.name:
+        report.problems.append(f"{folder}: holds the chain {report.chain}, of another folder: a copy, or it was moved")
     for each in anchors:
         if each.chain == report.chain:
             _check_anchor(each, key, walk, report)
@@ -92,6 +97,8 @@ class Walk:
         self._stretch = _Stretch()
         self._has_more_than_begins = False
         self.torn = 0
+        self.garbled: list[str] = []
+        """Files that end in whole lines which are none; a machine that lost power leaves zeros."""
         self.first = 0
         self.hashes: dict[int, str] = {}
 
@@ -114,6 +121,8 @@ class Walk:
                 self._begin(where, body, report)
             self._line(where, line, body, report)
         self.torn = sum(len(line) + 1 for line in lines[good:]) + len(rest)
+        if any(b"\x00" not in line for line in lines[good:]):
+            self.garbled.append(path.name)
         if self.torn:
             what = f"the last {self.torn} bytes are an unfinished line: a process was killed, or is at work"
             report.notes.append(f"{path.name}: {what}")

@@ -161,7 +161,14 @@ def _refused(address: str, files: TlsFiles, chain: tuple[bytes, ...]) -> Finding
     if files.crl is None and files.deny is None:
         return None
     try:
-        LiveTls(files).check(chain)
+        ours = LiveTls(files)
+    except SecurityError as error:
+        fix = "mend `crl` and `deny` in this party's own [tls], or its certificate: this is not about that party"
+        return Finding(
+            Level.PROBLEM, f"{address}: whether its certificate is refused here cannot be said: {error}", fix
+        )
+    try:
+        ours.check(chain)
     except SecurityError as error:
         fix = "ask that party for a certificate with a new key; if it is on a list by mistake, take it out"
         return Finding(Level.PROBLEM, f"{address}: {error}", fix)

@@ -68,12 +68,19 @@ def revoke(
         now: The moment of making; default: this one.
 
     Raises:
-        CertificateError: A file cannot be read, or is of another authority; the list there is damaged or another's.
+        CertificateError: A file cannot be read, or is of another authority, or is the authority's own; the list there
+            is damaged or another's.
     """
     now = now or datetime.now(UTC)
     authority = read_authority(ca, now)
     number, entries = _before(kept, authority, now)
     for serial in (*(_serial_of(path, authority) for path in files), *serials):
+        if serial == authority.certificate.serial_number:
+            key = certificates.key_fingerprint(authority.certificate)
+            raise CertificateError(
+                f"{describe(authority.certificate)} is this CA itself, which cannot revoke itself: make another CA, "
+                f"and have every party put its key on the `deny` list in [tls]: {key}"
+            )
         entries.setdefault(serial, new_revocation(serial, now))
     crl = new_crl(authority, entries.values(), number + 1, days, now)
     write_file(kept, crl.public_bytes(Encoding.PEM), mode=PUBLIC, force=True)

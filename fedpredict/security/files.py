@@ -102,4 +102,6 @@ def _create(path: Path, content: bytes, mode: int) -> None:
 
 
 def _kept(path: Path) -> CertificateError:
-    return CertificateError(f"{path}: exists already and is kept; name another directory, or give --force")
+    return CertificateError(
+        f"{path}: exists already and is kept; name another one, take it away, or give --force where the command has it"
+    )

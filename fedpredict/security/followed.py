@@ -23,10 +23,10 @@ class Followed:
     seen: object = None
     taken: object = None
 
-    def has_changed(self) -> bool:
-        """Look at the files; return whether they are to be read."""
+    def has_changed(self, *, at_once: bool = False) -> bool:
+        """Look at the files; return whether they are to be read, with `at_once` although they may not have settled."""
         before, self.seen = self.seen, _stamps(self.paths)
-        return self.seen != self.taken and (not self.settles or self.seen == before)
+        return self.seen != self.taken and (at_once or not self.settles or self.seen == before)
 
     def take(self) -> None:
         """Note that the files are about to be read as they are now."""

@@ -282,10 +282,10 @@ class LiveTls:
 
     def _check_newer(self, lists: Lists) -> None:
         """Check that nobody put a list back that was in force before the present one, or left one out."""
-        listed = {new.issuer for new in lists.crls}
-        trusted = {each.subject for each in self._state.material.authorities}
+        listed = {new.key for new in lists.crls}
+        trusted = {certificates.key_fingerprint(each) for each in self._state.material.authorities}
         for old in self.lists.crls:
-            if old.issuer in trusted - listed:
+            if old.key in trusted - listed:
                 told = f"the list of {old.issuer.rfc4514_string()} is missing; put it back, or take that CA out of `ca`"
                 raise CertificateError(f"{self.files.crl}: {told}")
             if any(new.is_older_than(old) for new in lists.crls):

@@ -26,6 +26,7 @@ from fedpredict.model.arrays import Floats, Statuses, all_true
 from fedpredict.model.fixed_point import FixedPoint, MaskedWords, Words
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.security.hello import Proof
 from fedpredict.security.live import LiveTls
 
 SESSION_ID_BYTES = KEY_BYTES = 32
@@ -67,7 +68,7 @@ class MaskTerms:
                 self.session_id,
                 bytes.fromhex(self.manifest_sha256),
                 struct.pack("<BB", self.scale_bits, len(self.parties)),
-                *map(_text, (self.initiator, *self.parties)),
+                *map(counted, (self.initiator, *self.parties)),
             )
         )
 
@@ -102,14 +103,31 @@ def verify_key(live: LiveTls, terms: MaskTerms, key: SignedKey) -> None:
         MaskingRefusedError: The chain is not the party's, or is revoked or denied; or the signature is not its own, or
             of other terms.
     """
-    source = f"the mask key of party {key.party}"
-    message = _signed(key.party, terms, key.public_key)
+    message, proof = _signed(key.party, terms, key.public_key), (key.chain_pem, key.signature)
+    check_word(live, key.party, message, proof, what="key", meant="sign for this session")
+
+
+def check_word(live: LiveTls, party: str, message: bytes, proof: Proof, *, what: str, meant: str) -> None:
+    """Check that a party signed what another one relayed, and that its certificate is good.
+
+    Args:
+        live: Whom this end believes.
+        party: Who is said to have signed.
+        message: What.
+        proof: The chain, and the signature.
+        what: What errors call it.
+        meant: What the party is said to have done with it, for errors: "sign for this session".
+
+    Raises:
+        MaskingRefusedError: As `verify_key`.
+    """
+    source = f"the mask {what} of party {party}"
     try:
-        live.check_signed(key.party, message, (key.chain_pem, key.signature), source=source)
+        live.check_signed(party, message, proof, source=source)
     except CertificateError as error:
-        raise MaskingRefusedError(str(error), problem="a key that its party did not sign for this session") from error
+        raise MaskingRefusedError(str(error), problem=f"a {what} that its party did not {meant}") from error
     except CertificateRefusedError as error:
-        problem = "a key of a party whose certificate is not accepted"
+        problem = f"a {what} of a party whose certificate is not accepted"
         raise MaskingRefusedError(f"{source}: {error}", problem=problem) from error
 
 
@@ -125,7 +143,9 @@ def pair_key(own: X25519PrivateKey, party: str, peer: str, peer_public_key: byte
     except ValueError as error:
         raise MaskingRefusedError(f"party {peer}: {error}", problem="a public key that is none") from error
     (first, first_key), (second, second_key) = sorted(((party, own_public_key), (peer, peer_public_key)))
-    info = b"".join((b"fedpredict-mask-pair-1\0", terms.encoded(), _text(first), first_key, _text(second), second_key))
+    info = b"".join(
+        (b"fedpredict-mask-pair-1\0", terms.encoded(), counted(first), first_key, counted(second), second_key)
+    )
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
@@ -221,13 +241,14 @@ class MaskSession:
 
 
 def _signed(party: str, terms: MaskTerms, public_key: bytes) -> bytes:
-    return b"".join((b"fedpredict-mask-key-1\0", terms.encoded(), _text(party), public_key))
+    return b"".join((b"fedpredict-mask-key-1\0", terms.encoded(), counted(party), public_key))
 
 
-def _text(text: str) -> bytes:
+def counted(text: str) -> bytes:
+    """Return a text as UTF-8 behind its length (uint16, little-endian), so that no two lists of texts read alike."""
     encoded = text.encode()
     return struct.pack("<H", len(encoded)) + encoded
 
 
-_ROWS = {mode: b"fedpredict-mask-rows-1\0" + _text(mode.value) for mode in Mode}
+_ROWS = {mode: b"fedpredict-mask-rows-1\0" + counted(mode.value) for mode in Mode}
 """What the digest of a round's rows begins with."""

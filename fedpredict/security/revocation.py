@@ -29,6 +29,8 @@ class Crl:
 
     Attributes:
         issuer: The CA's name.
+        key: SHA-256 of the CA's public key, in hex: CAs that follow each other may have one name.
+        key_id: The CA's own word for its key, which its certificates repeat; None where it has none.
         number: Grows with every list of a CA; None where the list has none.
         made: When it was made.
         ends: When there must be a newer one.
@@ -36,6 +38,8 @@ class Crl:
     """
 
     issuer: x509.Name
+    key: str
+    key_id: bytes | None
     number: int | None
     made: datetime
     ends: datetime
@@ -43,11 +47,18 @@ class Crl:
 
     def is_older_than(self, other: Crl) -> bool:
         """Return whether this is an earlier list of the same CA."""
-        if self.issuer != other.issuer:
+        if self.key != other.key:
             return False
         if self.number is not None and other.number is not None:
             return self.number < other.number
         return self.made < other.made
+
+    def is_about(self, certificate: x509.Certificate) -> bool:
+        """Return whether the CA made a certificate, as far as that says: what does not name a key goes by the name."""
+        if certificate.issuer != self.issuer:
+            return False
+        named = _key_id(certificate, x509.AuthorityKeyIdentifier)
+        return None in (named, self.key_id) or named == self.key_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Lists:
         if certificates.key_fingerprint(certificate) in self.denied:
             return "its key is denied here"
         for crl in self.crls:
-            if crl.issuer == certificate.issuer and certificate.serial_number in crl.revoked:
+            if certificate.serial_number in crl.revoked and crl.is_about(certificate):
                 return f"revoked by {crl.issuer.rfc4514_string()} (its list of {stamp(crl.made)})"
         return None
 
@@ -80,14 +91,20 @@ class Lists:
         if (problem := self.listed(certificate)) is not None or self.accepts_stale:
             return problem
         for crl in self.crls:
-            if crl.issuer == certificate.issuer and now >= crl.ends:
+            if now >= crl.ends and crl.is_about(certificate):
                 return f"the revocation list of {crl.issuer.rfc4514_string()} ended at {stamp(crl.ends)}: {_FIX}"
         return None
 
     def trusted(self, authorities: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
         """Return those authorities that are not refused, nor signed by one that is."""
-        bad = {each.subject for each in authorities if self.listed(each) is not None}
-        return tuple(each for each in authorities if each.subject not in bad and each.issuer not in bad)
+        bad = [each for each in authorities if self.listed(each) is not None]
+        keys = {certificates.key_fingerprint(each) for each in bad}
+        return tuple(
+            each
+            for each in authorities
+            if certificates.key_fingerprint(each) not in keys
+            and not any(certificates.is_signed_by(each, other) for other in bad)
+        )
 
     def next_change(self, now: datetime) -> datetime:
         """Return when the next list becomes stale; far away where none does."""
@@ -157,7 +174,8 @@ def parse_denied(text: str, source: str) -> frozenset[str]:
 def _checked(crl: x509.CertificateRevocationList, source: str, known: Sequence[x509.Certificate], now: datetime) -> Crl:
     name = crl.issuer.rfc4514_string()
     signers = [each for each in known if each.subject == crl.issuer and _may_sign_lists(each)]
-    if not any(_is_list_of(crl, each) for each in signers):
+    signer = next((each for each in signers if _is_list_of(crl, each)), None)
+    if signer is None:
         raise CertificateError(f"{source}: the list of {name} is not signed by a CA of the `ca` file; {_FIX}")
     made, ends = crl.last_update_utc, crl.next_update_utc
     if made > now:
@@ -165,7 +183,22 @@ def _checked(crl: x509.CertificateRevocationList, source: str, known: Sequence[x
         raise CertificateError(f"{source}: the list of {name} is from {stamp(made)} ({clock}); set the clock")
     if ends is None:
         raise CertificateError(f"{source}: the list of {name} does not say when the next one comes; {_FIX}")
-    return Crl(crl.issuer, number_of(crl), made, ends, frozenset(each.serial_number for each in crl))
+    revoked = frozenset(each.serial_number for each in crl)
+    if signer.issuer == signer.subject and signer.serial_number in revoked:
+        told = "names that CA itself, which cannot revoke itself: deny its key, and take it out of `ca`"
+        raise CertificateError(f"{source}: the list of {name} {told}")
+    key, key_id = certificates.key_fingerprint(signer), _key_id(signer, x509.SubjectKeyIdentifier)
+    return Crl(crl.issuer, key, key_id, number_of(crl), made, ends, revoked)
+
+
+def _key_id(
+    certificate: x509.Certificate, kind: type[x509.AuthorityKeyIdentifier | x509.SubjectKeyIdentifier]
+) -> bytes | None:
+    try:
+        found = certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return found.key_identifier
 
 
 def _may_sign_lists(authority: x509.Certificate) -> bool:

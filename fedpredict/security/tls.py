@@ -136,13 +136,16 @@ def authority_credentials(ca: Path) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(root_certificates=ca_pem)
 
 
-def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+def channel_credentials(tls: TlsFiles | TlsMaterial) -> grpc.ChannelCredentials:
     """Return credentials for a channel; the channel's options name the server (see `server_name`).
+
+    Args:
+        tls: The files, or what was read of them.
 
     Raises:
         CertificateError: As `read_tls`.
     """
-    material = read_tls(files)
+    material = read_tls(tls) if isinstance(tls, TlsFiles) else tls
     return grpc.ssl_channel_credentials(
         root_certificates=material.ca_pem, private_key=material.key_pem, certificate_chain=material.chain_pem
     )

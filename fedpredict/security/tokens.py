@@ -168,7 +168,7 @@ class TokenFile:
             CertificateError: `out` exists or cannot be written; no token was made.
         """
         if not timedelta(0) < lasts <= timedelta(days=MOST_DAYS):
-            raise InputError(f"a token lasts for {MOST_DAYS} days at most")
+            raise InputError(f"a token lasts for more than nothing, and {MOST_DAYS} days at most")
         token_id, now = secrets.token_hex(_ID_BYTES), self._now()
         text = f"{_PREFIX}_{token_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         try:

@@ -136,8 +136,11 @@ class TaskClaims(Protocol):
 class TaskResults(Protocol):
     """What is known of tasks beside their state."""
 
-    def buckets(self, task_id: str) -> dict[int, BucketDone]:
-        """Return the buckets that are done, ascending."""
+    def buckets(self, task_id: str, among: Collection[int] | None = None) -> dict[int, BucketDone]:
+        """Return the records of the buckets that are done, ascending; of those `among` some, which are few, or of all.
+
+        A record takes some kilobytes, and a task may have thousands: who needs numbers alone asks `recorded`.
+        """
 
     def before(self, task: OfflineTask) -> OfflineTask | None:
         """Return the newest task of the same model that was done before this one was submitted."""
@@ -209,6 +212,13 @@ class TaskCleaning(Protocol):
         """Record that nothing of a task is in tables of work, where it is over still; return whether so."""
 
 
+class TaskProgress(Protocol):
+    """How far tasks are."""
+
+    def recorded(self, task_id: str) -> set[int]:
+        """Return the numbers of the buckets that are done."""
+
+
 class TaskRepairs(Protocol):
     """What is done about results that are not what was recorded."""
 
@@ -247,7 +257,16 @@ class TaskWatch(Protocol):
 
 
 class TaskStore(
-    TaskBook, TaskClaims, TaskResults, TaskWork, TaskCleaning, TaskRepairs, TaskUploads, TaskWatch, Protocol
+    TaskBook,
+    TaskClaims,
+    TaskResults,
+    TaskWork,
+    TaskCleaning,
+    TaskProgress,
+    TaskRepairs,
+    TaskUploads,
+    TaskWatch,
+    Protocol,
 ):
     """Offline tasks. Calls may come from any thread; each blocks for as long as the database takes."""
 

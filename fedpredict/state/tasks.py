@@ -187,11 +187,19 @@ class SqlTaskStore(SqlTaskWork, TaskStore):
         return self._held(claim, told=(str(state), why.detail or why.problem) if is_told else None, **values)
 
     @override
-    def buckets(self, task_id: str) -> dict[int, BucketDone]:
-        """Return the buckets that are done."""
+    def buckets(self, task_id: str, among: Collection[int] | None = None) -> dict[int, BucketDone]:
+        """Return the records of the buckets that are done."""
         statement = sa.select(BUCKETS).where(BUCKETS.c.task_id == task_id).order_by(BUCKETS.c.bucket)
+        if among is not None:
+            statement = statement.where(BUCKETS.c.bucket.in_(among))
         with self._database.transaction() as connection:
             return {row.bucket: self._read(bucket_of_row, row) for row in connection.execute(statement)}
+
+    @override
+    def recorded(self, task_id: str) -> set[int]:
+        """Return the numbers of the buckets that are done."""
+        with self._database.transaction() as connection:
+            return set(connection.scalars(sa.select(BUCKETS.c.bucket).where(BUCKETS.c.task_id == task_id)))
 
     @override
     def before(self, task: OfflineTask) -> OfflineTask | None:

@@ -19,7 +19,7 @@ from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
-from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array
+from fedpredict.wire.arrow_ids import ids_from_array, ids_to_array, joined
 
 _KEYS = (Column("owner", ColumnType.STRING), Column("population", ColumnType.STRING))
 _OF_BUCKET = (*_KEYS, Column("bucket", ColumnType.INT), Column("sha256", ColumnType.STRING))
@@ -159,7 +159,7 @@ def read_bucket(warehouse: Warehouse, owner: str, population: str, bucket: int, 
     if rows.num_rows:
         if not np.array_equal(rows.column("position").to_numpy(), np.arange(rows.num_rows)):
             rows = rows.sort_by("position")
-        sample_ids = ids_from_array(rows.column("sample_id").combine_chunks(), _MAX_BYTES)
+        sample_ids = ids_from_array(joined(rows.column("sample_id")), _MAX_BYTES)
     if digest_of(sample_ids) != digest:
         raise TableCorruptError(
             f"bucket {bucket} of population {population} of {owner}: {rows.num_rows} ids are stored that do not have"

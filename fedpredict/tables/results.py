@@ -17,7 +17,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.task_shares import TASK_SHARES, number_lists
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
-from fedpredict.wire.arrow_ids import ids_to_array
+from fedpredict.wire.arrow_ids import ids_to_array, joined
 
 UNRANKED = TableSchema(
     "fp_unranked",
@@ -113,7 +113,6 @@ def read_results(
         rows = warehouse.read(RESULTS.name, columns, _partition(task_id, bucket))
         if rows.num_rows == n_ids and not np.array_equal(rows.column("position").to_numpy(), np.arange(n_ids)):
             rows = rows.sort_by("position")
-        rows = rows.combine_chunks()
     if rows.num_rows != n_ids or not _is_recorded(rows, sha256):
         raise TableCorruptError(
             f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded"
@@ -157,13 +156,13 @@ def _digest(rows: pa.Table) -> str:
     """Return the SHA-256 of rows in order: ids and where each ends, statuses, origins, the numbers of those scored."""
     hashed = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     if rows.num_rows:
-        ids = rows.column("sample_id").combine_chunks().cast(pa.binary())
+        ids = joined(rows.column("sample_id")).cast(pa.binary())
         offsets = np.frombuffer(ids.buffers()[1], dtype=np.int32)[ids.offset : ids.offset + len(ids) + 1]
         hashed.update(np.ascontiguousarray(offsets - offsets[0], dtype="<u4").data)
         if offsets[-1] > offsets[0]:
             hashed.update(ids.buffers()[2][int(offsets[0]) : int(offsets[-1])])
         for codes in ("status", "origin"):
             hashed.update(rows.column(codes).to_numpy().astype(np.uint8).tobytes())
-        numbers = rows.column("predictions").combine_chunks().flatten()
+        numbers = joined(rows.column("predictions")).flatten()
         hashed.update(np.ascontiguousarray(numbers.to_numpy(), dtype="<f8").data)
     return hashed.hexdigest()

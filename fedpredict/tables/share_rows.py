@@ -10,6 +10,7 @@ from fedpredict.errors import TableCorruptError
 from fedpredict.model.arrays import Floats
 from fedpredict.tables.shares import SHARES, ShareTask, shares_columns
 from fedpredict.warehouse.base import ARROW_TYPES, ColumnType, Warehouse
+from fedpredict.wire.arrow_ids import joined
 
 
 def read_shares(warehouse: Warehouse, task: ShareTask) -> pa.Table:
@@ -39,7 +40,7 @@ def scores_matrix(scores: pa.ChunkedArray, width: int) -> Floats:
     Raises:
         TableCorruptError: A list has another length.
     """
-    lists = scores.combine_chunks()
+    lists = joined(scores)
     has_scores = lists.is_valid().to_numpy(zero_copy_only=False)
     values: Floats = lists.flatten().to_numpy()  # without those of NULL
     lengths = pc.list_value_length(lists).drop_null().to_numpy()

@@ -128,11 +128,7 @@ def counts(
     params: dict[str, Value] = dict(task)
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
-        bin_of: exp.Expr = sql.number(0)
-        if bins:
-            first, width = f"fp_first_{output}", f"fp_width_{output}"
-            params |= dict(zip((first, width), bins[output], strict=True))
-            bin_of = _bin_of(sql.item("scores", output), first, width)
+        bin_of = _bin_of_output(output, bins, params)
         check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
         columns = [
             *sql.columns_of("bucket", "status"),
@@ -150,6 +146,31 @@ def counts(
         keys = sql.columns_of("bucket", "status", "fp_bin")
         queries.append(sql.select_from(told, rows).group_by(*keys, copy=False))
     return sql.together(*queries), params
+
+
+def passing_counts(
+    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]]
+) -> tuple[list[exp.Select], dict[str, Value]]:
+    """Return queries without a FROM that count the rows of `bucket_shares` as `counts` counts what is stored.
+
+    One for each output with bins, at least one, and the values to bind. The checksum is that of `CHECKED_WITHOUT_IDS`.
+    """
+    params: dict[str, Value] = {}
+    queries: list[exp.Select] = []
+    for output in range(max(1, len(bins))):
+        bin_of = _bin_of_output(output, bins, params)
+        check = _checked(engine, CHECKED_WITHOUT_IDS) if output == 0 else exp.cast(sql.number(0), "bigint")
+        told = [
+            sql.named(sql.number(output), "fp_output"),
+            sql.named(sql.number(bucket), "bucket"),
+            sql.column("status"),
+            sql.named(bin_of, "fp_bin"),
+            sql.named(exp.Count(this=exp.Star()), "n"),
+            sql.named(exp.cast(exp.Sum(this=check), "bigint"), "fp_check"),
+        ]
+        keys = [sql.column("status"), *([bin_of.copy()] if bins else [])]
+        queries.append(exp.Select(expressions=told).group_by(*keys, copy=False))
+    return queries, params
 
 
 def given(rows: Sequence[Mapping[str, Value]]) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
@@ -170,16 +191,29 @@ def _moments(shares: exp.Select, n_outputs: int) -> exp.Select:
     return sql.select_from(columns, shares)
 
 
-def _bin_of(score: exp.Expr, first: str, width: str) -> exp.Expr:
-    """Return the bin of a score; 0 of NULL, which no OK row has."""
-    start, step = (exp.cast(exp.Placeholder(this=name), "double") for name in (first, width))
-    place = exp.Div(this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=step.copy())
-    end = exp.Add(this=start.copy(), expression=exp.Mul(this=step, expression=sql.number(N_BINS)))
+def _bin_of_output(output: int, bins: Sequence[tuple[float, float]], params: dict[str, Value]) -> exp.Expr:
+    """Return the bin of a row's score, 0 where there are no bins, and add to what to bind."""
+    bin_of: exp.Expr = sql.number(0)
+    if bins:
+        bin_of = _bin_of(sql.item("scores", output), output)
+        first, width = bins[output]
+        # the end of the inner bins is bound, too: Hive computes what is made of constants for each row
+        of_bins = {"first": first, "width": width, "end": first + width * N_BINS}
+        params |= {f"fp_{name}_{output}": value for name, value in of_bins.items()}
+    return bin_of
+
+
+def _bin_of(score: exp.Expr, output: int) -> exp.Expr:
+    """Return the bin of a score of an output; 0 of NULL, which no OK row has."""
+    start, width, end = (
+        exp.cast(exp.Placeholder(this=f"fp_{name}_{output}"), "double") for name in ("first", "width", "end")
+    )
+    place = exp.Div(this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=width)
     return sql.case(
         exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
         (exp.Is(this=score.copy(), expression=exp.null()), sql.number(0)),
         (exp.LT(this=score.copy(), expression=start), sql.number(0)),
-        (exp.GTE(this=score, expression=exp.Paren(this=end)), sql.number(N_BINS + 1)),
+        (exp.GTE(this=score, expression=end), sql.number(N_BINS + 1)),
     )
 
 

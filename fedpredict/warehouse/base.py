@@ -202,19 +202,28 @@ class WatchedWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What becomes the content of a partition: a query's rows, and what to bind in it; as for `replace_from`."""
+    """What becomes the content of a partition: a query's rows, and what to bind in it; as for `replace_from`.
+
+    Attributes:
+        partition: Which.
+        statement: The query.
+        params: Name -> value to bind, also in `summaries`.
+        summaries: What to gather of the rows while they are written: queries without a FROM, over the statement's
+            columns, whose own columns have names and are whole numbers.
+    """
 
     partition: Partition
     statement: exp.Expression
     params: Mapping[str, Value]
+    summaries: Sequence[exp.Select] = ()
 
 
 @runtime_checkable
 class SeriesWriter(Protocol):
     """A warehouse behind a server, where each statement costs something whatever its rows: many should share one."""
 
-    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> None:
-        """Do as `TableWriter.replace_from` for one partition after the other, and count nothing.
+    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
+        """Do as `TableWriter.replace_from` for one partition after the other, and count nothing but their summaries.
 
         A partition whose query has no rows is left empty, for the caller to find out and to remove. Which files sources
         have is looked up when the first query reads them, and not again.
@@ -222,6 +231,10 @@ class SeriesWriter(Protocol):
         Args:
             table: A table that `ensure` was called for.
             fillings: Asked for the next when the one before is written; what it raises ends the series.
+
+        Returns:
+            For each partition the rows of its summaries; none at all where the engine would need a pass of its own for
+            them, and the caller may as well ask for what is stored.
 
         Raises:
             StatementError, WarehouseWriteError, WarehouseUnavailableError: As for `replace_from`; the partitions before

@@ -30,6 +30,7 @@ from fedpredict.warehouse.hive_connection import Engine, HiveSession, RefusedByS
 from fedpredict.warehouse.hive_literals import bound
 from fedpredict.warehouse.hive_session import open_session
 from fedpredict.warehouse.hive_settings import HiveSettings
+from fedpredict.warehouse.hive_side_tables import SideTables
 from fedpredict.warehouse.hive_staging import Staging
 from fedpredict.warehouse.hive_statements import (
     add_columns,
@@ -37,6 +38,7 @@ from fedpredict.warehouse.hive_statements import (
     create_staging,
     create_table,
     drop_partition,
+    insert_and_gather,
     insert_each,
     insert_query,
     insert_staged,
@@ -145,7 +147,7 @@ class HiveWarehouse(Warehouse, SeriesWriter):
     ) -> int:
         """Make the rows of a query the whole content of one partition: one INSERT on the server."""
         with self._session() as session:
-            schema = self._fill(session, table, [Filling(partition, statement, params)])
+            schema, _ = self._fill(session, table, [Filling(partition, statement, params)])
             with _statement_errors(session, params):
                 _refresh(session, table)
                 n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
@@ -154,25 +156,36 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         return n_rows
 
     @override
-    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> None:
-        """Send one INSERT after the other."""
+    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
+        """Send one INSERT after the other; in Hive each writes its summaries in the same pass."""
         with self._session() as session:
-            self._fill(session, table, fillings)
+            return self._fill(session, table, fillings)[1]
 
-    def _fill(self, session: HiveSession, table: str, fillings: Iterable[Filling]) -> TableSchema:
-        """Write the rows of queries into partitions of a table, and return what it is."""
+    def _fill(
+        self, session: HiveSession, table: str, fillings: Iterable[Filling]
+    ) -> tuple[TableSchema, list[Sequence[pa.Table]]]:
+        """Write the rows of queries into partitions of a table, and return what it is, and what was gathered."""
         schema = self._existing(session, table)
         known: set[tuple[str, str]] = set()
-        for each in fillings:
-            check_partition(schema, each.partition)
-            rows = rows_for(schema, each.statement)
-            sql = insert_query(schema, each.partition, *_rendered(rows, each.params, session.engine))
-            with _statement_errors(session, each.params):
-                for source, database in sorted({*_tables(rows)} - known):
-                    _refresh(session, source, database)
-                known.update(_tables(rows))
-                session.execute(sql)
-        return schema
+        gathered: list[Sequence[pa.Table]] = []
+        with SideTables(session) as side:
+            for each in fillings:
+                check_partition(schema, each.partition)
+                rows = rows_for(schema, each.statement)
+                query = _rendered(rows, each.params, session.engine)
+                with _statement_errors(session, each.params):
+                    for source, database in sorted({*_tables(rows)} - known):
+                        _refresh(session, source, database)
+                    known.update(_tables(rows))
+                    names = side.tables_of(each.summaries)
+                    if names:
+                        selects = ["".join(_rendered(one, each.params, session.engine)) for one in each.summaries]
+                        beside = dict(zip(names, selects, strict=True))
+                        session.execute(insert_and_gather(schema, each.partition, *query, beside))
+                    else:
+                        session.execute(insert_query(schema, each.partition, *query))
+                    gathered.append([session.execute(f"SELECT * FROM `{name}`") for name in names])
+        return schema, gathered
 
     @override
     def replace_each_from(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -67,6 +67,16 @@ def insert_staged(schema: TableSchema, partition: Partition, staged: str) -> str
 def insert_query(schema: TableSchema, partition: Partition, common: str, query: str) -> str:
     """Return the INSERT that makes the rows of a query one partition; its WITH clause comes first, as Hive wants it."""
     return f"{common}INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} {query}"
+
+
+def insert_and_gather(
+    schema: TableSchema, partition: Partition, common: str, query: str, gathered: Mapping[str, str]
+) -> str:
+    """Return the INSERT that does the same, and overwrites tables with what queries without a FROM make of the rows."""
+    columns = ", ".join(f"`{column.name}`" for column in schema.columns)
+    own = f"INSERT OVERWRITE TABLE `{schema.name}` {_partition(schema, partition)} SELECT {columns}"
+    others = [f"INSERT OVERWRITE TABLE `{table}` {select}" for table, select in gathered.items()]
+    return f"{common}FROM ({query}) `fp_all` {' '.join([own, *others])}"
 
 
 def insert_each(schema: TableSchema, partition: Partition, key: Column, common: str, query: str) -> str:

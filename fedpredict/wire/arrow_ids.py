@@ -76,6 +76,12 @@ def ids_from_array(column: pa.Array, max_bytes: int) -> SampleIds:
     return packed
 
 
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; where it is one already, beside empty ones, nothing is copied."""
+    filled = [each for each in column.chunks if len(each)]
+    return filled[0] if len(filled) == 1 else column.combine_chunks()
+
+
 def whole_ids(column: pa.Array | pa.ChunkedArray) -> SampleIds:
     """Return a column of texts without NULL, of a table of our own, packed: each id as long as it is."""
     whole = pa.chunked_array([column]) if isinstance(column, pa.Array) else column

@@ -307,6 +307,37 @@ def test_partitions_are_filled_one_after_the_other_and_what_fails_leaves_those_b
     assert len(stored()) == 4
 
 
+def test_what_is_gathered_of_a_partitions_rows_is_of_its_own_rows_alone(server_place: Place) -> None:
+    warehouse = server_place.warehouse
+    assert isinstance(warehouse, SeriesWriter)
+    source, target = (new_table(Column("x", ColumnType.DOUBLE)) for _ in range(2))
+    for schema in (source, target):
+        warehouse.ensure(schema)
+    warehouse.replace(source.name, {"part": "a"}, pa.table({"x": [1.0, 2.0, 4.0]}))
+    chosen = sqlglot.parse_one("SELECT x FROM source WHERE x > :least").transform(named({"source": source.name}))
+    summaries = [
+        cast(exp.Select, sqlglot.parse_one(text))
+        for text in (
+            "SELECT 7 AS k, COUNT(*) AS n GROUP BY x > :middle",
+            "SELECT 8 AS k, SUM(CAST(x AS INT)) AS n GROUP BY x > :least",
+        )
+    ]
+
+    gathered = warehouse.replace_series_from(
+        target.name,
+        [
+            Filling({"part": part}, chosen, {"least": least, "middle": 1.5}, summaries)
+            for part, least in (("a", 0.0), ("b", 3.0), ("c", 9.0))
+        ],
+    )
+
+    told = [[sorted((row["k"], row["n"]) for row in one.to_pylist()) for one in each] for each in gathered]
+    of_hive = [[[(7, 1), (7, 2)], [(8, 7)]], [[(7, 1)], [(8, 4)]], [[], []]]
+    assert told == (of_hive if server_place.kind == "hive" else [[], [], []])
+    rows = warehouse.read(target.name, ["part", "x"], {}).to_pylist()
+    assert sorted((row["part"], row["x"]) for row in rows) == [("a", 1.0), ("a", 2.0), ("a", 4.0), ("b", 4.0)]
+
+
 def named(tables: dict[str, str]) -> Callable[[exp.Expression], exp.Expression]:
     """Return what puts the tables' real names into a statement."""
     return lambda node: exp.to_table(tables[node.name]) if isinstance(node, exp.Table) else node

@@ -196,6 +196,8 @@ def test_a_bucket_is_recorded_once_and_added_up(store: TaskStore) -> None:
     assert store.record(claim, done(1, ids=99), ran_s=2.0)
     assert store.record(claim, done(0), ran_s=1.5)
     assert store.buckets(task_id) == {0: done(0), 1: done(1, oldest=None)}
+    assert store.buckets(task_id, [2, 1]) == {1: done(1, oldest=None)}
+    assert (store.recorded(task_id), store.recorded("another")) == ({0, 1}, set())
     task = store.task(task_id)
     counts = {SampleStatus.OK: 8, SampleStatus.STALE: 2}
     assert task.totals == Totals(

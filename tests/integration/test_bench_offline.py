@@ -115,10 +115,14 @@ def test_both_ways_of_a_server_are_measured() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    bare, task = [json.loads(line) for line in done.stdout.splitlines()]
-    for line in (bare, task):
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["work"], line["day"]) for line in lines] == [("bare", 1), ("task", 1), ("bare", 2), ("task", 2)]
+    for line in lines:
         assert (line["engine"], line["rows"], line["features"], line["buckets"]) == ("spark", 3000, 3, 2)
         assert line["per_s"] > 0
-    assert task["peak_mb"] > 0
-    assert 1 + task["overhead"] == pytest.approx(task["seconds"] / bare["seconds"], rel=0.05)  # of rounded seconds
-    assert "INSERT fp_partial_scores" in task["statements_s"]
+    for bare, task in (lines[:2], lines[2:]):
+        assert task["peak_mb"] > 0
+        assert 1 + task["overhead"] == pytest.approx(task["seconds"] / bare["seconds"], rel=0.05)  # of rounded seconds
+        whole_s = task["seconds"] + task["once_s"]
+        assert 1 + task["whole_overhead"] == pytest.approx(whole_s / bare["seconds"], rel=0.05)
+        assert "INSERT fp_partial_scores" in task["statements_s"]

@@ -306,6 +306,22 @@ async def stream_of(bank: InitiatorServer, files: TlsFiles) -> tuple[grpc.aio.Ch
     return channel, call
 
 
+async def test_a_stream_whose_caller_is_refused_as_it_begins_ends_at_once(
+    world: World, certificates: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as where a list is taken between the look at the caller and the stream's first turn."""
+
+    def refused(end: live.Standing, _shown: bytes) -> None:
+        end.close("it was denied meanwhile")
+
+    bank = await world.initiator({"lab": {"connect": "in"}})
+    monkeypatch.setattr(bank.tls, "hold", refused)
+    channel, stream = await stream_of(bank, certificates.of("desk", IdentityKind.CLIENT))
+    async with channel:
+        async with asyncio.timeout(ANSWERS_IN_S):
+            assert await stream.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def http_connection(bank: InitiatorServer, files: TlsFiles) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     assert bank.http_address is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

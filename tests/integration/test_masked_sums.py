@@ -599,7 +599,7 @@ def test_settings_that_would_hide_nothing_are_refused_by_name(certificates: Cert
     for change, problem in (
         ({"parties": ["bank", "lab"]}, "hides nothing"),
         ({"head": True}, "only a sum can be masked"),
-        ({"policy": "default_partial", "defaults": {"lab": [0.0]}}, "a constant cannot stand in"),
+        ({"policy": "default_partial", "defaults": {"lab": [0.0]}}, "at least two must be in every sum"),
     ):
         with pytest.raises(ValueError, match=problem):
             InitiatorSettings.model_validate({**base, "models": {"m": {**whole, **change}}})

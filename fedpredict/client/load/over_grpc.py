@@ -43,7 +43,7 @@ class OverGrpc(LoadTarget):
             timeout_s: Of each call; travels with it.
         """
         self._target, self._messages, self._model_id, self._timeout_s = target, messages, model_id, timeout_s
-        self._channel = open_channel(target)
+        self._channel = target.open_channel()
         self._method = self._channel.unary_unary(PREDICT, None, None)
         self._calls: dict[int, asyncio.Task[None]] = {}
 
@@ -101,7 +101,7 @@ class OverStream(LoadTarget):
             model_id: What they ask for, to name it.
         """
         self._target, self._calls, self._model_id = target, calls, model_id
-        self._channel = open_channel(target)
+        self._channel = target.open_channel()
         self._method = self._channel.stream_stream(PREDICT_STREAM, None, None)
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._under_way: dict[int, tuple[int, Done]] = {}
@@ -201,13 +201,6 @@ class OverStream(LoadTarget):
     def _tell_lost(self, number: int, done: Done, problem: str) -> None:
         del self._lost[number]
         done(number, problem)
-
-
-def open_channel(target: Target) -> grpc.aio.Channel:
-    """Return a channel for the running event loop; the caller closes it."""
-    if target.credentials is None:
-        return grpc.aio.insecure_channel(target.address, options=target.options)
-    return grpc.aio.secure_channel(target.address, target.credentials, options=target.options)
 
 
 def judge_reply(data: bytes) -> str:

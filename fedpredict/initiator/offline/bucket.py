@@ -20,7 +20,7 @@ from fedpredict.initiator.offline.failure import PartyFailedError
 from fedpredict.initiator.pacing import pause_of
 from fedpredict.initiator.policy import Answer
 from fedpredict.initiator.settings import ModelSettings, PolicyName
-from fedpredict.initiator.unmasking import share_without_numbers, unmasked
+from fedpredict.initiator.unmasking import open_defaults, share_without_numbers, unmasked
 from fedpredict.model.arrays import Floats, Statuses
 from fedpredict.model.combine import combine
 from fedpredict.model.head import Head
@@ -293,7 +293,8 @@ def _combined(asking: Asking, replies: Mapping[str, BucketAnswer]) -> Answer:
     shares = _shares(asking, replies)
     answer = policy.fail(asking.manifest.link, shares, asking.head)
     if asking.settings.policy is PolicyName.DEFAULT_PARTIAL and not all_ok(answer.status):
-        return policy.default_partial(asking.manifest.link, shares, asking.settings.defaults)
+        defaults = open_defaults(asking.masked, asking.settings.defaults)
+        return policy.default_partial(asking.manifest.link, shares, defaults)
     return answer
 
 

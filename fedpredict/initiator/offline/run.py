@@ -159,7 +159,7 @@ class TaskRun:
         """
         digests = await self._place.thread(self._digests)
         await self._place.thread(ensure_results, self._place.warehouse)
-        done = await self._place.thread(self._place.store.buckets, self._task.task_id)
+        done = await self._place.thread(self._place.store.recorded, self._task.task_id)
         gathered = await self._plan()
         # in the order of places: who answers from a warehouse has the rows of neighbours at hand
         known = {*done, *gathered}
@@ -192,7 +192,7 @@ class TaskRun:
     async def _check_whole(self) -> None:
         """Raise `UnfinishedError` unless every bucket has a record: what nobody combined is no result."""
         task_id, n_buckets = self._task.task_id, self._task.new.n_buckets
-        done = await self._place.thread(self._place.store.buckets, task_id)
+        done = await self._place.thread(self._place.store.recorded, task_id)
         missing = [bucket for bucket in range(n_buckets) if bucket not in done]
         if missing:
             raise UnfinishedError(f"{len(missing)} buckets of task {task_id}, {missing[0]} the first, have no results")
@@ -270,7 +270,7 @@ class TaskRun:
     async def _combine_gathered(self) -> None:
         """Have the engine combine what was gathered, and record its buckets."""
         place, task = self._place, self._task
-        done = await place.thread(place.store.buckets, task.task_id)
+        done = await place.thread(place.store.recorded, task.task_id)
         gathered = await place.thread(place.store.gathered, task.task_id)
         gathered = {bucket: totals for bucket, totals in gathered.items() if bucket not in done}
         if not gathered:

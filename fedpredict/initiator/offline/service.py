@@ -19,7 +19,7 @@ from fedpredict.initiator.offline.desk import TaskDesk, check_kept
 from fedpredict.initiator.offline.uploads import Read
 from fedpredict.initiator.predict_stream import WhoCalls
 from fedpredict.model.buckets import in_places
-from fedpredict.model.offline import OfflineState, OfflineTask, Upload
+from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, Upload
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
@@ -43,6 +43,8 @@ MAX_TOP = 1_000_000
 """The most results that are sent in the order of their ranks."""
 TOP_PAGE = 100_000
 """So many of them are read at a time, each of which looks at the ranks of all."""
+RECORDS = 64
+"""So many records of buckets are held at a time, for whoever fetches the results of thousands."""
 SILENT_S = 60.0
 """How long the next message of an upload may be away."""
 
@@ -243,12 +245,8 @@ class OfflineService:
         offset = request.offset
         if task.new.ranking is not None and task.state is not OfflineState.DONE:
             return offset  # ranks come when everything else is there
-        done = await self._desk.threads.state(self._desk.store.buckets, task.task_id)
         start = 0
-        for bucket in in_places(task.new.n_buckets):  # as they are worked on
-            record = done.get(bucket)
-            if record is None:
-                break
+        async for record in self._done(task):
             stop = start + record.totals.ids
             if stop > offset:
                 skip = max(0, offset - start)
@@ -258,6 +256,17 @@ class OfflineService:
         if offset > start and task.state.has_ended:
             raise _beyond(task, offset, start)
         return start
+
+    async def _done(self, task: OfflineTask) -> AsyncIterator[BucketDone]:
+        """Give the records of the buckets that are done and follow each other, in the order of their places."""
+        buckets = in_places(task.new.n_buckets)  # as they are worked on
+        for first in range(0, len(buckets), RECORDS):
+            some = buckets[first : first + RECORDS]
+            done = await self._desk.threads.state(self._desk.store.buckets, task.task_id, some)
+            for bucket in some:
+                if bucket not in done:
+                    return
+                yield done[bucket]
 
     async def _send_rows(
         self,

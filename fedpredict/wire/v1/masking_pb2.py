@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fedpredict.wire.v1 import participant_pb2 as fedpredict_dot_wire_dot_v1_dot_participant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedpredict/wire/v1/masking.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a$fedpredict/wire/v1/participant.proto\"\x89\x01\n\x0eMaskKeyRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x0f\n\x07parties\x18\x05 \x03(\t\x12\x12\n\nscale_bits\x18\x06 \x01(\r\"L\n\x0cMaskKeyReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x03key\x18\x02 \x01(\x0b\x32\x1b.fedpredict.wire.v1.MaskKey\"Z\n\x07MaskKey\x12\r\n\x05party\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"~\n\x0fMaskKeysRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12)\n\x04keys\x18\x04 \x03(\x0b\x32\x1b.fedpredict.wire.v1.MaskKey\"7\n\rMaskKeysReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\".\n\tMaskRound\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"t\n\x12MaskedScoreRequest\x12/\n\x05score\x18\x01 \x01(\x0b\x32 .fedpredict.wire.v1.ScoreRequest\x12-\n\x06rounds\x18\x02 \x03(\x0b\x32\x1d.fedpredict.wire.v1.MaskRound\"v\n\x13MaskedBucketRequest\x12\x31\n\x06\x62ucket\x18\x01 \x01(\x0b\x32!.fedpredict.wire.v1.BucketRequest\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1d.fedpredict.wire.v1.MaskRoundb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedpredict/wire/v1/masking.proto\x12\x12\x66\x65\x64predict.wire.v1\x1a$fedpredict/wire/v1/participant.proto\"\xbb\x01\n\x0eMaskKeyRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12\x0f\n\x07parties\x18\x05 \x03(\t\x12\x12\n\nscale_bits\x18\x06 \x01(\r\x12\x30\n\x07lacking\x18\x07 \x03(\x0b\x32\x1f.fedpredict.wire.v1.MaskConsent\"~\n\x0cMaskKeyReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12(\n\x03key\x18\x02 \x01(\x0b\x32\x1b.fedpredict.wire.v1.MaskKey\x12\x30\n\x07\x63onsent\x18\x03 \x01(\x0b\x32\x1f.fedpredict.wire.v1.MaskConsent\"_\n\x0bMaskConsent\x12\r\n\x05party\x18\x01 \x01(\t\x12\x13\n\x0bvalid_until\x18\x02 \x01(\x04\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"Z\n\x07MaskKey\x12\r\n\x05party\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"~\n\x0fMaskKeysRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12)\n\x04keys\x18\x04 \x03(\x0b\x32\x1b.fedpredict.wire.v1.MaskKey\"7\n\rMaskKeysReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\".\n\tMaskRound\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\"t\n\x12MaskedScoreRequest\x12/\n\x05score\x18\x01 \x01(\x0b\x32 .fedpredict.wire.v1.ScoreRequest\x12-\n\x06rounds\x18\x02 \x03(\x0b\x32\x1d.fedpredict.wire.v1.MaskRound\"v\n\x13MaskedBucketRequest\x12\x31\n\x06\x62ucket\x18\x01 \x01(\x0b\x32!.fedpredict.wire.v1.BucketRequest\x12,\n\x05round\x18\x02 \x01(\x0b\x32\x1d.fedpredict.wire.v1.MaskRoundb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedpredict.wire.v1.masking_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MASKKEYREQUEST']._serialized_start=95
-  _globals['_MASKKEYREQUEST']._serialized_end=232
-  _globals['_MASKKEYREPLY']._serialized_start=234
-  _globals['_MASKKEYREPLY']._serialized_end=310
-  _globals['_MASKKEY']._serialized_start=312
-  _globals['_MASKKEY']._serialized_end=402
-  _globals['_MASKKEYSREQUEST']._serialized_start=404
-  _globals['_MASKKEYSREQUEST']._serialized_end=530
-  _globals['_MASKKEYSREPLY']._serialized_start=532
-  _globals['_MASKKEYSREPLY']._serialized_end=587
-  _globals['_MASKROUND']._serialized_start=589
-  _globals['_MASKROUND']._serialized_end=635
-  _globals['_MASKEDSCOREREQUEST']._serialized_start=637
-  _globals['_MASKEDSCOREREQUEST']._serialized_end=753
-  _globals['_MASKEDBUCKETREQUEST']._serialized_start=755
-  _globals['_MASKEDBUCKETREQUEST']._serialized_end=873
+  _globals['_MASKKEYREQUEST']._serialized_end=282
+  _globals['_MASKKEYREPLY']._serialized_start=284
+  _globals['_MASKKEYREPLY']._serialized_end=410
+  _globals['_MASKCONSENT']._serialized_start=412
+  _globals['_MASKCONSENT']._serialized_end=507
+  _globals['_MASKKEY']._serialized_start=509
+  _globals['_MASKKEY']._serialized_end=599
+  _globals['_MASKKEYSREQUEST']._serialized_start=601
+  _globals['_MASKKEYSREQUEST']._serialized_end=727
+  _globals['_MASKKEYSREPLY']._serialized_start=729
+  _globals['_MASKKEYSREPLY']._serialized_end=784
+  _globals['_MASKROUND']._serialized_start=786
+  _globals['_MASKROUND']._serialized_end=832
+  _globals['_MASKEDSCOREREQUEST']._serialized_start=834
+  _globals['_MASKEDSCOREREQUEST']._serialized_end=950
+  _globals['_MASKEDBUCKETREQUEST']._serialized_start=952
+  _globals['_MASKEDBUCKETREQUEST']._serialized_end=1070
 # @@protoc_insertion_point(module_scope)

@@ -8,28 +8,44 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class MaskKeyRequest(_message.Message):
-    __slots__ = ("protocol_version", "request_id", "manifest", "session_id", "parties", "scale_bits")
+    __slots__ = ("protocol_version", "request_id", "manifest", "session_id", "parties", "scale_bits", "lacking")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     PARTIES_FIELD_NUMBER: _ClassVar[int]
     SCALE_BITS_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     request_id: str
     manifest: str
     session_id: bytes
     parties: _containers.RepeatedScalarFieldContainer[str]
     scale_bits: int
-    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., manifest: _Optional[str] = ..., session_id: _Optional[bytes] = ..., parties: _Optional[_Iterable[str]] = ..., scale_bits: _Optional[int] = ...) -> None: ...
+    lacking: _containers.RepeatedCompositeFieldContainer[MaskConsent]
+    def __init__(self, protocol_version: _Optional[int] = ..., request_id: _Optional[str] = ..., manifest: _Optional[str] = ..., session_id: _Optional[bytes] = ..., parties: _Optional[_Iterable[str]] = ..., scale_bits: _Optional[int] = ..., lacking: _Optional[_Iterable[_Union[MaskConsent, _Mapping]]] = ...) -> None: ...
 
 class MaskKeyReply(_message.Message):
-    __slots__ = ("request_id", "key")
+    __slots__ = ("request_id", "key", "consent")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     key: MaskKey
-    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[MaskKey, _Mapping]] = ...) -> None: ...
+    consent: MaskConsent
+    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[MaskKey, _Mapping]] = ..., consent: _Optional[_Union[MaskConsent, _Mapping]] = ...) -> None: ...
+
+class MaskConsent(_message.Message):
+    __slots__ = ("party", "valid_until", "certificate_chain", "signature")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    VALID_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    party: str
+    valid_until: int
+    certificate_chain: bytes
+    signature: bytes
+    def __init__(self, party: _Optional[str] = ..., valid_until: _Optional[int] = ..., certificate_chain: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class MaskKey(_message.Message):
     __slots__ = ("party", "public_key", "certificate_chain", "signature")

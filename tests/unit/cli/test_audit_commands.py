@@ -71,6 +71,45 @@ def test_who_asked_about_one_person_and_what_could_not_be_searched(
     assert said(capsys, "report", *OPTIONS, "--json", "--sample-id", "nobody", "--to", "2026-11-02") == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (b'"rows":2', b'"rows":"two"', "rows are 'two'"),
+        (b'"rows":2', b'"rows":null', "rows are None"),
+        (b'"statuses":{"OK":1,', b'"statuses":3,"x":{', "its counts are none"),
+        (b'"ids":[', b'"ids":[7,', "its ids are none"),
+    ],
+)
+def test_a_line_that_this_party_never_wrote_is_named_and_not_added_up(
+    party: Path, capsys: pytest.CaptureFixture[str], before: bytes, after: bytes, told: str
+) -> None:
+    (path,) = Path("audit/lab/worker-0").glob("*.jsonl")
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    said_of_it = said(capsys, "report", *OPTIONS, code=9)
+    assert f"{path.name}: line 3: " in said_of_it
+    assert told in said_of_it
+    assert "audit verify" in said_of_it
+
+
+def test_a_chain_that_was_copied_is_not_counted_twice(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("audit/lab/worker-0", "audit/lab/worker-7")
+    assert "2 folders hold the chain lab/worker-0" in said(capsys, "verify", *OPTIONS, code=9)
+    assert "which is of another folder" in said(capsys, "report", *OPTIONS, code=9)
+
+
+def test_keys_without_a_chain_are_no_whole_log(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("audit/lab/worker-0")
+    assert "keys and no chain" in said(capsys, "verify", *OPTIONS, code=9)
+
+
+def test_a_caller_who_is_not_in_the_log_is_told_who_is(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", "report", *OPTIONS, "--who", "bank"]) == 0
+    assert "in the log are: party bank, party shop" in " ".join(capsys.readouterr().err.split())
+    turned = said(capsys, "report", *OPTIONS, "--from", "2026-11-03", "--to", "2026-11-01", code=4)
+    assert "there is nothing between them" in turned
+
+
 def test_the_report_reads_the_key_of_ids_and_never_makes_keys(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("signing.key", "signing.pub"):
         Path("audit/lab", name).unlink()

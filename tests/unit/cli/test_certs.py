@@ -131,5 +131,7 @@ def test_the_keeper_of_the_ca_revokes_and_everybody_can_see_it(ca: Path, tmp_pat
     assert "fedpredict federation CA" in certs("show", ca / "ca.crl")
 
 
-def test_what_is_no_serial_number_is_refused(ca: Path) -> None:
-    assert "is no serial number in hex" in " ".join(usage_error("revoke", "--ca", ca, "--serial", "who?").split())
+@pytest.mark.parametrize("serial", ["who?", "-5", "0", "f" * 50, "80" + 38 * "0", "1_0"])
+def test_what_is_no_serial_number_is_refused(ca: Path, serial: str) -> None:
+    told = " ".join(usage_error("revoke", "--ca", ca, f"--serial={serial}").replace("│", " ").split())
+    assert "is no serial number in hex" in told

@@ -401,6 +401,9 @@ def test_masked_sums_that_nobody_can_ask_for_are_found(clinic: Clinic) -> None:
 
     level, what = told("[masked.credit]", "[masked.credit]", 0)
     assert (level, what) == ("ok", "credit leaves masked, with the masks of post, shop")
+    level, what = told('parties = ["post", "shop"]', 'may_lack = ["post"]\nparties = ["post", "shop"]', 0)
+    assert (level, what) == ("ok", "credit leaves masked, with the masks of post, shop; a sum may lack post")
+    told('may_lack = ["post"]\nparties', "parties", 0)
     level, what = told('["post", "shop"]', '["bank", "shop"]', 9)
     assert (level, "every sum is refused" in what) == ("problem", True)
     level, what = told('models = ["*"]', 'models = ["other"]', 0)

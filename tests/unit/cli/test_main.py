@@ -109,3 +109,8 @@ print(sorted({"duckdb", "sqlalchemy", "sqlglot", "pyarrow"} & set(sys.modules)),
     )
 
     assert done.stderr.strip() == "[]"
+
+
+def test_names_in_brackets_stay_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["policy", "check", "--help"]) == 0
+    assert "[callers] or [clients]" in " ".join(capsys.readouterr().out.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.service import OfflineService
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
-from fedpredict.model.offline import OfflineState, OfflineTask, Ranking
+from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, Ranking
 from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.state.task_rows import BUCKETS
@@ -102,6 +102,37 @@ async def test_a_task_with_a_hole_is_not_told_to_be_whole(bench: Bench) -> None:
     with serving(bench) as (_, service), pytest.raises(TaskFailedError, match="some of its results are missing"):
         await service.fetch(cast(Any, call))
     assert not call.is_whole
+
+
+@pytest.mark.parametrize("offset", [0, N_IDS - 3])
+async def test_a_fetch_holds_some_records_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+    task = await done(bench)
+    every = (await fetched(bench, task.task_id)).ids
+    held, buckets = list[int](), bench.store.buckets
+
+    def some(task_id: str, among: Collection[int] | None = None) -> dict[int, BucketDone]:
+        found = buckets(task_id, among)
+        held.append(len(found))
+        return found
+
+    monkeypatch.setattr("fedpredict.initiator.offline.service.RECORDS", 3)
+    monkeypatch.setattr(bench.store, "buckets", some)
+    call = await fetched(bench, task.task_id, offset)
+
+    assert (call.ids, call.is_whole) == (every[offset:], True)
+    assert held == [3, 3, 2]
+
+
+async def test_a_task_is_worked_on_without_the_records_of_what_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_records(*_: object) -> dict[int, BucketDone]:
+        raise AssertionError("the records of all buckets are read")
+
+    monkeypatch.setattr(bench.store, "buckets", all_records)
+    task = await done(bench)
+
+    assert task.buckets_done == N_BUCKETS
 
 
 @pytest.mark.parametrize(("given", "top", "expected"), [(0, N_IDS, N_IDS - 2), (10, 10, 10), (0, 5, 5)])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from fedpredict.scoring import bucket_writing
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.tables.models import ModelVersion, publish_model
-from fedpredict.tables.shares import SHARES, TASK_BUCKETS, TASKS, ShareTask, finished_buckets, list_tasks
+from fedpredict.tables.shares import SHARES, TASK_BUCKETS, TASKS, BucketRecord, ShareTask, finished_buckets, list_tasks
 from fedpredict.tables.views import FeatureView, ViewFeature, publish_snapshot, snapshot_name
 from fedpredict.warehouse.base import (
     ColumnType,
@@ -46,16 +46,19 @@ class Server:
     """A warehouse that writes series, as one behind a server, and remembers what was asked of it.
 
     Attributes:
+        gathers: Whether it counts rows while it writes them, as Hive, or leaves that to a query, as Spark.
         log: What was done, and where: ("series" or "replace", table, bucket), and ("run", "", None).
         before: Called before each bucket of a series is written.
         after_count: Called after each query.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, gathers: bool = False) -> None:
         self.embedded = LocalWarehouse(folder)
+        self.gathers = gathers
         self.log: list[tuple[str, str, Any]] = []
         self.before: Callable[[int], None] = lambda _bucket: None
         self.after_count: Callable[[], None] = lambda: None
+        self.left = pa.table({"bucket": pa.array([], pa.int64())})
 
     @property
     def engine(self) -> EngineInfo:
@@ -84,12 +87,23 @@ class Server:
     ) -> None:
         self.embedded.replace_each_from(table, partition, statement, params)
 
-    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> None:
+    def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
+        gathered: list[Sequence[pa.Table]] = []
         for each in fillings:
             if table == SHARES.name:
                 self.before(int(each.partition["bucket"]))
             self.log.append(("series", table, each.partition["bucket"]))
             self.embedded.replace_from(table, each.partition, each.statement, each.params)
+            gathered.append([self.summary(each, one) for one in each.summaries] if self.gathers else [])
+        return gathered
+
+    def summary(self, filling: Filling, summary: exp.Select) -> pa.Table:
+        """Return what a query without a FROM gathers; of a bucket without rows, what was left of another."""
+        rows = cast(exp.Select, filling.statement.copy())
+        found = self.embedded.run(summary.copy().from_(rows.subquery("r")), filling.params)
+        if found.num_rows:
+            self.left = found
+        return found if found.num_rows else self.left
 
     def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
         self.log.append(("run", "", None))
@@ -162,6 +176,31 @@ def test_a_day_takes_one_count_and_one_statement_of_records_for_each_series(
     assert [state.buckets[bucket].n_ids for bucket in range(4)] == np.bincount(buckets, minlength=4).tolist()
     assert sum(map(sum, (each.histograms[0] for each in state.buckets.values()))) == 100
     assert damaged_buckets(server, state) == []
+
+
+@pytest.mark.parametrize("ages", [[float(row) for row in range(30)], [None] * 15 + [1.5] * 15, [None] * 30])
+def test_rows_that_are_counted_while_they_are_written_are_counted_as_what_is_stored(
+    tmp_path: Path, ages: Sequence[float | None]
+) -> None:
+    servers = [Server(tmp_path / str(gathers), gathers=gathers) for gathers in (False, True)]
+    states = []
+    for server in servers:
+        version = load(server, [f"u{row}" for row in range(30)], ages)
+        states.append(score_day(server, version, DAY, n_buckets=64))
+        assert server.count("run") == (1 if server.gathers else 2)  # the sample, and a count where there must be one
+
+    counted, gathered = ({bucket: told(each) for bucket, each in state.buckets.items()} for state in states)
+    assert gathered == counted
+    of_buckets = np.bincount(buckets_of([f"u{row}".encode() for row in range(30)], 64), minlength=64)
+    assert [states[1].buckets[bucket].n_ids for bucket in range(64)] == of_buckets.tolist()
+    n_scored = sum(age is not None for age in ages)
+    assert sum(map(sum, (each.histograms[0] for each in states[1].buckets.values() if each.histograms))) == n_scored
+    assert damaged_buckets(servers[1], states[1]) == []
+
+
+def told(record: BucketRecord) -> tuple[object, ...]:
+    """Return what a record says of the rows."""
+    return record.n_rows, record.n_ids, record.statuses, record.histograms, record.checksum
 
 
 def test_a_series_that_was_killed_is_written_again_and_what_is_recorded_is_not(

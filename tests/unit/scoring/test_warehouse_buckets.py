@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -22,11 +23,12 @@ from fedpredict.errors import (
     TableCorruptError,
 )
 from fedpredict.features.memory import MemoryStore
-from fedpredict.model.buckets import buckets_of
+from fedpredict.model.buckets import Hashes, buckets_of
 from fedpredict.model.populations import BucketQuery, in_order
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import Mode, SampleStatus
+from fedpredict.scoring import warehouse_buckets
 from fedpredict.scoring.buckets import BucketPart, StoreBuckets
 from fedpredict.scoring.freshness import ViewFreshness
 from fedpredict.scoring.loader import ModelLoader
@@ -35,7 +37,7 @@ from fedpredict.scoring.open_buckets import open_buckets
 from fedpredict.scoring.settings import AnswerFrom, TaskSettings
 from fedpredict.scoring.tasks import score_day
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.shares import SHARES, TASKS, ShareTask, write_bucket, write_task
+from fedpredict.tables.shares import SHARES, TASK_BUCKETS, TASKS, ShareTask, write_bucket, write_task
 from fedpredict.tables.views import latest_snapshot, remove_snapshot
 from fedpredict.warehouse.base import Partition
 from fedpredict.warehouse.local import LocalWarehouse
@@ -165,6 +167,46 @@ async def test_the_rows_of_neighbours_are_read_once(warehouse: LocalWarehouse, m
     queries = [party.query(groups[bucket], bucket, 16, Mode.OFFLINE) for bucket in places]
     await asyncio.gather(*(party.ask(party.by_warehouse, each) for each in queries))
     assert [each["bucket"] for each in reads] == [0]
+
+
+async def test_as_many_pieces_are_held_as_are_made_at_once_however_many_buckets_there_are(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party, places = filled(warehouse, n_buckets=8), list[weakref.ref[Hashes]]()
+
+    def noted(rows: pa.Table, n_scores: int) -> warehouse_buckets.Piece:
+        piece = whole(rows, n_scores)
+        places.append(weakref.ref(piece.places))
+        return piece
+
+    whole = warehouse_buckets._ordered
+    monkeypatch.setattr(warehouse_buckets, "_ordered", noted)
+    held = []
+    for bucket, sample_ids in enumerate(in_buckets([f"person-{row}".encode() for row in range(200)], 8)):
+        await party.ask(party.by_warehouse, party.query(sample_ids, bucket, 8, Mode.OFFLINE))
+        held.append(sum(each() is not None for each in places))
+    assert (len(places), held[0], max(held)) == (8, 1, 2)
+
+
+async def test_the_records_of_all_buckets_are_read_once_however_often_a_day_is_looked_for(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    party = filled(warehouse)  # which looks at every question
+    reads, whole = list[str](), warehouse.read
+
+    def read(table: str, columns: Sequence[str], where: Partition) -> pa.Table:
+        reads.append(table)
+        return whole(table, columns, where)
+
+    monkeypatch.setattr(warehouse, "read", read)
+    for bucket, sample_ids in enumerate(in_buckets([f"person-{row}".encode() for row in range(100)], 4)):
+        await party.ask(party.by_warehouse, party.query(sample_ids, bucket, 4, Mode.OFFLINE))
+    assert (reads.count(SHARES.name), reads.count(TASK_BUCKETS.name)) == (4, 1)
+
+    score_day(warehouse, party.version, DAY, n_buckets=4, again=True)
+    reads.clear()
+    await party.ask(party.by_warehouse, party.query([b"person-1"], 0, 1, Mode.OFFLINE))
+    assert (reads.count(SHARES.name), reads.count(TASK_BUCKETS.name)) == (4, 1)
 
 
 async def test_what_is_scored_again_meanwhile_is_never_mixed(

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -213,7 +214,7 @@ def test_a_line_that_was_changed_behind_the_last_checkpoint_stops_the_start(tmp_
         log(tmp_path).__enter__()
 
 
-@pytest.mark.parametrize("damage", [b"\x00" * 40 + b"\n", b'{"n":9,"kind"\n\x00\x00'], ids=["zeros", "cut"])
+@pytest.mark.parametrize("damage", [b"\x00" * 40 + b"\n", b'{"n":9,"kind"\x00\x00'], ids=["zeros", "cut"])
 def test_a_damaged_end_is_counted_and_the_chain_goes_on_before_it(tmp_path: Path, damage: bytes) -> None:
     filled(tmp_path)
     path = only_file(tmp_path)
@@ -229,6 +230,25 @@ def test_a_damaged_end_is_counted_and_the_chain_goes_on_before_it(tmp_path: Path
     assert lines_of_last(tmp_path)[0]["torn"] == len(damage)
     path.write_bytes(path.read_bytes() + b"x")
     assert "unfinished bytes stood before it" in verify(tmp_path).problems[0]
+
+
+def test_whole_lines_that_are_damaged_at_the_end_are_a_problem_for_good(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = only_file(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-3] + [b"x" * (len(line) - 1) + b"\n" for line in lines[-3:]]))
+    assert "whole lines at its end are damaged" in verify(tmp_path).problems[0]
+
+    filled(tmp_path)  # another process goes on, and counts them as unfinished
+
+    assert f"{path.name}: whole lines at its end are damaged" in verify(tmp_path).problems[0]
+
+
+def test_a_copy_of_a_chain_in_another_folder_is_a_problem(tmp_path: Path) -> None:
+    filled(tmp_path)
+    shutil.copytree(tmp_path / "worker-0", tmp_path / "worker-7")
+    report = verify_chain(tmp_path / "worker-7", read_public_key(tmp_path / "signing.pub"))
+    assert "holds the chain lab/worker-0, of another folder" in report.problems[0]
 
 
 def lines_of_last(folder: Path) -> list[dict[str, Any]]:

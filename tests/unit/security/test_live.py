@@ -22,6 +22,7 @@ from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigE
 from fedpredict.security import certs, crls
 from fedpredict.security.authority import Authority, new_authority, new_key, new_leaf
 from fedpredict.security.callers import caller_identity, socket_caller
+from fedpredict.security.certs import CaFiles
 from fedpredict.security.hello import hello_words
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, party_tls
@@ -238,11 +239,56 @@ def test_an_older_list_does_not_take_the_place_of_the_present_one(
     assert "older than the one in force" in vars(told)["reason"]
 
 
-def test_a_ca_s_list_is_not_left_out_while_the_ca_is_trusted(
-    certificates: Certificates, files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture(params=["the next CA", "the federation's CA"], ids=["another name", "the same name"])
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> CaFiles:
+    """A CA that follows another one; it may have its name."""
+    return certs.create_ca(tmp_path / "other", request.param)
+
+
+def test_lists_of_cas_that_follow_each_other_grow_each_for_itself(
+    certificates: Certificates, files: TlsFiles, tmp_path: Path, other: CaFiles
 ) -> None:
     assert files.crl is not None
-    other = certs.create_ca(tmp_path / "other", "the next CA")
+    for _ in range(3):
+        crls.revoke(certificates.ca, [], kept=files.crl)
+    of_old = tmp_path / "old.crl"
+    of_old.write_bytes(files.crl.read_bytes())
+    files.ca.write_bytes(certificates.ca.certificate.read_bytes() + other.certificate.read_bytes())
+    live = LiveTls(files)
+    crls.revoke(other, [], kept=tmp_path / "other.crl")  # its number is 1
+    crls.revoke(certificates.ca, [certificates.lab.certificate], kept=of_old)
+    files.crl.write_bytes(of_old.read_bytes() + (tmp_path / "other.crl").read_bytes())
+    live.look()
+
+    with pytest.raises(CertificateRefusedError, match="revoked by"):
+        live.check(pem(certificates.lab))
+    assert live.check(pem(certs.issue(other, LAB, tmp_path / "lab"))) == LAB
+
+
+def test_a_list_that_is_over_is_no_matter_of_a_ca_with_another_key(
+    certificates: Certificates, files: TlsFiles, tmp_path: Path, other: CaFiles
+) -> None:
+    assert files.crl is not None
+    crls.revoke(certificates.ca, [], kept=files.crl, days=1)
+    files.ca.write_bytes(certificates.ca.certificate.read_bytes() + other.certificate.read_bytes())
+    clock = Clock()
+    live = LiveTls(files, now=clock)
+    clock.ahead = timedelta(days=2)
+    live.look()
+
+    with pytest.raises(CertificateRefusedError, match="ended at"):
+        live.check(pem(certificates.lab))
+    assert live.check(pem(certs.issue(other, LAB, tmp_path / "lab"))) == LAB
+
+
+def test_a_ca_s_list_is_not_left_out_while_the_ca_is_trusted(
+    certificates: Certificates,
+    files: TlsFiles,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    other: CaFiles,
+) -> None:
+    assert files.crl is not None
     both = certificates.ca.certificate.read_bytes() + other.certificate.read_bytes()
     files.ca.write_bytes(both)
     crls.revoke(certificates.ca, [certificates.lab.certificate], kept=files.crl)
@@ -365,10 +411,9 @@ def test_a_certificate_that_ends_soon_is_told_once_a_day(
 
 
 def test_a_ca_whose_key_is_denied_vouches_for_nobody(
-    certificates: Certificates, files: TlsFiles, tmp_path: Path
+    certificates: Certificates, files: TlsFiles, tmp_path: Path, other: CaFiles
 ) -> None:
     """While two CAs stand side by side, one of them can be left at once, on connections that stand too."""
-    other = certs.create_ca(tmp_path / "other", "the next CA")
     lab = certs.issue(other, LAB, tmp_path / "lab")
     files.ca.write_bytes(certificates.ca.certificate.read_bytes() + other.certificate.read_bytes())
     live, peer = LiveTls(files), Peer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -158,10 +159,10 @@ def test_a_list_that_is_over_lets_nobody_in_unless_the_settings_say_so(ca: CaFil
 def test_without_numbers_the_date_says_which_list_is_older(ca: CaFiles) -> None:
     authorities = [certificate_of(ca.certificate)]
     (old,) = parse_crls(made_by_hand(ca), "x", authorities, NOW)
-    new = Crl(old.issuer, None, old.made + timedelta(hours=1), old.ends, frozenset())
+    new = replace(old, made=old.made + timedelta(hours=1))
     assert old.is_older_than(new)
     assert not new.is_older_than(old)
-    stranger = Crl(x509.Name([]), None, old.made + timedelta(hours=1), old.ends, frozenset())
+    stranger = replace(new, key="0" * 64)
     assert not old.is_older_than(stranger)
 
 
@@ -187,3 +188,22 @@ def test_a_refused_ca_is_trusted_no_more_nor_those_that_it_signed(ca: CaFiles, t
     denied = frozenset({certs.describe(ca.certificate).key_fingerprint})
     assert Lists(denied=denied).trusted([root, other]) == (other,)
     assert Lists().trusted([root, other]) == (root, other)
+
+
+def test_a_ca_cannot_revoke_itself_and_says_what_to_do(ca: CaFiles, tmp_path: Path) -> None:
+    authority = certificate_of(ca.certificate)
+    for files, serials in (([ca.certificate], []), ([], [authority.serial_number])):
+        with pytest.raises(CertificateError, match=r"cannot revoke itself: make another CA, .* `deny` list"):
+            crls.revoke(ca, files, serials, kept=tmp_path / "ca.crl")
+    assert not (tmp_path / "ca.crl").exists()
+
+
+def test_a_list_that_names_its_own_ca_is_told_as_such(ca: CaFiles) -> None:
+    authority = certificate_of(ca.certificate)
+    key = serialization.load_pem_private_key(ca.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    entry = x509.RevokedCertificateBuilder().serial_number(authority.serial_number).revocation_date(NOW).build()
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject).last_update(NOW)
+    crl = builder.next_update(NOW + timedelta(days=1)).add_revoked_certificate(entry).sign(key, hashes.SHA256())
+    with pytest.raises(CertificateError, match="names that CA itself"):
+        parse_crls(crl.public_bytes(serialization.Encoding.PEM), "x", [authority], NOW)

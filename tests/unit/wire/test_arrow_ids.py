@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.wire.arrow_ids import take_ids, whole_ids
+from fedpredict.wire.arrow_ids import joined, take_ids, whole_ids
 
 EVEN = st.integers(0, 9).flatmap(lambda width: st.lists(st.binary(min_size=width, max_size=width), max_size=30))
 
@@ -34,3 +34,15 @@ def test_a_column_of_a_table_is_packed_as_long_as_its_texts_are(kind: pa.DataTyp
 
     assert list(whole_ids(column)) == [each.encode() for each in texts]
     assert list(whole_ids(column.slice(0, 0))) == []
+
+
+def test_a_column_that_is_one_array_is_not_copied() -> None:
+    array, nothing = pa.array(["u1", "u2"]), pa.array([], pa.string())
+
+    for chunks in ([array], [nothing, array, nothing]):
+        assert [each.address for each in joined(pa.chunked_array(chunks)).buffers()[1:]] == [
+            each.address for each in array.buffers()[1:]
+        ]
+    assert joined(pa.chunked_array([array, nothing, array])).to_pylist() == ["u1", "u2", "u1", "u2"]
+    assert joined(pa.chunked_array([nothing])).to_pylist() == []
+    assert joined(pa.chunked_array([array]).slice(1)).to_pylist() == ["u2"]
