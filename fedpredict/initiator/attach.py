@@ -109,14 +109,14 @@ class Attachments:
         link = LinkCaller(remote.party, carrier, changed=changed)
         self._links.add(link)
         hold(self._live, link, shown)
-        task = asyncio.create_task(self._greet(remote, link, carrier.peer, asked))
+        task = asyncio.create_task(self._greet(remote, link, carrier.peer, shown, asked))
         self._greeting.add(task)
         task.add_done_callback(self._greeting.discard)
         return link
 
-    async def _greet(self, remote: RemoteParty, link: LinkCaller, peer: str, asked: bytes) -> None:
+    async def _greet(self, remote: RemoteParty, link: LinkCaller, peer: str, shown: Presented, asked: bytes) -> None:
         try:
-            instance = await remote.who.greet(link, HANDSHAKE_S, asked)
+            instance = await remote.who.greet(link, HANDSHAKE_S, shown=shown, asked=asked)
         except FedPredictError as error:
             logger.warning("link.refused", extra={"party": remote.party, "peer": peer, "reason": str(error)})
             link.close(f"no hello: {type(error).__name__}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -65,11 +65,11 @@ class Dialler:
         who = Acquaintance(party, live, self.me, self.audit)
         metadata = (*self._stated(), *compression.metadata)
 
-        def channel() -> grpc.aio.Channel:
+        def channel(pins: Sequence[bytes] = ()) -> grpc.aio.Channel:
             if live is None:
                 return grpc.aio.insecure_channel(address, channel_options(), compression.of_grpc)
             options = channel_options(server_name(party))
-            return grpc.aio.secure_channel(address, live.channel_credentials(), options, compression.of_grpc)
+            return grpc.aio.secure_channel(address, live.channel_credentials(pins), options, compression.of_grpc)
 
         stated = "" if self.tls else Identity(IdentityKind.PARTY, self.party).uri
         preface = Preface(stated, compress=compression is not Compression.NONE)

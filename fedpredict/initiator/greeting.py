@@ -32,9 +32,10 @@ from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.standing import PopulationNotice, PopulationStanding
 from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.callers import hold
-from fedpredict.security.hello import ATTACH, HELLO, NONCE_BYTES
+from fedpredict.security.hello import ATTACH, NONCE_BYTES, hello_words
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
+from fedpredict.security.verdicts import Presented, check_same
 from fedpredict.wire import codec
 from fedpredict.wire.bucket_codec import bucket_answer_from_wire
 from fedpredict.wire.checkpoints import checkpoints_from_wire, checkpoints_to_wire
@@ -81,14 +82,27 @@ class Acquaintance:
             workers=self.me.workers,
         )
 
-    def check(self, request: participant_pb2.HelloRequest, reply: participant_pb2.HelloReply) -> Instance:
-        """Return the process that answered; raise `PartyRefusedError` for another party or protocol, or no proof."""
+    def check(
+        self, request: participant_pb2.HelloRequest, reply: participant_pb2.HelloReply, shown: Presented = ()
+    ) -> Instance:
+        """Return the process that answered.
+
+        Args:
+            request: What it was told.
+            reply: What it answers.
+            shown: What it showed in the handshake, where that can be seen.
+
+        Raises:
+            PartyRefusedError: Another party or protocol, no proof for this caller, or one of another certificate.
+        """
         try:
             codec.check_protocol_version(reply.protocol_version)
             _check_who(reply, self.party)
             if self.live is not None:
                 proof = (reply.certificate_chain, reply.signature)
-                self.live.check_proof(self.party, HELLO, self.party, nonce=request.nonce, proof=proof)
+                words = hello_words(self.live.identity, self.party)
+                self.live.check_proof(self.party, *words, nonce=request.nonce, proof=proof)
+                check_same(reply.certificate_chain, shown)
         except (ProtocolError, SecurityError) as error:
             raise self.refused(error) from error
         return Instance(
@@ -116,12 +130,15 @@ class Acquaintance:
             return False
         return True
 
-    async def greet(self, link: LinkCaller, deadline_s: float, asked: bytes = b"") -> Instance:
+    async def greet(
+        self, link: LinkCaller, deadline_s: float, *, shown: Presented = (), asked: bytes = b""
+    ) -> Instance:
         """Say hello on a link and return the process that answered.
 
         Args:
             link: Which; it is closed when the party's certificate is good no more.
             deadline_s: How long to wait.
+            shown: What the party showed in the handshake, where that can be seen.
             asked: The nonce by which the party, which dialled a stream, asks for our own proof; empty: it does not.
 
         Raises:
@@ -134,7 +151,7 @@ class Acquaintance:
             proof = self.live.prove(ATTACH, self.live.identity.name, self.party, nonce=asked)
             request.certificate_chain, request.signature = proof
         reply = await self._say(request, link, deadline_s)
-        instance = self.check(request, reply)
+        instance = self.check(request, reply, shown)
         hold(self.live, link, reply.certificate_chain)
         return instance
 

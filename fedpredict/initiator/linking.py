@@ -14,9 +14,11 @@ from fedpredict.errors import FedPredictError, PartyTimeoutError
 from fedpredict.initiator.greeting import Acquaintance
 from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
+from fedpredict.security.callers import hold, socket_server
 from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import server_name
 from fedpredict.security.trouble import Trouble
+from fedpredict.security.verdicts import Presented
 from fedpredict.wire.link import (
     HANDSHAKE_S,
     PROBE_S,
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 _STREAM = "/fedpredict.wire.v1.ParticipantService/ScoreStream"
 
 DialChannel: TypeAlias = Callable[[], grpc.aio.Channel]
+_Dialled: TypeAlias = tuple[LinkCaller, Presented]
+"""A link, and what the party showed in the handshake, where that can be seen."""
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
@@ -177,22 +181,22 @@ class Linker:
             await self._unary.redial()
             raise
 
-    async def _fill(self, carrier: str, dial: Callable[[], Awaitable[LinkCaller]]) -> None:
+    async def _fill(self, carrier: str, dial: Callable[[], Awaitable[_Dialled]]) -> None:
         """Dial until every worker was met; go on with those met where chance hides one, or it is starting again."""
         tries, n_linked = 0, len(self._pool.workers(carrier))
         while len(self._pool.workers(carrier)) < self._workers and tries < search_tries(self._workers, n_linked):
             tries += 1
             try:
-                await self._add(await dial())
+                await self._add(*await dial())
             except (FedPredictError, OSError):
                 if not self._pool.workers(carrier):
                     raise
                 break
         self._pool.retire_other_carriers(carrier)
 
-    async def _add(self, link: LinkCaller) -> None:
+    async def _add(self, link: LinkCaller, shown: Presented) -> None:
         try:
-            instance = await self._who.greet(link, HANDSHAKE_S)
+            instance = await self._who.greet(link, HANDSHAKE_S, shown=shown)
         except BaseException as error:
             link.close(f"no hello: {error}")
             raise
@@ -202,12 +206,15 @@ class Linker:
         else:
             self._pool.add(link, instance)
 
-    async def _dial_socket(self) -> LinkCaller:
-        opened: list[LinkCaller] = []
+    async def _dial_socket(self) -> _Dialled:
+        opened: list[_Dialled] = []
 
         def open_end(carrier: SocketCarrier) -> LinkEnd:
-            opened.append(LinkCaller(self._who.party, carrier, changed=self._pool.link_changed))
-            return opened[0]
+            shown = socket_server(carrier.tls, self._who.party, self._live)
+            link = LinkCaller(self._who.party, carrier, changed=self._pool.link_changed)
+            hold(self._live, link, shown)
+            opened.append((link, shown))
+            return link
 
         await dial_socket(
             f"{self._host}:{self._port}",
@@ -218,7 +225,7 @@ class Linker:
         )
         return opened[0]
 
-    async def _dial_stream(self) -> LinkCaller:
+    async def _dial_stream(self) -> _Dialled:
         channel = self._dial_channel()
         # the stubs know calls with an iterator of requests only
         call = channel.stream_stream(_STREAM, None, None)(metadata=self._metadata)  # type: ignore[call-arg]
@@ -235,7 +242,7 @@ class Linker:
         task = asyncio.create_task(carry())
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
-        return link
+        return link, ()
 
     def _say(self, carrier: str) -> None:
         # the pool tells of links; without any there is one line as well

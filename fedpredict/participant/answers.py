@@ -23,7 +23,7 @@ from fedpredict.participant.methods import METHODS, SERVICE
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.security.entrance import Entrance
-from fedpredict.security.hello import HELLO
+from fedpredict.security.hello import hello_words
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.masking import MaskSession
@@ -89,8 +89,8 @@ class Answers:
         """Told of what is no call."""
         self._distinct = distinct or DistinctLimit(None, lambda: policy.distinct_ids)
 
-    async def hello(self, request: participant_pb2.HelloRequest) -> participant_pb2.HelloReply:
-        """Say who answers here, and prove it by signing the caller's nonce.
+    async def hello(self, request: participant_pb2.HelloRequest, caller: Identity) -> participant_pb2.HelloReply:
+        """Say who answers here, and prove it to this caller by signing who it is, and its nonce.
 
         Without a nonce the caller only asks whether we are still there.
         """
@@ -105,7 +105,7 @@ class Answers:
             link_port=self.link_port,
         )
         if self._tls is not None and request.nonce:
-            proof = self._tls.prove(HELLO, self._scorer.party, nonce=request.nonce)
+            proof = self._tls.prove(*hello_words(caller, self._scorer.party), nonce=request.nonce)
             reply.certificate_chain, reply.signature = proof
         return reply
 

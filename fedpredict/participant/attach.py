@@ -20,7 +20,7 @@ from fedpredict.errors import (
 )
 from fedpredict.participant.links import LinkServer
 from fedpredict.participant.settings import InitiatorPeerSettings
-from fedpredict.security.callers import hold, socket_caller
+from fedpredict.security.callers import hold, socket_server
 from fedpredict.security.hello import ATTACH, NONCE_BYTES
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, as_live
@@ -184,7 +184,7 @@ class _Place:
 
     async def _attach_socket(self, address: str, meeting: _Meeting) -> None:
         def opened(carrier: SocketCarrier) -> LinkAnswerer:
-            _, shown = socket_caller(carrier.tls, Identity(IdentityKind.PARTY, self.party).uri, self.tls)
+            shown = socket_server(carrier.tls, self.party, self.tls)
             link = meeting.answerer(carrier, address)
             hold(self.tls, link, shown)
             return link
@@ -293,11 +293,10 @@ class _Meeting:
             return
         proof = (hello.certificate_chain, hello.signature)
         try:
-            if hello.certificate_chain:
-                live.check_proof(place.party, ATTACH, place.party, place.me.name, nonce=self.nonce, proof=proof)
-                live.hold(link, hello.certificate_chain)
-            elif live.lists.exist:
-                raise UnauthenticatedError("it shows no certificate, as the lists here need: a newer release does")
+            if not hello.certificate_chain:
+                raise UnauthenticatedError("its hello shows no certificate")
+            live.check_proof(place.party, ATTACH, place.party, place.me.name, nonce=self.nonce, proof=proof)
+            live.hold(link, hello.certificate_chain)
         except SecurityError as error:
             link.close(str(error))
             if isinstance(error, CertificateError):  # which says to a peer that something of our own is wrong

@@ -140,7 +140,7 @@ class LinkServer:
                 return scored
             if frame.HasField("hello"):
                 with self._answers.audit.refusals("Hello", caller):
-                    return await self._answer_hello(frame, link, greeted, for_offline=for_offline)
+                    return await self._answer_hello(frame, caller, link, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller, link)
 
         def forget(link: LinkAnswerer, reason: str) -> None:
@@ -169,14 +169,20 @@ class LinkServer:
         return link
 
     async def _answer_hello(
-        self, frame: link_pb2.Frame, link: LinkAnswerer, greeted: Greeted | None, *, for_offline: bool
+        self,
+        frame: link_pb2.Frame,
+        caller: Identity,
+        link: LinkAnswerer,
+        greeted: Greeted | None,
+        *,
+        for_offline: bool,
     ) -> link_pb2.Frame:
         if greeted is not None:
             greeted(frame.hello)
             link.expects_hello = False
         if self._settled is not None:
             await self._settled()
-        reply = await self._answers.hello(frame.hello)
+        reply = await self._answers.hello(frame.hello, caller)
         if greeted is not None and self.offers_offline:
             reply.capabilities.append(OFFLINE_LINK)
         reply.for_offline = for_offline

@@ -84,8 +84,9 @@ class ParticipantService:
 
     async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here."""
-        with self._answers.audit.refusals("Hello", self.caller(context)):
-            return await self._answers.hello(request)
+        caller = self.caller(context)
+        with self._answers.audit.refusals("Hello", caller):
+            return await self._answers.hello(request, caller)
 
     async def describe_model(
         self, request: participant_pb2.DescribeModelRequest, context: Context

@@ -31,12 +31,12 @@ MOST_WAITING = 100_000
 MOST_WAITING_BYTES = 64 << 20
 """The same for what they take in memory."""
 _LINES = 512
-"""So many are made and written at a time: the one that answers calls waits for a part of it. A file is at most so much
-larger than it should be."""
+"""So many are made and written at a time: the one that answers calls waits for a part of it."""
 _HURRY = 2_048
 """Where so many calls wait, the thread begins at once."""
 _LARGE = 1 << 20
-"""It begins at once for a call of so many bytes, too."""
+"""It begins at once for a call of so many bytes, too, and makes no more lines at a time: a file is at most about so
+much larger than it should be."""
 _MOST_CHAINS = 1_000
 _NOT_OPEN, _ENDED = "it is not open", "its thread has ended"
 
@@ -244,22 +244,31 @@ class AuditLog:
         try:
             self._write_unlisted(file)
             self._write_waiting(file)
-            for _ in range(0, len(self._heard), _LINES):
-                self._make_lines()
+            left = len(self._heard)  # what comes meanwhile waits for the next turn
+            while left > 0:
+                left -= self._make_lines()
                 self._write_waiting(file)
         except OSError:
             while self._heard:
                 self._make_lines()
             raise
 
-    def _make_lines(self) -> None:
-        some = [self._heard[at] for at in range(min(len(self._heard), _LINES))]
+    def _make_lines(self) -> int:
+        """Make lines of the next calls; return of how many."""
+        some = list[Heard]()
+        size = 0
+        for at in range(min(len(self._heard), _LINES)):
+            some.append(self._heard[at])
+            size += some[-1][-1]
+            if size > _LARGE:
+                break
         bodies = self._maker.bodies(some)
         self._waiting.append(bodies)
         self._n_waiting += len(bodies)
         for _ in some:
             self._heard.popleft()
-        self._written_bytes += sum([each[-1] for each in some]) - len(bodies.data)
+        self._written_bytes += size - len(bodies.data)
+        return len(some)
 
     def _write_waiting(self, file: ChainFile) -> None:
         while self._waiting:

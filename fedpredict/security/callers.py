@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 
 from fedpredict.errors import NameRefusedError, UnauthenticatedError
-from fedpredict.security.identity import Identity, identity_from_uri
+from fedpredict.security.identity import Identity, IdentityKind, identity_from_uri
 from fedpredict.security.live import LiveTls, Standing
 from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import Context, peer_identity
@@ -49,6 +49,20 @@ def socket_caller(tls: ssl.SSLObject | None, stated: str, live: LiveTls | None) 
         return identity_from_uri(stated), ()
     except NameRefusedError as error:
         raise UnauthenticatedError(f"the peer's identity cannot be used: {error}") from error
+
+
+def socket_server(tls: ssl.SSLObject | None, party: str, live: LiveTls | None) -> Presented:
+    """Return what certificates a party showed whose socket was dialled; none without TLS.
+
+    Raises:
+        UnauthenticatedError: They are not that party's.
+        CertificateRefusedError: They are good no more.
+    """
+    meant = Identity(IdentityKind.PARTY, party)
+    found, shown = socket_caller(tls, meant.uri, live)
+    if found != meant:
+        raise UnauthenticatedError(f"the certificate of {found} is at the address of {meant}")
+    return shown
 
 
 def hold(live: LiveTls | None, end: Standing, presented: Presented) -> None:

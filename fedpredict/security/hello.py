@@ -1,7 +1,7 @@
-"""The proof in a hello: the answering party signs the caller's nonce with the key of its certificate.
+"""The proof in a hello: the answering party signs who asks it, and the caller's nonce, with its certificate's key.
 
 A gRPC client in Python cannot read the certificate of the server it talks to; the hello shows it, and proves that the
-answer comes from the holder of its key.
+holder of its key answers this caller. Whoever passes a hello on has asked in a name of its own, which is signed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, read_tls, server_name
 
 NONCE_BYTES = 32
-HELLO = "fedpredict-hello-1"
-"""What an answering party signs first; its id follows."""
+HELLO = "fedpredict-hello-2"
+"""What an answering party signs first; see `hello_words`."""
 ATTACH = "fedpredict-attach-1"
 """What an initiator signs first for a participant that dialled it; both ids follow, its own first."""
 Proof: TypeAlias = tuple[bytes, bytes]
@@ -30,8 +30,18 @@ Proof: TypeAlias = tuple[bytes, bytes]
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
-def sign_hello(files: TlsFiles, party: str, nonce: bytes) -> bytes:
-    """Return the signature (DER) over the caller's nonce, by the key of this party's certificate.
+def hello_words(caller: Identity, party: str) -> tuple[str, ...]:
+    """Return what an answering party signs before the nonce.
+
+    Args:
+        caller: Who asks: for the party that answers, whoever TLS proved at the other end; for the caller, itself.
+        party: The party that answers.
+    """
+    return HELLO, caller.uri, party
+
+
+def sign_hello(files: TlsFiles, party: str, caller: Identity, nonce: bytes) -> bytes:
+    """Return the signature (DER) for a caller and its nonce, by the key of this party's certificate.
 
     Raises:
         ProtocolError: The nonce is not 32 bytes.
@@ -41,7 +51,7 @@ def sign_hello(files: TlsFiles, party: str, nonce: bytes) -> bytes:
     expected = Identity(IdentityKind.PARTY, party)
     if material.identity != expected:
         raise CertificateError(f"{files.certificate}: belongs to {material.identity}, not to {expected}")
-    return sign_message(material.private_key, message_of((HELLO, party), nonce))
+    return sign_message(material.private_key, message_of(hello_words(caller, party), nonce))
 
 
 def sign_message(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
@@ -61,24 +71,24 @@ def message_of(words: Sequence[str], nonce: bytes) -> bytes:
 
 
 def verify_hello(
-    ca_pem: bytes, party: str, nonce: bytes, chain_pem: bytes, signature: bytes, *, now: datetime | None = None
+    ca_pem: bytes, party: str, caller: Identity, nonce: bytes, proof: Proof, *, now: datetime | None = None
 ) -> None:
-    """Check that a hello was signed by the party that the caller meant to reach.
+    """Check that a hello was signed by the party that the caller meant to reach, for that caller.
 
     Args:
         ca_pem: The authorities that the caller trusts.
         party: The party meant.
+        caller: Who asked.
         nonce: The 32 bytes that the caller sent.
-        chain_pem: The chain in the reply, leaf first.
-        signature: The signature in the reply.
+        proof: The chain and the signature in the reply.
         now: The instant at which the chain must be valid; default: this moment.
 
     Raises:
-        CertificateError: The chain is not the party's, or the signature is not by its key over this nonce.
+        CertificateError: The chain is not the party's, or the signature is not by its key for this caller and nonce.
     """
     authorities = certificates.parse_certificates(ca_pem, "the CA file")
-    message, source = message_of((HELLO, party), nonce), f"the hello of party {party}"
-    check_signed(authorities, party, message, (chain_pem, signature), source=source, now=now or datetime.now(UTC))
+    message, source = message_of(hello_words(caller, party), nonce), f"the hello of party {party}"
+    check_signed(authorities, party, message, proof, source=source, now=now or datetime.now(UTC))
 
 
 def check_signed(

@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias, cast
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigError, UnauthenticatedError
 from fedpredict.security import certificate as certificates
@@ -29,7 +30,7 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.revocation import Lists, describe, parse_crls, parse_denied
 from fedpredict.security.sockets import front_context
 from fedpredict.security.tls import TlsFiles, TlsMaterial, read_server_tls, read_tls
-from fedpredict.security.verdicts import InForce, Presented, Verdicts, grpc_configuration, put_in_force
+from fedpredict.security.verdicts import InForce, Presented, Verdicts, grpc_configuration, leaf_of, put_in_force
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +129,16 @@ class LiveTls:
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", newest)
         return grpc.dynamic_ssl_server_credentials(grpc_configuration(given[0]), fetch, not takes_tokens)
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials for a channel, which has them until it ends."""
-        material = self._state.material
-        return grpc.ssl_channel_credentials(self._state.contexts.ca_pem, material.key_pem, material.chain_pem)
+    def channel_credentials(self, pins: Sequence[bytes] = ()) -> grpc.ChannelCredentials:
+        """Return credentials for a channel, which has them until it ends.
+
+        Args:
+            pins: Chains in PEM: servers are believed by the first certificate of one of them, not by the CA's word.
+        """
+        material, trusted = self._state.material, self._state.contexts.ca_pem
+        if pins:
+            trusted = b"".join(leaf_of(each).public_bytes(Encoding.PEM) for each in pins)
+        return grpc.ssl_channel_credentials(trusted, material.key_pem, material.chain_pem)
 
     def dialling_context(self) -> ssl.SSLContext:
         """Return the context for connections that are dialled now."""

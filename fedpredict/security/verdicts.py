@@ -92,6 +92,25 @@ class Verdicts:
         return _Verdict(state, again, CertificateRefusedError(told))
 
 
+def leaf_of(presented: Presented) -> x509.Certificate:
+    """Return the peer's own certificate.
+
+    Raises:
+        CertificateError: It cannot be read, or there is none.
+    """
+    return _parse(presented)[0]
+
+
+def check_same(proven: bytes, shown: Presented) -> None:
+    """Check that a hello proves the certificate that the connection's handshake did, where this end saw that one.
+
+    Raises:
+        CertificateError: It proves another one.
+    """
+    if shown and leaf_of(shown) != leaf_of(proven):
+        raise CertificateError("its hello proves another certificate than the connection's")
+
+
 def put_in_force(material: TlsMaterial, lists: Lists) -> InForce:
     """Return what is in force with these files and lists.
 

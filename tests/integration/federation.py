@@ -33,7 +33,7 @@ from fedpredict.security import certs
 from fedpredict.security.hello import sign_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
-from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
+from fedpredict.security.tls import TlsFiles, channel_credentials, peer_identity, server_name
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.task_base import TaskStore
@@ -141,15 +141,16 @@ class ScriptedParty:
         return b"\xff\xff\xff"
 
     async def _hello(
-        self, request: participant_pb2.HelloRequest, _context: handlers.Context
+        self, request: participant_pb2.HelloRequest, context: handlers.Context
     ) -> participant_pb2.HelloReply:
+        caller = peer_identity(context, insecure=False)
         return participant_pb2.HelloReply(
             protocol_version=self.protocol_version,
             party=self.claims or self.party,
             instance="1",
             workers=1,
             certificate_chain=self.tls.certificate.read_bytes(),
-            signature=sign_hello(self.tls, self.party, request.nonce),
+            signature=sign_hello(self.tls, self.party, caller, request.nonce),
         )
 
     async def _describe(

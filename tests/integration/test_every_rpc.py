@@ -37,7 +37,7 @@ from fedpredict.security.audit_keys import open_keys
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.hello import verify_hello
-from fedpredict.security.identity import IdentityKind
+from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.sql import open_pin_store
@@ -880,7 +880,9 @@ async def test_an_answer_to_another_nonce_proves_nothing(daemons: Daemons) -> No
     reply = participant_pb2.HelloReply.FromString(data)
     authority = daemons.certificates.of("bank").ca.read_bytes()
 
-    verify_hello(authority, "lab", b"n" * 32, reply.certificate_chain, reply.signature)
+    caller, proof = Identity(IdentityKind.PARTY, "bank"), (reply.certificate_chain, reply.signature)
+
+    verify_hello(authority, "lab", caller, b"n" * 32, proof)
 
     with pytest.raises(FedPredictError):
-        verify_hello(authority, "lab", b"m" * 32, reply.certificate_chain, reply.signature)
+        verify_hello(authority, "lab", caller, b"m" * 32, proof)

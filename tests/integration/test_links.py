@@ -271,6 +271,23 @@ async def test_a_blocked_port_leaves_the_stream(world: World) -> None:
     await holds(remote, {"grpc": 1})
 
 
+async def test_an_initiator_that_proves_nothing_is_refused_by_whoever_dialled_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where nobody is on a list."""
+    caplog.set_level("INFO", "fedpredict")
+    bank = await world.initiator({"lab": {"connect": "in"}})
+    assert bank.tls is not None
+    monkeypatch.setattr(type(bank.tls), "prove", lambda *_, **__: (b"", b""))
+    await world.participant(connect="out", initiators={"bank": {"addresses": [bank.address]}})
+
+    async def refused() -> bool:
+        return any("shows no certificate" in str(getattr(record, "reason", "")) for record in caplog.records)
+
+    await eventually(refused)
+    assert "participant.attached" not in caplog.messages
+
+
 async def test_a_better_carrier_is_taken_when_it_can_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedpredict.initiator.linking.RECHECK_S", 0.2)
     lab = await world.participant(link_listen="127.0.0.1:0")

@@ -402,7 +402,8 @@ async def test_the_hello_proves_who_answers(running: Running, cancer: ModelVersi
     request = participant_pb2.HelloRequest(protocol_version=1, nonce=nonce)
     reply = await running.caller().call("Hello", request, participant_pb2.HelloReply)
     assert (reply.party, reply.worker, reply.workers, reply.protocol_version) == ("lab", 0, 1, 1)
-    verify_hello(certificates.hospital.ca.read_bytes(), "lab", nonce, reply.certificate_chain, reply.signature)
+    caller, proof = Identity(IdentityKind.PARTY, "hospital"), (reply.certificate_chain, reply.signature)
+    verify_hello(certificates.hospital.ca.read_bytes(), "lab", caller, nonce, proof)
     again = await running.caller().call("Hello", request, participant_pb2.HelloReply)
     assert again.instance == reply.instance
 

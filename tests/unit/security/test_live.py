@@ -23,12 +23,13 @@ from fedpredict.security import certs, crls
 from fedpredict.security.authority import Authority, new_authority, new_key, new_leaf
 from fedpredict.security.callers import caller_identity, socket_caller
 from fedpredict.security.certs import CaFiles
-from fedpredict.security.hello import HELLO
+from fedpredict.security.hello import hello_words
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, party_tls
 from fedpredict.security.sockets import peer_chain
 from fedpredict.security.tls import Context, TlsFiles, channel_credentials, server_name
-from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve
+from fedpredict.security.verdicts import check_same
+from tests.unit.security.federation import DESK, HOSPITAL, LAB, Certificates, Serve, answer, raw_credentials
 
 MINUTE = timedelta(minutes=1)
 NONCE = bytes(range(32))
@@ -109,9 +110,25 @@ def test_a_new_certificate_is_taken_when_its_files_have_settled(
     assert live.material.chain_pem == pem(files)
     assert [vars(each)["serial"] for each in events(caplog, "tls.certificate_taken")] == [serial]
     assert [vars(each)["days_left"] for each in events(caplog, "tls.certificate_taken")] == [89]
-    chain_pem, signature = live.prove(HELLO, "hospital", nonce=NONCE)
-    LiveTls(certificates.lab).check_proof("hospital", HELLO, "hospital", nonce=NONCE, proof=(chain_pem, signature))
-    assert chain_pem == pem(files)
+    words = hello_words(LAB, "hospital")
+    proof = live.prove(*words, nonce=NONCE)
+    LiveTls(certificates.lab).check_proof("hospital", *words, nonce=NONCE, proof=proof)
+    assert proof[0] == pem(files)
+
+
+def test_a_proof_must_be_of_the_certificate_that_the_connection_showed(
+    certificates: Certificates, files: TlsFiles
+) -> None:
+    before = certificate_of(files.certificate)
+    renew(certificates, files)
+    now, authority = certificate_of(files.certificate), certificate_of(files.ca)
+    pem_form, der_form = serialization.Encoding.PEM, serialization.Encoding.DER
+    proven = now.public_bytes(pem_form)
+    for shown in ((), proven, tuple(each.public_bytes(der_form) for each in (now, authority))):
+        check_same(proven, shown)
+    for shown in (before.public_bytes(pem_form), tuple(each.public_bytes(der_form) for each in (before, authority))):
+        with pytest.raises(CertificateError, match="proves another certificate than the connection's"):
+            check_same(proven, shown)
 
 
 def spoil(what: str, certificates: Certificates, files: TlsFiles) -> Path:
@@ -450,6 +467,31 @@ class Between:
         self.files.certificate.write_bytes(_text(self.bank))
         self.files.key.write_bytes(bank_key)
         self.files.ca.write_bytes(_text(root.certificate))
+
+
+async def test_a_channel_with_pins_reaches_these_certificates_and_no_other_of_the_party(
+    tmp_path: Path, serve: Serve
+) -> None:
+    between = Between(tmp_path / "bank")
+    files = certs.leaf_files(tmp_path, "lab")
+    chain = _text(between.lab, between.middle.certificate)
+    files.certificate.write_bytes(chain)
+    files.key.write_bytes(between.lab_key)
+    files.ca.write_bytes(_text(between.root.certificate))
+    address, tls = await serve(raw_credentials(files), answer), LiveTls(between.files)
+    sibling = _text(_leaf(between.middle, LAB, datetime.now(UTC))[0], between.middle.certificate)
+
+    async def reaches(*pins: bytes) -> bool:
+        options = [("grpc.ssl_target_name_override", server_name("lab"))]
+        async with grpc.aio.secure_channel(address, tls.channel_credentials(pins), options) as channel:
+            try:
+                return bool(await channel.unary_unary("/test/Call", None, None)(b"", timeout=20.0) == b"answer")
+            except grpc.aio.AioRpcError as error:
+                assert "CERTIFICATE_VERIFY_FAILED" in str(error.details())  # noqa: PT017
+                return False
+
+    assert [await reaches(), await reaches(chain), await reaches(sibling, chain)] == [True] * 3
+    assert not await reaches(sibling)
 
 
 def _with_longer_path(root: Authority, now: datetime) -> Authority:
