@@ -84,7 +84,7 @@ class ParticipantService:
 
     async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here."""
-        with self._answers.audit.refusals("Hello", self.caller(context)):
+        with self._answers.entrance.refusals("Hello", self.caller(context), METHODS[f"{SERVICE}/Hello"]):
             return await self._answers.hello(request)
 
     async def describe_model(
