@@ -53,7 +53,7 @@ class Needs(StrEnum):
     """Is in the protocol and not served here."""
 
 
-LOOK_UPS = Pace.of(50.0, 1_000)
+LOOK_UPS = Pace.of(100.0, 2_000)
 """How often each caller may look up what it may ask for: once in `poll_s` for each model and worker is far below. Not
 counted as calls, look-ups would let a caller try out names, and fill the audit log, without an end."""
 
