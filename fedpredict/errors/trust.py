@@ -14,7 +14,15 @@ class CertificateError(SecurityError):
 
 
 class CertificateRefusedError(SecurityError):
-    """A peer's certificate is good no more: it ended, or it is on a list of those that are refused."""
+    """A peer's certificate is good no more: it ended, or it is on a list of those that are refused.
+
+    Attributes:
+        caller: Whose it is, where a handshake proved that; else empty.
+    """
+
+    def __init__(self, message: str, *, caller: str = "") -> None:
+        super().__init__(message)
+        self.caller = caller
 
 
 class UnauthenticatedError(SecurityError):

@@ -101,11 +101,13 @@ class InferenceService:
 
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """Tell whether a model can be answered in full."""
-        return pb.ModelReadyResponse(ready=self._info(request.name, request.version, self._caller(context)).ready)
+        with self._entrance.look_up("ModelReady", self._caller(context), request.name):
+            return pb.ModelReadyResponse(ready=self._info(request.name, request.version).ready)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Tell what a model takes and gives."""
-        metadata = oip.model_metadata(self._info(request.name, request.version, self._caller(context)))
+        with self._entrance.look_up("ModelMetadata", self._caller(context), request.name):
+            metadata = oip.model_metadata(self._info(request.name, request.version))
         return pb.ModelMetadataResponse(
             name=metadata.name,
             versions=metadata.versions,
@@ -131,7 +133,8 @@ class InferenceService:
         self, request: pb.ModelInferRequest, context: Context, caller: Identity
     ) -> tuple[PredictTask, oip.Options, Sequence[str]]:
         """Return what is asked: the task, how, and which outputs are wanted."""
-        info = self._info(request.model_name, request.model_version, caller)
+        self._access.check(caller, request.model_name)
+        info = self._info(request.model_name, request.model_version)
         options = oip.parse_options(_parameters(request.parameters))
         names = oip.check_outputs([output.name for output in request.outputs])
         features = oip.features_of(_tensors(request))
@@ -153,8 +156,7 @@ class InferenceService:
         add_log_context(caller=caller.name)
         return caller
 
-    def _info(self, model_id: str, version: str, caller: Identity) -> ModelInfo:
-        self._access.check(caller, model_id)
+    def _info(self, model_id: str, version: str) -> ModelInfo:
         info = self._models.info(model_id)
         oip.check_version(info, version)
         return info

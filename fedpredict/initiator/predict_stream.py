@@ -25,6 +25,7 @@ from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.logs import add_log_context
 from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
+from fedpredict.security.live import Standing
 from fedpredict.wire import task_codec
 from fedpredict.wire.batching import BATCH_METADATA, MAX_BATCH, take_batch
 from fedpredict.wire.channel import MAX_MESSAGE_BYTES, STREAM_METADATA
@@ -39,7 +40,7 @@ SWEEP_S = 0.05
 """How often the calls of a stream are held to their deadlines; one timer for all of them."""
 
 WhoCalls = Callable[[Context], Identity]
-Holds = Callable[[Context, "_Stream"], None]
+Holds = Callable[[Context, Standing], None]
 """Has a stream closed when its caller is believed no more."""
 
 

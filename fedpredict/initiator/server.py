@@ -204,6 +204,7 @@ class InitiatorServer:
                 self._buckets,
                 access=self._access,
                 who_calls=self._callers.of_call,
+                holds=holding(self.tls),
                 audit=self._callers.audit,
                 worker=self._me.name,
                 delivers=self._me.worker == 0,
@@ -308,7 +309,8 @@ class InitiatorServer:
         settings = self._settings
         if settings.http_listen is None:
             return
-        edge_settings = edge_settings_of(settings, self.tls, shares_port=self._me.shares_ports)
+        shares_port, audit = self._me.shares_ports, self._callers.audit
+        edge_settings = edge_settings_of(settings, self.tls, audit=audit, shares_port=shares_port)
         edge = build_edge(edge_settings, predictor, models, self._access, self._watch, callers=self._callers)
         await edge.__aenter__()
         self._http_edge, self._http_address = edge, edge.address

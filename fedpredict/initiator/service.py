@@ -20,6 +20,7 @@ from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.wire import codec, task_codec
 from fedpredict.wire.handlers import Context, Unread, always, service, stream, unary
+from fedpredict.wire.health import CHECK
 from fedpredict.wire.v1 import initiator_pb2
 
 
@@ -105,10 +106,10 @@ class InitiatorService:
     ) -> initiator_pb2.ListModelsReply:
         """Tell the models that this caller may ask for."""
         caller = self._caller(context)
-        self._access.admit(caller, METHODS[f"{SERVICE}/ListModels"])
-        codec.check_protocol_version(request.protocol_version)
-        known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
-        infos = [self._models.info(model_id) for model_id in known]
+        with self._entrance.look_up("ListModels", caller):
+            codec.check_protocol_version(request.protocol_version)
+            known = [model_id for model_id in self._models.model_ids if self._access.may_ask(caller, model_id)]
+            infos = [self._models.info(model_id) for model_id in known]
         return initiator_pb2.ListModelsReply(models=[task_codec.model_info_to_wire(info) for info in infos])
 
     def drain(self) -> None:
@@ -117,8 +118,8 @@ class InitiatorService:
 
     def is_ready(self, model_id: str, context: Context) -> bool:
         """Return whether a model can be answered in full; raise `ModelNotFoundError` where it is not the caller's."""
-        self._access.check(self._caller(context), model_id)
-        return self._models.info(model_id).ready
+        with self._entrance.look_up(CHECK, self._caller(context), model_id):
+            return self._models.info(model_id).ready
 
     def _unread(self, method: str) -> Unread:
         return self._entrance.unread(method, METHODS[f"{SERVICE}/{method}"], self._caller)

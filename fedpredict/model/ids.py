@@ -37,6 +37,11 @@ def check_model_id(value: str) -> str:
     return check_name(value, "model id")
 
 
+def is_model_id(value: str) -> bool:
+    """Return whether `value` keeps to the rule of model ids."""
+    return _MODEL_ID.fullmatch(value) is not None
+
+
 def check_name(value: str, what: str) -> str:
     """Return `value` if it keeps to the rule of model ids; else raise `NameRefusedError`, which says `what` it is."""
     return _check(_MODEL_ID, value, what, "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit")

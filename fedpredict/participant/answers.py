@@ -114,12 +114,11 @@ class Answers:
     ) -> participant_pb2.DescribeModelReply:
         """Describe the newest version of a model that the caller may ask for."""
         # only what passed its check gets into the log
-        request_id = model_id = ""
-        try:
+        with self.entrance.refusals("DescribeModel", caller, _DESCRIBE):
             codec.check_protocol_version(request.protocol_version)
-            request_id = codec.check_request_id(request.request_id)
-            model_id = check_model_id(request.model_id)
-            add_log_context(request_id=request_id, model=model_id)
+            request_id, model_id = codec.check_request_id(request.request_id), check_model_id(request.model_id)
+        add_log_context(request_id=request_id, model=model_id)
+        try:
             self.audit.check()
             rule = self._policy.admit(caller, _DESCRIBE)
             rule.check_model(model_id)

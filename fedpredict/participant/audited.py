@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fedpredict.errors import FedPredictError
 from fedpredict.model.populations import BucketQuery, PopulationRows
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
@@ -16,21 +14,13 @@ from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of, weight_of
 from fedpredict.security.identity import Identity
 
+EVENTS = "POST /v1/events"
 _AS_IT_IS = 256
 """A question about so many samples at most waits as it is, with its answer, until its line is made."""
 
 
 class CallAudit(AuditedCalls):
     """Writes calls down, where there is an audit log."""
-
-    @contextmanager
-    def refusals(self, what: str, caller: Identity) -> Iterator[None]:
-        """Write down a call, of a kind that is not written down otherwise, that is refused inside the block."""
-        try:
-            yield
-        except FedPredictError as error:
-            self.other(what, caller, "", "", error)
-            raise
 
     def scored(self, caller: Identity, query: ScoreQuery, answer: PartyReply | BaseException) -> None:
         """Write down a question for shares, a line for each model that it asks for."""
@@ -94,6 +84,11 @@ class CallAudit(AuditedCalls):
                 caller,
                 error,
             )
+
+    def events(self, sender: Identity, request_id: str, view: str, n_rows: int) -> None:
+        """Write down raw events that were taken."""
+        if self._log is not None:
+            self.write(AuditedCall(EVENTS, "", request_id, rows=n_rows, population=f"view {view}"), sender, None)
 
     def put_bucket(self, caller: Identity, put: BucketIds, error: BaseException | None) -> None:
         """Write down ids of a population that were sent: their number, and a keyed hash of their digest."""

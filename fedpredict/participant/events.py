@@ -19,6 +19,7 @@ from fedpredict.http.edge import Admits
 from fedpredict.http.problem import media_refused
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
+from fedpredict.participant.audited import EVENTS, CallAudit
 from fedpredict.participant.methods import ROUTES
 from fedpredict.participant.policy import SenderPolicy
 from fedpredict.participant.settings import ParticipantSettings
@@ -44,6 +45,7 @@ class EventEdgeSettings:
         http: The limits.
         tls: The server's side of mutual TLS; None for plain text, on loopback.
         senders: Who may send.
+        audit: Writes messages down.
         drain_s: How long requests under way may take at exit.
         shares_port: Whether other workers listen at the same port.
         admits: Asked with every connection that has TLS; None: all are admitted.
@@ -53,13 +55,19 @@ class EventEdgeSettings:
     http: HttpSettings
     tls: ssl.SSLContext | None
     senders: SenderPolicy
+    audit: CallAudit
     drain_s: float
     shares_port: bool = False
     admits: Admits | None = None
 
 
 def event_edge_settings(
-    settings: ParticipantSettings, live: LiveTls | None, senders: SenderPolicy, *, shares_port: bool
+    settings: ParticipantSettings,
+    live: LiveTls | None,
+    senders: SenderPolicy,
+    audit: CallAudit,
+    *,
+    shares_port: bool,
 ) -> EventEdgeSettings:
     """Return what a participant's settings say of the edge that takes its events, which it has.
 
@@ -67,14 +75,16 @@ def event_edge_settings(
         settings: The participant's.
         live: What it proves and whom it believes; None for plain text.
         senders: Who may send.
+        audit: Writes messages down.
         shares_port: Whether other workers listen at the same port.
     """
     return EventEdgeSettings(
         listen=settings.http_listen or "",
         http=settings.http,
         tls=live.https_context() if live else None,
-        admits=admitting(live),
+        admits=admitting(live, audit),
         senders=senders,
+        audit=audit,
         drain_s=settings.drain_s,
         shares_port=shares_port,
     )
@@ -83,14 +93,18 @@ def event_edge_settings(
 class EventsEndpoint:
     """Takes events into the store."""
 
-    def __init__(self, store: EventStore, feed_of: Callable[[str], Feed], senders: SenderPolicy) -> None:
+    def __init__(
+        self, store: EventStore, feed_of: Callable[[str], Feed], senders: SenderPolicy, audit: CallAudit
+    ) -> None:
         """Take nothing yet.
 
         Args:
             store: Where events go.
             feed_of: View -> its feed; raises `FeedNotFoundError`.
             senders: Who may send.
+            audit: Writes messages down.
         """
+        self._audit = audit
         self._store = store
         self._feed_of = feed_of
         self._senders = senders
@@ -106,17 +120,26 @@ class EventsEndpoint:
             ProblemError: The body is neither JSON lines nor an Arrow stream by its headers.
             EventsRefusedError: Some event cannot be taken; none was stored.
             StateError: The database cannot be used.
+            AuditUnavailableError: Nothing is taken while it cannot be written down.
         """
-        sender = http_identity(request.peer_uris, request.header(CALLER_HEADER))
-        self._senders.admit(sender)
-        feed = self._feed_of(request.query.get("view", ""))
+        with self._audit.strangers("HTTP"):
+            sender = http_identity(request.peer_uris, request.header(CALLER_HEADER))
+        with self._audit.unanswered(EVENTS, sender, request_id=request.request_id):
+            self._audit.check()
+            self._senders.admit(sender)
+            view = request.query.get("view", "")
+            intake = await self._taken(request, self._feed_of(view))
+        self._audit.events(sender, request.request_id, view, intake.accepted + intake.duplicate)
+        await self._audit.safe()
+        return Answer(msgspec.json.encode(intake))
+
+    async def _taken(self, request: Request, feed: Feed) -> Intake:
         media = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
         plain = request.header(b"content-encoding") in (None, "identity")
         if not plain or media not in (*JSON_LINES, ARROW_STREAM):
             raise ProblemError(media_refused(f"{JSON_LINES[0]} or {ARROW_STREAM}"))
         work = partial(self._take, feed, request.body, is_arrow=media == ARROW_STREAM)
-        intake = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        return Answer(msgspec.json.encode(intake))
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _take(self, feed: Feed, body: bytes, *, is_arrow: bool) -> Intake:
         return take_events(
@@ -132,7 +155,7 @@ def build_event_edge(settings: EventEdgeSettings, store: EventStore, feed_of: Ca
         store: Where events go.
         feed_of: View -> its feed; raises `FeedNotFoundError`.
     """
-    endpoint = EventsEndpoint(store, feed_of, settings.senders)
+    endpoint = EventsEndpoint(store, feed_of, settings.senders, settings.audit)
     return HttpServer(
         settings.listen,
         build_application([Route("POST", "/v1/events", endpoint.answer)], name_request, ROUTES),

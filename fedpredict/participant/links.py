@@ -7,11 +7,12 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
-from fedpredict.errors import ConfigError, ProtocolError
+from fedpredict.errors import ConfigError, FedPredictError, ProtocolError
 from fedpredict.observe.logs import log_context
 from fedpredict.participant.answers import Answers
-from fedpredict.participant.methods import FRAMES
+from fedpredict.participant.methods import FRAMES, METHODS, SERVICE
 from fedpredict.participant.offline import MAX_BUCKET_DEADLINE_S, OfflineAnswers
 from fedpredict.scoring.local_party import INLINE_SAMPLES
 from fedpredict.security.callers import hold, socket_caller
@@ -27,6 +28,8 @@ from fedpredict.wire.v1 import link_pb2, participant_pb2
 
 logger = logging.getLogger(__name__)
 
+_OF_LINKS = METHODS[f"{SERVICE}/ScoreStream"]
+"""What a link asks of who opens it, and a hello on it of who sends it."""
 _SMALL_BYTES = 4 * (INLINE_SAMPLES + 1)
 """What the offsets of `INLINE_SAMPLES` sample ids take."""
 MAX_DEADLINE_S = 60.0
@@ -139,7 +142,7 @@ class LinkServer:
                 await self._answers.fill_masked_score(frame.masked_score, caller, _remaining_s(frame), scored.scored)
                 return scored
             if frame.HasField("hello"):
-                with self._answers.audit.refusals("Hello", caller):
+                with self._answers.entrance.refusals("Hello", caller, _OF_LINKS):
                     return await self._answer_hello(frame, caller, link, greeted, for_offline=for_offline)
             return await self._answer_other(frame, caller, link)
 
@@ -148,7 +151,8 @@ class LinkServer:
             self._n_of[caller] -= 1
             self._answers.masking.end(link)
             if carrier.broken:
-                self._answers.audit.other("Frame", caller, "", "", ProtocolError(carrier.broken))
+                with suppress(FedPredictError):  # nobody is there to be told
+                    self._answers.entrance.misunderstood("Frame", caller, ProtocolError(carrier.broken), _OF_LINKS)
             with log_context(caller=caller.name):
                 logger.info("link.closed", extra={"carrier": carrier.name, "peer": peer, "reason": reason})
             if closed is not None:

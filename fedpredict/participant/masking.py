@@ -34,6 +34,7 @@ from fedpredict.participant.mask_sessions import HeldSession, HeldSessions
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import MaskedSettings
 from fedpredict.security.callers import hold
+from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls, as_live
 from fedpredict.security.mask_consent import ConsentTerms, SignedConsent
@@ -87,6 +88,7 @@ class Masking:
         self._tls = as_live(tls)
         self._describe = describe
         self._audit = audit or CallAudit(None)
+        self._entrance = Entrance(policy, self._audit)
         self._held = HeldSessions(now)
 
     @property
@@ -119,15 +121,14 @@ class Masking:
             MaskingRefusedError: The session is not one that this party's settings name, or lacks a party that has not
                 consented to it.
         """
-        request_id = model_id = ""
-        try:
+        with self._entrance.refusals("MaskKey", caller, Needs.RULE):
             codec.check_protocol_version(request.protocol_version)
-            request_id = codec.check_request_id(request.request_id)
-            manifest = _manifest(request.manifest)
-            model_id = manifest.model_id
-            add_log_context(request_id=request_id, model=model_id)
+            request_id, manifest = codec.check_request_id(request.request_id), _manifest(request.manifest)
+        model_id = manifest.model_id
+        add_log_context(request_id=request_id, model=model_id)
+        try:
             self._audit.check()
-            self._policy.check(caller, model_id)
+            self._policy.look_up(caller, model_id)
             terms = self._terms(request, manifest, caller)
             key, consent = await self._begin(terms, self._lack(request, terms, model_id), manifest, link)
         except BaseException as error:
@@ -144,10 +145,11 @@ class Masking:
             MaskingRefusedError: There is no such session of this caller that waits for keys; or they are not those of
                 the session's parties, each signed by its own party, whose certificate is good here.
         """
-        request_id = model_id = ""
-        try:
+        with self._entrance.refusals("MaskKeys", caller, Needs.RULE):
             codec.check_protocol_version(request.protocol_version)
             request_id = codec.check_request_id(request.request_id)
+        model_id = ""
+        try:
             self._audit.check()
             self._policy.admit(caller, Needs.RULE)
             held, private_key = self._held.waiting(masked_codec.session_id_from_wire(request.session_id), caller)

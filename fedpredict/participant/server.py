@@ -49,7 +49,7 @@ from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.channel import server_options
 from fedpredict.wire.handlers import Context, Guarded
-from fedpredict.wire.health import Health
+from fedpredict.wire.health import CHECK, Health
 from fedpredict.wire.link import Instance
 from fedpredict.wire.server import bind, stopping
 
@@ -299,8 +299,8 @@ class ParticipantServer:
         # who takes no events needs no parser of SQL, which is large
         from fedpredict.participant.events import build_event_edge, event_edge_settings  # noqa: PLC0415
 
-        shares_port = self._me.shares_ports
-        edge_settings = event_edge_settings(settings, self.tls, self._policy.senders, shares_port=shares_port)
+        senders, audit = self._policy.senders, self._audit
+        edge_settings = event_edge_settings(settings, self.tls, senders, audit, shares_port=self._me.shares_ports)
         edge = build_event_edge(edge_settings, realtime.events, realtime.feed)
         await edge.__aenter__()
         self._event_edge = edge
@@ -316,9 +316,9 @@ class ParticipantServer:
         return model_id in self.loader.state.current or model_id in self.loader.state.problems
 
     def _is_ready(self, model_id: str, context: Context) -> bool:
-        self._policy.callers.check(self._service.caller(context), model_id)
-        if not self._knows(model_id):
-            raise ModelNotFoundError(f"no model {model_id} in the warehouse")
+        with self._answers.entrance.look_up(CHECK, self._service.caller(context), model_id):
+            if not self._knows(model_id):
+                raise ModelNotFoundError(f"no model {model_id} in the warehouse")
         if self.loader.is_ready(model_id):
             return True
         model = self.loader.state.current.get(model_id)

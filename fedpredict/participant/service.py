@@ -85,7 +85,7 @@ class ParticipantService:
     async def hello(self, request: participant_pb2.HelloRequest, context: Context) -> participant_pb2.HelloReply:
         """Say who answers here."""
         caller = self.caller(context)
-        with self._answers.audit.refusals("Hello", caller):
+        with self._answers.entrance.refusals("Hello", caller, METHODS[f"{SERVICE}/Hello"]):
             return await self._answers.hello(request, caller)
 
     async def describe_model(

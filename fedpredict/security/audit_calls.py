@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from fedpredict.errors import OutOfHoursError, RateLimitedError, SecurityError, TokenRefusedError
+from fedpredict.errors import (
+    CertificateRefusedError,
+    OutOfHoursError,
+    RateLimitedError,
+    SecurityError,
+    TokenRefusedError,
+)
 from fedpredict.model.few import FewPerSecond
-from fedpredict.security.audit_line import AuditedCall, outcome_of
+from fedpredict.model.ids import is_model_id
+from fedpredict.security.audit_line import TEXT, AuditedCall, outcome_of
 from fedpredict.security.audit_peers import Handed
 from fedpredict.security.audit_waiting import Audit, until_safe
 from fedpredict.security.identity import Identity
@@ -85,9 +92,14 @@ class AuditedCalls:
         return purpose
 
     def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
-        """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted."""
+        """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted.
+
+        Who proved it by a certificate that is refused is named all the same.
+        """
         if self._log is None:
             return
+        if isinstance(error, CertificateRefusedError):
+            caller = error.caller or caller
         if not self._few.take():
             self._log.count_refused(caller)
             return
@@ -107,6 +119,15 @@ class AuditedCalls:
         """Write down a call that names no samples, or one that was refused before it was understood."""
         if self._log is not None:
             self.write(AuditedCall(what, "", request_id, model_id, outcome=outcome_of(error)), caller, error)
+
+    @contextmanager
+    def unanswered(self, what: str, caller: Identity, model_id: str = "", request_id: str = "") -> Iterator[None]:
+        """Write down what the block refuses, of a kind of call that names no person, and has no line otherwise."""
+        try:
+            yield
+        except Exception as error:
+            self.other(what, caller, request_id[:TEXT], model_id if is_model_id(model_id) else "", error)
+            raise
 
     def handed(self) -> list[Handed]:
         """Return the checkpoints that another party is handed now."""

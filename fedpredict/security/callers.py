@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable
 
 from fedpredict.errors import NameRefusedError, UnauthenticatedError
+from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.identity import Identity, IdentityKind, identity_from_uri
 from fedpredict.security.live import LiveTls, Standing
 from fedpredict.security.sockets import peer_chain
@@ -82,18 +83,26 @@ def holding(live: LiveTls | None) -> Callable[[Context, Standing], None]:
     return hold_caller
 
 
-def admitting(live: LiveTls | None) -> Callable[[ssl.SSLObject, Standing], None] | None:
-    """Return what is asked with every connection, and closes those whose caller is believed no more.
+def admitting(
+    live: LiveTls | None, audit: AuditedCalls | None = None
+) -> Callable[[ssl.SSLObject, Standing], None] | None:
+    """Return what is asked with every connection of HTTP, and closes those whose caller is believed no more.
 
     It raises `SecurityError` for a caller who is not believed now. None where there is no TLS.
+
+    Args:
+        live: What certificates are held to.
+        audit: Writes down who is not believed; default: nothing does.
     """
+    audit = audit or AuditedCalls(None)
     if live is None:
         return None
 
     def admit(tls: ssl.SSLObject, connection: Standing) -> None:
         shown = peer_chain(tls)
         if shown:  # callers without a certificate are let in where tokens are taken, and have to show one
-            live.check(shown)
+            with audit.strangers("HTTP"):
+                live.check(shown)
             live.hold(connection, shown)
 
     return admit

@@ -5,7 +5,8 @@ What is understood is counted where it is checked; here is what becomes of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fedpredict.errors import FedPredictError, ProtocolError
@@ -43,12 +44,43 @@ class Entrance:
             FedPredictError: The caller may not call now, so he learns this instead, and nothing else.
         """
         try:
-            if self._policy is not None and needs in _HAVE_RULES:
-                self._policy.admit(caller, needs)
+            self._admit(caller, needs)
         except FedPredictError as refused:
             self._audit.other(what, caller, "", "", refused)
             raise
         self._audit.other(what, caller, "", "", error)
+
+    @contextmanager
+    def refusals(self, what: str, caller: Identity, needs: Needs) -> Iterator[None]:
+        """Do what `misunderstood` does with what the block refuses."""
+        try:
+            yield
+        except FedPredictError as error:
+            self.misunderstood(what, caller, error, needs)
+            raise
+
+    @contextmanager
+    def look_up(self, what: str, caller: Identity, model_id: str = "") -> Iterator[None]:
+        """Count a look-up, of a model or of all, that the block answers; it has a line only where it is refused.
+
+        Raises:
+            FedPredictError: The caller may not look this up, or not now; the block is not begun.
+        """
+        with self._audit.unanswered(what, caller, model_id):
+            if self._policy is not None:
+                rule = self._policy.admit(caller, Needs.RULE)
+                if model_id:
+                    rule.check_model(model_id)
+            yield
+
+    def _admit(self, caller: Identity, needs: Needs) -> None:
+        if self._policy is None:
+            return
+        if needs in _HAVE_RULES:
+            self._policy.admit(caller, needs)
+        elif needs is Needs.IDENTITY and self._policy.rule_of(caller) is not None:
+            # who has no rule shares a few lines with strangers; who has one could write them without an end
+            self._policy.admit(caller, Needs.RULE)
 
     def unread(
         self, what: str, needs: Needs, who_calls: Callable[[Context], Identity]

@@ -44,7 +44,7 @@ class Needs(StrEnum):
     PEER = "peer"
     """Somebody whom the settings list for this alone: a party that dials us, a sender of events."""
     RULE = "rule"
-    """A rule for the caller."""
+    """A rule for the caller, and no more look-ups than everybody with one may make (`LOOK_UPS`)."""
     COUNTED = "counted"
     """A rule, and no more calls than it allows."""
     CALL = "call"
@@ -52,6 +52,10 @@ class Needs(StrEnum):
     UNSERVED = "unserved"
     """Is in the protocol and not served here."""
 
+
+LOOK_UPS = Pace.of(100.0, 2_000)
+"""How often each caller may look up what it may ask for: once in `poll_s` for each model and worker is far below. Not
+counted as calls, look-ups would let a caller try out names, and fill the audit log, without an end."""
 
 S = TypeVar("S", bound=RuleSettings)
 _CALL, _RULE = Needs.CALL, Needs.RULE  # members of an enumeration are slow to look up
@@ -104,6 +108,7 @@ class Rule:
         max_offline_rows: Most rows of a bucket or task; None for any number.
         turnstile: When, and how often.
         purpose: What for.
+        look_ups: Where its look-ups are counted.
     """
 
     caller: Identity
@@ -115,6 +120,7 @@ class Rule:
     max_offline_rows: int | None
     turnstile: Turnstile
     purpose: str
+    look_ups: int
 
     def has(self, model_id: str) -> bool:
         """Return whether the caller may know that a model exists."""
@@ -241,7 +247,7 @@ class Policy(Mapping[str, S]):
         return rule if rule is not None and rule.caller.kind is caller.kind else None
 
     def admit(self, caller: Identity, needs: Needs) -> Rule:
-        """Return the rule of a caller who may call now, and count the call.
+        """Return the rule of a caller who may call now, and count the call, or the look-up.
 
         Args:
             caller: Who calls.
@@ -254,8 +260,9 @@ class Policy(Mapping[str, S]):
         """
         rule = self._in_force.rules.get(caller.name)
         if rule is None or rule.caller.kind is not caller.kind:
-            raise ModelNotFoundError(f"{caller} may ask for nothing: there is no [{self.table}.{caller.name}]")
+            raise self._unknown(caller)
         if needs is _RULE:
+            self._count_look_up(rule)
             return rule
         turnstile = rule.turnstile
         if turnstile.opening is not None and needs is _CALL:
@@ -269,9 +276,29 @@ class Policy(Mapping[str, S]):
         rule = self.rule_of(caller)
         return rule is not None and (rule.has_all or model_id in rule.models)
 
+    def known(self, caller: Identity) -> Rule:
+        """Return the rule of a caller, and count nothing; raise `ModelNotFoundError` where there is none."""
+        rule = self.rule_of(caller)
+        if rule is None:
+            raise self._unknown(caller)
+        return rule
+
     def check(self, caller: Identity, model_id: str) -> None:
-        """Raise `ModelNotFoundError`, as for a model that does not exist, where `caller` may not ask."""
+        """Raise `ModelNotFoundError`, as for no such model, where `caller` may not ask; count nothing."""
+        self.known(caller).check_model(model_id)
+
+    def look_up(self, caller: Identity, model_id: str) -> None:
+        """Count a look-up of a model; raise as `admit` does, and `ModelNotFoundError` where `caller` may not ask."""
         self.admit(caller, _RULE).check_model(model_id)
+
+    def _count_look_up(self, rule: Rule) -> None:
+        wait = self.rates.take(rule.look_ups, LOOK_UPS, self.clocks.monotonic_ns())
+        if wait:
+            told = f"{rule.caller} looks up more often than {1e9 / LOOK_UPS.interval_ns:g} times a second"
+            raise RateLimitedError(told, retry_after_ms=ceil(wait / 1e6))
+
+    def _unknown(self, caller: Identity) -> ModelNotFoundError:
+        return ModelNotFoundError(f"{caller} may ask for nothing: there is no [{self.table}.{caller.name}]")
 
     def purpose_of(self, caller: Identity) -> str | None:
         """Return what a caller asks for, empty where the settings do not say; None for a caller without a rule."""
@@ -290,6 +317,7 @@ class Policy(Mapping[str, S]):
             max_offline_rows=settings.max_offline_rows or settings.max_rows,
             turnstile=Turnstile.of(settings, self.rates, caller.uri),
             purpose=settings.purpose,
+            look_ups=self.rates.slot(f"look-ups {caller.uri}"),
         )
 
 

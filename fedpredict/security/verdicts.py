@@ -68,9 +68,13 @@ class Verdicts:
                 self._known.clear()
             is_told = verdict is not None and verdict.state is state and not isinstance(verdict.outcome, Identity)
             verdict = self._known[presented] = self._judge(state, presented, is_told=is_told)
-        if isinstance(verdict.outcome, Identity):
-            return verdict.outcome
-        raise type(verdict.outcome)(str(verdict.outcome))  # a new one: a traceback must not grow with every caller
+        outcome = verdict.outcome
+        if isinstance(outcome, Identity):
+            return outcome
+        # a new one: a traceback must not grow with every caller
+        if isinstance(outcome, CertificateRefusedError):
+            raise CertificateRefusedError(str(outcome), caller=outcome.caller)
+        raise UnauthenticatedError(str(outcome))
 
     def _judge(self, state: InForce, presented: Presented, *, is_told: bool) -> _Verdict:
         now = self._now()
@@ -89,7 +93,7 @@ class Verdicts:
             fields |= {"serial": f"{leaf.serial_number:X}", "key_sha256": certificates.key_fingerprint(leaf)}
             logger.warning("certificate.refused", extra={**fields, "reason": problem})
         told = f"the certificate of {identity}, {describe(leaf)}: {problem}"
-        return _Verdict(state, again, CertificateRefusedError(told))
+        return _Verdict(state, again, CertificateRefusedError(told, caller=str(identity)))
 
 
 def leaf_of(presented: Presented) -> x509.Certificate:

@@ -12,6 +12,8 @@ from fedpredict.model.ids import check_model_id
 from fedpredict.wire.handlers import Context, service, unary
 
 MODEL_PREFIX = "model/"
+CHECK = "Check"
+"""The method, as lines of the audit log name it."""
 
 
 class Health:
@@ -35,7 +37,7 @@ class Health:
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """Return the service for `server.add_generic_rpc_handlers`."""
-        return service("grpc.health.v1.Health", {"Check": unary(health_pb2.HealthCheckRequest, self.check)})
+        return service("grpc.health.v1.Health", {CHECK: unary(health_pb2.HealthCheckRequest, self.check)})
 
     async def check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """Answer for the process or for one model."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import ConfigError
+from fedpredict.errors import AuditUnavailableError, ConfigError
 from fedpredict.features.registration import register_view
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
@@ -25,6 +25,10 @@ from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.open_realtime import open_realtime
 from fedpredict.scoring.realtime_views import RealtimeViews
+from fedpredict.security.audit_chain import calls
+from fedpredict.security.audit_keys import open_keys
+from fedpredict.security.audit_log import AuditLog
+from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.identity import IdentityKind
 from fedpredict.security.tls import channel_credentials, server_name
 from fedpredict.tables.models import ModelVersion, publish_model
@@ -87,7 +91,9 @@ async def bank(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Bank
         yield await start(stack, tmp_path, certificates)
 
 
-async def start(stack: AsyncExitStack, folder: Path, certificates: Certificates, **changes: object) -> Bank:
+async def start(
+    stack: AsyncExitStack, folder: Path, certificates: Certificates, audit: AuditLog | None = None, **changes: object
+) -> Bank:
     warehouse = LocalWarehouse(folder / "warehouse")
     stack.callback(warehouse.close)
     store(warehouse, [], [Merchant("m1", "food", None)])
@@ -108,7 +114,7 @@ async def start(stack: AsyncExitStack, folder: Path, certificates: Certificates,
     settings = ParticipantSettings.model_validate({**content, **changes})
     views = open_realtime(warehouse, settings.realtime, settings.events, folder)
     stack.callback(views.close)
-    server = ParticipantServer(settings, warehouse, certificates.of("bank"), realtime=views)
+    server = ParticipantServer(settings, warehouse, certificates.of("bank"), realtime=views, audit=audit)
     await stack.enter_async_context(server)
     await server.wait_read()
     hospital = channel_credentials(certificates.of("hospital"))
@@ -201,3 +207,38 @@ async def test_a_port_that_is_taken_is_told_and_nothing_listens(tmp_path: Path, 
         port = taken.sockets[0].getsockname()[1]
         with pytest.raises(ConfigError, match="http_listen"):
             await start(stack, tmp_path, certificates, http_listen=f"127.0.0.1:{port}")
+
+
+async def test_messages_of_events_have_a_line_whether_they_are_taken_or_not(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        folder = tmp_path / "audit"
+        log = stack.enter_context(AuditLog(AuditSettings(write_s=0.01), folder, "bank", 0, open_keys(folder)))
+        bank = await start(stack, tmp_path, certificates, log)
+        request_id = b"x-request-id: r-77\r\n"
+        assert (await bank.send(lines(row("e1"), row("e2")), NDJSON + request_id)).status == 200
+        assert (await bank.send(lines(row("e2"), row("e3")))).status == 200
+        assert (await bank.send(b"no json")).status == 400
+        assert (await bank.send(b"x", b"content-type: text/plain\r\n")).status == 415
+        assert (await bank.send(lines(row("e4")), path=b"/v1/events?view=other")).status == 404
+        other = HttpsClient(bank.server.http_address, certificates.of("other", IdentityKind.CLIENT))
+        assert (await other.ask(message(lines(row("e5"))))).status == 404
+        monkeypatch.setattr(log, "check", _unavailable)
+        assert (await bank.send(lines(row("e6")))).status == 503
+    found = list(calls([folder / "worker-0"]))
+    assert [(line["what"], line["caller"], line["outcome"], line["rows"]) for line in found] == [
+        ("POST /v1/events", "client feeder", "ok", 2),
+        ("POST /v1/events", "client feeder", "ok", 2),
+        ("POST /v1/events", "client feeder", "EventsRefusedError", 0),
+        ("POST /v1/events", "client feeder", "ProblemError", 0),
+        ("POST /v1/events", "client feeder", "FeedNotFoundError", 0),
+        ("POST /v1/events", "client other", "FeedNotFoundError", 0),
+        ("POST /v1/events", "client feeder", "AuditUnavailableError", 0),
+    ]
+    assert (found[0]["request"], found[0]["population"]) == ("r-77", "view transactions")
+    assert "alice" not in json.dumps(found)
+
+
+def _unavailable() -> None:
+    raise AuditUnavailableError("the disk is full")

@@ -12,6 +12,7 @@ from fedpredict.http.exchange import FastRoute
 from fedpredict.http.server import HttpServer
 from fedpredict.http.settings import HttpSettings
 from fedpredict.initiator.admission import Access
+from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.callers import Callers
 from fedpredict.initiator.http.decode import name_request
 from fedpredict.initiator.http.infer import InferEndpoint, open_inference_routes
@@ -57,12 +58,15 @@ class EdgeSettings:
     admits: Admits | None = None
 
 
-def edge_settings_of(settings: InitiatorSettings, live: LiveTls | None, *, shares_port: bool) -> EdgeSettings:
+def edge_settings_of(
+    settings: InitiatorSettings, live: LiveTls | None, *, audit: RequestAudit, shares_port: bool
+) -> EdgeSettings:
     """Return what an initiator's settings say of its HTTP edge, which it has.
 
     Args:
         settings: The initiator's.
         live: What it proves and whom it believes; None for plain text.
+        audit: Writes down who is not believed.
         shares_port: Whether other workers listen at the same port.
     """
     takes_tokens = settings.http_client_certificates == "optional"
@@ -70,7 +74,7 @@ def edge_settings_of(settings: InitiatorSettings, live: LiveTls | None, *, share
         listen=settings.http_listen or "",
         http=settings.http,
         tls=None if live is None or settings.http_insecure else live.https_context(takes_tokens=takes_tokens),
-        admits=admitting(live),
+        admits=admitting(live, audit),
         max_samples=settings.max_samples,
         drain_s=settings.drain_s,
         shares_port=shares_port,
@@ -104,7 +108,7 @@ def build_edge(
     watch, callers = watch or PredictionWatch(), callers or Callers()
     identify, audit = callers.of_request, callers.audit
     refusals, entrance = Refusals(watch.log), Entrance(access, audit)
-    catalogued = Catalogued(models, access, identify)
+    catalogued = Catalogued(models, access, identify, entrance)
     seen = watched(predictor, "http", watch, audit)
     predict = PredictEndpoint(seen, identify, refusals, max_samples=settings.max_samples, entrance=entrance)
     infer = InferEndpoint(watched(predictor, "oip_http", watch, audit), catalogued, identify, refusals, entrance)

@@ -185,29 +185,29 @@ def open_inference_routes(catalogued: Catalogued, infer: Endpoint) -> list[Route
         metadata = oip.server_metadata()
         return Answer(encode(bodies.ServerMetadataAnswer(metadata.name, metadata.version, EXTENSIONS)))
 
-    async def model(request: Request) -> Answer:
-        return Answer(encode(_metadata_body(oip.model_metadata(_versioned(catalogued, request)))))
+    def model(route: str) -> Endpoint:
+        async def answer(request: Request) -> Answer:
+            return Answer(encode(_metadata_body(oip.model_metadata(catalogued.info(route, request)))))
 
-    async def ready(request: Request) -> Answer:
-        info = _versioned(catalogued, request)
-        if not info.ready:
-            raise ModelNotReadyError(f"model {info.model_id}: {info.problem}")
-        return Answer(encode(bodies.ModelReadyAnswer(info.model_id, ready=True)))
+        return answer
+
+    def ready(route: str) -> Endpoint:
+        async def answer(request: Request) -> Answer:
+            info = catalogued.info(route, request)
+            if not info.ready:
+                raise ModelNotReadyError(f"model {info.model_id}: {info.problem}")
+            return Answer(encode(bodies.ModelReadyAnswer(info.model_id, ready=True)))
+
+        return answer
 
     routes = [Route("GET", "/v2", server)]
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         routes += [
-            Route("GET", path, model),
-            Route("GET", f"{path}/ready", ready),
+            Route("GET", path, model(f"GET {path}")),
+            Route("GET", f"{path}/ready", ready(f"GET {path}/ready")),
             Route("POST", f"{path}/infer", infer),
         ]
     return routes
-
-
-def _versioned(catalogued: Catalogued, request: Request) -> ModelInfo:
-    info = catalogued.info(request)
-    oip.check_version(info, request.path_params.get("version", ""))
-    return info
 
 
 def _metadata_body(metadata: oip.ModelMetadata) -> bodies.ModelMetadataAnswer:

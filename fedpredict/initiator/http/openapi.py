@@ -23,8 +23,8 @@ Schema: TypeAlias = dict[str, Any]
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"{(\w+)}")
 _ALWAYS = (400, 401, 408, 413, 431, 500, 503)
-_OF_MODELS = (*_ALWAYS, 404)
-_OF_PREDICTIONS = (*_OF_MODELS, 403, 409, 415, 429, 501, 504)
+_OF_MODELS = (*_ALWAYS, 404, 429)
+_OF_PREDICTIONS = (*_OF_MODELS, 403, 409, 415, 501, 504)
 _HEADERS: list[Schema] = [
     {
         "name": "x-request-id",

@@ -19,11 +19,11 @@ from fedpredict.errors import (
     FieldError,
     TableCorruptError,
     TaskFailedError,
-    TaskNotFoundError,
     UnsupportedModeError,
 )
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
+from fedpredict.initiator.offline.held import check_whole, rule_for
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import Uploads
@@ -46,7 +46,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.standing import PopulationState
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
-from fedpredict.security.policy import Needs, Rule
+from fedpredict.security.policy import Rule
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.tables.results import RESULTS, read_results
@@ -129,7 +129,7 @@ class TaskDesk:
             FieldError: There is no such population or output, or the key was used for something else.
             WarehouseError, StateError: As they say.
         """
-        rule = self.access.admit(caller, Needs.RULE)  # the service counted the call
+        rule = self.access.known(caller)  # the service counted the call
         rule.check_model(submission.model_id)
         rule.check_mode(submission.mode)
         if submission.mode is Mode.REALTIME:
@@ -218,17 +218,13 @@ class TaskDesk:
             NotPermittedError: It is in a mode that is not this caller's.
             TooManySamplesError: It is about more rows than this caller may ask for.
         """
-        task, rule = await self._found(task_id, caller)
-        rule.check_mode(task.new.mode)
-        rule.check_offline_rows(task.new.rows)
+        task, _ = await self._found(task_id, caller)
+        check_whole(self.access, task, caller)
         return task
 
     async def _found(self, task_id: str, caller: Identity) -> tuple[OfflineTask, Rule]:
         task = await self.threads.state(self.store.task, task_id)
-        rule, model_id = self.access.rule_of(caller), task.new.manifest.model_id
-        if rule is None or not rule.has(model_id):
-            raise TaskNotFoundError(f"{caller} may not ask for model {model_id} of task {task_id}")
-        return task, rule
+        return task, rule_for(self.access, task, caller)
 
     async def results(self, task: OfflineTask, record: BucketDone) -> pa.Table:
         """Return the results of a bucket, as `read_results` does.

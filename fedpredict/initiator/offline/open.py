@@ -26,7 +26,7 @@ from fedpredict.initiator.offline.retention import sweep, sweep_populations
 from fedpredict.initiator.offline.runner import TaskRunner
 from fedpredict.initiator.offline.service import OfflineService
 from fedpredict.initiator.offline.uploads import Uploads
-from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.initiator.predict_stream import Holds, WhoCalls
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.populations import BucketScorer
 from fedpredict.model.scorer import PartyScorer
@@ -71,6 +71,7 @@ async def open_offline(
     *,
     access: Access,
     who_calls: WhoCalls,
+    holds: Holds | None = None,
     audit: RequestAudit | None = None,
     worker: str,
     delivers: bool,
@@ -85,6 +86,7 @@ async def open_offline(
         own: This initiator's part, where it has one.
         access: Who may ask for what.
         who_calls: Call -> the caller's identity.
+        holds: Has a stream closed when its caller is believed no more; default: nothing does.
         audit: Writes calls down; default: nothing does.
         worker: Names this process among all that work on the store.
         delivers: Whether this process brings standing populations to the parties.
@@ -102,18 +104,16 @@ async def open_offline(
         bucket_done=parts.metrics.bucket_done,
     )
     desk = _desk(settings, parts, catalogue, runner, access)
-    prepared = asyncio.create_task(_prepare(parts))
-    working = [prepared]
+    working = [prepared := asyncio.create_task(_prepare(parts))]
     if settings.tasks.run:
-        working.append(asyncio.create_task(runner.run()))
-        working.append(asyncio.create_task(_sweep(parts, settings, prepared)))
+        working += (asyncio.create_task(runner.run()), asyncio.create_task(_sweep(parts, settings, prepared)))
     if settings.metrics.listen is not None:
         working.append(asyncio.create_task(watch_tasks(parts.store, parts.metrics)))
     if delivers:
         remote = {party: each for party, each in scorers.items() if isinstance(each, RemoteParty)}
         courier = PopulationCourier(parts.warehouse, settings.party, remote, look_s=settings.poll_s)
         working.append(asyncio.create_task(_after(prepared, courier.run)))
-    service = OfflineService(desk, who_calls, parts.metrics, audit)
+    service = OfflineService(desk, who_calls, parts.metrics, audit, holds=holds)
     try:
         yield service.methods()
     finally:

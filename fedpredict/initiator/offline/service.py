@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -16,8 +17,9 @@ from fedpredict.errors import DeadlineExceededError, FieldError, OverloadedError
 from fedpredict.initiator.audited import RequestAudit
 from fedpredict.initiator.methods import METHODS, SERVICE
 from fedpredict.initiator.offline.desk import TaskDesk, check_kept
+from fedpredict.initiator.offline.held import check_whole
 from fedpredict.initiator.offline.uploads import Read
-from fedpredict.initiator.predict_stream import WhoCalls
+from fedpredict.initiator.predict_stream import Holds, WhoCalls
 from fedpredict.model.buckets import in_places
 from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, Upload
 from fedpredict.model.sample_ids import SampleIds
@@ -25,6 +27,7 @@ from fedpredict.observe.logs import add_log_context
 from fedpredict.observe.metrics import outcome_of
 from fedpredict.observe.tasks import TaskMetrics
 from fedpredict.security.entrance import Entrance
+from fedpredict.security.held_call import HeldCall
 from fedpredict.security.identity import Identity
 from fedpredict.tables.results import RESULTS
 from fedpredict.wire import codec, offline_codec
@@ -53,7 +56,13 @@ class OfflineService:
     """The methods of `InitiatorService` that are about offline tasks."""
 
     def __init__(
-        self, desk: TaskDesk, who_calls: WhoCalls, metrics: TaskMetrics, audit: RequestAudit | None = None
+        self,
+        desk: TaskDesk,
+        who_calls: WhoCalls,
+        metrics: TaskMetrics,
+        audit: RequestAudit | None = None,
+        *,
+        holds: Holds | None = None,
     ) -> None:
         """Prepare.
 
@@ -62,7 +71,9 @@ class OfflineService:
             who_calls: Call -> the caller's identity; raises `UnauthenticatedError`.
             metrics: Counts lists that are sent.
             audit: Writes calls down; default: nothing does.
+            holds: Told of every stream; default: nobody is.
         """
+        self._holds = holds
         self._desk = desk
         self._metrics = metrics
         self._who_calls = who_calls
@@ -104,7 +115,8 @@ class OfflineService:
         caller = self._caller(context)
         with self._audit.refusals("UploadSamples", caller):
             self._admit("UploadSamples", caller)
-            request_id, upload = await self._upload(caller, context)
+            async with self._held(partial(self._desk.access.known, caller), context).within():
+                request_id, upload = await self._upload(caller, context)
         self._audit.uploaded(caller, request_id, upload)
         await self._audit.safe()
         reply = initiator_pb2.UploadReply(
@@ -172,21 +184,26 @@ class OfflineService:
 
     async def get(self, request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
         """Tell of a task."""
-        caller, task_id = self._asked("GetTask", request, context)
-        return offline_codec.task_to_wire(await self._desk.get(task_id, caller))
+        caller = self._caller(context)
+        with self._audit.unanswered("GetTask", caller, request_id=request.task_id):
+            return offline_codec.task_to_wire(await self._desk.get(self._asked("GetTask", request, caller), caller))
 
     async def list(self, request: initiator_pb2.ListTasksRequest, context: Context) -> initiator_pb2.ListTasksReply:
         """Tell of the caller's tasks."""
-        caller = self._admitted("ListTasks", context)
-        codec.check_protocol_version(request.protocol_version)
-        model_id = codec.model_id_from_wire(request.model_id) if request.model_id else ""
-        tasks = await self._desk.list(model_id, request.limit, caller)
+        caller = self._caller(context)
+        with self._audit.unanswered("ListTasks", caller, request.model_id):
+            self._admit("ListTasks", caller)
+            codec.check_protocol_version(request.protocol_version)
+            model_id = codec.model_id_from_wire(request.model_id) if request.model_id else ""
+            tasks = await self._desk.list(model_id, request.limit, caller)
         return initiator_pb2.ListTasksReply(tasks=[offline_codec.task_to_wire(each) for each in tasks])
 
     async def history(self, request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.TaskHistory:
         """Tell what happened to a task."""
-        caller, task_id = self._asked("GetTaskHistory", request, context)
-        return offline_codec.history_to_wire(await self._desk.history(task_id, caller))
+        caller = self._caller(context)
+        with self._audit.unanswered("GetTaskHistory", caller, request_id=request.task_id):
+            task_id = self._asked("GetTaskHistory", request, caller)
+            return offline_codec.history_to_wire(await self._desk.history(task_id, caller))
 
     async def fetch(self, context: Context) -> None:
         """Send results from a row on, as far as their buckets are done."""
@@ -203,6 +220,23 @@ class OfflineService:
         # before the first row: whoever leaves half way has had some
         self._audit.task("FetchResults", caller, "", task)
         await self._audit.safe()
+        held = self._held(partial(check_whole, self._desk.access, task, caller), context)
+        try:
+            async with held.within():
+                await self._send_all(task, request, context)
+        except Exception as error:
+            if error is held.refused:  # the caller has a line of what it asked for, and none that it did not get it all
+                self._audit.other("FetchResults", caller, task.task_id, task.new.manifest.model_id, error)
+            raise
+
+    def _held(self, look: Callable[[], object], context: Context) -> HeldCall:
+        """Return what ends a stream whose caller may have it no more, as `look` or its certificate says."""
+        held = HeldCall(look)
+        if self._holds is not None:
+            self._holds(context, held)
+        return held
+
+    async def _send_all(self, task: OfflineTask, request: initiator_pb2.FetchResultsRequest, context: Context) -> None:
         if request.top:
             end = await self._send_top(task, request, context)
         else:
@@ -289,7 +323,7 @@ class OfflineService:
         async def answer(request: initiator_pb2.GetTaskRequest, context: Context) -> initiator_pb2.Task:
             caller = self._caller(context)
             with self._audit.refusals(method, caller, request.task_id):
-                caller, task_id = self._asked(method, request, context)
+                task_id = self._asked(method, request, caller)
                 task = await change(task_id, caller)
             self._audit.task(method, caller, task_id, task)
             await self._audit.safe()
@@ -297,19 +331,13 @@ class OfflineService:
 
         return answer
 
-    def _asked(self, method: str, request: initiator_pb2.GetTaskRequest, context: Context) -> tuple[Identity, str]:
-        """Return who asks, and the task's name, from here on in the call's log lines."""
-        caller = self._admitted(method, context)
+    def _asked(self, method: str, request: initiator_pb2.GetTaskRequest, caller: Identity) -> str:
+        """Return the name of a task, from here on in the call's log lines, that is asked for by who may call now."""
+        self._admit(method, caller)
         codec.check_protocol_version(request.protocol_version)
         task_id = offline_codec.name_from_wire(request.task_id, "task")
         add_log_context(task=task_id)
-        return caller, task_id
-
-    def _admitted(self, method: str, context: Context) -> Identity:
-        """Return who calls, from here on in the call's log lines, and may call this method now."""
-        caller = self._caller(context)
-        self._admit(method, caller)
-        return caller
+        return task_id
 
     def _caller(self, context: Context) -> Identity:
         caller = self._who_calls(context)

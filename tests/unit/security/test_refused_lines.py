@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from fedpredict.errors import (
+    CertificateRefusedError,
     FedPredictError,
     ModelNotFoundError,
     OutOfHoursError,
@@ -22,7 +23,7 @@ from fedpredict.security.audit_calls import REFUSED_PER_S, AuditedCalls
 from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.policy import Clocks, Needs, Policy
+from fedpredict.security.policy import LOOK_UPS, Clocks, Needs, Policy
 
 BANK, SHOP = Identity(IdentityKind.PARTY, "bank"), Identity(IdentityKind.PARTY, "shop")
 
@@ -121,3 +122,41 @@ def test_few_says_how_many_it_left_out() -> None:
     assert [few.take("a") for _ in range(4)] == [True, True, False, False]
     assert few.take("b")
     assert (few.left_out(), few.left_out()) == (2, 0)
+
+
+def test_look_ups_are_counted_for_themselves_and_fill_no_log() -> None:
+    world = World(calls_per_s=1.0)
+    refused: Counter[str] = Counter()
+    for number in range(LOOK_UPS.burst + 200):
+        try:
+            with world.entrance.look_up("Check", BANK, f"guess-{number}"):
+                pytest.fail("that is no model of this caller")
+        except FedPredictError as error:
+            refused[type(error).__name__] += 1
+    assert refused == {"ModelNotFoundError": LOOK_UPS.burst, "RateLimitedError": 200}
+    assert len(world.log.calls) == LOOK_UPS.burst + REFUSED_PER_S
+    assert world.log.counted == {"party bank": 200 - REFUSED_PER_S}
+    # calls are another count, and a look-up of one caller takes nothing from another
+    assert world.policy.admit(BANK, Needs.CALL).purpose == ""
+    with pytest.raises(ModelNotFoundError), world.entrance.look_up("Check", SHOP, "m"):
+        pass
+
+
+def test_what_is_asked_of_an_identity_alone_is_a_look_up_of_who_has_a_rule() -> None:
+    world = World()
+    for _ in range(LOOK_UPS.burst):
+        world.entrance.misunderstood("Hello", BANK, ProtocolError("no nonce"), Needs.IDENTITY)
+    with pytest.raises(RateLimitedError, match="100 times a second"):
+        world.entrance.misunderstood("Hello", BANK, ProtocolError("no nonce"), Needs.IDENTITY)
+    before = len(world.log.calls)
+    for _ in range(100):  # with strangers: ten lines, and not told apart by what they are told
+        world.entrance.misunderstood("Hello", SHOP, ProtocolError("no nonce"), Needs.IDENTITY)
+    assert len(world.log.calls) == before + REFUSED_PER_S
+
+
+def test_who_proved_who_he_is_by_a_certificate_that_is_refused_is_named() -> None:
+    world = World()
+    for caller in ("party bank", ""):
+        with pytest.raises(CertificateRefusedError), world.audit.strangers("link"):
+            raise CertificateRefusedError("revoked", caller=caller)
+    assert [call.caller for call in world.log.calls] == ["party bank", "nobody"]
