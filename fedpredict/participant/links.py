@@ -150,9 +150,7 @@ class LinkServer:
             self._links.discard(link)
             self._n_of[caller] -= 1
             self._answers.masking.end(link)
-            if carrier.broken:
-                with suppress(FedPredictError):  # nobody is there to be told
-                    self._answers.entrance.misunderstood("Frame", caller, ProtocolError(carrier.broken), _OF_LINKS)
+            self._note_broken(carrier, caller)
             with log_context(caller=caller.name):
                 logger.info("link.closed", extra={"carrier": carrier.name, "peer": peer, "reason": reason})
             if closed is not None:
@@ -171,6 +169,11 @@ class LinkServer:
         self._n_of[caller] += 1
         self._keep(link)
         return link
+
+    def _note_broken(self, carrier: Carrier, caller: Identity) -> None:
+        if carrier.broken:
+            with suppress(FedPredictError):  # nobody is there to be told
+                self._answers.entrance.misunderstood("Frame", caller, ProtocolError(carrier.broken), _OF_LINKS)
 
     async def _answer_hello(
         self,

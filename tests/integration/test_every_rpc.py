@@ -72,6 +72,9 @@ FRAMES = {
 Outcome = tuple[str, str]
 """A gRPC status code's name and the text beside it; ("OK", "") for an answer."""
 
+_LOST = ("INTERNAL", "Internal error from Core")
+_TRIES = 5
+
 TOO_LARGE = r"(CLIENT|SERVER): Received message larger than max \(\d+ vs\. \d+\)"
 PUBLIC = re.compile(
     "|".join(
@@ -208,7 +211,19 @@ class Daemons(World):
     async def asked(
         self, service: str, method: str, messages: Sequence[bytes], caller: TlsFiles | None = None, *, at: str = ""
     ) -> Outcome:
-        """Call as a stream where there are several messages or the row says so, and return what came of it."""
+        """Call as a stream where there are several messages or the row says so, and return what came of it.
+
+        Where the server ends a stream while it is written to, gRPC's client may lose the status: it is asked again.
+        """
+        for _ in range(_TRIES):
+            outcome = await self._asked_once(service, method, messages, caller, at)
+            if outcome != _LOST:
+                return outcome
+        return _LOST
+
+    async def _asked_once(
+        self, service: str, method: str, messages: Sequence[bytes], caller: TlsFiles | None, at: str
+    ) -> Outcome:
         row = ROWS.get((service, method))
         channel = self.open_channel(at or service, caller)
         path = f"/{service}/{method}"
