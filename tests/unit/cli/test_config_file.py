@@ -112,7 +112,7 @@ def test_what_does_not_fit_together_is_told_without_the_values(tmp_path: Path) -
 
 
 def test_a_missing_file_says_what_writes_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file; `fedpredict init`"):
+    with pytest.raises(ConfigError, match=r"no such file .`fedpredict init`"):
         load_settings(tmp_path / "p.toml", ParticipantSettings, prefix="X_", environment={})
 
 
