@@ -49,6 +49,20 @@ class Shape:
     outputs: dict[str, exp.Expr]
 
 
+def compared_columns(shape: Shape) -> list[str]:
+    """Return the columns that choose between events of one id and time: those that the script reads, as declared.
+
+    Others make no difference to what the script gives.
+    """
+    scope = Scope("duckdb", shape.sources)
+    alias, source = scope.events
+    read = [*shape.outputs.values(), *(mine for join in shape.joins for pair in join.pairs for mine in pair)]
+    read += [] if shape.where is None else [shape.where]
+    found = {scope.column(node)[:2] for each in read for node in each.find_all(exp.Column)}
+    apart = {shape.key.name.lower(), source.event_id, source.event_time}
+    return [name for name in source.types if (alias, name) in found and name not in apart]
+
+
 def parse_shape(view: ScriptView, text: str) -> Shape:
     """Return the parts of a script.
 

@@ -27,6 +27,7 @@ from tests.raw_transactions import (
     random_events,
     random_merchants,
     renamed,
+    revisions,
     store,
 )
 
@@ -61,6 +62,7 @@ CHOSEN = [
 def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None:
     suffix = f"_{uuid.uuid4().hex[:12]}"
     events, merchants = [*CHOSEN, *random_events(3, 12, 150)], random_merchants(12)
+    events += revisions(events, 4)
     store(warehouse, events, merchants, suffix)
     view, definition = renamed(DEFINITION.replace('texts = ["card", "web", "app"]\n', ""), suffix)
     registered, is_new = register_view(warehouse, view, definition, SCRIPT)
