@@ -113,6 +113,21 @@ def test_a_feature_cannot_change_its_type(warehouse: LocalWarehouse) -> None:
         register(warehouse, definition, SCRIPT.replace("LAST(tx.amount)", "LAST(tx.merchant)"))
 
 
+def test_a_raw_column_keeps_its_type_while_a_model_uses_its_table(warehouse: LocalWarehouse) -> None:
+    changed = DEFINITION.replace('amount = "decimal(12,2)"', 'amount = "double"')
+    v1 = register(warehouse)
+    assert register(warehouse, changed).version == 2
+    model_over(warehouse, v1, "last_amount")
+
+    with pytest.raises(
+        ViewRefusedError,
+        match=r"column amount of raw_transactions is double under \[sources.tx\], and decimal\(12,2\) in version 1, "
+        "which model credit uses: keep the type",
+    ):
+        register(warehouse, changed.replace("an account did", "somebody did"))
+    assert register(warehouse, DEFINITION.replace("an account did", "somebody did")).version == 3
+
+
 def test_a_script_that_the_raw_tables_do_not_have_is_not_registered(warehouse: LocalWarehouse) -> None:
     definition = DEFINITION.replace('channel = "text"', 'channel = "text"\nfee = "double"')
 
