@@ -49,18 +49,23 @@ class Shape:
     outputs: dict[str, exp.Expr]
 
 
+def read_columns(shape: Shape) -> dict[str, list[str]]:
+    """Return what a script reads: alias -> columns, in the order of their declaration."""
+    scope = Scope("duckdb", shape.sources)
+    read = [*shape.outputs.values(), *(each for join in shape.joins for pair in join.pairs for each in pair)]
+    read += [] if shape.where is None else [shape.where]
+    found = {scope.column(node)[:2] for each in read for node in each.find_all(exp.Column)}
+    return {alias: [name for name in source.types if (alias, name) in found] for alias, source in shape.sources.items()}
+
+
 def compared_columns(shape: Shape) -> list[str]:
     """Return the columns that choose between events of one id and time: those that the script reads, as declared.
 
     Others make no difference to what the script gives.
     """
-    scope = Scope("duckdb", shape.sources)
-    alias, source = scope.events
-    read = [*shape.outputs.values(), *(mine for join in shape.joins for pair in join.pairs for mine in pair)]
-    read += [] if shape.where is None else [shape.where]
-    found = {scope.column(node)[:2] for each in read for node in each.find_all(exp.Column)}
+    alias, source = next(iter(shape.sources.items()))
     apart = {shape.key.name.lower(), source.event_id, source.event_time}
-    return [name for name in source.types if (alias, name) in found and name not in apart]
+    return [name for name in read_columns(shape)[alias] if name not in apart]
 
 
 def parse_shape(view: ScriptView, text: str) -> Shape:
