@@ -87,10 +87,7 @@ def refresh_view(
     if as_of > (now or datetime.now(UTC)):
         raise ViewRefusedError(f"{as_of.isoformat()} is in the future: features are as of an instant that has been")
     view = registered.view
-    for name, source in view.sources.items():
-        repeated = warehouse.run(duplicates_query(source), {}).column("n")[0].as_py() if source.key else 0
-        if repeated:
-            raise ViewRefusedError(f"dimension {name} ({source.table}) has {repeated} keys with more than one row")
+    _check_dimensions(warehouse, registered)
     unread, odd_keys = count_unusable(warehouse, registered, as_of, force=force)
     script = compile_script(view, registered.script, warehouse.engine.name)
     target = view.feature_view(registered.version)
@@ -114,6 +111,13 @@ def refresh_view(
     extra = {"view": view.name, "view_version": registered.version, "snapshot": name, "n_rows": snapshot.n_rows}
     logger.info("features.refreshed", extra=extra)
     return RefreshReport(snapshot, invalid, unread, odd_keys, newest is None or newest.snapshot < name)
+
+
+def _check_dimensions(warehouse: Warehouse, registered: RegisteredView) -> None:
+    for name, source in registered.view.sources.items():
+        repeated = warehouse.run(duplicates_query(source), {}).column("n")[0].as_py() if source.key else 0
+        if repeated:
+            raise ViewRefusedError(f"dimension {name} ({source.table}) has {repeated} keys with more than one row")
 
 
 def _free_name(warehouse: Warehouse, registered: RegisteredView, as_of: datetime, turn: int) -> str:

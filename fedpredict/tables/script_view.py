@@ -123,6 +123,7 @@ class MaxAge(_Table):
     """How old features may be in each mode, as of the instant that they were computed for."""
 
     realtime: Age | None = None
+    """Without effect, as these are of the question's instant; kept for views that were registered with it."""
     nearline: Age | None = None
     offline: Age | None = None
 
