@@ -73,6 +73,17 @@ def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys
     assert [(each["version"], each["owner"]) for each in listed] == [(1, "risk@bank.example"), (2, "risk@bank.example")]
 
 
+def test_a_max_age_for_real_time_is_told_to_do_nothing(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    assert run(["view", "lint", str(file)]) == 0
+    assert capsys.readouterr().err == ""
+    file.write_text(file.read_text().replace("[max_age]", '[max_age]\nrealtime = "5m"'))
+
+    for words in (("lint", str(file)), ("register", str(file), *ALONE)):
+        assert run(["view", *words]) == 0
+        assert "note: [max_age] realtime has no effect" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_refresh_is_of_the_newest_version_and_those_that_models_use(
     views: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
