@@ -112,10 +112,10 @@ def _one_select(text: str) -> exp.Select:
             f" (near {str(place.get('highlight', ''))[:60]!r})"
         ) from None
     except TokenError as error:
-        place = unclosed(text)
-        if place is None:
+        opened = unclosed(text)
+        if opened is None:
             raise ViewRefusedError(f"line 1, column 1: not SQL: {str(error)[:200]}") from None
-        line, column, begins = place
+        line, column, begins = opened
         raise ViewRefusedError(f"line {line}, column {column}: what begins here with {begins} has no end") from None
     if not found:
         raise ViewRefusedError("line 1, column 1: the script is empty: write one SELECT")
