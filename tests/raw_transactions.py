@@ -87,7 +87,7 @@ def random_merchants(count: int) -> list[Merchant]:
 
 
 def random_events(seed: int, n_accounts: int, n_events: int) -> list[Event]:
-    """Return events of the 45 days around `AS_OF`, with missing values, ties, and instants at the windows' edges."""
+    """Return events of the 45 days around `AS_OF`: missing values, ties, instants at edges of windows, and repeats."""
     rng = np.random.default_rng(seed)
     edges = [timedelta(0), timedelta(hours=1), timedelta(days=30), timedelta(days=1), -timedelta(microseconds=1)]
     events = []
@@ -104,19 +104,46 @@ def random_events(seed: int, n_accounts: int, n_events: int) -> list[Event]:
         number, merchant, money, channel = (None if rng.random() < share else value for value, share in values)
         given = None if rng.random() < 0.01 else moment
         events.append(Event(number, given, f"a{rng.integers(n_accounts)}", merchant, money, channel))
-    return events
+    return events + [each for each in events if rng.random() < 0.05]  # sent twice
+
+
+def revisions(events: list[Event], seed: int) -> list[Event]:
+    """Return some of the events again, of the same id and account and with other values, some at another time."""
+    rng = np.random.default_rng(seed)
+    return [
+        each._replace(
+            amount=f"{rng.integers(1, 99)}.50", at=each.at and each.at + timedelta(hours=int(rng.integers(3)))
+        )
+        for each in events
+        if rng.random() < 0.1
+    ]
 
 
 def oracle(events: list[Event], merchants: list[Merchant], as_of: datetime) -> dict[str, Features]:
     """Return account -> feature -> value, with Python's own decimals and dates."""
     dimension = {each.merchant: each for each in merchants}
     accounts: dict[str, list[Counted]] = {}
-    for each in events:
+    for each in counted_once([each for each in events if each.at is not None and each.at < as_of]):
         money = Decimal(each.amount or 0)
-        if each.at is not None and each.at < as_of and money > 0 and each.account is not None:
+        if each.at is not None and money > 0 and each.account is not None:
             counted = Counted(each.at, each.id or "", money, each.merchant, each.channel)
             accounts.setdefault(each.account, []).append(counted)
     return {account: _features(rows, dimension, as_of) for account, rows in accounts.items()}
+
+
+def counted_once(events: list[Event]) -> list[Event]:
+    """Return each id of an account once: its newest event, of these that of the largest values (NULL: smallest)."""
+    chosen: dict[tuple[object, ...], Event] = {}
+    for place, each in enumerate(events):
+        name = (each.account, each.id, place if each.id is None else None)
+        chosen[name] = max(chosen.get(name, each), each, key=_rank)
+    return list(chosen.values())
+
+
+def _rank(event: Event) -> tuple[object, ...]:
+    money = None if event.amount is None else Decimal(event.amount)
+    values = (event.at, event.merchant, money, event.channel)
+    return tuple((1, value) if value is not None else (0,) for value in values)
 
 
 def _features(rows: list[Counted], dimension: dict[str, Merchant], as_of: datetime) -> Features:

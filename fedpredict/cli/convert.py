@@ -12,22 +12,22 @@ import typer
 from fedpredict import __version__
 from fedpredict.cli import wiring
 from fedpredict.cli.leases import opened_leases
-from fedpredict.cli.names import nearest
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.verification import read_verification
+from fedpredict.cli.view_choice import choose_view
 from fedpredict.convert.certify import certificate_of, replay
 from fedpredict.convert.match import match_view
 from fedpredict.convert.options import ReadOptions
 from fedpredict.convert.read import HeadResult, ReadResult, read_file
-from fedpredict.errors import FeatureNamesError, InputError
+from fedpredict.errors import InputError
 from fedpredict.model.part import Family, Part
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring.leased_models import model_name, publish_alone
 from fedpredict.state.leases import Alone
 from fedpredict.tables.heads import publish_head
 from fedpredict.tables.models import ModelVersion
-from fedpredict.tables.views import FeatureView, list_snapshots
+from fedpredict.tables.views import FeatureView
 from fedpredict.warehouse.base import Warehouse
 
 _TEXT_BYTES = 2**24
@@ -37,6 +37,12 @@ _SHOWN = 3
 NOT_ISOLATED = "note: this kernel does not let the reading process be cut off the network; all else confines it"
 """Told by every command that has read a model file so."""
 
+ViewOption = Annotated[
+    str | None, typer.Option("--view", help="The feature view; default: the one that has the model's features.")
+]
+ViewVersionOption = Annotated[
+    int | None, typer.Option("--view-version", help="Its version; default: the newest that has a snapshot.")
+]
 FeaturesOption = Annotated[
     str | None,
     typer.Option("--features", help="Names for a file without any: a,b,c, or @FILE with one name a line."),
@@ -78,9 +84,8 @@ def convert(
         Path, typer.Argument(help="A pickle, joblib, JSON, PyTorch or safetensors file; nothing in it is executed.")
     ],
     *,
-    view: Annotated[
-        str | None, typer.Option("--view", help="The feature view; default: the one that has the model's features.")
-    ] = None,
+    view: ViewOption = None,
+    view_version: ViewVersionOption = None,
     model_id: ModelIdOption = None,
     training_run: RunOption = None,
     features: FeaturesOption = None,
@@ -123,12 +128,14 @@ def convert(
         if verify is not None:
             rows = read_verification(verify, result.partial)
             result = replace(result, partial=replace(result.partial, verification=rows))
-        target = choose_view(ours.warehouse, view, result.partial)
-        match_view(result.partial, [feature.name for feature in target.features])
+        chosen = choose_view(ours.warehouse, view, result.partial, view_version)
+        match_view(result.partial, [feature.name for feature in chosen.view.features])
         with output.progress(f"writing {result.partial.model_id}"):
-            version, written = _publish(alone, ours.warehouse, result, target)
+            version, written = _publish(alone, ours.warehouse, result, chosen.view)
         engine = ours.warehouse.engine.name
     _report(output, file, result, version, written=written)
+    if chosen.note:
+        output.note(chosen.note)
     _note_odd(output, result.partial, version, engine)
 
 
@@ -235,36 +242,6 @@ def _text(file: Path, option: str) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise InputError(f"{option}: {file} cannot be read: {error}") from error
-
-
-def choose_view(warehouse: Warehouse, name: str | None, partial: PartialModel) -> FeatureView:
-    """Return the newest version of the named view; without a name, of the only view that has all features.
-
-    Raises:
-        InputError: No such view; it says which there are.
-        FeatureNamesError: No view, or more than one, has all features.
-    """
-    views = {snapshot.view.name: snapshot.view for snapshot in list_snapshots(warehouse)}
-    nothing = "there are no features yet; see `fedpredict features load`"
-    if name is not None:
-        if name not in views:
-            raise InputError(f"no feature view {name}; {nearest(name, views, nothing)}")
-        return views[name]
-    if not partial.part.features and len(views) > 1:
-        raise FeatureNamesError(
-            "the part has no features, so that any view fits: name the one whose sample ids it shall score with --view "
-            f"({nearest('', views, nothing)})"
-        )
-    wanted = set(partial.part.features)
-    fitting = [each for each in views.values() if wanted <= {feature.name for feature in each.features}]
-    if len(fitting) == 1:
-        return fitting[0]
-    if len(views) == 1:
-        return next(iter(views.values()))  # what it lacks is told by name when the two are matched
-    told = ", ".join(sorted(each.name for each in fitting)) or "none"
-    raise FeatureNamesError(
-        f"views with all features of the model: {told}; name one with --view ({nearest('', views, nothing)})"
-    )
 
 
 def _certificate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +13,15 @@ from fedpredict.cli import wiring
 from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.cli.view import Version, ViewName, find_view
+from fedpredict.cli.view import ViewName, find_view
 from fedpredict.errors import InputError
-from fedpredict.features.refresh import MAX_SHRINK
-from fedpredict.scoring.leased import load_alone, prune_alone, refresh_alone
+from fedpredict.features.refresh import MAX_SHRINK, RefreshReport
+from fedpredict.scoring.due import versions_in_use
+from fedpredict.scoring.leased import load_alone, prune_alone, refresh_each
 from fedpredict.state.leases import Alone
+from fedpredict.tables.script_store import RegisteredView, list_scripts
 from fedpredict.tables.views import list_snapshots
-from fedpredict.warehouse.base import ColumnType
+from fedpredict.warehouse.base import ColumnType, Warehouse
 
 app = typer.Typer(help="Load or compute a party's features, and see what is there.", no_args_is_help=True)
 
@@ -115,7 +118,10 @@ def refresh(
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="The instant, such as 2026-01-31T00:00:00Z; default: this moment.")
     ] = None,
-    version: Version = None,
+    version: Annotated[
+        int | None,
+        typer.Option("--version", help="Which version; default: the newest, and those that models here use."),
+    ] = None,
     max_shrink: Annotated[
         float, typer.Option("--max-shrink", min=0.0, max=1.0, help="The share of rows that may go missing.")
     ] = MAX_SHRINK,
@@ -124,7 +130,7 @@ def refresh(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compute a registered view in the warehouse's engine, and publish the result as one snapshot."""
+    """Compute a view in the warehouse's engine: a snapshot of each version that is newest, or that a model uses."""
     instant = datetime.now(UTC) if as_of is None else _parse_instant(as_of)
     output = Output(as_json=as_json)
     with (
@@ -132,32 +138,62 @@ def refresh(
         opened_leases(config) as leases,
         output.progress(f"refreshing {view}"),
     ):
-        found = find_view(party.warehouse, view, version)
-        alone = Alone(leases, wait, output.note)
-        report = refresh_alone(
-            alone,
+        reports, failures = refresh_each(
+            Alone(leases, wait, output.note),
             party.warehouse,
-            found,
+            _versions(party.warehouse, view, version),
             instant,
             max_shrink=max_shrink,
             force=force,
             keep_days=party.features.keep_days,
         )
+    if reports:
+        _tell(output, reports)
+    for which, error in failures[1:]:
+        output.note(f"version {which.version} was not refreshed: {error}")
+    if failures:
+        raise failures[0][1]
+
+
+def _versions(warehouse: Warehouse, view: str, version: int | None) -> list[RegisteredView]:
+    newest = find_view(warehouse, view, version)
+    if version is not None:
+        return [newest]
+    used = versions_in_use(warehouse, view)
+    return [each for each in list_scripts(warehouse, view) if each.version in used]
+
+
+def _tell(output: Output, reports: Sequence[RefreshReport]) -> None:
+    """Print what was made: the newest version's keys, and the others in `others`."""
+    told = [_fields(each) for each in reversed(reports)]
+    output.result({**told[0], "others": told[1:]}, " ".join(_sentences(each) for each in reports))
+
+
+def _fields(report: RefreshReport) -> dict[str, object]:
     snapshot = report.snapshot
-    told = "" if report.newest else " It is older than the newest snapshot, which stays the one that is served."
-    invalid = "".join(f" {count} rows have no valid {name}." for name, count in report.invalid.items())
-    output.result(
-        {
-            "view": view,
-            "version": snapshot.view.version,
-            "snapshot": snapshot.snapshot,
-            "rows": snapshot.n_rows,
-            "invalid": report.invalid,
-            "newest": report.newest,
-        },
-        f"{snapshot.n_rows} rows are snapshot {snapshot.snapshot} of view {view}, version {snapshot.view.version}."
-        f"{invalid}{told}",
-    )
+    return {
+        "view": snapshot.view.name,
+        "version": snapshot.view.version,
+        "snapshot": snapshot.snapshot,
+        "rows": snapshot.n_rows,
+        "invalid": report.invalid,
+        "unread": report.unread,
+        "invalid_keys": report.odd_keys,
+        "newest": report.newest,
+    }
+
+
+def _sentences(report: RefreshReport) -> str:
+    snapshot = report.snapshot
+    told = [
+        f"{snapshot.n_rows} rows are snapshot {snapshot.snapshot} of view {snapshot.view.name}, version"
+        f" {snapshot.view.version}."
+    ]
+    told += [f"{count} rows have no valid {name}." for name, count in report.invalid.items()]
+    told += [f"{count} values of {name} are not of its type, and NULL." for name, count in report.unread.items()]
+    told += [f"{report.odd_keys} keys are no sample ids, and left out."] if report.odd_keys else []
+    told += [] if report.newest else ["It is older than the newest snapshot, which stays the one that is served."]
+    return " ".join(told)
 
 
 @app.command("prune")

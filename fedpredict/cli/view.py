@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from fedpredict.cli.options import PartyConfig
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view_engines import EngineConfigs, WithoutDryRun, opened_trials
 from fedpredict.errors import ConfigError, ViewRefusedError
+from fedpredict.features.dry_run import is_table_missing
 from fedpredict.features.registration import register_view
 from fedpredict.features.view_fixture import Fixture, generated, read_fixture, run_fixture
 from fedpredict.features.view_test import differences
@@ -75,11 +76,18 @@ def find_view(warehouse: Warehouse, name: str, version: int | None) -> Registere
     return mine[max(mine) if version is None else version]
 
 
+def note_without_effect(output: Output, view: ScriptView) -> None:
+    """Say what of a definition does nothing."""
+    if view.max_age.realtime is not None:
+        output.note("note: [max_age] realtime has no effect: features in that mode are as of the question; take it out")
+
+
 @app.command("lint")
 def lint(file: DefinitionFile, as_json: JsonFlag = False) -> None:
     """Check a view's files for every engine of its targets, without a warehouse."""
     files = read_view_files(file)
     types = lint_script(files.view, files.script)
+    note_without_effect(Output(as_json=as_json), files.view)
     rows = [{"output": name, "type": str(kind)} for name, kind in types.items()]
     Output(as_json=as_json).rows(("output", "type"), rows, empty="")
 
@@ -100,12 +108,20 @@ def register(
         wiring.opened_warehouse(config) as party,
         opened_trials(files.view, party.warehouse, engine_configs or (), without or ()) as trials,
     ):
-        made, is_new = register_view(party.warehouse, files.view, files.definition, files.script, trials=trials)
+        tries = replace(trials, has_outside=files.view.name in party.outside)
+        made, is_new = register_view(party.warehouse, files.view, files.definition, files.script, trials=tries)
         tried = tried_engines(party.warehouse, made.view.name, made.version)
+        is_alone = tries.has_outside and is_table_missing(party.warehouse, files.view, files.script)
+    output = Output(as_json=as_json)
+    note_without_effect(output, made.view)
+    if is_alone:
+        output.note(
+            f"note: view {made.view.name} answers in mode realtime alone: the warehouse lacks the table of its events"
+        )
     untried = [name for name in made.view.targets if name not in tried]
     told = "registered" if is_new else "unchanged"
     engines = f" Tried on {', '.join(tried) or 'no engine'}" + (f", not on {', '.join(untried)}." if untried else ".")
-    Output(as_json=as_json).result(
+    output.result(
         {
             "view": made.view.name,
             "version": made.version,

@@ -27,6 +27,7 @@ from fedpredict.features.settings import FeatureSettings
 from fedpredict.initiator.settings import ClientsFile, InitiatorSettings
 from fedpredict.observe.heap import share_heap
 from fedpredict.participant.settings import CallersFile, ParticipantSettings
+from fedpredict.scoring.realtime_settings import WAREHOUSE
 from fedpredict.scoring.settings import TaskSettings
 from fedpredict.security.passwords import read_password
 from fedpredict.security.tls import TlsFiles
@@ -125,6 +126,8 @@ class PartyWarehouse:
     warehouse: Warehouse
     tasks: TaskSettings = field(default_factory=TaskSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    outside: frozenset[str] = frozenset()
+    """Views whose events mode realtime finds somewhere else than in the warehouse."""
 
 
 @contextmanager
@@ -137,7 +140,9 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
     loaded = load_party(path)
     warehouse = open_loaded_warehouse(loaded)
     try:
-        yield PartyWarehouse(loaded.settings.party, warehouse, loaded.settings.tasks, loaded.settings.features)
+        settings = loaded.settings
+        outside = frozenset(name for name, each in settings.realtime.items() if each.source != WAREHOUSE)
+        yield PartyWarehouse(settings.party, warehouse, settings.tasks, settings.features, outside)
     finally:
         warehouse.close()
 

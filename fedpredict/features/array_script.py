@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from fedpredict.features.array_nodes import Builder
 from fedpredict.features.array_values import Array, Values, from_arrow, is_true
 from fedpredict.model.arrays import Bools
 from fedpredict.tables.script import Script
-from fedpredict.tables.script_shape import Shape
+from fedpredict.tables.script_shape import Shape, compared_columns
 from fedpredict.tables.script_types import ScriptType
 
 Columns: TypeAlias = dict[tuple[str, str], Values]
@@ -55,6 +55,7 @@ class ArrayScript:
     where: Callable[[Plan], Values] | None
     outputs: dict[str, Callable[[Plan], Values]]
     joins: tuple[_Join, ...]
+    compared: list[str]
     types: dict[str, dict[str, ScriptType]] = field(default_factory=dict)
 
     def dimension(self, alias: str, rows: pa.Table) -> ArrayRows:
@@ -80,8 +81,12 @@ class ArrayScript:
         key = read[self.shape.key.name.lower()]
         time = read[str(source.event_time)]
         counts = key.valid & time.valid & (time.data < as_of)
+        counts = np.broadcast_to(counts, (events.num_rows,))
+        if not source.unique:
+            ranks = [time, *(read[name] for name in self.compared)]
+            counts = _once(counts, key, read[str(source.event_id)], ranks)
         columns = {(alias, name): each for name, each in read.items()}
-        counts = self._join(columns, dimensions, np.broadcast_to(counts, (events.num_rows,)))
+        counts = self._join(columns, dimensions, counts)
         with np.errstate(all="ignore"):
             if self.where is not None and counts.any():
                 plan = self.plan.at(columns, Groups(np.zeros(1, dtype=np.intp), events.num_rows), as_of)
@@ -135,7 +140,28 @@ def array_script(shape: Shape, script: Script) -> ArrayScript | None:
         joins = tuple(_join_of(each) for each in inner.this.args.get("joins") or ())
     except UnknownNodeError:
         return None
-    return ArrayScript(shape, script, plan, condition, outputs, joins, types)
+    return ArrayScript(shape, script, plan, condition, outputs, joins, compared_columns(shape), types)
+
+
+def _once(counts: Bools, key: Values, number: Values, ranks: list[Values]) -> Bools:
+    """Return the rows that count, each id of a key once: its newest row, of these the one of the largest values."""
+    rows = np.flatnonzero(counts & number.valid)
+    numbers = number.data[rows].tolist()
+    if len(set(numbers)) == len(numbers):
+        return counts
+    columns = [
+        list(zip(np.broadcast_to(each.valid, counts.shape)[rows].tolist(), each.data[rows].tolist(), strict=True))
+        for each in ranks
+    ]
+    chosen: dict[tuple[object, object], tuple[Any, ...]] = {}
+    for row, *found in zip(rows.tolist(), key.data[rows].tolist(), numbers, *columns, strict=True):
+        # NULL is the smallest, whatever stands in its place
+        rank = (*((there, value) if there else (False,) for there, value in found[2:]), row)
+        place = (found[0], found[1])
+        chosen[place] = max(chosen.get(place, ()), rank)
+    kept = counts & ~number.valid
+    kept[[rank[-1] for rank in chosen.values()]] = True
+    return kept
 
 
 def _join_of(join: exp.Join) -> _Join:

@@ -27,11 +27,13 @@ class Trials:
         engines: Open warehouses of further engines; their tables are not looked at.
         without: Targets that the operator goes on without trying.
         unreachable: What was given and cannot be reached, in words for the operator.
+        has_outside: Whether events are somewhere else for mode realtime, so that their table may be missing.
     """
 
     engines: Sequence[Warehouse] = ()
     without: frozenset[str] = frozenset()
     unreachable: tuple[str, ...] = ()
+    has_outside: bool = False
 
 
 def try_everywhere(
@@ -63,7 +65,7 @@ def try_everywhere(
     missing = [name for name in view.targets if name not in engines and name not in trials.without]
     if missing:
         raise ViewRefusedError(_not_tried(view, missing, trials.unreachable))
-    try_raw_tables(warehouse, view, script, as_of)
+    try_raw_tables(warehouse, view, script, as_of, has_outside=trials.has_outside)
     tried = tuple(name for name in view.targets if name in engines and name not in trials.without - {own})
     for name in tried:
         try_few_rows(engines[name], view, script)
@@ -97,7 +99,7 @@ def try_further(
     if missing and trials.unreachable:
         raise ViewRefusedError(_not_tried(view, missing, trials.unreachable))
     if own in left:  # it was registered before this was recorded
-        try_raw_tables(warehouse, view, script, as_of)
+        try_raw_tables(warehouse, view, script, as_of, has_outside=trials.has_outside)
     now = [name for name in left if name in engines]
     for name in now:
         try_few_rows(engines[name], view, script)
@@ -119,8 +121,18 @@ def _not_tried(view: ScriptView, missing: Sequence[str], unreachable: Sequence[s
     )
 
 
-def try_raw_tables(warehouse: Warehouse, view: ScriptView, script: str, as_of: datetime) -> None:
+def try_raw_tables(
+    warehouse: Warehouse, view: ScriptView, script: str, as_of: datetime, *, has_outside: bool = False
+) -> None:
     """Run a script's query over the raw tables for no rows: what they lack shows here.
+
+    Args:
+        warehouse: Where they are.
+        view: The definition.
+        script: The text.
+        as_of: The instant to ask as of.
+        has_outside: Whether the table of events may be missing, because mode realtime finds them somewhere else;
+            then dimensions alone are looked at.
 
     Raises:
         ViewRefusedError: Naming the table or column, else with the engine's words.
@@ -135,11 +147,23 @@ def try_raw_tables(warehouse: Warehouse, view: ScriptView, script: str, as_of: d
     if found is None:
         return
     shape = parse_shape(view, script)
-    for alias, source in shape.sources.items():
+    sources = dict(shape.sources)
+    if has_outside and is_table_missing(warehouse, view, script):
+        del sources[next(iter(sources))]
+    for alias, source in sources.items():
         missing = _missing(alias, source, shape, problem)
         if missing is not None:
             raise missing from found
+    if len(sources) < len(shape.sources):
+        return
     raise _told(compiled.query, _Attempt(view, warehouse.engine.name, shape, problem), found) from found
+
+
+def is_table_missing(warehouse: Warehouse, view: ScriptView, script: str) -> bool:
+    """Return whether the warehouse lacks the table of a view's events, so that no snapshot can be computed."""
+    source = next(iter(parse_shape(view, script).sources.values()))
+    one = exp.Select(expressions=[sql.named(sql.number(1), "n")]).from_(raw_table(source), copy=False)
+    return _refusal(lambda: warehouse.run(one.limit(0), {})) is not None
 
 
 def try_few_rows(warehouse: Warehouse, view: ScriptView, script: str) -> None:

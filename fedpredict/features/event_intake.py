@@ -36,6 +36,8 @@ Rows: TypeAlias = Iterable[tuple[int, Mapping[str, object] | None]]
 """Line or row, from 1, and its columns; None where it is no row."""
 
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+_MARK = b"\xef\xbb\xbf"
+"""What some programs begin a file of UTF-8 with."""
 _ARROW_FILE, _PARQUET, _ARROW_STREAM = b"ARROW1", b"PAR1", b"\xff\xff\xff\xff"
 
 
@@ -78,7 +80,9 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
     if n_refused or not n_events:
         told = "; ".join(f"line {each['line']}: {each['reason']}" for each in refused)
         raise EventsRefusedError(
-            f"{n_refused} of {n_events} events cannot be taken, none was stored: {told or 'there is no event'}",
+            f"{n_refused} of {n_events} events cannot be taken, none was stored: {told}"
+            if n_events
+            else "there is no event: nothing was sent but white space, or no rows",
             n_events=n_events,
             n_refused=n_refused,
             refused=refused,
@@ -91,8 +95,8 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
 
 
 def json_lines(data: bytes) -> Iterator[tuple[int, Mapping[str, object] | None]]:
-    """Give the objects of JSON lines; lines of white space alone are passed over."""
-    for number, line in enumerate(data.split(b"\n"), 1):
+    """Give the objects of JSON lines; lines of white space alone are passed over, and so is a byte order mark."""
+    for number, line in enumerate(data.removeprefix(_MARK).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -176,7 +180,7 @@ def file_rows(path: Path, feed: Feed) -> Iterator[tuple[int, Mapping[str, object
         data = path.read_bytes()
     except OSError as error:
         raise FeatureFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if data.lstrip()[:1] == b"{":
+    if data.removeprefix(_MARK).lstrip()[:1] == b"{":
         return json_lines(data)
     if data.startswith(_ARROW_STREAM):
         return table_rows(arrow_stream(data), feed)

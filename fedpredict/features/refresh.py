@@ -10,13 +10,16 @@ from datetime import UTC, datetime, timedelta
 from sqlglot import exp
 
 from fedpredict.errors import ViewRefusedError
+from fedpredict.features.unusable import count_unusable
 from fedpredict.tables import sql
 from fedpredict.tables.script import compile_script, duplicates_query
 from fedpredict.tables.script_store import RegisteredView
+from fedpredict.tables.source_counts import CONTROL, CONTROL_CHARACTER, only_ids
 from fedpredict.tables.views import (
     Snapshot,
     instant_of,
     latest_snapshot,
+    list_snapshots,
     publish_query,
     snapshot_name,
     snapshots_of,
@@ -36,11 +39,15 @@ class RefreshReport:
     Attributes:
         snapshot: The new snapshot.
         invalid: Feature -> rows whose number is out of its range or not finite; they are FEATURE_INVALID to models.
+        unread: Table and column, as `raw_transactions.amount` -> values not of the declared type, read as NULL.
+        odd_keys: Keys of events that are no sample ids, which nobody can ask for; they are left out.
         newest: Whether it is the view's newest snapshot; one as of an earlier instant than another's is not.
     """
 
     snapshot: Snapshot
     invalid: dict[str, int]
+    unread: dict[str, int]
+    odd_keys: int
     newest: bool
 
 
@@ -63,8 +70,9 @@ def refresh_view(
         warehouse: Where the raw tables and the features are.
         registered: The version of the view.
         as_of: The instant, with a time zone; only events before it count.
-        max_shrink: The share of the rows of the newest snapshot of this version that may go missing.
-        force: Publish however many are missing.
+        max_shrink: The share of the rows of the newest snapshot that may go missing: of this version's, and of any
+            other's where this has none yet.
+        force: Publish however many are missing, and where no value of a raw column can be read.
         now: This moment.
         turn: How often another process was taken for dead at this work (`state.leases`): it may still write its rows,
             so these have another name.
@@ -72,16 +80,15 @@ def refresh_view(
 
     Raises:
         ViewRefusedError: The instant is in the future; no events; a dimension with several rows for a key; sample ids
-            that are NULL or empty, or texts that the view does not allow, with their counts; too few rows.
+            that are NULL or empty, or texts that the view does not allow, with their counts; too few rows; a raw
+            column of which no value is of its declared type.
         WarehouseError: As the warehouse says.
     """
     if as_of > (now or datetime.now(UTC)):
         raise ViewRefusedError(f"{as_of.isoformat()} is in the future: features are as of an instant that has been")
     view = registered.view
-    for name, source in view.sources.items():
-        repeated = warehouse.run(duplicates_query(source), {}).column("n")[0].as_py() if source.key else 0
-        if repeated:
-            raise ViewRefusedError(f"dimension {name} ({source.table}) has {repeated} keys with more than one row")
+    _check_dimensions(warehouse, registered)
+    unread, odd_keys = count_unusable(warehouse, registered, as_of, force=force)
     script = compile_script(view, registered.script, warehouse.engine.name)
     target = view.feature_view(registered.version)
     newest = latest_snapshot(warehouse, view.name, registered.version)
@@ -93,14 +100,24 @@ def refresh_view(
                 f"view {view.name} has no rows as of {as_of.isoformat()}: no event before it, or none that meets WHERE"
             )
         invalid.update(_check_rows(warehouse, registered, written))
-        _check_size(written, newest, 1.0 if force else max_shrink)
+        _check_size(written, newest or _newest_of_any(warehouse, view.name), 1.0 if force else max_shrink)
         still_ours()
 
     name = _free_name(warehouse, registered, as_of, turn)
-    snapshot = publish_query(warehouse, target, name, script.query, params=script.params(as_of), check=check)
+    query, params = script.query, script.params(as_of)
+    if odd_keys:
+        query, params = only_ids(query), {**params, CONTROL: CONTROL_CHARACTER}
+    snapshot = publish_query(warehouse, target, name, query, params=params, check=check)
     extra = {"view": view.name, "view_version": registered.version, "snapshot": name, "n_rows": snapshot.n_rows}
     logger.info("features.refreshed", extra=extra)
-    return RefreshReport(snapshot, invalid, newest is None or newest.snapshot < name)
+    return RefreshReport(snapshot, invalid, unread, odd_keys, newest is None or newest.snapshot < name)
+
+
+def _check_dimensions(warehouse: Warehouse, registered: RegisteredView) -> None:
+    for name, source in registered.view.sources.items():
+        repeated = warehouse.run(duplicates_query(source), {}).column("n")[0].as_py() if source.key else 0
+        if repeated:
+            raise ViewRefusedError(f"dimension {name} ({source.table}) has {repeated} keys with more than one row")
 
 
 def _free_name(warehouse: Warehouse, registered: RegisteredView, as_of: datetime, turn: int) -> str:
@@ -110,11 +127,22 @@ def _free_name(warehouse: Warehouse, registered: RegisteredView, as_of: datetime
     return snapshot_name(first + timedelta(microseconds=turn))
 
 
+def _newest_of_any(warehouse: Warehouse, view: str) -> Snapshot | None:
+    """Return the newest snapshot of a view, of whatever version, or None where there is none."""
+    found = [each for each in list_snapshots(warehouse) if each.view.name == view]
+    return max(found, key=lambda each: each.snapshot, default=None)
+
+
 def _check_size(written: Snapshot, newest: Snapshot | None, max_shrink: float) -> None:
-    if newest is not None and written.n_rows < newest.n_rows * (1.0 - max_shrink):
+    if newest is None:
+        return
+    before = newest.n_rows if newest.n_ids is None else newest.n_ids  # a file may have several rows of an id
+    if written.n_rows < before * (1.0 - max_shrink):
+        same = newest.view.version == written.view.version
         raise ViewRefusedError(
-            f"{written.n_rows} rows instead of the {newest.n_rows} of snapshot {newest.snapshot}, more than"
-            f" {max_shrink:.0%} fewer: held back; --force publishes them"
+            f"{written.n_rows} rows instead of the {before} of snapshot {newest.snapshot}"
+            f"{'' if same else f' of version {newest.view.version}'}, more than {max_shrink:.0%} fewer: held back;"
+            " --force publishes them"
         )
 
 

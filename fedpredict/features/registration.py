@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from fedpredict.errors import ViewRefusedError
 from fedpredict.features.dry_run import Trials, try_everywhere, try_further
-from fedpredict.tables.models import current_versions
+from fedpredict.tables.models import ModelVersion, current_versions
 from fedpredict.tables.script import lint_script
 from fedpredict.tables.script_store import (
     RegisteredView,
@@ -33,7 +33,8 @@ def register_view(
 
     The newest version is tried on the engines that are given now and that it was not tried on yet; that is recorded.
 
-    Models keep the version that they were converted for. A feature that a current model uses cannot go, and no
+    Models keep the version that they were converted for. A feature that a current model uses cannot go, no raw column
+    of its version's tables can change its type (versions share raw events, which are checked as they come), and no
     feature of any version can change its type, because one table holds all versions.
 
     Args:
@@ -88,10 +89,28 @@ def _check_change(warehouse: Warehouse, view: ScriptView, version: int) -> None:
                     f"feature {each.name} is {mine[each.column].type}, and {each.type} in version {older} of view"
                     f" {view.name}: name the new one differently"
                 )
-    for model in current_versions(warehouse).values():
-        lost = [name for name in model.features if name not in view.features] if model.view == view.name else []
+    bound = [each for each in current_versions(warehouse).values() if each.view == view.name]
+    for model in bound:
+        lost = [name for name in model.features if name not in view.features]
         if lost:
             raise ViewRefusedError(
                 f"model {model.model_id} uses {', '.join(lost)} of view {view.name}: keep it until the model is deleted"
                 " or converted for another view"
             )
+    scripts = {each.version: each.view for each in list_scripts(warehouse, view.name)}
+    for model in bound:
+        if model.view_version in scripts:
+            _check_raw_types(model, scripts[model.view_version], view)
+
+
+def _check_raw_types(model: ModelVersion, older: ScriptView, view: ScriptView) -> None:
+    mine = {(each.database, each.table): (alias, each.types) for alias, each in view.sources.items()}
+    for source in older.sources.values():
+        alias, types = mine.get((source.database, source.table), ("", {}))
+        for name, kind in source.types.items():
+            if types.get(name, kind) != kind:
+                raise ViewRefusedError(
+                    f"column {name} of {source.table} is {types[name]} under [sources.{alias}], and {kind} in version"
+                    f" {model.view_version}, which model {model.model_id} uses: keep the type until the model is"
+                    " deleted or converted for another view, or read another table"
+                )

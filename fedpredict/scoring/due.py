@@ -20,15 +20,24 @@ def versions_to_refresh(warehouse: Warehouse, view: str, due: datetime) -> list[
         ViewRefusedError: No such view is registered.
         WarehouseError: As the warehouse says.
     """
+    found = []
+    for version in versions_in_use(warehouse, view):
+        newest = latest_snapshot(warehouse, view, version)
+        if newest is None or newest.snapshot < snapshot_name(due):
+            found.append(version)
+    return found
+
+
+def versions_in_use(warehouse: Warehouse, view: str) -> list[int]:
+    """Return the registered versions of a view that a current model of this party uses, and the newest; oldest first.
+
+    Raises:
+        ViewRefusedError: No such view is registered.
+        WarehouseError: As the warehouse says.
+    """
     registered = check_registered(warehouse, view)
     models = {each.view_version for each in current_versions(warehouse).values() if each.view == view}
-    found = []
-    for version in registered:
-        if version in models or version == registered[-1]:
-            newest = latest_snapshot(warehouse, view, version)
-            if newest is None or newest.snapshot < snapshot_name(due):
-                found.append(version)
-    return found
+    return [version for version in registered if version in models or version == registered[-1]]
 
 
 def check_registered(warehouse: Warehouse, view: str) -> list[int]:

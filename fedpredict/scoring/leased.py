@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -75,6 +75,29 @@ def refresh_alone(
         )
         _prune(warehouse, registered.view.name, registered.version, keep_days)
     return report
+
+
+def refresh_each(
+    alone: Alone,
+    warehouse: Warehouse,
+    registered: Sequence[RegisteredView],
+    as_of: datetime,
+    *,
+    max_shrink: float = MAX_SHRINK,
+    force: bool = False,
+    keep_days: int | None = None,
+) -> tuple[list[RefreshReport], list[tuple[RegisteredView, FedPredictError]]]:
+    """Refresh versions of a view, each as `refresh_alone` says, and return what was made and which failed."""
+    reports: list[RefreshReport] = []
+    failures: list[tuple[RegisteredView, FedPredictError]] = []
+    for each in registered:
+        try:
+            reports.append(
+                refresh_alone(alone, warehouse, each, as_of, max_shrink=max_shrink, force=force, keep_days=keep_days)
+            )
+        except FedPredictError as error:
+            failures.append((each, error))
+    return reports, failures
 
 
 def load_alone(

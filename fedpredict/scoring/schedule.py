@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,10 @@ class ScheduleSettings(BaseModel):
             return value
         own = {key: each for key, each in value.items() if key in cls.model_fields}
         others = {key: each for key, each in value.items() if key not in own}
+        for key, each in others.items():
+            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.8)
+            if near and not _is_cron(each):
+                raise ValueError(f"{key} is no view with a cron expression of five fields; did you mean {near[0]}?")
         return {**own, "views": {**own.get("views", {}), **others}} if others else own
 
     @model_validator(mode="after")
@@ -70,6 +75,10 @@ class ScheduleSettings(BaseModel):
 
     def _texts(self) -> dict[str, str]:
         return {**self.views, **({} if self.tasks.score is None else {"tasks.score": self.tasks.score})}
+
+
+def _is_cron(value: object) -> bool:
+    return isinstance(value, str) and len(value.split()) == 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from fedpredict.tables import sql
 from fedpredict.tables.script_compile import Compiler
 from fedpredict.tables.script_position import refused
 from fedpredict.tables.script_scope import Scope, Typed, column_of
-from fedpredict.tables.script_shape import TOO_DEEP, Shape, parse_shape
+from fedpredict.tables.script_shape import TOO_DEEP, Shape, compared_columns, parse_shape
 from fedpredict.tables.script_types import DOUBLE, TEXT, ScriptType
 from fedpredict.tables.script_view import ScriptFeature, ScriptSource, ScriptView
 from fedpredict.warehouse.base import Value
@@ -80,6 +80,7 @@ def _compiled(shape: Shape, view: ScriptView, engine: str) -> Script:
     scope = Scope(engine, shape.sources)
     key = column_of(*scope.column(shape.key)[:2])
     given = {name: Compiler(scope, shape.key).compile(node) for name, node in shape.outputs.items()}
+    where = None if shape.where is None else Compiler(scope).condition(shape.where)
     columns = [
         sql.named(exp.Cast(this=key.copy(), to=TEXT.sql), "sample_id"),
         sql.named(scope.instant().tree, "event_time"),
@@ -87,13 +88,13 @@ def _compiled(shape: Shape, view: ScriptView, engine: str) -> Script:
     features = {each.column: view.features[each.name] for each in view.feature_view(1).features}
     for name, feature in features.items():
         columns.append(sql.named(_output(shape.outputs[name], name, feature, given[name]), name))
-    inner = exp.Select(expressions=columns).from_(_rows(*scope.events, scope, is_event=True), copy=False)
+    inner = exp.Select(expressions=columns).from_(_events(shape, scope), copy=False)
     for join in shape.joins:
         condition = [exp.EQ(this=mine, expression=other) for mine, other in join.pairs]
-        source = _rows(join.alias, shape.sources[join.alias], scope, is_event=False)
+        source = _declared(shape.sources[join.alias]).subquery(join.alias, copy=False)
         inner = inner.join(source, on=exp.and_(*condition), join_type=join.side or "inner", copy=False)
-    if shape.where is not None:
-        inner = inner.where(Compiler(scope).condition(shape.where), copy=False)
+    if where is not None:
+        inner = inner.where(where, copy=False)
     inner = inner.group_by(key, copy=False)
     outer = [*sql.columns_of("sample_id", "event_time"), *(_in_range(name, each) for name, each in features.items())]
     offsets = {name: timedelta(seconds=seconds) for seconds, name in scope.offsets.items()}
@@ -129,15 +130,45 @@ def _in_range(name: str, feature: ScriptFeature) -> exp.Expr:
     return sql.named(sql.case(sql.column(name), *branches), name) if branches else sql.column(name)
 
 
-def _rows(alias: str, source: ScriptSource, scope: Scope, *, is_event: bool) -> exp.Subquery:
-    """Return a source's declared columns, each in its declared type; of events, those before the instant."""
-    rows = exp.Select(
-        expressions=[sql.named(declared_column(name, kind), name) for name, kind in source.types.items()]
-    ).from_(raw_table(source), copy=False)
-    if is_event and source.event_time is not None:
-        time = declared_column(source.event_time, source.types[source.event_time])
-        rows = rows.where(exp.LT(this=time, expression=scope.instant().tree), copy=False)
+def _events(shape: Shape, scope: Scope) -> exp.Subquery:
+    """Return the events before the instant, in their declared types, each id of a key once."""
+    alias, source = scope.events
+    rows = _declared(source)
+    if source.event_time is None or source.event_id is None:  # a dimension after FROM
+        return rows.subquery(alias, copy=False)
+    time = declared_column(source.event_time, source.types[source.event_time])
+    rows = rows.where(exp.LT(this=time, expression=scope.instant().tree), copy=False)
+    if not source.unique:
+        rows = _once(rows, shape, source.event_id, source.event_time)
     return rows.subquery(alias, copy=False)
+
+
+def _once(rows: exp.Select, shape: Shape, event_id: str, event_time: str) -> exp.Select:
+    """Return the rows that count of those with one key and id: the newest, of these the largest values.
+
+    A row without an id is like no other.
+    """
+    _, source = next(iter(shape.sources.items()))
+    ranks = [
+        exp.Ordered(this=sql.column(name), desc=True, nulls_first=False)
+        for name in (event_time, *compared_columns(shape))
+    ]
+    number = exp.Window(
+        this=exp.RowNumber(),
+        partition_by=sql.columns_of(shape.key.name.lower(), event_id),
+        order=exp.Order(expressions=ranks),
+    )
+    names = sql.columns_of(*source.types)
+    numbered = sql.select_from([*names, sql.named(number, "fp_repeat")], rows)
+    has_none = exp.Is(this=sql.column(event_id), expression=exp.Null())
+    chosen = exp.or_(has_none, sql.equals("fp_repeat", 1))
+    return sql.select_from([each.copy() for each in names], numbered).where(chosen, copy=False)
+
+
+def _declared(source: ScriptSource) -> exp.Select:
+    """Return a source's declared columns, each in its declared type."""
+    columns = [sql.named(declared_column(name, kind), name) for name, kind in source.types.items()]
+    return exp.Select(expressions=columns).from_(raw_table(source), copy=False)
 
 
 def raw_table(source: ScriptSource) -> exp.Table:

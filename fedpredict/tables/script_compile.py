@@ -90,7 +90,7 @@ class Compiler:
             return self._aggregate(node, name or "")
         if name in FUNCTIONS or name in _TYPED:
             return self._function(node, name)
-        raise _unknown(node, type(node).__name__.lower() if name is None else name)
+        raise _unknown(node, _spelled(node) if name is None else name)
 
     def condition(self, node: exp.Expr) -> exp.Expr:
         """Return the tree of a condition; refuse what is none."""
@@ -366,8 +366,12 @@ def _told(given: list[Typed]) -> str:
     return f"({', '.join(str(each.type) for each in given)})"
 
 
+def _spelled(node: exp.Expr) -> str:
+    return (node.sql_name() if isinstance(node, exp.Func) else type(node).__name__).lower()
+
+
 def _unknown(node: exp.Expr, name: str) -> Exception:
-    if name in RANDOM:
+    if name in RANDOM or name.replace("_", "") in RANDOM:
         return refused(
             node, f"{name} does not give the same answer twice: use :{AS_OF} for the instant of the question"
         )

@@ -13,6 +13,7 @@ from fedpredict.errors import ViewRefusedError
 from fedpredict.tables.script_position import refused
 from fedpredict.tables.script_scope import Scope
 from fedpredict.tables.script_view import ScriptSource, ScriptView
+from fedpredict.tables.script_words import place_words, unclosed
 
 _CLAUSES = frozenset({"expressions", "from_", "joins", "where", "group"})
 _SAID = {
@@ -49,6 +50,25 @@ class Shape:
     outputs: dict[str, exp.Expr]
 
 
+def read_columns(shape: Shape) -> dict[str, list[str]]:
+    """Return what a script reads: alias -> columns, in the order of their declaration."""
+    scope = Scope("duckdb", shape.sources)
+    read = [*shape.outputs.values(), *(each for join in shape.joins for pair in join.pairs for each in pair)]
+    read += [] if shape.where is None else [shape.where]
+    found = {scope.column(node)[:2] for each in read for node in each.find_all(exp.Column)}
+    return {alias: [name for name in source.types if (alias, name) in found] for alias, source in shape.sources.items()}
+
+
+def compared_columns(shape: Shape) -> list[str]:
+    """Return the columns that choose between events of one id and time: those that the script reads, as declared.
+
+    Others make no difference to what the script gives.
+    """
+    alias, source = next(iter(shape.sources.items()))
+    apart = {shape.key.name.lower(), source.event_id, source.event_time}
+    return [name for name in read_columns(shape)[alias] if name not in apart]
+
+
 def parse_shape(view: ScriptView, text: str) -> Shape:
     """Return the parts of a script.
 
@@ -66,6 +86,9 @@ TOO_DEEP = "line 1, column 1: the script is nested too deeply: write fewer brack
 
 def _shape(view: ScriptView, text: str) -> Shape:
     select = _one_select(text)
+    for output in select.expressions:
+        if output.is_star:
+            raise refused(output, "SELECT * is not in the language: name every output")
     for clause, value in select.args.items():
         if value and clause not in _CLAUSES:
             node = value if isinstance(value, exp.Expr) else select
@@ -89,13 +112,18 @@ def _one_select(text: str) -> exp.Select:
             f" (near {str(place.get('highlight', ''))[:60]!r})"
         ) from None
     except TokenError as error:
-        raise ViewRefusedError(f"line 1, column 1: not SQL: {str(error)[:200]}") from None
+        opened = unclosed(text)
+        if opened is None:
+            raise ViewRefusedError(f"line 1, column 1: not SQL: {str(error)[:200]}") from None
+        line, column, begins = opened
+        raise ViewRefusedError(f"line {line}, column {column}: what begins here with {begins} has no end") from None
     if not found:
         raise ViewRefusedError("line 1, column 1: the script is empty: write one SELECT")
     if len(found) > 1:
         raise refused(found[1], "a second statement: a script is one SELECT")
     if not isinstance(found[0], exp.Select):
         raise refused(found[0], f"a {found[0].key} statement: a script is one SELECT")
+    place_words(found[0], text)
     return found[0]
 
 
@@ -173,8 +201,6 @@ def _outputs(view: ScriptView, select: exp.Select, key: exp.Column) -> dict[str,
     wanted = {each.column: each.name for each in view.feature_view(1).features}
     outputs: dict[str, exp.Expr] = {}
     for node in select.expressions:
-        if isinstance(node, exp.Star) or node.is_star:
-            raise refused(node, "SELECT * is not in the language: name every output")
         name = node.alias_or_name.lower() if isinstance(node, exp.Alias | exp.Column) else ""
         if not name:
             raise refused(node, "an output without a name: write AS and one of the view's features")

@@ -62,6 +62,8 @@ class ScriptSource(_Table):
     """table: the column that tells events of one instant apart; text or int."""
     event_time: Identifier | None = None
     """table: the column that says when an event happened; a timestamp, UTC."""
+    unique: bool = False
+    """table: its operator promises that no two rows have the same id and key, so that nothing looks for such rows."""
     key: tuple[Identifier, ...] = ()
     """dimension: the columns that no two rows share."""
     columns: dict[Identifier, Annotated[str, AfterValidator(_type)]]
@@ -81,8 +83,8 @@ class ScriptSource(_Table):
             if self.key:
                 raise ValueError('key does not belong to kind = "table"')
             return self
-        if self.event_id or self.event_time:
-            raise ValueError('event_id and event_time do not belong to kind = "dimension"')
+        if self.event_id or self.event_time or self.unique:
+            raise ValueError('event_id, event_time and unique do not belong to kind = "dimension"')
         if not self.key or not set(self.key) <= set(types):
             raise ValueError('kind = "dimension" needs key, a list of its columns that no two rows share')
         return self
@@ -121,6 +123,7 @@ class MaxAge(_Table):
     """How old features may be in each mode, as of the instant that they were computed for."""
 
     realtime: Age | None = None
+    """Without effect, as these are of the question's instant; kept for views that were registered with it."""
     nearline: Age | None = None
     offline: Age | None = None
 

@@ -258,6 +258,34 @@ def realtime_view(filled: Filled, merchants: list[Merchant], engine: MemoryEngin
     return view
 
 
+@pytest.mark.parametrize(
+    ("promise", "counted"), [("", 2.0), ("unique = true\n", 4.0)], ids=["each-id-once", "every-row"]
+)
+def test_an_id_that_a_table_repeats_counts_once_unless_the_view_promises_that_none_does(
+    promise: str, counted: float, engine: MemoryEngine, tmp_path: Path
+) -> None:
+    event = Event("dup", AS_OF - timedelta(minutes=5), "a0", "m1", "2.00", "web")
+    later = event._replace(at=AS_OF - timedelta(minutes=1), amount="7.00")
+    events = [event, later, event, event._replace(account="b0"), event._replace(id=None), later._replace(at=AS_OF)]
+    warehouse = LocalWarehouse(tmp_path / "warehouse")
+    store(warehouse, events, random_merchants(2))
+    definition = DEFINITION.replace('event_id = "id"\n', 'event_id = "id"\n' + promise)
+    registered, _ = register_view(warehouse, ScriptView.model_validate(tomllib.loads(definition)), definition, SCRIPT)
+    realtime = RealtimeView(registered, WarehouseSource(warehouse, registered.view.sources["tx"], "account"), engine)
+    realtime.put_dimensions({alias: read_typed(warehouse, each) for alias, each in realtime.dimensions.items()})
+
+    rows = read_snapshot_rows(warehouse, refresh_view(warehouse, registered, AS_OF).snapshot, ["sample_id", "n_1h"])
+    arrays = realtime.extract(["a0", "b0"], MICROS)
+    duckdb = realtime._of_table(realtime._run(realtime._source.fetch(["a0", "b0"], MICROS), MICROS))
+    warehouse.close()
+
+    wanted = {"a0": counted, "b0": 1.0}  # of the account's rows: the newer of `dup`, and the one without an id
+    assert {row["sample_id"]: row["n_1h"] for row in rows.to_pylist()} == wanted
+    for found in (arrays, duckdb):
+        assert {name: found.numbers["n_1h"][place] for name, place in found.places.items()} == wanted
+        assert promise or found.numbers["spent_30d"][found.places["a0"]] == 9.0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_realtime_and_a_refresh_give_the_same(seed: int, engine: MemoryEngine, tmp_path: Path) -> None:
     suffix = f"_{seed}"

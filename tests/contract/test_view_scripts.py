@@ -27,6 +27,7 @@ from tests.raw_transactions import (
     random_events,
     random_merchants,
     renamed,
+    revisions,
     store,
 )
 
@@ -61,13 +62,16 @@ CHOSEN = [
 def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None:
     suffix = f"_{uuid.uuid4().hex[:12]}"
     events, merchants = [*CHOSEN, *random_events(3, 12, 150)], random_merchants(12)
-    store(warehouse, events, merchants, suffix)
+    events += revisions(events, 4)
+    odd = [Event("o", AS_OF - timedelta(hours=1), name, "m0", "1.00", "web") for name in ("bad\nid", "é" * 129)]
+    store(warehouse, [*events, *odd], merchants, suffix)
     view, definition = renamed(DEFINITION.replace('texts = ["card", "web", "app"]\n', ""), suffix)
     registered, is_new = register_view(warehouse, view, definition, SCRIPT)
 
     report = refresh_view(warehouse, registered, AS_OF)
 
     assert is_new
+    assert (report.odd_keys, report.unread) == (2, {})
     rows = read_snapshot_rows(warehouse, report.snapshot, ["sample_id", "event_time", *view.features])
     assert differences(rows, oracle(events, merchants, AS_OF)) == []
     assert set(rows.column("event_time").to_pylist()) == {AS_OF}

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedpredict.cli.main import run
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
+from fedpredict.state.lease_files import FolderLeases
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.script_store import list_scripts
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import EXAMPLES, random_events, random_merchants, store
 
@@ -63,6 +71,45 @@ def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys
     assert "tx.amount > 0" in said(capsys, "view", "show", "transactions", "--version", "1", *OPTIONS)
     listed = json.loads(said(capsys, "view", "list", "--json", *OPTIONS))
     assert [(each["version"], each["owner"]) for each in listed] == [(1, "risk@bank.example"), (2, "risk@bank.example")]
+
+
+def test_a_max_age_for_real_time_is_told_to_do_nothing(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    assert run(["view", "lint", str(file)]) == 0
+    assert capsys.readouterr().err == ""
+    file.write_text(file.read_text().replace("[max_age]", '[max_age]\nrealtime = "5m"'))
+
+    for words in (("lint", str(file)), ("register", str(file), *ALONE)):
+        assert run(["view", *words]) == 0
+        assert "note: [max_age] realtime has no effect" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_refresh_is_of_the_newest_version_and_those_that_models_use(
+    views: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, party = views / "transactions.sql", views.parent / "lab"
+    said(capsys, "view", "register", str(views / "transactions.toml"), *ALONE)
+    with closing(LocalWarehouse(party / "warehouse")) as warehouse:
+        part = LinearPart(("last_amount",), np.array([[1.0]]), None, np.array([0.0]))
+        partial = PartialModel("credit", "run-1", "bank", Kind.LINEAR, (), False, part)
+        bound = list_scripts(warehouse, "transactions")[0]
+        publish_model(warehouse, partial, bound.view.feature_view(1), "a" * 64, lambda _: {})
+    for amount in ("1", "2"):
+        script.write_text(script.read_text().replace("WHERE tx.amount > 0", f"WHERE tx.amount > 0.0{amount}"))
+        said(capsys, "view", "register", str(views / "transactions.toml"), *ALONE)
+        script.write_text(script.read_text().replace(f"WHERE tx.amount > 0.0{amount}", "WHERE tx.amount > 0"))
+    day = ["--as-of", "2024-03-01T00:00:00Z"]
+
+    told = json.loads(said(capsys, "features", "refresh", "transactions", *day, "--json", *OPTIONS))
+    alone = json.loads(said(capsys, "features", "refresh", "transactions", "--version", "2", *day, "--json", *OPTIONS))
+    FolderLeases(party / "warehouse" / ".leases").take("refresh:transactions:3", "other-host:7:x", 600.0)
+    partly = said(capsys, "features", "refresh", "transactions", *day, *OPTIONS, code=10)
+    listed = json.loads(said(capsys, "features", "list", "--json", *OPTIONS))
+
+    assert (told["version"], [each["version"] for each in told["others"]]) == (3, [1])
+    assert (alone["version"], alone["others"]) == (2, [])
+    assert "refresh:transactions:3 is under way at other-host:7:x" in partly
+    assert [each["version"] for each in listed] == [1, 1, 2, 3]
 
 
 def test_view_test_compares_what_a_fixture_expects(views: Path, capsys: pytest.CaptureFixture[str]) -> None:

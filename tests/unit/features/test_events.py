@@ -194,9 +194,20 @@ def test_a_line_that_is_no_object_is_told_by_its_number(line: bytes) -> None:
     assert raised.value.refused == ({"line": 4, "reason": "it is no JSON object"},)
 
 
+def test_a_byte_order_mark_before_json_lines_is_passed_over(tmp_path: Path) -> None:
+    marked = b"\xef\xbb\xbf" + lines_of(GOOD)
+    (tmp_path / "marked.jsonl").write_bytes(marked)
+
+    for rows in (json_lines(marked), file_rows(tmp_path / "marked.jsonl", FEED)):
+        store = Memory()
+        assert take_events(store, FEED, rows).accepted == 1
+        assert len(store.events) == 1
+
+
 def test_no_event_at_all_and_too_many_reasons() -> None:
-    with pytest.raises(EventsRefusedError, match="there is no event"):
+    with pytest.raises(EventsRefusedError, match="there is no event: nothing was sent") as nothing:
         take_events(Memory(), FEED, json_lines(b" \n"))
+    assert public_status(nothing.value).text == "no event was sent; none was stored"
     with pytest.raises(EventsRefusedError) as raised:
         take_events(Memory(), FEED, json_lines(b"\n".join([b"{}"] * 50)))
     assert (raised.value.n_refused, len(raised.value.refused)) == (50, MAX_TOLD)

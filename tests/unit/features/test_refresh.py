@@ -17,6 +17,7 @@ from fedpredict.errors import ViewRefusedError, WarehouseWriteError
 from fedpredict.features.load import load_file
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
+from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
@@ -113,6 +114,21 @@ def test_a_feature_cannot_change_its_type(warehouse: LocalWarehouse) -> None:
         register(warehouse, definition, SCRIPT.replace("LAST(tx.amount)", "LAST(tx.merchant)"))
 
 
+def test_a_raw_column_keeps_its_type_while_a_model_uses_its_table(warehouse: LocalWarehouse) -> None:
+    changed = DEFINITION.replace('amount = "decimal(12,2)"', 'amount = "double"')
+    v1 = register(warehouse)
+    assert register(warehouse, changed).version == 2
+    model_over(warehouse, v1, "last_amount")
+
+    with pytest.raises(
+        ViewRefusedError,
+        match=r"column amount of raw_transactions is double under \[sources.tx\], and decimal\(12,2\) in version 1, "
+        "which model credit uses: keep the type",
+    ):
+        register(warehouse, changed.replace("an account did", "somebody did"))
+    assert register(warehouse, DEFINITION.replace("an account did", "somebody did")).version == 3
+
+
 def test_a_script_that_the_raw_tables_do_not_have_is_not_registered(warehouse: LocalWarehouse) -> None:
     definition = DEFINITION.replace('channel = "text"', 'channel = "text"\nfee = "double"')
 
@@ -173,6 +189,48 @@ def test_a_refresh_that_shrinks_the_view_is_held_back_until_it_is_forced(warehou
     assert refresh_view(warehouse, registered, AS_OF, max_shrink=0.5).snapshot.n_rows == 7
     store(warehouse, events(1), [])
     assert refresh_view(warehouse, registered, AS_OF, force=True).snapshot.n_rows == 1
+
+
+def test_the_first_snapshot_of_a_version_is_compared_with_the_views_newest(warehouse: LocalWarehouse) -> None:
+    refresh_view(warehouse, register(warehouse), AS_OF)
+    store(warehouse, events(7), [])
+    second = register(warehouse, *without("last_channel"))
+
+    with pytest.raises(ViewRefusedError, match=r"7 rows instead of the 10 of snapshot 20240301T\S+ of version 1, more"):
+        refresh_view(warehouse, second, AS_OF)
+    refresh_view(warehouse, second, AS_OF, force=True)
+    # what a version always has fewer is not held back for ever
+    assert refresh_view(warehouse, second, AS_OF).snapshot.n_rows == 7
+
+
+def test_values_that_are_not_of_their_declared_type_are_counted(warehouse: LocalWarehouse) -> None:
+    registered = register(warehouse)
+    odd = [each._replace(amount=amount) for each, amount in zip(events(3), ["12,50", "", None], strict=True)]
+    store(warehouse, [*odd, *events(5)[3:]], [Merchant("m0", "food", "1 May")])
+
+    with pytest.raises(ViewRefusedError, match=r"none of the 1 values of dim_merchants.opened is date, as the view"):
+        refresh_view(warehouse, registered, AS_OF)
+    assert list_snapshots(warehouse) == []
+    report = refresh_view(warehouse, registered, AS_OF, force=True)
+
+    assert report.unread == {"raw_transactions.amount": 2, "dim_merchants.opened": 1}
+    assert report.snapshot.n_rows == 2  # NULL is not above 0
+
+
+def test_keys_that_are_no_sample_ids_are_left_out_and_counted(warehouse: LocalWarehouse) -> None:
+    registered = register(warehouse)
+    good = ["plain", "é" * 128, "x" * 256, " a\u00a0b", "a\u200bb", "年龄"]
+    bad = ["bad\nid", "nul\0", "del\x7f", "c1\x85", "x" * 257, "é" * 129]
+    event = events(1)[0]
+    rows = [event._replace(id=f"k{at}", account=name) for at, name in enumerate([*good, *bad, *bad])]
+    store(warehouse, [*rows, event._replace(at=AS_OF, account="later\n")], [])
+
+    report = refresh_view(warehouse, registered, AS_OF)
+
+    assert report.odd_keys == len(bad)
+    found = read_snapshot_rows(warehouse, report.snapshot, ["sample_id"]).column(0).to_pylist()
+    assert sorted(found) == sorted(good)
+    assert valid_sample_ids([each.encode() for each in (*good, *bad)]).tolist() == [True] * 6 + [False] * 6
 
 
 def rows_stored(warehouse: LocalWarehouse) -> int:

@@ -178,7 +178,7 @@ async def test_a_registered_view_says_how_old_its_features_may_be_and_settings_s
             found.append(reply.share.status.tolist() == [OK])
         return found
 
-    ages = {Mode.REALTIME: HOUR // 12, Mode.NEARLINE: 2 * HOUR, Mode.OFFLINE: 72 * HOUR}
+    ages = {Mode.NEARLINE: 2 * HOUR, Mode.OFFLINE: 72 * HOUR}
     assert loader.state.current["credit"].max_age == ages
     assert await answers("", Mode.NEARLINE) == [True, False, False, False]
     assert await answers("", Mode.OFFLINE) == [True, True, True, False]

@@ -141,6 +141,8 @@ def test_other_keys_are_views_and_a_view_of_such_a_name_has_a_place_of_its_own()
     ("text", "told"),
     [
         ('behaviour = "0 * * * *"', "timezone: behaviour needs one"),
+        ('timezon = "UTC"\nbehaviour = "0 * * * *"', "timezon is no view with a cron .* did you mean timezone"),
+        ('timezone = "UTC"\n[task]\nscore = "0 * * * *"', "task is no view with .* did you mean tasks"),
         ('timezone = "Berlin"\nbehaviour = "0 * * * *"', 'there is no time zone "Berlin"'),
         ('timezone = "UTC"\nbehaviour = "hourly"', 'behaviour: "hourly" is no cron expression'),
         ('timezone = "UTC"\nbehaviour = "0 25 * * *"', 'behaviour: hour: "25" is not within 0 to 23'),
