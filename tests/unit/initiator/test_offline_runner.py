@@ -488,6 +488,18 @@ async def test_predictions_that_moved_since_the_task_before_are_a_warning(bench:
     assert f"have moved since task {same}" in warning
 
 
+async def test_predictions_that_are_missing_since_the_task_before_are_a_warning(bench: Bench) -> None:
+    first = bench.submit()
+    async with bench.working():
+        await bench.until(first, OfflineState.DONE)
+        bench.parties["lab"].lacks = set(range(N_IDS))
+        empty = bench.submit()
+        await bench.until(empty, OfflineState.DONE)
+    assert bench.info(first).warnings == ()
+    told = f"0 of {N_IDS} ids have a score, 0.0 %; of task {first} it was 100.0 %"
+    assert bench.info(empty).warnings == (told,)
+
+
 async def test_bins_are_not_chosen_by_a_bucket_without_predictions(bench: Bench) -> None:
     task_id = bench.submit()
     (version,) = list_versions(bench.warehouse)
