@@ -83,6 +83,20 @@ def chunks_of(population: SampleIdsLike | Path | FileOf) -> Callable[[], Iterato
     return lambda: pieces(given.packed)
 
 
+def some_of(population: SampleIdsLike | Path | FileOf) -> Callable[[], Iterator[SampleIds]]:
+    """Return what `chunks_of` does, where there is anything: a file is read as far as its first ids.
+
+    Raises:
+        InputError: As `chunks_of` says.
+        EmptyRequestError: There are no ids.
+    """
+    chunks = chunks_of(population)
+    if next(chunks(), None) is None:
+        path = population.path if isinstance(population, FileOf) else population
+        raise EmptyRequestError(f"{path}: there is no sample id in the file")
+    return chunks
+
+
 def pieces(sample_ids: SampleIds) -> Iterator[SampleIds]:
     """Give ids in pieces of at most `MAX_CHUNK_ROWS`, and about `CHUNK_BYTES`.
 

@@ -462,6 +462,24 @@ async def test_the_event_loop_digests_and_combines_nothing(bench: Bench, monkeyp
     assert {name.rpartition("_")[0] for name in threads} == {"fedpredict-offline"}
 
 
+@pytest.mark.parametrize(
+    ("problem", "fix"),
+    [
+        ("its operator has not accepted it", "have its operator accept it, then retry"),
+        ("it was revoked here", "`revoke`, then `propose`) and accepted there, and submit the task again"),
+        ("it is not complete here: not all of its ids have come", "lacks nothing"),
+        ("version 3 is not known here", "see `fedpredict population show` at both"),
+    ],
+)
+def test_a_population_that_is_not_answered_for_is_told_with_what_helps(problem: str, fix: str) -> None:
+    error = PopulationRefusedError("", population="p", problem=f"version 3: {problem}")
+    verdict = verdict_on(PartyFailedError("lab", error))
+    assert verdict.state is OfflineState.FAILED
+    assert problem in verdict.why.problem
+    assert fix in verdict.why.problem
+    assert ("have its operator accept it" in verdict.why.problem) == (problem == "its operator has not accepted it")
+
+
 async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) -> None:
     bench.parties["lab"].lacks = {3}
     task_id = bench.submit()
