@@ -72,9 +72,10 @@ def _party(task: OfflineTask, party: str) -> PartyView:
     return PartyView(
         party=party,
         statuses=said.statuses,
-        buckets_done=task.buckets_done,
+        buckets_done=task.buckets_done + task.buckets_gathered,
         problem=task.problem if task.problem_party == party else "",
         oldest_event_time=said.oldest_event_time,
+        sources=said.sources,
     )
 
 
@@ -103,6 +104,12 @@ def _warnings(
     since = "" if before is None else f"task {before.task_id}"
     told += scored_warnings(task.totals.scored, task.totals.ids, was, since)
     told += [f"{what}: {counted[origin]}" for origin, what in _STAND_INS.items() if counted.get(origin)]
+    told += [
+        f"the shares of party {party} come from {len(said.sources)} states of its data ({'; '.join(said.sources)}),"
+        " which the results mix: submit it again, with another key, where that matters"
+        for party, said in task.totals.parties.items()
+        if len(said.sources) > 1
+    ]
     if task.results_removed:
         told.append("the results were removed: they were older than the initiator keeps them (tasks.keep_days)")
     return tuple(told)

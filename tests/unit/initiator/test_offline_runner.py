@@ -46,6 +46,7 @@ from fedpredict.state.tasks import SqlTaskStore, open_task_store
 from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire.offline_codec import task_from_wire, task_to_wire
 
 N_IDS, N_BUCKETS = 64, 8
 IDS = [f"u{number}".encode() for number in range(N_IDS)]
@@ -504,6 +505,30 @@ async def test_predictions_that_moved_since_the_task_before_are_a_warning(bench:
     assert (bench.info(same).histograms[0].stability, bench.info(same).warnings) == (0.0, ())
     (warning,) = bench.info(moved).warnings
     assert f"have moved since task {same}" in warning
+
+
+async def test_a_task_whose_buckets_come_from_several_snapshots_of_a_party_is_warned_of(bench: Bench) -> None:
+    mixed, n_answers = bench.parties["lab"], 0
+
+    def told(answer: BucketAnswer) -> BucketAnswer:
+        nonlocal n_answers
+        n_answers += 1
+        return replace(answer, sources=("snapshot 20260301T060000.000000Z" if n_answers <= 3 else "snapshot B",))
+
+    mixed.edit = told
+    bench.parties["bank"].edit = lambda answer: replace(answer, sources=("snapshot A",))
+    task_id = bench.submit()
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    info = bench.info(task_id)
+    sources = {each.party: each.sources for each in info.parties}
+    assert sources == {"bank": ("snapshot A",), "lab": ("snapshot 20260301T060000.000000Z", "snapshot B")}
+    (warning,) = info.warnings
+    assert warning.startswith("the shares of party lab come from 2 states of its data (snapshot 20260301T")
+    of_buckets = [each.totals.parties["lab"].sources for each in bench.store.buckets(task_id).values()]
+    assert (len(of_buckets), of_buckets.count(("snapshot B",))) == (N_BUCKETS, N_BUCKETS - 3)
+    assert [each.buckets_done for each in info.parties] == [N_BUCKETS, N_BUCKETS]
+    assert task_from_wire(task_to_wire(info)).parties == info.parties
 
 
 async def test_predictions_that_are_missing_since_the_task_before_are_a_warning(bench: Bench) -> None:
