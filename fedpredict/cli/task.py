@@ -67,7 +67,9 @@ def submit(
     population: Annotated[
         str | None, typer.Option("--population", help="A standing population of the initiator's.")
     ] = None,
-    version: Annotated[int | None, typer.Option("--version", help="Its version; default: the newest.", min=1)] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Its version; default: the newest accepted by all.", min=1)
+    ] = None,
     table: Annotated[
         str | None, typer.Option("--table", help="A table that the settings of the initiator offer.")
     ] = None,

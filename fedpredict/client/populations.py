@@ -29,7 +29,7 @@ class Standing:
 
     Attributes:
         name: Its name.
-        version: Its version; None: the newest.
+        version: Its version; None: the newest that all participants have accepted, or, without one, the newest.
     """
 
     name: str
