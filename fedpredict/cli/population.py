@@ -22,7 +22,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.participant import acceptance
 from fedpredict.participant.settings import ParticipantSettings
-from fedpredict.tables.deliveries import Delivery, list_deliveries
+from fedpredict.tables.deliveries import Delivery, accepted_versions, list_deliveries
 from fedpredict.tables.populations import PopulationVersion, list_versions
 from fedpredict.warehouse.base import Warehouse
 
@@ -39,7 +39,7 @@ By = Annotated[str | None, typer.Option("--by", help="Who does it; default: this
 From = Annotated[str | None, typer.Option("--from", help="At a participant: the initiator that named it.")]
 Version = Annotated[int | None, typer.Option("--version", help="Its version.", min=1)]
 
-_OF_PARTY = ("party", "version", "state", "lacking", "problem", "changed_at")
+_OF_PARTY = ("party", "version", "state", "accepted", "lacking", "problem", "changed_at")
 _OF_VERSION = ("from", "name", "version", "ids", "buckets", "state", "by", "changed_at")
 
 
@@ -130,9 +130,10 @@ def show(name: Name, *, owner: From = None, config: PartyConfig = None, as_json:
         versions = list_versions(warehouse, owner=owner, population=name)
         is_initiator = isinstance(loaded.settings, InitiatorSettings)
         deliveries = list_deliveries(warehouse, loaded.settings.party, name) if is_initiator else []
+        accepted = accepted_versions(warehouse, loaded.settings.party, name) if is_initiator else {}
     if not versions:
         raise InputError(f"there is no population {name}; see `fedpredict population list`")
-    rows = [_delivery(each) for each in deliveries]
+    rows = [{**_delivery(each), "accepted": accepted.get(each.party) or None} for each in deliveries]
     if as_json:
         output.fields({"name": name, "versions": [_row(each) for each in versions], "parties": rows})
         return

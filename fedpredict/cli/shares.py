@@ -16,7 +16,7 @@ from fedpredict.cli.names import find_model
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.task_plot import check_plot, save_plot
-from fedpredict.errors import InputError, ModelNotFoundError
+from fedpredict.errors import FedPredictError, InputError, ModelNotFoundError
 from fedpredict.scoring.leased import prune_shares_alone, score_alone
 from fedpredict.scoring.task_report import report_of
 from fedpredict.scoring.tasks import damaged_buckets, previous_state
@@ -64,23 +64,30 @@ def score(
         versions = [find_model(current, each) for each in models] if models else list(current.values())
         if not versions:
             raise ModelNotFoundError("there is no model yet; see `fedpredict model convert`")
-        reports = []
+        reports: list[dict[str, Any]] = []
+        failed: dict[str, FedPredictError] = {}
         for version in versions:
-            with output.progress(f"scoring {version.model_id}") as advance:
-                state = score_alone(
-                    alone,
-                    party.warehouse,
-                    version,
-                    asked,
-                    rows_per_bucket=party.tasks.bucket_rows,
-                    n_buckets=buckets,
-                    again=again,
-                    advance=advance,
-                )
-            before = previous_state(party.warehouse, state.task)
+            try:
+                with output.progress(f"scoring {version.model_id}") as advance:
+                    state = score_alone(
+                        alone,
+                        party.warehouse,
+                        version,
+                        asked,
+                        rows_per_bucket=party.tasks.bucket_rows,
+                        n_buckets=buckets,
+                        again=again,
+                        advance=advance,
+                    )
+                before = previous_state(party.warehouse, state.task)
+            except FedPredictError as error:  # the other models' day is due all the same
+                failed[version.model_id] = error
+                continue
             reports.append(report_of(state, before, limit=party.tasks.stability_limit))
-        _print(output, reports, plot)
+        if reports:
+            _print(output, reports, plot)
         _prune(wiring.load_party(config), party.warehouse, Alone(leases), output)
+    _raise_first(failed, len(versions))
 
 
 @app.command("list")
@@ -164,6 +171,18 @@ def _prune(loaded: wiring.LoadedParty, warehouse: Warehouse, alone: Alone, outpu
             prune_shares_alone(alone, warehouse, loaded.settings.tasks.keep_days)
     except PRUNING_ERRORS as error:
         output.note(f"warning: the day is scored, but what is older was not all removed: {error}")
+
+
+def _raise_first(failed: Mapping[str, FedPredictError], n_models: int) -> None:
+    """Raise the first error, with notes of which models have none of the day's scores, and why the others have not."""
+    if not failed:
+        return
+    (_, first), *others = failed.items()
+    if n_models > 1:
+        first.add_note(f"not scored: {', '.join(failed)} ({len(failed)} of {n_models} models)")
+        for model_id, error in others:
+            first.add_note(f"{model_id}: {error}")
+    raise first
 
 
 def _day(text: str | None) -> date:

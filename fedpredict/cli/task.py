@@ -20,6 +20,7 @@ from fedpredict.cli.task_plot import check_plot, save_plot
 from fedpredict.client import Client, FileOf, Mode, OfflineState, RankBy, Standing, TableOf, TaskInfo
 from fedpredict.client.populations import Population
 from fedpredict.errors import InputError, TaskFailedError
+from fedpredict.model.offline import PartyView
 
 app = typer.Typer(
     help="Predictions for whole populations, made in the background by an initiator (and `score`, at a party).",
@@ -66,7 +67,9 @@ def submit(
     population: Annotated[
         str | None, typer.Option("--population", help="A standing population of the initiator's.")
     ] = None,
-    version: Annotated[int | None, typer.Option("--version", help="Its version; default: the newest.", min=1)] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="Its version; default: the newest accepted by all.", min=1)
+    ] = None,
     table: Annotated[
         str | None, typer.Option("--table", help="A table that the settings of the initiator offer.")
     ] = None,
@@ -253,10 +256,7 @@ def _row(info: TaskInfo) -> dict[str, object]:
 def _shown(info: TaskInfo) -> dict[str, object]:
     """Return what a person reads of a task."""
     counts = {status.name.lower(): count for status, count in info.statuses.items()}
-    parties = [
-        f"{each.party}: {', '.join(f'{count} {status.name.lower()}' for status, count in each.statuses.items())}"
-        for each in info.parties
-    ]
+    parties = [_party(each, info.n_buckets) for each in info.parties]
     moved = [f"{each.stability:.3f}" for each in info.histograms if each.stability is not None]
     return {
         **{key: value for key, value in _row(info).items() if key not in ("histograms", "parties", "statuses")},
@@ -264,6 +264,12 @@ def _shown(info: TaskInfo) -> dict[str, object]:
         "parties": parties,
         "stability": moved,
     }
+
+
+def _party(party: PartyView, n_buckets: int) -> str:
+    counts = [f"{count} {status.name.lower()}" for status, count in party.statuses.items()]
+    told = ", ".join([f"{party.buckets_done} of {n_buckets} buckets", *counts])
+    return f"{party.party}: {told} ({'; '.join(party.sources)})" if party.sources else f"{party.party}: {told}"
 
 
 def _json(info: TaskInfo) -> dict[str, object]:
@@ -291,6 +297,8 @@ def _json(info: TaskInfo) -> dict[str, object]:
                 "statuses": _counts(each.statuses),
                 "problem": each.problem,
                 "oldest_event_time_us": each.oldest_event_time,
+                "buckets_done": each.buckets_done,
+                "sources": each.sources,
             }
             for each in info.parties
         ],

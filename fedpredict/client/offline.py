@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from fedpredict.client import core
 from fedpredict.client.connection import Deadline
-from fedpredict.client.populations import Population, Standing, TableOf, chunks_of
+from fedpredict.client.populations import Population, Standing, TableOf, some_of
 from fedpredict.client.session import Session
 from fedpredict.errors import DeadlineExceededError, InputError, ProtocolError, ServerUnavailableError
 from fedpredict.model.ids import check_model_id
@@ -75,7 +75,8 @@ class OfflineCalls:
         elif isinstance(population, TableOf):
             asked = submission(table=population.name)
         else:
-            upload = await self._upload(chunks_of(population), request_id, deadline)
+            chunks = await asyncio.to_thread(some_of, population)
+            upload = await self._upload(chunks, request_id, deadline)
             asked = submission(upload_id=upload.upload_id)
         message = offline_codec.submission_to_wire(asked)
         task = await self._about(core.SUBMIT_TASK, message.SerializeToString(), deadline, model_id)

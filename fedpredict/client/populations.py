@@ -29,7 +29,7 @@ class Standing:
 
     Attributes:
         name: Its name.
-        version: Its version; None: the newest.
+        version: Its version; None: the newest that all participants have accepted, or, without one, the newest.
     """
 
     name: str
@@ -81,6 +81,20 @@ def chunks_of(population: SampleIdsLike | Path | FileOf) -> Callable[[], Iterato
     if not len(given):
         raise EmptyRequestError("there are no sample ids to predict")
     return lambda: pieces(given.packed)
+
+
+def some_of(population: SampleIdsLike | Path | FileOf) -> Callable[[], Iterator[SampleIds]]:
+    """Return what `chunks_of` does, where there is anything: a file is read as far as its first ids.
+
+    Raises:
+        InputError: As `chunks_of` says.
+        EmptyRequestError: There are no ids.
+    """
+    chunks = chunks_of(population)
+    if next(chunks(), None) is None:
+        path = population.path if isinstance(population, FileOf) else population
+        raise EmptyRequestError(f"{path}: there is no sample id in the file")
+    return chunks
 
 
 def pieces(sample_ids: SampleIds) -> Iterator[SampleIds]:

@@ -14,6 +14,8 @@ _SPREAD = 4.0
 _GROUPS = 10
 _LEAST = 1e-4
 """What a group that has no scores counts as, so that the index stays finite."""
+_LEAST_LEFT = 0.75
+"""What must be left of the share of ids that had scores before; less is told."""
 
 
 def bins_around(mean: float, deviation: float) -> tuple[float, float]:
@@ -32,7 +34,7 @@ def stability_index(before: Sequence[int], now: Sequence[int]) -> float | None:
     """Return the population stability index of two histograms over the same bins; None where one is empty.
 
     Bins are joined to about ten groups that had the same number of scores before. Below 0.1 little has changed; above
-    0.25 much has.
+    0.25 much has. That one is empty is for `scored_warnings` to tell.
 
     >>> stability_index([10, 10, 10], [20, 20, 20]), stability_index([], [])
     (0.0, None)
@@ -47,3 +49,25 @@ def stability_index(before: Sequence[int], now: Sequence[int]) -> float | None:
     starts = np.flatnonzero(np.concatenate([[True], passed[1:] != passed[:-1]]))
     shares = [np.maximum(np.add.reduceat(each, starts) / each.sum(), _LEAST) for each in (old, new)]
     return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+
+
+def scored_warnings(scored: int, ids: int, before: tuple[int, int] | None, since: str) -> list[str]:
+    """Return warnings where few of the ids that were asked about have scores; a histogram says nothing of the others.
+
+    Args:
+        scored: Ids that have a score.
+        ids: All that were asked about.
+        before: The same two numbers of what is compared with; None: there is nothing.
+        since: What that is, for people.
+
+    >>> scored_warnings(74, 100, (10, 10), "task t")
+    ['74 of 100 ids have a score, 74.0 %; of task t it was 100.0 %']
+    >>> scored_warnings(75, 100, (10, 10), "task t"), scored_warnings(0, 10, None, "")
+    ([], ['none of the 10 ids has a score'])
+    """
+    if not ids:
+        return []
+    was = before[0] / before[1] if before is not None and before[1] else 0.0
+    if scored / ids < _LEAST_LEFT * was:
+        return [f"{scored} of {ids} ids have a score, {100 * scored / ids:.1f} %; of {since} it was {100 * was:.1f} %"]
+    return [] if scored else [f"none of the {ids} ids has a score"]

@@ -18,6 +18,8 @@ Bins = tuple[tuple[float, float], ...]
 """For each output whose distribution is recorded: where its inner bins begin, and how wide each is."""
 Counts = Mapping[SampleStatus, int]
 """Ids by status."""
+MAX_SOURCES = 8
+"""Snapshots or days of one party that are told of a task, where its buckets come from several."""
 _Code = TypeVar("_Code", SampleStatus, Origin)
 
 
@@ -161,10 +163,12 @@ class PartyTotals:
     Attributes:
         statuses: Its ids by status.
         oldest_event_time: Of the features it used, in microseconds UTC; None when it used none.
+        sources: Which snapshots, or days, its shares come from: the first `MAX_SOURCES` by name, as far as known.
     """
 
     statuses: Counts = field(default_factory=dict)
     oldest_event_time: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,13 +273,21 @@ class HistogramView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartyView:
-    """One party's side of a task: see `PartyTotals`; `problem` says why nothing comes from it now."""
+    """One party's side of a task.
+
+    Attributes:
+        party: Which.
+        statuses, oldest_event_time, sources: As in `PartyTotals`.
+        buckets_done: Buckets whose shares of it are kept: those that are done, and those gathered for an engine.
+        problem: Why nothing comes from it now.
+    """
 
     party: str
     statuses: Counts
     buckets_done: int
     problem: str
     oldest_event_time: int | None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +374,9 @@ def add_totals(one: Totals, other: Totals) -> Totals:
         both = [each.parties[party] for each in (one, other) if party in each.parties]
         times = [each.oldest_event_time for each in both if each.oldest_event_time is not None]
         parties[party] = PartyTotals(
-            statuses=add_counts(*(each.statuses for each in both)), oldest_event_time=min(times, default=None)
+            statuses=add_counts(*(each.statuses for each in both)),
+            oldest_event_time=min(times, default=None),
+            sources=tuple(sorted({source for each in both for source in each.sources})[:MAX_SOURCES]),
         )
     histograms = [
         tuple(a + b for a, b in zip(mine, theirs, strict=True))

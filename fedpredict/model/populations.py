@@ -92,6 +92,7 @@ class BucketAnswer:
         oldest_event_time: The oldest event time among the features used, in microseconds UTC, or None.
         elapsed_s: Seconds the party spent.
         masked: The share in a masked sum; `share` has the statuses and no numbers then. None: it is not masked.
+        sources: What it comes from: a snapshot or a day's shares; two where that changed meanwhile; none: not known.
     """
 
     share: Share
@@ -99,6 +100,7 @@ class BucketAnswer:
     oldest_event_time: int | None
     elapsed_s: float
     masked: MaskedWords | None = None
+    sources: tuple[str, ...] = ()
 
 
 class BucketScorer(Protocol):

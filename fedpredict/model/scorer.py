@@ -90,6 +90,7 @@ class PartyReply:
             REFUSED here; where no model has a share, the width of this one says nothing.
         reasons: Why points were lost, in the order of the query's sample ids; None where the party tells nothing.
         masked: The share in a masked sum; `share` has the statuses and no numbers then. None: it is not masked.
+        sources: Of a bucket's share: as in `BucketAnswer`.
     """
 
     share: Share
@@ -99,6 +100,7 @@ class PartyReply:
     failures: Mapping[int, FedPredictError] = field(default_factory=dict)
     reasons: Reasons | None = None
     masked: MaskedWords | None = None
+    sources: tuple[str, ...] = ()
 
 
 class PartyScorer(Protocol):

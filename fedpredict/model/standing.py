@@ -26,6 +26,14 @@ class PopulationState(StrEnum):
     REVOKED = "revoked"
 
 
+WHY_NOT = {
+    PopulationState.RECEIVING: "it is not complete here: not all of its ids have come",
+    PopulationState.PROPOSED: "its operator has not accepted it",
+    PopulationState.REVOKED: "it was revoked here",
+}
+"""Why a participant does not answer for a version that is in that state there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopulationNotice:
     """An initiator tells a participant of a version, or only asks what became of it.

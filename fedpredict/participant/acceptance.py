@@ -7,19 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from fedpredict.errors import InputError
-from fedpredict.model.standing import PopulationState
+from fedpredict.model.standing import WHY_NOT, PopulationState
 from fedpredict.tables import populations as tables
 from fedpredict.tables.populations import PopulationVersion
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
-
-WHY_NOT = {
-    PopulationState.RECEIVING: "it is not complete here: not all of its ids have come",
-    PopulationState.PROPOSED: "its operator has not accepted it",
-    PopulationState.REVOKED: "it was revoked here",
-}
-"""Why a version in that state is not answered for."""
 
 
 def accept(
@@ -38,7 +31,10 @@ def accept(
         return version
     if version.state is not PopulationState.PROPOSED:
         why = WHY_NOT[version.state]
-        raise InputError(f"version {version.version} of population {population} of {owner} cannot be accepted: {why}")
+        what = f"version {version.version} of population {population} of {owner} cannot be accepted: {why}"
+        if version.state is PopulationState.REVOKED:
+            what = f"{what}, for good; accept a version that {owner} makes anew"
+        raise InputError(what)
     changed = _changed(warehouse, version, PopulationState.ACCEPTED, by)
     prune(warehouse, changed, keep_versions)
     return changed

@@ -347,6 +347,7 @@ def _covered(reply: PartyReply, status: Statuses, masked: MaskedWords) -> PartyR
         segment_event_times=reply.segment_event_times,
         failures=reply.failures,
         masked=masked,
+        sources=reply.sources,
     )
 
 

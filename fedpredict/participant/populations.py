@@ -20,6 +20,7 @@ from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
 from fedpredict.model.populations import BUCKET_BYTES, PopulationRows, digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import (
+    WHY_NOT,
     BucketDelta,
     BucketIds,
     PopulationNotice,
@@ -28,7 +29,7 @@ from fedpredict.model.standing import (
     applied,
     check_bucket_ids,
 )
-from fedpredict.participant.acceptance import WHY_NOT, log_change, prune
+from fedpredict.participant.acceptance import log_change, prune
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.tables import populations as tables
 from fedpredict.tables.populations import PopulationVersion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from typing_extensions import override
@@ -37,13 +38,15 @@ class BucketPart(Protocol):
 class StoreBuckets(BucketPart):
     """A part that answers as it answers online questions: from its online store."""
 
-    def __init__(self, part: PartyScorer) -> None:
+    def __init__(self, part: PartyScorer, source_of: Callable[[BucketQuery], str] = lambda _: "") -> None:
         """Take the part.
 
         Args:
             part: In this process.
+            source_of: What a question would be answered from at this moment; empty: not known.
         """
         self._part = part
+        self._source_of = source_of
 
     @property
     @override
@@ -62,7 +65,11 @@ class StoreBuckets(BucketPart):
             sample_ids=sample_ids,
             epoch=query.epoch,
         )
-        return await self._part.score(asked, deadline_s=deadline_s)
+        before = self._source_of(query)
+        reply = await self._part.score(asked, deadline_s=deadline_s)
+        # where they differ, the store changed meanwhile, and nobody knows which of the two it was
+        reply.sources = tuple(sorted({before, self._source_of(query)} - {""}))
+        return reply
 
 
 class LocalBuckets(BucketScorer):
@@ -98,4 +105,5 @@ class LocalBuckets(BucketScorer):
             ids_sha256=ids_sha256,
             oldest_event_time=reply.oldest_event_time,
             elapsed_s=reply.elapsed_s,
+            sources=reply.sources,
         )

@@ -25,6 +25,7 @@ from fedpredict.model.arrays import Floats, Micros, Statuses
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.linear import LinearPart, partial_scores_of
 from fedpredict.model.manifest import PartDescription
+from fedpredict.model.populations import BucketQuery
 from fedpredict.model.reasons import NO_MORE, Reasons, joined, reasons_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, PartyScorer, ScoreQuery
@@ -37,6 +38,7 @@ from fedpredict.scoring.realtime import ComputedViews, no_views, score_now
 from fedpredict.scoring.replies import reply_of
 from fedpredict.scoring.row_shares import coded_rows, share_of_all, share_of_rows, with_lookup, with_stale
 from fedpredict.scoring.state import LoadedModel, PartyState
+from fedpredict.tables.shares import VIEW_VERSION, shares_view, source_of_day
 
 _OK = np.uint8(SampleStatus.OK)
 _REFUSED = np.uint8(SampleStatus.REFUSED)
@@ -216,6 +218,15 @@ class LocalParty(PartyScorer):
     def oldest(self, model: LoadedModel, mode: Mode) -> int | None:
         """Return the event time before which a model's shares are STALE, in microseconds; None: none is."""
         return self._oldest(self._limit(model, mode))
+
+    def source_of(self, query: BucketQuery) -> str:
+        """Return which snapshot, or which day's shares, a bucket would be answered from now; empty: there is none."""
+        if query.mode is _OFFLINE:
+            served = self._store.snapshot_of(shares_view(query.model_id, query.params_sha256), VIEW_VERSION)
+            return "" if served is None else source_of_day(served.snapshot)
+        model = self._state().loaded.get((query.model_id, query.params_sha256))
+        served = None if model is None else self._store.snapshot_of(model.view, model.view_version)
+        return "" if served is None else f"snapshot {served.snapshot}"
 
     def _oldest_stored(self, model: LoadedModel) -> int | None:
         return self.oldest(model, _OFFLINE)

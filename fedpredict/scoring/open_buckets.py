@@ -31,7 +31,7 @@ def open_buckets(
         at_once: How many buckets are answered at the same time.
     """
     if settings.answer_from is AnswerFrom.STORE:
-        return StoreBuckets(part)
+        return StoreBuckets(part, part.source_of)
     # a parser of SQL is large, and who answers from the store needs none
     from fedpredict.scoring.pieces import Pieces  # noqa: PLC0415
     from fedpredict.scoring.warehouse_buckets import WarehouseBuckets  # noqa: PLC0415

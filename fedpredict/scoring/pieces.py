@@ -16,7 +16,7 @@ from fedpredict.model.share import Mode
 from fedpredict.scoring.bucket_writing import shares_in_process
 from fedpredict.scoring.state import LoadedModel
 from fedpredict.tables.models import ModelVersion, list_versions
-from fedpredict.tables.shares import SHARES, ShareTask, finished_buckets, list_tasks
+from fedpredict.tables.shares import SHARES, ShareTask, finished_buckets, list_tasks, shares_snapshot, source_of_day
 from fedpredict.tables.shares_sql import bucket_shares
 from fedpredict.tables.views import Snapshot, find_snapshot, latest_snapshot
 from fedpredict.warehouse.base import Warehouse
@@ -28,15 +28,17 @@ COLUMNS = ("sample_id", "status", "scores", "event_time")
 class PieceSource(ABC):
     """The shares of a model's ids, in pieces: piece `number` of n has the ids of bucket `number` of n."""
 
-    def __init__(self, key: tuple[str, ...], n_scores: int, n_pieces: int) -> None:
+    def __init__(self, key: tuple[str, ...], source: str, n_scores: int, n_pieces: int) -> None:
         """Read nothing yet.
 
         Args:
             key: The same for the same shares, and no others.
+            source: Names for people what it is.
             n_scores: The width of a share.
             n_pieces: How many pieces there are, a power of two.
         """
         self.key = key
+        self.source = source
         self.n_scores = n_scores
         self._n_pieces = n_pieces
 
@@ -129,7 +131,8 @@ class _StoredDay(PieceSource):
     """What a task has stored of a day."""
 
     def __init__(self, warehouse: Warehouse, task: ShareTask) -> None:
-        super().__init__(_key_of(task), task.n_scores, task.n_buckets)
+        source = source_of_day(shares_snapshot(task).snapshot)
+        super().__init__(_key_of(task), source, task.n_scores, task.n_buckets)
         self._warehouse = warehouse
         self._task = task
         self._sizes = _sizes(warehouse, task)
@@ -174,7 +177,7 @@ class _Computed(PieceSource):
         self, warehouse: Warehouse, version: ModelVersion, model: LoadedModel, snapshot: Snapshot, n_pieces: int
     ) -> None:
         key = ("computed", version.model_id, version.params_sha256, snapshot.snapshot)
-        super().__init__(key, version.n_scores, n_pieces)
+        super().__init__(key, f"snapshot {snapshot.snapshot}", version.n_scores, n_pieces)
         self._warehouse = warehouse
         self._version = version
         self._part = model.part

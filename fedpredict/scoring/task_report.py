@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpredict.model.distribution import stability_index
+from fedpredict.model.distribution import scored_warnings, stability_index
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables.shares import TaskState, totals_of
 
@@ -17,7 +17,8 @@ def report_of(state: TaskState, before: TaskState | None, *, limit: float) -> di
     Args:
         state: The task.
         before: The same model's of an earlier day, where there is one.
-        limit: A stability index above it is a warning.
+        limit: A stability index above it is a warning; so is a share of ids with scores that fell by more than
+            a quarter.
 
     Returns:
         rows (of the snapshot, in the buckets that are done), ids, duplicate (rows beyond an id's first), without_id,
@@ -37,6 +38,8 @@ def report_of(state: TaskState, before: TaskState | None, *, limit: float) -> di
         for output, index in enumerate(stability or ())
         if before is not None and index is not None and index > limit
     ]
+    counts = None if before is None else _scored(before)
+    warnings += scored_warnings(*_scored(state), counts, "" if before is None else str(before.task.day))
     return {
         "date": task.day.isoformat(),
         "model": task.model_id,
@@ -65,6 +68,12 @@ def report_of(state: TaskState, before: TaskState | None, *, limit: float) -> di
         "warnings": warnings,
         "seconds": sum(each.seconds for each in records),
     }
+
+
+def _scored(state: TaskState) -> tuple[int, int]:
+    """Return how many ids of the buckets that are done have scores, and how many there are."""
+    records = list(state.buckets.values())
+    return totals_of(records).get(SampleStatus.OK, 0), sum(each.n_ids for each in records)
 
 
 def _histograms(state: TaskState) -> list[list[int]]:

@@ -154,7 +154,8 @@ class WarehouseBuckets(BucketPart):
             status[(status == _OK) & (found.event_time < oldest)] = SampleStatus.STALE
         known, _ = oldest_of(np.where(status == _OK, found.event_time, NEVER), ())
         share = build_share(found.values, status)
-        return PartyReply(share=share, oldest_event_time=known, elapsed_s=time.perf_counter() - start)
+        elapsed_s = time.perf_counter() - start
+        return PartyReply(share=share, oldest_event_time=known, elapsed_s=elapsed_s, sources=(source.source,))
 
     def _take_begun(self, key: _BegunKey | None) -> _Begun | None:
         with self._lock:

@@ -274,7 +274,11 @@ def totals_to_json(totals: Totals) -> str:
         "statuses": _counts_to(totals.statuses),
         "origins": {origin.name: count for origin, count in totals.origins.items()},
         "parties": {
-            party: {"statuses": _counts_to(each.statuses), "oldest": each.oldest_event_time}
+            party: {
+                "statuses": _counts_to(each.statuses),
+                "oldest": each.oldest_event_time,
+                "sources": each.sources,
+            }
             for party, each in totals.parties.items()
         },
         "histograms": totals.histograms,
@@ -291,7 +295,11 @@ def totals_from_json(text: str) -> Totals:
             statuses=_counts_from(value["statuses"]),
             origins={Origin[name]: int(count) for name, count in value["origins"].items()},
             parties={
-                party: PartyTotals(statuses=_counts_from(each["statuses"]), oldest_event_time=each["oldest"])
+                party: PartyTotals(
+                    statuses=_counts_from(each["statuses"]),
+                    oldest_event_time=each["oldest"],
+                    sources=tuple(map(str, each.get("sources", ()))),  # records of before have none
+                )
                 for party, each in value["parties"].items()
             },
             histograms=tuple(tuple(int(count) for count in each) for each in value["histograms"]),

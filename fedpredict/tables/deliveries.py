@@ -29,6 +29,14 @@ DELIVERIES = TableSchema(
 """One row per participant of a population; `missing` counts buckets, `state` is what the participant said last."""
 
 
+ACCEPTANCES = TableSchema(
+    "fp_population_acceptances",
+    (Column("version", ColumnType.INT), Column("changed_at", ColumnType.TIMESTAMP)),
+    DELIVERIES.partitioned_by,
+)
+"""One row per participant of a population: the newest version that it answers for, as it said last; 0: none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """How far a participant has a population.
@@ -83,6 +91,20 @@ def remove_deliveries(warehouse: Warehouse, owner: str, population: str) -> None
     """Remove the rows of a population."""
     for delivery in list_deliveries(warehouse, owner, population):
         warehouse.replace(DELIVERIES.name, _partition(delivery), DELIVERIES.arrow_schema.empty_table())
+
+
+def accepted_versions(warehouse: Warehouse, owner: str, population: str) -> dict[str, int]:
+    """Return the newest version of a population that each participant answers for, as far as known; 0: none."""
+    rows = warehouse.read(ACCEPTANCES.name, ["party", "version"], {"owner": owner, "population": population})
+    return {str(row["party"]): int(row["version"]) for row in rows.to_pylist()}
+
+
+def write_acceptance(warehouse: Warehouse, delivery: Delivery, version: int) -> None:
+    """Write which version the participant of a delivery answers for, in place of what was there."""
+    rows = pa.Table.from_pylist(
+        [{"version": version, "changed_at": delivery.changed_at}], schema=ACCEPTANCES.arrow_schema
+    )
+    warehouse.replace(ACCEPTANCES.name, _partition(delivery), rows)
 
 
 def _partition(delivery: Delivery) -> Partition:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from fedpredict.errors import InputError, NameRefusedError, StatementError, TableCorruptError
 from fedpredict.model.share import SampleStatus
-from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, snapshot_name
+from fedpredict.tables.views import FeatureView, Snapshot, ViewFeature, instant_of, snapshot_name
 from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 
 _INT, _BIGINT, _DOUBLE = ColumnType.INT, ColumnType.BIGINT, ColumnType.DOUBLE
@@ -294,6 +294,17 @@ def shares_snapshot(task: ShareTask) -> Snapshot:
     # names are in the order of day, erasures (kept through generations) and generation
     instant = datetime.combine(task.day, time(), UTC) + timedelta(seconds=task.erased, microseconds=task.generation)
     return Snapshot(view, snapshot_name(instant), task.n_ids or 0, task.n_ids)
+
+
+def source_of_day(snapshot: str) -> str:
+    """Return the day, and how often it was begun again, of a name that `shares_snapshot` gives.
+
+    >>> source_of_day("20260301T000000.000000Z"), source_of_day("20260301T000007.000002Z")
+    ('day 2026-03-01', 'day 2026-03-01, scored again: 2')
+    """
+    named = instant_of(snapshot)
+    again = f", scored again: {named.microsecond}" if named.microsecond else ""
+    return f"day {named.date().isoformat()}{again}"
 
 
 def parse_day(text: str) -> date:

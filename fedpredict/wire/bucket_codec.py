@@ -17,6 +17,8 @@ from fedpredict.wire import codec
 from fedpredict.wire.population_codec import population_from_wire, version_from_wire
 from fedpredict.wire.v1 import participant_pb2
 
+_SOURCE = re.compile(r"[A-Za-z0-9 .,:_-]{1,100}")
+_MAX_SOURCES = 2
 _TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -97,6 +99,7 @@ def fill_bucket_reply(
     if reply.oldest_event_time is not None:
         message.oldest_event_time_us = reply.oldest_event_time
     message.elapsed_s = reply.elapsed_s
+    message.sources.extend(reply.sources)
 
 
 def bucket_answer_from_wire(message: participant_pb2.BucketReply, query: BucketQuery) -> BucketAnswer:
@@ -124,12 +127,15 @@ def bucket_answer_from_wire(message: participant_pb2.BucketReply, query: BucketQ
         share = Share(values, status)
     except ValueError as error:
         raise ProtocolError(str(error)) from error
+    if len(message.sources) > _MAX_SOURCES or not all(map(_SOURCE.fullmatch, message.sources)):
+        raise ProtocolError("what the share comes from is told in other words than these: snapshot NAME, day DATE")
     has_time = message.HasField("oldest_event_time_us")
     return BucketAnswer(
         share=share,
         ids_sha256=ids_sha256,
         oldest_event_time=codec.instant_from_wire(message.oldest_event_time_us) if has_time else None,
         elapsed_s=codec.seconds_from_wire(message.elapsed_s),
+        sources=tuple(message.sources),
     )
 
 

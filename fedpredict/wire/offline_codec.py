@@ -181,6 +181,7 @@ def task_to_wire(info: TaskInfo) -> initiator_pb2.Task:
                 buckets_done=each.buckets_done,
                 problem=each.problem,
                 oldest_event_time_us=each.oldest_event_time,
+                sources=each.sources,
             )
             for each in info.parties
         ],
@@ -269,6 +270,7 @@ def _party_from_wire(message: initiator_pb2.TaskParty) -> PartyView:
         buckets_done=message.buckets_done,
         problem=message.problem,
         oldest_event_time=instant_from_wire(message.oldest_event_time_us) if has_time else None,
+        sources=tuple(message.sources),
     )
 
 

@@ -43,7 +43,12 @@ from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.scoring.buckets import LocalBuckets, StoreBuckets
 from fedpredict.tables.populations import read_bucket
 from fedpredict.warehouse.local import LocalWarehouse
-from fedpredict.wire.bucket_codec import bucket_answer_from_wire, bucket_query_from_wire, fill_bucket_query
+from fedpredict.wire.bucket_codec import (
+    bucket_answer_from_wire,
+    bucket_query_from_wire,
+    fill_bucket_query,
+    fill_bucket_reply,
+)
 from fedpredict.wire.population_codec import fill_notice, notice_from_wire, standing_from_wire, standing_to_wire
 from fedpredict.wire.v1 import participant_pb2
 from tests.contract.link_rig import DEADLINE_S, DIGEST, Certificates, Rig, ScriptedScorer, Way, eventually
@@ -384,6 +389,20 @@ def test_an_answer_that_does_not_fit_the_question_is_refused(change: dict[str, o
         setattr(reply, name, value)
 
     with pytest.raises(ProtocolError, match=told):
+        bucket_answer_from_wire(reply, query)
+
+
+@pytest.mark.parametrize("sources", [["a\nb"], [""], ["x" * 101], ["a", "b", "c"]])
+def test_what_a_share_comes_from_is_taken_in_few_plain_words(sources: list[str]) -> None:
+    query = bucket_of(b"7")
+    share = build_share(np.array([[7.0]]), np.array([SampleStatus.OK], np.uint8))
+    told = PartyReply(share=share, oldest_event_time=None, elapsed_s=0.5, sources=("day 2026-03-01, scored again: 2",))
+    reply = participant_pb2.BucketReply()
+    fill_bucket_reply(reply, query, query.ids_sha256, told)
+    assert bucket_answer_from_wire(reply, query).sources == told.sources
+    reply.sources[:] = sources
+
+    with pytest.raises(ProtocolError, match="told in other words"):
         bucket_answer_from_wire(reply, query)
 
 

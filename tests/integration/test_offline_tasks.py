@@ -35,10 +35,13 @@ from fedpredict.model.arrays import Floats
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
+from fedpredict.model.populations import BucketQuery
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.scorer import PartyReply
 from fedpredict.model.share import SampleStatus
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.scoring.buckets import StoreBuckets
 from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.results import write_results
@@ -236,6 +239,37 @@ async def test_a_file_is_predicted_in_buckets_and_fetched_from_any_row_and_into_
     assert [each.name for each in tmp_path.glob(".*")] == []
     rows = whole.to_pylist()
     check(world, {each["sample_id"]: (each["prediction"], each["status"]) for each in rows})
+
+
+async def test_a_snapshot_that_comes_while_a_task_runs_is_told(
+    world: World, small_buckets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = StoreBuckets.answer, list[int]()
+
+    async def refreshed(self: StoreBuckets, query: BucketQuery, *others: Any) -> PartyReply:
+        if self.party == "lab":
+            asked.append(query.bucket)
+        if self.party == "lab" and len(asked) == 4:
+            before = self._source_of(query)
+            warehouse = LocalWarehouse(world.folder / "lab")
+            await asyncio.to_thread(load_file, warehouse, world.folder / "lab.parquet", view="people", key="who")
+
+            async def is_served() -> bool:
+                return self._source_of(query) != before
+
+            await eventually(is_served)
+        return await answer(self, query, *others)
+
+    monkeypatch.setattr(StoreBuckets, "answer", refreshed)
+    await world.ask(tasks={"buckets_under_way": 1})
+    async with world.client() as client:
+        info = await client.wait(await client.submit("risk", IDS, mode=Mode.NEARLINE), timeout_s=120.0)
+
+    assert (info.state, info.n_buckets, len(asked)) == (OfflineState.DONE, 8, 8)
+    assert {each.party: len(each.sources) for each in info.parties} == {"bank": 1, "lab": 2, "shop": 1}
+    assert [each.buckets_done for each in info.parties] == [8, 8, 8]
+    (warning,) = [each for each in info.warnings if "states of its data" in each]
+    assert warning.startswith("the shares of party lab come from 2 states of its data (snapshot 20")
 
 
 @pytest.mark.parametrize("combine", ["numpy", "engine"])
@@ -474,6 +508,10 @@ async def test_the_commands_submit_show_and_fetch(
     task_id = done["task_id"]
     assert [each["task_id"] for each in await command("list", "--model", "risk")] == [task_id]
     assert await command("show", task_id) == done
+    by_party = {each["party"]: (each["buckets_done"], len(each["sources"])) for each in done["parties"]}
+    assert by_party == {"bank": (1, 1), "lab": (1, 1), "shop": (1, 1)}
+    await asyncio.to_thread(run, ["task", "show", task_id, *config])
+    assert "lab: 1 of 1 buckets, 990 ok, 10 not_found (snapshot 20" in capsys.readouterr().out
     assert (await command("results", task_id, "--out", str(tmp_path / "out.csv")))["rows"] == 1_000
     rows = {each["sample_id"]: each for each in pa.csv.read_csv(tmp_path / "out.csv").to_pylist()}
     assert rows["p0"] == {"sample_id": "p0", "prediction": None, "status": "not_found", "origin": "unspecified"}

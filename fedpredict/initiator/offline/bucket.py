@@ -352,7 +352,9 @@ def _totals(answer: Answer, replies: Mapping[str, BucketAnswer]) -> Totals:
 
 def _party_totals(replies: Mapping[str, BucketAnswer]) -> dict[str, PartyTotals]:
     return {
-        party: PartyTotals(statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time)
+        party: PartyTotals(
+            statuses=counts_of(each.share.status), oldest_event_time=each.oldest_event_time, sources=each.sources
+        )
         for party, each in replies.items()
     }
 

@@ -25,7 +25,7 @@ from fedpredict.model.standing import (
     PopulationState,
     delta_of,
 )
-from fedpredict.tables.deliveries import Delivery, list_deliveries, write_delivery
+from fedpredict.tables.deliveries import ACCEPTANCES, Delivery, list_deliveries, write_acceptance, write_delivery
 from fedpredict.tables.populations import PopulationVersion, read_bucket
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.codec import new_request_id
@@ -90,6 +90,8 @@ class PopulationCourier:
         """By population and party: which version was brought last, and when to ask again."""
         self._noted: dict[tuple[str, str], tuple[object, ...]] = {}
         """By population and party: what the table says."""
+        self._accepted: dict[tuple[str, str], int] = {}
+        """By population and party: which version it answers for."""
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._told = ""
 
@@ -181,11 +183,26 @@ class PopulationCourier:
         if recipient is None:
             return self._found(job, PopulationStanding(state=None), f"{party} is not under [parties]")
         standing = await self._tell(recipient, version)
+        await self._note_accepted(job, standing)
         if standing.state is not PopulationState.RECEIVING:
             return self._found(job, standing)
         await self._note(self._found(job, standing))
         await self._send_all(recipient, job, standing)
-        return self._found(job, await self._tell(recipient, version))
+        standing = await self._tell(recipient, version)
+        await self._note_accepted(job, standing)
+        return self._found(job, standing)
+
+    async def _note_accepted(self, job: _Job, standing: PopulationStanding) -> None:
+        """Write down which version a participant answers for, where that is new."""
+        delivery, said = self._found(job, standing), standing.accepted_version
+        key = (delivery.population, delivery.party)
+        if self._accepted.get(key) != said:
+            await asyncio.to_thread(self._write_accepted, delivery, said)
+            self._accepted[key] = said
+
+    def _write_accepted(self, delivery: Delivery, version: int) -> None:
+        self._warehouse.ensure(ACCEPTANCES)  # populations of before have no such table
+        write_acceptance(self._warehouse, delivery, version)
 
     async def _send_all(self, recipient: Recipient, job: _Job, standing: PopulationStanding) -> None:
         """Send what a participant lacks: while it takes a bucket, the next is read and on its way."""

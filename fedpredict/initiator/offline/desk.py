@@ -25,7 +25,7 @@ from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.held import check_whole, rule_for
 from fedpredict.initiator.offline.report import info_of
-from fedpredict.initiator.offline.standing import standing_versions
+from fedpredict.initiator.offline.standing import version_for_task
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
 from fedpredict.model.manifest import (
@@ -43,7 +43,6 @@ from fedpredict.model.offline import (
     Upload,
 )
 from fedpredict.model.share import Mode
-from fedpredict.model.standing import PopulationState
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
 from fedpredict.security.policy import Rule
@@ -138,7 +137,7 @@ class TaskDesk:
         if found is not None:
             return found
         manifest = self.catalogue.answerable(submission.model_id)
-        ids = await self._ids(submission, caller)
+        ids = await self._ids(submission, manifest, caller)
         if not ids.ids:
             raise EmptyRequestError(f"a task about a population without ids, from {caller}")
         rule.check_offline_rows(ids.rows)
@@ -273,10 +272,10 @@ class TaskDesk:
         before = await self.threads.state(self.store.before, task)
         return info_of(task, before, limit=self.settings.stability_limit)
 
-    async def _ids(self, submission: Submission, caller: Identity) -> Upload:
+    async def _ids(self, submission: Submission, manifest: Manifest, caller: Identity) -> Upload:
         """Return the population that is asked for, with its counts."""
         if submission.standing:
-            return await self.threads.warehouse(self._standing, submission, caller)
+            return await self.threads.warehouse(self._standing, submission, manifest, caller)
         if submission.table:
             return await self.threads.warehouse(self._table, submission.table, caller)
         upload = await self.threads.state(self.store.upload, submission.upload_id)
@@ -331,17 +330,15 @@ class TaskDesk:
         self.store.add_upload(upload)
         return upload
 
-    def _standing(self, submission: Submission, caller: Identity) -> Upload:
-        known = standing_versions(self.warehouse, self.own_party, submission.standing)  # no list that somebody sent
-        usable = [each for each in known if each.state in (PopulationState.PROPOSED, PopulationState.ACCEPTED)]
-        asked = [each for each in usable if submission.version in (0, each.version)]
-        if not asked:
+    def _standing(self, submission: Submission, manifest: Manifest, caller: Identity) -> Upload:
+        others = [party for party in manifest.parties if party != self.own_party]
+        version = version_for_task(self.warehouse, self.own_party, submission.standing, submission.version, others)
+        if version is None:
             raise FieldError(
                 f"no population {submission.standing} version {submission.version}, asked for by {caller}",
                 place="population",
                 problem="is not known in that version: see `fedpredict population list` at the initiator",
             )
-        version = asked[-1]
         return Upload(
             upload_id="",
             population=PopulationRef(

@@ -22,6 +22,7 @@ from fedpredict.errors import (
     WarehouseUnavailableError,
 )
 from fedpredict.model.offline import OfflineState
+from fedpredict.model.standing import WHY_NOT, PopulationState
 from fedpredict.public_status import public_status
 from fedpredict.state.task_base import Why
 
@@ -59,6 +60,15 @@ _REASONS = {
     _IS_CLOSED: "closed",
 }
 """What users are told of a task that waits -> the word that metrics have for it."""
+_FIXES = {
+    PopulationState.RECEIVING: "retry once `fedpredict population show` at the initiator lacks nothing",
+    PopulationState.PROPOSED: "have its operator accept it, then retry",
+    PopulationState.REVOKED: (
+        "have a version made anew (`fedpredict population update`; with the same ids `revoke`, then `propose`) and "
+        "accepted there, and submit the task again"
+    ),
+}
+"""What helps where a version is in that state at a party."""
 
 
 class PartyFailedError(Exception):
@@ -158,5 +168,7 @@ def _told_of_party(party: str, error: Exception) -> str:
     if isinstance(error, ManifestMismatchError):
         return f"party {party} no longer serves the version that the task was begun with: submit the task again"
     if isinstance(error, PopulationRefusedError):
-        return f"party {party}: {public_status(error).text}: have its operator accept it, then retry"
+        fixes = (fix for state, fix in _FIXES.items() if error.problem.endswith(WHY_NOT[state]))
+        fix = next(fixes, "see `fedpredict population show` at both, then retry, or submit the task again")
+        return f"party {party}: {public_status(error).text}: {fix}"
     return f"party {party} refused: its log says why; retry once that is settled"

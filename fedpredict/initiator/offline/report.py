@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpredict.model.distribution import stability_index
+from fedpredict.model.distribution import scored_warnings, stability_index
 from fedpredict.model.offline import HistogramView, OfflineTask, PartyTotals, PartyView, RankBy, TaskInfo
 from fedpredict.model.prediction import Origin
 from fedpredict.wire.arrow_codec import output_names
@@ -19,7 +19,8 @@ def info_of(task: OfflineTask, before: OfflineTask | None, *, limit: float) -> T
     Args:
         task: The task.
         before: The newest one of the same model that was done before, where there is one.
-        limit: A stability index above it is a warning.
+        limit: A stability index above it is a warning; so is a share of ids with predictions that fell by more than a
+            quarter.
     """
     new, totals = task.new, task.totals
     histograms = _histograms(task, before)
@@ -71,9 +72,10 @@ def _party(task: OfflineTask, party: str) -> PartyView:
     return PartyView(
         party=party,
         statuses=said.statuses,
-        buckets_done=task.buckets_done,
+        buckets_done=task.buckets_done + task.buckets_gathered,
         problem=task.problem if task.problem_party == party else "",
         oldest_event_time=said.oldest_event_time,
+        sources=said.sources,
     )
 
 
@@ -98,7 +100,16 @@ def _warnings(
         for each in histograms
         if before is not None and each.stability is not None and each.stability > limit
     ]
+    was = None if before is None else (before.totals.scored, before.totals.ids)
+    since = "" if before is None else f"task {before.task_id}"
+    told += scored_warnings(task.totals.scored, task.totals.ids, was, since)
     told += [f"{what}: {counted[origin]}" for origin, what in _STAND_INS.items() if counted.get(origin)]
+    told += [
+        f"the shares of party {party} come from {len(said.sources)} states of its data ({'; '.join(said.sources)}),"
+        " which the results mix: submit it again, with another key, where that matters"
+        for party, said in task.totals.parties.items()
+        if len(said.sources) > 1
+    ]
     if task.results_removed:
         told.append("the results were removed: they were older than the initiator keeps them (tasks.keep_days)")
     return tuple(told)

@@ -5,7 +5,7 @@ What is written here is brought to the participants by the running initiator (`c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.id_sort import IdSorter
 from fedpredict.scoring.populations import IngestReport, ingest
-from fedpredict.tables.deliveries import DELIVERIES, Delivery, list_deliveries, write_delivery
+from fedpredict.tables.deliveries import DELIVERIES, Delivery, accepted_versions, list_deliveries, write_delivery
 from fedpredict.tables.populations import (
     PopulationVersion,
     ensure_tables,
@@ -55,6 +55,29 @@ def standing_versions(warehouse: Warehouse, owner: str, population: str | None =
     found = list_versions(warehouse, owner=owner, population=population)
     complete = [each for each in found if each.state is not PopulationState.RECEIVING]
     return [each for each in complete if not each.population.startswith(UPLOAD)]
+
+
+def version_for_task(
+    warehouse: Warehouse, owner: str, population: str, number: int, parties: Collection[str]
+) -> PopulationVersion | None:
+    """Return the version of a population that a task is about; None: it may be about none.
+
+    Args:
+        warehouse: The initiator's.
+        owner: Its party.
+        population: The name.
+        number: The version that was asked for; 0: the newest one that all participants answer for, as far as is known.
+            Where one of them answers for none, or said nothing yet, that is the newest version.
+        parties: The participants that are asked.
+    """
+    may_be = (PopulationState.PROPOSED, PopulationState.ACCEPTED)
+    known = standing_versions(warehouse, owner, population)
+    usable = {each.version: each for each in known if each.state in may_be}
+    if number or not usable:
+        return usable.get(number)
+    accepted = accepted_versions(warehouse, owner, population)
+    by_all = min((accepted.get(party, 0) for party in parties), default=0)
+    return usable.get(by_all, usable[max(usable)])
 
 
 def propose(

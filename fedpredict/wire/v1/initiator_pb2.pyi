@@ -390,18 +390,20 @@ class StatusCount(_message.Message):
     def __init__(self, status: _Optional[_Union[_common_pb2.SampleStatus, str]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskParty(_message.Message):
-    __slots__ = ("party", "statuses", "buckets_done", "problem", "oldest_event_time_us")
+    __slots__ = ("party", "statuses", "buckets_done", "problem", "oldest_event_time_us", "sources")
     PARTY_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
     BUCKETS_DONE_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     party: str
     statuses: _containers.RepeatedCompositeFieldContainer[StatusCount]
     buckets_done: int
     problem: str
     oldest_event_time_us: int
-    def __init__(self, party: _Optional[str] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., buckets_done: _Optional[int] = ..., problem: _Optional[str] = ..., oldest_event_time_us: _Optional[int] = ...) -> None: ...
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, party: _Optional[str] = ..., statuses: _Optional[_Iterable[_Union[StatusCount, _Mapping]]] = ..., buckets_done: _Optional[int] = ..., problem: _Optional[str] = ..., oldest_event_time_us: _Optional[int] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("output", "first", "width", "counts", "stability")

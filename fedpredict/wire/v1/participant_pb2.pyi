@@ -242,7 +242,7 @@ class PopulationRows(_message.Message):
     def __init__(self, population: _Optional[str] = ..., version: _Optional[int] = ..., bucket_sha256: _Optional[bytes] = ..., first: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class BucketReply(_message.Message):
-    __slots__ = ("request_id", "manifest_sha256", "ids_sha256", "rows", "status", "values", "masked", "oldest_event_time_us", "elapsed_s")
+    __slots__ = ("request_id", "manifest_sha256", "ids_sha256", "rows", "status", "values", "masked", "oldest_event_time_us", "elapsed_s", "sources")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     IDS_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +252,7 @@ class BucketReply(_message.Message):
     MASKED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_EVENT_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     manifest_sha256: bytes
     ids_sha256: bytes
@@ -261,7 +262,8 @@ class BucketReply(_message.Message):
     masked: _common_pb2.MaskedWords
     oldest_event_time_us: int
     elapsed_s: float
-    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., ids_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., masked: _Optional[_Union[_common_pb2.MaskedWords, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ...) -> None: ...
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., manifest_sha256: _Optional[bytes] = ..., ids_sha256: _Optional[bytes] = ..., rows: _Optional[int] = ..., status: _Optional[bytes] = ..., values: _Optional[_Union[_common_pb2.Matrix, _Mapping]] = ..., masked: _Optional[_Union[_common_pb2.MaskedWords, _Mapping]] = ..., oldest_event_time_us: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PopulationRequest(_message.Message):
     __slots__ = ("protocol_version", "request_id", "population", "version", "n_ids", "bucket_sha256s", "look")

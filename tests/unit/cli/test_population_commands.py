@@ -14,6 +14,7 @@ from fedpredict.model.standing import BucketIds, PopulationNotice
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.tables.answered import write_answered
+from fedpredict.tables.deliveries import ACCEPTANCES, list_deliveries, write_acceptance
 from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.unit.participant.test_answered import record
@@ -146,8 +147,12 @@ def test_a_population_is_proposed_changed_accepted_and_revoked(
     assert "version 1, 2, 3" in said(capsys, "population", "revoke", "people")
     assert "revoked; propose it anew" in said(capsys, "population", "update", "people", "--add", "new.csv", code=4)
     assert "Version 4" in said(capsys, "population", "propose", "people", "--file", "new.csv", "--parties", "lab")
+    warehouse = LocalWarehouse(folder / "tasks")
+    lab, _ = list_deliveries(warehouse, "bank", "people")
+    warehouse.ensure(ACCEPTANCES)
+    write_acceptance(warehouse, lab, 2)
     shown = json.loads(said(capsys, "population", "show", "people", "--json"))
-    assert [each["party"] for each in shown["parties"]] == ["lab", "shop"]
+    assert [(each["party"], each["accepted"]) for each in shown["parties"]] == [("lab", 2), ("shop", None)]
 
 
 @pytest.mark.parametrize(

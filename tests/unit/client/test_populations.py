@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from fedpredict.client import populations
-from fedpredict.client.populations import FileOf, chunks_of
-from fedpredict.errors import InputError
+from fedpredict.client import Client, populations
+from fedpredict.client.populations import FileOf, chunks_of, some_of
+from fedpredict.errors import EmptyRequestError, InputError
 
 
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
@@ -39,3 +41,23 @@ def test_a_text_file_has_no_column(tmp_path: Path) -> None:
         chunks_of(FileOf(path, "who"))
     with pytest.raises(InputError, match=r"ends in \.csv, \.parquet or \.txt"):
         chunks_of(tmp_path / "ids.xlsx")
+
+
+@pytest.mark.parametrize("name", ["ids.csv", "ids.txt", "ids.parquet"])
+def test_a_file_without_ids_is_refused_by_its_name_before_anything_is_sent(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("sample_id\n" if name.endswith(".csv") else "")
+    if name.endswith(".parquet"):
+        pa.parquet.write_table(pa.table({"sample_id": pa.array([], pa.string())}), path)
+
+    with (
+        Client("127.0.0.1:1", server_party="bank", insecure=True) as client,  # where nobody is
+        pytest.raises(EmptyRequestError, match=rf"{name}: there is no sample id in the file"),
+    ):
+        client.submit("m", FileOf(path))
+
+
+def test_a_file_with_ids_is_given_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("u1\nu2\n")
+    assert [each for piece in some_of(path)() for each in piece] == [b"u1", b"u2"]

@@ -102,6 +102,7 @@ async def test_shares_that_are_there_are_not_asked_for_again(bench: Bench, monke
     async with bench.working(buckets_under_way=1, **ENGINE):
         waiting = await bench.until(task_id, OfflineState.WAITING)
     assert (waiting.buckets_done, waiting.buckets_gathered) == (0, 3)
+    assert {each.party: each.buckets_done for each in bench.info(task_id).parties} == {"bank": 3, "lab": 3}
     assert bench.results(task_id) == {}
     lab.edit = lambda answer: answer
     lab.queries.clear()

@@ -46,6 +46,7 @@ from fedpredict.state.tasks import SqlTaskStore, open_task_store
 from fedpredict.tables.populations import list_versions, read_bucket
 from fedpredict.tables.results import read_results
 from fedpredict.warehouse.local import LocalWarehouse
+from fedpredict.wire.offline_codec import task_from_wire, task_to_wire
 
 N_IDS, N_BUCKETS = 64, 8
 IDS = [f"u{number}".encode() for number in range(N_IDS)]
@@ -462,6 +463,24 @@ async def test_the_event_loop_digests_and_combines_nothing(bench: Bench, monkeyp
     assert {name.rpartition("_")[0] for name in threads} == {"fedpredict-offline"}
 
 
+@pytest.mark.parametrize(
+    ("problem", "fix"),
+    [
+        ("its operator has not accepted it", "have its operator accept it, then retry"),
+        ("it was revoked here", "`revoke`, then `propose`) and accepted there, and submit the task again"),
+        ("it is not complete here: not all of its ids have come", "lacks nothing"),
+        ("version 3 is not known here", "see `fedpredict population show` at both"),
+    ],
+)
+def test_a_population_that_is_not_answered_for_is_told_with_what_helps(problem: str, fix: str) -> None:
+    error = PopulationRefusedError("", population="p", problem=f"version 3: {problem}")
+    verdict = verdict_on(PartyFailedError("lab", error))
+    assert verdict.state is OfflineState.FAILED
+    assert problem in verdict.why.problem
+    assert fix in verdict.why.problem
+    assert ("have its operator accept it" in verdict.why.problem) == (problem == "its operator has not accepted it")
+
+
 async def test_without_a_number_there_is_none_and_it_is_counted(bench: Bench) -> None:
     bench.parties["lab"].lacks = {3}
     task_id = bench.submit()
@@ -486,6 +505,42 @@ async def test_predictions_that_moved_since_the_task_before_are_a_warning(bench:
     assert (bench.info(same).histograms[0].stability, bench.info(same).warnings) == (0.0, ())
     (warning,) = bench.info(moved).warnings
     assert f"have moved since task {same}" in warning
+
+
+async def test_a_task_whose_buckets_come_from_several_snapshots_of_a_party_is_warned_of(bench: Bench) -> None:
+    mixed, n_answers = bench.parties["lab"], 0
+
+    def told(answer: BucketAnswer) -> BucketAnswer:
+        nonlocal n_answers
+        n_answers += 1
+        return replace(answer, sources=("snapshot 20260301T060000.000000Z" if n_answers <= 3 else "snapshot B",))
+
+    mixed.edit = told
+    bench.parties["bank"].edit = lambda answer: replace(answer, sources=("snapshot A",))
+    task_id = bench.submit()
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    info = bench.info(task_id)
+    sources = {each.party: each.sources for each in info.parties}
+    assert sources == {"bank": ("snapshot A",), "lab": ("snapshot 20260301T060000.000000Z", "snapshot B")}
+    (warning,) = info.warnings
+    assert warning.startswith("the shares of party lab come from 2 states of its data (snapshot 20260301T")
+    of_buckets = [each.totals.parties["lab"].sources for each in bench.store.buckets(task_id).values()]
+    assert (len(of_buckets), of_buckets.count(("snapshot B",))) == (N_BUCKETS, N_BUCKETS - 3)
+    assert [each.buckets_done for each in info.parties] == [N_BUCKETS, N_BUCKETS]
+    assert task_from_wire(task_to_wire(info)).parties == info.parties
+
+
+async def test_predictions_that_are_missing_since_the_task_before_are_a_warning(bench: Bench) -> None:
+    first = bench.submit()
+    async with bench.working():
+        await bench.until(first, OfflineState.DONE)
+        bench.parties["lab"].lacks = set(range(N_IDS))
+        empty = bench.submit()
+        await bench.until(empty, OfflineState.DONE)
+    assert bench.info(first).warnings == ()
+    told = f"0 of {N_IDS} ids have a score, 0.0 %; of task {first} it was 100.0 %"
+    assert bench.info(empty).warnings == (told,)
 
 
 async def test_bins_are_not_chosen_by_a_bucket_without_predictions(bench: Bench) -> None:

@@ -16,11 +16,12 @@ from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.model.offline import PopulationRef
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import BucketDelta, BucketIds, PopulationNotice, PopulationStanding, PopulationState
+from fedpredict.participant.acceptance import accept
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.scoring import populations
 from fedpredict.state.tasks import open_task_store
-from fedpredict.tables.deliveries import Delivery, list_deliveries
+from fedpredict.tables.deliveries import Delivery, accepted_versions, list_deliveries
 from fedpredict.tables.populations import (
     PopulationVersion,
     known_buckets,
@@ -126,6 +127,36 @@ async def test_what_was_under_way_when_a_party_went_away_goes_on_with_what_is_mi
 
     assert sorted(each.bucket for each in lab.sent) == list(range(8))
     assert lab.ids(standing.newest_of(bank, "bank", "people").digests) == set(PEOPLE)
+
+
+async def test_a_task_is_about_the_newest_version_that_all_participants_have_accepted(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    shop = Lab(tmp_path / "shop", accepts=False)
+
+    def chosen(number: int = 0, parties: tuple[str, ...] = ("lab", "shop")) -> int | None:
+        version = standing.version_for_task(bank, "bank", "people", number, parties)
+        return None if version is None else version.version
+
+    async def accept_at_shop(version: int) -> None:
+        await until(bank, lambda each: (each.version, each.state) == (version, PopulationState.PROPOSED), "shop")
+        accept(shop.warehouse, "bank", "people", None, "ada", keep_versions=3)
+        await until(bank, accepted(version), "shop")
+        await until(bank, accepted(version))
+
+    assert chosen() is None
+    propose(bank, parties=("lab", "shop"))
+    assert chosen() == 1  # nobody has said anything: the participants say what is the matter
+    async with delivering(bank, lab=lab, shop=shop):
+        await accept_at_shop(1)
+        assert chosen() == 1
+        standing.update(bank, "bank", "people", batch(b"new"), by="ada", removed=batch())
+        await until(bank, accepted(2))
+        await until(bank, lambda each: each.version == 2, "shop")
+        assert accepted_versions(bank, "bank", "people") == {"lab": 2, "shop": 1}
+        assert (chosen(), chosen(parties=("lab",)), chosen(2), chosen(7)) == (1, 2, 2, None)
+        await accept_at_shop(2)
+        assert (chosen(), chosen(1)) == (2, 1)
 
 
 async def test_while_a_party_takes_a_bucket_the_next_is_on_its_way_and_no_third(bank: LocalWarehouse, lab: Lab) -> None:

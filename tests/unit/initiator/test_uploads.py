@@ -108,7 +108,7 @@ async def test_a_list_is_no_standing_population(uploads: Uploads, warehouse: Loc
     desk = TaskDesk(
         store=SimpleNamespace(),
         warehouse=warehouse,
-        catalogue=SimpleNamespace(answerable=lambda model_id: None),  # type: ignore[arg-type]
+        catalogue=SimpleNamespace(answerable=lambda _: SimpleNamespace(parties=("bank", "lab"))),  # type: ignore[arg-type]
         access=Access({"desk": ClientSettings(models=("m",))}),
         uploads=uploads,
         settings=InitiatorTaskSettings(),

@@ -135,9 +135,14 @@ def test_what_is_revoked_counts_no_more_and_its_ids_are_gone(lab: Lab) -> None:
     assert lab.taken.notice("bank", notice_of(1, PEOPLE)).state is PopulationState.REVOKED
     with pytest.raises(PopulationRefusedError, match="revoked"):
         lab.taken.put("bank", put_of(1, PEOPLE, 0))
-    with pytest.raises(InputError, match="cannot be accepted: it was revoked"):
+    with pytest.raises(InputError, match="revoked here, for good; accept a version that bank makes anew"):
         accept(lab.warehouse, "bank", "p", 1, "ada", keep_versions=3)
     assert revoke(lab.warehouse, "bank", "p", 1, "ada") == []
+
+    lab.send(2, PEOPLE)  # the same ids, proposed anew
+    accept(lab.warehouse, "bank", "p", None, "ada", keep_versions=3)
+    lab.clock.at += 6.0
+    assert lab.ids(2, PEOPLE)
 
 
 def test_buckets_that_another_version_has_stay_when_one_is_revoked(lab: Lab) -> None:

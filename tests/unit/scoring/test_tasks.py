@@ -304,6 +304,19 @@ def test_a_shifted_population_is_warned_of_and_the_same_one_is_not(warehouse: Lo
     assert sum(reports[1]["histograms"][0]["counts"]) == 2_000
 
 
+def test_a_day_on_which_few_ids_or_none_can_be_scored_is_warned_of(warehouse: LocalWarehouse) -> None:
+    ids, features = people(100)
+    version = simple(warehouse)
+    for day, n_missing in enumerate((0, 20, 50, 100)):
+        load(warehouse, ids, np.where(np.arange(100)[:, None] < n_missing, np.nan, features), MORNING + timedelta(day))
+    states = [score_day(warehouse, version, DAY + timedelta(day), n_buckets=2) for day in range(4)]
+    told = [report_of(each, previous_state(warehouse, each.task), limit=99.0)["warnings"] for each in states]
+    assert told[:2] == [[], []]
+    assert told[2] == ["50 of 100 ids have a score, 50.0 %; of 2026-03-02 it was 80.0 %"]
+    assert told[3] == ["0 of 100 ids have a score, 0.0 %; of 2026-03-03 it was 50.0 %"]
+    assert report_of(states[3], None, limit=0.25)["warnings"] == ["none of the 100 ids has a score"]
+
+
 def test_pruning_leaves_the_newest_days(warehouse: LocalWarehouse, tmp_path: Path) -> None:
     version = simple(warehouse)
     for day in range(3):

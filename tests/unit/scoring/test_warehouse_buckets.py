@@ -55,9 +55,9 @@ class Party:
         store = MemoryStore()
         filled = ModelLoader(warehouse, "lab", store)
         filled.refresh()
-        self.by_store: BucketPart = StoreBuckets(
-            LocalParty("lab", lambda: filled.state, store, freshness=freshness, now=now)
-        )
+        self.stored = filled
+        stored = LocalParty("lab", lambda: filled.state, store, freshness=freshness, now=now)
+        self.by_store: BucketPart = StoreBuckets(stored, stored.source_of)
         self.loader = ModelLoader(warehouse, "lab", MemoryStore(), fills_store=False)
         self.loader.refresh()
         part = LocalParty("lab", lambda: self.loader.state, MemoryStore(), freshness=freshness, now=now)
@@ -142,6 +142,34 @@ async def test_all_ids_of_a_bucket_are_answered_too(warehouse: LocalWarehouse, m
         expected = features[rows] @ [2.0, -1.0, 0.5] + 1.0
         ok = reply.share.status == SampleStatus.OK
         np.testing.assert_allclose(reply.share.values[ok, 0], expected[ok], rtol=1e-12)
+
+
+async def test_a_share_says_which_snapshot_or_day_it_comes_from(warehouse: LocalWarehouse) -> None:
+    party = filled(warehouse)
+
+    async def sources(mode: Mode) -> list[tuple[str, ...]]:
+        query = party.query([b"person-1"], 0, 1, mode)
+        return [(await party.ask(part, query)).sources for part in (party.by_store, party.by_warehouse)]
+
+    assert await sources(Mode.NEARLINE) == [("snapshot 20260301T060000.000000Z",)] * 2
+    assert await sources(Mode.OFFLINE) == [("day 2026-03-01",)] * 2
+
+    load(warehouse, *people(N), at=MORNING + timedelta(hours=1))
+    score_day(warehouse, party.version, DAY, n_buckets=4, again=True)
+    party.stored.refresh()
+
+    assert await sources(Mode.NEARLINE) == [("snapshot 20260301T070000.000000Z",)] * 2
+    assert await sources(Mode.OFFLINE) == [("day 2026-03-01, scored again: 1",)] * 2
+
+
+async def test_a_store_that_changes_while_it_answers_has_both_named(warehouse: LocalWarehouse) -> None:
+    party, names = filled(warehouse), iter(("snapshot A", "snapshot B"))
+    store = MemoryStore()
+    loader = ModelLoader(warehouse, "lab", store)
+    loader.refresh()
+    changing = StoreBuckets(LocalParty("lab", lambda: loader.state, store, now=now), lambda _: next(names))
+    reply = await party.ask(changing, party.query([b"person-1"], 0, 1, Mode.NEARLINE))
+    assert reply.sources == ("snapshot A", "snapshot B")
 
 
 async def test_an_id_that_is_asked_for_in_the_wrong_bucket_is_no_unknown_person(warehouse: LocalWarehouse) -> None:
