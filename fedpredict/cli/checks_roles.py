@@ -9,13 +9,13 @@ from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import TIMEOUT_S, Checked
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.names import nearest
+from fedpredict.cli.unknown_models import NONE_ANSWERED, NONE_CONVERTED, unknown_models
 from fedpredict.errors import FedPredictError, PartyError, PartyRefusedError
 from fedpredict.initiator.fanout import Dialler
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.check import Finding, Level, explain_handshake
 from fedpredict.security.rules import RuleSettings
-from fedpredict.security.settings import ALL_MODELS
 from fedpredict.security.tls import server_name
 from fedpredict.state.base import Offer, Pin
 
@@ -25,7 +25,7 @@ def check_callers(settings: ParticipantSettings, models: frozenset[str]) -> Iter
     if not settings.callers:
         fix = 'add [callers.<party>] with models = ["*"] for each initiator'
         yield "callers", Finding(Level.WARNING, "nobody may ask", fix)
-    yield from _check_rules("callers", settings.callers, models, "this party has no model yet")
+    yield from _check_rules("callers", settings.callers, models, NONE_CONVERTED)
 
 
 def check_clients(settings: InitiatorSettings) -> Iterator[Checked]:
@@ -33,12 +33,12 @@ def check_clients(settings: InitiatorSettings) -> Iterator[Checked]:
     if not settings.clients:
         fix = 'add [clients.<name>] with models = ["*"] for each client'
         yield "clients", Finding(Level.WARNING, "nobody may ask", fix)
-    yield from _check_rules("clients", settings.clients, frozenset(settings.models), "there is no [models] yet")
+    yield from _check_rules("clients", settings.clients, frozenset(settings.models), NONE_ANSWERED)
 
 
 def _check_rules(topic: str, rules: Mapping[str, RuleSettings], models: frozenset[str], none: str) -> Iterator[Checked]:
     for caller, allowed in rules.items():
-        unknown = [name for name in allowed.models if name not in (ALL_MODELS, *models)]
+        unknown = [name for _, name in unknown_models({caller: allowed}, models)]
         for name in unknown:
             hint = nearest(name, models, none)
             yield topic, Finding(Level.WARNING, f"{caller} may ask for {name}, which is not here", hint)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedpredict.cli.config_file import Loaded, Settings
 from fedpredict.cli.reload import PolicyReload, heeding, ignore_hangups
+from fedpredict.cli.unknown_models import unknown_at_initiator, unknown_at_participant
 from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
@@ -109,7 +110,9 @@ def _participant_worker(
                 policy=policy,
             )
             read = partial(_settings_of, load_participant, path)
-            uvloop.run(heeding(serving, partial(PolicyReload, loaded.settings, read, policy.replace, metrics)))
+            unknown = partial(unknown_at_participant, warehouse=warehouse)
+            reload = partial(PolicyReload, loaded.settings, read, policy.replace, metrics, unknown)
+            uvloop.run(heeding(serving, reload))
     finally:
         warehouse.close()
 
@@ -184,7 +187,8 @@ def _initiator_worker(
         )
         read = partial(_settings_of, load_initiator, path)
         replace = partial(_replace_clients, access)
-        uvloop.run(heeding(serving, partial(PolicyReload, loaded.settings, read, replace, metrics)))
+        reload = partial(PolicyReload, loaded.settings, read, replace, metrics, unknown_at_initiator)
+        uvloop.run(heeding(serving, reload))
 
 
 def _settings_of(load: Callable[[Path], Loaded[Settings]], path: Path) -> Settings:

@@ -11,6 +11,8 @@ import typer
 from fedpredict.cli import wiring
 from fedpredict.cli.config_file import read_toml
 from fedpredict.cli.output import JsonFlag, Output
+from fedpredict.cli.unknown_models import unknown_at
+from fedpredict.errors import FedPredictError
 from fedpredict.initiator.settings import ClientsFile, InitiatorSettings
 from fedpredict.participant.settings import CallerSettings, CallersFile
 from fedpredict.security.rules import RuleSettings
@@ -47,11 +49,21 @@ def check(
 ) -> None:
     """Check a policy as a daemon does at SIGHUP, and show its rules; exit code 3, and the key, at a mistake.
 
-    Nothing is changed: `systemctl reload`, or `kill -HUP` of the daemon's process, puts it in force.
+    Nothing is changed: `systemctl reload`, or `kill -HUP` of the daemon's process, puts it in force. Models that this
+    party does not know are told, and are no mistake: they may come later.
     """
     rules = rules_of(file)
     rows = [{"who": str(name), **_row(settings)} for name, settings in sorted(rules.items())]
-    Output(as_json=as_json).rows(COLUMNS, rows, empty="Nobody may ask.")
+    output = Output(as_json=as_json)
+    output.rows(COLUMNS, rows, empty="Nobody may ask.")
+    try:
+        party = _party_with(file)
+        unknown = [] if party is None else unknown_at(party)
+    except FedPredictError as error:
+        output.note(f"models are not checked: {error}")
+        return
+    for each in unknown:
+        output.note(f"warning: {each}")
 
 
 def rules_of(file: Path | None) -> Mapping[str, RuleSettings]:
@@ -67,6 +79,18 @@ def rules_of(file: Path | None) -> Mapping[str, RuleSettings]:
         return wiring.load_rules(file, ClientsFile).clients
     settings = wiring.load_party(file).settings
     return settings.clients if isinstance(settings, InitiatorSettings) else settings.callers
+
+
+def _party_with(file: Path | None) -> wiring.LoadedParty | None:
+    """Return whose rules a file has: it, or the settings beside it that name it as their `policy`; None for none."""
+    if file is None or set(read_toml(file)) not in ({"callers"}, {"clients"}):
+        return wiring.load_party(file)
+    for name in wiring.DEFAULT_FILES:
+        path = file.parent / name
+        named = read_toml(path).get("policy") if path.exists() else None
+        if isinstance(named, str) and (file.parent / named).resolve() == file.resolve():
+            return wiring.load_party(path)
+    return None
 
 
 def _row(settings: RuleSettings) -> dict[str, object]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ConfigError, FedPredictError
 from fedpredict.observe.policy import PolicyMetrics
 from fedpredict.scoring.realtime_settings import EventSettings
 from fedpredict.security.policy import Changes
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=BaseModel)
 _POLICY = frozenset({"callers", "clients", "policy"})
 """Settings that hold policy."""
+UNKNOWN_S = 30.0
+"""Longest that a reload waits to hear which models there are; the policy is in force before."""
 _OF_EVENTS = frozenset({"senders", "limits"})
 """What does of `events`."""
 
@@ -29,7 +31,12 @@ class PolicyReload(Generic[S]):
     """The policy of one process, while it serves."""
 
     def __init__(
-        self, running: S, read: Callable[[], S], replace: Callable[[S], Changes], metrics: PolicyMetrics
+        self,
+        running: S,
+        read: Callable[[], S],
+        replace: Callable[[S], Changes],
+        metrics: PolicyMetrics,
+        unknown: Callable[[S], Sequence[str]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -38,11 +45,13 @@ class PolicyReload(Generic[S]):
             read: Reads the settings files; raises `ConfigError`.
             replace: Puts the policy of some settings in force, and returns what is different.
             metrics: Counts reloads.
+            unknown: Says, in a thread, which models of a policy this party does not know; it may read a warehouse.
         """
         self._running = running
         self._read = read
         self._replace = replace
         self._metrics = metrics
+        self._unknown = unknown
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -82,6 +91,23 @@ class PolicyReload(Generic[S]):
         self._metrics.taken()
         told = {"added": list(changed.added), "removed": list(changed.removed), "changed": list(changed.changed)}
         logger.info("policy.reloaded", extra={**told, "needs_restart": self._needs_restart(settings)})
+        await self._tell_unknown(settings)
+
+    async def _tell_unknown(self, settings: S) -> None:
+        """Warn of models that the party does not know: a slip of the pen, or they come later."""
+        if self._unknown is None:
+            return
+        try:
+            async with asyncio.timeout(UNKNOWN_S):
+                unknown = await asyncio.to_thread(self._unknown, settings)
+        except (FedPredictError, TimeoutError) as error:
+            logger.info("policy.models_not_checked", extra={"reason": str(error) or "the warehouse takes too long"})
+            return
+        except Exception:  # as above
+            logger.exception("policy.models_not_checked")
+            return
+        if unknown:
+            logger.warning("policy.unknown_models", extra={"unknown": list(unknown)})
 
     def _needs_restart(self, settings: S) -> list[str]:
         """Return the keys beside the policy that differ from what the process was started with."""

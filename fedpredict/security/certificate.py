@@ -19,6 +19,14 @@ from fedpredict.errors import CertificateError, NameRefusedError
 from fedpredict.security.identity import SCHEME, Identity, identity_from_uri
 
 _Holder = TypeVar("_Holder", x509.Certificate, x509.CertificateSigningRequest)
+DAMAGE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for what is damaged."""
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -232,7 +240,9 @@ def stamp(instant: datetime) -> str:
 def _force(holder: _Holder) -> _Holder:
     # cryptography parses these when they are asked for; whatever is damaged must show here, under one error.
     holder.public_key()
-    _ = holder.extensions
+    _ = holder.extensions, holder.subject
+    if isinstance(holder, x509.Certificate):
+        _ = holder.issuer, holder.not_valid_before_utc, holder.not_valid_after_utc
     return holder
 
 
@@ -240,5 +250,5 @@ def _force(holder: _Holder) -> _Holder:
 def _refusing(problem: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except DAMAGE as error:
         raise CertificateError(f"{problem} ({error})") from error

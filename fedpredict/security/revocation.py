@@ -125,12 +125,18 @@ def load_crls(data: bytes, source: str) -> tuple[x509.CertificateRevocationList,
     blocks = _BLOCK.findall(data)
     try:
         crls = [x509.load_pem_x509_crl(block + b"\n") for block in blocks] or [x509.load_der_x509_crl(data)]
-        odd = [each.oid.dotted_string for crl in crls for each in crl.extensions if each.critical]
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        odd = [each.oid.dotted_string for crl in crls for each in _whole(crl).extensions if each.critical]
+    except certificates.DAMAGE as error:
         raise CertificateError(f"{source}: not a revocation list ({error}); {_FIX}") from error
     if odd:
         raise CertificateError(f"{source}: a partial or indirect list (extension {odd[0]}); a whole one is needed")
     return tuple(crls)
+
+
+def _whole(crl: x509.CertificateRevocationList) -> x509.CertificateRevocationList:
+    """Read all of a list: the library looks at names, times and serial numbers when it is asked for them, no sooner."""
+    _ = crl.issuer, crl.last_update_utc, crl.next_update_utc, [each.serial_number for each in crl]
+    return crl
 
 
 def parse_crls(data: bytes, source: str, authorities: Sequence[x509.Certificate], now: datetime) -> tuple[Crl, ...]:

@@ -24,7 +24,9 @@ def _plain(name: str) -> str:
 def test_a_build_has_kernels_and_names_all_that_an_installation_consists_of(tmp_path: Path) -> None:
     subprocess.run([ROOT / "scripts" / "build", tmp_path], check=True, timeout=600)
     [wheel], [source], [bill] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz"), tmp_path.glob("*.cdx.json")
-    assert {"libtrees.so", "libmd5.so"} <= {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+    assert {"libtrees.so", "libmd5.so", "liblines.so"} <= {
+        Path(name).name for name in zipfile.ZipFile(wheel).namelist()
+    }
     with tarfile.open(source) as archive:
         assert not [name for name in archive.getnames() if name.endswith(".so")]
     text = bill.read_text()

@@ -145,6 +145,18 @@ def test_a_new_policy_is_in_force_on_standing_links_of_all_workers(lab: Lab) -> 
         assert all("bank.modes" in line for line in lab.said("policy.reloaded")[before:])
 
 
+def test_a_model_that_is_not_there_is_told_by_every_worker_and_the_policy_is_in_force(lab: Lab) -> None:
+    with lab.links() as links:
+        before = len(lab.said("policy.unknown_models"))
+
+        lab.reload('[callers.bank]\nmodels = ["m", "credti"]\nmodes = ["offline"]\n')
+
+        until(lambda: len(lab.said("policy.unknown_models")) == before + 2)
+        assert all("bank may ask for credti, which is not here" in line
+                   for line in lab.said("policy.unknown_models")[before:])  # fmt: skip
+        assert [link.status() for link in links] == [PERMISSION_DENIED, PERMISSION_DENIED]
+
+
 def test_a_policy_with_a_mistake_changes_nothing_and_the_key_is_named(lab: Lab) -> None:
     with lab.links() as links:
         lab.reload('[callers.bank]\nmodels = ["*"]\nmodes = ["offline"]\n')

@@ -18,18 +18,23 @@ import numpy as np
 from typing_extensions import override
 
 from fedpredict.client.core import parse_models
+from fedpredict.initiator.greeting import Acquaintance
+from fedpredict.initiator.mask_consents import KeptConsents
+from fedpredict.initiator.mask_session import Place, Terms, open_session
 from fedpredict.initiator.offline.open import TaskParts
 from fedpredict.initiator.server import InitiatorServer
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.fixed_point import MaskedWords
 from fedpredict.model.populations import BucketQuery, digest_of
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.scorer import PartyReply, ScoreQuery
-from fedpredict.model.share import Mode, SampleStatus, build_share
+from fedpredict.model.share import Mode, SampleStatus, Share, build_share
 from fedpredict.model.standing import PopulationNotice
 from fedpredict.participant.server import ParticipantServer
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import stated_identity
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.tasks import open_task_store
@@ -39,6 +44,7 @@ from fedpredict.wire import (
     bucket_codec,
     codec,
     handlers,
+    masked_codec,
     offline_arrow,
     offline_codec,
     population_codec,
@@ -47,8 +53,9 @@ from fedpredict.wire import (
 from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.socket_carrier import Preface, SocketCarrier
 from fedpredict.wire.status import error_from_failure
-from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, participant_pb2
+from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, masking_pb2, participant_pb2
 from tests.fuzz.engine import Target
+from tests.integration import test_every_masked_frame as masked_rows
 from tests.integration import test_every_rpc as rows
 from tests.integration.federation import Certificates
 from tests.integration.spoiling import spoiled
@@ -76,6 +83,9 @@ class Server:
         self.handlers += found
 
     def add_insecure_port(self, _: str) -> int:
+        return 1
+
+    def add_secure_port(self, _: str, __: object) -> int:
         return 1
 
     async def start(self) -> None:
@@ -185,6 +195,19 @@ class Daemons:
         self.methods[rows.INITIATOR] = self.methods[rows.INFERENCE] = self.methods[rows.HEALTH] = Server.made.handlers
         self.upload_id = self.task_id = "unknown"
 
+    async def masked_lab(self) -> ParticipantServer:
+        """Start the laboratory once more, with certificates, as one that masks its shares."""
+        tls = self.tables.certificates.of("lab")
+        content: dict[str, object] = {
+            "party": "lab", "listen": "127.0.0.1:0", "poll_s": 600.0, "max_samples": 100,
+            "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key}, "warehouse": {"path": "elsewhere"},
+            "callers": {"bank": {"models": ["*"]}}, "masked": masked_rows.SETTINGS,
+        }  # fmt: skip
+        lab = ParticipantServer(ParticipantSettings.model_validate(content), self.tables.warehouse("lab"), tls)
+        await lab.__aenter__()
+        await lab.wait_read()
+        return lab
+
     def call(self, service: str, method: str, data: bytes) -> None:
         """Call a method with a message, as somebody who may."""
         caller = BANK if service == rows.PARTICIPANT else DESK
@@ -215,9 +238,41 @@ def rpcs() -> Target:
     return Target([each for each in seeds if len(each) < 10_000], run, [b"\x08\x01", b"m", b"r-1", b"\x0a\x03r-1"])
 
 
+def _sessions(world: Daemons, preface: bytes) -> list[bytes]:
+    """Return what an initiator sends of mask sessions: one step, both, and questions after them; see `feed`."""
+    post, shop = (LiveTls(world.tables.certificates.of(party)) for party in ("post", "shop"))
+    session = masked_rows.Session(world, post, shop, bytes(range(32)))  # type: ignore[arg-type]
+    frames = [
+        link_pb2.Frame(id=number, remaining_ms=5000, **{name: getattr(session, name)()}).SerializeToString()
+        for number, name in enumerate(masked_rows.MASKED, 1)
+    ]
+    keys, others, *asked = (len(each).to_bytes(4, "big") + each for each in frames)
+    sessions = [preface + keys, *(preface + keys + others + each for each in (b"", *asked, b"".join(asked)))]
+    return [each + bytes(len(each) % 2) for each in sessions]
+
+
+def _in_order(data: bytes) -> list[bytes]:
+    """Cut bytes behind the preface, and behind every frame that is whole."""
+    at = len(Preface(BANK.uri).to_bytes())
+    pieces = [data[:at]]
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        pieces.append(data[at:end])
+        at = end
+    return pieces
+
+
+async def _answered(carrier: SocketCarrier) -> None:
+    """Return when no call of a link is under way."""
+    async with asyncio.timeout(30):
+        while (end := carrier._end) is not None and getattr(end, "calls", False):
+            await asyncio.sleep(0)
+
+
 def frames() -> Target:
-    """Bytes of a participant's port for links: the preface, lengths, frames; and frames of its streams."""
+    """Bytes of a participant's port for links: the preface, lengths, frames, also masked; and frames of its streams."""
     world = Daemons()
+    masked = world.loop.run_until_complete(world.masked_lab())
     calls = [
         link_pb2.Frame(id=number, remaining_ms=5000, **{field: rows.ROWS[rows.PARTICIPANT, method].good(world)[-1]})  # type: ignore[arg-type]
         for number, (method, field) in enumerate(rows.FRAMES.items(), 1)
@@ -232,24 +287,26 @@ def frames() -> Target:
     small = zstandard.compress(whole[2])
     seeds = [preface + each for each in packed] + [preface + b"".join(packed), preface[:5], compressed + packed[0]]
     seeds += [compressed + (len(small) | 1 << 31).to_bytes(4, "big") + small]
+    seeds += _sessions(world, preface)
 
     def opened(carrier: SocketCarrier) -> Any:
         from fedpredict.security.callers import socket_caller
 
         caller, _ = socket_caller(carrier.tls, carrier.stated, None)
-        return world.lab._links.answerer(carrier, caller, "nowhere")
+        return masked._links.answerer(carrier, caller, "nowhere")
 
     async def feed(data: bytes) -> list[bytes]:
         transport = Transport()
         carrier = SocketCarrier(opened)
         carrier.connection_made(transport)
+        # of an even length one call after the other, as a session needs it; else whatever comes at once
         middle = len(data) // 2
-        for piece in (data[:middle], data[middle:]):
+        for piece in (data[:middle], data[middle:]) if len(data) % 2 else _in_order(data):
             if piece and not transport.closed:
                 carrier._take(piece)
-        async with asyncio.timeout(30):
-            while (end := carrier._end) is not None and getattr(end, "calls", False):
-                await asyncio.sleep(0)
+            if not len(data) % 2:
+                await _answered(carrier)
+        await _answered(carrier)
         carrier.close("over")
         carrier.connection_lost(None)
         return transport.written
@@ -309,6 +366,7 @@ NOTICE = PopulationNotice(request_id="r-1", population="people", version=1, n_id
 
 def answers() -> Target:
     """What an initiator reads of a participant's answers, and a client of an initiator's; the first byte says which."""
+    loop = asyncio.new_event_loop()
     readers: list[tuple[type[Any], Callable[[Any], object]]] = [
         (participant_pb2.ScoreReply, lambda message: codec.reply_from_wire(message, QUERY, 1)),
         (participant_pb2.ScoreReply, lambda message: codec.failures_from_wire(message, QUERY)),
@@ -323,12 +381,23 @@ def answers() -> Target:
         (initiator_pb2.ResultBatch, offline_arrow.results_from_wire),
         (initiator_pb2.Task, offline_codec.task_from_wire),
         (initiator_pb2.TaskHistory, offline_codec.history_from_wire),
+        (participant_pb2.ScoreReply, lambda message: masked_codec.masked_reply_from_wire(message, QUERY)),
+        (participant_pb2.BucketReply, lambda message: masked_codec.masked_bucket_from_wire(message, BUCKET)),
+        (link_pb2.Frame, lambda message: _open_session(message, loop)),
     ]
     reply = codec.reply_to_wire(QUERY, _reply(np.array([1, 1], dtype=np.int64)))
     bucket = participant_pb2.BucketReply()
     bucket_codec.fill_bucket_reply(bucket, BUCKET, digest_of(IDS), _reply(None))
     arrow = arrow_codec.task_to_arrow(PredictTask(request_id="r-1", model_id="m", mode=Mode.NEARLINE, sample_ids=IDS))
     good = {0: reply, 1: reply, 3: bucket, 8: arrow, 9: offline_arrow.chunk_to_wire(IDS, "r-1")}
+    masked, masked_bucket = participant_pb2.ScoreReply(), participant_pb2.BucketReply()
+    masked_codec.fill_masked_reply(masked, QUERY, _masked_reply(np.array([1, 1], dtype=np.int64)))
+    masked_codec.fill_masked_bucket_reply(masked_bucket, BUCKET, digest_of(IDS), _masked_reply(None))
+    shown = masking_pb2.MaskKeyReply(
+        key=masking_pb2.MaskKey(party="lab", public_key=b"k" * 32, certificate_chain=b"c", signature=b"s"),
+        consent=masking_pb2.MaskConsent(party="lab", valid_until=2**40, certificate_chain=b"c", signature=b"s"),
+    )
+    good |= {13: masked, 14: masked_bucket, 15: link_pb2.Frame(mask_key_told=shown)}
     seeds = [bytes([number]) + each.SerializeToString() for number, each in good.items()]
     for number, (kind, _) in enumerate(readers):
         made = good.get(number, kind())
@@ -344,6 +413,34 @@ def answers() -> Target:
         read(handlers.parse(kind, data[1:]))
 
     return Target([each for each in seeds if len(each) < 10_000], run, [b"\xff\xff\xff\xff", b"sample_id", b"linear"])
+
+
+class _Answering:
+    """In place of a link, whose party gives one answer to whatever it is asked."""
+
+    def __init__(self, answer: link_pb2.Frame) -> None:
+        self._answer = answer
+
+    def start(self, call: Any) -> None:
+        call.answered(call, self._answer)
+
+
+def _open_session(answer: link_pb2.Frame, loop: asyncio.AbstractEventLoop) -> None:
+    """Have an initiator open a mask session with a party that answers so, and keep what it consents to."""
+    who = Acquaintance("lab", None)
+    places = {"lab": Place(who, _Answering(answer))}  # type: ignore[arg-type]
+    terms = Terms(bytes(32), "{}", ("lab", "shop"), 32)
+    opened = loop.run_until_complete(open_session(places, terms))
+    kept = KeptConsents()
+    kept.keep("5c" * 32, terms.parties, opened.consents)
+    kept.of("5c" * 32, ["lab"])
+
+
+def _masked_reply(times: Any) -> PartyReply:
+    words = MaskedWords(np.arange(2, dtype=np.uint64)[:, None], np.zeros(1, dtype=np.uint64))
+    status = np.array([SampleStatus.OK, SampleStatus.OK], dtype=np.uint8)
+    share = Share(np.empty((2, 0)), status)
+    return PartyReply(share=share, oldest_event_time=1, elapsed_s=0.1, segment_event_times=times, masked=words)
 
 
 def _reply(times: Any) -> PartyReply:

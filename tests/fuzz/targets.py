@@ -20,7 +20,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     name: _made(module, name)
     for module, names in {
         "files": ("pickles", "boosters"),
-        "texts": ("settings", "views", "audit_logs", "http_bodies"),
+        "texts": ("settings", "trust", "views", "audit_logs", "http_bodies"),
         "messages": ("rpcs", "frames", "answers"),
         "links": ("replies",),
     }.items()

@@ -1,4 +1,4 @@
-"""Targets: settings, views and their scripts, audit logs, and what comes over HTTP."""
+"""Targets: settings, files of who is believed, views and their scripts, audit logs, and what comes over HTTP."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import io
 import json
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from fedpredict.cli.config_file import load_settings
 from fedpredict.errors import ConfigError
@@ -20,13 +22,21 @@ from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.http import infer
 from fedpredict.initiator.http.decode import Terms, parse_task
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.share import Mode
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.security import certs, crls
 from fedpredict.security.audit_chain import parse_checkpoint
 from fedpredict.security.audit_keys import PUBLIC_KEY, open_keys, read_public_key
 from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.audit_verify import verify_chain
+from fedpredict.security.certificate import key_fingerprint, parse_certificates
+from fedpredict.security.hello import HELLO
+from fedpredict.security.identity import Identity, IdentityKind
+from fedpredict.security.live import LiveTls
+from fedpredict.security.revocation import Lists, parse_crls, parse_denied
+from fedpredict.security.tokens import TokenFile, Tokens
 from fedpredict.tables.script import compile_script, lint_script
 from fedpredict.tables.script_view import ScriptView
 from tests.fuzz.engine import Target
@@ -54,6 +64,52 @@ def settings() -> Target:
             load_settings(path, ParticipantSettings, prefix="P_", environment={})
         load_settings(path, InitiatorSettings, prefix="I_", environment={"I_LIMITS": data[:50].decode("latin-1")})
 
+    return Target(seeds, run, words)
+
+
+def trust() -> Target:
+    """Who is believed: tokens, revocation lists, denied keys, what a peer shows; the first byte says which."""
+    folder = Path(tempfile.mkdtemp())
+    path, made = folder / "tokens.json", folder / "made.json"
+    token = TokenFile(made).create("desk", models=("*",), modes=tuple(Mode), lasts=timedelta(days=9), by="ada")
+    TokenFile(made).revoke(TokenFile(made).create("desk", models=("m",), modes=tuple(Mode), lasts=timedelta(days=9),
+                                                  by="ada").kept.id, by="ada")  # fmt: skip
+    ca = certs.create_ca(folder / "ca", "a CA")
+    lab = certs.issue(ca, Identity(IdentityKind.PARTY, "lab"), folder / "lab").certificate
+    (authority,), (leaf,) = (parse_certificates(each.read_bytes(), "ca") for each in (ca.certificate, lab))
+    crls.revoke(ca, [], kept=folder / "ca.crl")
+    empty = (folder / "ca.crl").read_bytes()
+    crls.revoke(ca, [lab], [1], kept=folder / "ca.crl")
+    whole = (folder / "ca.crl").read_bytes()
+    der = x509.load_pem_x509_crl(whole).public_bytes(serialization.Encoding.DER)
+    denied = key_fingerprint(leaf).encode()
+    seeds = [b"0" + made.read_bytes(), b"0{}", b"0" + made.read_bytes().replace(b"Z", b"+05:00")]
+    seeds += [b"1" + each for each in (empty, whole, der, whole + empty, whole.replace(b"X509 CRL", b"CERTIFICATE"))]
+    live = LiveTls(certs.leaf_files(folder / "lab", "lab"))
+    chain, proof = live.prove(HELLO, "lab", nonce=bytes(32))
+    seeds += [b"3" + each for each in (chain, ca.certificate.read_bytes(), chain + ca.certificate.read_bytes())]
+    seeds += [b"2" + each for each in (denied, b"# stolen\n" + denied + b" # since today\n", denied.upper(), b"\n\n")]
+
+    def run(data: bytes) -> None:
+        kind, content = data[:1], data[1:]
+        now = datetime.now(UTC)
+        if kind == b"0":
+            path.write_bytes(content)
+            path.chmod(0o600)
+            for each in TokenFile(path).all():
+                each.state(now)
+            Tokens(path).check(Tokens(path).holder(f"Bearer {token.text}").token)
+        elif kind == b"1":
+            found = parse_crls(content, "ca.crl", [authority], now)
+            # what the CA did not sign is no list, whatever became of the rest
+            assert {each.revoked for each in found} <= {frozenset(), frozenset({1, leaf.serial_number})}
+            Lists(found).problem_of(leaf, now)
+        elif kind == b"2":
+            Lists(denied=parse_denied(content.decode("utf-8", "replace"), "denied.txt")).listed(leaf)
+        else:
+            live.check_proof("lab", HELLO, "lab", nonce=bytes(32), proof=(content, proof))
+
+    words = [b'"tokens":[', b'"revoked_at":null', b"-----BEGIN X509 CRL-----\n", b"\x30\x82", b"[" * 500, denied[:63]]
     return Target(seeds, run, words)
 
 

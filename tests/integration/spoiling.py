@@ -24,7 +24,8 @@ _INTEGERS = {
 def spoiled(good: Message) -> Iterator[tuple[str, bytes]]:
     """Give (what was done, the bytes) for every way in which one field can be wrong, and for bytes that are no message.
 
-    Submessages that are set are gone through as well; what was done begins with the field's dotted name.
+    Submessages that are set are gone through as well, of several the first; what was done begins with the dotted name
+    of the field.
     """
     for place, changed in _changed(good, good, ()):
         yield place, changed.SerializeToString()
@@ -41,11 +42,21 @@ def _changed(root: Message, message: Message, path: tuple[str, ...]) -> Iterator
             copied = copy.deepcopy(root)
             inner = copied
             for step in path:
-                inner = getattr(inner, step)
+                inner = _within(inner, step)
             change(inner)
             yield f"{name}: {what}", copied
-        if field.message_type is not None and not field.is_repeated and message.HasField(field.name):
-            yield from _changed(root, getattr(message, field.name), (*path, field.name))
+        below = _within(message, field.name) if any(field is each for each, _ in message.ListFields()) else None
+        if isinstance(below, Message):
+            yield from _changed(root, below, (*path, field.name))
+
+
+def _within(message: Message, name: str) -> Any:
+    """Return what a field holds; of several submessages the first."""
+    value = getattr(message, name)
+    field = message.DESCRIPTOR.fields_by_name[name]
+    if not field.is_repeated or field.message_type is None or field.message_type.GetOptions().map_entry:
+        return value
+    return value[0]
 
 
 def _changes(field: FieldDescriptor, message: Message) -> Iterator[tuple[str, Any]]:

@@ -116,8 +116,8 @@ class Daemons(World):
         super().__init__(folder, certificates)
         self.channels: dict[tuple[bool, TlsFiles | None], grpc.aio.Channel] = {}
 
-    async def start(self) -> None:
-        """Start the laboratory alone."""
+    async def start(self, **changes: object) -> None:
+        """Start the laboratory alone, with some settings changed."""
         self.audit = self.stack.enter_context(
             AuditLog(AuditSettings(write_s=0.01), self.folder / "audit", "lab", 0, open_keys(self.folder / "audit"))
         )
@@ -132,6 +132,7 @@ class Daemons(World):
             "tls": {"ca": tls.ca, "certificate": tls.certificate, "key": tls.key},
             "warehouse": {"path": "elsewhere"},
             "callers": {"bank": {"models": ["*"]}, "shop": {"models": ["other"]}, "insurer": {"models": ["m"]}},
+            **changes,
         }
         warehouse = self.warehouse("lab")
         self.version = current_versions(warehouse)["m"]

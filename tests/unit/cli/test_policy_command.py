@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedpredict.cli.checks_roles import check_clients
 from fedpredict.cli.main import run
 from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.model.kinds import Kind
+from fedpredict.model.linear import LinearPart
+from fedpredict.model.partial import PartialModel
 from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.check import Level
+from fedpredict.tables.models import publish_model
+from fedpredict.tables.views import FeatureView, ViewFeature
+from fedpredict.warehouse.base import ColumnType
+from fedpredict.warehouse.local import LocalWarehouse
 from tests.unit.security.test_audit import log
 
 RULE = """
@@ -80,6 +89,68 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, capsys: pytest.CaptureF
     assert run(["policy", "check", str(path)]) == 3
 
     assert "unknown key [callers.shop] model in rules.toml; did you mean models?" in capsys.readouterr().err
+
+
+PARTICIPANT = 'party = "lab"\ninsecure = true\n{more}\n[warehouse]\npath = "w"\n'
+INITIATOR = (
+    'party = "bank"\ninsecure = true\n{more}\n[parties.lab]\naddress = "127.0.0.1:1"\n'
+    '[models.credit]\nparties = ["lab"]\n'
+)
+SLIP = '[{table}.bank]\nmodels = ["credit", "credti", "*"]\n'
+TOLD = "warning: bank may ask for credti, which is not here: did you mean credit?"
+
+
+def convert(folder: Path) -> None:
+    """Put the model credit into the warehouse of a participant."""
+    view = FeatureView("v", 1, (ViewFeature("age", "age", ColumnType.DOUBLE),), "id", None)
+    part = LinearPart(("age",), np.ones((1, 1)), None, np.zeros(1))
+    partial = PartialModel("credit", "run-1", "lab", Kind.LINEAR, (), False, part)
+    with closing(LocalWarehouse(folder / "w")) as warehouse:
+        publish_model(warehouse, partial, view, "00" * 32)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["settings", "rules in a file of their own"])
+@pytest.mark.parametrize("role", ["participant", "initiator"])
+def test_models_that_the_party_does_not_know_are_told_and_are_no_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], alone: bool, role: str
+) -> None:
+    convert(tmp_path)
+    settings, table = {"participant": (PARTICIPANT, "callers"), "initiator": (INITIATOR, "clients")}[role]
+    name, rules = f"{role}.toml", SLIP.format(table=table)
+    path = tmp_path / ("rules.toml" if alone else name)
+    (tmp_path / name).write_text(
+        settings.format(more='policy = "rules.toml"' if alone else "") + ("" if alone else rules)
+    )
+    if alone:
+        path.write_text(rules)
+
+    assert run(["policy", "check", str(path), "--json"]) == 0
+
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["models"] == ["credit", "credti", "*"]
+    assert " ".join(printed.err.split()) == TOLD
+
+
+def test_where_models_cannot_be_known_nothing_is_said_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rules alone, and beside them settings that have others, or a mistake; settings of a warehouse that is away."""
+    convert(tmp_path)
+    path = tmp_path / "rules.toml"
+    path.write_text(SLIP.format(table="callers"))
+    (tmp_path / "participant.toml").write_text(PARTICIPANT.format(more='policy = "others.toml"'))
+
+    assert run(["policy", "check", str(path), "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+    (tmp_path / "participant.toml").write_text(PARTICIPANT.format(more='policy = "rules.toml"\npol_s = 1'))
+    assert run(["policy", "check", str(path), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("models are not checked: unknown key pol_s")
+
+    away = PARTICIPANT.replace('path = "w"', 'kind = "hive"\nhost = "127.0.0.1"\nport = 1')
+    path.write_text(away.format(more="") + SLIP.format(table="callers"))
+    assert run(["policy", "check", str(path), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("models are not checked: ")
 
 
 def test_the_report_says_what_callers_asked_for(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from fedpredict.cli.reload import PolicyReload, heeding, ignore_hangups
 from fedpredict.cli.wiring import load_initiator, load_participant
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ConfigError, WarehouseUnavailableError
 from fedpredict.observe.policy import PolicyMetrics
 from fedpredict.participant.policy import ParticipantPolicy
 from fedpredict.participant.settings import ParticipantSettings
@@ -105,6 +106,55 @@ async def test_a_policy_with_any_mistake_leaves_all_of_the_old_one_in_force(
     (line,) = [each for each in caplog.records if each.message == "policy.refused"]
     assert said in vars(line)["reason"]
     assert world.counted() == {("refused",): 1.0}
+
+
+async def test_models_that_the_party_does_not_know_are_told_and_the_policy_is_in_force(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[list[str] | Exception] = [["bank may ask for credti"], [], WarehouseUnavailableError("it is away")]
+
+    def unknown(settings: ParticipantSettings) -> list[str]:
+        assert settings.callers["bank"].models == ("credti",)
+        outcome = told.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    running = load_participant(world.path).settings
+    reload = PolicyReload(
+        running, lambda: load_participant(world.path).settings, world.policy.replace, world.metrics, unknown
+    )
+    world.write('[callers.bank]\nmodels = ["credti"]')
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await reload.once()
+
+    assert world.policy.callers.may_ask(BANK, "credti")
+    lines = [each for each in caplog.records if each.message.startswith("policy.")]
+    reloaded, unknown_models, not_checked = "policy.reloaded", "policy.unknown_models", "policy.models_not_checked"
+    assert [each.message for each in lines] == [reloaded, unknown_models, reloaded, reloaded, not_checked]
+    assert (lines[1].levelname, vars(lines[1])["unknown"]) == ("WARNING", ["bank may ask for credti"])
+    assert "it is away" in vars(lines[4])["reason"]
+    assert world.counted() == {("ok",): 3.0}
+
+
+async def test_a_warehouse_that_does_not_answer_holds_no_further_reload_up(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedpredict.cli.reload.UNKNOWN_S", 0.01)
+    asked = threading.Event()
+    running = load_participant(world.path).settings
+    reload = PolicyReload(
+        running, lambda: running, world.policy.replace, world.metrics, lambda _: [str(asked.wait(30.0))]
+    )
+    try:
+        with caplog.at_level(logging.INFO):
+            await reload.once()
+            await reload.once()
+    finally:
+        asked.set()
+
+    assert caplog.messages == ["policy.reloaded", "policy.models_not_checked"] * 2
 
 
 async def test_a_defect_is_logged_and_the_next_reload_works(world: World, caplog: pytest.LogCaptureFixture) -> None:

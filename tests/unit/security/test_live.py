@@ -17,6 +17,7 @@ import pytest
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpredict.errors import CertificateError, CertificateRefusedError, ConfigError, UnauthenticatedError
 from fedpredict.security import certs, crls
@@ -237,6 +238,55 @@ def test_an_older_list_does_not_take_the_place_of_the_present_one(
         live.check(pem(certificates.lab))
     (told,) = events(caplog, "tls.lists_not_taken")
     assert "older than the one in force" in vars(told)["reason"]
+
+
+def delta_of(ca: CaFiles) -> bytes:
+    """Return a list of changes alone (a delta list) that the CA signed, with a number above all others."""
+    key = serialization.load_pem_private_key(ca.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(certificate_of(ca.certificate).subject)
+    builder = builder.last_update(now).next_update(now + timedelta(days=9)).add_extension(x509.CRLNumber(99), False)
+    builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("partial", "a partial or indirect list"),
+        ("cut off", "not a revocation list"),
+        ("empty", "not a revocation list"),
+        ("forged", "not signed by a CA of the `ca` file"),
+    ],
+)
+def test_a_list_that_is_partial_cut_off_or_forged_is_not_taken_and_the_one_before_stays(
+    bad: tuple[str, str], certificates: Certificates, files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert files.crl is not None
+    what, told = bad
+    crls.revoke(certificates.ca, [certificates.lab.certificate], kept=files.crl)
+    live = LiveTls(files)
+    forger = certs.create_ca(tmp_path / "forger", "the federation's CA")
+    crls.revoke(forger, [], kept=tmp_path / "forged.crl")
+    whole = files.crl.read_bytes()
+    lists = {
+        "partial": delta_of(certificates.ca),
+        "cut off": whole[: len(whole) // 2],
+        "empty": b"",
+        "forged": (tmp_path / "forged.crl").read_bytes(),
+    }
+    files.crl.write_bytes(lists[what])
+    for _ in range(3):
+        live.look()
+
+    (line,) = events(caplog, "tls.lists_not_taken")
+    assert told in vars(line)["reason"]
+    with pytest.raises(CertificateRefusedError, match="revoked by CN=the federation's CA"):
+        live.check(pem(certificates.lab))
+    assert live.check(pem(certificates.desk)) == DESK
+    with pytest.raises(CertificateError, match=told):
+        LiveTls(files)
 
 
 @pytest.fixture(params=["the next CA", "the federation's CA"], ids=["another name", "the same name"])

@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from fedpredict.errors import CertificateError
 from fedpredict.security import certs, crls
-from fedpredict.security.certificate import parse_certificates
+from fedpredict.security.certificate import parse_certificates, parse_der
 from fedpredict.security.certs import CaFiles
-from fedpredict.security.revocation import Crl, Lists, parse_crls, parse_denied
+from fedpredict.security.revocation import Crl, Lists, describe, parse_crls, parse_denied
 from tests.unit.security.federation import HOSPITAL, LAB, NOW
 
 TEXT = serialization.Encoding.PEM
@@ -122,6 +122,41 @@ def test_a_file_holds_the_lists_of_several_cas(ca: CaFiles, tmp_path: Path) -> N
 def test_what_is_no_list_is_named(ca: CaFiles, data: bytes, told: str) -> None:
     with pytest.raises(CertificateError, match=rf"ca\.crl: {told}"):
         parse_crls(data, "ca.crl", [certificate_of(ca.certificate)], NOW)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number:Warning")
+def test_a_certificate_whose_inside_is_damaged_is_refused_when_it_is_read(ca: CaFiles, tmp_path: Path) -> None:
+    """As a peer may show it: what is read can be named and held against the clock, whatever stands in it."""
+    lab = certs.issue(ca, LAB, tmp_path / "lab").certificate
+    whole = certificate_of(lab).public_bytes(serialization.Encoding.DER)
+    n_refused = 0
+    for place in range(len(whole)):
+        for value in (0x00, 0x30, 0xFF, whole[place] ^ 0x20):
+            damaged = whole[:place] + bytes([value]) + whole[place + 1 :]
+            try:
+                found = parse_der(damaged, "lab")
+            except CertificateError:
+                n_refused += 1
+                continue
+            assert found.issuer.rfc4514_string() != ""
+            assert found.not_valid_before_utc < NOW + timedelta(days=36_500)
+            describe(found)
+
+    assert n_refused > len(whole)
+
+
+def test_a_list_whose_inside_is_damaged_is_named(ca: CaFiles, tmp_path: Path) -> None:
+    """Every byte of a list in its turn: what the library reads late, such as the CA's name, is no surprise later."""
+    path = tmp_path / "ca.crl"
+    crls.revoke(ca, [], [1], kept=path)
+    whole = x509.load_pem_x509_crl(path.read_bytes()).public_bytes(serialization.Encoding.DER)
+    authorities = [certificate_of(ca.certificate)]
+    for place in range(len(whole)):
+        for value in (0x00, 0x30, 0xFF, whole[place] ^ 0x20):
+            damaged = whole[:place] + bytes([value]) + whole[place + 1 :]
+            if damaged != whole:
+                with pytest.raises(CertificateError, match=r"ca\.crl: "):
+                    parse_crls(damaged, "ca.crl", authorities, NOW)
 
 
 def test_a_list_that_somebody_else_signed_is_refused(ca: CaFiles, tmp_path: Path) -> None:

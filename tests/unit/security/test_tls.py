@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ssl
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -258,3 +260,38 @@ def test_a_key_of_a_new_request_does_not_fit_the_old_certificate(certificates: C
 )
 def test_only_loopback_is_loopback(address: str, expected: bool) -> None:
     assert is_loopback(address) is expected
+
+
+def test_the_network_reads_the_name_of_the_dialled_party_and_nothing_that_is_said(certificates: Certificates) -> None:
+    """The name of whom a party dials stands bare in its first message (SNI); certificates and what follows do not."""
+    ends = [ssl.MemoryBIO() for _ in range(4)]
+    to_lab, at_lab, to_hospital, at_hospital = ends
+    hospital = (
+        LiveTls(certificates.hospital)
+        .dialling_context()
+        .wrap_bio(at_hospital, to_lab, server_side=False, server_hostname=server_name("lab"))
+    )
+    lab = LiveTls(certificates.lab).listening_context().wrap_bio(at_lab, to_hospital, server_side=True)
+    seen: dict[str, bytes] = {"to lab": b"", "to hospital": b""}
+
+    def carry() -> None:
+        for name, source, target in (("to lab", to_lab, at_lab), ("to hospital", to_hospital, at_hospital)):
+            data = source.read()
+            seen[name] += data
+            target.write(data)
+
+    for end in (hospital, lab, hospital, lab):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+        carry()
+    hospital.write(b"sample-17 of model credit")
+    carry()
+    assert lab.read() == b"sample-17 of model credit"
+    lab.write(b"a share")
+    carry()
+    assert hospital.read() == b"a share"
+
+    assert seen["to lab"].count(b"lab.party.fedpredict") == 1
+    everything = b"".join(seen.values())
+    for hidden in (b"sample-17", b"credit", b"a share", b"hospital", b"fedpredict://"):
+        assert hidden not in everything
