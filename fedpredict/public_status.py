@@ -100,7 +100,9 @@ STATUS: dict[type[FedPredictError], PublicStatus] = {
     InputsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "inputs: feature {feature} {problem}"),
     FeatureFileError: PublicStatus(Code.INVALID_ARGUMENT, "the file of features cannot be loaded"),
     ViewRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "the feature view cannot be used"),
-    EventsRefusedError: PublicStatus(Code.INVALID_ARGUMENT, "{summary}; none was stored"),
+    EventsRefusedError: PublicStatus(
+        Code.INVALID_ARGUMENT, "{n_refused} of {n_events} events cannot be taken; none was stored"
+    ),
     FieldError: PublicStatus(Code.INVALID_ARGUMENT, "{place}: {problem}"),
     ProtocolError: PublicStatus(Code.INVALID_ARGUMENT, "the message cannot be understood"),
     ModelFileError: INTERNAL,

@@ -72,20 +72,13 @@ class EventsRefusedError(InputError):
         refused: Of the first of them, the line or row and why; without a value of it.
     """
 
-    public_fields = ("summary", "refused")
+    public_fields = ("n_events", "n_refused", "refused")
 
     def __init__(self, message: str, *, n_events: int, n_refused: int, refused: Sequence[Mapping[str, object]]) -> None:
         super().__init__(message)
         self.n_events = n_events
         self.n_refused = n_refused
         self.refused = tuple(refused)
-
-    @property
-    def summary(self) -> str:
-        """How many cannot be taken, or that none came."""
-        if not self.n_events:
-            return "no event was sent"
-        return f"{self.n_refused} of {self.n_events} events cannot be taken"
 
 
 class FieldError(InputError):

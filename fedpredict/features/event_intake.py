@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from fedpredict.errors import EventsRefusedError, FeatureFileError, ProtocolError
+from fedpredict.errors import EventsRefusedError, FeatureFileError, FieldError, ProtocolError
 from fedpredict.features.event_feed import Feed, OddEventError
 from fedpredict.features.files import read_columns
 from fedpredict.state.event_base import EventStore, StoredEvent
@@ -60,7 +60,8 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
     """Check all rows, then store them.
 
     Raises:
-        EventsRefusedError: There is none, or some cannot be taken; nothing was stored.
+        FieldError: There is none.
+        EventsRefusedError: Some cannot be taken; nothing was stored.
         StateError: The database cannot be used. What an earlier transaction stored stays; the same again is harmless.
     """
     events: list[StoredEvent] = []
@@ -77,12 +78,13 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
             n_refused += 1
             if len(refused) < MAX_TOLD:
                 refused.append({"line": line, "reason": str(error)})
-    if n_refused or not n_events:
+    if not n_events:
+        what = "there is no event: nothing was sent but white space, or no rows"
+        raise FieldError(what, place="the events", problem="there is none")
+    if n_refused:
         told = "; ".join(f"line {each['line']}: {each['reason']}" for each in refused)
         raise EventsRefusedError(
-            f"{n_refused} of {n_events} events cannot be taken, none was stored: {told}"
-            if n_events
-            else "there is no event: nothing was sent but white space, or no rows",
+            f"{n_refused} of {n_events} events cannot be taken, none was stored: {told}",
             n_events=n_events,
             n_refused=n_refused,
             refused=refused,

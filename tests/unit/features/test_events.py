@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedpredict.errors import EventsRefusedError, FeatureFileError
+from fedpredict.errors import EventsRefusedError, FeatureFileError, FieldError
 from fedpredict.features.event_feed import MAX_CONTENT_BYTES, Feed, OddEventError, feed_of
 from fedpredict.features.event_intake import (
     MAX_TOLD,
@@ -205,9 +205,9 @@ def test_a_byte_order_mark_before_json_lines_is_passed_over(tmp_path: Path) -> N
 
 
 def test_no_event_at_all_and_too_many_reasons() -> None:
-    with pytest.raises(EventsRefusedError, match="there is no event: nothing was sent") as nothing:
+    with pytest.raises(FieldError, match="there is no event: nothing was sent") as nothing:
         take_events(Memory(), FEED, json_lines(b" \n"))
-    assert public_status(nothing.value).text == "no event was sent; none was stored"
+    assert public_status(nothing.value).text == "the events: there is none"
     with pytest.raises(EventsRefusedError) as raised:
         take_events(Memory(), FEED, json_lines(b"\n".join([b"{}"] * 50)))
     assert (raised.value.n_refused, len(raised.value.refused)) == (50, MAX_TOLD)

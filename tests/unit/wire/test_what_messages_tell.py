@@ -115,6 +115,7 @@ def test_an_answer_has_room_for_the_share_its_statuses_and_reasons_and_no_featur
     }  # fmt: skip
     assert names(participant_pb2.BucketReply) == {
         "request_id", "manifest_sha256", "ids_sha256", "rows", "status", "oldest_event_time_us", "elapsed_s",
+        "sources",
         *values, *MASKED,
     }  # fmt: skip
 
