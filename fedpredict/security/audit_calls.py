@@ -79,7 +79,8 @@ class AuditedCalls:
         """
         if self._log is None:
             return
-        purpose = self.name(call, caller)
+        purpose = self._purpose_of(caller)
+        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
         if error is not None:
             if purpose is None:
                 call.sample_ids, call.ids_sha256 = None, ""
@@ -106,14 +107,15 @@ class AuditedCalls:
     ) -> None:
         """Write down a question that was answered; what is given is as in an `AuditedCall`."""
         # on the way of every answer: what many lines share is looked up
-        purpose, found = self._purpose_of(caller), status.tobytes()
-        key = (what, caller, purpose, model_id, manifest_sha256, mode, epoch, found)
+        token, purpose = token_of(caller), self._purpose_of(caller)
+        who = (caller.kind, caller.name, token, purpose)
+        key = (what, who, model_id, manifest_sha256, mode, epoch, status.tobytes())
         text = self._texts.get(key)
         if text is None:
             rows = len(sample_ids)
             call = AuditedCall(
                 what, str(caller), "", model_id, manifest_sha256, mode.value, rows, epoch, status=status,
-                token=token_of(caller), purpose=purpose or "",
+                token=token, purpose=purpose or "",
             )  # fmt: skip
             text = fields_of(call)
             if rows <= _KEPT_ROWS:
@@ -122,12 +124,6 @@ class AuditedCalls:
                 self._texts[key] = text
         if self._log is not None:
             self._log.add_answer(text, request_id, SampleIds.of(sample_ids))
-
-    def name(self, call: AuditedCall, caller: Identity) -> str | None:
-        """Fill in who asked, with what and what for; return the latter, None for a caller without a rule."""
-        purpose = self._purpose_of(caller)
-        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
-        return purpose
 
     def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
         """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted.

@@ -265,7 +265,7 @@ class AuditLog:
                 left -= len(bodies)
                 try:
                     self._write_lines(file, bodies)
-                except OSError:
+                except BaseException:
                     self._wait(bodies)
                     raise
         except OSError:
