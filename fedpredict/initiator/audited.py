@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from typing_extensions import override
 
 from fedpredict.initiator.predict import Predicts
 from fedpredict.initiator.submit import Done, GiveUp
-from fedpredict.model.arrays import Statuses
 from fedpredict.model.offline import OfflineTask, Upload
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.observe.metrics import Edge
 from fedpredict.security.audit_calls import AuditedCalls
-from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of, weight_of
+from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
 from fedpredict.security.audit_waiting import Audit
 from fedpredict.security.identity import Identity
 
@@ -127,33 +126,31 @@ class _Audited(Predicts):
         return left
 
     def _add(self, task: PredictTask, caller: Identity, outcome: Prediction | BaseException) -> None:
-        # this is on the way of every answer: what can be done behind it is
         if not isinstance(outcome, BaseException):
-            kept = (task, caller, outcome.manifest_sha256, outcome.status)
-            self._log.add_later(self._calls_of, kept, weight_of(task.sample_ids))
+            self._calls.answered(
+                self._what,
+                caller,
+                task.request_id,
+                model_id=task.model_id,
+                manifest_sha256=outcome.manifest_sha256,
+                mode=task.mode,
+                epoch=0,
+                sample_ids=task.sample_ids,
+                status=outcome.status,
+            )
             return
         ids = None if is_unlisted(outcome) else task.sample_ids
-        self._calls.write(self._call(task, "", None, outcome_of(outcome), ids), caller, outcome)
-
-    def _calls_of(self, kept: tuple[PredictTask, Identity, str, Statuses]) -> tuple[AuditedCall]:
-        task, caller, manifest_sha256, status = kept
-        call = self._call(task, manifest_sha256, status, "ok", task.sample_ids)
-        self._calls.name(call, caller)
-        return (call,)
-
-    def _call(
-        self,
-        task: PredictTask,
-        manifest_sha256: str,
-        status: Statuses | None,
-        outcome: str,
-        ids: Sequence[bytes] | None,
-    ) -> AuditedCall:
-        # by place, which takes half of what names do
-        mode, rows = task.mode.value, len(task.sample_ids)
-        return AuditedCall(
-            self._what, "", task.request_id, task.model_id, manifest_sha256, mode, rows, 0, outcome, ids, status
+        call = AuditedCall(
+            self._what,
+            "",
+            task.request_id,
+            task.model_id,
+            mode=task.mode.value,
+            rows=len(task.sample_ids),
+            outcome=outcome_of(outcome),
+            sample_ids=ids,
         )
+        self._calls.write(call, caller, outcome)
 
 
 class _Held:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fedpredict.model.populations import BucketQuery, PopulationRows
@@ -11,12 +10,11 @@ from fedpredict.model.scorer import PartyReply, ScoreQuery
 from fedpredict.model.several import rows_of_models
 from fedpredict.model.standing import BucketIds, PopulationNotice
 from fedpredict.security.audit_calls import AuditedCalls
-from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of, weight_of
+from fedpredict.security.audit_line import AuditedCall, is_unlisted, outcome_of
 from fedpredict.security.identity import Identity
 
 EVENTS = "POST /v1/events"
-_AS_IT_IS = 256
-"""A question about so many samples at most waits as it is, with its answer, until its line is made."""
+_SCORE = "Score"
 
 
 class CallAudit(AuditedCalls):
@@ -26,19 +24,37 @@ class CallAudit(AuditedCalls):
         """Write down a question for shares, a line for each model that it asks for."""
         if self._log is None:
             return
-        if isinstance(answer, PartyReply) and not answer.failures and len(query.sample_ids) <= _AS_IT_IS:
-            weight = weight_of(query.sample_ids) + answer.share.values.nbytes
-            self._log.add_later(self._whole, (caller, query, answer), weight)
-            return
-        for call, error in _scored(query, answer):
+        reply = answer if isinstance(answer, PartyReply) else None
+        rows_of = rows_of_models(query) if query.further else [slice(0, len(query.sample_ids))]
+        for place, (model, rows) in enumerate(zip(query.models, rows_of, strict=True)):
+            error = answer if isinstance(answer, BaseException) else answer.failures.get(place)
+            ids = query.sample_ids[rows] if query.further else query.sample_ids
+            if reply is not None and error is None:
+                self.answered(
+                    _SCORE,
+                    caller,
+                    query.request_id,
+                    model_id=model.model_id,
+                    manifest_sha256=model.manifest_sha256,
+                    mode=query.mode,
+                    epoch=query.epoch,
+                    sample_ids=ids,
+                    status=reply.share.status[rows],
+                )
+                continue
+            call = AuditedCall(
+                _SCORE,
+                "",
+                query.request_id,
+                model.model_id,
+                model.manifest_sha256,
+                query.mode.value,
+                len(ids),
+                query.epoch,
+                outcome_of(error),
+                None if is_unlisted(error) else ids,
+            )
             self.write(call, caller, error)
-
-    def _whole(self, kept: tuple[Identity, ScoreQuery, PartyReply]) -> list[AuditedCall]:
-        caller, query, reply = kept
-        calls = [call for call, _ in _scored(query, reply)]
-        for call in calls:
-            self.name(call, caller)
-        return calls
 
     def bucket(
         self, caller: Identity, query: BucketQuery, ids: AskedIds, answer: PartyReply | BaseException | None
@@ -110,31 +126,6 @@ class CallAudit(AuditedCalls):
             caller,
             error,
         )
-
-
-def _scored(
-    query: ScoreQuery, answer: PartyReply | BaseException
-) -> Iterator[tuple[AuditedCall, BaseException | None]]:
-    """Give a call for each model that is asked for, and what it failed with."""
-    reply = answer if isinstance(answer, PartyReply) else None
-    rows_of = rows_of_models(query) if query.further else [slice(0, len(query.sample_ids))]
-    for place, (model, rows) in enumerate(zip(query.models, rows_of, strict=True)):
-        error = answer if isinstance(answer, BaseException) else answer.failures.get(place)
-        status = None if reply is None or error is not None else reply.share.status[rows]
-        call = AuditedCall(
-            "Score",
-            "",
-            query.request_id,
-            model.model_id,
-            model.manifest_sha256,
-            query.mode.value,
-            rows.stop - rows.start,
-            query.epoch,
-            outcome_of(error),
-            None if is_unlisted(error) else query.sample_ids[rows],
-            status,
-        )
-        yield call, error
 
 
 @dataclass(slots=True)

@@ -12,9 +12,12 @@ from fedpredict.errors import (
     SecurityError,
     TokenRefusedError,
 )
+from fedpredict.model.arrays import Statuses
 from fedpredict.model.few import FewPerSecond
 from fedpredict.model.ids import is_model_id
-from fedpredict.security.audit_line import TEXT, AuditedCall, outcome_of
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode
+from fedpredict.security.audit_line import TEXT, AuditedCall, fields_of, outcome_of
 from fedpredict.security.audit_peers import Handed
 from fedpredict.security.audit_waiting import Audit, until_safe
 from fedpredict.security.identity import Identity
@@ -26,6 +29,8 @@ REFUSED_PER_S = 10
 """So many refusals that cost their callers nothing get a line of their own; more are counted, or they would fill the
 disk, and with it stop everybody. Those without a rule have them together, each other caller for itself."""
 
+_KEPT, _KEPT_ROWS = 1_024, 64
+"""So many texts that lines share are kept, of calls about so many samples at most."""
 _NOT_COUNTED = (RateLimitedError, OutOfHoursError, TokenRefusedError)
 """What a caller with a rule is told of calls that do not count as calls."""
 
@@ -48,6 +53,7 @@ class AuditedCalls:
         self._log = log
         self._purpose_of = purpose_of
         self._few = FewPerSecond(REFUSED_PER_S)
+        self._texts: dict[tuple[object, ...], bytes] = {}
 
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered."""
@@ -73,7 +79,8 @@ class AuditedCalls:
         """
         if self._log is None:
             return
-        purpose = self.name(call, caller)
+        purpose = self._purpose_of(caller)
+        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
         if error is not None:
             if purpose is None:
                 call.sample_ids, call.ids_sha256 = None, ""
@@ -85,11 +92,38 @@ class AuditedCalls:
                 return
         self._log.add(call)
 
-    def name(self, call: AuditedCall, caller: Identity) -> str | None:
-        """Fill in who asked, with what and what for; return the latter, None for a caller without a rule."""
-        purpose = self._purpose_of(caller)
-        call.caller, call.token, call.purpose = str(caller), token_of(caller), purpose or ""
-        return purpose
+    def answered(
+        self,
+        what: str,
+        caller: Identity,
+        request_id: str,
+        *,
+        model_id: str,
+        manifest_sha256: str,
+        mode: Mode,
+        epoch: int,
+        sample_ids: Sequence[bytes],
+        status: Statuses,
+    ) -> None:
+        """Write down a question that was answered; what is given is as in an `AuditedCall`."""
+        # on the way of every answer: what many lines share is looked up
+        token, purpose = token_of(caller), self._purpose_of(caller)
+        who = (caller.kind, caller.name, token, purpose)
+        key = (what, who, model_id, manifest_sha256, mode, epoch, status.tobytes())
+        text = self._texts.get(key)
+        if text is None:
+            rows = len(sample_ids)
+            call = AuditedCall(
+                what, str(caller), "", model_id, manifest_sha256, mode.value, rows, epoch, status=status,
+                token=token, purpose=purpose or "",
+            )  # fmt: skip
+            text = fields_of(call)
+            if rows <= _KEPT_ROWS:
+                if len(self._texts) >= _KEPT:
+                    self._texts.clear()
+                self._texts[key] = text
+        if self._log is not None:
+            self._log.add_answer(text, request_id, SampleIds.of(sample_ids))
 
     def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
         """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted.

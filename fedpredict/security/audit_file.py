@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedpredict.errors import ConfigError
-from fedpredict.model.kernel.lines import Bodies, seal_lines
+from fedpredict.model.kernel.lines import Bodies, Sealer
 from fedpredict.security.audit_chain import (
     FORMAT,
     GENESIS,
@@ -60,6 +60,7 @@ class ChainFile:
         self._keys = keys
         self._checkpoint_s = checkpoint_s
         self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._sealer = Sealer()
         self._descriptor = -1
         self._has_rest = False
         self.size = 0
@@ -112,11 +113,11 @@ class ChainFile:
 
     def write(self, bodies: Bodies) -> None:
         """Write lines; a write that fails leaves none of them."""
-        data, sha256 = seal_lines(bodies, self.n + 1, self.sha256)
+        data, sha256 = self._sealer.seal(bodies, self.n + 1, self.sha256)
         if self._has_rest:
             self._remove_rest()
         try:
-            _write_all(self._descriptor, data)
+            _write_all(self._descriptor, data.data)
         except OSError:
             self._has_rest = True
             with suppress(OSError):  # else before the next line
@@ -219,7 +220,7 @@ def _refused(folder: Path, why: str) -> ConfigError:
     )
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     written = 0
     while written < len(data):
         written += os.write(descriptor, data[written:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -14,12 +15,13 @@ from types import TracebackType
 from typing import Self
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
-from fedpredict.model.kernel.lines import Bodies
+from fedpredict.model.kernel.lines import Bodies, LineKernel, pack_call
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import chain_files, encoded
 from fedpredict.security.audit_file import ChainFile, ChainTakenError, end_of_file, text_of, written_at
 from fedpredict.security.audit_keys import AuditKeys
-from fedpredict.security.audit_line import AuditedCall, CallsOf, Heard, LineMaker
+from fedpredict.security.audit_line import TEXT, AuditedCall, CallPacker
 from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_settings import AuditSettings, Fsync
 from fedpredict.security.audit_waiting import Then, Unlisted, WaitingAnswers
@@ -72,14 +74,16 @@ class AuditLog:
         self._keys = keys
         self.holds_answers = settings.fsync is Fsync.EACH
         """Whether an answer waits until the disk has its line."""
+        self._is_required = settings.required
         self._clock_ns = clock_ns
         self._anchoring = Anchoring(settings, self._now)
         self.peers = PeerCheckpoints(folder, keys, self._now, hands_out=settings.peers)
         """What other parties are handed, and hand over."""
-        self._maker = LineMaker(keys.ids, settings.ids_per_line)
-        # calls as they came, for `write_s` at most; then lines but for their numbers: small, whatever the calls were
-        # about, for as long as they cannot be written
-        self._heard: deque[Heard] = deque()
+        self._packer = CallPacker(keys.ids, settings.ids_per_line)
+        self._kernel = LineKernel(keys.ids, settings.ids_per_line)
+        # calls, packed, for `write_s` at most; then lines but for their numbers: small, whatever the calls were about,
+        # for as long as they cannot be written
+        self._heard: deque[bytes] = deque()
         self._waiting: deque[Bodies] = deque()
         self._n_waiting = 0
         # two counters, because each has one thread that changes it
@@ -132,7 +136,7 @@ class AuditLog:
     def check(self) -> None:
         """Raise `AuditUnavailableError` where calls must not be answered, because they could not be written down."""
         # on the way of every answer
-        if self._settings.required and (self._problem or self._is_full()):
+        if self._is_required and (self._problem or self._is_full()):
             raise AuditUnavailableError(f"the audit log cannot be written: {self._problem or 'too much waits'}")
 
     def add(self, call: AuditedCall) -> None:
@@ -145,30 +149,37 @@ class AuditLog:
             if call.outcome != "ok":
                 self._unlisted.add("refused", call.caller, self._now())
                 return
-            if not self._settings.required and self._is_full():
-                logger.error("audit.lost", extra={"caller": call.caller, "model": call.model_id})
-                self._unlisted.add("lost", call.caller, self._now())
+            if self._loses(call.caller, call.model_id):
                 return
-        self._hear(None, call, self._maker.weight(call))
+        self._hear(self._packer.pack(self._clock_ns(), call))
 
-    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
-        """Have calls written down that were answered, as `add` does.
+    def add_answer(self, text: bytes, request_id: str, sample_ids: SampleIds) -> None:
+        """Have a call written down that was answered, as `add` does.
 
         Args:
-            calls_of: Puts them together; called by the thread that writes, within `write_s` seconds or so.
-            kept: Of what; nothing of it may be changed from here on.
-            weight: About how many bytes that takes.
+            text: Its fields, as `fields_of` returns them.
+            request_id: Its id.
+            sample_ids: Whom it is about.
         """
-        if self._problem or self._is_full():
-            for call in calls_of(kept):
-                self.add(call)
-        else:
-            self._hear(calls_of, kept, weight)
+        # on the way of every answer
+        if not self._is_required and self._is_full():
+            fields = json.loads(b"{%b}" % text)
+            if self._loses(fields.get("caller", ""), fields.get("model", "")):
+                return
+        self._hear(pack_call(self._clock_ns(), text, request_id[:TEXT], sample_ids))
 
-    def _hear(self, calls_of: CallsOf | None, kept: object, weight: int) -> None:
-        self._added_bytes += weight
-        self._heard.append((self._clock_ns() // 1_000, calls_of, kept, weight))
-        if weight > _LARGE or len(self._heard) == _HURRY:
+    def _loses(self, caller: str, model_id: str) -> bool:
+        """Count an answered call that finds no room, and return whether it does not: where the log is not required."""
+        if self._is_required or not self._is_full():
+            return False
+        logger.error("audit.lost", extra={"caller": caller, "model": model_id})
+        self._unlisted.add("lost", caller, self._now())
+        return True
+
+    def _hear(self, call: bytes) -> None:
+        self._added_bytes += len(call)
+        self._heard.append(call)
+        if len(call) > _LARGE or len(self._heard) == _HURRY:
             self._wake.set()
 
     def count_refused(self, caller: str) -> None:
@@ -185,7 +196,7 @@ class AuditLog:
 
     def _unsafe(self, trouble: str) -> AuditUnavailableError | None:
         told = f"the audit log cannot be written: {trouble}"
-        return AuditUnavailableError(told) if self._settings.required else None
+        return AuditUnavailableError(told) if self._is_required else None
 
     def _is_full(self) -> bool:
         waiting_bytes = self._added_bytes - self._written_bytes
@@ -243,42 +254,48 @@ class AuditLog:
         self._may_rotate = True
         try:
             self._write_unlisted(file)
-            self._write_waiting(file)
+            while self._waiting:
+                self._write_lines(file, self._waiting[0])
+                bodies = self._waiting.popleft()
+                self._n_waiting -= len(bodies)
+                self._written_bytes += len(bodies.data)
             left = len(self._heard)  # what comes meanwhile waits for the next turn
             while left > 0:
-                left -= self._make_lines()
-                self._write_waiting(file)
+                bodies = self._next_lines()
+                left -= len(bodies)
+                try:
+                    self._write_lines(file, bodies)
+                except BaseException:
+                    self._wait(bodies)
+                    raise
         except OSError:
             while self._heard:
-                self._make_lines()
+                self._wait(self._next_lines())
             raise
 
-    def _make_lines(self) -> int:
-        """Make lines of the next calls; return of how many."""
-        some = list[Heard]()
-        size = 0
+    def _next_lines(self) -> Bodies:
+        """Return lines of the next calls, which wait no more; good until the next call of this."""
+        some, size = list[bytes](), 0
         for at in range(min(len(self._heard), _LINES)):
             some.append(self._heard[at])
-            size += some[-1][-1]
+            size += len(some[-1])
             if size > _LARGE:
                 break
-        bodies = self._maker.bodies(some)
-        self._waiting.append(bodies)
-        self._n_waiting += len(bodies)
+        bodies = self._kernel.bodies(some)
         for _ in some:
             self._heard.popleft()
-        self._written_bytes += size - len(bodies.data)
-        return len(some)
+        self._written_bytes += size
+        return bodies
 
-    def _write_waiting(self, file: ChainFile) -> None:
-        while self._waiting:
-            bodies = self._waiting[0]
-            file.write(bodies)
-            self._waiting.popleft()
-            self._n_waiting -= len(bodies)
-            self._written_bytes += len(bodies.data)
-            if self._may_rotate and file.size > self._settings.file_mb << 20:
-                self._may_rotate = self._rotated(file)
+    def _wait(self, bodies: Bodies) -> None:
+        self._waiting.append(bodies.copy())
+        self._n_waiting += len(bodies)
+        self._written_bytes -= len(bodies.data)
+
+    def _write_lines(self, file: ChainFile, bodies: Bodies) -> None:
+        file.write(bodies)
+        if self._may_rotate and file.size > self._settings.file_mb << 20:
+            self._may_rotate = self._rotated(file)
 
     def _rotated(self, file: ChainFile) -> bool:
         try:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security.audit_file import text_of
-from fedpredict.security.audit_line import TEXT, AuditedCall, CallsOf
+from fedpredict.security.audit_line import TEXT, AuditedCall
 from fedpredict.security.audit_peers import PeerCheckpoints
 
 _COUNTED_CALLERS = 100
@@ -57,8 +58,8 @@ class Audit(Protocol):
     def add(self, call: AuditedCall) -> None:
         """Have a call written down."""
 
-    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
-        """Have calls written down that were answered, put together later by `calls_of`, of what is `kept`."""
+    def add_answer(self, text: bytes, request_id: str, sample_ids: SampleIds) -> None:
+        """Have a call written down that was answered: its fields, its id, and whom it is about."""
 
     def count_refused(self, caller: str) -> None:
         """Count a call that was refused and gets no line of its own."""

@@ -19,6 +19,7 @@
 #define COUNTER 8 /* bytes of a text's length, behind the last block's other bytes */
 #define DIGEST 32 /* bytes */
 #define HALF 16
+#define HEAD 20 /* bytes of a call before its texts and ids */
 
 typedef void Take(uint32_t *state, const uint8_t *blocks, int64_t n_blocks);
 
@@ -207,39 +208,78 @@ void fp_hmac_key(const uint8_t *key, int64_t size, uint32_t *states) {
     }
 }
 
-/* Write lines of calls without their numbers and hashes, one behind the other, and where each ends.
+/* Write a text's HMAC under a key's two states. */
+static void take_hmac(Take *take, const uint32_t *states, const uint8_t *text, int64_t size, uint8_t *digest) {
+    uint32_t state[STATE];
+    memcpy(state, states, sizeof state);
+    finish(take, state, text, size, BLOCK, digest);
+    memcpy(state, states + STATE, sizeof state);
+    finish(take, state, digest, DIGEST, BLOCK, digest);
+}
+
+static int64_t little_endian(const uint8_t *bytes, int n_bytes) {
+    uint64_t number = 0;
+    for (int at = 0; at < n_bytes; at++) number |= (uint64_t)bytes[at] << (8 * at);
+    return (int64_t)number;
+}
+
+/* Write the ids of a line, or of many what they are bound by: the HMAC of their digest. Return NULL where they are not
+ * what they are to be: their number, where each begins and the last ends, and their bytes. */
+static uint8_t *put_ids(uint8_t *to, const uint8_t *ids, int64_t size, int64_t most, Take *take,
+                        const uint32_t *states) {
+    uint8_t digest[DIGEST];
+    if (size < 12) return NULL;
+    int64_t n_ids = little_endian(ids, 8);
+    if (n_ids < 0 || n_ids > (size - 12) / 4) return NULL;
+    const uint8_t *offsets = ids + 8, *data = offsets + 4 * (n_ids + 1);
+    int64_t start = little_endian(offsets, 4);
+    if (start != 0 || little_endian(offsets + 4 * n_ids, 4) != size - (data - ids)) return NULL;
+    if (n_ids > most) {
+        uint32_t state[STATE];
+        memcpy(state, START, sizeof state);
+        finish(take, state, ids, size, 0, digest);
+        take_hmac(take, states, digest, DIGEST, digest);
+        return PUT(put_hex(PUT(to, ",\"root\":\""), digest, DIGEST), "\"");
+    }
+    to = PUT(to, ",\"ids\":[");
+    for (int64_t id = 0; id < n_ids; id++) {
+        int64_t end = little_endian(offsets + 4 * (id + 1), 4);
+        if (end < start || end > size - (data - ids)) return NULL;
+        take_hmac(take, states, data + start, end - start, digest);
+        to = id ? PUT(to, ",\"") : PUT(to, "\"");
+        to = PUT(put_hex(to, digest, HALF), "\"");
+        start = end;
+    }
+    return PUT(to, "]");
+}
+
+/* Write lines of calls without their numbers and hashes, one behind the other, and where each ends; return how many there
+ * are, or -1 where the calls are not what they are to be.
  *
- * texts, text_ends: of each line, its fields but for the time, the request and the ids.
- * requests, request_ends: of each line, its request as a JSON string; an empty one is left out.
- * n_ids: of each line; -1 for one without the field. ids, id_ends: theirs, in order, from id_start.
+ * calls: one behind the other, as `pack_call` of lines.py makes them. most_ids: that a line has one by one.
  */
-void fp_lines(const uint32_t *states, int64_t n_lines, const int64_t *micros, const uint8_t *texts,
-              const int64_t *text_ends, const uint8_t *requests, const int64_t *request_ends, const int64_t *n_ids,
-              const uint8_t *ids, const int64_t *id_offsets, int plainly, uint8_t *lines, int64_t *line_ends) {
+int64_t fp_lines(const uint32_t *states, int64_t n_calls, const uint8_t *calls, int64_t size, int64_t most_ids,
+                 int plainly, uint8_t *lines, int64_t *line_ends) {
     Take *take = take_of(plainly);
     uint8_t *to = lines;
-    for (int64_t line = 0, text = 0, request = 0; line < n_lines; line++) {
-        to = put_time(PUT(to, "{\"kind\":\"call\",\"t\":\""), micros[line]);
-        to = put(PUT(to, "\","), texts + text, text_ends[line] - text);
-        text = text_ends[line];
-        int64_t size = request_ends[line] - request;
-        if (size > 2) to = put(PUT(to, ",\"request\":"), requests + request, size);
-        request = request_ends[line];
-        if (n_ids[line] >= 0) to = PUT(to, ",\"ids\":[");
-        for (int64_t id = 0; id < n_ids[line]; id++, id_offsets++) {
-            uint32_t state[STATE];
-            uint8_t digest[DIGEST];
-            memcpy(state, states, sizeof state);
-            finish(take, state, ids + id_offsets[0], id_offsets[1] - id_offsets[0], BLOCK, digest);
-            memcpy(state, states + STATE, sizeof state);
-            finish(take, state, digest, DIGEST, BLOCK, digest);
-            to = id ? PUT(to, ",\"") : PUT(to, "\"");
-            to = PUT(put_hex(to, digest, HALF), "\"");
-        }
-        if (n_ids[line] >= 0) to = PUT(to, "]");
+    for (int64_t call = 0; call < n_calls; call++) {
+        if (size < HEAD) return -1;
+        int64_t nanos = little_endian(calls, 8), text_size = little_endian(calls + 8, 4);
+        int64_t request_size = little_endian(calls + 12, 4), ids_size = little_endian(calls + 16, 4);
+        calls += HEAD;
+        size -= HEAD;
+        if (text_size + request_size + ids_size > size) return -1;
+        to = put_time(PUT(to, "{\"kind\":\"call\",\"t\":\""), nanos / 1000);
+        to = put(PUT(to, "\","), calls, text_size);
+        if (request_size > 2) to = put(PUT(to, ",\"request\":"), calls + text_size, request_size);
+        if (ids_size) to = put_ids(to, calls + text_size + request_size, ids_size, most_ids, take, states);
+        if (!to) return -1;
         to = PUT(to, "}");
-        line_ends[line] = to - lines;
+        line_ends[call] = to - lines;
+        calls += text_size + request_size + ids_size;
+        size -= text_size + request_size + ids_size;
     }
+    return size ? -1 : n_calls;
 }
 
 /* Number lines, of at least `{` and `}` each, and bind each to the one before; return how many bytes were written.

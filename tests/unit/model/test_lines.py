@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpredict.model.kernel.lines import Bodies, CallTexts, LineKernel, seal_lines
+from fedpredict.model.kernel.lines import Bodies, LineKernel, Sealer, pack_call
+from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security.audit_chain import GENESIS, seal
 from fedpredict.security.audit_file import text_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NO_IDS = np.array([-1], dtype=np.int64)
 ways = pytest.mark.parametrize("plainly", [False, True], ids=["by the processor", "plainly"])
 
 
 def ids_in_a_line(key: bytes, sample_ids: SampleIds, *, plainly: bool) -> list[str]:
-    n_ids = np.array([len(sample_ids)], dtype=np.int64)
-    calls = CallTexts(np.zeros(1, dtype=np.int64), ['"rows":1'], [""], n_ids, sample_ids)
-    found: list[str] = json.loads(LineKernel(key, plainly=plainly).bodies(calls).data)["ids"]
+    (line,) = lines_of(LineKernel(key, 1_000, plainly=plainly), pack_call(0, b'"rows":1', "", sample_ids))
+    found: list[str] = line["ids"]
     return found
+
+
+def lines_of(kernel: LineKernel, *calls: bytes) -> list[dict[str, Any]]:
+    bodies = kernel.bodies(calls)
+    starts = [0, *bodies.ends.tolist()]
+    return [json.loads(bodies.data[start:end].tobytes()) for start, end in itertools.pairwise(starts)]
 
 
 @ways
@@ -60,21 +66,68 @@ def test_ids_that_are_cut_out_of_others() -> None:
     assert ids_in_a_line(b"k", cut, plainly=False) == ids_in_a_line(b"k", SampleIds.of([b"", b"u22"]), plainly=False)
 
 
-def test_a_key_that_is_too_long_and_ids_too_few_are_refused() -> None:
+@ways
+@given(key=st.binary(max_size=64), ids=st.lists(st.binary(max_size=140), min_size=3, max_size=20))
+def test_many_ids_are_bound_by_the_digest_of_all(key: bytes, ids: list[bytes], plainly: bool) -> None:
+    few, many = pack_call(0, b'"rows":1', "r", SampleIds.of(ids[:2])), pack_call(0, b'"rows":1', "", SampleIds.of(ids))
+    of_few, of_many = lines_of(LineKernel(key, 2, plainly=plainly), few, many)
+    digest = bytes.fromhex(digest_of(SampleIds.of(ids)))
+    assert of_many["root"] == hmac.new(key, digest, "sha256").hexdigest()
+    assert (len(of_few["ids"]), of_few["request"], "root" in of_few, "ids" in of_many) == (2, "r", False, False)
+
+
+def test_a_key_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="65 bytes"):
-        LineKernel(b"k" * 65)
-    calls = CallTexts(
-        np.zeros(1, dtype=np.int64), ['"rows":1'], [""], np.array([2], dtype=np.int64), SampleIds.of([b"u1"])
-    )
-    with pytest.raises(ValueError, match="more or fewer ids"):
-        LineKernel(b"k").bodies(calls)
+        LineKernel(b"k" * 65, 1)
 
 
-@given(st.datetimes(EPOCH.replace(tzinfo=None), timezones=st.just(UTC)))
-def test_times_are_those_of_the_calendar(at: datetime) -> None:
-    micros = np.array([(at - EPOCH) // timedelta(microseconds=1)], dtype=np.int64)
-    bodies = LineKernel(b"k").bodies(CallTexts(micros, ['"rows":1'], ['""'], NO_IDS, SampleIds.of([])))
-    assert json.loads(bodies.data) == {"kind": "call", "t": text_of(at), "rows": 1}
+GOOD = pack_call(7, b'"rows":1', "r", SampleIds.of([b"u1", b"u22", b"u333"]))
+# behind the head of 20 bytes, 8 of text and 3 of request: the number of ids, and where each begins
+N_IDS, OFFSETS = 31, 39
+
+
+@pytest.mark.parametrize("ids_per_line", [1, 10])
+@pytest.mark.parametrize(
+    "damaged",
+    {
+        "cut": GOOD[:-1],
+        "cut in its head": GOOD[:12],
+        "longer": GOOD + b"x",
+        "text too long": GOOD[:8] + b"\xff\xff\xff\xff" + GOOD[12:],
+        "request too long": GOOD[:12] + b"\xff\xff\xff\xff" + GOOD[16:],
+        "ids too short": GOOD[:16] + b"\x01\x00\x00\x00" + GOOD[20:],
+        "more ids than bytes": GOOD[:N_IDS] + b"\xff" * 7 + b"\x7f" + GOOD[OFFSETS:],
+        "fewer than no ids": GOOD[:N_IDS] + b"\xff" * 8 + GOOD[OFFSETS:],
+        "first not at 0": GOOD[:OFFSETS] + b"\x01" + GOOD[OFFSETS + 1 :],
+        "last not at the end": GOOD[: OFFSETS + 12] + b"\x08" + GOOD[OFFSETS + 13 :],
+    }.values(),
+)
+def test_what_is_not_packed_as_calls_are_is_refused(damaged: bytes, ids_per_line: int) -> None:
+    assert len(LineKernel(b"k", ids_per_line).bodies([GOOD, GOOD])) == 2
+    with pytest.raises(ValueError, match="not packed as calls are"):
+        LineKernel(b"k", ids_per_line).bodies([GOOD, damaged])
+
+
+@pytest.mark.parametrize("end", [1, 10])
+def test_offsets_that_fall_or_go_too_far_are_refused(end: int) -> None:
+    falling = GOOD[: OFFSETS + 8] + bytes([end]) + GOOD[OFFSETS + 9 :]
+    with pytest.raises(ValueError, match="offsets do not cut"):
+        LineKernel(b"k", 10).bodies([falling])
+
+
+def test_lines_that_are_kept_outlast_the_next_ones() -> None:
+    kernel = LineKernel(b"k", 10)
+    kept = kernel.bodies([GOOD]).copy()
+    other = kernel.bodies([pack_call(7, b'"rows":2', "s", None)] * 5)
+    assert json.loads(kept.data.tobytes())["rows"] == 1
+    assert json.loads(other.data[: other.ends[0]].tobytes())["rows"] == 2
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_times_are_those_of_the_calendar(nanos: int) -> None:
+    at = EPOCH + timedelta(microseconds=nanos // 1_000)
+    call = pack_call(nanos, b'"rows":1', "", None)
+    assert lines_of(LineKernel(b"k", 1), call) == [{"kind": "call", "t": text_of(at), "rows": 1}]
 
 
 @given(
@@ -90,10 +143,11 @@ def test_lines_are_sealed_as_one_by_one(fields: list[str], n: int, before: bytes
         line, sha256 = seal(body, number, sha256)
         expected += line
 
-    assert seal_lines(Bodies.of(bodies), n, before.hex(), plainly=plainly) == (expected, sha256)
+    sealed, found = Sealer(plainly=plainly).seal(Bodies.of(bodies), n, before.hex())
+    assert (sealed.tobytes(), found) == (expected, sha256)
 
 
 def test_no_lines_are_no_bytes() -> None:
-    assert seal_lines(Bodies.of([]), 1, GENESIS) == (b"", GENESIS)
-    nothing = np.zeros(0, dtype=np.int64)
-    assert LineKernel(b"k").bodies(CallTexts(nothing, [], [], nothing, SampleIds.of([]))).data == b""
+    sealed, sha256 = Sealer().seal(Bodies.of([]), 1, GENESIS)
+    assert (sealed.tobytes(), sha256) == (b"", GENESIS)
+    assert len(LineKernel(b"k", 1).bodies([]).data) == 0

@@ -21,7 +21,7 @@ from fedpredict.participant.audited import CallAudit
 from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy
 from fedpredict.participant.settings import CallerSettings
-from fedpredict.security.audit_line import AuditedCall, CallsOf
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.audit_peers import PeerCheckpoints
 from fedpredict.security.audit_waiting import Then
 from fedpredict.security.identity import Identity, IdentityKind
@@ -29,6 +29,7 @@ from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
 from fedpredict.wire.population_codec import fill_bucket_ids, fill_notice
 from fedpredict.wire.v1 import participant_pb2
+from tests.audit_calls import answered_call
 
 BANK, SHOP = Identity(IdentityKind.PARTY, "bank"), Identity(IdentityKind.PARTY, "shop")
 IDS = SampleIds.of([b"u1", b"u2", b"u3"])
@@ -61,8 +62,8 @@ class Kept:
     def add(self, call: AuditedCall) -> None:
         self.calls.append(call)
 
-    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
-        self.calls += calls_of(kept)
+    def add_answer(self, text: bytes, request_id: str, sample_ids: SampleIds) -> None:
+        self.calls.append(answered_call(text, request_id, sample_ids))
 
 
 class Part:

@@ -30,7 +30,7 @@ from fedpredict.participant.offline import OfflineAnswers
 from fedpredict.participant.policy import CallerPolicy, SenderPolicy
 from fedpredict.participant.settings import CallerSettings
 from fedpredict.scoring.realtime_settings import EventSettings
-from fedpredict.security.audit_line import AuditedCall, CallsOf
+from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.policy import Changes, Clocks
 from fedpredict.security.rates import Rates
@@ -39,6 +39,7 @@ from fedpredict.wire.bucket_codec import fill_bucket_query
 from fedpredict.wire.link import Instance
 from fedpredict.wire.population_codec import fill_bucket_ids
 from fedpredict.wire.v1 import link_pb2, participant_pb2
+from tests.audit_calls import answered_call
 
 BANK = Identity(IdentityKind.PARTY, "bank")
 NOON, MIDNIGHT = 43_200.0, 0.0
@@ -80,8 +81,8 @@ class Kept:
     def add(self, call: AuditedCall) -> None:
         self.calls.append(call)
 
-    def add_later(self, calls_of: CallsOf, kept: object, weight: int) -> None:
-        self.calls += calls_of(kept)
+    def add_answer(self, text: bytes, request_id: str, sample_ids: SampleIds) -> None:
+        self.calls.append(answered_call(text, request_id, sample_ids))
 
 
 class Taken:

@@ -17,12 +17,13 @@ import pytest
 
 from fedpredict.errors import AuditUnavailableError, ConfigError
 from fedpredict.model.kernel.lines import Bodies
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security import audit_log
 from fedpredict.security.audit_anchor import Anchoring
 from fedpredict.security.audit_chain import Checkpoint, calls, chain_files
 from fedpredict.security.audit_file import ChainFile
 from fedpredict.security.audit_keys import IDS_KEY, PUBLIC_KEY, SIGNING_KEY, open_keys, read_public_key
-from fedpredict.security.audit_line import AuditedCall
+from fedpredict.security.audit_line import AuditedCall, fields_of
 from fedpredict.security.audit_verify import ChainReport, verify_chain
 from tests.unit.security.test_audit import call, filled, lines_of, log, only_file, until, verify
 
@@ -129,8 +130,22 @@ def test_what_came_and_has_no_line_yet_is_bounded_too(tmp_path: Path, monkeypatc
     monkeypatch.setattr(audit_log, "MOST_WAITING_BYTES", 500_000)
     for number in range(10):
         audit.add(call(number, 10_000))
-    assert len(audit._heard) < 4
+    assert len(audit._heard) < 7
     assert audit._unlisted.take()["lost"]["calls"] == {"party bank": 10 - len(audit._heard)}
+
+
+def test_answers_that_find_no_room_are_counted_where_the_log_is_not_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, ids = fields_of(call()), SampleIds.of([b"u1"])
+    monkeypatch.setattr(audit_log, "MOST_WAITING", 3)
+    for is_required, heard in ((False, 3), (True, 8)):
+        audit = log(tmp_path, required=is_required)  # not entered: nothing is taken out
+        for _ in range(8):
+            audit.add_answer(text, "r", ids)
+        assert len(audit._heard) == heard
+        lost = audit._unlisted.take()
+        assert lost == {} if is_required else lost["lost"]["calls"] == {"party bank": 5}
 
 
 def test_bytes_that_wait_are_bounded_and_calls_that_were_answered_find_room(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hmac
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpredict.model.kernel.lines import LineKernel
 from fedpredict.model.populations import digest_of
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.security.audit_line import AuditedCall, LineMaker
+from fedpredict.security.audit_line import AuditedCall, CallPacker
 
 KEY = bytes(range(32))
 AT = 1_795_766_405_000_070
@@ -63,26 +65,26 @@ def expected(call: AuditedCall) -> dict[str, Any]:
     return line
 
 
-def written(maker: LineMaker, some: list[AuditedCall]) -> list[bytes]:
-    bodies = maker.bodies([(AT, None, call, 0) for call in some])
+def written(some: list[AuditedCall]) -> list[bytes]:
+    packer = CallPacker(KEY, IDS_PER_LINE)
+    bodies = LineKernel(KEY, IDS_PER_LINE).bodies([packer.pack(AT * 1_000, call) for call in some])
     starts = [0, *bodies.ends.tolist()]
-    return [bodies.data[start:end] for start, end in itertools.pairwise(starts)]
+    return [bodies.data[start:end].tobytes() for start, end in itertools.pairwise(starts)]
 
 
 @given(st.lists(calls(), max_size=5))
 def test_lines_are_what_an_encoder_makes_of_the_calls(some: list[AuditedCall]) -> None:
-    lines = written(LineMaker(KEY, IDS_PER_LINE), some)
+    lines = written(some)
     assert [json.loads(line) for line in lines] == [expected(call) for call in some]
     assert all(line.isascii() and b"\n" not in line for line in lines)
 
 
 def test_ids_whose_digest_is_known_do_not_wait() -> None:
-    maker, asked = LineMaker(KEY, IDS_PER_LINE), SampleIds.of([b"u1", b"u2", b"u3", b"u4"])
+    packer, asked = CallPacker(KEY, IDS_PER_LINE), SampleIds.of([b"u1", b"u2", b"u3", b"u4" * 500])
     large = AuditedCall("ScoreBucket", "party bank", sample_ids=asked, ids_sha256=digest_of(asked))
     small = AuditedCall("ScoreBucket", "party bank", sample_ids=asked[:2], ids_sha256=digest_of(asked[:2]))
-    for call in (large, small):
-        assert maker.weight(call) > 0
-    assert (large.sample_ids, small.sample_ids) == (None, [b"u1", b"u2"])
-    (of_large, of_small) = (json.loads(line) for line in written(maker, [large, small]))
+    assert len(packer.pack(0, large)) < 500
+    assert len(packer.pack(0, replace(large, ids_sha256=""))) > 1_000
+    (of_large, of_small) = (json.loads(line) for line in written([large, small]))
     assert of_large["root"] == hmac.new(KEY, bytes.fromhex(digest_of(asked)), "sha256").hexdigest()
     assert len(of_small["ids"]) == 2
