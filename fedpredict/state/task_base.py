@@ -230,6 +230,37 @@ class TaskRepairs(Protocol):
         """
 
 
+class TaskErasing(Protocol):
+    """How results are written anew without a person, while others read them."""
+
+    def about(self, owner: str, population: str) -> list[OfflineTask]:
+        """Return the tasks whose ids are those of a population or list, the oldest first."""
+
+    def digests(self, task_id: str, bucket: int) -> set[str]:
+        """Return what the results of a bucket may have as their digest; none where it has no record.
+
+        That is the recorded one, and, while they are written anew, that of those before.
+        """
+
+    def rerecord(self, task_id: str, before: BucketDone, after: BucketDone, stored_sha256: str) -> bool:
+        """Record what the results of a bucket will be, and add up its task's anew; return whether that was done.
+
+        Nothing changes where the task has not ended or failed, or where the bucket has another record than `before`.
+
+        Args:
+            task_id: The task.
+            before: The bucket's record.
+            after: What is recorded in its place; the rows follow, and then `rewritten`.
+            stored_sha256: The digest of the rows that are there until then.
+        """
+
+    def rewritten(self, task_id: str, bucket: int) -> None:
+        """Record that the results of a bucket are those of its record."""
+
+    def withdraw_upload(self, upload_id: str) -> bool:
+        """Forget a list, so that no task may be about it; return whether that is so: one may be that is not over."""
+
+
 class TaskUploads(Protocol):
     """What there is before there is a task: keys, and lists of ids that were sent."""
 
@@ -264,6 +295,7 @@ class TaskStore(
     TaskCleaning,
     TaskProgress,
     TaskRepairs,
+    TaskErasing,
     TaskUploads,
     TaskWatch,
     Protocol,
