@@ -6,7 +6,7 @@ anew. What has the person is replaced by a new version, or removed as a whole, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -96,7 +96,7 @@ class PopulationErasure:
         versions = self._versions(population)
         usable = [each for each in versions if each.state is PopulationState.PROPOSED]
         holding = [each for each in versions if buckets & set(enumerate(each.digests))]
-        whys = self._why_used(population)
+        whys = self._why_used(population, {each.version for each in usable})
         if usable and usable[-1] in holding:
             whys[usable[-1].version] = self._next_version(population)
         stays, gone = [], []
@@ -122,11 +122,12 @@ class PopulationErasure:
             return f"nobody else is in it: `fedpredict population revoke {population}`, then repeat"
         return f"version {made.version} is made without them; {self._accepting(population)}"
 
-    def _why_used(self, population: str) -> dict[int, str]:
-        """Return the versions that participants answer for, or tasks need, and what ends that."""
+    def _why_used(self, population: str, usable: Collection[int]) -> dict[int, str]:
+        """Return the versions that tasks need, or may because a participant answers for them, and what ends that."""
         whys: dict[int, str] = {}
         for party, version in accepted_versions(self.warehouse, self.owner, population).items():
-            whys[version] = f"party {party} answers for it; {self._accepting(population)}"
+            if version in usable:
+                whys[version] = f"party {party} answers for it; {self._accepting(population)}"
         for task in self.store.about(self.owner, population):
             why = why_needed(task)
             if why:
