@@ -218,6 +218,9 @@ class TaskProgress(Protocol):
     def recorded(self, task_id: str) -> set[int]:
         """Return the numbers of the buckets that are done."""
 
+    def rewriting(self) -> list[tuple[str, int]]:
+        """Return the buckets, of any task, whose results are written anew, or were when somebody was killed."""
+
 
 class TaskRepairs(Protocol):
     """What is done about results that are not what was recorded."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from fedpredict.model.offline import BucketDone, OfflineState, OfflineTask, Totals, add_totals
-from fedpredict.state.task_base import TaskErasing
+from fedpredict.state.task_base import TaskErasing, TaskProgress
 from fedpredict.state.task_rows import (
     BUCKETS,
     REWRITTEN,
@@ -24,7 +24,7 @@ from fedpredict.state.task_work import SqlTaskWork, tell
 _OVER = (str(OfflineState.DONE), str(OfflineState.CANCELLED))
 
 
-class SqlTaskErasing(SqlTaskWork, TaskErasing):
+class SqlTaskErasing(SqlTaskWork, TaskProgress, TaskErasing):
     """The part of `SqlTaskStore` that erasing a person needs."""
 
     @override
@@ -68,6 +68,13 @@ class SqlTaskErasing(SqlTaskWork, TaskErasing):
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == task_id).values(totals=totals))
             tell(connection, task_id, "a person was erased", f"from bucket {before.bucket}")
         return True
+
+    @override
+    def rewriting(self) -> list[tuple[str, int]]:
+        """Return the buckets whose results are written anew."""
+        statement = sa.select(REWRITTEN.c.task_id, REWRITTEN.c.bucket).order_by(*REWRITTEN.primary_key)
+        with self._database.transaction() as connection:
+            return [(str(task_id), int(bucket)) for task_id, bucket in connection.execute(statement)]
 
     @override
     def rewritten(self, task_id: str, bucket: int) -> None:

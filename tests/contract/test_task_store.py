@@ -544,7 +544,9 @@ def test_a_bucket_that_is_written_anew_may_have_either_digest_until_it_is(store:
     # killed, and begun again: the rows are still those of before
     assert store.rerecord(task_id, after, after, "b" * 64)
     assert store.digests(task_id, 0) == {"b" * 64, "d" * 64}
+    assert store.rewriting() == [(task_id, 0)]
     store.rewritten(task_id, 0)
+    assert store.rewriting() == []
     assert store.digests(task_id, 0) == {"d" * 64}
     assert store.task(task_id).totals == task.totals
     assert [each.what for each in store.events(task_id)].count("a person was erased") == 2

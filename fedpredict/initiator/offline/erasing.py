@@ -67,11 +67,12 @@ def erase_from_tasks(
         tables: tuple[TableSchema, ...] = (RESULTS, UNRANKED, TASK_SHARES, POPULATION_IDS)
         where = {schema.name: rows_in(warehouse, schema, sample_id) for schema in tables}
         where[POPULATION_IDS.name] = [each for each in where[POPULATION_IDS.name] if each[0]["owner"] == owner]
-        if not any(where.values()):
-            return []
+        if not any(where.values()) and (keep or warehouse.describe(RESULTS.name) is None):
+            return []  # nothing that a call that was killed could have left, either
         store = open_store()
         try:
             results = _TaskErasure(store, warehouse, sample_id, now, keep=keep)
+            results.finish()
             found = [results.from_results(*each) for each in where[RESULTS.name]]
             for schema in (UNRANKED, TASK_SHARES):
                 found += [results.from_work(schema, *each) for each in where[schema.name]]
@@ -90,6 +91,13 @@ class _TaskErasure:
     sample_id: str
     now: datetime
     keep: bool
+
+    def finish(self) -> None:
+        """Record what a call that was killed had written; what it had not is found again."""
+        for name, bucket in [] if self.keep else self.store.rewriting():
+            record = self.store.buckets(name, [bucket]).get(bucket)
+            if record is None or self._stored(self.store.task(name), record)[1] == record.results_sha256:
+                self.store.rewritten(name, bucket)
 
     def from_results(self, partition: Partition, n_rows: int) -> Erased:
         """Blank a person's row of a bucket; where nobody reads the bucket any more, remove it as a whole."""
@@ -121,16 +129,14 @@ class _TaskErasure:
     def _blank(self, task: OfflineTask, record: BucketDone) -> str:
         """Write the results of a bucket anew, and return why that cannot be; empty where it was done."""
         name, bucket, with_rank = task.task_id, record.bucket, task.new.ranking is not None
-        is_checked = record.results_sha256 != UNCHECKED
-        rows = stored_results(self.warehouse, name, bucket, with_rank=with_rank)
-        stored = results_digest(rows) if is_checked else UNCHECKED
-        if stored not in self.store.digests(name, bucket) or rows.num_rows != record.totals.ids:
+        n_rows, stored = self._stored(task, record)
+        if stored not in self.store.digests(name, bucket) or n_rows != record.totals.ids:
             return f"its rows are not those recorded: fetch the results of task {name}, and do as it is told then"
         blanked = blank_copy(self.warehouse, name, bucket, self.sample_id, with_rank=with_rank)
         after = replace(
             record,
             totals=_recounted(task, record.totals, blanked),
-            results_sha256=results_digest(blanked) if is_checked else UNCHECKED,
+            results_sha256=UNCHECKED if record.results_sha256 == UNCHECKED else results_digest(blanked),
         )
         # before the rows: a call that is killed in between finds the person again
         if not self.store.rerecord(name, record, after, stored):
@@ -138,6 +144,12 @@ class _TaskErasure:
         put_blanked(self.warehouse, name, bucket)
         self.store.rewritten(name, bucket)
         return ""
+
+    def _stored(self, task: OfflineTask, record: BucketDone) -> tuple[int, str]:
+        """Return how many results of a bucket are there, and their digest, where there is one."""
+        rows = stored_results(self.warehouse, task.task_id, record.bucket, with_rank=task.new.ranking is not None)
+        is_checked = record.results_sha256 != UNCHECKED
+        return rows.num_rows, results_digest(rows) if is_checked else UNCHECKED
 
     def _task(self, partition: Partition) -> OfflineTask | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,7 +155,7 @@ async def test_a_call_that_is_killed_is_finished_by_another_and_readers_notice_n
     assert bench.store.task(task.task_id).state is OfflineState.DONE
     assert [WHO in people(bench, each) for each in (RESULTS, POPULATION_IDS)] == [False, False]
     records = bench.store.buckets(task.task_id)
-    assert all(each.results_sha256 in bench.store.digests(task.task_id, at) for at, each in records.items())
+    assert all(bench.store.digests(task.task_id, at) == {each.results_sha256} for at, each in records.items())
     assert WHO not in people(bench, work_table(RESULTS))
 
 
@@ -188,6 +189,25 @@ async def test_who_read_a_record_before_gets_the_rows_of_after(bench: Bench, tmp
     with serving(bench) as (desk, _):
         found = [each for record in records.values() for each in (await desk.results(task, record)).to_pylist()]
     assert sorted(row["sample_id"] for row in found) == sorted(["", "", *({*EXPECTED} - {WHO, "u6"})])
+    assert bench.store.task(task.task_id).state is OfflineState.DONE
+
+
+async def test_results_are_whole_at_every_moment_of_an_erasure(bench: Bench, tmp_path: Path) -> None:
+    task = await done(bench)
+    before = await rows_of(bench, task)
+    gone = [f"u{number}" for number in range(0, N_IDS, 8)]
+
+    erasing = asyncio.create_task(asyncio.to_thread(lambda: [erased(bench, tmp_path, who) for who in gone]))
+    n_fetches = 0
+    while not erasing.done():
+        rows = await rows_of(bench, task)
+        there = zip((row["sample_id"] for row in rows), (row["sample_id"] for row in before), strict=True)
+        assert all(now == was or (now == "" and was in gone) for now, was in there)
+        n_fetches += 1
+    told = await erasing
+
+    assert n_fetches
+    assert [each.removed for one in told for each in one if each.table == RESULTS.name] == [1] * len(gone)
     assert bench.store.task(task.task_id).state is OfflineState.DONE
 
 
