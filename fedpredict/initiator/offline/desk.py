@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from fedpredict.errors import (
@@ -23,7 +22,7 @@ from fedpredict.errors import (
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.held import check_whole, rule_for
-from fedpredict.initiator.offline.recorded import recorded_results
+from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.standing import version_for_task
 from fedpredict.initiator.offline.uploads import Uploads
@@ -48,7 +47,6 @@ from fedpredict.security.identity import Identity
 from fedpredict.security.policy import Rule
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
-from fedpredict.tables.results import RESULTS
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.arrow_codec import output_names
 from fedpredict.wire.offline_codec import Submission
@@ -253,13 +251,8 @@ class TaskDesk:
             TaskFailedError: Ranks are missing there, or the results were removed meanwhile.
             WarehouseError: As it says.
         """
-        # parsers of SQL are large, and most tasks have no ranks
-        from fedpredict.tables.ranking_sql import top_query  # noqa: PLC0415
-
-        query, params = top_query(task.task_id, first, last)
-        found = await self.threads.warehouse(self.warehouse.run, query, params)
-        rows = RESULTS.arrow_schema.empty_table() if not found.num_rows else found.sort_by("rank")
-        if not np.array_equal(rows.column("rank").to_numpy(), np.arange(first, last + 1)):
+        rows = await self.threads.warehouse(ranked_results, self.store, self.warehouse, task.task_id, first, last)
+        if rows is None:
             check_kept(await self.threads.state(self.store.task, task.task_id))
             problem = "its ranks are damaged at the initiator: submit it again"
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)

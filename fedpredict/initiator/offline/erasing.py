@@ -28,7 +28,10 @@ from fedpredict.tables.results_erasure import blank_copy, put_blanked
 from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.base import Partition, TableSchema, Warehouse
 
-_STRANGE = "of a task that the database `state` does not know: run this with the settings of the initiator that does"
+_STRANGE = (
+    "of a task that the database `state` does not know: run this with the settings of the initiator that does; where"
+    " none does, nobody can fetch it: remove the partition"
+)
 
 
 def erase_from_tasks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,9 +24,10 @@ from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.erasure import work_table
 from fedpredict.tables.populations import POPULATION_IDS
-from fedpredict.tables.results import RESULTS, UNRANKED
+from fedpredict.tables.results import RESULTS, UNRANKED, results_partition
+from fedpredict.tables.results_erasure import put_blanked
 from fedpredict.tables.task_shares import TASK_SHARES
-from fedpredict.warehouse.base import Partition, TableSchema
+from fedpredict.warehouse.base import Partition, TableSchema, Warehouse
 from fedpredict.wire.offline_arrow import results_from_wire
 from tests.unit.initiator.test_offline_fetch import done, fetched, serving
 from tests.unit.initiator.test_offline_runner import IDS, N_BUCKETS, N_IDS, Bench
@@ -190,6 +192,48 @@ async def test_who_read_a_record_before_gets_the_rows_of_after(bench: Bench, tmp
         found = [each for record in records.values() for each in (await desk.results(task, record)).to_pylist()]
     assert sorted(row["sample_id"] for row in found) == sorted(["", "", *({*EXPECTED} - {WHO, "u6"})])
     assert bench.store.task(task.task_id).state is OfflineState.DONE
+
+
+async def test_a_partition_that_is_empty_while_it_is_overwritten_is_waited_for(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Hive it is; here the rows are taken away until the reader has looked twice."""
+    monkeypatch.setattr("fedpredict.initiator.offline.recorded.PAUSE_S", 0.01)
+    task = await done(bench)
+    before, looked = await rows_of(bench, task), threading.Event()
+    rewriting = bench.store.rewriting
+
+    def seen() -> list[tuple[str, int]]:
+        looked.set()
+        return rewriting()
+
+    def slow(warehouse: Warehouse, task_id: str, bucket: int) -> None:
+        bench.warehouse.replace(RESULTS.name, results_partition(task_id, bucket), RESULTS.arrow_schema.empty_table())
+        emptied.set()
+        assert looked.wait(30.0)
+        put_blanked(warehouse, task_id, bucket)
+
+    emptied = threading.Event()
+    monkeypatch.setattr(bench.store, "rewriting", seen)
+    monkeypatch.setattr("fedpredict.initiator.offline.erasing.put_blanked", slow)
+    erasing = asyncio.create_task(asyncio.to_thread(erased, bench, tmp_path))
+    assert await asyncio.to_thread(emptied.wait, 30.0)
+    after = await rows_of(bench, task)
+    await erasing
+
+    assert [row["sample_id"] for row in after].count("") == 1
+    assert [row for row in after if row["sample_id"]] == [row for row in before if row["sample_id"] != WHO]
+
+
+async def test_ranks_are_waited_for_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpredict.initiator.offline.recorded.PAUSE_S", 0.01)
+    task = await done(bench, ranking=Ranking(0))
+    whole, run, emptied = await rows_of(bench, task, top=5), bench.warehouse.run, [RESULTS.arrow_schema.empty_table()]
+    monkeypatch.setattr(bench.store, "rewriting", lambda: [(task.task_id, 0)])
+    monkeypatch.setattr(bench.warehouse, "run", lambda *query: emptied.pop() if emptied else run(*query))
+
+    assert await rows_of(bench, task, top=5) == whole
+    assert emptied == []
 
 
 async def test_results_are_whole_at_every_moment_of_an_erasure(bench: Bench, tmp_path: Path) -> None:
