@@ -88,6 +88,7 @@ async def test_a_person_goes_from_both_ends_while_tasks_are_fetched_and_run(
         info = await client.task(standing)
         assert (info.state, info.ids_done, info.statuses[SampleStatus.ID_INVALID]) == (OfflineState.DONE, len(IDS), 1)
         assert info.scored == sum(info.histograms[0].counts) == 2_799
+        assert (await client.task_history(standing))[-1].what == "a person was erased"
 
         await world.until("lab", 2, PopulationState.PROPOSED)
         await world.until("shop", 2, PopulationState.ACCEPTED)
