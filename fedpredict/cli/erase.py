@@ -5,26 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.config_file import Loaded
+from fedpredict.cli.erase_tasks import erase_of_tasks, task_tables
 from fedpredict.cli.exits import ExitCode
 from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
+from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
 from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
 from fedpredict.state.leases import Alone
 
 if TYPE_CHECKING:
-    from fedpredict.cli.wiring import PartyWarehouse
+    from fedpredict.cli.wiring import LoadedParty
     from fedpredict.features.base import OnlineStore
+    from fedpredict.warehouse.base import Warehouse
 
 _COLUMNS = ("table", "place", "found", "removed", "note")
 
@@ -41,20 +43,22 @@ def erase_person(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove a person's rows from features, stored shares, raw events and online stores, and say what was where."""
+    """Remove a person's rows from all that this party keeps, and say what was where."""
     output = Output(as_json=as_json)
     who = check_sample_id(sys.stdin.readline().rstrip("\n") if sample_id == "-" else sample_id)
     if not (yes or dry_run):
         _confirm(raw=raw)
-    with wiring.opened_warehouse(config) as party, opened_leases(config) as leases:
-        alone = Alone(leases, wait, output.note)
+    loaded = wiring.load_party(config)
+    with closing(_warehouse(loaded)) as warehouse, opened_leases(config) as leases:
+        alone, tables = Alone(leases, wait, output.note), task_tables(loaded)
         if dry_run:
-            found = erase(alone, party.warehouse, who, keep=True)
+            found = erase(alone, warehouse, who, keep=True, tables=tables)
         else:
-            with _store_follows(config, party, who) as store:
-                found = erase(alone, party.warehouse, who, raw=raw)
+            with _store_follows(loaded, warehouse, who) as store:
+                found = erase(alone, warehouse, who, raw=raw, tables=tables)
             found += store
-    found += _events(config, who, keep=dry_run) + _distinct(config, who, keep=dry_run) + _outside(config)
+        found += erase_of_tasks(loaded, alone, warehouse, who, keep=dry_run)
+    found += _events(loaded, who, keep=dry_run) + _distinct(loaded, who, keep=dry_run) + _outside(loaded)
     rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
     output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
     if not dry_run and any(each.note or each.found > each.removed for each in found):
@@ -65,25 +69,33 @@ def erase_person(
 def _confirm(*, raw: bool) -> None:
     if not sys.stdin.isatty():
         raise InputError("this removes rows for good: say --yes, or look first with --dry-run")
-    what = "features, stored shares, raw events and stores" + (", and raw tables" if raw else "")
+    what = "features, stored shares, results of tasks, populations, raw events and stores"
+    what += ", and raw tables" if raw else ""
     typer.confirm(f"Remove this person from all {what}, for good?", abort=True)
 
 
+def _warehouse(loaded: LoadedParty) -> Warehouse:
+    """Open the party's warehouse; of an initiator that has none, the folder of its tasks."""
+    if isinstance(loaded.settings, InitiatorSettings):
+        return wiring.open_task_warehouse(Loaded(loaded.path, loaded.settings))
+    return wiring.open_loaded_warehouse(loaded)
+
+
 @contextmanager
-def _store_follows(config: Path | None, party: PartyWarehouse, sample_id: str) -> Iterator[list[Erased]]:
+def _store_follows(loaded: LoadedParty, warehouse: Warehouse, sample_id: str) -> Iterator[list[Erased]]:
     """Look into the party's online store before the block, bring it up to date after it, and look again.
 
     Yields what the list will hold in the end. A store in the daemons' own memory is theirs to bring up to date.
     """
     told: list[Erased] = []
-    store = _shared_store(config)
+    store = _shared_store(loaded)
     if store is None:
         yield told
         return
     from fedpredict.scoring.loader import ModelLoader  # noqa: PLC0415  a dry run needs none
 
-    kept = wiring.load_party(config).settings.keep_versions  # the daemons share the store, and serve that many
-    loader = ModelLoader(party.warehouse, party.party, store, keep_versions=kept)
+    kept = loaded.settings.keep_versions  # the daemons share the store, and serve that many
+    loader = ModelLoader(warehouse, loaded.settings.party, store, keep_versions=kept)
     loader.refresh()
     before = in_store(store, sample_id)
     yield told
@@ -96,17 +108,16 @@ def _store_follows(config: Path | None, party: PartyWarehouse, sample_id: str) -
         told.append(Erased("online store", f"view={view}, version={version}", 1, 0 if is_left else 1, note))
 
 
-def _events(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
-    store = wiring.open_existing_events(wiring.load_party(config))
+def _events(loaded: LoadedParty, sample_id: str, *, keep: bool) -> list[Erased]:
+    store = wiring.open_existing_events(loaded)
     if store is None:
         return []
     with closing(store):
         return erase_events(store, sample_id, keep=keep)
 
 
-def _distinct(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased]:
+def _distinct(loaded: LoadedParty, sample_id: str, *, keep: bool) -> list[Erased]:
     """Remove the digests that callers' distinct ids were counted with; they go by themselves after their day."""
-    loaded = wiring.load_party(config)
     if not isinstance(loaded.settings, ParticipantSettings):
         return []
     with closing(wiring.open_distinct_ids(Loaded(loaded.path, loaded.settings))) as counts:
@@ -114,16 +125,17 @@ def _distinct(config: Path | None, sample_id: str, *, keep: bool) -> list[Erased
     return [Erased("distinct ids", f"day={each.day}, caller={each.caller}", 1, 0 if keep else 1) for each in found]
 
 
-def _outside(config: Path | None) -> list[Erased]:
+def _outside(loaded: LoadedParty) -> list[Erased]:
     """Name the sources of mode realtime that fedpredict only reads: nobody looked for the person there."""
     note = "not looked into: remove them there, or mode realtime goes on answering for them"
-    sources = sorted((view, each.source) for view, each in wiring.load_party(config).settings.realtime.items())
+    sources = sorted((view, each.source) for view, each in loaded.settings.realtime.items())
     return [Erased(source, f"view={view}", 0, 0, note) for view, source in sources if source not in (EVENTS, WAREHOUSE)]
 
 
-def _shared_store(config: Path | None) -> OnlineStore | None:
-    loaded = wiring.load_party(config)
+def _shared_store(loaded: LoadedParty) -> OnlineStore | None:
     settings = loaded.settings.store
+    if loaded.settings.warehouse is None:  # nothing is published from the folder of tasks
+        return None
     if settings.kind == "memory" or (settings.kind == "mapped" and not (loaded.base / settings.path).is_dir()):
         return None
     return wiring.open_loaded_store(loaded)

@@ -20,7 +20,7 @@ def opened_leases(path: Path | None) -> Iterator[Leases]:
     """Open the leases of the party whose settings these are, and close them at the end of the block.
 
     Raises:
-        ConfigError: The file is wrong, or names no warehouse.
+        ConfigError: The file is wrong.
         StateError: The database of the leases is unavailable.
     """
     with opened_loaded_leases(wiring.load_party(path)) as leases:
@@ -30,11 +30,12 @@ def opened_leases(path: Path | None) -> Iterator[Leases]:
 @contextmanager
 def opened_loaded_leases(loaded: wiring.LoadedParty) -> Iterator[Leases]:
     """Open the leases of some settings, as `opened_leases` does."""
+    settings = loaded.settings
     leases = open_leases(
-        loaded.settings.store,
-        wiring.warehouse_settings(loaded),
+        settings.store,
+        settings.task_warehouse if isinstance(settings, InitiatorSettings) else settings.warehouse,
         loaded.base,
-        loaded.settings.party,
+        settings.party,
         store_password=wiring.environment().get(wiring.REDIS_PASSWORD),
         database=_database(loaded),
     )

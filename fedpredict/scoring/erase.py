@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from fedpredict.state.event_base import EventStore
 from fedpredict.state.leases import Alone
 from fedpredict.tables import shares
 from fedpredict.tables.erasure import (
+    Where,
     copy_without,
     partitions_with,
     put_back,
@@ -25,26 +27,19 @@ from fedpredict.tables.erasure import (
     work_table,
 )
 from fedpredict.tables.populations import POPULATION_IDS
-from fedpredict.tables.results import RESULTS, UNRANKED
 from fedpredict.tables.script_store import list_scripts
-from fedpredict.tables.script_types import ScriptType
+from fedpredict.tables.script_types import TEXT, ScriptType
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
-from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
 from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
 
 logger = logging.getLogger(__name__)
 
 ERASE = "erase"
+Bucket = tuple[int, str]
+"""A bucket of a population: its number and its digest."""
 _ALWAYS = 2**62
 """In microseconds since 1970 UTC: later than any event."""
-_TOLD = {
-    POPULATION_IDS: "ids that an initiator names: it updates its population, or `[tasks] keep_days` ends its lists",
-    RESULTS: "results of a task: `[tasks] keep_days` removes them",
-    UNRANKED: "results of a task that wait for ranks: they go an hour or two after it is done, a week after it failed",
-    TASK_SHARES: "shares of a task: they go an hour or two after it is done, a week after it failed",
-}
-"""Tables of initiators, whose rows are under digests: they are not written anew, but told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,15 @@ def check_sample_id(sample_id: str) -> str:
     return sample_id
 
 
-def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = False, keep: bool = False) -> list[Erased]:
+def erase(
+    alone: Alone,
+    warehouse: Warehouse,
+    sample_id: str,
+    *,
+    raw: bool = False,
+    keep: bool = False,
+    tables: Collection[tuple[str, str]] = (),
+) -> list[Erased]:
     """Remove a person's rows from a party's snapshots and stored shares, and say where they were.
 
     A call that is killed is finished by another. Online stores take up the change at their next look at the warehouse,
@@ -85,6 +88,7 @@ def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = Fal
         sample_id: Whose.
         raw: Whether rows of the raw tables that registered views read are removed too; else they are only told.
         keep: Change nothing, and say what is there.
+        tables: Further raw tables, each with the column that holds sample ids as text.
 
     Raises:
         InputError: That is no sample id.
@@ -97,18 +101,21 @@ def erase(alone: Alone, warehouse: Warehouse, sample_id: str, *, raw: bool = Fal
         for task in [] if keep else shares.list_tasks(warehouse):
             if task.finished_at is None:  # whoever scores it reads a snapshot that is about to go
                 held.enter_context(alone.hold(score_name(task.model_id, task.params_sha256, task.day)))
-        found = _from_raw_tables(warehouse, sample_id, remove=raw and not keep)
+        found = _from_raw_tables(warehouse, sample_id, tables, remove=raw and not keep)
         moved: dict[tuple[str, int, str], str] = {}
         found += _from_snapshots(alone, warehouse, sample_id, moved, keep=keep)
         found += _from_shares(alone, warehouse, sample_id, moved, keep=keep)
-        found += _told(warehouse, sample_id)
     extra = {"found": sum(each.found for each in found), "removed": sum(each.removed for each in found)}
     logger.info("erase.done", extra=extra)
     return found
 
 
-def _from_raw_tables(warehouse: Warehouse, sample_id: str, *, remove: bool) -> list[Erased]:
-    places = sorted({each for registered in list_scripts(warehouse) for each in raw_columns(registered)}, key=str)
+def _from_raw_tables(
+    warehouse: Warehouse, sample_id: str, tables: Collection[tuple[str, str]], *, remove: bool
+) -> list[Erased]:
+    named = {("", table, column, TEXT) for table, column in tables}
+    in_views = {each for registered in list_scripts(warehouse) for each in raw_columns(registered)}
+    places = sorted(named | in_views, key=str)
     found: list[Erased] = []
     for database, table, column, kind in places:
         name = f"{database}.{table}" if database else table
@@ -155,10 +162,10 @@ def _from_partition(
             check_partition_values(partition)
             copy_without(warehouse, schema, partition, *who, kind=kind)
             put_back(warehouse, schema, partition)
-            return Erased(schema.name, _place(partition), n_rows, n_rows)
+            return Erased(schema.name, place_of(partition), n_rows, n_rows)
         except NameRefusedError as error:
             note = f"remove them there: {error}"
-    return Erased(schema.name, _place(partition), n_rows, 0, note)
+    return Erased(schema.name, place_of(partition), n_rows, 0, note)
 
 
 def _from_snapshots(
@@ -181,7 +188,7 @@ def _from_snapshots(
             elif not keep and name < newest.get((view, version), ""):  # no writer makes an older one
                 warehouse.replace(schema.name, partition, schema.arrow_schema.empty_table())
                 removed, note = n_rows, ""
-            found.append(Erased(schema.name, _place(partition), n_rows, removed, note))
+            found.append(Erased(schema.name, place_of(partition), n_rows, removed, note))
     return found
 
 
@@ -193,7 +200,7 @@ def _from_shares(
         return []
     where = partitions_with(warehouse, SHARES, sample_id)
     if keep:
-        return [Erased(SHARES.name, _place(partition), n_rows, 0) for partition, n_rows in where]
+        return [Erased(SHARES.name, place_of(partition), n_rows, 0) for partition, n_rows in where]
     by_task: dict[tuple[str, ...], dict[int, tuple[Partition, int]]] = {}
     for partition, n_rows in where:
         keys = tuple(str(partition[column.name]) for column in shares.TASK_KEYS)
@@ -210,17 +217,36 @@ def _from_shares(
         for partition, n_rows in partitions.values():
             if keys not in tasks:  # what a removal that was killed left: nobody reads it
                 warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
-            found.append(Erased(SHARES.name, _place(partition), n_rows, n_rows))
+            found.append(Erased(SHARES.name, place_of(partition), n_rows, n_rows))
     return found
 
 
-def _told(warehouse: Warehouse, sample_id: str) -> list[Erased]:
+def told(warehouse: Warehouse, sample_id: str, schemas: Iterable[TableSchema], note: str) -> list[Erased]:
+    """Return where a person is in tables that are left as they are."""
     return [
-        Erased(schema.name, _place(partition), n_rows, 0, note)
-        for schema, note in _TOLD.items()
-        if warehouse.describe(schema.name) is not None
-        for partition, n_rows in partitions_with(warehouse, schema, sample_id)
+        Erased(schema.name, place_of(partition), n_rows, 0, note)
+        for schema in schemas
+        for partition, n_rows in rows_in(warehouse, schema, sample_id)
     ]
+
+
+def erased_buckets(where: Iterable[Where], whys: Mapping[Bucket, str], *, keep: bool) -> list[Erased]:
+    """Return what became of buckets of ids: those with a reason why stay, and nothing goes where `keep` says so."""
+    found: list[Erased] = []
+    for each in where:
+        why, (partition, n_rows) = whys.get(bucket_of(each), ""), each
+        found.append(Erased(POPULATION_IDS.name, place_of(partition), n_rows, 0 if why or keep else n_rows, why))
+    return found
+
+
+def bucket_of(where: Where) -> Bucket:
+    """Return the bucket of ids that a partition is."""
+    return int(where[0]["bucket"]), str(where[0]["sha256"])
+
+
+def rows_in(warehouse: Warehouse, schema: TableSchema, sample_id: str) -> list[Where]:
+    """Return the partitions of a table, which need not be there, that have rows of a person, with their numbers."""
+    return [] if warehouse.describe(schema.name) is None else partitions_with(warehouse, schema, sample_id)
 
 
 def erase_events(store: EventStore, sample_id: str, *, keep: bool = False) -> list[Erased]:
@@ -299,7 +325,8 @@ def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_id
     )
 
 
-def _place(partition: Partition) -> str:
+def place_of(partition: Partition) -> str:
+    """Return a partition as people are told of it."""
     return ", ".join(f"{name}={value}" for name, value in partition.items())
 
 

@@ -218,6 +218,9 @@ class TaskProgress(Protocol):
     def recorded(self, task_id: str) -> set[int]:
         """Return the numbers of the buckets that are done."""
 
+    def rewriting(self) -> list[tuple[str, int]]:
+        """Return the buckets, of any task, whose results are written anew, or were when somebody was killed."""
+
 
 class TaskRepairs(Protocol):
     """What is done about results that are not what was recorded."""
@@ -228,6 +231,37 @@ class TaskRepairs(Protocol):
         Nothing changes where the buckets have other records by now, or the task was cancelled or its results withdrawn.
         Return the task; raise `TaskNotFoundError`.
         """
+
+
+class TaskErasing(Protocol):
+    """How results are written anew without a person, while others read them."""
+
+    def about(self, owner: str, population: str) -> list[OfflineTask]:
+        """Return the tasks whose ids are those of a population or list, the oldest first."""
+
+    def digests(self, task_id: str, bucket: int) -> set[str]:
+        """Return what the results of a bucket may have as their digest; none where it has no record.
+
+        That is the recorded one, and, while they are written anew, that of those before.
+        """
+
+    def rerecord(self, task_id: str, before: BucketDone, after: BucketDone, stored_sha256: str) -> bool:
+        """Record what the results of a bucket will be, and add up its task's anew; return whether that was done.
+
+        Nothing changes where the task has not ended or failed, or where the bucket has another record than `before`.
+
+        Args:
+            task_id: The task.
+            before: The bucket's record.
+            after: What is recorded in its place; the rows follow, and then `rewritten`.
+            stored_sha256: The digest of the rows that are there until then.
+        """
+
+    def rewritten(self, task_id: str, bucket: int) -> None:
+        """Record that the results of a bucket are those of its record."""
+
+    def withdraw_upload(self, upload_id: str) -> bool:
+        """Forget a list, so that no task may be about it; return whether that is so: one may be that is not over."""
 
 
 class TaskUploads(Protocol):
@@ -264,6 +298,7 @@ class TaskStore(
     TaskCleaning,
     TaskProgress,
     TaskRepairs,
+    TaskErasing,
     TaskUploads,
     TaskWatch,
     Protocol,

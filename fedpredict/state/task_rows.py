@@ -93,6 +93,14 @@ GATHERED = sa.Table(
     sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("totals", sa.Text, nullable=False),
 )
+REWRITTEN = sa.Table(
+    "fedpredict_offline_rewritten",
+    METADATA,
+    sa.Column("task_id", sa.String(64), primary_key=True),
+    sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("results_sha256", sa.String(64), nullable=False),
+)
+"""Of buckets whose results are being written anew, the digest of those that are there until that is done."""
 UPLOADS = sa.Table(
     "fedpredict_offline_uploads",
     METADATA,

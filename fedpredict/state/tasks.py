@@ -19,6 +19,7 @@ from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, Of
 from fedpredict.model.task_history import TaskEvent, TaskOverview, TaskWaiting
 from fedpredict.state.engine import Database, open_engine
 from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskStore, Why, used_otherwise
+from fedpredict.state.task_erasing import SqlTaskErasing
 from fedpredict.state.task_rows import (
     BUCKETS,
     EVENTS,
@@ -36,7 +37,7 @@ from fedpredict.state.task_rows import (
     totals_to_json,
     upload_of_row,
 )
-from fedpredict.state.task_work import SqlTaskWork, holds, tell
+from fedpredict.state.task_work import holds, tell
 
 SCHEMA_VERSION = 1
 _COMPONENT = "offline tasks"
@@ -49,7 +50,7 @@ def open_task_store(url: str, base: Path = Path(), password: str | None = None) 
     return SqlTaskStore(Database(open_engine(url, base, password), _COMPONENT, SCHEMA_VERSION, METADATA))
 
 
-class SqlTaskStore(SqlTaskWork, TaskStore):
+class SqlTaskStore(SqlTaskErasing, TaskStore):
     """Tasks, their buckets and their history in tables; every call is one transaction."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:

@@ -7,6 +7,7 @@ written after them and has their digest.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -87,12 +88,19 @@ def write_results(
         rows = pa.table(columns, schema=UNRANKED.arrow_schema)
     else:
         rows = UNRANKED.arrow_schema.empty_table()
-    warehouse.replace(table, _partition(task_id, bucket), rows)
-    return _digest(rows)
+    warehouse.replace(table, results_partition(task_id, bucket), rows)
+    return results_digest(rows)
 
 
 def read_results(
-    warehouse: Warehouse, task_id: str, bucket: int, n_ids: int, sha256: str, *, with_rank: bool = False
+    warehouse: Warehouse,
+    task_id: str,
+    bucket: int,
+    n_ids: int,
+    sha256: str,
+    *,
+    with_rank: bool = False,
+    others: Collection[str] = (),
 ) -> pa.Table:
     """Return the results of a bucket in the population's order: sample_id, status, origin, predictions (and rank).
 
@@ -103,21 +111,30 @@ def read_results(
         n_ids: How many there are.
         sha256: Their digest, as `write_results` returned it; or `UNCHECKED`.
         with_rank: Whether their ranks are wanted.
+        others: Digests that they may have as well, while somebody writes them anew.
 
     Raises:
         TableCorruptError: Other rows are stored.
     """
-    rows = RESULTS.arrow_schema.empty_table()
     columns = [*_COLUMNS, "rank"] if with_rank else _COLUMNS
+    rows = RESULTS.arrow_schema.empty_table()
     if n_ids:
-        rows = warehouse.read(RESULTS.name, columns, _partition(task_id, bucket))
-        if rows.num_rows == n_ids and not np.array_equal(rows.column("position").to_numpy(), np.arange(n_ids)):
-            rows = rows.sort_by("position")
-    if rows.num_rows != n_ids or not _is_recorded(rows, sha256):
+        rows = stored_results(warehouse, task_id, bucket, with_rank=with_rank)
+    if rows.num_rows != n_ids or not _is_recorded(rows, {sha256, *others}):
         raise TableCorruptError(
             f"{RESULTS.name}: bucket {bucket} of task {task_id} has {rows.num_rows} rows that are not those recorded"
         )
     return rows.select([name for name in (*_COLUMNS[1:], "rank") if name in columns])
+
+
+def stored_results(
+    warehouse: Warehouse, task_id: str, bucket: int, *, with_rank: bool = False, table: str = RESULTS.name
+) -> pa.Table:
+    """Return what is stored of a bucket's results by position, whether it is what was recorded or not."""
+    columns = [*_COLUMNS, "rank"] if with_rank else _COLUMNS
+    rows = warehouse.read(table, columns, results_partition(task_id, bucket))
+    in_order = np.array_equal(rows.column("position").to_numpy(), np.arange(rows.num_rows))
+    return rows if in_order else rows.sort_by("position")
 
 
 def remove_results(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
@@ -139,20 +156,21 @@ def remove_shares(warehouse: Warehouse, task_id: str, n_buckets: int) -> None:
 def _remove(warehouse: Warehouse, schema: TableSchema, task_id: str, n_buckets: int) -> None:
     warehouse.ensure(schema)
     for bucket in range(n_buckets):
-        warehouse.replace(schema.name, _partition(task_id, bucket), schema.arrow_schema.empty_table())
+        warehouse.replace(schema.name, results_partition(task_id, bucket), schema.arrow_schema.empty_table())
 
 
-def _partition(task_id: str, bucket: int) -> Partition:
+def results_partition(task_id: str, bucket: int) -> Partition:
+    """Return where the results of a bucket are."""
     return {"task_id": task_id, "bucket": bucket}
 
 
-def _is_recorded(rows: pa.Table, sha256: str) -> bool:
-    if sha256 == UNCHECKED:
+def _is_recorded(rows: pa.Table, digests: Collection[str]) -> bool:
+    if UNCHECKED in digests:
         return np.array_equal(rows.column("position").to_numpy(), np.arange(rows.num_rows))
-    return _digest(rows) == sha256
+    return results_digest(rows) in digests
 
 
-def _digest(rows: pa.Table) -> str:
+def results_digest(rows: pa.Table) -> str:
     """Return the SHA-256 of rows in order: ids and where each ends, statuses, origins, the numbers of those scored."""
     hashed = hashlib.sha256(rows.num_rows.to_bytes(8, "little"))
     if rows.num_rows:

@@ -24,6 +24,7 @@ from fedpredict.model.offline import (
     Ranking,
     Totals,
     Upload,
+    add_totals,
 )
 from fedpredict.model.prediction import Origin
 from fedpredict.model.share import Mode, SampleStatus
@@ -508,3 +509,83 @@ def test_an_overview_counts_states_and_tells_since_when_tasks_wait_also_while_th
     assert store.overview().waiting == (replace(expected, party="", problem=""),)
     assert store.record(claim, done(0), ran_s=1.0)
     assert store.overview().waiting == ()
+
+
+def settled(store: TaskStore, state: OfflineState = OfflineState.DONE, **changes: object) -> str:
+    """Return a task that has ended, with two buckets."""
+    task_id = store.submit(new(**changes)).task_id  # type: ignore[arg-type]
+    claim = store.claim("w1")
+    assert claim is not None
+    assert claim.task.task_id == task_id
+    for bucket in (0, 1):
+        assert store.record(claim, done(bucket, ids=5 + bucket), ran_s=1.0)
+    assert store.settle(claim, state)
+    return task_id
+
+
+def without_one(record: BucketDone) -> BucketDone:
+    counts = {SampleStatus.OK: record.totals.ids - 2, SampleStatus.STALE: 1, SampleStatus.ID_INVALID: 1}
+    totals = replace(record.totals, statuses=counts, histograms=((1, 1), (3, 3)))
+    return replace(record, totals=totals, results_sha256="d" * 64)
+
+
+def test_a_bucket_that_is_written_anew_may_have_either_digest_until_it_is(store: TaskStore, reopen: Reopen) -> None:
+    task_id, after = settled(store), without_one(done(0))
+    assert store.digests(task_id, 0) == {"b" * 64}
+    assert store.digests(task_id, 7) == set()
+    assert store.rerecord(task_id, done(0), after, "b" * 64)
+    assert reopen().digests(task_id, 0) == {"b" * 64, "d" * 64}
+    assert store.buckets(task_id) == {0: after, 1: done(1, ids=6)}
+    task = store.task(task_id)
+    assert (task.state, task.buckets_done, task.totals.ids) == (OfflineState.DONE, 2, 11)
+    assert task.totals.statuses == {SampleStatus.OK: 8, SampleStatus.STALE: 2, SampleStatus.ID_INVALID: 1}
+    assert task.totals.histograms == ((2, 3), (6, 7))
+    assert task.totals.parties == settled_totals().parties
+    # killed, and begun again: the rows are still those of before
+    assert store.rerecord(task_id, after, after, "b" * 64)
+    assert store.digests(task_id, 0) == {"b" * 64, "d" * 64}
+    assert store.rewriting() == [(task_id, 0)]
+    store.rewritten(task_id, 0)
+    assert store.rewriting() == []
+    assert store.digests(task_id, 0) == {"d" * 64}
+    assert store.task(task_id).totals == task.totals
+    assert [each.what for each in store.events(task_id)].count("a person was erased") == 2
+
+
+def settled_totals() -> Totals:
+    return add_totals(done(0).totals, done(1, ids=6).totals)
+
+
+def test_a_bucket_of_a_task_that_may_go_on_or_that_has_changed_is_not_written_anew(store: TaskStore) -> None:
+    failed = settled(store, OfflineState.FAILED)
+    other = replace(done(0), results_sha256="e" * 64)
+    assert not store.rerecord(failed, done(0), without_one(done(0)), "b" * 64)
+    ended = settled(store)
+    assert not store.rerecord(ended, other, without_one(other), "e" * 64)
+    assert not store.rerecord(ended, replace(done(0), finished_at=NOW + timedelta(1)), without_one(done(0)), "b" * 64)
+    assert not store.rerecord("none-of-that-name", done(0), without_one(done(0)), "b" * 64)
+    for task_id in (failed, ended):
+        assert (store.digests(task_id, 0), store.task(task_id).totals) == ({"b" * 64}, settled_totals())
+
+
+def test_a_list_is_withdrawn_unless_a_task_needs_it(store: TaskStore) -> None:
+    upload = Upload(
+        upload_id="1",
+        population=new().population,
+        n_buckets=2,
+        rows=13,
+        ids=10,
+        duplicates=2,
+        invalid=1,
+        uploaded_by="client desk",
+        uploaded_at=NOW,
+    )
+    store.add_upload(upload)
+    failed = settled(store, OfflineState.FAILED)
+    assert [each.task_id for each in store.about("bank", "upload-1")] == [failed]
+    assert store.about("bank", "upload-2") == store.about("shop", "upload-1") == []
+    assert (store.withdraw_upload("1"), store.upload("1")) == (False, upload)
+    store.retry(failed)
+    store.cancel(failed)
+    assert (store.withdraw_upload("1"), store.upload("1")) == (True, None)
+    assert store.withdraw_upload("1")

@@ -238,7 +238,8 @@ class PopulationCourier:
     async def _send(self, recipient: Recipient, job: _Job, bucket: int, accepted: int) -> None:
         ids = await asyncio.to_thread(self._read, job.newest, bucket)
         base = job.versions.get(accepted)
-        if base is not None and base.n_buckets == job.newest.n_buckets:
+        is_whole = base is not None and base.state is PopulationState.PROPOSED  # of a revoked one, buckets may be gone
+        if base is not None and is_whole and base.n_buckets == job.newest.n_buckets:
             delta = await asyncio.to_thread(self._delta, base, bucket, ids)
             if len(delta.added.data) + len(delta.removed.data) < len(ids.data) // 2:
                 try:

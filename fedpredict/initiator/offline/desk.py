@@ -8,10 +8,8 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from fedpredict.errors import (
@@ -24,6 +22,7 @@ from fedpredict.errors import (
 from fedpredict.initiator.admission import Access
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.offline.held import check_whole, rule_for
+from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.report import info_of
 from fedpredict.initiator.offline.standing import version_for_task
 from fedpredict.initiator.offline.uploads import Uploads
@@ -48,7 +47,6 @@ from fedpredict.security.identity import Identity
 from fedpredict.security.policy import Rule
 from fedpredict.state.task_base import TaskStore, Why, used_otherwise
 from fedpredict.tables.populations import list_versions
-from fedpredict.tables.results import RESULTS, read_results
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.arrow_codec import output_names
 from fedpredict.wire.offline_codec import Submission
@@ -226,24 +224,22 @@ class TaskDesk:
         return task, rule_for(self.access, task, caller)
 
     async def results(self, task: OfflineTask, record: BucketDone) -> pa.Table:
-        """Return the results of a bucket, as `read_results` does.
+        """Return the results of a bucket, as `recorded_results` does.
 
         Raises:
             TaskFailedError: They are not what was recorded, so the task has failed: a worker that stood still for
                 longer than its lease may have written behind its successor, or a file was damaged.
             WarehouseError, StateError: As they say.
         """
-        bucket, n_ids, sha256 = record.bucket, record.totals.ids, record.results_sha256
-        with_rank = task.new.ranking is not None
-        reading = partial(read_results, self.warehouse, task.task_id, bucket, n_ids, sha256, with_rank=with_rank)
+        bucket, store = record.bucket, self.store
         try:
-            return await self.threads.warehouse(reading)
+            return await self.threads.warehouse(recorded_results, store, self.warehouse, task, record)
         except TableCorruptError as error:
             extra = {"task": task.task_id, "bucket": bucket, "reason": str(error)}
             logger.error("task.results_damaged", extra=extra)  # noqa: TRY400  # the reason says it all
             problem = f"the results of bucket {bucket} are damaged at the initiator: retry, and they are made again"
             why = Why(problem=problem, detail=str(error))
-            failed = await self.threads.state(self.store.lose, task.task_id, [record], why)
+            failed = await self.threads.state(store.lose, task.task_id, [record], why)
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=failed.state, problem=problem) from error
 
     async def top(self, task: OfflineTask, first: int, last: int) -> pa.Table:
@@ -255,13 +251,8 @@ class TaskDesk:
             TaskFailedError: Ranks are missing there, or the results were removed meanwhile.
             WarehouseError: As it says.
         """
-        # parsers of SQL are large, and most tasks have no ranks
-        from fedpredict.tables.ranking_sql import top_query  # noqa: PLC0415
-
-        query, params = top_query(task.task_id, first, last)
-        found = await self.threads.warehouse(self.warehouse.run, query, params)
-        rows = RESULTS.arrow_schema.empty_table() if not found.num_rows else found.sort_by("rank")
-        if not np.array_equal(rows.column("rank").to_numpy(), np.arange(first, last + 1)):
+        rows = await self.threads.warehouse(ranked_results, self.store, self.warehouse, task.task_id, first, last)
+        if rows is None:
             check_kept(await self.threads.state(self.store.task, task.task_id))
             problem = "its ranks are damaged at the initiator: submit it again"
             raise TaskFailedError(f"task {task.task_id}: {problem}", state=task.state, problem=problem)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from fedpredict.initiator.offline.standing import standing_versions
 from fedpredict.initiator.offline.uploads import UPLOAD
-from fedpredict.model.offline import OfflineState, Upload
+from fedpredict.model.offline import OfflineState, OfflineTask, Upload
 from fedpredict.model.standing import PopulationState
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.populations import PopulationVersion, list_versions, remove_versions
@@ -104,3 +104,15 @@ def remove_upload(warehouse: Warehouse, upload: Upload) -> None:
     """Remove the ids of a list."""
     ref = upload.population
     remove_versions(warehouse, list_versions(warehouse, owner=ref.owner, population=ref.name))
+
+
+def why_needed(task: OfflineTask) -> str:
+    """Return why the ids of a task are needed still, and what ends that; empty where nobody reads them any more."""
+    if task.results_removed or task.state not in UNFINISHED:
+        return ""
+    name = task.task_id
+    if task.state is OfflineState.FAILED:
+        what = f"task {name} failed, and may go on: `fedpredict task retry {name}` to its end, or also `task cancel`"
+    else:
+        what = f"task {name} is {task.state}: wait for its end, or `fedpredict task cancel {name}`"
+    return f"{what}; then repeat"

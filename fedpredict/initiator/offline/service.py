@@ -361,9 +361,9 @@ def _check_top(task: OfflineTask, top: int) -> None:
 
 
 def _n_ranked(task: OfflineTask, top: int) -> int:
-    """Return how many of the first `top` ranks there are."""
-    ranking = task.new.ranking
-    return min(top, ranking.top if ranking is not None and ranking.top else top, task.totals.scored)
+    """Return how many of the first `top` ranks there are; those of people who were erased are among them."""
+    ranking, n_scored = task.new.ranking, sum(task.totals.origins.values())
+    return min(top, ranking.top if ranking is not None and ranking.top else top, n_scored)
 
 
 def _beyond(task: OfflineTask, offset: int, n_rows: int) -> FieldError:

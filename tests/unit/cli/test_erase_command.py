@@ -5,31 +5,37 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fedpredict.cli.main import run
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.registration import register_view
+from fedpredict.initiator.offline import standing
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
-from fedpredict.model.populations import in_order
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.erase import in_store
 from fedpredict.scoring.loader import ModelLoader
+from fedpredict.scoring.populations import ingest
 from fedpredict.scoring.tasks import score_day
 from fedpredict.state.distinct_digests import CallerDay
 from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.state.events import open_event_store
 from fedpredict.tables.models import publish_model
-from fedpredict.tables.populations import ensure_tables, write_bucket
+from fedpredict.tables.populations import list_versions, write_version
+from fedpredict.tables.results import ensure_results, write_results
 from fedpredict.tables.views import list_snapshots
+from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import example, random_events, random_merchants
 from tests.raw_transactions import store as store_raw
@@ -176,15 +182,91 @@ def test_a_source_that_is_only_read_is_named_without_being_asked(
 
 def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixture[str]) -> None:
     warehouse = LocalWarehouse(party / "warehouse")
-    ensure_tables(warehouse)
-    write_bucket(warehouse, "bank", "all", 0, in_order(SampleIds.of([b"u1", b"u2"])))
+    ingest(warehouse, "bank", "all", 1, [SampleIds.of([b"u1", b"u2"])], state=PopulationState.ACCEPTED)
+    ensure_results(warehouse)
+    one, ok = SampleIds.of([b"u1"]), np.ones(1, np.uint8)
+    write_results(warehouse, "t", 0, one, predictions=np.ones((1, 1)), status=ok, origin=ok)
     warehouse.close()
 
     left = json.loads(said(capsys, "u1", "--dry-run", "--json"))
 
-    assert [(row["table"], row["found"], row["removed"]) for row in left][1:] == [("fp_population_ids", 1, 0)]
-    assert "initiator" in left[1]["note"]
+    assert [(row["table"], row["found"], row["removed"]) for row in left][1:] == [
+        ("fp_population_ids", 1, 0),
+        ("fp_results", 1, 0),
+    ]
+    assert left[1]["note"].startswith("the initiator bank names them")
+    assert left[2]["note"].startswith("of an initiator's tasks: run this with the settings of that initiator")
     assert "Not all of it could be removed" in said(capsys, "u1", "--yes", code=9)
+
+
+INITIATOR = """party = "bank"
+insecure = true
+[parties.lab]
+address = "127.0.0.1:1"
+[models.m]
+parties = ["lab"]
+"""
+
+
+def test_an_initiator_without_a_warehouse_runs_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("initiator.toml").write_text(INITIATOR)
+    who = ["erase", "u1", "--yes", "--json"]
+    assert run(who) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    with closing(open_event_store("sqlite:///events.db", tmp_path)) as events:
+        events.add("tx.account", [StoredEvent("u1", "e1", 1, "{}")])
+    tasks = LocalWarehouse(tmp_path / "tasks")
+    ids = SampleIds.of([b"u1", b"u2"])
+    ingest(tasks, "bank", "upload-1", 1, [ids], state=PopulationState.ACCEPTED)
+    standing.propose(tasks, "bank", "people", [ids], parties=["lab"], by="ada")
+    (listed, _) = list_versions(tasks)
+    long_ago = listed.changed_at - timedelta(hours=1)
+    write_version(tasks, replace(listed, population="upload-1", changed_at=long_ago))
+    versions = list_versions(tasks)
+
+    assert run(["erase", "u1", "--dry-run"]) == 0
+    assert list_versions(tasks) == versions
+    capsys.readouterr()
+    code = run(who)
+    told = json.loads(capsys.readouterr().out)
+
+    assert code == 9
+    assert [(row["table"], row["found"], row["removed"]) for row in told] == [
+        ("fp_population_ids", 1, 0),
+        ("fp_population_ids", 1, 1),
+        ("events", 1, 1),
+    ]
+    assert told[0]["note"].startswith("version 2 is made without them")
+    assert [(each.population, each.version) for each in list_versions(tasks)] == [("people", 1), ("people", 2)]
+    assert run(who) == 0  # nobody answers for version 1
+    assert [each.version for each in list_versions(tasks)] == [2]
+    capsys.readouterr()
+    assert run(who) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    tasks.close()
+
+
+def test_tables_that_tasks_may_be_about_are_raw_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("initiator.toml").write_text(
+        INITIATOR + '[warehouse]\npath = "warehouse"\n[tasks.tables.all]\ntable = "customers"\ncolumn = "who"\n'
+    )
+    warehouse = LocalWarehouse(tmp_path / "warehouse")
+    warehouse.ensure(TableSchema("customers", (Column("who", ColumnType.STRING),), ()))
+    warehouse.replace("customers", {}, pa.table({"who": ["u1", "u2"]}))
+
+    assert run(["erase", "u1", "--yes"]) == 9
+    capsys.readouterr()
+    assert run(["erase", "u1", "--yes", "--raw", "--json"]) == 0
+
+    assert [(row["table"], row["removed"]) for row in json.loads(capsys.readouterr().out)] == [("customers", 1)]
+    assert warehouse.read("customers", ["who"], {}).column(0).to_pylist() == ["u2"]
+    warehouse.close()
 
 
 def publish(party: Path) -> None:

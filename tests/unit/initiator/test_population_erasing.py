@@ -1,0 +1,205 @@
+"""A person goes out of standing populations: a version without them, and what nobody uses any more, at both ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fedpredict.initiator.offline import standing
+from fedpredict.initiator.offline.erasing import erase_from_tasks
+from fedpredict.model.offline import PopulationRef
+from fedpredict.model.standing import PopulationState
+from fedpredict.participant.acceptance import accept, revoke
+from fedpredict.participant.erasing import erase_from_named
+from fedpredict.scoring.erase import Erased
+from fedpredict.state.leases import Alone, NoLeases
+from fedpredict.state.tasks import open_task_store
+from fedpredict.tables.deliveries import accepted_versions
+from fedpredict.tables.populations import (
+    POPULATION_IDS,
+    PopulationVersion,
+    list_versions,
+    read_bucket,
+    write_bucket,
+    write_version,
+)
+from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.local import LocalWarehouse
+from tests.contract.test_task_store import new
+from tests.unit.initiator.test_standing_populations import (
+    PEOPLE,
+    Lab,
+    accepted,
+    bank,
+    batch,
+    delivering,
+    lab,
+    propose,
+    until,
+)
+
+__all__ = ["bank", "lab"]
+WHO = "u7"
+OTHERS = {each for each in PEOPLE if each != b"u7"}
+
+
+def erased(bank: Warehouse, folder: Path, *, keep: bool = False) -> list[Erased]:
+    open_store, now = partial(open_task_store, "sqlite:///state.db", folder), datetime.now(UTC)
+    return erase_from_tasks(Alone(NoLeases()), open_store, bank, "bank", WHO, by="ada", now=now, keep=keep)
+
+
+def named(warehouse: Warehouse, *, days: float = 0.0, keep: bool = False) -> list[Erased]:
+    now = datetime.now(UTC) + timedelta(days=days)
+    return erase_from_named(Alone(NoLeases()), warehouse, WHO, now=now, keep=keep)
+
+
+def is_in(warehouse: Warehouse) -> bool:
+    return WHO in warehouse.read(POPULATION_IDS.name, ["sample_id"], {}).column(0).to_pylist()
+
+
+def ids_of(warehouse: Warehouse, version: PopulationVersion) -> set[bytes]:
+    parts = [read_bucket(warehouse, "bank", "people", *each) for each in enumerate(version.digests)]
+    return {each for part in parts for each in part}
+
+
+def numbers(warehouse: Warehouse) -> list[int]:
+    return [each.version for each in list_versions(warehouse)]
+
+
+async def test_a_version_without_the_person_takes_the_place_of_the_one_before_at_both_ends(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    propose(bank)
+    lab.callers["bank"] = lab.callers["bank"].model_copy(update={"accept_populations": False})
+    async with delivering(bank, lab=lab):
+        await until(bank, lambda each: each.state is PopulationState.PROPOSED)
+        accept(lab.warehouse, "bank", "people", None, "lin", keep_versions=3)
+        await until(bank, accepted(1))
+        (looked,) = erased(bank, tmp_path, keep=True)
+        (made,) = erased(bank, tmp_path)
+        (used,) = named(lab.warehouse)
+        await until(bank, lambda each: (each.version, each.state) == (2, PopulationState.PROPOSED))
+        (still,) = erased(bank, tmp_path)
+        there = numbers(bank)
+        accept(lab.warehouse, "bank", "people", None, "lin", keep_versions=3)
+        await until(bank, accepted(2))
+        (gone,) = erased(bank, tmp_path)
+        (under_way,) = named(lab.warehouse)
+        before = numbers(lab.warehouse)
+        (late,) = named(lab.warehouse, days=1.1)
+
+    assert (looked.found, looked.removed) == (1, 0)
+    assert "a version without them is made" in looked.note
+    assert (made.removed, made.note.startswith("version 2 is made without them; it goes once every party")) == (0, True)
+    assert still.note.startswith("party lab answers for it; it goes once every party has accepted the newest")
+    assert "the initiator bank names them: it makes a version without them (`fedpredict erase` there)" in used.note
+    assert "about it may be under way: repeat after" in under_way.note
+    assert [(each.found, each.removed) for each in (used, under_way)] == [(1, 0)] * 2
+    assert [(each.found, each.removed, each.note) for each in (gone, late)] == [(1, 1, "")] * 2
+    assert (there, before) == ([1, 2], [1, 2])
+    for warehouse in (bank, lab.warehouse):
+        (left,) = list_versions(warehouse)
+        assert (left.version, ids_of(warehouse, left), is_in(warehouse)) == (2, OTHERS, False)
+    assert (erased(bank, tmp_path), named(lab.warehouse)) == ([], [])
+    # and the population goes on, by what changed
+    standing.update(bank, "bank", "people", batch(b"u999"), removed=[], by="ada")
+    async with delivering(bank, lab=lab):
+        await until(bank, lambda each: (each.version, each.state) == (3, PopulationState.PROPOSED))
+    assert ids_of(lab.warehouse, list_versions(lab.warehouse)[-1]) == {*OTHERS, b"u999"}
+
+
+async def test_a_version_that_a_task_needs_stays_until_it_is_over(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    propose(bank)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+    store = open_task_store("sqlite:///state.db", tmp_path)
+    ref = PopulationRef(owner="bank", name="people", version=1, is_standing=True)
+    task = store.submit(replace(new(), population=ref))
+    erased(bank, tmp_path)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(2))
+    (needed,) = erased(bank, tmp_path)
+    version = list_versions(bank)[0]
+    whole = ids_of(bank, version)
+    store.cancel(task.task_id)
+    (gone,) = erased(bank, tmp_path)
+    store.close()
+
+    assert needed.note.startswith(f"task {task.task_id} is queued: wait for its end")
+    assert (version.version, whole) == (1, set(PEOPLE))
+    assert (gone.removed, gone.note, numbers(bank)) == (1, "", [2])
+
+
+async def test_a_population_of_one_is_revoked_and_its_number_is_not_given_again(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    propose(bank, [b"u7"])
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+        (alone,) = erased(bank, tmp_path)
+        standing.revoke(bank, "bank", "people", "ada")
+        (gone,) = erased(bank, tmp_path)
+        revoked = numbers(bank)
+        propose(bank)
+        await until(bank, accepted(2))
+    assert alone.note == "nobody else is in it: `fedpredict population revoke people`, then repeat"
+    assert (alone.removed, gone.removed, gone.note) == (0, 1, "")
+    assert revoked == [1]
+    assert ids_of(bank, list_versions(bank)[-1]) == set(PEOPLE)
+    assert accepted_versions(bank, "bank", "people") == {"lab": 2}
+
+
+async def test_older_versions_of_a_revoked_population_go(bank: LocalWarehouse, tmp_path: Path) -> None:
+    propose(bank)
+    standing.update(bank, "bank", "people", batch(b"u999"), removed=[], by="ada")
+    standing.revoke(bank, "bank", "people", "ada")
+    told = erased(bank, tmp_path)
+    assert [(each.removed, each.note) for each in told] == [(1, "")] * len(told)
+    assert (is_in(bank), numbers(bank)) == (False, [2])
+
+
+def test_versions_that_are_written_or_of_nobody(bank: LocalWarehouse, tmp_path: Path) -> None:
+    propose(bank)
+    (version,) = list_versions(bank)
+    write_version(bank, replace(version, state=PopulationState.RECEIVING))
+    (coming,) = erased(bank, tmp_path)
+    assert (coming.removed, coming.note) == (0, "it is being written: repeat when it is there")
+    write_version(bank, replace(version, state=PopulationState.REVOKED))
+    write_bucket(bank, "bank", "left-over", 0, batch(b"u7")[0])
+    told = erased(bank, tmp_path)
+    assert [(each.removed, each.note) for each in told] == [(1, "")] * 2
+    assert not is_in(bank)
+
+
+async def test_a_participant_may_end_a_population_at_once(bank: LocalWarehouse, lab: Lab) -> None:
+    propose(bank)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+    (used,) = named(lab.warehouse, days=2.0)
+    assert "`fedpredict population revoke people --from bank`" in used.note
+    revoke(lab.warehouse, "bank", "people", None, "lin")
+    assert named(lab.warehouse) == []
+    write_bucket(lab.warehouse, "bank", "left-over", 0, batch(b"u7")[0])
+    (looked,), (gone,) = named(lab.warehouse, keep=True), named(lab.warehouse)
+    assert [(each.found, each.removed, each.note) for each in (looked, gone)] == [(1, 0, ""), (1, 1, "")]
+
+
+@pytest.mark.parametrize("state", [PopulationState.PROPOSED, PopulationState.REVOKED])
+async def test_versions_before_the_accepted_one_that_nobody_answers_for_go_at_once(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path, state: PopulationState
+) -> None:
+    propose(bank)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+        erased(bank, tmp_path)
+        await until(bank, accepted(2))
+    (first, _) = list_versions(lab.warehouse)
+    write_version(lab.warehouse, replace(first, state=state))
+    (gone,) = named(lab.warehouse)
+    assert (gone.removed, gone.note, is_in(lab.warehouse)) == (1, "", False)
