@@ -16,7 +16,7 @@ from fedpredict.model.distribution import N_BINS
 from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
-from fedpredict.tables.buckets import in_bucket, place_of
+from fedpredict.tables.buckets import bucket_values, in_bound_bucket, place_of
 from fedpredict.tables.linear import exposure_of, weight_columns
 from fedpredict.tables.linear_sql import linear_parameters
 from fedpredict.tables.names import PLACE
@@ -37,7 +37,7 @@ MAX_SIDE_BY_SIDE = 1_000
 def bucket_shares(
     version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int
 ) -> tuple[exp.Select, dict[str, Value]]:
-    """Return the query for the shares of a bucket, and the values to bind.
+    """Return the query for the shares of a bucket, and the values to bind: the same query for all of them.
 
     Its rows, in any order, one per sample id of the bucket: sample_id, status (INT, `SampleStatus`), scores (a list in
     the order of the outputs; NULL unless the status is OK) and event_time. What the statuses mean, and which of several
@@ -49,11 +49,16 @@ def bucket_shares(
         bucket: 0 to n_buckets - 1.
         n_buckets: As `model.buckets` says.
     """
-    source = _bucket_of(source_of(snapshot, version.features), snapshot, bucket, n_buckets)
-    params: dict[str, Value] = {**version.partition, **snapshot.partition}
+    params = share_values(version, snapshot, bucket, n_buckets)
+    source = _bucket_of(source_of(snapshot, version.features), snapshot, n_buckets)
     if _is_one_pass(version, snapshot):
         return _linear_shares(version, source), params
     return _listed(partial_scores_of(version, source), version.n_scores), params
+
+
+def share_values(version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int) -> dict[str, Value]:
+    """Return what to bind in `bucket_shares` of a bucket."""
+    return {**version.partition, **snapshot.partition, **_bucket_values(bucket, n_buckets)}
 
 
 def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
@@ -66,8 +71,8 @@ def bucket_rows(
     columns: Sequence[str], snapshot: Snapshot, bucket: int, n_buckets: int
 ) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for columns of a snapshot's rows of a bucket, and the values to bind."""
-    source = _bucket_of(source_of(snapshot, ()), snapshot, bucket, n_buckets)
-    return source.rows(columns), {**snapshot.partition}
+    source = _bucket_of(source_of(snapshot, ()), snapshot, n_buckets)
+    return source.rows(columns), {**snapshot.partition, **_bucket_values(bucket, n_buckets)}
 
 
 def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Select, dict[str, Value]]:
@@ -78,7 +83,7 @@ def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Sel
 
 def count_rows_of_each(snapshot: Snapshot, n_digits: int) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for the number of rows, `n`, by the first digits of their ids' places, `fp_start`."""
-    source = _bucket_of(source_of(snapshot, ()), snapshot, 0, 1)
+    source = _bucket_of(source_of(snapshot, ()), snapshot, 1)
     place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
     start = exp.Substring(this=place, start=sql.number(1), length=sql.number(n_digits))
     starts = sql.select_from(
@@ -224,12 +229,16 @@ def _checked(engine: str, columns: Sequence[str]) -> exp.Expr:
     return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
 
 
-def _bucket_of(source: Source, snapshot: Snapshot, bucket: int, n_buckets: int) -> Source:
-    """Return the rows of a source that have an id and are in a bucket."""
+def _bucket_values(bucket: int, n_buckets: int) -> dict[str, Value]:
+    return bucket_values(bucket, n_buckets) if n_buckets > 1 else {}
+
+
+def _bucket_of(source: Source, snapshot: Snapshot, n_buckets: int) -> Source:
+    """Return the rows of a source that have an id and are in the bucket that is bound."""
     conditions: list[exp.Expr] = [exp.Not(this=exp.Is(this=sql.column("sample_id"), expression=exp.null()))]
     if n_buckets > 1:
         place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
-        conditions.append(in_bucket(place, bucket, n_buckets))
+        conditions.append(in_bound_bucket(place))
     return replace(source, rows=lambda columns: source.rows(columns).where(*conditions, copy=False))
 
 

@@ -197,7 +197,10 @@ class WatchedWriter(Protocol):
         *,
         watch: RowWatch,
     ) -> int:
-        """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows."""
+        """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows.
+
+        A statement given again, the same object with other values, costs less; so it must not change meanwhile.
+        """
 
 
 @dataclass(frozen=True, slots=True)
