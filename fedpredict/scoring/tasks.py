@@ -14,7 +14,7 @@ from fedpredict.scoring.counting import counted, engine_names
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.shares import BucketRecord, ShareTask, TaskState
-from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
+from fedpredict.tables.views import Snapshot, find_snapshot, is_there, snapshot_of_day
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _record_buckets(
     warehouse: Warehouse, task: ShareTask, records: Sequence[BucketRecord], still_ours: Callable[[], None]
 ) -> None:
     """Record buckets, unless rows may have gone while they were read: of a snapshot the pointer goes first."""
-    if find_snapshot(warehouse, task.view, task.view_version, task.snapshot) is None:
+    if not is_there(warehouse, task.view, task.view_version, task.snapshot):
         raise InputError(
             f"snapshot {task.snapshot} of view {task.view} was removed, or somebody erased from it, while {task.day} "
             "was scored: repeat"

@@ -244,6 +244,17 @@ class SeriesWriter(Protocol):
                 stay written.
         """
 
+    def has_partition(self, table: str, partition: Partition) -> bool:
+        """Return whether a partition exists, without a look at its rows; of a table that does not, none.
+
+        Args:
+            table: Which.
+            partition: A value for every partition column.
+
+        Raises:
+            StatementError, WarehouseUnavailableError: As the engine says.
+        """
+
 
 class Warehouse(TableWriter, Protocol):
     """One party's warehouse. Calls may come from any thread; each blocks until the engine is done."""

@@ -156,9 +156,9 @@ def filling_of(
     Raises:
         StatementError, WarehouseWriteError: As `rows_for` and `compile_query` say.
     """
-    if last is not None and last.statement is statement and last.given == given:
-        if all(schema_of(each.table) == each.schema for each in last.compiled.references):
-            return last
+    is_same = last is not None and last.statement is statement and last.given == given
+    if is_same and last is not None and all(schema_of(each.table) == each.schema for each in last.compiled.references):
+        return last
     return TableFilling(statement, given, compile_query(rows_for(given, statement), schema_of))
 
 
