@@ -182,7 +182,7 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         check_partition_values(partition)
         with self._session() as session:
             try:
-                return session.execute(show_partition(table, partition)).num_rows > 0
+                return bool(session.execute(show_partition(table, partition)).num_rows)
             except RefusedByServerError as error:
                 if error.no_such_table:
                     return False

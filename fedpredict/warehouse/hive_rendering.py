@@ -82,7 +82,7 @@ def rendered(statement: exp.Query, params: Mapping[str, Value], engine: Engine) 
     return text_of(statement, engine).bound(params)
 
 
-def tables_of(statement: exp.Expression) -> list[tuple[str, str]]:
+def tables_of(statement: exp.Expr) -> list[tuple[str, str]]:
     """Return the stored tables in a statement: name, and database where it is not the session's own."""
     within = {(cte.alias, "") for cte in statement.find_all(exp.CTE)}
     return sorted({(table.name, table.db) for table in statement.find_all(exp.Table)} - within)

@@ -98,7 +98,7 @@ class Server:
         return gathered
 
     def has_partition(self, table: str, partition: Partition) -> bool:
-        return self.embedded.read(table, [*partition], partition).num_rows > 0
+        return bool(self.embedded.read(table, [*partition], partition).num_rows)
 
     def summary(self, filling: Filling, summary: exp.Select) -> pa.Table:
         """Return what a query without a FROM gathers; of a bucket without rows, what was left of another."""
