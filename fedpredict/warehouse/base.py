@@ -209,7 +209,7 @@ class Filling:
 
     Attributes:
         partition: Which.
-        statement: The query.
+        statement: The query; where several fillings have the same object, its text is made once, so it must not change.
         params: Name -> value to bind, also in `summaries`.
         summaries: What to gather of the rows while they are written: queries without a FROM, over the statement's
             columns, whose own columns have names and are whole numbers.
