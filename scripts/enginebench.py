@@ -45,8 +45,9 @@ from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.shares import SHARES, ensure_tables
 from fedpredict.tables.shares_sql import bucket_shares
 from fedpredict.tables.views import FeatureView, Snapshot, latest_snapshot, snapshot_name, write_pointer
-from fedpredict.warehouse.hive import HiveWarehouse, _rendered
+from fedpredict.warehouse.hive import HiveWarehouse
 from fedpredict.warehouse.hive_connection import HiveSession, RefusedByServerError
+from fedpredict.warehouse.hive_rendering import rendered
 from fedpredict.warehouse.hive_session import open_session
 from fedpredict.warehouse.hive_settings import HiveSettings
 from fedpredict.warehouse.hive_side_tables import SideTables
@@ -284,8 +285,8 @@ def _statement(turns: Turns, bucket: int) -> tuple[str, str]:
     """Return the generated INSERT of a bucket, into a day of its own, and what removes it."""
     statement, params = bucket_shares(turns.version, turns.snapshot, bucket, turns.n_buckets)
     partition = {"dt": OTHER_DAY, **turns.version.partition, "bucket": bucket}
-    rendered = _rendered(rows_for(SHARES, statement), params, turns.session.engine)
-    return insert_query(SHARES, partition, *rendered), drop_partition(SHARES, partition)
+    texts = rendered(rows_for(SHARES, statement), params, turns.session.engine)
+    return insert_query(SHARES, partition, *texts), drop_partition(SHARES, partition)
 
 
 def _print(facts: dict[str, Any], turns: Turns, spent: Mapping[str, Spent]) -> None:

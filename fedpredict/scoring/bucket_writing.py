@@ -23,6 +23,7 @@ from fedpredict.scoring.counting import (
     Counts,
     bins_of_sample,
     bins_of_stored,
+    checked_now,
     counted,
     counted_each,
     counted_passing,
@@ -35,7 +36,7 @@ from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables import shares
 from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
-from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, passing_counts, with_checks
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, passing_counts, share_values, with_checks
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import (
@@ -44,7 +45,6 @@ from fedpredict.warehouse.base import (
     Filling,
     Partition,
     SeriesWriter,
-    Value,
     Warehouse,
     WatchedWriter,
 )
@@ -85,6 +85,7 @@ class BucketWriter:
         self._still_ours = still_ours
         self._chooses = combination_of(part) is None
         self._rows: Mapping[int, int] | None = None
+        self._statement: tuple[int, exp.Select] | None = None
 
     def write(
         self, task: ShareTask, waiting: Sequence[int], begun: Callable[[int], None]
@@ -114,8 +115,7 @@ class BucketWriter:
         bucket = waiting[0]
         partition: Partition = {**task.partition, "bucket": bucket}
         if is_computed:
-            shares_of = bucket_shares(self._version, self._snapshot, bucket, task.n_buckets)
-            bins, found = self._written(task, partition, *shares_of)
+            bins, found = self._written(task, partition)
         else:
             of_bucket = (bucket, task.n_buckets)
             rows = shares_in_process(self._warehouse, self._version, self._part, self._snapshot, of_bucket)
@@ -142,8 +142,11 @@ class BucketWriter:
                 begun(len(written))
                 self._still_ours()
                 written.append(bucket)
-                query, params = bucket_shares(self._version, self._snapshot, bucket, task.n_buckets)
-                summaries, bound = passing_counts(bucket, warehouse.engine.name, bins=task.bins)
+                params = share_values(self._version, self._snapshot, bucket, task.n_buckets)
+                summaries, bound = passing_counts(
+                    bucket, warehouse.engine.name, bins=task.bins, checked=checked_now(warehouse)
+                )
+                query = self._statement_of(task.n_buckets)
                 yield Filling({**task.partition, "bucket": bucket}, query, params | bound, summaries)
 
         gathered = dict(zip(written, warehouse.replace_series_from(SHARES.name, fillings()), strict=True))
@@ -190,18 +193,29 @@ class BucketWriter:
             self._rows = rows_of_each(self._warehouse, self._snapshot, task.n_buckets)
         return self._rows.get(bucket, 0)
 
-    def _written(
-        self, task: ShareTask, partition: Partition, statement: exp.Select, params: Mapping[str, Value]
-    ) -> tuple[Bins, Counts]:
+    def _written(self, task: ShareTask, partition: Partition) -> tuple[Bins, Counts]:
         """Have the engine write shares; return the bins, and what is counted of the rows: in one pass if it can."""
+        statement = self._statement_of(task.n_buckets)
+        params = share_values(self._version, self._snapshot, int(partition["bucket"]), task.n_buckets)
         if not isinstance(self._warehouse, WatchedWriter):
             n_ids = self._warehouse.replace_from(SHARES.name, partition, statement, params)
             return self._looked_at(task, partition, n_ids)
         tally = Tally(task.bins, task.n_scores, chooses=self._chooses)
-        checked = with_checks(statement, self._warehouse.engine.name, CHECK.name)
-        n_ids = self._warehouse.replace_from_watched(SHARES.name, partition, checked, params, watch=tally)
+        n_ids = self._warehouse.replace_from_watched(SHARES.name, partition, statement, params, watch=tally)
         counts = tally.counts()
         return tally.bins, Counts(*counts, n_ids)
+
+    def _statement_of(self, n_buckets: int) -> exp.Select:
+        """Return the query for the shares of a bucket, the same for all of so many: what is made of it serves for all.
+
+        Where rows are watched it has their numbers for the checksum, too.
+        """
+        if self._statement is None or self._statement[0] != n_buckets:
+            query, _ = bucket_shares(self._version, self._snapshot, 0, n_buckets)
+            if isinstance(self._warehouse, WatchedWriter):
+                query = with_checks(query, self._warehouse.engine.name, CHECK.name)
+            self._statement = (n_buckets, query)
+        return self._statement[1]
 
     def _looked_at(self, task: ShareTask, partition: Partition, n_ids: int) -> tuple[Bins, Counts]:
         """Return the bins, and what `counted` counts of shares that are stored."""

@@ -14,7 +14,7 @@ from fedpredict.scoring.counting import counted, engine_names
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.shares import BucketRecord, ShareTask, TaskState
-from fedpredict.tables.views import Snapshot, find_snapshot, snapshot_of_day
+from fedpredict.tables.views import Snapshot, find_snapshot, is_there, snapshot_of_day
 from fedpredict.warehouse.base import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def score_day(
     """
     part = load_model(warehouse, version).part
     shares.ensure_tables(warehouse)
-    task, snapshot = _begun(warehouse, version, day, rows_per_bucket, n_buckets, again=again)
-    done = dict(shares.finished_buckets(warehouse, task))
+    task, snapshot, done = _begun(warehouse, version, day, rows_per_bucket, n_buckets, again=again)
     waiting = [bucket for bucket in range(task.n_buckets) if bucket not in done]
     writer = None if snapshot is None else BucketWriter(warehouse, version, part, snapshot, still_ours)
     of = task.n_buckets
@@ -95,7 +94,7 @@ def _record_buckets(
     warehouse: Warehouse, task: ShareTask, records: Sequence[BucketRecord], still_ours: Callable[[], None]
 ) -> None:
     """Record buckets, unless rows may have gone while they were read: of a snapshot the pointer goes first."""
-    if find_snapshot(warehouse, task.view, task.view_version, task.snapshot) is None:
+    if not is_there(warehouse, task.view, task.view_version, task.snapshot):
         raise InputError(
             f"snapshot {task.snapshot} of view {task.view} was removed, or somebody erased from it, while {task.day} "
             "was scored: repeat"
@@ -143,20 +142,22 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
 
 def previous_state(warehouse: Warehouse, task: ShareTask) -> TaskState | None:
     """Return the finished task of the same model of the newest day before; None where there is none to compare with."""
-    before = _previous(warehouse, task.model_id, task.day, task.n_scores)
+    before = _previous(shares.list_tasks(warehouse, model_id=task.model_id), task.day, task.n_scores)
     return None if before is None else TaskState(before, shares.finished_buckets(warehouse, before))
 
 
 def _begun(
     warehouse: Warehouse, version: ModelVersion, day: date, rows_per_bucket: int, n_buckets: int | None, *, again: bool
-) -> tuple[ShareTask, Snapshot | None]:
-    """Return the task that is there, or a new one, and its snapshot."""
-    there = shares.list_tasks(warehouse, model_id=version.model_id, params_sha256=version.params_sha256, day=day)
+) -> tuple[ShareTask, Snapshot | None, dict[int, BucketRecord]]:
+    """Return the task that is there, or a new one, its snapshot, and its finished buckets."""
+    known = shares.list_tasks(warehouse, model_id=version.model_id)
+    there = [each for each in known if (each.params_sha256, each.day) == (version.params_sha256, day)]
     if there and not again:
         task = there[0]
         if n_buckets not in (None, task.n_buckets):
             raise InputError(f"{day} was begun with {task.n_buckets} buckets: keep to them, or begin anew with --again")
-        return task, find_snapshot(warehouse, task.view, task.view_version, task.snapshot)
+        snapshot = find_snapshot(warehouse, task.view, task.view_version, task.snapshot)
+        return task, snapshot, dict(shares.finished_buckets(warehouse, task))
     if day > datetime.now(UTC).date():
         raise InputError(f"{day} has not come yet (UTC)")
     snapshot = snapshot_of_day(warehouse, version.view, version.view_version, day)
@@ -164,7 +165,7 @@ def _begun(
         raise ModelNotReadyError(
             f"view {version.view} version {version.view_version} has no snapshot of {day} or before; load its features"
         )
-    before = _previous(warehouse, version.model_id, day, version.n_scores)
+    before = _previous(known, day, version.n_scores)
     task = ShareTask(
         day=day,
         model_id=version.model_id,
@@ -185,13 +186,10 @@ def _begun(
     shares.write_task(warehouse, task)
     if there:
         shares.remove_buckets(warehouse, there[0], task.n_buckets)
-    return task, snapshot
+    return task, snapshot, {}
 
 
-def _previous(warehouse: Warehouse, model_id: str, day: date, n_scores: int) -> ShareTask | None:
-    found = [
-        each
-        for each in shares.list_tasks(warehouse, model_id=model_id)
-        if each.finished_at is not None and each.day < day and each.n_scores == n_scores
-    ]
+def _previous(tasks: Sequence[ShareTask], day: date, n_scores: int) -> ShareTask | None:
+    """Return the newest of a model's tasks that are finished, of a day before, with as many scores."""
+    found = [each for each in tasks if each.finished_at is not None and each.day < day and each.n_scores == n_scores]
     return max(found, key=lambda each: (each.day, each.finished_at), default=None)

@@ -7,8 +7,10 @@ from sqlglot import exp
 from fedpredict.model.buckets import PLACE_DIGITS, REVERSED_DIGITS, place_range
 from fedpredict.tables import sql
 from fedpredict.tables.names import PLACE
+from fedpredict.warehouse.base import Value
 
 _DIGITS = "0123456789abcdef"
+_FIRST, _END = "fp_bucket_first", "fp_bucket_end"
 
 
 def place_of(sample_id: exp.Expr) -> exp.Expr:
@@ -21,11 +23,22 @@ def place_of(sample_id: exp.Expr) -> exp.Expr:
 def in_bucket(place: exp.Expr, bucket: int, n_buckets: int) -> exp.Expr:
     """Return whether a place is in a bucket; false or unknown of NULL."""
     first, end = place_range(bucket, n_buckets)
-    return exp.and_(
-        exp.GTE(this=place.copy(), expression=exp.Literal.string(first)),
-        exp.LT(this=place.copy(), expression=exp.Literal.string(end)),
-        copy=False,
-    )
+    return _between(place, exp.Literal.string(first), exp.Literal.string(end))
+
+
+def in_bound_bucket(place: exp.Expr) -> exp.Expr:
+    """Return the same of the bucket whose `bucket_values` are bound: one statement for all of them."""
+    return _between(place, exp.Placeholder(this=_FIRST), exp.Placeholder(this=_END))
+
+
+def bucket_values(bucket: int, n_buckets: int) -> dict[str, Value]:
+    """Return what to bind where `in_bound_bucket` asks for a bucket."""
+    first, end = place_range(bucket, n_buckets)
+    return {_FIRST: first, _END: end}
+
+
+def _between(place: exp.Expr, first: exp.Expr, end: exp.Expr) -> exp.Expr:
+    return exp.and_(exp.GTE(this=place.copy(), expression=first), exp.LT(this=place.copy(), expression=end), copy=False)
 
 
 def query_in_places(statement: exp.Query) -> exp.Select:

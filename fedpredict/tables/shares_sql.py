@@ -16,7 +16,8 @@ from fedpredict.model.distribution import N_BINS
 from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
-from fedpredict.tables.buckets import in_bucket, place_of
+from fedpredict.tables.buckets import bucket_values, in_bound_bucket, place_of
+from fedpredict.tables.checksums_sql import Checked, row_number
 from fedpredict.tables.linear import exposure_of, weight_columns
 from fedpredict.tables.linear_sql import linear_parameters
 from fedpredict.tables.names import PLACE
@@ -27,9 +28,6 @@ from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, Value
 
-CHECKED = ("sample_id", "status", "scores")
-CHECKED_WITHOUT_IDS = ("status", "scores")
-"""What a server reads for a checksum: ids, which nothing else needs, cost it more than all the rest (ADR 0040)."""
 MAX_SIDE_BY_SIDE = 1_000
 """So many weights stand side by side in one row of parameters; an engine needs long to plan a statement of more."""
 
@@ -37,7 +35,7 @@ MAX_SIDE_BY_SIDE = 1_000
 def bucket_shares(
     version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int
 ) -> tuple[exp.Select, dict[str, Value]]:
-    """Return the query for the shares of a bucket, and the values to bind.
+    """Return the query for the shares of a bucket, and the values to bind: the same query for all of them.
 
     Its rows, in any order, one per sample id of the bucket: sample_id, status (INT, `SampleStatus`), scores (a list in
     the order of the outputs; NULL unless the status is OK) and event_time. What the statuses mean, and which of several
@@ -49,25 +47,30 @@ def bucket_shares(
         bucket: 0 to n_buckets - 1.
         n_buckets: As `model.buckets` says.
     """
-    source = _bucket_of(source_of(snapshot, version.features), snapshot, bucket, n_buckets)
-    params: dict[str, Value] = {**version.partition, **snapshot.partition}
+    params = share_values(version, snapshot, bucket, n_buckets)
+    source = _bucket_of(source_of(snapshot, version.features), snapshot, n_buckets)
     if _is_one_pass(version, snapshot):
         return _linear_shares(version, source), params
     return _listed(partial_scores_of(version, source), version.n_scores), params
 
 
+def share_values(version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int) -> dict[str, Value]:
+    """Return what to bind in `bucket_shares` of a bucket."""
+    return {**version.partition, **snapshot.partition, **_bucket_values(bucket, n_buckets)}
+
+
 def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
     """Return a query for shares with a column more: each row's number for the checksum, as `counts` sums it up."""
     names = ("sample_id", "status", "scores", "event_time")
-    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine, CHECKED), name)], shares)
+    return sql.select_from([*sql.columns_of(*names), sql.named(row_number(engine, Checked.WITH_IDS), name)], shares)
 
 
 def bucket_rows(
     columns: Sequence[str], snapshot: Snapshot, bucket: int, n_buckets: int
 ) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for columns of a snapshot's rows of a bucket, and the values to bind."""
-    source = _bucket_of(source_of(snapshot, ()), snapshot, bucket, n_buckets)
-    return source.rows(columns), {**snapshot.partition}
+    source = _bucket_of(source_of(snapshot, ()), snapshot, n_buckets)
+    return source.rows(columns), {**snapshot.partition, **_bucket_values(bucket, n_buckets)}
 
 
 def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Select, dict[str, Value]]:
@@ -78,7 +81,7 @@ def count_rows(snapshot: Snapshot, bucket: int, n_buckets: int) -> tuple[exp.Sel
 
 def count_rows_of_each(snapshot: Snapshot, n_digits: int) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for the number of rows, `n`, by the first digits of their ids' places, `fp_start`."""
-    source = _bucket_of(source_of(snapshot, ()), snapshot, 0, 1)
+    source = _bucket_of(source_of(snapshot, ()), snapshot, 1)
     place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
     start = exp.Substring(this=place, start=sql.number(1), length=sql.number(n_digits))
     starts = sql.select_from(
@@ -109,7 +112,7 @@ def counts(
     engine: str,
     *,
     bins: Sequence[tuple[float, float]],
-    checked: Sequence[str],
+    checked: Checked,
     table: str,
 ) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
     """Return the query that counts what is stored in buckets: fp_output, bucket, status, fp_bin, n and fp_check.
@@ -122,14 +125,14 @@ def counts(
         engine: What computes it.
         bins: For each output whose scores are counted by bin, where the first of `N_BINS` inner bins begins, and the
             width of one; bin 0 is below them, the last above. Where there are none, all are in bin 0 of output 0.
-        checked: The columns that the checksum is of: `CHECKED`, or `CHECKED_WITHOUT_IDS`.
+        checked: What the checksum is of.
         table: Where the buckets are: `fp_partial_scores`, or a table like it.
     """
     params: dict[str, Value] = dict(task)
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
         bin_of = _bin_of_output(output, bins, params)
-        check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
+        check = row_number(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
         columns = [
             *sql.columns_of("bucket", "status"),
             sql.named(bin_of, "fp_bin"),
@@ -149,17 +152,17 @@ def counts(
 
 
 def passing_counts(
-    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]]
+    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]], checked: Checked
 ) -> tuple[list[exp.Select], dict[str, Value]]:
     """Return queries without a FROM that count the rows of `bucket_shares` as `counts` counts what is stored.
 
-    One for each output with bins, at least one, and the values to bind. The checksum is that of `CHECKED_WITHOUT_IDS`.
+    One for each output with bins, at least one, and the values to bind.
     """
     params: dict[str, Value] = {}
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
         bin_of = _bin_of_output(output, bins, params)
-        check = _checked(engine, CHECKED_WITHOUT_IDS) if output == 0 else exp.cast(sql.number(0), "bigint")
+        check = row_number(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
         told = [
             sql.named(sql.number(output), "fp_output"),
             sql.named(sql.number(bucket), "bucket"),
@@ -217,19 +220,16 @@ def _bin_of(score: exp.Expr, output: int) -> exp.Expr:
     )
 
 
-def _checked(engine: str, columns: Sequence[str]) -> exp.Expr:
-    """Return a number below 2^31 in size of some columns of a row: the engine's own hash."""
-    name = "xxhash64" if engine == "spark" else "hash"
-    hashed = exp.Anonymous(this=name, expressions=sql.columns_of(*columns))
-    return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
+def _bucket_values(bucket: int, n_buckets: int) -> dict[str, Value]:
+    return bucket_values(bucket, n_buckets) if n_buckets > 1 else {}
 
 
-def _bucket_of(source: Source, snapshot: Snapshot, bucket: int, n_buckets: int) -> Source:
-    """Return the rows of a source that have an id and are in a bucket."""
+def _bucket_of(source: Source, snapshot: Snapshot, n_buckets: int) -> Source:
+    """Return the rows of a source that have an id and are in the bucket that is bound."""
     conditions: list[exp.Expr] = [exp.Not(this=exp.Is(this=sql.column("sample_id"), expression=exp.null()))]
     if n_buckets > 1:
         place = sql.column(PLACE) if snapshot.has_places else place_of(sql.column("sample_id"))
-        conditions.append(in_bucket(place, bucket, n_buckets))
+        conditions.append(in_bound_bucket(place))
     return replace(source, rows=lambda columns: source.rows(columns).where(*conditions, copy=False))
 
 

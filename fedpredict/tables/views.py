@@ -16,7 +16,7 @@ from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
 from fedpredict.tables.placing import in_places
 from fedpredict.tables.schemas import VIEWS, features_schema
-from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Value, Warehouse
+from fedpredict.warehouse.base import Column, ColumnType, Partition, SeriesWriter, TableSchema, Value, Warehouse
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -224,6 +224,14 @@ def find_snapshot(warehouse: Warehouse, view: str, version: int, snapshot: str) 
     """Return a snapshot by its name, or None where it is gone."""
     found = _snapshots(warehouse, {"view": view, "view_version": version, "snapshot": snapshot})
     return found[0] if found else None
+
+
+def is_there(warehouse: Warehouse, view: str, version: int, snapshot: str) -> bool:
+    """Return whether a snapshot is still there: a server is asked for its pointer's partition, which is quick."""
+    pointer: Partition = {"view": view, "view_version": version, "snapshot": snapshot}
+    if isinstance(warehouse, SeriesWriter):
+        return warehouse.has_partition(VIEWS.name, pointer)
+    return bool(_snapshots(warehouse, pointer))
 
 
 def snapshots_of(warehouse: Warehouse, view: str, version: int, as_of: datetime) -> list[str]:

@@ -197,7 +197,10 @@ class WatchedWriter(Protocol):
         *,
         watch: RowWatch,
     ) -> int:
-        """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows."""
+        """Do as `TableWriter.replace_from`, with a statement that gives `watch.further` too, and show the rows.
+
+        A statement given again, the same object with other values, costs less; so it must not change meanwhile.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ class Filling:
 
     Attributes:
         partition: Which.
-        statement: The query.
+        statement: The query; where several fillings have the same object, its text is made once, so it must not change.
         params: Name -> value to bind, also in `summaries`.
         summaries: What to gather of the rows while they are written: queries without a FROM, over the statement's
             columns, whose own columns have names and are whole numbers.
@@ -239,6 +242,17 @@ class SeriesWriter(Protocol):
         Raises:
             StatementError, WarehouseWriteError, WarehouseUnavailableError: As for `replace_from`; the partitions before
                 stay written.
+        """
+
+    def has_partition(self, table: str, partition: Partition) -> bool:
+        """Return whether a partition exists, without a look at its rows; of a table that does not, none.
+
+        Args:
+            table: Which.
+            partition: A value for every partition column.
+
+        Raises:
+            StatementError, WarehouseUnavailableError: As the engine says.
         """
 
 

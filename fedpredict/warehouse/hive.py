@@ -7,6 +7,8 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from sqlglot import exp
@@ -14,7 +16,6 @@ from typing_extensions import override
 
 from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
 from fedpredict.warehouse.base import (
-    Column,
     EngineInfo,
     Filling,
     Partition,
@@ -27,7 +28,8 @@ from fedpredict.warehouse.base import (
     check_partition_values,
 )
 from fedpredict.warehouse.hive_connection import Engine, HiveSession, RefusedByServerError
-from fedpredict.warehouse.hive_literals import bound
+from fedpredict.warehouse.hive_known import KnownTables, describe, missing_columns
+from fedpredict.warehouse.hive_rendering import RowTexts, rendered, tables_of
 from fedpredict.warehouse.hive_session import open_session
 from fedpredict.warehouse.hive_settings import HiveSettings
 from fedpredict.warehouse.hive_side_tables import SideTables
@@ -43,9 +45,9 @@ from fedpredict.warehouse.hive_statements import (
     insert_query,
     insert_staged,
     insert_values,
-    parse_description,
     rows_of_table,
     select,
+    show_partition,
     without_values,
 )
 from fedpredict.warehouse.insertion import innermost_of, rows_for
@@ -75,6 +77,7 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         self._lock = threading.RLock()
         self._open: HiveSession | None = None
         self._engine: EngineInfo | None = None
+        self._known = KnownTables()
 
     def create_database(self) -> None:
         """Create the database of the settings unless it exists.
@@ -104,19 +107,23 @@ class HiveWarehouse(Warehouse, SeriesWriter):
     def ensure(self, schema: TableSchema) -> None:
         """Create the table, or add the columns it lacks."""
         with self._session() as session, _write_errors(f"table {schema.name} is not as needed"):
-            have = _describe(session, schema.name)
+            have = self._known.get(schema.name)
+            if have is not None and not missing_columns(have, schema):
+                return
+            have = describe(session, schema.name)
             if have is None:
                 session.execute(create_table(schema, session.engine))
-                have = _describe(session, schema.name) or schema
-            missing = _missing_columns(have, schema)
+                have = describe(session, schema.name) or schema
+            missing = missing_columns(have, schema)
             if not missing:
+                self._known.learn(have)
                 return
             try:
                 session.execute(add_columns(schema.name, missing, session.engine))
             except RefusedByServerError:
                 # another process may have added them at the same time
-                have = _describe(session, schema.name)
-                if have is None or _missing_columns(have, schema):
+                have = describe(session, schema.name)
+                if have is None or missing_columns(have, schema):
                     raise
 
     @override
@@ -124,22 +131,29 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         """Make `rows` the whole content of one partition; zero rows remove it."""
         check_identifier(table)
         check_partition_values(partition)
-        with self._session() as session, _write_errors(f"a partition of {table} is not written"):
-            schema = self._existing(session, table)
-            check_partition(schema, partition)
-            complete = rows_of_table(schema, rows)
-            n_values = complete.num_rows * complete.num_columns
-            if n_values == 0:
-                session.execute(drop_partition(schema, partition))
-            elif self._staging is not None and n_values > STAGE_ABOVE_VALUES:
-                self._replace_staged(session, self._staging, schema, partition, complete)
-            elif n_values > self._settings.max_inline_values:
-                raise WarehouseWriteError(
-                    f"{complete.num_rows} rows of {complete.num_columns} columns are more than "
-                    f"warehouse.max_inline_values = {self._settings.max_inline_values}: set warehouse.staging"
-                )
-            else:
-                self._replace_inline(session, schema, partition, complete)
+        with self._session() as session:
+
+            def write(schema: TableSchema) -> None:
+                with _write_errors(f"a partition of {table} is not written"):
+                    self._replace(session, schema, partition, rows)
+
+            self._known.using(table, lambda: self._existing(session, table), write)
+
+    def _replace(self, session: HiveSession, schema: TableSchema, partition: Partition, rows: pa.Table) -> None:
+        check_partition(schema, partition)
+        complete = rows_of_table(schema, rows)
+        n_values = complete.num_rows * complete.num_columns
+        if n_values == 0:
+            session.execute(drop_partition(schema, partition))
+        elif self._staging is not None and n_values > STAGE_ABOVE_VALUES:
+            self._replace_staged(session, self._staging, schema, partition, complete)
+        elif n_values > self._settings.max_inline_values:
+            raise WarehouseWriteError(
+                f"{complete.num_rows} rows of {complete.num_columns} columns are more than "
+                f"warehouse.max_inline_values = {self._settings.max_inline_values}: set warehouse.staging"
+            )
+        else:
+            self._replace_inline(session, schema, partition, complete)
 
     @override
     def replace_from(
@@ -147,45 +161,42 @@ class HiveWarehouse(Warehouse, SeriesWriter):
     ) -> int:
         """Make the rows of a query the whole content of one partition: one INSERT on the server."""
         with self._session() as session:
-            schema, _ = self._fill(session, table, [Filling(partition, statement, params)])
+            self._fill(session, table, [Filling(partition, statement, params)])
             with _statement_errors(session, params):
                 _refresh(session, table)
                 n_rows = int(session.execute(count(table, partition)).column(0)[0].as_py())
                 if n_rows == 0:
-                    session.execute(drop_partition(schema, partition))
+                    session.execute(drop_partition(self._existing(session, table), partition))
         return n_rows
 
     @override
     def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
         """Send one INSERT after the other; in Hive each writes its summaries in the same pass."""
         with self._session() as session:
-            return self._fill(session, table, fillings)[1]
+            return self._fill(session, table, fillings)
 
-    def _fill(
-        self, session: HiveSession, table: str, fillings: Iterable[Filling]
-    ) -> tuple[TableSchema, list[Sequence[pa.Table]]]:
-        """Write the rows of queries into partitions of a table, and return what it is, and what was gathered."""
-        schema = self._existing(session, table)
-        known: set[tuple[str, str]] = set()
+    @override
+    def has_partition(self, table: str, partition: Partition) -> bool:
+        """Ask the metastore alone, which reads no file and runs no job."""
+        check_identifier(table)
+        check_partition_values(partition)
+        with self._session() as session:
+            try:
+                return bool(session.execute(show_partition(table, partition)).num_rows)
+            except RefusedByServerError as error:
+                if error.no_such_table:
+                    return False
+                raise StatementError(f"table {table} does not say its partitions: {error}") from error
+
+    def _fill(self, session: HiveSession, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
+        """Write the rows of queries into partitions of a table, and return what was gathered."""
         gathered: list[Sequence[pa.Table]] = []
         with SideTables(session) as side:
+            series = _Series(session, side, RowTexts(session.engine), set())
             for each in fillings:
-                check_partition(schema, each.partition)
-                rows = rows_for(schema, each.statement)
-                query = _rendered(rows, each.params, session.engine)
-                with _statement_errors(session, each.params):
-                    for source, database in sorted({*_tables(rows)} - known):
-                        _refresh(session, source, database)
-                    known.update(_tables(rows))
-                    names = side.tables_of(each.summaries)
-                    if names:
-                        selects = ["".join(_rendered(one, each.params, session.engine)) for one in each.summaries]
-                        beside = dict(zip(names, selects, strict=True))
-                        session.execute(insert_and_gather(schema, each.partition, *query, beside))
-                    else:
-                        session.execute(insert_query(schema, each.partition, *query))
-                    gathered.append([session.execute(f"SELECT * FROM `{name}`") for name in names])
-        return schema, gathered
+                write = partial(series.write, each)
+                gathered.append(self._known.using(table, lambda: self._existing(session, table), write))
+        return gathered
 
     @override
     def replace_each_from(
@@ -195,18 +206,25 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         check_identifier(table)
         check_partition_values(partition)
         with self._session() as session:
-            schema = self._existing(session, table)
-            key, flat = innermost_of(schema, partition)
-            rows = rows_for(flat, statement)
-            sql = insert_each(schema, partition, key, *_rendered(rows, params, session.engine))
-            with _statement_errors(session, params):
-                for source, database in _tables(rows):
-                    _refresh(session, source, database)
-                session.execute(sql)
+
+            def write(schema: TableSchema) -> None:
+                key, flat = innermost_of(schema, partition)
+                rows = rows_for(flat, statement)
+                sources = tables_of(rows)
+                if not sources and session.engine is Engine.SPARK:
+                    # the rows stand in the statement: Spark would have a task, and a file, for each of them
+                    rows = rows.hint("COALESCE(1)", dialect="spark", copy=False)
+                sql = insert_each(schema, partition, key, *rendered(rows, params, session.engine))
+                with _statement_errors(session, params):
+                    for source, database in sources:
+                        _refresh(session, source, database)
+                    session.execute(sql)
+
+            self._known.using(table, lambda: self._existing(session, table), write)
 
     def _existing(self, session: HiveSession, table: str) -> TableSchema:
         with _write_errors(f"a partition of {table} is not written"):
-            schema = _describe(session, table)
+            schema = describe(session, table)
         if schema is None:
             raise WarehouseWriteError(f"table {table} does not exist in {self._settings.database}")
         return schema
@@ -234,7 +252,7 @@ class HiveWarehouse(Warehouse, SeriesWriter):
     def describe(self, table: str) -> TableSchema | None:
         """Return what DESCRIBE says."""
         with self._session() as session:
-            return _describe(session, table)
+            return describe(session, table)
 
     @override
     def read(self, table: str, columns: Sequence[str], where: Partition) -> pa.Table:
@@ -259,9 +277,9 @@ class HiveWarehouse(Warehouse, SeriesWriter):
         if not isinstance(statement, exp.Query):
             raise StatementError("only a query can be run")
         with self._session() as session:
-            sql = "".join(_rendered(statement, params, session.engine))
+            sql = "".join(rendered(statement, params, session.engine))
             with _statement_errors(session, params):
-                for table, database in _tables(statement):
+                for table, database in tables_of(statement):
                     _refresh(session, table, database)
                 return session.execute(sql)
 
@@ -295,6 +313,36 @@ class HiveWarehouse(Warehouse, SeriesWriter):
                 raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Fills partitions one after the other; what has to be done for all of them once, it does for the first."""
+
+    session: HiveSession
+    side: SideTables
+    texts: RowTexts
+    refreshed: set[tuple[str, str]]
+
+    def write(self, filling: Filling, schema: TableSchema) -> Sequence[pa.Table]:
+        """Fill a partition, and return what was gathered of its rows."""
+        session, params = self.session, filling.params
+        check_partition(schema, filling.partition)
+        text = self.texts.of(schema, filling.statement)
+        query = text.bound(params)
+        with _statement_errors(session, params):
+            for each in text.tables:
+                if each not in self.refreshed:
+                    _refresh(session, *each)
+                    self.refreshed.add(each)
+            names = self.side.tables_of(filling.summaries)
+            if names:
+                selects = ["".join(rendered(one, params, session.engine)) for one in filling.summaries]
+                beside = dict(zip(names, selects, strict=True))
+                session.execute(insert_and_gather(schema, filling.partition, *query, beside))
+            else:
+                session.execute(insert_query(schema, filling.partition, *query))
+            return [session.execute(f"SELECT * FROM `{name}`") for name in names]
+
+
 @contextlib.contextmanager
 def _statement_errors(session: HiveSession, params: Mapping[str, Value]) -> Iterator[None]:
     """Turn a refusal into a `StatementError` that tells none of the values."""
@@ -313,44 +361,11 @@ def _write_errors(what: str) -> Iterator[None]:
         raise WarehouseWriteError(f"{what}: {error}") from error
 
 
-def _describe(session: HiveSession, table: str) -> TableSchema | None:
-    """Return the table as it is; `None` when there is none."""
-    try:
-        return parse_description(table, session.execute(f"DESCRIBE `{check_identifier(table)}`"))
-    except RefusedByServerError as error:
-        if error.no_such_table:
-            return None
-        raise
-
-
-def _missing_columns(have: TableSchema, wanted: TableSchema) -> list[Column]:
-    """Return the wanted columns that are not there.
-
-    Raises:
-        WarehouseWriteError: A column, or what the table is partitioned by, is of another kind.
-    """
-    if have.partitioned_by != wanted.partitioned_by:
-        raise WarehouseWriteError(f"table {wanted.name} exists and is partitioned otherwise")
-    types = {column.name: column.type for column in have.columns}
-    for column in wanted.columns:
-        if types.get(column.name, column.type) != column.type:
-            raise WarehouseWriteError(
-                f"column {column.name} of table {wanted.name} is {types[column.name].value}, not {column.type.value}"
-            )
-    return [column for column in wanted.columns if column.name not in types]
-
-
 def _refresh(session: HiveSession, table: str, database: str = "") -> None:
     """Make Spark forget which files a table had: another session may have replaced them."""
     if session.engine is Engine.SPARK:
         names = [check_identifier(name) for name in (database, table) if name]
         session.execute(f"REFRESH TABLE {'.'.join(f'`{name}`' for name in names)}")
-
-
-def _tables(statement: exp.Expression) -> list[tuple[str, str]]:
-    """Return the stored tables in a statement: name, and database where it is not the session's own."""
-    within = {(cte.alias, "") for cte in statement.find_all(exp.CTE)}
-    return sorted({(table.name, table.db) for table in statement.find_all(exp.Table)} - within)
 
 
 def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
@@ -361,22 +376,3 @@ def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
     if _FEW_COUNTERS in message:
         message += "; let the server's administrator raise mapreduce.job.counters.max and tez.counters.max to 1200"
     return message
-
-
-def _rendered(statement: exp.Query, params: Mapping[str, Value], engine: Engine) -> tuple[str, str]:
-    """Return the statement as the engine's SQL, its WITH clause and the rest, with literals for its placeholders."""
-
-    def bind(node: exp.Expression) -> exp.Expression:
-        if not isinstance(node, exp.Placeholder):
-            return node
-        if node.name not in params:
-            raise StatementError(f"the statement's parameter {node.name} has no value")
-        return exp.Var(this=bound(params[node.name]))
-
-    tree = statement.transform(bind)
-    common = tree.args.get("with_")
-    tree.set("with_", None)
-    parts = [part.sql(dialect=engine.value, identify=True) if part else "" for part in (common, tree)]
-    if "${" in "".join(parts):
-        raise StatementError("a statement with ${ is not sent: the server would put a setting in its place")
-    return f"{parts[0]} " if common else "", parts[1]

@@ -97,6 +97,12 @@ def drop_partition(schema: TableSchema, partition: Partition) -> str:
     return f"ALTER TABLE `{schema.name}` DROP IF EXISTS {_partition(schema, partition)}"
 
 
+def show_partition(table: str, partition: Partition) -> str:
+    """Return the statement that has a row where a partition exists."""
+    keys = ", ".join(f"`{name}`={_key(value)}" for name, value in partition.items())
+    return f"SHOW PARTITIONS `{table}` PARTITION ({keys})"
+
+
 def select(table: str, columns: Sequence[str], where: Partition) -> str:
     """Return the query of `Warehouse.read`."""
     wanted = ", ".join(f"`{column}`" for column in columns)

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from io import BytesIO
 from itertools import groupby
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from fedpredict.warehouse.local_engine import LocalEngine
     from fedpredict.warehouse.local_scan import Source
-    from fedpredict.warehouse.local_statement import Query
+    from fedpredict.warehouse.local_statement import Query, TableFilling
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +77,13 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         self._root = root.absolute()
         self._engine: LocalEngine | None = None
         self._opening = threading.Lock()
+        self._filling: TableFilling | None = None
 
     @property
     @override
     def engine(self) -> EngineInfo:
         """DuckDB."""
-        return EngineInfo("duckdb", version("duckdb"))  # not opened for that: converting needs none
+        return _engine()  # not opened for that: converting needs none
 
     @override
     def ensure(self, schema: TableSchema) -> None:
@@ -138,13 +139,13 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         *,
         watch: RowWatch | None,
     ) -> int:
-        from fedpredict.warehouse.insertion import rows_for  # noqa: PLC0415 - as in `run`
-        from fedpredict.warehouse.local_statement import prepare  # noqa: PLC0415
+        from fedpredict.warehouse.local_statement import filling_of  # noqa: PLC0415 - as in `run`
 
         folder = TableFolder(self._root, table)
         schema = self._written(folder)
         given = schema if watch is None else replace(schema, columns=(*schema.columns, watch.further))
-        query = prepare(rows_for(given, statement), params, self._schema_of)
+        self._filling = filling = filling_of(given, statement, self._schema_of, self._filling)
+        query = filling.compiled.with_values(params)
         with folder.locked():
             n_rows = folder.write_partition(schema, partition, lambda file: self._fill(query, given, file, watch))
         logger.info("warehouse.replaced", extra={"table": table, "rows": n_rows})
@@ -278,6 +279,11 @@ class LocalWarehouse(Warehouse, WatchedWriter):
             if self._engine is None:
                 self._engine = LocalEngine(self._root / f".spill-{uuid4().hex}")
             return self._engine
+
+
+@cache
+def _engine() -> EngineInfo:
+    return EngineInfo("duckdb", version("duckdb"))
 
 
 def _sources(query: Query, listed: list[list[PartitionFile]]) -> dict[str, Source]:

@@ -28,15 +28,20 @@ class TextRange:
     end: str
 
 
-def rows_within(path: Path, wanted: TextRange) -> tuple[int, int] | None:
+def rows_within(path: Path, wanted: TextRange, footer: pq.FileMetaData | None = None) -> tuple[int, int] | None:
     """Return the first row of a range and the one behind its last, counted from 0; (0, 0) where there is none.
 
     None: the rows do not follow on each other, or that cannot be seen without reading most of them.
 
+    Args:
+        path: The file.
+        wanted: The range.
+        footer: The file's own, where it was read already.
+
     Raises:
         OSError, pyarrow.ArrowInvalid: The file cannot be read.
     """
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, metadata=footer) as file:
         if wanted.column not in file.schema_arrow.names or file.schema_arrow.field(wanted.column).type != pa.string():
             return None
         groups = _groups(file.metadata, wanted)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -57,11 +58,12 @@ def scan_of(source: Source) -> str:
 
 
 def _scan_of_file(schema: TableSchema, file: PartitionFile, within: TextRange | None) -> str:
-    present = set(pq.read_schema(file.path).names)
+    footer = _footer(file.path, file.stamp)
+    present = set(footer.schema.to_arrow_schema().names)
     values = {column.name: f'"{column.name}"' if column.name in present else "NULL" for column in schema.columns}
     # the statistics of a file leave NaN out, and DuckDB would conclude from them that a comparison is always true
     options, condition = "hive_partitioning = false, can_have_nan = true", ""
-    rows = None if within is None or _NUMBER in present else rows_within(file.path, within)
+    rows = None if within is None or _NUMBER in present else rows_within(file.path, within, footer)
     if within is not None and rows is not None:
         values[within.column] = quoted(within.first)
         options += f", {_NUMBER} = true"
@@ -71,6 +73,15 @@ def _scan_of_file(schema: TableSchema, file: PartitionFile, within: TextRange | 
         _cast(quoted(str(value)), column) for column, value in zip(schema.partitioned_by, file.values, strict=True)
     ]
     return f"SELECT {', '.join(columns)} FROM read_parquet({quoted(file.path)}, {options}){condition}"
+
+
+@lru_cache(maxsize=2)
+def _footer(path: Path, _stamp: tuple[int, int, int]) -> pq.FileMetaData:
+    """Return what a file says of itself: of 100 columns in 80 groups of rows, that takes as long as 30,000 rows.
+
+    A statement of buckets reads two files, the snapshot and the parameters, again for each bucket.
+    """
+    return pq.read_metadata(path)
 
 
 def _cast(value: str, column: Column) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from sqlglot import exp
 
 from fedpredict.errors import NameRefusedError, StatementError
 from fedpredict.warehouse.base import ColumnType, Partition, TableSchema, Value, check_partition_values
+from fedpredict.warehouse.insertion import rows_for
 from fedpredict.warehouse.local_ranges import TextRange
 
 
@@ -45,6 +46,58 @@ class Query:
         return any(scan.within is not None for scan in self.scans)
 
 
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """What a WHERE clause demands of a text column: values or literals between which it is."""
+
+    column: str
+    first: exp.Expression
+    end: exp.Expression
+
+    def given(self, params: Mapping[str, Value]) -> TextRange | None:
+        first, end = _value(self.first, params), _value(self.end, params)
+        return TextRange(self.column, first, end) if isinstance(first, str) and isinstance(end, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """One reference to a table, as a `Scan` before values are given."""
+
+    name: str
+    table: str
+    schema: TableSchema
+    equal: tuple[tuple[str, exp.Expression], ...]
+    within: _Range | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A query in DuckDB's dialect, before its values are given: what takes longest, and is the same for all of them."""
+
+    sql: str
+    needed: frozenset[str]
+    references: tuple[_Reference, ...]
+
+    def with_values(self, params: Mapping[str, Value]) -> Query:
+        """Return the query with values to bind.
+
+        Raises:
+            StatementError: A value is missing.
+        """
+        _check_values(self.needed, params)
+        scans = [
+            Scan(
+                each.name,
+                each.table,
+                each.schema,
+                _usable_of(each.schema, each.equal, params),
+                None if each.within is None else each.within.given(params),
+            )
+            for each in self.references
+        ]
+        return Query(self.sql, {name: params[name] for name in self.needed}, tuple(scans))
+
+
 def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: Callable[[str], TableSchema]) -> Query:
     """Return a statement as DuckDB takes it, each reference to a table under a name of its own.
 
@@ -56,22 +109,63 @@ def prepare(statement: exp.Expression, params: Mapping[str, Value], schema_of: C
     Raises:
         StatementError: It is no query, or a value is missing.
     """
+    if isinstance(statement, exp.Query):
+        _check_values(placeholders(statement), params)
+    return compile_query(statement, schema_of).with_values(params)
+
+
+def compile_query(statement: exp.Expression, schema_of: Callable[[str], TableSchema]) -> Compiled:
+    """Return what `prepare` makes of a statement whatever its values are.
+
+    Raises:
+        StatementError: It is no query.
+    """
     if not isinstance(statement, exp.Query):
         raise StatementError("only a query can be run")
-    needed = placeholders(statement)
+    tree = statement.copy()
+    references: list[_Reference] = []
+    for number, reference in enumerate(referenced_tables(tree)):
+        schema = schema_of(reference.name)
+        equal, within = tuple(equalities(reference)), text_range(reference, schema)
+        references.append(_Reference(f"__fp_scan_{number}", reference.name, schema, equal, within))
+        reference.set("alias", exp.TableAlias(this=exp.to_identifier(reference.alias_or_name, quoted=True)))
+        reference.set("this", exp.to_identifier(references[-1].name, quoted=True))
+    sql = tree.sql(dialect="duckdb", identify=True)
+    return Compiled(sql, frozenset(placeholders(tree)), tuple(references))
+
+
+@dataclass(frozen=True, slots=True)
+class TableFilling:
+    """A statement, the table that it fills, and what was made of it."""
+
+    statement: exp.Expression
+    given: TableSchema
+    compiled: Compiled
+
+
+def filling_of(
+    given: TableSchema,
+    statement: exp.Expression,
+    schema_of: Callable[[str], TableSchema],
+    last: TableFilling | None,
+) -> TableFilling:
+    """Return a statement's rows as a table's, compiled; what was compiled last is that of the same statement.
+
+    A text of 100 features takes longer to make than 100,000 of its rows, and that of the next bucket is the same.
+
+    Raises:
+        StatementError, WarehouseWriteError: As `rows_for` and `compile_query` say.
+    """
+    is_same = last is not None and last.statement is statement and last.given == given
+    if is_same and last is not None and all(schema_of(each.table) == each.schema for each in last.compiled.references):
+        return last
+    return TableFilling(statement, given, compile_query(rows_for(given, statement), schema_of))
+
+
+def _check_values(needed: Set[str], params: Mapping[str, Value]) -> None:
     missing = sorted(needed - set(params))
     if missing:
         raise StatementError(f"no value for {', '.join(missing)}")
-    tree = statement.copy()
-    scans: list[Scan] = []
-    for number, reference in enumerate(referenced_tables(tree)):
-        schema = schema_of(reference.name)
-        where = equalities(reference, schema, params)
-        scan = Scan(f"__fp_scan_{number}", reference.name, schema, where, text_range(reference, schema))
-        scans.append(scan)
-        reference.set("alias", exp.TableAlias(this=exp.to_identifier(reference.alias_or_name, quoted=True)))
-        reference.set("this", exp.to_identifier(scan.name, quoted=True))
-    return Query(tree.sql(dialect="duckdb", identify=True), {name: params[name] for name in needed}, tuple(scans))
 
 
 def placeholders(statement: exp.Expression) -> set[str]:
@@ -85,8 +179,8 @@ def referenced_tables(statement: exp.Expression) -> list[exp.Table]:
     return [table for table in statement.find_all(exp.Table) if table.name not in defined]
 
 
-def equalities(reference: exp.Table, schema: TableSchema, params: Mapping[str, Value]) -> Partition:
-    """Return the partition values that the WHERE clause around a table reference demands, as a filter for files.
+def equalities(reference: exp.Table) -> Iterator[tuple[str, exp.Expression]]:
+    """Give the columns of a table, and values for them, that the WHERE clause around a reference to it demands.
 
     Only conditions that every result row must meet count, so leaving other partitions out changes no result: column =
     value, joined by AND, in the query that names the table, where no other table could own the column's name.
@@ -94,18 +188,22 @@ def equalities(reference: exp.Table, schema: TableSchema, params: Mapping[str, V
     query = reference.find_ancestor(exp.Select)
     condition = query.args.get("where") if query is not None else None
     if query is None or condition is None:
-        return {}
+        return
     alone = isinstance(reference.parent, exp.From) and not query.args.get("joins")
-    found: dict[str, str | int] = {}
     for column, value in _comparisons(condition.this):
-        mine = column.table == reference.alias_or_name or (alone and not column.table)
-        usable = _usable(schema, column.name, _value(value, params))
-        if mine and usable is not None:
-            found[column.name] = usable
-    return found
+        if column.table == reference.alias_or_name or (alone and not column.table):
+            yield column.name, value
 
 
-def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
+def _usable_of(
+    schema: TableSchema, equal: Sequence[tuple[str, exp.Expression]], params: Mapping[str, Value]
+) -> Partition:
+    """Return the partition values among what is demanded, as a filter for files."""
+    found = ((name, _usable(schema, name, _value(node, params))) for name, node in equal)
+    return {name: value for name, value in found if value is not None}
+
+
+def text_range(reference: exp.Table, schema: TableSchema) -> _Range | None:
     """Return the range of texts that the WHERE clause around a table reference demands of a column, if it demands one.
 
     Every result row must meet it, and the query around the reference has no other use for the column. So the column may
@@ -121,7 +219,7 @@ def text_range(reference: exp.Table, schema: TableSchema) -> TextRange | None:
     name = next(iter(firsts))
     uses = sum(column.name.lower() == name for column in query.find_all(exp.Column))
     is_text = any(column.name == name and column.type is ColumnType.STRING for column in schema.columns)
-    return TextRange(name, firsts[name], ends[name]) if uses == 2 and is_text else None
+    return _Range(name, firsts[name], ends[name]) if uses == 2 and is_text else None
 
 
 def _is_plain(query: exp.Select, reference: exp.Table) -> bool:
@@ -137,16 +235,15 @@ def _is_plain(query: exp.Select, reference: exp.Table) -> bool:
     return all(column.table or column.name.lower() != rows for column in query.find_all(exp.Column))
 
 
-def _bounds(condition: exp.Expression, kind: type[exp.Binary], reference: exp.Table) -> dict[str, str]:
-    """Return the texts that columns of a table are compared with; others may be those of a query around it."""
+def _bounds(condition: exp.Expression, kind: type[exp.Binary], reference: exp.Table) -> dict[str, exp.Expression]:
+    """Return the values that columns of a table are compared with; others may be those of a query around it."""
     return {
-        part.this.name: part.expression.name
+        part.this.name: part.expression
         for part in _parts(condition)
         if isinstance(part, kind)
         and isinstance(part.this, exp.Column)
         and part.this.table in ("", reference.alias_or_name)
-        and isinstance(part.expression, exp.Literal)
-        and part.expression.is_string
+        and isinstance(part.expression, exp.Literal | exp.Placeholder)
     }
 
 

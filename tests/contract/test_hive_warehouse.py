@@ -338,6 +338,35 @@ def test_what_is_gathered_of_a_partitions_rows_is_of_its_own_rows_alone(server_p
     assert sorted((row["part"], row["x"]) for row in rows) == [("a", 1.0), ("a", 2.0), ("a", 4.0), ("b", 4.0)]
 
 
+def test_a_column_that_another_session_adds_meanwhile_is_null_in_what_is_written(server_place: Place) -> None:
+    warehouse, schema = server_place.warehouse, new_table(Column("x", ColumnType.DOUBLE))
+    warehouse.ensure(schema)
+    warehouse.replace(schema.name, {"part": "a"}, pa.table({"x": [1.0]}))
+    wider = replace(schema, columns=(*schema.columns, Column("y", ColumnType.DOUBLE)))
+    assert server_place.settings is not None
+    with contextlib.closing(HiveWarehouse(server_place.settings)) as other:
+        other.ensure(wider)
+
+    warehouse.replace(schema.name, {"part": "b"}, pa.table({"x": [2.0]}))
+
+    rows = warehouse.read(schema.name, ["part", "x", "y"], {}).to_pylist()
+    assert sorted((row["part"], row["x"], row["y"]) for row in rows) == [("a", 1.0, None), ("b", 2.0, None)]
+
+
+def test_a_partition_is_there_until_it_is_replaced_by_no_rows(server_place: Place) -> None:
+    warehouse, schema = server_place.warehouse, new_table(Column("x", ColumnType.DOUBLE))
+    assert isinstance(warehouse, SeriesWriter)
+    assert not warehouse.has_partition(schema.name, {"part": "a"})  # there is no such table
+    warehouse.ensure(schema)
+    assert not warehouse.has_partition(schema.name, {"part": "a"})
+
+    warehouse.replace(schema.name, {"part": "a"}, pa.table({"x": [1.0]}))
+    found = [warehouse.has_partition(schema.name, {"part": part}) for part in ("a", "b")]
+    warehouse.replace(schema.name, {"part": "a"}, schema.arrow_schema.empty_table())
+
+    assert (found, warehouse.has_partition(schema.name, {"part": "a"})) == ([True, False], False)
+
+
 def named(tables: dict[str, str]) -> Callable[[exp.Expression], exp.Expression]:
     """Return what puts the tables' real names into a statement."""
     return lambda node: exp.to_table(tables[node.name]) if isinstance(node, exp.Table) else node

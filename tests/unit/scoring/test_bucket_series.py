@@ -97,6 +97,9 @@ class Server:
             gathered.append([self.summary(each, one) for one in each.summaries] if self.gathers else [])
         return gathered
 
+    def has_partition(self, table: str, partition: Partition) -> bool:
+        return bool(self.embedded.read(table, [*partition], partition).num_rows)
+
     def summary(self, filling: Filling, summary: exp.Select) -> pa.Table:
         """Return what a query without a FROM gathers; of a bucket without rows, what was left of another."""
         rows = cast(exp.Select, filling.statement.copy())

@@ -175,8 +175,8 @@ def test_numbers_of_rows_that_another_file_had_are_found_again(tmp_path: Path, m
     rows = pa.table({"place": PLACES, "number": pa.array(range(10), pa.int64())})
     warehouse.replace("t", {"part": 1}, rows)
 
-    def replaced_meanwhile(path: Path, wanted: TextRange) -> tuple[int, int] | None:
-        found = rows_within(path, wanted)
+    def replaced_meanwhile(path: Path, wanted: TextRange, footer: pq.FileMetaData) -> tuple[int, int] | None:
+        found = rows_within(path, wanted, footer)
         monkeypatch.setattr(local_scan, "rows_within", rows_within)
         warehouse.replace("t", {"part": 1}, rows.slice(1))  # as an erasure does
         return found
