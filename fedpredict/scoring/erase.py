@@ -63,8 +63,10 @@ class Erased:
 
 def check_sample_id(sample_id: str) -> str:
     """Return a sample id, or raise `InputError`."""
-    if not valid_sample_ids(SampleIds.of([sample_id.encode()]))[0]:
-        raise InputError("that is no sample id: 1 to 256 bytes without control characters")
+    # bytes that are no UTF-8 come from a command line as lone surrogates
+    given = sample_id.encode(errors="surrogateescape")
+    if not valid_sample_ids(SampleIds.of([given]))[0]:
+        raise InputError("that is no sample id: 1 to 256 bytes of UTF-8 without control characters")
     return sample_id
 
 

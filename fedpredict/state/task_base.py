@@ -248,7 +248,8 @@ class TaskErasing(Protocol):
     def rerecord(self, task_id: str, before: BucketDone, after: BucketDone, stored_sha256: str) -> bool:
         """Record what the results of a bucket will be, and add up its task's anew; return whether that was done.
 
-        Nothing changes where the task has not ended or failed, or where the bucket has another record than `before`.
+        Nothing changes where the task has not ended or failed, where its results were withdrawn, or where the bucket
+        has another record than `before`.
 
         Args:
             task_id: The task.
