@@ -21,6 +21,9 @@ LEASE_S = 15.0
 FAILED_WORK_KEPT = timedelta(days=7)
 """How long the shares of a task that failed stay, so that a retry need not ask for them again."""
 
+TAKEN_OVER = "taken over"
+"""What the history says where a worker lost a task to another one, and may be writing still."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:

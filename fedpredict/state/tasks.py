@@ -18,7 +18,7 @@ from fedpredict.errors import TaskNotFoundError
 from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Totals, Upload, add_totals
 from fedpredict.model.task_history import TaskEvent, TaskOverview, TaskWaiting
 from fedpredict.state.engine import Database, open_engine
-from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskStore, Why, used_otherwise
+from fedpredict.state.task_base import LEASE_S, NOTHING, TAKEN_OVER, Claim, TaskStore, Why, used_otherwise
 from fedpredict.state.task_erasing import SqlTaskErasing
 from fedpredict.state.task_rows import (
     BUCKETS,
@@ -129,7 +129,7 @@ class SqlTaskStore(SqlTaskErasing, TaskStore):
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == row.task_id).values(values))
             if row.state != str(OfflineState.WAITING):  # of a task that waits, every look would be told
                 was_left = row.state == str(OfflineState.RUNNING)
-                tell(connection, row.task_id, "taken over" if was_left else "started", f"by worker {owner}")
+                tell(connection, row.task_id, TAKEN_OVER if was_left else "started", f"by worker {owner}")
             task = self._task(connection, row.task_id)
         return Claim(task=task, owner=owner, token=row.token + 1, attempts=row.attempts)
 

@@ -7,6 +7,7 @@ readers count places. A population gets a new version without the person; what i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -17,11 +18,12 @@ from fedpredict.errors import TaskNotFoundError
 from fedpredict.initiator.offline.distribution import counts_of, histograms_of
 from fedpredict.initiator.offline.erasing_populations import PopulationErasure
 from fedpredict.initiator.offline.retention import WORK_KEPT, why_needed
+from fedpredict.initiator.offline.standing import CHANGE
 from fedpredict.model.offline import BucketDone, CombinedBy, OfflineState, OfflineTask, Totals
 from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, place_of, rows_in
-from fedpredict.state.leases import Alone
-from fedpredict.state.task_base import TaskStore
+from fedpredict.state.leases import Alone, HeldLease
+from fedpredict.state.task_base import TAKEN_OVER, TaskStore
 from fedpredict.tables.erasure import forget_copy, work_table
 from fedpredict.tables.populations import POPULATION_IDS
 from fedpredict.tables.results import RESULTS, UNCHECKED, UNRANKED, results_digest, results_partition, stored_results
@@ -63,11 +65,12 @@ def erase_from_tasks(
 
     Raises:
         InputError: That is no sample id.
-        LeaseHeldError: Somebody else erases.
+        LeaseHeldError: Somebody else erases, or changes a population.
+        LeaseLostError: This process stood still, and another one erases now.
         WarehouseError, StateError: As they say; what was done stays done.
     """
     check_sample_id(sample_id)
-    with alone.hold(ERASE):
+    with alone.hold(ERASE) as held, nullcontext() if keep else alone.hold(CHANGE):
         tables: tuple[TableSchema, ...] = (RESULTS, UNRANKED, TASK_SHARES, POPULATION_IDS)
         where = {schema.name: rows_in(warehouse, schema, sample_id) for schema in tables}
         where[POPULATION_IDS.name] = [each for each in where[POPULATION_IDS.name] if each[0]["owner"] == owner]
@@ -76,7 +79,7 @@ def erase_from_tasks(
             return []  # nothing that a call that was killed could have left, either
         store = open_store()
         try:
-            results = _TaskErasure(store, warehouse, sample_id, now, keep=keep)
+            results = _TaskErasure(store, warehouse, sample_id, now, held, keep=keep)
             results.finish()
             found = [results.from_copy(*each) for each in copies]
             found += [results.from_results(*each) for each in where[RESULTS.name]]
@@ -99,6 +102,7 @@ class _TaskErasure:
     warehouse: Warehouse
     sample_id: str
     now: datetime
+    held: HeldLease
     keep: bool
     damaged: dict[str, str] = field(default_factory=dict)
     """By task, of those whose results were found damaged: what is to be done. A retry needs their ids."""
@@ -161,7 +165,7 @@ class _TaskErasure:
         # before the rows: a call that is killed in between finds the person again
         if not self.store.rerecord(name, record, after, stored):
             return f"task {name} was changed meanwhile: repeat"
-        put_blanked(self.warehouse, name, bucket)
+        self._put(name, bucket)
         self._written(name, bucket)
         return ""
 
@@ -173,8 +177,12 @@ class _TaskErasure:
             return stored == record.results_sha256
         if self._stored(task, record, work_table(RESULTS).name) != (record.totals.ids, record.results_sha256):
             return False
-        put_blanked(self.warehouse, name, bucket)
+        self._put(name, bucket)
         return True
+
+    def _put(self, name: str, bucket: int) -> None:
+        self.held.check()  # whoever erases after this process was taken for dead has emptied the copy
+        put_blanked(self.warehouse, name, bucket)
 
     def _written(self, name: str, bucket: int) -> None:
         """Record that rows were written, and leave nothing behind; what was withdrawn meanwhile goes."""
@@ -199,12 +207,16 @@ class _TaskErasure:
     def _why_late(self, task: OfflineTask, *, always: bool = False) -> str:
         """Return why a worker that lost a task may still write what it is made of; empty where none can."""
         may_be = always or task.combined_by is CombinedBy.ENGINE or task.new.ranking is not None
-        if not (may_be or task.state is OfflineState.CANCELLED) or task.finished_at is None:
+        may_be |= task.state is OfflineState.CANCELLED
+        if task.finished_at is None or not (may_be or self._was_taken_over(task)):
             return ""
         until = task.finished_at + WORK_KEPT
         if until <= self.now:
             return ""
         return f"a statement of task {task.task_id} may be under way: repeat after {until:%Y-%m-%d %H:%M} UTC"
+
+    def _was_taken_over(self, task: OfflineTask) -> bool:
+        return any(each.what == TAKEN_OVER for each in self.store.events(task.task_id))
 
     def _empty(self, schema: TableSchema, partition: Partition) -> None:
         self.warehouse.replace(schema.name, partition, schema.arrow_schema.empty_table())

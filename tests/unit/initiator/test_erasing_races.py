@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import TableCorruptError, WarehouseWriteError
+from fedpredict.errors import LeaseLostError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.model.offline import OfflineState, OfflineTask, Ranking
 from fedpredict.model.prediction import Origin
+from fedpredict.state.leases import HeldLease
 from fedpredict.tables.erasure import work_table
 from fedpredict.tables.populations import POPULATION_IDS
 from fedpredict.tables.results import RESULTS, results_partition
@@ -192,6 +193,42 @@ async def test_a_person_is_found_in_the_copy_that_was_left_of_results_that_are_g
 
 def _killed(*_: object) -> bool:
     raise WarehouseWriteError("killed")
+
+
+async def test_a_process_that_stood_still_does_not_write_behind_the_next_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out right before it put back what it had written: the copy is the next one's by then."""
+    task, store = await done(bench), bench.store.__class__
+    rerecord = store.rerecord
+
+    def slow(*arguments: Any) -> bool:
+        recorded = rerecord(*arguments)
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "rerecord", rerecord)
+            erased(bench, tmp_path)
+        monkeypatch.setattr(HeldLease, "check", lost)
+        return recorded
+
+    def lost(_: HeldLease) -> None:
+        raise LeaseLostError("another process took it over")
+
+    monkeypatch.setattr(store, "rerecord", slow)
+    with pytest.raises(LeaseLostError):
+        erased(bench, tmp_path)
+    assert {row["sample_id"] for row in await rows_of(bench, task)} == {*EXPECTED, ""} - {WHO}
+
+
+async def test_what_a_worker_may_write_that_lost_the_task_is_waited_for(bench: Bench, tmp_path: Path) -> None:
+    task_id = bench.submit()
+    assert bench.store.claim("w0", lease_s=0.0) is not None
+    async with bench.working():
+        await bench.until(task_id, OfflineState.DONE)
+    late = {each.table: each for each in erased(bench, tmp_path)}[RESULTS.name]
+    told = {each.table: each for each in erased(bench, tmp_path, after=LATER)}[RESULTS.name]
+
+    assert (late.removed, "may be under way: repeat after" in late.note) == (0, True)
+    assert (told.removed, told.note) == (1, "")
 
 
 async def test_the_list_of_a_task_whose_results_are_damaged_stays_for_its_retry(bench: Bench, tmp_path: Path) -> None:
