@@ -21,7 +21,7 @@ from fedpredict.initiator.offline.retention import WORK_KEPT, why_needed
 from fedpredict.initiator.offline.standing import CHANGE
 from fedpredict.model.offline import BucketDone, CombinedBy, OfflineState, OfflineTask, Totals
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, place_of, rows_in
+from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, from_copies, place_of, rows_in
 from fedpredict.state.leases import Alone, HeldLease
 from fedpredict.state.task_base import TAKEN_OVER, TaskStore
 from fedpredict.tables.erasure import forget_copy, work_table
@@ -74,14 +74,14 @@ def erase_from_tasks(
         tables: tuple[TableSchema, ...] = (RESULTS, UNRANKED, TASK_SHARES, POPULATION_IDS)
         where = {schema.name: rows_in(warehouse, schema, sample_id) for schema in tables}
         where[POPULATION_IDS.name] = [each for each in where[POPULATION_IDS.name] if each[0]["owner"] == owner]
-        copies = [] if warehouse.describe(RESULTS.name) is None else rows_in(warehouse, work_table(RESULTS), sample_id)
+        copies = rows_in(warehouse, work_table(RESULTS), sample_id)
         if not any((copies, *where.values())) and (keep or warehouse.describe(RESULTS.name) is None):
             return []  # nothing that a call that was killed could have left, either
         store = open_store()
         try:
             results = _TaskErasure(store, warehouse, sample_id, now, held, keep=keep)
             results.finish()
-            found = [results.from_copy(*each) for each in copies]
+            found = from_copies(warehouse, [RESULTS], sample_id, keep=keep)
             found += [results.from_results(*each) for each in where[RESULTS.name]]
             for schema in (UNRANKED, TASK_SHARES):
                 found += [results.from_work(schema, *each) for each in where[schema.name]]
@@ -114,12 +114,6 @@ class _TaskErasure:
             task = self.store.task(name)
             if record is None or task.results_removed or self._is_written(task, record):
                 self._written(name, bucket)
-
-    def from_copy(self, partition: Partition, n_rows: int) -> Erased:
-        """Remove what a call that was killed, and not repeated, left in the table of work."""
-        if not self.keep:
-            forget_copy(self.warehouse, RESULTS, partition)
-        return Erased(work_table(RESULTS).name, place_of(partition), n_rows, 0 if self.keep else n_rows)
 
     def from_results(self, partition: Partition, n_rows: int) -> Erased:
         """Blank a person's row of a bucket; where nobody reads the bucket any more, remove it as a whole."""
