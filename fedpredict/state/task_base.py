@@ -70,14 +70,25 @@ def used_otherwise(task: OfflineTask) -> FieldError:
     )
 
 
+def not_sent(upload_id: str, submitted_by: str) -> FieldError:
+    """Return the error of a submission about a list that is not there."""
+    problem = "is no list that you have sent, or not any more: send the ids again"
+    return FieldError(f"no upload {upload_id} of {submitted_by}", place="upload_id", problem=problem)
+
+
 class TaskBook(Protocol):
     """What users ask for."""
 
-    def submit(self, new: NewTask) -> OfflineTask:
+    def submit(self, new: NewTask, *, upload_id: str = "") -> OfflineTask:
         """Queue a task; where its submitter used the key before, return that task.
 
+        Args:
+            new: The task.
+            upload_id: The list that it is about, which must be there still; empty where it is about none.
+
         Raises:
-            FieldError: The key was used for another model, mode or population, or with other ranks.
+            FieldError: The key was used for another model, mode or population, or with other ranks; or the list was
+                withdrawn.
             StateError: The database cannot be used.
         """
 

@@ -9,20 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import LeaseLostError, TableCorruptError, WarehouseWriteError
+from fedpredict.errors import FieldError, LeaseLostError, TableCorruptError, WarehouseWriteError
+from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.model.offline import OfflineState, OfflineTask, Ranking
 from fedpredict.model.prediction import Origin
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode
 from fedpredict.state.leases import HeldLease
 from fedpredict.tables.erasure import work_table
 from fedpredict.tables.populations import POPULATION_IDS
 from fedpredict.tables.results import RESULTS, results_partition
 from fedpredict.tables.results_erasure import put_blanked
 from fedpredict.warehouse.base import Partition, Warehouse
+from fedpredict.wire.offline_codec import Submission
 from tests.unit.initiator.test_offline_erasing import EXPECTED, LATER, WHO, erased, people, rows_of
-from tests.unit.initiator.test_offline_fetch import done
-from tests.unit.initiator.test_offline_runner import N_BUCKETS, Bench
+from tests.unit.initiator.test_offline_fetch import DESK, done, serving
+from tests.unit.initiator.test_offline_runner import IDS, N_BUCKETS, Bench
 
 _PUT = "fedpredict.initiator.offline.erasing.put_blanked"
 
@@ -229,6 +233,24 @@ async def test_what_a_worker_may_write_that_lost_the_task_is_waited_for(bench: B
 
     assert (late.removed, "may be under way: repeat after" in late.note) == (0, True)
     assert (told.removed, told.note) == (1, "")
+
+
+async def test_no_task_is_queued_about_a_list_that_goes_while_it_is_submitted(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = bench.uploads.store([SampleIds.of(IDS)], str(DESK))
+    bench.store.add_upload(upload)
+    asked = Submission(request_id="r-1", model_id="m", mode=Mode.NEARLINE, upload_id=upload.upload_id)
+
+    def slow(*_: object) -> str:
+        erased(bench, tmp_path, after=LATER)
+        return "ids"
+
+    monkeypatch.setattr(TaskDesk, "_asked_for", slow)
+    with serving(bench) as (desk, _), pytest.raises(FieldError, match=f"no upload {upload.upload_id}") as refused:
+        await desk.submit(asked, DESK)
+    assert "send the ids again" in refused.value.problem
+    assert bench.store.tasks(["m"], limit=1) == []
 
 
 async def test_the_list_of_a_task_whose_results_are_damaged_stays_for_its_retry(bench: Bench, tmp_path: Path) -> None:
