@@ -45,7 +45,7 @@ def erase_person(
 ) -> None:
     """Remove a person's rows from all that this party keeps, and say what was where."""
     output = Output(as_json=as_json)
-    who = check_sample_id(sys.stdin.readline().rstrip("\n") if sample_id == "-" else sample_id)
+    who = check_sample_id(_first_line() if sample_id == "-" else sample_id)
     if not (yes or dry_run):
         _confirm(raw=raw)
     loaded = wiring.load_party(config)
@@ -64,6 +64,13 @@ def erase_person(
     if not dry_run and any(each.note or each.found > each.removed for each in found):
         output.note("Not all of it could be removed: see the notes.")
         raise typer.Exit(ExitCode.FINDINGS)
+
+
+def _first_line() -> str:
+    try:
+        return sys.stdin.readline().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError("standard input is no sample id: it is no UTF-8") from error
 
 
 def _confirm(*, raw: bool) -> None:

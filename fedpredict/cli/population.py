@@ -12,8 +12,9 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.config_file import Loaded
+from fedpredict.cli.leases import opened_loaded_leases
 from fedpredict.cli.names import find_model
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.client.populations import FileOf, chunks_of
 from fedpredict.errors import ConfigError, InputError
@@ -22,6 +23,7 @@ from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.participant import acceptance
 from fedpredict.participant.settings import ParticipantSettings
+from fedpredict.state.leases import Alone
 from fedpredict.tables.deliveries import Delivery, accepted_versions, list_deliveries
 from fedpredict.tables.populations import PopulationVersion, list_versions
 from fedpredict.warehouse.base import Warehouse
@@ -53,12 +55,13 @@ def propose(
     model_id: Annotated[str | None, typer.Option("--model", help="It is for the parties of this model.")] = None,
     parties: Annotated[str | None, typer.Option("--parties", help="It is for these: a,b.")] = None,
     by: By = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Name sample ids, at the initiator; the running daemon brings them to the parties."""
     output = Output(as_json=as_json)
-    with _initiator(config) as (loaded, warehouse):
+    with _initiator(config) as (loaded, warehouse), _alone(loaded, wait, output):
         settings = loaded.settings
         chosen = _parties(settings, model_id, parties)
         batches = _given(warehouse, file, table, column)
@@ -85,6 +88,7 @@ def update(
     table: Table = None,
     column: Column = None,
     by: By = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -93,7 +97,11 @@ def update(
     changes = add is not None or remove is not None
     if changes and (file is not None or table is not None):
         raise typer.BadParameter("--add and --remove change what is there; --file and --table replace it: choose")
-    with _initiator(config) as (loaded, warehouse), output.progress(f"sorting the ids of {name}"):
+    with (
+        _initiator(config) as (loaded, warehouse),
+        _alone(loaded, wait, output),
+        output.progress(f"sorting the ids of {name}"),
+    ):
         owner, who = loaded.settings.party, by or getpass.getuser()
         if changes:
             coming, going = _ids_of(add, column), _ids_of(remove, column)
@@ -173,6 +181,7 @@ def revoke(
     owner: From = None,
     version: Version = None,
     by: By = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -184,7 +193,8 @@ def revoke(
         elif version is not None or owner is not None:
             raise InputError("at the initiator a population is revoked as a whole: leave out --version and --from")
         else:
-            changed = standing.revoke(warehouse, loaded.settings.party, name, who)
+            with _alone(loaded, wait, output):
+                changed = standing.revoke(warehouse, loaded.settings.party, name, who)
     which = ", ".join(str(each.version) for each in changed)
     told = f"Population {name} is revoked: version {which}." if changed else f"Population {name} was revoked before."
     output.result({"name": name, "revoked": [each.version for each in changed]}, told)
@@ -299,6 +309,13 @@ def _initiator(config: Path | None) -> Iterator[tuple[Loaded[InitiatorSettings],
         if not isinstance(loaded.settings, InitiatorSettings):
             raise ConfigError(f"{loaded.path} is a participant's: populations are named by initiators")
         yield loaded, warehouse
+
+
+@contextmanager
+def _alone(loaded: wiring.LoadedParty, wait: float, output: Output) -> Iterator[None]:
+    """Be the only one who makes versions of this initiator's populations; `erase` makes some, too."""
+    with opened_loaded_leases(loaded) as leases, Alone(leases, wait, output.note).hold(standing.CHANGE):
+        yield
 
 
 @contextmanager

@@ -21,6 +21,9 @@ LEASE_S = 15.0
 FAILED_WORK_KEPT = timedelta(days=7)
 """How long the shares of a task that failed stay, so that a retry need not ask for them again."""
 
+TAKEN_OVER = "taken over"
+"""What the history says where a worker lost a task to another one, and may be writing still."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -67,14 +70,25 @@ def used_otherwise(task: OfflineTask) -> FieldError:
     )
 
 
+def not_sent(upload_id: str, submitted_by: str) -> FieldError:
+    """Return the error of a submission about a list that is not there."""
+    problem = "is no list that you have sent, or not any more: send the ids again"
+    return FieldError(f"no upload {upload_id} of {submitted_by}", place="upload_id", problem=problem)
+
+
 class TaskBook(Protocol):
     """What users ask for."""
 
-    def submit(self, new: NewTask) -> OfflineTask:
+    def submit(self, new: NewTask, *, upload_id: str = "") -> OfflineTask:
         """Queue a task; where its submitter used the key before, return that task.
 
+        Args:
+            new: The task.
+            upload_id: The list that it is about, which must be there still; empty where it is about none.
+
         Raises:
-            FieldError: The key was used for another model, mode or population, or with other ranks.
+            FieldError: The key was used for another model, mode or population, or with other ranks; or the list was
+                withdrawn.
             StateError: The database cannot be used.
         """
 
@@ -248,7 +262,8 @@ class TaskErasing(Protocol):
     def rerecord(self, task_id: str, before: BucketDone, after: BucketDone, stored_sha256: str) -> bool:
         """Record what the results of a bucket will be, and add up its task's anew; return whether that was done.
 
-        Nothing changes where the task has not ended or failed, or where the bucket has another record than `before`.
+        Nothing changes where the task has not ended or failed, where its results were withdrawn, or where the bucket
+        has another record than `before`.
 
         Args:
             task_id: The task.

@@ -53,7 +53,7 @@ class SqlTaskErasing(SqlTaskWork, TaskProgress, TaskErasing):
         same &= (BUCKETS.c.results_sha256 == before.results_sha256) & (
             BUCKETS.c.finished_at == before.finished_at.isoformat()
         )
-        over = (TASKS.c.task_id == task_id) & TASKS.c.state.in_(_OVER)
+        over = (TASKS.c.task_id == task_id) & TASKS.c.state.in_(_OVER) & sa.not_(TASKS.c.results_removed)
         values = {"totals": totals_to_json(after.totals), "results_sha256": after.results_sha256}
         with self._database.transaction() as connection:
             if connection.execute(sa.select(TASKS.c.task_id).where(over)).first() is None:

@@ -18,7 +18,7 @@ from fedpredict.errors import TaskNotFoundError
 from fedpredict.model.offline import Bins, BucketDone, NewTask, OfflineState, OfflineTask, Totals, Upload, add_totals
 from fedpredict.model.task_history import TaskEvent, TaskOverview, TaskWaiting
 from fedpredict.state.engine import Database, open_engine
-from fedpredict.state.task_base import LEASE_S, NOTHING, Claim, TaskStore, Why, used_otherwise
+from fedpredict.state.task_base import LEASE_S, NOTHING, TAKEN_OVER, Claim, TaskStore, Why, not_sent, used_otherwise
 from fedpredict.state.task_erasing import SqlTaskErasing
 from fedpredict.state.task_rows import (
     BUCKETS,
@@ -64,7 +64,7 @@ class SqlTaskStore(SqlTaskErasing, TaskStore):
         self._clock = clock
 
     @override
-    def submit(self, new: NewTask) -> OfflineTask:
+    def submit(self, new: NewTask, *, upload_id: str = "") -> OfflineTask:
         """Queue a task, or return the one that its submitter's key names."""
         now = datetime.now(UTC)
         task_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
@@ -72,6 +72,10 @@ class SqlTaskStore(SqlTaskErasing, TaskStore):
             found = self._by_key(connection, new.submitted_by, new.idempotency_key)
             if found is not None:
                 return _checked(found, new)
+            # in this transaction: an erasure withdraws a list that no task is about
+            list_of_it = sa.select(UPLOADS.c.upload_id).where(UPLOADS.c.upload_id == upload_id)
+            if upload_id and connection.execute(list_of_it).first() is None:
+                raise not_sent(upload_id, new.submitted_by)
             connection.execute(sa.insert(TASKS).values(row_of_task(task_id, new, now)))
             connection.execute(sa.insert(PLANS).values(row_of_plan(task_id, new)))
             tell(connection, task_id, "submitted", f"by {new.submitted_by}: {new.ids} ids in {new.n_buckets} buckets")
@@ -129,7 +133,7 @@ class SqlTaskStore(SqlTaskErasing, TaskStore):
             connection.execute(sa.update(TASKS).where(TASKS.c.task_id == row.task_id).values(values))
             if row.state != str(OfflineState.WAITING):  # of a task that waits, every look would be told
                 was_left = row.state == str(OfflineState.RUNNING)
-                tell(connection, row.task_id, "taken over" if was_left else "started", f"by worker {owner}")
+                tell(connection, row.task_id, TAKEN_OVER if was_left else "started", f"by worker {owner}")
             task = self._task(connection, row.task_id)
         return Claim(task=task, owner=owner, token=row.token + 1, attempts=row.attempts)
 

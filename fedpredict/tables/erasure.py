@@ -125,6 +125,12 @@ def put_back(warehouse: Warehouse, schema: TableSchema, partition: Partition, ta
     work = work_table(schema)
     query = sql.stored(_columns(schema), work.name, partition)
     warehouse.replace_from(schema.name, target or partition, _in_order(schema, query), dict(partition))
+    forget_copy(warehouse, schema, partition)
+
+
+def forget_copy(warehouse: Warehouse, schema: TableSchema, partition: Partition) -> None:
+    """Empty a partition of the table of work; raise `WarehouseError` as the warehouse says."""
+    work = work_table(schema)
     warehouse.replace(work.name, partition, work.arrow_schema.empty_table())
 
 

@@ -566,6 +566,8 @@ def test_a_bucket_of_a_task_that_may_go_on_or_that_has_changed_is_not_written_an
     assert not store.rerecord("none-of-that-name", done(0), without_one(done(0)), "b" * 64)
     for task_id in (failed, ended):
         assert (store.digests(task_id, 0), store.task(task_id).totals) == ({"b" * 64}, settled_totals())
+    store.withdraw(datetime.now(UTC) + timedelta(days=1))
+    assert not store.rerecord(ended, done(0), without_one(done(0)), "b" * 64)
 
 
 def test_a_list_is_withdrawn_unless_a_task_needs_it(store: TaskStore) -> None:
@@ -587,5 +589,12 @@ def test_a_list_is_withdrawn_unless_a_task_needs_it(store: TaskStore) -> None:
     assert (store.withdraw_upload("1"), store.upload("1")) == (False, upload)
     store.retry(failed)
     store.cancel(failed)
+    queued = store.submit(new(key="daily"), upload_id="1")
+    assert not store.withdraw_upload("1")
+    store.cancel(queued.task_id)
     assert (store.withdraw_upload("1"), store.upload("1")) == (True, None)
     assert store.withdraw_upload("1")
+    with pytest.raises(FieldError, match="no upload 1 of client desk") as refused:
+        store.submit(new(), upload_id="1")
+    assert refused.value.place == "upload_id"
+    assert store.submit(new(key="daily"), upload_id="1").task_id == queued.task_id

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ from fedpredict.model.share import Mode
 from fedpredict.model.task_history import TaskEvent
 from fedpredict.security.identity import Identity
 from fedpredict.security.policy import Rule
-from fedpredict.state.task_base import TaskStore, Why, used_otherwise
+from fedpredict.state.task_base import TaskStore, Why, not_sent, used_otherwise
 from fedpredict.tables.populations import list_versions
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.wire.arrow_codec import output_names
@@ -155,7 +156,7 @@ class TaskDesk:
             submitted_by=str(caller),
             ranking=ranking_of(submission.rank_by, manifest),
         )
-        task = await self.threads.state(self.store.submit, new)
+        task = await self.threads.state(partial(self.store.submit, new, upload_id=ids.upload_id))
         self.look()
         return task
 
@@ -271,8 +272,7 @@ class TaskDesk:
             return await self.threads.warehouse(self._table, submission.table, caller)
         upload = await self.threads.state(self.store.upload, submission.upload_id)
         if upload is None or upload.uploaded_by != str(caller):
-            problem = "is no list that you have sent, or not any more: send the ids again"
-            raise FieldError(f"no upload {submission.upload_id} of {caller}", place="upload_id", problem=problem)
+            raise not_sent(submission.upload_id, str(caller))
         return upload
 
     async def _known(self, submission: Submission, caller: Identity) -> OfflineTask | None:

@@ -7,7 +7,8 @@ readers count places. A population gets a new version without the person; what i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -17,13 +18,15 @@ from fedpredict.errors import TaskNotFoundError
 from fedpredict.initiator.offline.distribution import counts_of, histograms_of
 from fedpredict.initiator.offline.erasing_populations import PopulationErasure
 from fedpredict.initiator.offline.retention import WORK_KEPT, why_needed
+from fedpredict.initiator.offline.standing import CHANGE
 from fedpredict.model.offline import BucketDone, CombinedBy, OfflineState, OfflineTask, Totals
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, place_of, rows_in
-from fedpredict.state.leases import Alone
-from fedpredict.state.task_base import TaskStore
+from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, from_copies, place_of, rows_in
+from fedpredict.state.leases import Alone, HeldLease
+from fedpredict.state.task_base import TAKEN_OVER, TaskStore
+from fedpredict.tables.erasure import forget_copy, work_table
 from fedpredict.tables.populations import POPULATION_IDS
-from fedpredict.tables.results import RESULTS, UNCHECKED, UNRANKED, results_digest, stored_results
+from fedpredict.tables.results import RESULTS, UNCHECKED, UNRANKED, results_digest, results_partition, stored_results
 from fedpredict.tables.results_erasure import blank_copy, put_blanked
 from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.base import Partition, TableSchema, Warehouse
@@ -62,24 +65,30 @@ def erase_from_tasks(
 
     Raises:
         InputError: That is no sample id.
-        LeaseHeldError: Somebody else erases.
+        LeaseHeldError: Somebody else erases, or changes a population.
+        LeaseLostError: This process stood still, and another one erases now.
         WarehouseError, StateError: As they say; what was done stays done.
     """
     check_sample_id(sample_id)
-    with alone.hold(ERASE):
+    with alone.hold(ERASE) as held, nullcontext() if keep else alone.hold(CHANGE):
         tables: tuple[TableSchema, ...] = (RESULTS, UNRANKED, TASK_SHARES, POPULATION_IDS)
         where = {schema.name: rows_in(warehouse, schema, sample_id) for schema in tables}
         where[POPULATION_IDS.name] = [each for each in where[POPULATION_IDS.name] if each[0]["owner"] == owner]
-        if not any(where.values()) and (keep or warehouse.describe(RESULTS.name) is None):
+        copies = rows_in(warehouse, work_table(RESULTS), sample_id)
+        if not any((copies, *where.values())) and (keep or warehouse.describe(RESULTS.name) is None):
             return []  # nothing that a call that was killed could have left, either
         store = open_store()
         try:
-            results = _TaskErasure(store, warehouse, sample_id, now, keep=keep)
+            results = _TaskErasure(store, warehouse, sample_id, now, held, keep=keep)
             results.finish()
-            found = [results.from_results(*each) for each in where[RESULTS.name]]
+            found = from_copies(warehouse, [RESULTS], sample_id, keep=keep)
+            found += [results.from_results(*each) for each in where[RESULTS.name]]
             for schema in (UNRANKED, TASK_SHARES):
                 found += [results.from_work(schema, *each) for each in where[schema.name]]
-            populations = PopulationErasure(store, warehouse, owner, sample_id, by=by, now=now, keep=keep)
+            damaged = results.damaged
+            populations = PopulationErasure(
+                store, warehouse, owner, sample_id, by=by, now=now, keep=keep, damaged=damaged
+            )
             return found + populations.erase(where[POPULATION_IDS.name])
         finally:
             store.close()
@@ -93,14 +102,18 @@ class _TaskErasure:
     warehouse: Warehouse
     sample_id: str
     now: datetime
+    held: HeldLease
     keep: bool
+    damaged: dict[str, str] = field(default_factory=dict)
+    """By task, of those whose results were found damaged: what is to be done. A retry needs their ids."""
 
     def finish(self) -> None:
         """Record what a call that was killed had written; what it had not is found again."""
         for name, bucket in [] if self.keep else self.store.rewriting():
             record = self.store.buckets(name, [bucket]).get(bucket)
-            if record is None or self._stored(self.store.task(name), record)[1] == record.results_sha256:
-                self.store.rewritten(name, bucket)
+            task = self.store.task(name)
+            if record is None or task.results_removed or self._is_written(task, record):
+                self._written(name, bucket)
 
     def from_results(self, partition: Partition, n_rows: int) -> Erased:
         """Blank a person's row of a bucket; where nobody reads the bucket any more, remove it as a whole."""
@@ -134,7 +147,9 @@ class _TaskErasure:
         name, bucket, with_rank = task.task_id, record.bucket, task.new.ranking is not None
         n_rows, stored = self._stored(task, record)
         if stored not in self.store.digests(name, bucket) or n_rows != record.totals.ids:
-            return f"its rows are not those recorded: fetch the results of task {name}, and do as it is told then"
+            why = f"its rows are not those recorded: fetch the results of task {name}, and do as it is told then"
+            self.damaged[name] = why
+            return why
         blanked = blank_copy(self.warehouse, name, bucket, self.sample_id, with_rank=with_rank)
         after = replace(
             record,
@@ -144,13 +159,36 @@ class _TaskErasure:
         # before the rows: a call that is killed in between finds the person again
         if not self.store.rerecord(name, record, after, stored):
             return f"task {name} was changed meanwhile: repeat"
-        put_blanked(self.warehouse, name, bucket)
-        self.store.rewritten(name, bucket)
+        self._put(name, bucket)
+        self._written(name, bucket)
         return ""
 
-    def _stored(self, task: OfflineTask, record: BucketDone) -> tuple[int, str]:
+    def _is_written(self, task: OfflineTask, record: BucketDone) -> bool:
+        """Return whether rows are those of a record, or are so now: an engine that was killed may have left none."""
+        name, bucket = task.task_id, record.bucket
+        n_rows, stored = self._stored(task, record)
+        if n_rows == record.totals.ids and stored in self.store.digests(name, bucket):
+            return stored == record.results_sha256
+        if self._stored(task, record, work_table(RESULTS).name) != (record.totals.ids, record.results_sha256):
+            return False
+        self._put(name, bucket)
+        return True
+
+    def _put(self, name: str, bucket: int) -> None:
+        self.held.check()  # whoever erases after this process was taken for dead has emptied the copy
+        put_blanked(self.warehouse, name, bucket)
+
+    def _written(self, name: str, bucket: int) -> None:
+        """Record that rows were written, and leave nothing behind; what was withdrawn meanwhile goes."""
+        if self.store.task(name).results_removed:
+            self._empty(RESULTS, results_partition(name, bucket))
+        forget_copy(self.warehouse, RESULTS, results_partition(name, bucket))
+        self.store.rewritten(name, bucket)
+
+    def _stored(self, task: OfflineTask, record: BucketDone, table: str = RESULTS.name) -> tuple[int, str]:
         """Return how many results of a bucket are there, and their digest, where there is one."""
-        rows = stored_results(self.warehouse, task.task_id, record.bucket, with_rank=task.new.ranking is not None)
+        with_rank = task.new.ranking is not None
+        rows = stored_results(self.warehouse, task.task_id, record.bucket, with_rank=with_rank, table=table)
         is_checked = record.results_sha256 != UNCHECKED
         return rows.num_rows, results_digest(rows) if is_checked else UNCHECKED
 
@@ -163,12 +201,16 @@ class _TaskErasure:
     def _why_late(self, task: OfflineTask, *, always: bool = False) -> str:
         """Return why a worker that lost a task may still write what it is made of; empty where none can."""
         may_be = always or task.combined_by is CombinedBy.ENGINE or task.new.ranking is not None
-        if not (may_be or task.state is OfflineState.CANCELLED) or task.finished_at is None:
+        may_be |= task.state is OfflineState.CANCELLED
+        if task.finished_at is None or not (may_be or self._was_taken_over(task)):
             return ""
         until = task.finished_at + WORK_KEPT
         if until <= self.now:
             return ""
         return f"a statement of task {task.task_id} may be under way: repeat after {until:%Y-%m-%d %H:%M} UTC"
+
+    def _was_taken_over(self, task: OfflineTask) -> bool:
+        return any(each.what == TAKEN_OVER for each in self.store.events(task.task_id))
 
     def _empty(self, schema: TableSchema, partition: Partition) -> None:
         self.warehouse.replace(schema.name, partition, schema.arrow_schema.empty_table())

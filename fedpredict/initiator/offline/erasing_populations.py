@@ -6,7 +6,7 @@ anew. What has the person is replaced by a new version, or removed as a whole, w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,11 +14,12 @@ from fedpredict.errors import EmptyRequestError
 from fedpredict.initiator.offline import standing
 from fedpredict.initiator.offline.retention import UNUSED_UPLOAD, why_needed
 from fedpredict.initiator.offline.uploads import UPLOAD
+from fedpredict.model.offline import OfflineTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
 from fedpredict.scoring.erase import Bucket, Erased, bucket_of, erased_buckets
 from fedpredict.state.task_base import TaskStore
-from fedpredict.tables.deliveries import accepted_versions
+from fedpredict.tables.deliveries import accepted_versions, list_deliveries
 from fedpredict.tables.erasure import Where
 from fedpredict.tables.populations import (
     PopulationVersion,
@@ -44,6 +45,7 @@ class PopulationErasure:
         by: Who makes new versions.
         now: In UTC.
         keep: Change nothing, and say what is there.
+        damaged: By task, of those that are to be made again: what is to be done.
     """
 
     store: TaskStore
@@ -53,6 +55,7 @@ class PopulationErasure:
     by: str
     now: datetime
     keep: bool
+    damaged: Mapping[str, str]
 
     def erase(self, where: Sequence[Where]) -> list[Erased]:
         """Remove the person, and say what was where.
@@ -77,7 +80,7 @@ class PopulationErasure:
     def _list(self, population: str) -> list[tuple[PopulationVersion, str]]:
         """Remove a list as a whole; return what of it stays, and why."""
         tasks, versions = self.store.about(self.owner, population), self._versions(population)
-        why = next(filter(None, map(why_needed, tasks)), "")
+        why = next(filter(None, map(self._why_needed, tasks)), "")
         for version in versions:
             is_coming = version.state is PopulationState.RECEIVING
             if not why and not tasks and version.changed_at > self.now - (UNUSED_UPLOAD if is_coming else JUST_SENT):
@@ -125,14 +128,25 @@ class PopulationErasure:
     def _why_used(self, population: str, usable: Collection[int]) -> dict[int, str]:
         """Return the versions that tasks need, or may because a participant answers for them, and what ends that."""
         whys: dict[int, str] = {}
-        for party, version in accepted_versions(self.warehouse, self.owner, population).items():
+        accepted = accepted_versions(self.warehouse, self.owner, population)
+        told = {each.party for each in list_deliveries(self.warehouse, self.owner, population) if each.version}
+        for party in sorted(told - accepted.keys()):  # told before there were such records, or not reached since
+            why = (
+                f"party {party} did not say yet which version it answers for: repeat when the running initiator has"
+                f" reached it (`fedpredict population list`), or `fedpredict population revoke {population}` first"
+            )
+            whys |= dict.fromkeys(usable, why)
+        for party, version in accepted.items():
             if version in usable:
                 whys[version] = f"party {party} answers for it; {self._accepting(population)}"
         for task in self.store.about(self.owner, population):
-            why = why_needed(task)
+            why = self._why_needed(task)
             if why:
                 whys[task.new.population.version] = why
         return whys
+
+    def _why_needed(self, task: OfflineTask) -> str:
+        return why_needed(task) or self.damaged.get(task.task_id, "")
 
     def _accepting(self, population: str) -> str:
         command = f"`fedpredict population accept {population} --from {self.owner}`"

@@ -36,7 +36,7 @@ def recorded_results(store: _Records, warehouse: Warehouse, task: OfflineTask, r
         WarehouseError, StateError: As they say.
     """
     with_rank, others, ends = task.new.ranking is not None, set[str](), time.monotonic() + WAIT_S
-    looked = False
+    is_settled = False
     while True:
         try:
             return read_results(
@@ -50,12 +50,13 @@ def recorded_results(store: _Records, warehouse: Warehouse, task: OfflineTask, r
             )
         except TableCorruptError:
             known = store.digests(task.task_id, record.bucket)
-            if looked and known <= others:
-                is_written = (task.task_id, record.bucket) in store.rewriting()
-                if not is_written or time.monotonic() > ends:
-                    raise
+            is_written = (task.task_id, record.bucket) in store.rewriting()
+            # nobody wrote before these rows were read, nor since: whoever has just ended wrote while they were read
+            if time.monotonic() > ends or (is_settled and not is_written and known <= others):
+                raise
+            if is_written and known <= others:
                 time.sleep(PAUSE_S)
-            others, looked = others | known, True
+            others, is_settled = others | known, not is_written
 
 
 def ranked_results(store: TaskProgress, warehouse: Warehouse, task_id: str, first: int, last: int) -> pa.Table | None:
@@ -68,12 +69,15 @@ def ranked_results(store: TaskProgress, warehouse: Warehouse, task_id: str, firs
     from fedpredict.tables.ranking_sql import top_query  # noqa: PLC0415
 
     query, params = top_query(task_id, first, last)
-    ends = time.monotonic() + WAIT_S
+    ends, is_settled = time.monotonic() + WAIT_S, False
     while True:
         found = warehouse.run(query, params)
         rows = found.sort_by("rank") if found.num_rows else RESULTS.arrow_schema.empty_table()
         if np.array_equal(rows.column("rank").to_numpy(), np.arange(first, last + 1)):
             return rows
-        if time.monotonic() > ends or task_id not in {each for each, _ in store.rewriting()}:
+        is_written = task_id in {each for each, _ in store.rewriting()}
+        if time.monotonic() > ends or (is_settled and not is_written):
             return None
-        time.sleep(PAUSE_S)
+        if is_written:
+            time.sleep(PAUSE_S)
+        is_settled = not is_written

@@ -30,6 +30,9 @@ from fedpredict.tables.populations import (
 )
 from fedpredict.warehouse.base import Warehouse
 
+CHANGE = "populations"
+"""The lease under which versions are made: of two at once, one would be of the other's number, or undo it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:

@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,15 @@ def test_it_is_not_done_without_a_yes(party: Path, capsys: pytest.CaptureFixture
     looked = json.loads(said(capsys, "u1", "--dry-run", "--json"))
 
     assert [(row["table"], row["found"], row["removed"]) for row in looked] == [("fp_features_people", 1, 0)]
+
+
+@pytest.mark.parametrize("given", ["\udcff", "-"])
+def test_bytes_that_are_no_text_are_no_id(
+    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"\xff\n"), "utf-8"))
+    assert run(["erase", given, "--yes", *OPTIONS]) == 4
+    assert "no sample id" in capsys.readouterr().err
 
 
 def test_an_id_may_come_by_standard_input_where_no_other_process_sees_it(

@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from fedpredict.cli.leases import held_now
 from fedpredict.cli.main import run
-from fedpredict.model.standing import BucketIds, PopulationNotice
+from fedpredict.cli.wiring import load_party
+from fedpredict.initiator.offline.standing import CHANGE
+from fedpredict.model.standing import BucketIds, PopulationNotice, PopulationState
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
 from fedpredict.tables.answered import write_answered
@@ -99,6 +102,23 @@ def ids_of(folder: Path, version: int) -> set[bytes]:
         for bucket, digest in enumerate(found.digests)
         for each in read_bucket(warehouse, "bank", "people", bucket, digest)
     }
+
+
+def test_versions_are_made_by_one_process_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an update and an erasure at once, one would undo the other."""
+    said(capsys, "population", "propose", "people", "--file", "ids.csv", "--column", "who", "--model", "risk")
+    changes = (
+        ["population", "propose", "others", "--file", "ids.csv", "--column", "who", "--model", "risk"],
+        ["population", "update", "people", "--add", "ids.csv", "--column", "who"],
+        ["population", "revoke", "people"],
+        ["erase", "u1", "--yes"],
+    )
+    with held_now(load_party(folder / "initiator.toml"), CHANGE):
+        for words in changes:
+            assert "populations is under way at" in said(capsys, *words, code=10)
+        said(capsys, "erase", "u1", "--dry-run")
+    (version,) = list_versions(LocalWarehouse(folder / "tasks"))
+    assert (version.population, version.state) == ("people", PopulationState.PROPOSED)
 
 
 def test_a_population_is_proposed_changed_accepted_and_revoked(

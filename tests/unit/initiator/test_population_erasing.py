@@ -18,7 +18,7 @@ from fedpredict.participant.erasing import erase_from_named
 from fedpredict.scoring.erase import Erased
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
-from fedpredict.tables.deliveries import accepted_versions
+from fedpredict.tables.deliveries import ACCEPTANCES, accepted_versions
 from fedpredict.tables.populations import (
     POPULATION_IDS,
     PopulationVersion,
@@ -27,7 +27,7 @@ from fedpredict.tables.populations import (
     write_bucket,
     write_version,
 )
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import Partition, Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.contract.test_task_store import new
 from tests.unit.initiator.test_standing_populations import (
@@ -133,6 +133,27 @@ async def test_a_version_that_a_task_needs_stays_until_it_is_over(
 
     assert needed.note.startswith(f"task {task.task_id} is queued: wait for its end")
     assert (version.version, whole) == (1, set(PEOPLE))
+    assert (gone.removed, gone.note, numbers(bank)) == (1, "", [2])
+
+
+async def test_a_version_stays_that_a_party_may_answer_for_which_did_not_say_so(
+    bank: LocalWarehouse, lab: Lab, tmp_path: Path
+) -> None:
+    """Such as where the initiator that brought it kept no record of what is answered for."""
+    propose(bank)
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(1))
+    place: Partition = {"owner": "bank", "population": "people", "party": "lab"}
+    bank.replace(ACCEPTANCES.name, place, ACCEPTANCES.arrow_schema.empty_table())
+    erased(bank, tmp_path)
+    (still,) = erased(bank, tmp_path)
+    whole = ids_of(bank, list_versions(bank)[0])
+    async with delivering(bank, lab=lab):
+        await until(bank, accepted(2))
+    (gone,) = erased(bank, tmp_path)
+
+    assert (still.removed, whole) == (0, set(PEOPLE))
+    assert still.note.startswith("party lab did not say yet which version it answers for: repeat when")
     assert (gone.removed, gone.note, numbers(bank)) == (1, "", [2])
 
 

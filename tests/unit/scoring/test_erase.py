@@ -215,6 +215,32 @@ def test_a_call_that_is_killed_is_finished_by_another(
         assert warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist().count(WHO) == 0
 
 
+def test_copies_that_a_killed_call_left_of_others_go_with_them(
+    warehouse: LocalWarehouse, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares are written anew by then, so the same call, repeated, does not touch the copy; then the day is removed."""
+    work, replace_rows = erasure.work_table(SHARES), warehouse.replace
+
+    def killed(table: str, *arguments: Any) -> None:
+        if table == work.name:
+            raise WarehouseWriteError("killed")
+        replace_rows(table, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "replace", killed)
+        with pytest.raises(WarehouseWriteError):
+            erase(alone, warehouse, WHO)
+    erase(alone, warehouse, WHO)
+    (other, *_) = warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist()
+    for partition, _ in erasure.partitions_with(warehouse, SHARES, other):
+        warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
+
+    looked, told = erase(alone, warehouse, other, keep=True), erase(alone, warehouse, other)
+
+    assert [found_in(some)[work.name] for some in (looked, told)] == [(1, 0), (1, 1)]
+    assert other not in warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist()
+
+
 def test_stores_follow_at_their_next_look(warehouse: LocalWarehouse, alone: Alone, tmp_path: Path) -> None:
     served = MappedStore(tmp_path / "store")
     loader = ModelLoader(warehouse, "lab", served)
