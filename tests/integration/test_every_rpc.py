@@ -36,7 +36,6 @@ from fedpredict.security.audit_chain import calls
 from fedpredict.security.audit_keys import open_keys
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
-from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
@@ -52,6 +51,7 @@ from fedpredict.wire.offline_arrow import chunk_to_wire
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.status import GRPC_CODES
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, participant_pb2, participant_service_pb2
+from tests.hellos import verify_hello
 from tests.integration.federation import Certificates, eventually
 from tests.integration.spoiling import spoiled
 from tests.integration.test_links import World
