@@ -52,9 +52,9 @@ from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.status import GRPC_CODES
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, participant_pb2, participant_service_pb2
 from tests.hellos import verify_hello
+from tests.integration.daemons import World
 from tests.integration.federation import Certificates, eventually
 from tests.integration.spoiling import spoiled
-from tests.integration.test_links import World
 
 PARTICIPANT = "fedpredict.wire.v1.ParticipantService"
 INITIATOR = "fedpredict.wire.v1.InitiatorService"
@@ -479,11 +479,6 @@ def test_every_method_of_every_service_has_a_row() -> None:
     assert {FRAMES[method] for service, method in ROWS if service == PARTICIPANT and method != "ScoreStream"} == set(
         FRAMES.values()
     )
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

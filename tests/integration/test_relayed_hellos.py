@@ -35,9 +35,9 @@ from fedpredict.wire.link import SCORE_STREAM
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 from tests.contract.link_rig import Balancer
+from tests.integration.daemons import World
 from tests.integration.federation import ANSWERS_IN_S, ScriptedParty, describe, eventually
 from tests.integration.test_certificate_changes import BANK, LAB, Changing, serves
-from tests.integration.test_links import World
 
 PARTICIPANT = "fedpredict.wire.v1.ParticipantService"
 INITIATOR = "fedpredict.wire.v1.InitiatorService"
@@ -54,21 +54,12 @@ QUESTION = ScoreQuery(
 )
 
 
-@pytest.fixture(autouse=True)
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_S", 0.05)
+pytestmark = pytest.mark.usefixtures("looking_often")
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Changing:
     return Changing(tmp_path / "certificates")
-
-
-@pytest.fixture
-async def world(tmp_path: Path, certificates: Changing) -> AsyncIterator[World]:
-    world = World(tmp_path, certificates)
-    async with world.stack:
-        yield world
 
 
 @pytest.fixture
