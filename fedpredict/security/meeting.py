@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from time import monotonic
 
-from fedpredict.errors import PartyUnavailableError
+from fedpredict.errors import PartyUnavailableError, SecurityError
 from fedpredict.security.callers import socket_server
 from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import server_name
@@ -51,7 +51,7 @@ class Sight:
         """
         if self._live is None:
             return b""
-        if monotonic() >= self._until:
+        if not self._is_fresh(self._live):
             try:
                 async with asyncio.timeout(timeout_s):
                     self._pin = await self._look(self._live)
@@ -61,13 +61,22 @@ class Sight:
                 told = f"party {self._party}: {type(error).__name__}: {error}".removesuffix(": ")
                 raise PartyUnavailableError(told, party=self._party) from error
             self._until = monotonic() + FRESH_S
-        self._live.check(self._pin)
         return self._pin
 
     def failed(self) -> None:
         """Learn that the last pin led to no link: next time there is another look."""
         self._until = 0.0
         self._failures += 1
+
+    def _is_fresh(self, live: LiveTls) -> bool:
+        """Return whether the last look still counts: what it saw may be refused since."""
+        if monotonic() >= self._until:
+            return False
+        try:
+            live.check(self._pin)
+        except SecurityError:
+            return False
+        return True
 
     async def _look(self, live: LiveTls) -> bytes:
         host, _, port = self._address.rpartition(":")

@@ -24,7 +24,7 @@ from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode
-from fedpredict.security import certs, live
+from fedpredict.security import certs, live, meeting
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls
 from fedpredict.security.meeting import Sight
@@ -385,6 +385,25 @@ async def test_streams_reach_machines_of_a_party_with_certificates_of_their_own(
 
     for _ in range(3):
         await eventually(leads_to_what_was_seen)
+
+
+async def test_what_was_seen_and_is_refused_since_is_looked_for_at_once(
+    world: World, certificates: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "FRESH_S", 1e6)
+    lab = await world.participant()
+    tls = live.LiveTls(certificates.of("bank"))
+    sight = Sight(lab.address, "lab", tls)
+    first = await sight.pin(ANSWERS_IN_S)
+    old = certs.describe(certificates.of("lab").certificate).key_fingerprint
+    await serves(lab.address, certificates, "lab", certificates.renew(LAB), "h2")
+    assert await sight.pin(ANSWERS_IN_S) == first
+
+    assert tls.files.deny is not None
+    tls.files.deny.write_text(old)
+    tls.look()
+
+    assert await sight.pin(ANSWERS_IN_S) != first
 
 
 async def test_who_attached_with_another_certificate_than_its_hello_proves_is_no_link(
