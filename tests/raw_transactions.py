@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -57,10 +58,14 @@ def example(name: str) -> tuple[ScriptView, str, str]:
     return ScriptView.model_validate(tomllib.loads(definition)), definition, (EXAMPLES / f"{name}.sql").read_text()
 
 
-def renamed(definition: str, suffix: str) -> tuple[ScriptView, str]:
+NAMES = ("transactions", "raw_transactions", "dim_merchants")
+"""The view's and its tables'."""
+
+
+def renamed(definition: str, suffix: str, names: Sequence[str] = NAMES) -> tuple[ScriptView, str]:
     """Return a view of another name over raw tables of other names, so that tests share a server."""
     text = definition
-    for name in ("transactions", "raw_transactions", "dim_merchants"):
+    for name in names:
         text = text.replace(f'"{name}"', f'"{name}{suffix}"')
     return ScriptView.model_validate(tomllib.loads(text)), text
 

@@ -15,6 +15,7 @@ from fedpredict.errors import (
     ProtocolError,
     ServerUnavailableError,
 )
+from fedpredict.wire.ending import NOT_TOLD
 from fedpredict.wire.status import TRAILER, error_from_failure, error_from_rpc
 from fedpredict.wire.v1 import common_pb2
 
@@ -41,7 +42,7 @@ def is_lost_connection(error: grpc.RpcError) -> bool:
     """Return whether a call failed because no server of ours was there, so that trying once more is worth it."""
     # the stubs describe one trailer; at run time it is an iterable of (key, value) pairs, or None
     trailers = {key for key, _ in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ())}
-    return error.code() in _LOST and TRAILER not in trailers
+    return (error.code() in _LOST or error.details() == NOT_TOLD) and TRAILER not in trailers
 
 
 def unavailable(target: Target) -> ServerUnavailableError:

@@ -41,6 +41,7 @@ from fedpredict.errors import (
 )
 from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.security.trouble import Trouble
+from fedpredict.wire.ending import Ending
 
 T = TypeVar("T")
 Attempt: TypeAlias = Callable[[Line], Awaitable[T]]
@@ -100,15 +101,15 @@ class PooledConnection:
         async def attempt(line: Line) -> bytes:
             metadata, left_s = self._target.metadata, deadline.remaining_s()
             call = line.channel.stream_unary(method, None, None)(None, timeout=left_s, metadata=metadata)
-            left = messages()
+            ending, left = Ending(call), messages()
             try:
                 # in a thread: they may be read from a file
                 while (message := await asyncio.to_thread(next, left, None)) is not None:
                     await call.write(message)
                 await call.done_writing()
                 reply: bytes = await call
-            except grpc.RpcError as error:
-                raise from_rpc(error) from error
+            except (grpc.RpcError, asyncio.InvalidStateError) as error:  # the latter: it had ended before a write
+                raise from_rpc(await ending.error()) from error
             finally:
                 call.cancel()
             return reply

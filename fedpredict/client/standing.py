@@ -11,11 +11,12 @@ from google.protobuf.message import DecodeError
 
 from fedpredict.client import core
 from fedpredict.client.connection import Deadline, Target
-from fedpredict.client.failures import LostConnectionError, from_stream
+from fedpredict.client.failures import from_stream
 from fedpredict.errors import DeadlineExceededError
 from fedpredict.model.prediction import Prediction, PredictTask
 from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.channel import STREAM_METADATA
+from fedpredict.wire.ending import Ending
 from fedpredict.wire.v1 import initiator_pb2, link_pb2
 
 _LAST_ID = 2**32 - 1
@@ -65,8 +66,8 @@ class _Stream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         self.takes_calls = True
-        self._broke = False
         self._call = call
+        self._ending = Ending(call)
         self._waiting: dict[int, asyncio.Future[initiator_pb2.PredictAnswer]] = {}
         self._unsent: deque[tuple[int, bytes]] = deque()
         self._to_write = asyncio.Event()
@@ -108,8 +109,7 @@ class _Stream:
         self._to_write.set()
 
     async def _write(self) -> None:
-        # one write at a time, as grpc.aio wants it, and none before the server has shown that it takes the stream: a
-        # write that fails hides the status that the server gave
+        # one write at a time, as grpc.aio wants it, and none before the server has shown that it takes the stream
         try:
             offered = tuple(await self._call.initial_metadata())
             if STREAM_METADATA not in offered:
@@ -122,7 +122,6 @@ class _Stream:
                         await self._call.write(take_batch(messages) if in_batches else messages.popleft())
                 await self._to_write.wait()
         except (grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-            self._broke = True
             self._call.cancel()
 
     def _wanted(self) -> deque[bytes]:
@@ -146,19 +145,12 @@ class _Stream:
 
     async def _lose(self) -> None:
         """Tell every call that waits why there will be no answer."""
-        broke = self._broke
         self._writer.cancel()
-        error = grpc.aio.AioRpcError(
-            await self._call.code(),
-            await self._call.initial_metadata(),
-            await self._call.trailing_metadata(),
-            await self._call.details(),
-            None,
-        )
+        error = await self._ending.error()
         waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             if not answer.done():
-                answer.set_exception(LostConnectionError("the stream broke") if broke else from_stream(error))
+                answer.set_exception(from_stream(error))
 
     def _take(self, answer: initiator_pb2.PredictAnswer) -> None:
         if answer.HasField("drain"):

@@ -57,14 +57,12 @@ class Feed:
         """The columns that no event may lack: the key, the event's id and its time."""
         return self.key, str(self.source.event_id), str(self.source.event_time)
 
-    def event(self, row: Mapping[str, object] | None) -> StoredEvent:
+    def event(self, row: Mapping[str, object]) -> StoredEvent:
         """Return a row as it is stored; columns that no view declares are left out.
 
         Raises:
-            OddEventError: There is none, a column that every event needs is NULL, or a value is not of its type.
+            OddEventError: A column that every event needs is NULL, or a value is not of its type.
         """
-        if row is None:
-            raise OddEventError("it is no JSON object")
         content: dict[str, object] = {}
         for name, kind in self.types.items():
             value = row.get(name)

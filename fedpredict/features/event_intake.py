@@ -17,6 +17,7 @@ import pyarrow as pa
 from fedpredict.errors import EventsRefusedError, FeatureFileError, FieldError, ProtocolError
 from fedpredict.features.event_feed import Feed, OddEventError
 from fedpredict.features.files import read_columns
+from fedpredict.http.members import RepeatedMemberError, check_members, repeats
 from fedpredict.state.event_base import EventStore, StoredEvent
 from fedpredict.wire.arrow_codec import check_messages
 from fedpredict.wire.arrow_plain import plain_column
@@ -32,8 +33,10 @@ TOGETHER = 50_000
 
 NO_STREAM = "the body is no Arrow IPC stream, or a damaged one"
 
-Rows: TypeAlias = Iterable[tuple[int, Mapping[str, object] | None]]
-"""Line or row, from 1, and its columns; None where it is no row."""
+Row: TypeAlias = Mapping[str, object] | OddEventError
+"""The columns of a row, or why it is none."""
+Rows: TypeAlias = Iterable[tuple[int, Row]]
+"""Line or row, from 1, and what is there."""
 
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _MARK = b"\xef\xbb\xbf"
@@ -71,9 +74,7 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
     for line, row in rows:
         n_events += 1
         try:
-            events.append(feed.event(row))
-            if row is not None and row.keys() - feed.types.keys():
-                ignored.update(dict.fromkeys(name for name in row if name not in feed.types))
+            events.append(_event(feed, row, ignored))
         except OddEventError as error:
             n_refused += 1
             if len(refused) < MAX_TOLD:
@@ -96,18 +97,33 @@ def take_events(store: EventStore, feed: Feed, rows: Rows) -> Intake:
     return Intake(n_new, n_events - n_new, tuple(sorted(ignored))[:MAX_TOLD])
 
 
-def json_lines(data: bytes) -> Iterator[tuple[int, Mapping[str, object] | None]]:
+def _event(feed: Feed, row: Row, ignored: dict[str, None]) -> StoredEvent:
+    if isinstance(row, OddEventError):
+        raise row
+    event = feed.event(row)
+    if row.keys() - feed.types.keys():
+        ignored.update(dict.fromkeys(name for name in row if name not in feed.types))
+    return event
+
+
+def json_lines(data: bytes) -> Iterator[tuple[int, Row]]:
     """Give the objects of JSON lines; lines of white space alone are passed over, and so is a byte order mark."""
     for number, line in enumerate(data.removeprefix(_MARK).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            yield number, _decode(line)
+            row = _decode(line)
+            if repeats(row, line):
+                check_members(line)
+        except RepeatedMemberError as error:
+            yield number, OddEventError(f"{error} is there twice in one object")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError):  # an exponent of 20 digits
-            yield number, None
+            yield number, OddEventError("it is no JSON object")
+        else:
+            yield number, row
 
 
-def table_rows(table: pa.Table, feed: Feed) -> Iterator[tuple[int, Mapping[str, object] | None]]:
+def table_rows(table: pa.Table, feed: Feed) -> Iterator[tuple[int, Row]]:
     """Give the rows of a table.
 
     Raises:
@@ -169,7 +185,7 @@ def arrow_stream(data: bytes) -> pa.Table:
         raise _unreadable(NO_STREAM) from error
 
 
-def file_rows(path: Path, feed: Feed) -> Iterator[tuple[int, Mapping[str, object] | None]]:
+def file_rows(path: Path, feed: Feed) -> Iterator[tuple[int, Row]]:
     """Give the rows of a file: JSON lines, CSV with a header, Parquet, or Arrow; its first bytes tell which.
 
     The file is read into memory.

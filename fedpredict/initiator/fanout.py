@@ -83,7 +83,7 @@ class Dialler:
                 who,
                 pool,
                 unary,
-                host=address.rpartition(":")[0],
+                address=address,
                 live=live,
                 preface=preface,
                 dial_channel=channel,

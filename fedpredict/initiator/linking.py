@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from fedpredict.initiator.links import LinkPool
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.security.callers import hold, socket_server
 from fedpredict.security.live import LiveTls
+from fedpredict.security.meeting import Sight
 from fedpredict.security.tls import server_name
 from fedpredict.security.trouble import Trouble
 from fedpredict.security.verdicts import Presented
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _STREAM = "/fedpredict.wire.v1.ParticipantService/ScoreStream"
 
-DialChannel: TypeAlias = Callable[[], grpc.aio.Channel]
+DialChannel: TypeAlias = Callable[[Sequence[bytes]], grpc.aio.Channel]
 _Dialled: TypeAlias = tuple[LinkCaller, Presented]
 """A link, and what the party showed in the handshake, where that can be seen."""
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -54,7 +55,7 @@ class Linker:
         pool: LinkPool,
         unary: UnaryParty,
         *,
-        host: str,
+        address: str,
         live: LiveTls | None,
         preface: Preface,
         dial_channel: DialChannel,
@@ -67,17 +68,18 @@ class Linker:
             who: The party that must answer.
             pool: What is filled.
             unary: Tells what the party offers.
-            host: Where its sockets are; the port is in its hello.
+            address: Where its gRPC is, host:port; sockets are at the same host, and the port is in its hello.
             live: This side's TLS for sockets; None for plain text.
             preface: What sockets begin with.
-            dial_channel: Returns a new channel, with a connection of its own.
+            dial_channel: Returns a new channel, with a connection of its own, to the chains given alone.
             metadata: Sent with every stream.
             trouble: Told what fails.
         """
         self._who = who
         self._pool = pool
         self._unary = unary
-        self._host = host
+        self._host = address.rpartition(":")[0]
+        self._sight = Sight(address, who.party, live)
         self._live = live
         self._trouble = trouble
         self._preface = preface
@@ -198,6 +200,7 @@ class Linker:
         try:
             instance = await self._who.greet(link, HANDSHAKE_S, shown=shown)
         except BaseException as error:
+            self._sight.failed()
             link.close(f"no hello: {error}")
             raise
         self._workers = instance.workers
@@ -226,11 +229,14 @@ class Linker:
         return opened[0]
 
     async def _dial_stream(self) -> _Dialled:
-        channel = self._dial_channel()
+        pin = await self._sight.pin(HANDSHAKE_S)
+        channel = self._dial_channel((pin,) if pin else ())
         # the stubs know calls with an iterator of requests only
         call = channel.stream_stream(_STREAM, None, None)(metadata=self._metadata)  # type: ignore[call-arg]
         carrier = StreamCarrier(call, self._host)
         link = LinkCaller(self._who.party, carrier, changed=self._pool.link_changed)
+        if pin:
+            hold(self._live, link, pin)
 
         async def carry() -> None:
             try:
@@ -242,7 +248,7 @@ class Linker:
         task = asyncio.create_task(carry())
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
-        return link, ()
+        return link, pin
 
     def _say(self, carrier: str) -> None:
         # the pool tells of links; without any there is one line as well

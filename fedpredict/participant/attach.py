@@ -24,8 +24,10 @@ from fedpredict.security.callers import hold, socket_server
 from fedpredict.security.hello import ATTACH, NONCE_BYTES
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls, as_live
+from fedpredict.security.meeting import Sight
 from fedpredict.security.tls import TlsFiles, server_name, stated_identity
 from fedpredict.security.trouble import Trouble
+from fedpredict.security.verdicts import Presented, check_same
 from fedpredict.wire.channel import Compression, channel_options
 from fedpredict.wire.link import HANDSHAKE_S, NONCE_METADATA, RECHECK_S, SEARCH_S, SETTLED_S, Backoff, search_tries
 from fedpredict.wire.link_answerer import LinkAnswerer
@@ -106,11 +108,13 @@ class _Place:
     """Workers of the initiator that want such a link."""
     told: str = ""
     trouble: Trouble = field(init=False)
+    sight: Sight = field(init=False)
     carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         fields = {"party": self.party}
         files = self.tls.files if self.tls else None
+        self.sight = Sight(self.address, self.party, self.tls)
         self.trouble = Trouble("initiator.unreachable", fields, self.address, server_name(self.party), files)
 
     async def run(self) -> None:
@@ -195,7 +199,9 @@ class _Place:
         await meeting.greeted()
 
     async def _attach_stream(self, meeting: _Meeting) -> None:
-        channel, metadata = self._channel()
+        pin = await self.sight.pin(HANDSHAKE_S)
+        channel, metadata = self._channel(pin)
+        meeting.shown = pin
         metadata = (*metadata, *self.compression.metadata)
         if self.tls is not None:
             meeting.nonce = secrets.token_bytes(NONCE_BYTES)
@@ -214,16 +220,23 @@ class _Place:
         task = asyncio.create_task(carry())
         self.carrying.add(task)
         task.add_done_callback(self.carrying.discard)
-        await meeting.greeted()
+        try:
+            await meeting.greeted()
+        except FedPredictError:
+            self.sight.failed()
+            raise
 
-    def _channel(self) -> tuple[grpc.aio.Channel, tuple[tuple[str, str | bytes], ...]]:
-        """Return a channel of its own, and so a connection of its own, which may reach another worker."""
+    def _channel(self, pin: bytes) -> tuple[grpc.aio.Channel, tuple[tuple[str, str | bytes], ...]]:
+        """Return a channel of its own, and so a connection of its own, which may reach another worker.
+
+        With TLS it leads to the certificate of `pin`, a chain in PEM, or nowhere.
+        """
         compression = self.compression.of_grpc
         if self.tls is None:
             options = channel_options()
             return grpc.aio.insecure_channel(self.address, options, compression), stated_identity(self.me)
         options = channel_options(server_name(self.party))
-        return grpc.aio.secure_channel(self.address, self.tls.channel_credentials(), options, compression), ()
+        return grpc.aio.secure_channel(self.address, self.tls.channel_credentials((pin,)), options, compression), ()
 
     def _say(self, problem: str) -> None:
         if problem and problem != self.told:
@@ -243,6 +256,8 @@ class _Meeting:
         self._link: LinkAnswerer | None = None
         self.nonce = b""
         """What the initiator's first hello must sign; empty where its certificate is seen, or there is none."""
+        self.shown: Presented = b""
+        """What the stream leads to, in PEM; the hello must prove the same."""
 
     def answerer(self, carrier: SocketCarrier | StreamCarrier, peer: str) -> LinkAnswerer:
         """Return the link's end, which listens for the hello."""
@@ -296,6 +311,7 @@ class _Meeting:
             if not hello.certificate_chain:
                 raise UnauthenticatedError("its hello shows no certificate")
             live.check_proof(place.party, ATTACH, place.party, place.me.name, nonce=self.nonce, proof=proof)
+            check_same(hello.certificate_chain, self.shown)
             live.hold(link, hello.certificate_chain)
         except SecurityError as error:
             link.close(str(error))

@@ -10,7 +10,7 @@ from fedpredict.security.audit_calls import AuditedCalls
 from fedpredict.security.identity import Identity, IdentityKind, identity_from_uri
 from fedpredict.security.live import LiveTls, Standing
 from fedpredict.security.sockets import peer_chain
-from fedpredict.security.tls import Context, peer_identity
+from fedpredict.security.tls import Context, stated_caller
 from fedpredict.security.verdicts import Presented
 
 _PEM = "x509_pem_cert"
@@ -28,7 +28,7 @@ def caller_identity(context: Context, live: LiveTls | None) -> Identity:
         UnauthenticatedError: The caller has no identity, or more than one.
         CertificateRefusedError: Its certificate is good no more.
     """
-    return peer_identity(context, insecure=True) if live is None else live.check(shown_in(context))
+    return stated_caller(context) if live is None else live.check(shown_in(context))
 
 
 def socket_caller(tls: ssl.SSLObject | None, stated: str, live: LiveTls | None) -> tuple[Identity, Presented]:

@@ -7,7 +7,7 @@ holder of its key answers this caller. Whoever passes a hello on has asked in a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeAlias
 
 from cryptography import x509
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedpredict.errors import CertificateError, ProtocolError
 from fedpredict.security import certificate as certificates
 from fedpredict.security.identity import Identity, IdentityKind
-from fedpredict.security.tls import TlsFiles, read_tls, server_name
+from fedpredict.security.tls import server_name
 
 NONCE_BYTES = 32
 HELLO = "fedpredict-hello-2"
@@ -40,20 +40,6 @@ def hello_words(caller: Identity, party: str) -> tuple[str, ...]:
     return HELLO, caller.uri, party
 
 
-def sign_hello(files: TlsFiles, party: str, caller: Identity, nonce: bytes) -> bytes:
-    """Return the signature (DER) for a caller and its nonce, by the key of this party's certificate.
-
-    Raises:
-        ProtocolError: The nonce is not 32 bytes.
-        CertificateError: The files cannot be used, or are another party's.
-    """
-    material = read_tls(files)
-    expected = Identity(IdentityKind.PARTY, party)
-    if material.identity != expected:
-        raise CertificateError(f"{files.certificate}: belongs to {material.identity}, not to {expected}")
-    return sign_message(material.private_key, message_of(hello_words(caller, party), nonce))
-
-
 def sign_message(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
     """Return the signature (DER) over a message, which begins with what it is meant for."""
     return key.sign(message, _ALGORITHM)
@@ -70,27 +56,6 @@ def message_of(words: Sequence[str], nonce: bytes) -> bytes:
     return b"\0".join((*(word.encode() for word in words), nonce))
 
 
-def verify_hello(
-    ca_pem: bytes, party: str, caller: Identity, nonce: bytes, proof: Proof, *, now: datetime | None = None
-) -> None:
-    """Check that a hello was signed by the party that the caller meant to reach, for that caller.
-
-    Args:
-        ca_pem: The authorities that the caller trusts.
-        party: The party meant.
-        caller: Who asked.
-        nonce: The 32 bytes that the caller sent.
-        proof: The chain and the signature in the reply.
-        now: The instant at which the chain must be valid; default: this moment.
-
-    Raises:
-        CertificateError: The chain is not the party's, or the signature is not by its key for this caller and nonce.
-    """
-    authorities = certificates.parse_certificates(ca_pem, "the CA file")
-    message, source = message_of(hello_words(caller, party), nonce), f"the hello of party {party}"
-    check_signed(authorities, party, message, proof, source=source, now=now or datetime.now(UTC))
-
-
 def check_signed(
     authorities: Sequence[x509.Certificate],
     party: str,
@@ -100,7 +65,19 @@ def check_signed(
     source: str,
     now: datetime,
 ) -> None:
-    """Check that a party signed a message, which errors call `source`; errors are those of `verify_hello`."""
+    """Check that a party signed a message, which errors call `source`.
+
+    Args:
+        authorities: Those that the chain must lead to.
+        party: The party meant.
+        message: What was signed.
+        proof: The chain and the signature.
+        source: What errors call it.
+        now: The instant at which the chain must be valid.
+
+    Raises:
+        CertificateError: The chain is not the party's, or the signature is not by its key for this message.
+    """
     chain_pem, signature = proof
     chain = certificates.parse_certificates(chain_pem, source)
     certificates.verify_chain(chain, authorities, now, source=source, server_name=server_name(party))

@@ -144,6 +144,10 @@ class LiveTls:
         """Return the context for connections that are dialled now."""
         return self._state.contexts.dialling
 
+    def asking_context(self) -> ssl.SSLContext:
+        """Return the context for a look at a gRPC server's certificate now."""
+        return self._state.contexts.asking
+
     def listening_context(self) -> ssl.SSLContext:
         """Return the context of a listener for links, good for as long as it listens."""
         return front_context(lambda: self._state.contexts.listening)

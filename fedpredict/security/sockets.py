@@ -36,12 +36,14 @@ class Contexts:
         ca_pem: The authorities that peers are held to.
         listening: For links that are accepted.
         dialling: For links that are dialled.
+        asking: For seeing a gRPC server's certificate.
         https: For an HTTP server.
     """
 
     ca_pem: bytes
     listening: ssl.SSLContext
     dialling: ssl.SSLContext
+    asking: ssl.SSLContext
     https: ssl.SSLContext
 
 
@@ -65,11 +67,13 @@ def build_contexts(material: TlsMaterial, ca_pem: bytes) -> Contexts:
         try:
             listening = build(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_3)
             dialling = build(ssl.PROTOCOL_TLS_CLIENT, ssl.TLSVersion.TLSv1_3)
+            asking = build(ssl.PROTOCOL_TLS_CLIENT, ssl.TLSVersion.TLSv1_2)
             https = build(ssl.PROTOCOL_TLS_SERVER, ssl.TLSVersion.TLSv1_2)
         except (OSError, ValueError) as error:
             raise CertificateError(f"the certificate and its key cannot be used: {error}") from error
+    asking.set_alpn_protocols(["h2"])
     https.set_alpn_protocols(["http/1.1"])
-    return Contexts(ca_pem, listening, dialling, https)
+    return Contexts(ca_pem, listening, dialling, asking, https)
 
 
 def front_context(newest: Callable[[], ssl.SSLContext], *, optional: bool = False) -> ssl.SSLContext:

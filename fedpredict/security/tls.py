@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,6 @@ from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identit
 IDENTITY_METADATA = "fedpredict-identity"
 """The metadata key under which a caller states its URI where there is no TLS."""
 
-_PEER_URI = "peer_uri"
 """gRPC's name for the URIs among the certificate's alternative names; a DNS name that reads like one is not there."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -153,18 +152,15 @@ def stated_identity(identity: Identity) -> tuple[tuple[str, str], ...]:
     return ((IDENTITY_METADATA, identity.uri),)
 
 
-def peer_identity(context: Context, *, insecure: bool = False) -> Identity:
-    """Return who is calling.
-
-    Args:
-        context: The call.
-        insecure: Whether the server runs without TLS, on loopback: then the identity is what the caller states.
-            Otherwise it is the certificate's, and whatever the metadata state is not read.
+def stated_caller(context: Context) -> Identity:
+    """Return who the caller of a server without TLS, on loopback, states to be.
 
     Raises:
-        UnauthenticatedError: The caller has no identity, or more than one.
+        UnauthenticatedError: The caller states no identity, or more than one.
     """
-    return single_identity(_stated_uris(context) if insecure else certificate_uris(context))
+    return single_identity(
+        [str(value) for key, value in context.invocation_metadata() or () if key == IDENTITY_METADATA]
+    )
 
 
 def is_loopback(address: str) -> bool:
@@ -180,16 +176,6 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def certificate_uris(context: Context) -> list[str]:
-    """Return the URIs among the names of a caller's certificate; none where it has none."""
-    names: Iterable[bytes] = context.auth_context().get(_PEER_URI, ())
-    return [name.decode("utf-8", "replace") for name in names]
-
-
-def _stated_uris(context: Context) -> list[str]:
-    return [str(value) for key, value in context.invocation_metadata() or () if key == IDENTITY_METADATA]
 
 
 def single_identity(names: Sequence[str]) -> Identity:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import grpc
 from typing_extensions import override
 
+from fedpredict.wire.ending import Ending, told
 from fedpredict.wire.link import CLOSE_S, MAX_QUEUED_BYTES, Carrier, LinkEnd
 
 
@@ -38,6 +39,7 @@ class StreamCarrier(Carrier):
         self.ended = asyncio.Event()
         """Set when the stream is gone."""
         self._stream = stream
+        self._ending = Ending(stream) if isinstance(stream, grpc.aio.Call) else None
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._blocked = False
@@ -118,11 +120,12 @@ class StreamCarrier(Carrier):
                 self._blocked = False
                 end.resume_sending()
 
-    @staticmethod
-    def _told(task: asyncio.Future[None]) -> str:
+    def _told(self, task: asyncio.Future[None]) -> str:
         if not task.done() or task.cancelled():
             return ""
         error = task.exception()
+        if self._ending and self._ending.told and isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):
+            return self._ending.told
         if isinstance(error, grpc.aio.AioRpcError):
-            return f"{error.code().name}: {str(error.details())[:500]}"
+            return told(error.code(), error.details())
         return "" if error is None else f"{type(error).__name__}: {error}"

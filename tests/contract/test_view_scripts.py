@@ -18,6 +18,7 @@ from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.views import read_snapshot_rows
 from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
+from tests.raw_examples import ORACLES, assert_equal, generator
 from tests.raw_transactions import (
     AS_OF,
     Event,
@@ -34,6 +35,8 @@ from tests.raw_transactions import (
 pytestmark = pytest.mark.timeout(600)
 
 _, DEFINITION, SCRIPT = example("transactions")
+PEOPLE, MOST_ROWS = 20, 1_000
+"""Of the other examples: raw rows travel in statements here, and some cells and titles may be in no row."""
 
 
 def at(*numbers: int) -> datetime:
@@ -76,6 +79,21 @@ def test_a_refreshed_view_holds_what_python_counts(warehouse: Warehouse) -> None
     assert differences(rows, oracle(events, merchants, AS_OF)) == []
     assert set(rows.column("event_time").to_pylist()) == {AS_OF}
     assert [each.script for each in list_scripts(warehouse, view.name)] == [SCRIPT]
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_usage_and_watching_hold_what_pandas_counts(warehouse: Warehouse, name: str) -> None:
+    suffix, raw = f"_{uuid.uuid4().hex[:12]}", generator()
+    tables = {table: rows.slice(0, MOST_ROWS) for table, rows in raw.EXAMPLES[name](PEOPLE).items()}
+    raw.write(warehouse, {f"{table}{suffix}": rows for table, rows in tables.items()})
+    view, definition = renamed(example(name)[1], suffix, (name, *tables))
+    registered, _ = register_view(warehouse, view, definition, example(name)[2])
+
+    report = refresh_view(warehouse, registered, AS_OF)
+
+    assert (report.odd_keys, report.unread) == (0, {})
+    rows = read_snapshot_rows(warehouse, report.snapshot, ["sample_id", *view.features])
+    assert_equal(rows, ORACLES[name](tables), view.features)
 
 
 def test_a_dry_run_needs_no_raw_table_and_tells_the_output_that_the_engine_refuses(

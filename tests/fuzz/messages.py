@@ -57,9 +57,9 @@ from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, masking_pb2,
 from tests.fuzz.engine import Target
 from tests.integration import test_every_masked_frame as masked_rows
 from tests.integration import test_every_rpc as rows
+from tests.integration.daemons import World
 from tests.integration.federation import Certificates
 from tests.integration.spoiling import spoiled
-from tests.integration.test_links import World
 
 BANK = Identity(IdentityKind.PARTY, "bank")
 DESK = Identity(IdentityKind.CLIENT, "desk")

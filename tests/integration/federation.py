@@ -30,10 +30,10 @@ from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.scorer import NO_EVENT_TIME, PartyReply, ScoreQuery
 from fedpredict.model.share import Mode, SampleStatus, build_share
 from fedpredict.security import certs
-from fedpredict.security.hello import sign_hello
+from fedpredict.security.callers import caller_identity
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
-from fedpredict.security.tls import TlsFiles, channel_credentials, peer_identity, server_name
+from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.state.base import PinStore
 from fedpredict.state.sql import open_pin_store
 from fedpredict.state.task_base import TaskStore
@@ -44,6 +44,7 @@ from fedpredict.wire.channel import channel_options, server_options
 from fedpredict.wire.description import description_to_wire
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2, participant_pb2
+from tests.hellos import sign_hello
 
 ANSWERS_IN_S = 20.0
 POLL_S = 0.05
@@ -143,7 +144,7 @@ class ScriptedParty:
     async def _hello(
         self, request: participant_pb2.HelloRequest, context: handlers.Context
     ) -> participant_pb2.HelloReply:
-        caller = peer_identity(context, insecure=False)
+        caller = caller_identity(context, LiveTls(self.tls))
         return participant_pb2.HelloReply(
             protocol_version=self.protocol_version,
             party=self.claims or self.party,

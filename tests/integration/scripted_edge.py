@@ -20,9 +20,10 @@ from fedpredict.initiator.service import InitiatorService
 from fedpredict.initiator.settings import ClientSettings
 from fedpredict.initiator.submit import Done, GiveUp, submit_coroutine
 from fedpredict.model.prediction import ModelInfo, PartyReport, Prediction, PredictTask
+from fedpredict.security.callers import caller_identity
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls
-from fedpredict.security.tls import TlsFiles, peer_identity
+from fedpredict.security.tls import TlsFiles
 from fedpredict.wire import handlers
 from fedpredict.wire.channel import STREAM_METADATA, server_options
 
@@ -109,6 +110,7 @@ class EdgeServer:
         self.calls = 0
         self.streams = 0
         self._tls = tls
+        self._live = LiveTls(tls)
         self._server: grpc.aio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -156,7 +158,7 @@ class EdgeServer:
 
     def _who_calls(self, context: handlers.Context) -> Identity:
         self.peers.add(context.peer())
-        return peer_identity(context)
+        return caller_identity(context, self._live)
 
 
 class _Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone

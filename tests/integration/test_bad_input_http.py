@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,6 @@ from tests.integration.http.edge import get, post
 SECRET = "geheim-4711"  # noqa: S105  an id that must not be logged
 TABLE = {b"u1": [2.0], SECRET.encode(): [3.0]}
 MODEL = {"m": {"parties": ["lab"]}}
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import csv
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from fedpredict.security.identity import IdentityKind
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.views import latest_snapshot
 from fedpredict.warehouse.local import LocalWarehouse
-from tests.integration.federation import ANSWERS_IN_S, POLL_S, Certificates, Federation, eventually
+from tests.integration.federation import ANSWERS_IN_S, POLL_S, Federation, eventually
 
 OK, NOT_FOUND, INVALID = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.ID_INVALID
 FEATURE_MISSING, FEATURE_INVALID = SampleStatus.FEATURE_MISSING, SampleStatus.FEATURE_INVALID
@@ -47,17 +46,6 @@ ROWS: dict[str, dict[str, str]] = {
     "shop": {"u1": "10", "u2": "0.25", QUOTES: "2", "null": "1", "nan": "1", "inf": "1"},
 }
 U1, U2 = 2.0 + 30.0 - 4.0 + 0.5, 1.0 + 0.75 - 1.0 + 0.5
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 class Parties:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,8 +33,8 @@ from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.wire.channel import STREAM_METADATA, channel_options
 from fedpredict.wire.v1 import participant_pb2
+from tests.integration.daemons import SHARE, World
 from tests.integration.federation import ANSWERS_IN_S, Certificates, Federation, ScriptedParty, describe, eventually
-from tests.integration.test_links import SHARE, World
 
 BOTH = [SHARE[sample_id]["lab"] for sample_id in ("u1", "u2")]
 LAB, BANK = (Identity(IdentityKind.PARTY, name) for name in ("lab", "bank"))
@@ -78,8 +78,7 @@ def serial_of(files: TlsFiles) -> str:
 
 
 @pytest.fixture(autouse=True)
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_S", 0.05)
+def settling_soon(looking_often: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "BRIDGE_S", 0.5)
     monkeypatch.setattr(trouble, "FIRST_S", 0.05)
     monkeypatch.setattr(trouble, "EVERY_S", 0.5)
@@ -88,13 +87,6 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def certificates(tmp_path: Path) -> Changing:
     return Changing(tmp_path / "certificates")
-
-
-@pytest.fixture
-async def world(tmp_path: Path, certificates: Changing) -> AsyncIterator[World]:
-    world = World(tmp_path, certificates)
-    async with world.stack:
-        yield world
 
 
 def served_serial(address: str, files: TlsFiles, party: str, protocol: str) -> str:

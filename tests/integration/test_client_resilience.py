@@ -82,11 +82,6 @@ class BlockingAsyncClient:
 Connect = Callable[..., Client]
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 def edge(certificates: Certificates) -> Iterator[EdgeServer]:
     server = EdgeServer(certificates.of("bank"))

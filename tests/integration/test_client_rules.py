@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,24 +21,13 @@ from fedpredict.wire import task_codec
 from fedpredict.wire.inference import grpc_service_pb2 as inference_pb2
 from fedpredict.wire.status import error_from_failure, error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2
-from tests.integration.federation import Certificates, Federation, ScriptedParty
+from tests.integration.federation import Federation, ScriptedParty
 from tests.integration.http.client import HttpsClient
 
 SERVICE, INFERENCE = "/fedpredict.wire.v1.InitiatorService/", "/inference.GRPCInferenceService/"
 WAITS_S = 30.0
 OK, AWAY = SampleStatus.OK, SampleStatus.PARTY_UNAVAILABLE
 SHUT = {"weekdays": [f"{datetime.now(UTC) + timedelta(days=3):%a}".lower()], "time_zone": "UTC"}
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 @pytest.fixture

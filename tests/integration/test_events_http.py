@@ -47,11 +47,6 @@ NOW = datetime.now(UTC) - timedelta(minutes=5)
 FEATURES = ("n_30d", "spent_30d")
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @dataclass
 class Bank:
     """A running participant, and somebody who may send it events."""

@@ -37,11 +37,6 @@ OPTIONAL = r"(score|bucket)\.remaining_ms: .*|score\.traceparent: .*|score\.mode
 """What may be bad and is answered all the same, as without masks."""
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 async def daemons(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Daemons]:
     world = Daemons(tmp_path, certificates)

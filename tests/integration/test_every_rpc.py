@@ -36,7 +36,6 @@ from fedpredict.security.audit_chain import calls
 from fedpredict.security.audit_keys import open_keys
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
-from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
@@ -46,14 +45,16 @@ from fedpredict.tables.models import current_versions
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import codec
 from fedpredict.wire.channel import channel_options
+from fedpredict.wire.ending import Ending
 from fedpredict.wire.inference import grpc_service_pb2 as oip
 from fedpredict.wire.offline_arrow import chunk_to_wire
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.status import GRPC_CODES
 from fedpredict.wire.v1 import common_pb2, initiator_pb2, link_pb2, participant_pb2, participant_service_pb2
+from tests.hellos import verify_hello
+from tests.integration.daemons import World
 from tests.integration.federation import Certificates, eventually
 from tests.integration.spoiling import spoiled
-from tests.integration.test_links import World
 
 PARTICIPANT = "fedpredict.wire.v1.ParticipantService"
 INITIATOR = "fedpredict.wire.v1.InitiatorService"
@@ -71,9 +72,6 @@ FRAMES = {
 
 Outcome = tuple[str, str]
 """A gRPC status code's name and the text beside it; ("OK", "") for an answer."""
-
-_LOST = ("INTERNAL", "Internal error from Core")
-_TRIES = 5
 
 TOO_LARGE = r"(CLIENT|SERVER): Received message larger than max \(\d+ vs\. \d+\)"
 PUBLIC = re.compile(
@@ -212,19 +210,7 @@ class Daemons(World):
     async def asked(
         self, service: str, method: str, messages: Sequence[bytes], caller: TlsFiles | None = None, *, at: str = ""
     ) -> Outcome:
-        """Call as a stream where there are several messages or the row says so, and return what came of it.
-
-        Where the server ends a stream while it is written to, gRPC's client may lose the status: it is asked again.
-        """
-        for _ in range(_TRIES):
-            outcome = await self._asked_once(service, method, messages, caller, at)
-            if outcome != _LOST:
-                return outcome
-        return _LOST
-
-    async def _asked_once(
-        self, service: str, method: str, messages: Sequence[bytes], caller: TlsFiles | None, at: str
-    ) -> Outcome:
+        """Call as a stream where there are several messages or the row says so, and return what came of it."""
         row = ROWS.get((service, method))
         channel = self.open_channel(at or service, caller)
         path = f"/{service}/{method}"
@@ -240,13 +226,15 @@ class Daemons(World):
 
 async def _said(method: str, call: grpc.aio.StreamStreamCall[bytes, bytes], messages: Sequence[bytes]) -> Outcome:
     """Send messages on a stream, and return what came of it."""
+    ending = Ending(call)
     try:
         for message in messages:
             await call.write(message)
         await call.done_writing()
         return await _last(method, call)
-    except asyncio.InvalidStateError:  # the call ended while it was written to
-        return (await call.code()).name, str(await call.details())
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call ended, maybe while it was written to
+        error = await ending.error()
+        return error.code().name, str(error.details())
 
 
 async def _last(method: str, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> Outcome:
@@ -491,11 +479,6 @@ def test_every_method_of_every_service_has_a_row() -> None:
     assert {FRAMES[method] for service, method in ROWS if service == PARTICIPANT and method != "ScoreStream"} == set(
         FRAMES.values()
     )
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

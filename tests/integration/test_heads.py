@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ from fedpredict.wire.channel import MAX_MESSAGE_BYTES, max_samples_of
 from fedpredict.wire.v1 import participant_pb2
 from tests.integration.federation import (
     OLDEST,
-    Certificates,
     Federation,
     ScriptedParty,
     digest_of,
@@ -108,17 +105,6 @@ class Split:
         if "fallback_model" in settings:
             models["own"] = {"parties": ["bank"]}
         await self.federation.initiator(models, warehouse=self.warehouse, max_samples=10_000)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as made:
-        yield made
 
 
 @pytest.fixture

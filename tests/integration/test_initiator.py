@@ -38,22 +38,11 @@ from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import task_codec
 from fedpredict.wire.v1 import initiator_pb2
-from tests.integration.federation import ANSWERS_IN_S, POLL_S, Certificates, Federation, eventually
+from tests.integration.federation import ANSWERS_IN_S, POLL_S, Federation, eventually
 
 PARTIES = ("bank", "lab", "shop")
 OK, NOT_FOUND, MISSING = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.FEATURE_MISSING
 MODEL: dict[str, Any] = {"m": {"parties": list(PARTIES)}}
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 class Data:

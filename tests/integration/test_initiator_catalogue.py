@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,12 @@ from fedpredict.state.base import Offer, Pin, PinStore
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire import codec
 from fedpredict.wire.v1 import initiator_pb2
-from tests.integration.federation import Certificates, Federation, ScriptedParty, describe, digest_of, eventually
+from tests.integration.federation import Federation, ScriptedParty, describe, digest_of, eventually
 
 MODEL = {"m": {"parties": ["lab", "shop"]}}
 ONE = np.array([[1.0]])
 LAB, SHOP = {b"u1": [1.0]}, {b"u1": [10.0]}
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 async def both(

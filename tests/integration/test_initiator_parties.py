@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from fedpredict.errors import (
 from fedpredict.model.prediction import Origin, PartyReport, Prediction
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.v1 import initiator_pb2, participant_pb2
-from tests.integration.federation import Certificates, Federation, ScriptedParty, describe, digest_of, eventually
+from tests.integration.federation import Federation, ScriptedParty, describe, digest_of, eventually
 
 OK, NOT_FOUND, INVALID = SampleStatus.OK, SampleStatus.NOT_FOUND, SampleStatus.ID_INVALID
 AWAY, REFUSED = SampleStatus.PARTY_UNAVAILABLE, SampleStatus.REFUSED
@@ -36,17 +35,6 @@ SHOP = {b"u1": [10.0, 1.0], b"u2": [20.0, 0.0], b"u4": [40.0, 0.0]}
 LAB_WEIGHTS = np.array([[2.0]])
 SHOP_WEIGHTS = np.array([[0.5], [-1.0]])
 U1, U2 = 2.0 + 5.0 - 1.0, 4.0 + 10.0
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 @pytest.fixture

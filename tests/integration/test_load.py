@@ -28,11 +28,6 @@ MODEL = {"m": {"parties": ["lab"]}}
 DUE = np.arange(30, dtype=np.float64) * 0.01
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
     async with Federation(tmp_path, certificates) as federation:

@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 
 from fedpredict.model.share import SampleStatus
-from fedpredict.security import live
 from fedpredict.security.identity import Identity, IdentityKind
 from tests.integration.federation import Federation, eventually
 from tests.integration.test_certificate_changes import Changing, is_so, serial_of, told
 from tests.integration.test_masked_sums import World
 
-
-@pytest.fixture(autouse=True)
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_S", 0.05)
+pytestmark = pytest.mark.usefixtures("looking_often")
 
 
 @pytest.fixture

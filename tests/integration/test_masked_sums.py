@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,17 +54,6 @@ AWAY, REFUSED = SampleStatus.PARTY_UNAVAILABLE, SampleStatus.REFUSED
 SCALE = 2.0**32
 N_TH = 3
 """Of the data sets, every so-many-th row is enough."""
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 @dataclass

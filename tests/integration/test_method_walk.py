@@ -211,11 +211,6 @@ async def _first(channel: grpc.aio.Channel, method: str, sent: bytes) -> bytes:
     return got if isinstance(got, bytes) else b""
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 async def participant(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Daemon]:
     tls = certificates.of("lab")

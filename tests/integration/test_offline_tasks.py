@@ -128,11 +128,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, rows, model.predict_proba(rows)[:, 1])
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 async def world(filled: World, tmp_path: Path, certificates: Certificates) -> AsyncIterator[World]:
     async with Federation(tmp_path, certificates) as federation:

@@ -6,30 +6,18 @@ import asyncio
 import json
 import struct
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedpredict.security.identity import IdentityKind
-from tests.integration.federation import Certificates, Federation, describe
+from tests.integration.federation import Federation, describe
 from tests.integration.http.client import HttpsClient
 from tests.integration.http.edge import Reply, get, post
 
 TABLE = {b"u1": [2.0], b"u2": [3.0]}
 TRITON = Path(__file__).parent / "triton_http.py"
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 @pytest.fixture

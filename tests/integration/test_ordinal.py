@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy.special import expit
 from scipy.stats import norm
 from sklearn.datasets import load_diabetes
@@ -25,22 +23,11 @@ from fedpredict.model.links import Link
 from fedpredict.model.partial import PartialModel
 from fedpredict.model.prediction import Origin
 from fedpredict.wire.arrow_codec import prediction_from_arrow, prediction_to_arrow
-from tests.integration.federation import Certificates, Federation
+from tests.integration.federation import Federation
 from tests.integration.test_initiator import MISSING, NOT_FOUND, OK, PARTIES, Data, World, publish
 
 THRESHOLDS = (100.0, 140.5, 1.0e3 / 6.0)
 CLASSES = ("none", "mild", "marked", "severe")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 class Grades(Data):

@@ -67,7 +67,6 @@ from fedpredict.security.audit_line import AuditedCall
 from fedpredict.security.audit_log import AuditLog
 from fedpredict.security.audit_settings import AuditSettings
 from fedpredict.security.audit_verify import verify_chain
-from fedpredict.security.hello import verify_hello
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name, stated_identity
 from fedpredict.state.distinct_ids import DistinctIds
@@ -81,6 +80,7 @@ from fedpredict.wire.channel import channel_options
 from fedpredict.wire.description import description_from_wire
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import participant_pb2
+from tests.hellos import verify_hello
 
 SERVING: int = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING

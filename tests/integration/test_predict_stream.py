@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from fedpredict.model.inputs import Inputs
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
+from fedpredict.security.callers import caller_identity
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
-from fedpredict.security.tls import channel_credentials, peer_identity, server_name
+from fedpredict.security.tls import channel_credentials, server_name
 from fedpredict.wire import arrow_codec, task_codec
 from fedpredict.wire.batching import BATCH_METADATA, take_batch
 from fedpredict.wire.channel import channel_options, server_options
@@ -47,8 +49,9 @@ class Edge:
 
     def __init__(self, certificates: Certificates, predictor: ScriptedPredictor, max_calls: int) -> None:
         access = Access({"desk": ClientSettings(models=("*",))})
-        streams = PredictStreams(predictor, peer_identity, max_calls=max_calls)
-        self.service = InitiatorService(predictor, NoModels(), access, peer_identity, streams)
+        identify = partial(caller_identity, live=LiveTls(certificates.of("bank")))
+        streams = PredictStreams(predictor, identify, max_calls=max_calls)
+        self.service = InitiatorService(predictor, NoModels(), access, identify, streams)
         self._certificates = certificates
         self._server = grpc.aio.server(options=server_options())
         self._server.add_generic_rpc_handlers((self.service.handlers(),))

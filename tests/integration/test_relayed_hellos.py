@@ -24,9 +24,10 @@ from fedpredict.initiator.fanout import Dialler, RemoteParty
 from fedpredict.initiator.unary import UnaryParty
 from fedpredict.model.scorer import ScoreQuery
 from fedpredict.model.share import Mode
-from fedpredict.security import certs, live
+from fedpredict.security import certs, live, meeting
 from fedpredict.security.identity import Identity
 from fedpredict.security.live import LiveTls
+from fedpredict.security.meeting import Sight
 from fedpredict.security.tls import TlsFiles, channel_credentials, server_name
 from fedpredict.wire import codec
 from fedpredict.wire.channel import channel_options, server_options
@@ -34,9 +35,9 @@ from fedpredict.wire.link import SCORE_STREAM
 from fedpredict.wire.socket_carrier import Preface
 from fedpredict.wire.v1 import link_pb2, participant_pb2
 from tests.contract.link_rig import Balancer
+from tests.integration.daemons import World
 from tests.integration.federation import ANSWERS_IN_S, ScriptedParty, describe, eventually
 from tests.integration.test_certificate_changes import BANK, LAB, Changing, serves
-from tests.integration.test_links import World
 
 PARTICIPANT = "fedpredict.wire.v1.ParticipantService"
 INITIATOR = "fedpredict.wire.v1.InitiatorService"
@@ -53,21 +54,12 @@ QUESTION = ScoreQuery(
 )
 
 
-@pytest.fixture(autouse=True)
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_S", 0.05)
+pytestmark = pytest.mark.usefixtures("looking_often")
 
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Changing:
     return Changing(tmp_path / "certificates")
-
-
-@pytest.fixture
-async def world(tmp_path: Path, certificates: Changing) -> AsyncIterator[World]:
-    world = World(tmp_path, certificates)
-    async with world.stack:
-        yield world
 
 
 @pytest.fixture
@@ -205,22 +197,49 @@ async def test_a_hello_that_was_passed_on_brings_no_question(
     await honest.hello(deadline_s=ANSWERS_IN_S)
 
 
+@pytest.mark.parametrize("case", [("bank", DENIED), ("", ANOTHER_CALLER.format("lab"))])
 async def test_a_stream_whose_hello_was_passed_on_is_no_link(
-    world: World, certificates: Changing, balancer: Balancer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    case: tuple[str, str], world: World, certificates: Changing, balancer: Balancer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    denied_at, because = case
     caplog.set_level("DEBUG", "fedpredict")
-    stolen = steal(certificates, LAB, tmp_path / "stolen", denied_at="bank")
+    stolen = steal(certificates, LAB, world.folder / "stolen", denied_at)
     lab = await world.participant()
     thief = Thief(stolen, lab.address, certificates.of("shop"))
     await thief.start(world)
     balancer.targets = [lab.address, lab.address, *[thief.address] * 1000]  # the first two are those of unary calls
     remote = await world.remote(balancer.address)
 
-    await is_so(lambda: ANOTHER_CALLER.format("lab") in reasons(caplog, "party.not_linked"))
+    await is_so(lambda: because in reasons(caplog, "party.not_linked"))
 
-    assert thief.n_hellos > 0
+    assert (thief.n_hellos > 0) == (not denied_at)
     assert thief.asked == []
     assert remote.pool.carriers == {}
+    balancer.targets = [lab.address]
+    await becomes_linked(remote, "grpc")
+
+
+FROM_THE_FIRST, FROM_THE_SECOND = 0, 1
+"""The connection from which on all lead to the thief: with the second, the certificate looked at is not the thief's."""
+
+
+@pytest.mark.parametrize("begins", [FROM_THE_FIRST, FROM_THE_SECOND])
+@pytest.mark.parametrize("denied_at", ["bank", ""])
+async def test_a_stream_leads_to_nobody_else_though_the_thief_has_the_callers_key_as_well(
+    begins: int, denied_at: str, world: World, certificates: Changing, balancer: Balancer
+) -> None:
+    """The party signs for the right caller then; on a socket it would be the certificate that gives the thief away."""
+    stolen = steal(certificates, LAB, world.folder / "stolen", denied_at)
+    lab = await world.participant()
+    thief = Thief(stolen, lab.address, certificates.of("bank"))
+    await thief.start(world)
+    balancer.targets = [*[lab.address] * (2 + begins), *[thief.address] * 1000]  # two are those of unary calls
+    remote = await world.remote(balancer.address)
+
+    await is_so(lambda: balancer.n_led >= 8 or remote.pool.carriers != {})
+
+    assert remote.pool.carriers == {}
+    assert thief.asked == []
     balancer.targets = [lab.address]
     await becomes_linked(remote, "grpc")
 
@@ -345,6 +364,48 @@ async def test_machines_of_a_party_with_certificates_of_their_own_are_all_met(
         await is_so(lambda: not unary.is_met)
 
 
+async def test_streams_reach_machines_of_a_party_with_certificates_of_their_own(
+    world: World, certificates: Changing, balancer: Balancer
+) -> None:
+    """They take turns: without more, each connection leads to another one than the look before it saw."""
+    for files in (steal(certificates, LAB, world.folder / "first"), certificates.of("lab")):
+        machine = ScriptedParty("lab", files, {"m": describe("lab")}, {}, np.array([[1.0]]))
+        await machine.start()
+        world.stack.push_async_callback(machine.stop)
+        balancer.targets.append(machine.address)
+    tls = live.LiveTls(certificates.of("bank"))
+    sight = Sight(balancer.address, "lab", tls)
+
+    async def leads_to_what_was_seen() -> bool:
+        pin = await sight.pin(ANSWERS_IN_S)
+        is_same = await Sight(balancer.address, "lab", tls).pin(ANSWERS_IN_S) == pin
+        if not is_same:
+            sight.failed()
+        return is_same
+
+    for _ in range(3):
+        await eventually(leads_to_what_was_seen)
+
+
+async def test_what_was_seen_and_is_refused_since_is_looked_for_at_once(
+    world: World, certificates: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "FRESH_S", 1e6)
+    lab = await world.participant()
+    tls = live.LiveTls(certificates.of("bank"))
+    sight = Sight(lab.address, "lab", tls)
+    first = await sight.pin(ANSWERS_IN_S)
+    old = certs.describe(certificates.of("lab").certificate).key_fingerprint
+    await serves(lab.address, certificates, "lab", certificates.renew(LAB), "h2")
+    assert await sight.pin(ANSWERS_IN_S) == first
+
+    assert tls.files.deny is not None
+    tls.files.deny.write_text(old)
+    tls.look()
+
+    assert await sight.pin(ANSWERS_IN_S) != first
+
+
 async def test_who_attached_with_another_certificate_than_its_hello_proves_is_no_link(
     world: World, certificates: Changing, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -410,24 +471,51 @@ class FalseInitiator:
         writer.close()
 
 
+@pytest.mark.parametrize("case", [("lab", DENIED), ("", ANOTHER_CALLER.format("bank"))])
 async def test_a_false_initiator_that_passes_a_hello_on_gets_no_proof_and_no_link(
-    world: World, certificates: Changing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    case: tuple[str, str], world: World, certificates: Changing, caplog: pytest.LogCaptureFixture
 ) -> None:
+    denied_at, because = case
     caplog.set_level("INFO", "fedpredict")
-    stolen = steal(certificates, BANK, tmp_path / "stolen", denied_at="lab")
+    stolen = steal(certificates, BANK, world.folder / "stolen", denied_at)
     bank = await world.initiator({"lab": {"connect": "in"}, "shop": {"connect": "in"}})
     thief = FalseInitiator(stolen, bank.address, certificates.of("shop"))
     await thief.start(world)
-    places = {"addresses": [thief.address], "link_addresses": [thief.link_address]}
+    places = {"addresses": [thief.address]}
+    if denied_at:  # on a socket there is nothing to pass on: its key is the initiator's as long as nobody denies it
+        places["link_addresses"] = [thief.link_address]
 
     lab = await world.participant(connect="out", initiators={"bank": places})
 
-    await is_so(lambda: ANOTHER_CALLER.format("bank") in reasons(caplog, "initiator.away"))
-    assert DENIED in reasons(caplog, "attach.no_socket")
+    await is_so(lambda: because in reasons(caplog, "initiator.away"))
+    assert (DENIED in reasons(caplog, "attach.no_socket")) == bool(denied_at)
     assert "participant.attached" not in caplog.messages
     assert lab.n_links == 0
-    assert thief.n_links > 0
+    assert (thief.n_links > 0) == bool(denied_at)
     assert [frame.WhichOneof("body") for frame in thief.got if frame.WhichOneof("body") != "failure"] == []
+
+
+@pytest.mark.parametrize("case", [(begins, at) for begins in (FROM_THE_FIRST, FROM_THE_SECOND) for at in ("lab", "")])
+async def test_a_false_initiator_with_the_participants_key_as_well_gets_no_link(
+    case: tuple[int, str], world: World, certificates: Changing, balancer: Balancer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The initiator signs for the right participant then, whose new link leads to the thief all the same."""
+    begins, denied_at = case
+    caplog.set_level("INFO", "fedpredict")
+    stolen = steal(certificates, BANK, world.folder / "stolen", denied_at)
+    bank = await world.initiator({"lab": {"connect": "in"}})
+    thief = FalseInitiator(stolen, bank.address, certificates.of("lab"))
+    await thief.start(world)
+    balancer.targets = [*[bank.address] * begins, *[thief.address] * 1000]
+
+    lab = await world.participant(connect="out", initiators={"bank": {"addresses": [balancer.address]}})
+    await is_so(lambda: balancer.n_led >= 6 or "participant.attached" in caplog.messages)
+
+    assert "participant.attached" not in caplog.messages
+    assert [frame.WhichOneof("body") for frame in thief.got if frame.WhichOneof("body") != "failure"] == []
+    balancer.targets = [bank.address]
+    await is_so(lambda: "participant.attached" in caplog.messages)
+    assert lab.n_links == 1
 
 
 async def test_a_hello_signed_for_nobody_is_refused(world: World, certificates: Changing) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
-import pytest
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from typing_extensions import override
@@ -25,23 +22,12 @@ from fedpredict.model.prediction import Origin
 from fedpredict.model.scorecard import FeaturePoints, Interval, ScorecardPart
 from fedpredict.wire.arrow_codec import prediction_from_arrow, prediction_to_arrow
 from fedpredict.wire.task_codec import prediction_from_wire, prediction_to_wire
-from tests.integration.federation import Certificates, Federation
+from tests.integration.federation import Federation
 from tests.integration.test_initiator import PARTIES, Data, World, publish
 
 CUTS = (-0.75, 0.0, 0.8)
 BASE = 600.0
 CLASSES = ("bad", "good")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def federation(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Federation]:
-    async with Federation(tmp_path, certificates) as federation:
-        yield federation
 
 
 class Card(Data):

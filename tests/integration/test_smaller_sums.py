@@ -23,11 +23,6 @@ CONSTANT = 0.375
 """Stands in for post's share."""
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 async def world(tmp_path: Path, certificates: Certificates) -> AsyncIterator[World]:
     async with Federation(tmp_path, certificates) as federation:

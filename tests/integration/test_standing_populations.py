@@ -49,11 +49,6 @@ LAB_LIMIT = 3_500
 """Distinct ids that the laboratory answers the bank about on a day: some more than there are."""
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 class World:
     """A bank without a part; a laboratory that it dials; a shop that dials the bank, and accepts by itself."""
 

@@ -19,6 +19,7 @@ from fedpredict.client.load.target import Answer, Done, LoadTarget
 from fedpredict.errors import RetryLaterError
 from fedpredict.model.share import SampleStatus
 from fedpredict.wire.batching import BATCH_METADATA, take_batch
+from fedpredict.wire.ending import Ending
 from fedpredict.wire.status import error_from_rpc
 from fedpredict.wire.v1 import initiator_pb2
 
@@ -157,16 +158,16 @@ class OverStream(LoadTarget):
 
     async def _hold_stream(self) -> None:
         call = self._method(None, metadata=(*self._target.metadata, BATCH_METADATA))
+        ending, problem = Ending(call), LOST
         writer = asyncio.ensure_future(self._write(call))
-        problem = LOST
         self._in_batches = False
         try:
             async for data in call:
                 # known with the first answer; before it, calls leave one by one, since a server may say nothing earlier
                 self._in_batches = self._in_batches or BATCH_METADATA in tuple(await call.initial_metadata())
                 self._settle(data)
-        except grpc.RpcError as error:
-            problem = error.code().name
+        except grpc.RpcError:
+            problem = (await ending.error()).code().name
         finally:
             writer.cancel()
             call.cancel()

@@ -43,21 +43,30 @@ class PredictBody(Struct, forbid_unknown_fields=True):
             extra_json_schema={"minItems": 1, "examples": [["u1", "u2"]]},
         ),
     ]
-    mode: Annotated[Mode, Meta(description="How fresh the features are.")] = Mode.NEARLINE
+    mode: Annotated[Mode | UnsetType, Meta(description="How fresh the features are.")] = UNSET
     inputs: Annotated[
-        dict[str, list[float | str | None]] | None,
+        dict[str, list[float | str | None]] | UnsetType | None,
         Meta(
             description="The initiator's own features of these samples, where they are not in its store: by name, one "
             "number or text per sample id, null where it is missing. No other party sees them."
         ),
-    ] = None
+    ] = UNSET
     timeout_ms: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)] | None, Meta(description="How long the caller waits.")
-    ] = None
+        Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)] | UnsetType | None,
+        Meta(description="How long the caller waits."),
+    ] = UNSET
     request_id: Annotated[
-        Annotated[str, Meta(extra_json_schema={"pattern": REQUEST_ID_PATTERN})] | None,
+        Annotated[str, Meta(extra_json_schema={"pattern": REQUEST_ID_PATTERN})] | UnsetType | None,
         Meta(description="Names the prediction in every log; default: header x-request-id, or a new one."),
-    ] = None
+    ] = UNSET
+
+    @property
+    def n_members(self) -> int:
+        """How many members the text had, with those of `inputs`, if it had none twice."""
+        number = 2 + (self.mode is not UNSET) + (self.timeout_ms is not UNSET) + (self.request_id is not UNSET)
+        if self.inputs is not UNSET:
+            number += 1 + len(self.inputs or ())
+        return number
 
 
 class ReasonAnswer(Struct):
@@ -170,6 +179,20 @@ class InferBody(Struct, forbid_unknown_fields=True):
     id: str | None = None
     parameters: Parameters | None = None
     outputs: list[InferOutputAsked] | None = None
+
+    @property
+    def n_members(self) -> int:
+        """How many members the text had, with those of all objects in it, if it had none twice and none null."""
+        number = 1 + (self.id is not None) + _n_parameters(self.parameters)
+        for tensor in self.inputs:
+            number += 3 + _n_parameters(tensor.parameters) + (tensor.data is not UNSET)
+        if self.outputs is not None:
+            number += 1 + sum(1 + _n_parameters(output.parameters) for output in self.outputs)
+        return number
+
+
+def _n_parameters(parameters: Parameters | None) -> int:
+    return 0 if parameters is None else 1 + len(parameters)
 
 
 class InferOutput(Struct, omit_defaults=True):

@@ -10,9 +10,11 @@ from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from fedpredict.errors import FieldError, NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.http.application import JSON, ProblemError
+from fedpredict.http.members import COLON, check_body, count, has_more
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, PredictBody
 from fedpredict.model.arrays import Floats
@@ -20,6 +22,7 @@ from fedpredict.model.ids import check_model_id
 from fedpredict.model.inputs import MAX_TEXT_BYTES, Inputs, inputs_of, is_too_long
 from fedpredict.model.prediction import PredictTask
 from fedpredict.model.sample_ids import SampleIds
+from fedpredict.model.share import Mode
 from fedpredict.security.passwords import AUTHORIZATION
 from fedpredict.wire.codec import check_request_id, new_request_id
 
@@ -117,15 +120,17 @@ def parse_task(data: bytes, terms: Terms, request_id: str, max_samples: int) -> 
         _check_number(data, max_samples)
     body = decode(_predict_decoder, data)
     sample_ids = pack_ids(body.sample_ids)
+    if has_more(data, COLON, body.n_members):
+        _check_members(data, body.n_members, sample_ids)
     task = PredictTask(
-        request_id=request_id if body.request_id is None else _request_id(body.request_id),
+        request_id=_request_id(body.request_id) if isinstance(body.request_id, str) else request_id,
         model_id=_model_id(body.model),
-        mode=body.mode,
+        mode=Mode.NEARLINE if body.mode is UNSET else body.mode,
         sample_ids=sample_ids,
-        inputs=read_inputs(body.inputs, len(sample_ids)) if body.inputs else None,
+        inputs=read_inputs(body.inputs, len(sample_ids)) if isinstance(body.inputs, dict) and body.inputs else None,
         traceparent=terms.traceparent,
     )
-    stated_s = None if body.timeout_ms is None else body.timeout_ms / 1e3
+    stated_s = body.timeout_ms / 1e3 if isinstance(body.timeout_ms, int) else None
     return Asked(task, stated_s if terms.deadline is None else _smaller_deadline(terms.deadline, stated_s))
 
 
@@ -237,6 +242,13 @@ def _check_number(data: bytes, max_samples: int) -> None:
     n_strings = (n_quotes - data.count(b'\\"')) // 2
     if n_strings > allowed:
         raise TooManySamplesError(f"a body of some {n_strings} strings", limit=max_samples)
+
+
+def _check_members(data: bytes, n_members: int, sample_ids: Sequence[bytes]) -> None:
+    """Refuse a body that has a member twice; that ids have colons is no reason to read it once more."""
+    joined = sample_ids.data if isinstance(sample_ids, SampleIds) else b"".join(sample_ids)
+    if b"\\" in data or count(data, COLON) != n_members + count(joined, COLON):
+        check_body(data)
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from fedpredict.errors import FieldError, ModelNotReadyError
 from fedpredict.http.application import JSON, REQUEST_ID, Answer, Endpoint, ProblemError, Request, Route
 from fedpredict.http.exchange import Exchange
+from fedpredict.http.members import COLON, check_body, count, has_more
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.audited import WHAT
@@ -230,11 +231,22 @@ def _split(request: Incoming) -> _Parts:
         raise ProblemError(media_refused(f"{JSON} or {BINARY}"))
     view, length = memoryview(request.body), request.header(LENGTH_HEADER)
     if length is None:
-        return _Parts(decode(_decoder, view), view[:0])
+        return _Parts(_body(view), view[:0])
     if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= len(view)):
         place = f"header {LENGTH_HEADER.decode()}"
         raise FieldError(f"{place} does not fit", place=place, problem="not the length of the JSON in the body")
-    return _Parts(decode(_decoder, view[: int(length)]), view[int(length) :])
+    return _Parts(_body(view[: int(length)]), view[int(length) :])
+
+
+def _body(text: memoryview) -> InferBody:
+    body = decode(_decoder, text)
+    n_members = body.n_members
+    if has_more(bytes(text), COLON, n_members):
+        # those in tensors' cells are no members, as cells that are objects are refused
+        n_in_cells = sum(count(bytes(tensor.data), COLON) for tensor in body.inputs if tensor.data is not UNSET)
+        if count(text, COLON) != n_members + n_in_cells:
+            check_body(text)
+    return body
 
 
 def _tensors(parts: _Parts) -> list[oip.Tensor]:

@@ -14,11 +14,6 @@ from tests.integration.http.client import HttpsClient
 from tests.integration.http.edge import PREDICT, Wire, get, open_edge, post
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 async def plain(address: str) -> Wire:
     host, _, port = address.rpartition(":")
     return Wire(*await asyncio.open_connection(host, int(port)))

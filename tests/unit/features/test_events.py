@@ -194,6 +194,16 @@ def test_a_line_that_is_no_object_is_told_by_its_number(line: bytes) -> None:
     assert raised.value.refused == ({"line": 4, "reason": "it is no JSON object"},)
 
 
+@pytest.mark.parametrize("again", ["amount", "unknown"])
+def test_a_line_that_has_a_column_twice_is_told_with_its_name_and_nothing_is_stored(again: str) -> None:
+    line = json.dumps({**GOOD, "unknown": {"a": 1}}).removesuffix("}") + f', "{again}" : 1}}'
+    store = Memory()
+    with pytest.raises(EventsRefusedError) as raised:
+        take_events(store, FEED, json_lines(lines_of(GOOD) + b"\n" + line.encode()))
+    assert raised.value.refused == ({"line": 2, "reason": f"'{again}' is there twice in one object"},)
+    assert store.events == []
+
+
 def test_a_byte_order_mark_before_json_lines_is_passed_over(tmp_path: Path) -> None:
     marked = b"\xef\xbb\xbf" + lines_of(GOOD)
     (tmp_path / "marked.jsonl").write_bytes(marked)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict.errors import FieldError, TooManySamplesError
+from fedpredict.initiator.http import infer
 from fedpredict.initiator.http.decode import pack_ids, read_inputs, read_task
 from fedpredict.model.share import Mode
 from fedpredict.public_status import public_status
@@ -77,6 +78,72 @@ def test_a_short_body_is_a_task_with_what_is_usual() -> None:
 
     assert (asked.task.request_id, asked.task.mode, asked.task.inputs) == ("r-1", Mode.NEARLINE, None)
     assert asked.deadline_s is None
+
+
+TWICE = [
+    ("model", b'{"model":"a","model":"b","sample_ids":["u1"]}'),
+    ("model", b'{"model":"a","m\\u006fdel":"b","sample_ids":["u1"]}'),
+    ("sample_ids", b'{"model":"a","sample_ids":["u1"],"sample_ids" : ["u2"]}'),
+    ("mode", b'{"model":"a","sample_ids":["u1","mode"],"mode":"offline","mode":"nearline"}'),
+    ("inputs", b'{"model":"a","sample_ids":["u1"],"inputs":{"x":[1]},"inputs":null}'),
+    ("x", b'{"model":"a","sample_ids":["u1"],"inputs":{"x":[1],"x":[2]}}'),
+    # as many colons as it would have, were the ids' taken for those of members
+    ("model", b'{"model":"a","model":"b","sample_ids":["u\\u003a1","u2"]}'),
+    ("model", b'{"model":"a","model":"b","sample_ids":["u\\u003a1"]}'),
+]
+
+
+@pytest.mark.parametrize("n_more", [0, 2000])
+@pytest.mark.parametrize(("name", "data"), TWICE)
+def test_a_member_that_is_there_twice_is_refused_by_its_name(name: str, data: bytes, n_more: int) -> None:
+    data = data.replace(b'["u1"', b'["u1"' + b',"u3"' * n_more)
+    with pytest.raises(FieldError) as raised:
+        read_task(Body(data), "r-1", MAX_SAMPLES)
+    if n_more == 0 or name != "x":  # the others need as many values as ids
+        assert raised.value.problem == f"'{name}' is there twice in one object"
+
+
+TENSOR = '"name":"sample_id","shape":[1],"datatype":"BYTES"'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("id", f'{{"id":"a","inputs":[{{{TENSOR},"data":["u:1"]}}],"id":"b"}}'),
+        ("inputs", f'{{"inputs":[{{{TENSOR},"data":["u1"]}}],"inputs":[{{{TENSOR},"data":["u2"]}}]}}'),
+        ("data", f'{{"inputs":[{{{TENSOR},"data":["u:1"],"data":["u2"]}}]}}'),
+        ("mode", f'{{"parameters":{{"mode":"offline","mode":"nearline"}},"inputs":[{{{TENSOR},"data":["u1"]}}]}}'),
+        ("a", f'{{"inputs":[{{{TENSOR},"parameters":{{"a":1,"a":2}},"data":["u1"]}}],"outputs":[]}}'),
+        ("name", f'{{"inputs":[{{{TENSOR}}}],"outputs":[{{"name":"status","name":"prediction"}}]}}'),
+    ],
+)
+def test_a_member_of_an_inference_that_is_there_twice_is_refused_by_its_name(name: str, text: str) -> None:
+    with pytest.raises(FieldError) as raised:
+        infer._split(Body(text.encode()))
+    assert raised.value.problem == f"'{name}' is there twice in one object"
+
+
+def test_colons_in_cells_and_null_are_no_repetition_in_an_inference() -> None:
+    text = (
+        f'{{"id":null,"inputs":[{{{TENSOR},"parameters":{{"a:b":"c:d"}},"data":["u:1","\\u003a:"]}}],'
+        '"outputs":[{"name":"status","parameters":{}}],"parameters":{"mode":"offline"}}'
+    )
+    for data in (text, text.replace('"id":null,', "").replace("a:b", "ab").replace("c:d", "cd")):
+        assert len(infer._split(Body(data.encode())).body.inputs) == 1
+
+
+@pytest.mark.parametrize("sample_id", ["a:b", "::", "x\\:", '":"', "{'model':1}", "é:"])
+@pytest.mark.parametrize("n_samples", [1, 2, 2000])
+def test_colons_in_ids_and_texts_and_null_are_no_repetition(sample_id: str, n_samples: int) -> None:
+    body = {
+        "model": "m",
+        "sample_ids": [sample_id] * n_samples,
+        "timeout_ms": None,
+        "inputs": {"a:b": ["c:d"] * n_samples, "mode": [1.0] * n_samples},
+    }
+    for members in (body, {name: body[name] for name in ("model", "sample_ids")}):
+        asked = read_task(Body(json.dumps(members).encode()), "r-1", MAX_SAMPLES)
+        assert list(asked.task.sample_ids) == [sample_id.encode()] * n_samples
 
 
 @given(st.binary(max_size=60))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedpredict.errors import CertificateError, UnauthenticatedError
 from fedpredict.security import certs
+from fedpredict.security.callers import caller_identity
 from fedpredict.security.certificate import parse_certificates
 from fedpredict.security.identity import Identity, IdentityKind
 from fedpredict.security.live import LiveTls
@@ -21,9 +23,9 @@ from fedpredict.security.tls import (
     TlsFiles,
     channel_credentials,
     is_loopback,
-    peer_identity,
     read_tls,
     server_name,
+    stated_caller,
     stated_identity,
 )
 from tests.unit.security.federation import (
@@ -68,13 +70,18 @@ def careless(files: TlsFiles) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes())
 
 
-async def says_who(_: bytes, context: Context) -> bytes:
-    return str(peer_identity(context)).encode()
+def says_who(files: TlsFiles) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    tls = LiveTls(files)
+
+    async def say(_: bytes, context: Context) -> bytes:
+        return str(caller_identity(context, tls)).encode()
+
+    return say
 
 
 async def says_who_it_states(_: bytes, context: Context) -> bytes:
     try:
-        return str(peer_identity(context, insecure=True)).encode()
+        return str(stated_caller(context)).encode()
     except UnauthenticatedError as error:
         return f"refused: {error}".encode()
 
@@ -83,13 +90,13 @@ async def says_who_it_states(_: bytes, context: Context) -> bytes:
 async def test_a_servicer_sees_the_certificate_s_identity(
     certificates: Certificates, serve: Serve, caller: str, expected: Identity
 ) -> None:
-    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who(certificates.lab))
     reply = await call(address, channel_credentials(getattr(certificates, caller)))
     assert reply.decode() == str(expected)
 
 
 async def test_what_a_caller_states_counts_for_nothing_under_tls(certificates: Certificates, serve: Serve) -> None:
-    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who)
+    address = await serve(LiveTls(certificates.lab, serves=True).server_credentials(), says_who(certificates.lab))
     stated = stated_identity(Identity(IdentityKind.PARTY, "bank"))
     assert await call(address, channel_credentials(certificates.desk), stated) == b"client risk-desk"
 
@@ -102,10 +109,14 @@ async def test_without_tls_the_stated_identity_is_all_there_is(serve: Serve) -> 
     assert b"cannot be used" in await call(address, None, (("fedpredict-identity", "fedpredict://party/L"),))
 
 
-async def test_without_tls_a_server_that_wants_certificates_knows_nobody(serve: Serve) -> None:
+async def test_without_tls_a_server_that_wants_certificates_knows_nobody(
+    certificates: Certificates, serve: Serve
+) -> None:
+    tls = LiveTls(certificates.lab)
+
     async def knows(_: bytes, context: Context) -> bytes:
-        with pytest.raises(UnauthenticatedError, match="0 identities"):
-            peer_identity(context)
+        with pytest.raises(UnauthenticatedError, match="identity cannot be used"):
+            caller_identity(context, tls)
         return b"nobody"
 
     address = await serve(None, knows)
@@ -160,9 +171,11 @@ async def test_plain_text_gets_nowhere_at_a_tls_port(certificates: Certificates,
 async def test_a_certificate_without_one_identity_is_nobody_s(
     certificates: Certificates, serve: Serve, tmp_path: Path, names: list[x509.GeneralName]
 ) -> None:
+    tls = LiveTls(certificates.lab)
+
     async def knows(_: bytes, context: Context) -> bytes:
         with pytest.raises(UnauthenticatedError):
-            peer_identity(context)
+            caller_identity(context, tls)
         return b"nobody"
 
     files = odd_certificate(certificates, tmp_path, names)

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from fedpredict.tables.script import compile_script
-from fedpredict.tables.views import ViewFeature
 from fedpredict.warehouse.local import LocalWarehouse
-from tests.raw_transactions import AS_OF, EXAMPLES, Event, Merchant, differences, example, oracle
+from tests.raw_examples import ORACLES, assert_equal, generator
+from tests.raw_transactions import AS_OF, Event, Merchant, differences, example, oracle
 
 PEOPLE = 2_000
-MONTH, WEEK = pd.Timedelta(days=30), pd.Timedelta(days=7)
+ALL_PEOPLE = 100_000
+PIECES = 20
+"""An oracle without pandas takes the people piece by piece, as it has an object for each event."""
 
 
 @pytest.fixture(scope="module")
 def raw() -> ModuleType:
-    """The generator beside the examples, which is no package."""
-    spec = importlib.util.spec_from_file_location("raw", EXAMPLES / "raw.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return generator()
 
 
 @pytest.fixture(scope="module")
@@ -47,107 +40,56 @@ def computed(warehouse: LocalWarehouse, raw: ModuleType, name: str, tables: dict
     return warehouse.run(script.query, script.params(AS_OF))
 
 
-def assert_equal(found: pa.Table, wanted: pd.DataFrame, features: tuple[ViewFeature, ...]) -> None:
-    """Compare with what pandas counts, whose missing numbers are NaN; texts are compared as they are."""
-    frame = found.to_pandas().set_index("sample_id").sort_index()
-    wanted = wanted.sort_index()
-    assert list(frame.index) == list(wanted.index)
-    assert set(wanted.columns) == {each.name for each in features}
-    for name in wanted.columns:
-        if wanted[name].dtype == object or str(wanted[name].dtype).startswith("str"):
-            assert frame[name].fillna("-").tolist() == wanted[name].fillna("-").tolist(), name
-        else:
-            mine, theirs = frame[name].to_numpy(float), wanted[name].to_numpy(float)
-            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=0, equal_nan=True, err_msg=name)
+def assert_as_pandas_counts(warehouse: LocalWarehouse, raw: ModuleType, name: str, people: int) -> None:
+    tables = raw.EXAMPLES[name](people)
+
+    found = computed(warehouse, raw, name, tables)
+
+    assert len(found) == people
+    assert_equal(found, ORACLES[name](tables), example(name)[0].features)
 
 
-def grouped(rows: pd.DataFrame, key: str, values: Any, index: Any, how: str) -> pd.Series[Any]:
-    """Return an aggregate for every person, missing where there is nothing to gather."""
-    return pd.Series(values, index=rows.index).groupby(rows[key]).agg(how).reindex(index)
+@pytest.mark.parametrize("name", ORACLES)
+def test_a_telecom_operators_usage_and_a_video_platforms_watching(
+    warehouse: LocalWarehouse, raw: ModuleType, name: str
+) -> None:
+    assert_as_pandas_counts(warehouse, raw, name, PEOPLE)
 
 
-def counted(rows: pd.DataFrame, key: str, index: Any) -> pd.Series[Any]:
-    return rows.groupby(key).size().reindex(index, fill_value=0)
+@pytest.mark.further
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ORACLES)
+def test_usage_and_watching_of_all_people(warehouse: LocalWarehouse, raw: ModuleType, name: str) -> None:
+    assert_as_pandas_counts(warehouse, raw, name, ALL_PEOPLE)
 
 
-def newest(rows: pd.DataFrame, key: str, value: str, index: Any) -> pd.Series[Any]:
-    """Return the value of each person's newest row that has one."""
-    known = rows[rows[value].notna()].sort_values(["at", "id"])
-    return known.groupby(key)[value].last().reindex(index)
-
-
-def before(tables: dict[str, pa.Table], events: str, dimension: str, on: str) -> pd.DataFrame:
-    """Return the events before the instant, with their dimension's columns."""
-    rows: pd.DataFrame = tables[events].to_pandas().merge(tables[dimension].to_pandas(), on=on, how="left")
-    return rows[rows["at"] < AS_OF]
-
-
-def test_a_telecom_operators_usage(warehouse: LocalWarehouse, raw: ModuleType) -> None:
-    tables = raw.usage(PEOPLE)
-    rows = before(tables, "raw_usage", "dim_cells", "cell")
-    index, key = pd.Index(sorted(rows["subscriber"].unique())), "subscriber"
-    month, week = rows[rows["at"] >= AS_OF - MONTH], rows[rows["at"] >= AS_OF - WEEK]
-    older = rows[(rows["at"] >= AS_OF - 2 * WEEK) & (rows["at"] < AS_OF - WEEK)]
-    calls, data, hour = month[month["kind"] == "call"], month[month["kind"] == "data"], month["at"].dt.hour
-    last = rows.groupby(key)["at"].max().reindex(index)
-    wanted = pd.DataFrame(
-        {
-            "calls_7d": counted(week[week["kind"] == "call"], key, index),
-            "calls_30d": counted(calls, key, index),
-            "messages_30d": counted(month[month["kind"] == "message"], key, index),
-            "minutes_30d": grouped(calls, key, calls["seconds"], index, "sum").fillna(0) / 60,
-            "longest_call_30d": grouped(calls, key, calls["seconds"], index, "max"),
-            "megabytes_30d": data[data["megabytes"].notna()].groupby(key)["megabytes"].sum().reindex(index),
-            "night_share_30d": counted(month[(hour >= 22) | (hour < 6)], key, index)
-            / counted(month, key, index).replace(0, np.nan),
-            "abroad_30d": counted(month[month["abroad"].fillna(False).astype(bool)], key, index),
-            "regions_30d": grouped(month, key, month["region"], index, "nunique").fillna(0),
-            "trend": counted(week, key, index) / counted(older, key, index).replace(0, np.nan),
-            "hours_since_last": (AS_OF - last).dt.total_seconds() / 3600,
-            "last_region": newest(rows, key, "region", index),
-        }
-    )
-
-    found = computed(warehouse, raw, "usage", tables)
-
-    assert len(index) == PEOPLE
-    assert_equal(found, wanted, example("usage")[0].feature_view(1).features)
-
-
-def test_a_video_platforms_watching(warehouse: LocalWarehouse, raw: ModuleType) -> None:
-    tables = raw.watching(PEOPLE)
-    rows = before(tables, "raw_watching", "dim_titles", "title")
-    rows = rows[rows["seconds"] > 0]
-    index, key = pd.Index(sorted(rows["viewer"].unique())), "viewer"
-    month = rows[rows["at"] >= AS_OF - MONTH]
-    released = pd.to_datetime(rows["released"], utc=True)
-    days = (rows["at"].dt.floor("D") - released).dt.days
-    finished = month[month["seconds"] * 10 >= month["length"] * 9]
-    columns: dict[str, pd.Series[Any]] = {}
-    for genre in ("drama", "comedy", "sport"):
-        watched = month[month["genre"] == genre]
-        columns[f"{genre}_times_30d"] = counted(watched, key, index)
-        columns[f"{genre}_hours_30d"] = grouped(watched, key, watched["seconds"], index, "sum") / 3600
-    columns |= {
-        "genres_30d": grouped(month, key, month["genre"], index, "nunique").fillna(0),
-        "finished_share_30d": counted(finished, key, index)
-        / counted(month[month["length"].notna()], key, index).replace(0, np.nan),
-        "mean_minutes_30d": grouped(month, key, month["seconds"], index, "mean") / 60,
-        "newest_title_days": grouped(rows, key, days, index, "min"),
-        "weekend_times_30d": counted(month[month["at"].dt.day_of_week >= 5], key, index),
-        "last_genre": newest(rows, key, "genre", index),
-    }
-
-    found = computed(warehouse, raw, "watching", tables)
-
-    assert_equal(found, pd.DataFrame(columns), example("watching")[0].feature_view(1).features)
+def read(tables: dict[str, pa.Table]) -> tuple[list[Event], list[Merchant]]:
+    events = [Event(**row) for row in tables["raw_transactions"].to_pylist()]
+    return events, [Merchant(**row) for row in tables["dim_merchants"].to_pylist()]
 
 
 def test_a_banks_transactions(warehouse: LocalWarehouse, raw: ModuleType) -> None:
     tables = raw.transactions(PEOPLE)
-    events = [Event(**row) for row in tables["raw_transactions"].to_pylist()]
-    merchants = [Merchant(**row) for row in tables["dim_merchants"].to_pylist()]
 
     found = computed(warehouse, raw, "transactions", tables)
 
-    assert differences(found, oracle(events, merchants, AS_OF)) == []
+    assert differences(found, oracle(*read(tables), AS_OF)) == []
+
+
+@pytest.mark.further
+@pytest.mark.timeout(1200)
+def test_transactions_of_all_people(warehouse: LocalWarehouse, raw: ModuleType) -> None:
+    tables = raw.transactions(ALL_PEOPLE)
+
+    found = computed(warehouse, raw, "transactions", tables)
+
+    compared = 0
+    names = pc.unique(found.column("sample_id"))
+    for piece in range(PIECES):
+        some = names.take(pa.array(range(piece, len(names), PIECES)))
+        events = tables["raw_transactions"]
+        events = events.filter(pc.is_in(events.column("account"), value_set=some))
+        mine = found.filter(pc.is_in(found.column("sample_id"), value_set=some))
+        assert differences(mine, oracle(*read({**tables, "raw_transactions": events}), AS_OF)) == []
+        compared += len(mine)
+    assert compared == len(found) == len(names) == ALL_PEOPLE

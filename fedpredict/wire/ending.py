@@ -1,0 +1,60 @@
+"""How a stream that we opened ended: where a write fails, gRPC forgets what the server said."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+T = TypeVar("T")
+_Metadata: TypeAlias = "grpc.aio.Metadata"
+
+NOT_TOLD = "Internal error from Core"
+"""What stands in the place of a status that the server did not give."""
+
+
+class Ending:
+    """The end of a call, from before the first write.
+
+    A server ends a stream that is written to. The status comes, the write fails, and grpc.aio puts INTERNAL over the
+    status, for whoever asks the call. What is asked for at the moment that the status comes is the server's word.
+    """
+
+    def __init__(self, call: grpc.aio.Call) -> None:
+        """Listen to a call."""
+        self._call = call
+        self._status: tuple[grpc.StatusCode, str, _Metadata] | None = None
+        call.add_done_callback(self._note)
+
+    async def error(self) -> grpc.aio.AioRpcError:
+        """Return what the call ended with, also where that is OK; wait for the end."""
+        first = await self._call.initial_metadata()
+        given = await self._call.code(), await self._call.details(), await self._call.trailing_metadata()
+        code, details, trailers = self._status or given
+        return grpc.aio.AioRpcError(code, first, trailers, details, None)
+
+    @property
+    def told(self) -> str:
+        """What the call ended with, in a line; empty before its end."""
+        return told(self._status[0], self._status[1]) if self._status else ""
+
+    def _note(self, call: Any) -> None:
+        if self._status is None:
+            self._status = _at_once(call.code()), _at_once(call.details()), _at_once(call.trailing_metadata())
+
+
+def told(code: grpc.StatusCode, details: str | None) -> str:
+    """Return a status in a line that is not too long."""
+    return f"{code.name}: {str(details)[:500]}"
+
+
+def _at_once(known: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine gives that has nothing to wait for, as a call's that has ended."""
+    try:
+        known.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    known.close()
+    raise AssertionError("a call that has ended knows its status")
