@@ -16,9 +16,9 @@ from fedpredict.model.share import SampleStatus
 from fedpredict.model.standing import PopulationState
 from fedpredict.tables.populations import list_versions, read_bucket
 from tests.integration.federation import eventually
-from tests.integration.test_standing_populations import IDS, World, certificates, when_ready, world
+from tests.integration.test_standing_populations import IDS, World, when_ready, world
 
-__all__ = ["certificates", "world"]
+__all__ = ["world"]
 WHO = "p1500"
 
 
