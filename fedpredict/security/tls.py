@@ -20,8 +20,6 @@ from fedpredict.security.identity import SCHEME, Identity, IdentityKind, identit
 IDENTITY_METADATA = "fedpredict-identity"
 """The metadata key under which a caller states its URI where there is no TLS."""
 
-"""gRPC's name for the URIs among the certificate's alternative names; a DNS name that reads like one is not there."""
-
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """A call as its servicer sees it, whatever its messages are."""
 

@@ -8,14 +8,15 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from fedpredict.errors import TableCorruptError
+from fedpredict.errors import StatementError, TableCorruptError
 from fedpredict.model.offline import BucketDone, OfflineTask
 from fedpredict.state.task_base import TaskErasing, TaskProgress
 from fedpredict.tables.results import RESULTS, read_results
 from fedpredict.warehouse.base import Warehouse
 
 WAIT_S, PAUSE_S = 30.0, 0.2
-"""How long rows that are written anew are waited for: in Hive a partition that is overwritten is empty for a moment."""
+"""How long rows that are written anew are waited for: in Hive a partition that is overwritten is empty for a moment, and
+a statement that reads it then may be refused, because its files are gone."""
 
 
 class _Records(TaskErasing, TaskProgress, Protocol):
@@ -48,7 +49,7 @@ def recorded_results(store: _Records, warehouse: Warehouse, task: OfflineTask, r
                 with_rank=with_rank,
                 others=others,
             )
-        except TableCorruptError:
+        except (StatementError, TableCorruptError):
             known = store.digests(task.task_id, record.bucket)
             is_written = (task.task_id, record.bucket) in store.rewriting()
             # nobody wrote before these rows were read, nor since: whoever has just ended wrote while they were read
@@ -71,12 +72,18 @@ def ranked_results(store: TaskProgress, warehouse: Warehouse, task_id: str, firs
     query, params = top_query(task_id, first, last)
     ends, is_settled = time.monotonic() + WAIT_S, False
     while True:
-        found = warehouse.run(query, params)
+        refusal: StatementError | None = None
+        try:
+            found = warehouse.run(query, params)
+        except StatementError as error:
+            refusal, found = error, RESULTS.arrow_schema.empty_table()
         rows = found.sort_by("rank") if found.num_rows else RESULTS.arrow_schema.empty_table()
         if np.array_equal(rows.column("rank").to_numpy(), np.arange(first, last + 1)):
             return rows
         is_written = task_id in {each for each, _ in store.rewriting()}
         if time.monotonic() > ends or (is_settled and not is_written):
+            if refusal is not None:
+                raise refusal
             return None
         if is_written:
             time.sleep(PAUSE_S)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import FieldError, LeaseLostError, TableCorruptError, WarehouseWriteError
+from fedpredict.errors import FieldError, LeaseLostError, StatementError, TableCorruptError, WarehouseWriteError
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.retention import sweep
@@ -81,9 +81,10 @@ async def test_results_of_a_killed_call_that_were_removed_since_do_not_stay(
     assert (people(bench, RESULTS), bench.store.rewriting()) == ([], [])
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
 @pytest.mark.parametrize("n_empty", [1, 2, 3])
 async def test_a_reader_looks_again_where_rows_are_put_back_right_behind_its_look(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, n_empty: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, n_empty: int, is_refused: bool
 ) -> None:
     """The rows are away for some looks, and there, with nobody writing, when the reader asks after the last of them."""
     monkeypatch.setattr("fedpredict.initiator.offline.recorded.PAUSE_S", 0.0)
@@ -96,6 +97,8 @@ async def test_a_reader_looks_again_where_rows_are_put_back_right_behind_its_loo
         if table != RESULTS.name or not left[0]:
             return rows
         left[0] -= 1
+        if is_refused:
+            raise StatementError("its files are gone")
         return rows.slice(0, 0)
 
     monkeypatch.setattr(bench.warehouse, "read", reading)
@@ -111,9 +114,27 @@ async def test_rows_that_are_gone_are_told_as_damaged(bench: Bench) -> None:
         recorded_results(bench.store, bench.warehouse, task, record)
 
 
+async def test_a_statement_that_is_refused_with_nobody_writing_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await done(bench, ranking=Ranking(0))
+    record = bench.store.buckets(task.task_id)[0]
+
+    def refused(*_: Any) -> pa.Table:
+        raise StatementError("no such column")
+
+    monkeypatch.setattr(bench.warehouse, "read", refused)
+    monkeypatch.setattr(bench.warehouse, "run", refused)
+    with pytest.raises(StatementError, match="no such column"):
+        recorded_results(bench.store, bench.warehouse, task, record)
+    with pytest.raises(StatementError, match="no such column"):
+        ranked_results(bench.store, bench.warehouse, task.task_id, 1, 5)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
 @pytest.mark.parametrize("n_empty", [1, 2, 3])
 async def test_ranks_are_looked_for_again_where_rows_are_put_back_right_behind_a_look(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, n_empty: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, n_empty: int, is_refused: bool
 ) -> None:
     monkeypatch.setattr("fedpredict.initiator.offline.recorded.PAUSE_S", 0.0)
     task = await done(bench, ranking=Ranking(0))
@@ -124,6 +145,8 @@ async def test_ranks_are_looked_for_again_where_rows_are_put_back_right_behind_a
         if not left[0]:
             return rows
         left[0] -= 1
+        if is_refused:
+            raise StatementError("its files are gone")
         return rows.slice(0, 0)
 
     monkeypatch.setattr(bench.warehouse, "run", running)
