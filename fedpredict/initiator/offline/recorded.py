@@ -15,8 +15,8 @@ from fedpredict.tables.results import RESULTS, read_results
 from fedpredict.warehouse.base import Warehouse
 
 WAIT_S, PAUSE_S = 30.0, 0.2
-"""How long rows that are written anew are waited for: in Hive a partition that is overwritten is empty for a moment, and
-a statement that reads it then may be refused, because its files are gone."""
+"""How long rows that are written anew are waited for: in Hive a partition that is overwritten is empty for a moment,
+and a statement that reads it then may be refused, because its files are gone."""
 
 
 class _Records(TaskErasing, TaskProgress, Protocol):
