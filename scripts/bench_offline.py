@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
             enginebench.count_stored()
         with enginebench.served(arguments.engine, arguments.address, install=arguments.install) as server:
             for n_rows, n_features in cases:
-                enginebench.measure(server, n_rows, n_features, arguments.buckets)
+                enginebench.measure(server, n_rows, n_features, arguments.buckets, arguments.days)
         return 0
     for n_rows, n_features in cases:
         with tempfile.TemporaryDirectory(prefix="fedpredict-bench-", dir=arguments.folder) as folder:
@@ -97,6 +97,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", help=f"ids of the snapshot (default: {told})")
     parser.add_argument("--features", help="features of the part (default: 10,100; servers 10)")
     parser.add_argument("--buckets", type=int, help="default: what `task score` would take")
+    parser.add_argument("--days", type=int, default=4, help="servers: how many are scored, one after the other")
     parser.add_argument("--folder", type=Path, help="where the warehouses are made; default: the system's")
     parser.add_argument("--works", choices=("engine", "tasks"), default="engine", help="what is measured")
     parser.add_argument("--quick", action="store_true", help="one million rows only (servers: 200,000)")

@@ -5,10 +5,13 @@ of its own that is set up as ours are; `task`, all that `score_day` does until t
 after those that are counted together, the count of statuses, histograms and checksums, and the records); and `bare`
 once more. `overhead` is what `task` takes of all buckets beyond the mean of the two, as a part of it; `cpu_overhead` is
 that of the server's processor time, known where the server was started for it, which other programs on the machine
-disturb less; `whole_overhead` and `whole_cpu_overhead` have what a day takes once, too (`once_s`).
+disturb less; `whole_overhead` and `whole_cpu_overhead` have what a day takes once, too (`once_s`). `beside` is what a
+task takes beside its INSERTs, as a part of these: the same statements at the same moments, so that it varies least; in
+Hive the INSERTs count as well, and it lacks that.
 
-Two days are scored. The first is a model's first, in a server that has run the INSERT at this size, and nothing else of
-a task: bins are chosen, and the server compiles what it has not run before. The second is any later day.
+Two days are scored, or more. The first is a model's first, in a server that has run the INSERT at this size and nothing
+else of a task: bins are chosen, and the server compiles what it has not run before. The second is the next day. By each
+further one the server has run more often what is ours, as it has the INSERT.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +59,7 @@ from fedpredict.warehouse.insertion import rows_for
 
 MODEL = "bench"
 MORNING, OTHER_DAY = datetime(2026, 1, 1, tzinfo=UTC), "2025-12-31"
-DAYS = (date(2026, 1, 1), date(2026, 1, 2))
+FIRST_DAY = date(2026, 1, 1)
 SERVICES = [sys.executable, str(Path(__file__).parent / "services")]
 SET: Mapping[str, tuple[str, ...]] = {"spark": ("spark.driver.memory=3g",), "hive": ()}
 """What a server is started with, where it is more than that of a test."""
@@ -108,7 +111,7 @@ def _database(server: Server) -> Iterator[HiveSettings]:
     session.close()
 
 
-def measure(server: Server, n_rows: int, n_features: int, n_buckets: int | None) -> None:
+def measure(server: Server, n_rows: int, n_features: int, n_buckets: int | None, n_days: int) -> None:
     """Load a snapshot, score it both ways on each day, and print one object for each."""
     n_buckets = n_buckets or bucket_count(n_rows, BUCKET_ROWS)
     with _database(server) as settings:
@@ -121,12 +124,12 @@ def measure(server: Server, n_rows: int, n_features: int, n_buckets: int | None)
             raise SystemExit("no snapshot")
         ensure_tables(warehouse)
         facts = {"engine": warehouse.engine.name, "rows": n_rows, "features": n_features, "buckets": n_buckets}
-        for number, day in enumerate(DAYS, 1):
+        for number in range(1, n_days + 1):
             turns = Turns(session, warehouse, version, snapshot, n_buckets, server.pid)
             if number == 1:
                 turns.warm()
             with statements(warehouse, turns.now) as spent:
-                turns.run(day)
+                turns.run(FIRST_DAY + timedelta(days=number - 1))
             _print(facts | {"day": number}, turns, spent)
         session.close()
         warehouse.close()
@@ -300,6 +303,7 @@ def _print(facts: dict[str, Any], turns: Turns, spent: Mapping[str, Spent]) -> N
             line["cpu_s"] = round(taken.cpu, 2)
         if work == "task":
             line |= {"peak_mb": peak, **_overheads(theirs, ours, turns.once)}
+            line["beside"] = round(ours.wall / spent[f"INSERT {SHARES.name}"].wall - 1, 3)
             longest = sorted(spent.items(), key=lambda each: -each[1].wall)
             line["statements_s"] = {name: round(each.wall, 2) for name, each in longest}
             if turns.pid is not None:

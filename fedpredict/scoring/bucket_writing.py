@@ -23,7 +23,6 @@ from fedpredict.scoring.counting import (
     Counts,
     bins_of_sample,
     bins_of_stored,
-    checked_now,
     counted,
     counted_each,
     counted_passing,
@@ -143,9 +142,7 @@ class BucketWriter:
                 self._still_ours()
                 written.append(bucket)
                 params = share_values(self._version, self._snapshot, bucket, task.n_buckets)
-                summaries, bound = passing_counts(
-                    bucket, warehouse.engine.name, bins=task.bins, checked=checked_now(warehouse)
-                )
+                summaries, bound = passing_counts(bucket, warehouse.engine.name, bins=task.bins)
                 query = self._statement_of(task.n_buckets)
                 yield Filling({**task.partition, "bucket": bucket}, query, params | bound, summaries)
 

@@ -12,9 +12,10 @@ from fedpredict.model.buckets import bucket_of_rank
 from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.tally import ENOUGH, Bins
-from fedpredict.tables.checksums_sql import Checked
 from fedpredict.tables.shares import MAX_BINNED, SHARES
 from fedpredict.tables.shares_sql import (
+    CHECKED,
+    CHECKED_WITHOUT_IDS,
     count_rows,
     count_rows_of_each,
     counts,
@@ -25,6 +26,8 @@ from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, SeriesWriter, Warehouse
 
+_WITHOUT_IDS = ", without ids"
+
 
 class Counts(NamedTuple):
     """What is known of the rows of a bucket.
@@ -32,7 +35,7 @@ class Counts(NamedTuple):
     Attributes:
         statuses: How many ids have each status.
         histograms: For each output with bins, the scores by bin.
-        checksum: Over ids, statuses and scores, or as `Checked` says, whatever the order of rows.
+        checksum: Over ids, statuses and scores, or without ids, whatever the order of rows.
         n_ids: The ids that are stored.
     """
 
@@ -79,7 +82,7 @@ def counted_each(
     """Return what is stored in each of some buckets of a task's partition, by one statement; else as `counted`."""
     if not buckets:
         return {}
-    checked = _checked_by(warehouse, engine or engine_name(warehouse))
+    checked = CHECKED_WITHOUT_IDS if (engine or engine_name(warehouse)).endswith(_WITHOUT_IDS) else CHECKED
     query = counts(task, buckets, warehouse.engine.name, bins=bins, checked=checked, table=table)
     rows: dict[int, list[Mapping[str, int]]] = {bucket: [] for bucket in buckets}
     for row in warehouse.run(*query).to_pylist():
@@ -122,11 +125,6 @@ def rows_of_each(warehouse: Warehouse, snapshot: Snapshot, n_buckets: int) -> di
     return dict(found)
 
 
-def checked_now(warehouse: Warehouse) -> Checked:
-    """Return what checksums are of that are made now."""
-    return _ways(warehouse)[0]
-
-
 def engine_name(warehouse: Warehouse) -> str:
     """Return what computes checksums now, and of what: records have it."""
     return engine_names(warehouse)[0]
@@ -134,24 +132,8 @@ def engine_name(warehouse: Warehouse) -> str:
 
 def engine_names(warehouse: Warehouse) -> list[str]:
     """Return whose checksums can be compared with what is stored: this engine's own, in each way that it had."""
-    return [_own_name(warehouse) + way for way in _ways(warehouse)]
-
-
-def _ways(warehouse: Warehouse) -> list[Checked]:
-    """Return what checksums are of in an engine: now, and before."""
-    if not isinstance(warehouse, SeriesWriter):
-        return [Checked.WITH_IDS]
-    before = [Checked.WITHOUT_IDS, Checked.WITH_IDS]
-    return [Checked.BY_VALUE, *before] if warehouse.engine.name == "hive" else before
-
-
-def _checked_by(warehouse: Warehouse, engine: str) -> Checked:
-    """Return what the checksums of one of `engine_names` are of."""
-    return Checked(engine.removeprefix(_own_name(warehouse)))
-
-
-def _own_name(warehouse: Warehouse) -> str:
-    return f"{warehouse.engine.name} {warehouse.engine.version}"
+    own = f"{warehouse.engine.name} {warehouse.engine.version}"
+    return [own + _WITHOUT_IDS, own] if isinstance(warehouse, SeriesWriter) else [own]
 
 
 def _bins(moments: pa.Table, n_scores: int) -> Bins:

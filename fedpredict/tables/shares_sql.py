@@ -17,7 +17,6 @@ from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
 from fedpredict.tables.buckets import bucket_values, in_bound_bucket, place_of
-from fedpredict.tables.checksums_sql import Checked, row_number
 from fedpredict.tables.linear import exposure_of, weight_columns
 from fedpredict.tables.linear_sql import linear_parameters
 from fedpredict.tables.names import PLACE
@@ -28,6 +27,9 @@ from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, Value
 
+CHECKED = ("sample_id", "status", "scores")
+CHECKED_WITHOUT_IDS = ("status", "scores")
+"""What a server reads for a checksum: ids, which nothing else needs, cost it more than all the rest (ADR 0040)."""
 MAX_SIDE_BY_SIDE = 1_000
 """So many weights stand side by side in one row of parameters; an engine needs long to plan a statement of more."""
 
@@ -62,7 +64,7 @@ def share_values(version: ModelVersion, snapshot: Snapshot, bucket: int, n_bucke
 def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
     """Return a query for shares with a column more: each row's number for the checksum, as `counts` sums it up."""
     names = ("sample_id", "status", "scores", "event_time")
-    return sql.select_from([*sql.columns_of(*names), sql.named(row_number(engine, Checked.WITH_IDS), name)], shares)
+    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine, CHECKED), name)], shares)
 
 
 def bucket_rows(
@@ -112,7 +114,7 @@ def counts(
     engine: str,
     *,
     bins: Sequence[tuple[float, float]],
-    checked: Checked,
+    checked: Sequence[str],
     table: str,
 ) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
     """Return the query that counts what is stored in buckets: fp_output, bucket, status, fp_bin, n and fp_check.
@@ -125,14 +127,14 @@ def counts(
         engine: What computes it.
         bins: For each output whose scores are counted by bin, where the first of `N_BINS` inner bins begins, and the
             width of one; bin 0 is below them, the last above. Where there are none, all are in bin 0 of output 0.
-        checked: What the checksum is of.
+        checked: The columns that the checksum is of: `CHECKED`, or `CHECKED_WITHOUT_IDS`.
         table: Where the buckets are: `fp_partial_scores`, or a table like it.
     """
     params: dict[str, Value] = dict(task)
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
         bin_of = _bin_of_output(output, bins, params)
-        check = row_number(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
+        check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
         columns = [
             *sql.columns_of("bucket", "status"),
             sql.named(bin_of, "fp_bin"),
@@ -152,17 +154,17 @@ def counts(
 
 
 def passing_counts(
-    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]], checked: Checked
+    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]]
 ) -> tuple[list[exp.Select], dict[str, Value]]:
     """Return queries without a FROM that count the rows of `bucket_shares` as `counts` counts what is stored.
 
-    One for each output with bins, at least one, and the values to bind.
+    One for each output with bins, at least one, and the values to bind. The checksum is that of `CHECKED_WITHOUT_IDS`.
     """
     params: dict[str, Value] = {}
     queries: list[exp.Select] = []
     for output in range(max(1, len(bins))):
         bin_of = _bin_of_output(output, bins, params)
-        check = row_number(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
+        check = _checked(engine, CHECKED_WITHOUT_IDS) if output == 0 else exp.cast(sql.number(0), "bigint")
         told = [
             sql.named(sql.number(output), "fp_output"),
             sql.named(sql.number(bucket), "bucket"),
@@ -218,6 +220,13 @@ def _bin_of(score: exp.Expr, output: int) -> exp.Expr:
         (exp.LT(this=score.copy(), expression=start), sql.number(0)),
         (exp.GTE(this=score, expression=end), sql.number(N_BINS + 1)),
     )
+
+
+def _checked(engine: str, columns: Sequence[str]) -> exp.Expr:
+    """Return a number below 2^31 in size of some columns of a row: the engine's own hash."""
+    name = "xxhash64" if engine == "spark" else "hash"
+    hashed = exp.Anonymous(this=name, expressions=sql.columns_of(*columns))
+    return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
 
 
 def _bucket_values(bucket: int, n_buckets: int) -> dict[str, Value]:
