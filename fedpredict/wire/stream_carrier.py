@@ -57,6 +57,8 @@ class StreamCarrier(Carrier):
         writing = asyncio.ensure_future(self._write(end))
         try:
             await asyncio.wait({reading, writing, self._closing}, return_when=asyncio.FIRST_COMPLETED)
+            if self._ending:
+                await self._ending.settle()
             if not writing.done():
                 # a write that is given up half way keeps gRPC from ending the call: its caller would wait in vain
                 self._reason = self._reason or self._told(reading) or "the peer closed the stream"
