@@ -11,13 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from fedpredict.initiator.offline.erasing import erase_from_tasks
+from fedpredict.initiator.offline.recorded import recorded_results
 from fedpredict.initiator.offline.retention import sweep
 from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.model.offline import CombinedBy, OfflineState, Ranking
 from fedpredict.model.sample_ids import SampleIds
-from fedpredict.scoring.erase import erase
+from fedpredict.model.share import SampleStatus
+from fedpredict.scoring.erase import Erased
 from fedpredict.state.lease_sql import open_leases
 from fedpredict.state.leases import Alone
+from fedpredict.state.tasks import open_task_store
 from fedpredict.tables import ranking_sql
 from fedpredict.tables.combining_sql import probe_query
 from fedpredict.tables.id_tables import ids_of_table
@@ -94,9 +98,32 @@ async def test_a_task_is_combined_ranked_erased_and_swept_on_a_server(
     top = bench.server.run(*ranking_sql.top_query(task_id, 1, 3)).sort_by("rank")
     assert top.column("sample_id").to_pylist() == ["u63", "u62", "u61"]
 
-    with contextlib.closing(open_leases("sqlite:///leases.db", tmp_path)) as leases:
-        told = erase(Alone(leases), bench.server, "u5", keep=True)
-    assert {each.table for each in told} >= {RESULTS.name, UNRANKED.name, TASK_SHARES.name}
+    def erased(*, keep: bool) -> list[Erased]:
+        with contextlib.closing(open_leases("sqlite:///leases.db", tmp_path)) as leases:
+            return erase_from_tasks(
+                Alone(leases),
+                lambda: open_task_store("sqlite:///state.db", tmp_path),
+                bench.server,
+                "bank",
+                "u5",
+                by="me",
+                now=datetime.now(UTC) + timedelta(hours=2),
+                keep=keep,
+            )
+
+    there = {(RESULTS.name, 1), (UNRANKED.name, 1), (TASK_SHARES.name, 2)}  # of two parties
+    assert {(each.table, each.found) for each in erased(keep=True)} >= there
+    assert {(each.table, each.removed) for each in erased(keep=False)} >= there
+    rows_after = [
+        row
+        for record in bench.store.buckets(task_id).values()
+        for row in recorded_results(bench.store, bench.server, task, record).to_pylist()
+    ]
+    blanked = {**rows["u5"], "sample_id": "", "status": int(SampleStatus.ID_INVALID), "predictions": None, "origin": 0}
+    expected = [row for name, row in rows.items() if name != "u5"] + [blanked]
+    assert sorted(map(str, rows_after)) == sorted(map(str, expected))
+    assert bench.store.task(task_id).totals.scored == N_IDS - 2
+    assert erased(keep=False) == []
     sweep(bench.store, bench.server, "bank", 7, datetime.now(UTC) + timedelta(hours=2))
     assert bench.server.read(TASK_SHARES.name, ["status"], {"task_id": task_id}).num_rows == 0
     assert bench.server.read(RESULTS.name, ["status"], {"task_id": task_id}).num_rows == N_IDS
