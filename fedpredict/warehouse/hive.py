@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ _FEW_COUNTERS = "Counters limit exceeded"
 
 STAGE_ABOVE_VALUES = 1_000
 """With a staging location, more values than this go through it: faster, and no weights in the server's query log."""
+
+PAUSES_S = (0.5, 1.0, 2.0)
+"""How long a query waits before it is asked again, when another session's partition was in its way."""
 
 CLOSE_S = 2.0
 """How long `close` waits for a statement that another thread has under way; it may take an hour."""
@@ -281,7 +285,7 @@ class HiveWarehouse(Warehouse, SeriesWriter):
             with _statement_errors(session, params):
                 for table, database in tables_of(statement):
                     _refresh(session, table, database)
-                return session.execute(sql)
+                return _asked(session, sql)
 
     @override
     def close(self) -> None:
@@ -341,6 +345,19 @@ class _Series:
             else:
                 session.execute(insert_query(schema, filling.partition, *query))
             return [session.execute(f"SELECT * FROM `{name}`") for name in names]
+
+
+def _asked(session: HiveSession, sql: str) -> pa.Table:
+    """Return what a query gives, asked again where another session's partition was in its way."""
+    for pause_s in PAUSES_S:
+        try:
+            return session.execute(sql)
+        except RefusedByServerError as error:
+            if not error.is_momentary:
+                raise
+            logger.warning("hive.asked_again", extra={"reason": without_values(error)})
+            time.sleep(pause_s)
+    return session.execute(sql)
 
 
 @contextlib.contextmanager

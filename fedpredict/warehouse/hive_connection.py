@@ -67,6 +67,11 @@ class RefusedByServerError(Exception):
         """Whether the statement names a table that does not exist."""
         return self.sql_state in ("42S02", "42P01")
 
+    @property
+    def is_momentary(self) -> bool:
+        """Whether Spark's metastore stumbled over a partition that another session wrote at that moment."""
+        return "INTERNAL_ERROR_HIVE_METASTORE_PARTITION_FILTER" in self.message
+
 
 class _TlsSocket(TSSLSocket.TSSLSocket):  # type: ignore[misc]
     """Thrift's TLS socket, whose `close` breaks when it was never open and hides why it was not."""

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from fedpredict.warehouse.hive import _unbound
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+
+from fedpredict.warehouse import hive
+from fedpredict.warehouse.hive import _asked, _unbound
 from fedpredict.warehouse.hive_connection import RefusedByServerError
+
+STUMBLED = RefusedByServerError(
+    "Error running query: [_LEGACY_ERROR_TEMP_3065] AnalysisException: SparkRuntimeException: "
+    "[INTERNAL_ERROR_HIVE_METASTORE_PARTITION_FILTER] Failed to get partition metadata by filter from Hive metastore.",
+    None,
+    0,
+)
 
 
 def test_a_server_with_few_counters_is_told_of_with_the_fix_and_without_values() -> None:
@@ -13,3 +26,39 @@ def test_a_server_with_few_counters_is_told_of_with_the_fix_and_without_values()
         "and tez.counters.max to 1200"
     )
     assert _unbound(RefusedByServerError("no such column", None, 1), {}) == "no such column"
+
+
+class Session:
+    """A session that refuses a number of times."""
+
+    def __init__(self, refusal: RefusedByServerError, n: int) -> None:
+        self._refusal, self._left = refusal, n
+        self.n_asked = 0
+
+    def execute(self, _sql: str) -> pa.Table:
+        self.n_asked += 1
+        if self._left:
+            self._left -= 1
+            raise self._refusal
+        return pa.table({"n": [7]})
+
+
+@pytest.mark.parametrize(("n_refusals", "n_asked"), [(0, 1), (3, 4), (4, 4)])
+def test_a_query_in_whose_way_a_partition_was_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, n_refusals: int, n_asked: int
+) -> None:
+    monkeypatch.setattr(hive, "PAUSES_S", (0.0, 0.0, 0.0))
+    session = Session(STUMBLED, n_refusals)
+    if n_refusals < n_asked:
+        assert _asked(cast("Any", session), "SELECT 7").to_pylist() == [{"n": 7}]
+    else:
+        with pytest.raises(RefusedByServerError, match="PARTITION_FILTER"):
+            _asked(cast("Any", session), "SELECT 7")
+    assert session.n_asked == n_asked
+
+
+def test_any_other_refusal_is_told_at_once() -> None:
+    session = Session(RefusedByServerError("no such column", "42000", 1), 1)
+    with pytest.raises(RefusedByServerError, match="no such column"):
+        _asked(cast("Any", session), "SELECT x")
+    assert session.n_asked == 1
