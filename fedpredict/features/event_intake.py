@@ -17,10 +17,10 @@ import pyarrow as pa
 from fedpredict.errors import EventsRefusedError, FeatureFileError, FieldError, ProtocolError
 from fedpredict.features.event_feed import Feed, OddEventError
 from fedpredict.features.files import read_columns
-from fedpredict.http.members import RepeatedMemberError, check_members, repeats
 from fedpredict.state.event_base import EventStore, StoredEvent
 from fedpredict.wire.arrow_codec import check_messages
 from fedpredict.wire.arrow_plain import plain_column
+from fedpredict.wire.members import RepeatedMemberError, check_members, repeats
 
 logger = logging.getLogger(__name__)
 

@@ -106,6 +106,8 @@ class AuditedCalls:
         status: Statuses,
     ) -> None:
         """Write down a question that was answered; what is given is as in an `AuditedCall`."""
+        if self._log is None:
+            return
         # on the way of every answer: what many lines share is looked up
         token, purpose = token_of(caller), self._purpose_of(caller)
         who = (caller.kind, caller.name, token, purpose)
@@ -122,8 +124,7 @@ class AuditedCalls:
                 if len(self._texts) >= _KEPT:
                     self._texts.clear()
                 self._texts[key] = text
-        if self._log is not None:
-            self._log.add_answer(text, request_id, SampleIds.of(sample_ids))
+        self._log.add_answer(text, request_id, SampleIds.of(sample_ids))
 
     def stranger(self, what: str, error: BaseException, caller: str = NOBODY) -> None:
         """Write down a call of somebody who did not prove who he is, or whom no setting names; many are counted.

@@ -14,7 +14,6 @@ from msgspec import UNSET
 
 from fedpredict.errors import FieldError, NameRefusedError, ProtocolError, TooManySamplesError
 from fedpredict.http.application import JSON, ProblemError
-from fedpredict.http.members import COLON, check_body, count, has_more
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator.http.bodies import MAX_TIMEOUT_MS, PredictBody
 from fedpredict.model.arrays import Floats
@@ -25,6 +24,7 @@ from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
 from fedpredict.security.passwords import AUTHORIZATION
 from fedpredict.wire.codec import check_request_id, new_request_id
+from fedpredict.wire.members import COLON, check_body, count, has_more
 
 CALLER_HEADER, TRACE_HEADER = b"x-fedpredict-client", b"traceparent"
 TOKEN_HEADER = AUTHORIZATION.encode()

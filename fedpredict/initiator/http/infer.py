@@ -14,7 +14,6 @@ from msgspec import UNSET
 from fedpredict.errors import FieldError, ModelNotReadyError
 from fedpredict.http.application import JSON, REQUEST_ID, Answer, Endpoint, ProblemError, Request, Route
 from fedpredict.http.exchange import Exchange
-from fedpredict.http.members import COLON, check_body, count, has_more
 from fedpredict.http.problem import media_refused
 from fedpredict.initiator import open_inference as oip
 from fedpredict.initiator.audited import WHAT
@@ -37,6 +36,7 @@ from fedpredict.model.prediction import ModelInfo, Prediction, PredictTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.security.entrance import Entrance
 from fedpredict.security.identity import Identity
+from fedpredict.wire.members import COLON, check_body, count, has_more
 
 BINARY = "application/octet-stream"
 LENGTH_HEADER = b"inference-header-content-length"

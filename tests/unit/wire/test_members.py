@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpredict.errors import FieldError
-from fedpredict.http.members import RepeatedMemberError, check_body, check_members, count, has_more, repeats
+from fedpredict.wire.members import RepeatedMemberError, check_body, check_members, count, has_more, repeats
 
 NAMES = st.text(st.sampled_from('ab:"\\ é'), max_size=3)
 CELLS = st.none() | st.booleans() | st.integers() | NAMES
