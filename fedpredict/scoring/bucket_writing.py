@@ -23,6 +23,7 @@ from fedpredict.scoring.counting import (
     Counts,
     bins_of_sample,
     bins_of_stored,
+    checked_now,
     counted,
     counted_each,
     counted_passing,
@@ -33,9 +34,10 @@ from fedpredict.scoring.row_shares import share_of_rows
 from fedpredict.scoring.tally import CHECK, Bins, Tally
 from fedpredict.scoring.texts import TextCodes
 from fedpredict.tables import shares
+from fedpredict.tables.counts_sql import passing_counts, with_checks
 from fedpredict.tables.names import column_names
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
-from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, passing_counts, share_values, with_checks
+from fedpredict.tables.shares_sql import bucket_rows, bucket_shares, raw_names, share_values
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import (
@@ -84,7 +86,7 @@ class BucketWriter:
         self._still_ours = still_ours
         self._chooses = combination_of(part) is None
         self._rows: Mapping[int, int] | None = None
-        self._statement: tuple[int, exp.Select] | None = None
+        self._statement: tuple[tuple[int, int], exp.Select] | None = None
 
     def write(
         self, task: ShareTask, waiting: Sequence[int], begun: Callable[[int], None]
@@ -133,6 +135,7 @@ class BucketWriter:
         """Have a server write buckets one after the other, as many as end soon, and count them all by one statement."""
         start = time.perf_counter()
         written: list[int] = []
+        checked = checked_now(warehouse, task.bins)
 
         def fillings() -> Iterator[Filling]:
             for bucket in waiting[:MOST_TOGETHER]:
@@ -141,13 +144,17 @@ class BucketWriter:
                 begun(len(written))
                 self._still_ours()
                 written.append(bucket)
+                partition: Partition = {**task.partition, "bucket": bucket}
                 params = share_values(self._version, self._snapshot, bucket, task.n_buckets)
-                summaries, bound = passing_counts(bucket, warehouse.engine.name, bins=task.bins)
-                query = self._statement_of(task.n_buckets)
-                yield Filling({**task.partition, "bucket": bucket}, query, params | bound, summaries)
+                if not warehouse.gathers:
+                    yield Filling(partition, self._statement_of(task.n_buckets), params)
+                    continue
+                summaries, bound = passing_counts(bucket, warehouse.engine.name, bins=task.bins, checked=checked)
+                query = self._statement_of(task.n_buckets, len(task.bins))
+                yield Filling(partition, query, params | bound, summaries, raw_names(len(task.bins)))
 
         gathered = dict(zip(written, warehouse.replace_series_from(SHARES.name, fillings()), strict=True))
-        found = {bucket: counted_passing(bucket, each, task.bins) for bucket, each in gathered.items() if each}
+        found = {bucket: counted_passing(bucket, each, task.bins, checked) for bucket, each in gathered.items() if each}
         stored = [bucket for bucket, each in gathered.items() if not each]
         found |= counted_each(warehouse, task.partition, stored, task.bins)
         for bucket, counts in found.items():
@@ -175,7 +182,7 @@ class BucketWriter:
                 statuses=counts.statuses,
                 histograms=counts.histograms,
                 checksum=counts.checksum,
-                engine=engine_name(self._warehouse),
+                engine=engine_name(self._warehouse, task.bins),
                 seconds=seconds,
                 finished_at=datetime.now(UTC),
             )
@@ -202,16 +209,16 @@ class BucketWriter:
         counts = tally.counts()
         return tally.bins, Counts(*counts, n_ids)
 
-    def _statement_of(self, n_buckets: int) -> exp.Select:
+    def _statement_of(self, n_buckets: int, n_raw: int = 0) -> exp.Select:
         """Return the query for the shares of a bucket, the same for all of so many: what is made of it serves for all.
 
         Where rows are watched it has their numbers for the checksum, too.
         """
-        if self._statement is None or self._statement[0] != n_buckets:
-            query, _ = bucket_shares(self._version, self._snapshot, 0, n_buckets)
+        if self._statement is None or self._statement[0] != (n_buckets, n_raw):
+            query, _ = bucket_shares(self._version, self._snapshot, 0, n_buckets, n_raw=n_raw)
             if isinstance(self._warehouse, WatchedWriter):
                 query = with_checks(query, self._warehouse.engine.name, CHECK.name)
-            self._statement = (n_buckets, query)
+            self._statement = ((n_buckets, n_raw), query)
         return self._statement[1]
 
     def _looked_at(self, task: ShareTask, partition: Partition, n_ids: int) -> tuple[Bins, Counts]:

@@ -12,21 +12,12 @@ from fedpredict.model.buckets import bucket_of_rank
 from fedpredict.model.distribution import N_BINS, bins_around
 from fedpredict.model.share import SampleStatus
 from fedpredict.scoring.tally import ENOUGH, Bins
+from fedpredict.tables.counts_sql import Checked, counts
 from fedpredict.tables.shares import MAX_BINNED, SHARES
-from fedpredict.tables.shares_sql import (
-    CHECKED,
-    CHECKED_WITHOUT_IDS,
-    count_rows,
-    count_rows_of_each,
-    counts,
-    sampled_moments,
-    stored_moments,
-)
+from fedpredict.tables.shares_sql import count_rows, count_rows_of_each, sampled_moments, stored_moments
 from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, SeriesWriter, Warehouse
-
-_WITHOUT_IDS = ", without ids"
 
 
 class Counts(NamedTuple):
@@ -35,7 +26,7 @@ class Counts(NamedTuple):
     Attributes:
         statuses: How many ids have each status.
         histograms: For each output with bins, the scores by bin.
-        checksum: Over ids, statuses and scores, or without ids, whatever the order of rows.
+        checksum: Over ids, statuses and scores, or as `Checked` says, whatever the order of rows.
         n_ids: The ids that are stored.
     """
 
@@ -62,12 +53,12 @@ def counted(
         bins: For each output whose scores are counted by bin.
         n_ids: The number of ids that there should be; of none nothing is asked.
         table: The table of the partition.
-        engine: One of `engine_names`: whose checksum; None: the first.
+        engine: One of `engine_names`: whose checksum; None: that of `engine_name`.
     """
     task, bucket = dict(partition), int(partition["bucket"])
     del task["bucket"]
     found = counted_each(warehouse, task, [bucket] if n_ids else [], bins, table=table, engine=engine)
-    return found.get(bucket, _summed((), bins))
+    return found.get(bucket, _summed((), bins, Checked.WITH_IDS))
 
 
 def counted_each(
@@ -82,19 +73,19 @@ def counted_each(
     """Return what is stored in each of some buckets of a task's partition, by one statement; else as `counted`."""
     if not buckets:
         return {}
-    checked = CHECKED_WITHOUT_IDS if (engine or engine_name(warehouse)).endswith(_WITHOUT_IDS) else CHECKED
+    checked = _checked_by(warehouse, engine or engine_name(warehouse, bins))
     query = counts(task, buckets, warehouse.engine.name, bins=bins, checked=checked, table=table)
     rows: dict[int, list[Mapping[str, int]]] = {bucket: [] for bucket in buckets}
     for row in warehouse.run(*query).to_pylist():
         rows[int(row["bucket"])].append(row)
-    return {bucket: _summed(each, bins) for bucket, each in rows.items()}
+    return {bucket: _summed(each, bins, checked) for bucket, each in rows.items()}
 
 
-def counted_passing(bucket: int, gathered: Sequence[pa.Table], bins: Bins) -> Counts:
+def counted_passing(bucket: int, gathered: Sequence[pa.Table], bins: Bins, checked: Checked) -> Counts:
     """Return what `passing_counts` gathered of a bucket while it was written."""
     rows = [row for table in gathered for row in table.to_pylist()]
     # rows of another bucket would be those of the one before, where an engine leaves what no row took the place of
-    return _summed([row for row in rows if int(row["bucket"]) == bucket], bins)
+    return _summed([row for row in rows if int(row["bucket"]) == bucket], bins, checked)
 
 
 def bins_of_stored(warehouse: Warehouse, partition: Partition, n_scores: int, n_ids: int) -> Bins:
@@ -125,15 +116,39 @@ def rows_of_each(warehouse: Warehouse, snapshot: Snapshot, n_buckets: int) -> di
     return dict(found)
 
 
-def engine_name(warehouse: Warehouse) -> str:
+def checked_now(warehouse: Warehouse, bins: Bins) -> Checked:
+    """Return what checksums are of that are made now, of shares with these bins."""
+    if not isinstance(warehouse, SeriesWriter):
+        return Checked.WITH_IDS
+    has_bins = 0 < len(bins) < MAX_BINNED  # of as many outputs, there may be one more without bins
+    return Checked.BY_VALUE if warehouse.engine.name == "hive" and has_bins else Checked.WITHOUT_IDS
+
+
+def engine_name(warehouse: Warehouse, bins: Bins) -> str:
     """Return what computes checksums now, and of what: records have it."""
-    return engine_names(warehouse)[0]
+    return _own_name(warehouse) + checked_now(warehouse, bins)
 
 
 def engine_names(warehouse: Warehouse) -> list[str]:
     """Return whose checksums can be compared with what is stored: this engine's own, in each way that it had."""
-    own = f"{warehouse.engine.name} {warehouse.engine.version}"
-    return [own + _WITHOUT_IDS, own] if isinstance(warehouse, SeriesWriter) else [own]
+    ways = [Checked.WITH_IDS, Checked.WITHOUT_IDS] if isinstance(warehouse, SeriesWriter) else [Checked.WITH_IDS]
+    if warehouse.engine.name == "hive":
+        ways.append(Checked.BY_VALUE)
+    return [_own_name(warehouse) + way for way in ways]
+
+
+def bins_of_checksum(engine: str, bins: Bins) -> Bins:
+    """Return those of a task's bins that a checksum of one of `engine_names` needs: all, or none."""
+    return bins if engine.endswith(Checked.BY_VALUE) else ()
+
+
+def _own_name(warehouse: Warehouse) -> str:
+    return f"{warehouse.engine.name} {warehouse.engine.version}"
+
+
+def _checked_by(warehouse: Warehouse, engine: str) -> Checked:
+    """Return what the checksums of one of `engine_names` are of."""
+    return Checked(engine.removeprefix(_own_name(warehouse)))
 
 
 def _bins(moments: pa.Table, n_scores: int) -> Bins:
@@ -144,7 +159,7 @@ def _bins(moments: pa.Table, n_scores: int) -> Bins:
     return tuple(bins_around(float(mean), float(deviation)) for mean, deviation in pairs)
 
 
-def _summed(rows: Sequence[Mapping[str, int]], bins: Bins) -> Counts:
+def _summed(rows: Sequence[Mapping[str, int]], bins: Bins, checked: Checked) -> Counts:
     statuses: Counter[SampleStatus] = Counter()
     histograms = [[0] * (N_BINS + 2) for _ in bins]
     checksum = 0
@@ -152,7 +167,10 @@ def _summed(rows: Sequence[Mapping[str, int]], bins: Bins) -> Counts:
         output, status, n = int(row["fp_output"]), SampleStatus(int(row["status"])), int(row["n"])
         if output == 0:
             statuses[status] += n
-            checksum += int(row["fp_check"])
+            if status is SampleStatus.OK or checked is not Checked.BY_VALUE:
+                checksum += int(row["fp_check"])
         if bins and status is SampleStatus.OK:
             histograms[output][int(row["fp_bin"])] += n
+    if checked is Checked.BY_VALUE:
+        checksum = (checksum + 2**63) % 2**64 - 2**63
     return Counts(dict(sorted(statuses.items())), tuple(map(tuple, histograms)), checksum, sum(statuses.values()))

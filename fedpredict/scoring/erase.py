@@ -344,7 +344,7 @@ def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_id
         statuses=found.statuses,
         histograms=found.histograms,
         checksum=found.checksum,
-        engine=engine_name(warehouse),
+        engine=engine_name(warehouse, task.bins),
         finished_at=datetime.now(UTC),
     )
 

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from fedpredict.errors import InputError, ModelNotReadyError
 from fedpredict.model.buckets import bucket_count, check_bucket_count
 from fedpredict.scoring.bucket_writing import BucketWriter
-from fedpredict.scoring.counting import counted, engine_names
+from fedpredict.scoring.counting import bins_of_checksum, counted, engine_names
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
 from fedpredict.tables.shares import BucketRecord, ShareTask, TaskState
@@ -134,8 +134,10 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
     damaged = []
     for bucket, record in state.buckets.items():
         partition = {**state.task.partition, "bucket": bucket}
-        found = counted(warehouse, partition, (), record.n_ids, engine=record.engine)
-        if (found.checksum, found.n_ids) != (record.checksum, record.n_ids):
+        bins = bins_of_checksum(record.engine, state.task.bins)
+        found = counted(warehouse, partition, bins, record.n_ids, engine=record.engine)
+        # a checksum by value has no statuses in it
+        if (found.checksum, found.statuses) != (record.checksum, record.statuses):
             damaged.append(bucket)
     return damaged
 

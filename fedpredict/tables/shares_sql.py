@@ -12,7 +12,6 @@ from dataclasses import replace
 from sqlglot import exp
 
 from fedpredict.model.buckets import bucket_count
-from fedpredict.model.distribution import N_BINS
 from fedpredict.model.part import Family
 from fedpredict.model.share import SampleStatus
 from fedpredict.tables import sql
@@ -27,15 +26,12 @@ from fedpredict.tables.version import ModelVersion
 from fedpredict.tables.views import Snapshot
 from fedpredict.warehouse.base import Partition, Value
 
-CHECKED = ("sample_id", "status", "scores")
-CHECKED_WITHOUT_IDS = ("status", "scores")
-"""What a server reads for a checksum: ids, which nothing else needs, cost it more than all the rest (ADR 0040)."""
 MAX_SIDE_BY_SIDE = 1_000
 """So many weights stand side by side in one row of parameters; an engine needs long to plan a statement of more."""
 
 
 def bucket_shares(
-    version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int
+    version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int, *, n_raw: int = 0
 ) -> tuple[exp.Select, dict[str, Value]]:
     """Return the query for the shares of a bucket, and the values to bind: the same query for all of them.
 
@@ -48,23 +44,24 @@ def bucket_shares(
         snapshot: Which features; of the version's view.
         bucket: 0 to n_buckets - 1.
         n_buckets: As `model.buckets` says.
+        n_raw: The scores of so many outputs are there once more as columns of their own, `raw_names`: anything unless
+            the status is OK. An engine counts these without taking each out of its list.
     """
     params = share_values(version, snapshot, bucket, n_buckets)
     source = _bucket_of(source_of(snapshot, version.features), snapshot, n_buckets)
     if _is_one_pass(version, snapshot):
-        return _linear_shares(version, source), params
-    return _listed(partial_scores_of(version, source), version.n_scores), params
+        return _linear_shares(version, source, n_raw), params
+    return _listed(partial_scores_of(version, source), version.n_scores, n_raw), params
+
+
+def raw_names(n_outputs: int) -> list[str]:
+    """Return the columns of the scores of outputs, before they are put in a list."""
+    return [f"fp_raw_{output}" for output in range(n_outputs)]
 
 
 def share_values(version: ModelVersion, snapshot: Snapshot, bucket: int, n_buckets: int) -> dict[str, Value]:
     """Return what to bind in `bucket_shares` of a bucket."""
     return {**version.partition, **snapshot.partition, **_bucket_values(bucket, n_buckets)}
-
-
-def with_checks(shares: exp.Select, engine: str, name: str) -> exp.Select:
-    """Return a query for shares with a column more: each row's number for the checksum, as `counts` sums it up."""
-    names = ("sample_id", "status", "scores", "event_time")
-    return sql.select_from([*sql.columns_of(*names), sql.named(_checked(engine, CHECKED), name)], shares)
 
 
 def bucket_rows(
@@ -108,76 +105,6 @@ def sampled_moments(version: ModelVersion, snapshot: Snapshot, n_rows: int) -> t
     return query, params
 
 
-def counts(
-    task: Partition,
-    buckets: Sequence[int],
-    engine: str,
-    *,
-    bins: Sequence[tuple[float, float]],
-    checked: Sequence[str],
-    table: str,
-) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
-    """Return the query that counts what is stored in buckets: fp_output, bucket, status, fp_bin, n and fp_check.
-
-    The rows of output 0 count all ids, and theirs alone sum up the checksum.
-
-    Args:
-        task: Of `fp_partial_scores`: a value for every partition column but the bucket.
-        buckets: At least one.
-        engine: What computes it.
-        bins: For each output whose scores are counted by bin, where the first of `N_BINS` inner bins begins, and the
-            width of one; bin 0 is below them, the last above. Where there are none, all are in bin 0 of output 0.
-        checked: The columns that the checksum is of: `CHECKED`, or `CHECKED_WITHOUT_IDS`.
-        table: Where the buckets are: `fp_partial_scores`, or a table like it.
-    """
-    params: dict[str, Value] = dict(task)
-    queries: list[exp.Select] = []
-    for output in range(max(1, len(bins))):
-        bin_of = _bin_of_output(output, bins, params)
-        check = _checked(engine, checked) if output == 0 else exp.cast(sql.number(0), "bigint")
-        columns = [
-            *sql.columns_of("bucket", "status"),
-            sql.named(bin_of, "fp_bin"),
-            sql.named(check, "fp_check"),
-        ]
-        rows = sql.stored(columns, table, task)
-        rows.where(exp.In(this=sql.column("bucket"), expressions=[sql.number(each) for each in buckets]), copy=False)
-        told = [
-            sql.named(sql.number(output), "fp_output"),
-            *sql.columns_of("bucket", "status", "fp_bin"),
-            sql.named(exp.Count(this=exp.Star()), "n"),
-            sql.named(exp.cast(exp.Sum(this=sql.column("fp_check")), "bigint"), "fp_check"),
-        ]
-        keys = sql.columns_of("bucket", "status", "fp_bin")
-        queries.append(sql.select_from(told, rows).group_by(*keys, copy=False))
-    return sql.together(*queries), params
-
-
-def passing_counts(
-    bucket: int, engine: str, *, bins: Sequence[tuple[float, float]]
-) -> tuple[list[exp.Select], dict[str, Value]]:
-    """Return queries without a FROM that count the rows of `bucket_shares` as `counts` counts what is stored.
-
-    One for each output with bins, at least one, and the values to bind. The checksum is that of `CHECKED_WITHOUT_IDS`.
-    """
-    params: dict[str, Value] = {}
-    queries: list[exp.Select] = []
-    for output in range(max(1, len(bins))):
-        bin_of = _bin_of_output(output, bins, params)
-        check = _checked(engine, CHECKED_WITHOUT_IDS) if output == 0 else exp.cast(sql.number(0), "bigint")
-        told = [
-            sql.named(sql.number(output), "fp_output"),
-            sql.named(sql.number(bucket), "bucket"),
-            sql.column("status"),
-            sql.named(bin_of, "fp_bin"),
-            sql.named(exp.Count(this=exp.Star()), "n"),
-            sql.named(exp.cast(exp.Sum(this=check), "bigint"), "fp_check"),
-        ]
-        keys = [sql.column("status"), *([bin_of.copy()] if bins else [])]
-        queries.append(exp.Select(expressions=told).group_by(*keys, copy=False))
-    return queries, params
-
-
 def given(rows: Sequence[Mapping[str, Value]]) -> tuple[exp.Select | exp.Union, dict[str, Value]]:
     """Return the query that gives rows with the same columns, at least one, and the values to bind."""
     params = {f"{name}_{at}": value for at, row in enumerate(rows) for name, value in row.items()}
@@ -194,39 +121,6 @@ def _moments(shares: exp.Select, n_outputs: int) -> exp.Select:
         columns.append(sql.named(exp.Avg(this=sql.item("scores", output)), f"mean_{output}"))
         columns.append(sql.named(exp.StddevPop(this=sql.item("scores", output)), f"deviation_{output}"))
     return sql.select_from(columns, shares)
-
-
-def _bin_of_output(output: int, bins: Sequence[tuple[float, float]], params: dict[str, Value]) -> exp.Expr:
-    """Return the bin of a row's score, 0 where there are no bins, and add to what to bind."""
-    bin_of: exp.Expr = sql.number(0)
-    if bins:
-        bin_of = _bin_of(sql.item("scores", output), output)
-        first, width = bins[output]
-        # the end of the inner bins is bound, too: Hive computes what is made of constants for each row
-        of_bins = {"first": first, "width": width, "end": first + width * N_BINS}
-        params |= {f"fp_{name}_{output}": value for name, value in of_bins.items()}
-    return bin_of
-
-
-def _bin_of(score: exp.Expr, output: int) -> exp.Expr:
-    """Return the bin of a score of an output; 0 of NULL, which no OK row has."""
-    start, width, end = (
-        exp.cast(exp.Placeholder(this=f"fp_{name}_{output}"), "double") for name in ("first", "width", "end")
-    )
-    place = exp.Div(this=exp.Paren(this=exp.Sub(this=score.copy(), expression=start.copy())), expression=width)
-    return sql.case(
-        exp.Add(this=exp.cast(exp.Floor(this=place), "int"), expression=sql.number(1)),
-        (exp.Is(this=score.copy(), expression=exp.null()), sql.number(0)),
-        (exp.LT(this=score.copy(), expression=start), sql.number(0)),
-        (exp.GTE(this=score, expression=end), sql.number(N_BINS + 1)),
-    )
-
-
-def _checked(engine: str, columns: Sequence[str]) -> exp.Expr:
-    """Return a number below 2^31 in size of some columns of a row: the engine's own hash."""
-    name = "xxhash64" if engine == "spark" else "hash"
-    hashed = exp.Anonymous(this=name, expressions=sql.columns_of(*columns))
-    return exp.cast(exp.Mod(this=hashed, expression=sql.number(2**31 - 1)), "bigint")
 
 
 def _bucket_values(bucket: int, n_buckets: int) -> dict[str, Value]:
@@ -251,7 +145,7 @@ def _is_one_pass(version: ModelVersion, snapshot: Snapshot) -> bool:
     )
 
 
-def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
+def _linear_shares(version: ModelVersion, source: Source, n_raw: int) -> exp.Select:
     """Return the shares of a linear part, of rows that have an id each.
 
     A sum of products is finite only if all of them are, so which feature is to blame is asked for the other rows alone.
@@ -259,7 +153,7 @@ def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
     columns = [source.column_of[name] for name in version.features]
     weights = weight_columns(version.features)
     top = sql.double(sql.LARGEST)
-    names = [f"fp_raw_{output}" for output in range(version.n_scores)]
+    names = raw_names(version.n_scores)
     raw = [
         sql.named(
             sql.balanced(
@@ -293,7 +187,7 @@ def _linear_shares(version: ModelVersion, source: Source) -> exp.Select:
         (sql.balanced(exp.And, usable or [exp.true()]), sql.number(SampleStatus.OUT_OF_RANGE)),
     )
     judged = sql.select_from([*sql.columns_of("sample_id", "event_time", *names), sql.named(status, "status")], scored)
-    return _with_list(judged, names)
+    return _with_list(judged, names, n_raw)
 
 
 def _side_by_side(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
@@ -308,9 +202,9 @@ def _side_by_side(version: ModelVersion, weights: Sequence[str]) -> exp.Select:
     return sql.select_from(columns, linear_parameters(version, weights))
 
 
-def _listed(partial: exp.Select, width: int) -> exp.Select:
+def _listed(partial: exp.Select, width: int, n_raw: int) -> exp.Select:
     """Return partial scores, a row per sample and output, as a row per sample."""
-    names = [f"fp_raw_{output}" for output in range(width)]
+    names = raw_names(width)
     columns = [
         sql.column("sample_id"),
         *(sql.named(exp.Max(this=sql.column(name)), name) for name in ("event_time", "status")),
@@ -320,10 +214,10 @@ def _listed(partial: exp.Select, width: int) -> exp.Select:
         ),
     ]
     grouped = sql.select_from(columns, partial).group_by(*sql.columns_of("sample_id"), copy=False)
-    return _with_list(grouped, names)
+    return _with_list(grouped, names, n_raw)
 
 
-def _with_list(rows: exp.Select, names: Sequence[str]) -> exp.Select:
+def _with_list(rows: exp.Select, names: Sequence[str], n_raw: int) -> exp.Select:
     scores = sql.case(
         exp.null(), (sql.equals("status", SampleStatus.OK), exp.Array(expressions=sql.columns_of(*names)))
     )
@@ -334,6 +228,7 @@ def _with_list(rows: exp.Select, names: Sequence[str]) -> exp.Select:
             sql.named(status, "status"),
             sql.named(scores, "scores"),
             sql.column("event_time"),
+            *sql.columns_of(*names[:n_raw]),
         ],
         rows,
     )

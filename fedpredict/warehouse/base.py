@@ -213,17 +213,23 @@ class Filling:
         params: Name -> value to bind, also in `summaries`.
         summaries: What to gather of the rows while they are written: queries without a FROM, over the statement's
             columns, whose own columns have names and are whole numbers.
+        beside: Columns of the statement that the table has not, for the summaries alone.
     """
 
     partition: Partition
     statement: exp.Expression
     params: Mapping[str, Value]
     summaries: Sequence[exp.Select] = ()
+    beside: Sequence[str] = ()
 
 
 @runtime_checkable
 class SeriesWriter(Protocol):
     """A warehouse behind a server, where each statement costs something whatever its rows: many should share one."""
+
+    @property
+    def gathers(self) -> bool:
+        """Whether its engine can gather summaries in the pass that writes; what a session may not do is seen later."""
 
     def replace_series_from(self, table: str, fillings: Iterable[Filling]) -> list[Sequence[pa.Table]]:
         """Do as `TableWriter.replace_from` for one partition after the other, and count nothing but their summaries.
@@ -237,7 +243,7 @@ class SeriesWriter(Protocol):
 
         Returns:
             For each partition the rows of its summaries; none at all where the engine would need a pass of its own for
-            them, and the caller may as well ask for what is stored.
+            them, or the session may not gather, and the caller may as well ask for what is stored.
 
         Raises:
             StatementError, WarehouseWriteError, WarehouseUnavailableError: As for `replace_from`; the partitions before

@@ -49,14 +49,12 @@ from fedpredict.warehouse.hive_statements import (
     rows_of_table,
     select,
     show_partition,
+    without_bound,
     without_values,
 )
 from fedpredict.warehouse.insertion import innermost_of, rows_for
 
 logger = logging.getLogger(__name__)
-
-_FEW_COUNTERS = "Counters limit exceeded"
-"""What Tez says of a statement with more steps than it was set up to count."""
 
 STAGE_ABOVE_VALUES = 1_000
 """With a staging location, more values than this go through it: faster, and no weights in the server's query log."""
@@ -106,6 +104,12 @@ class HiveWarehouse(Warehouse, SeriesWriter):
                 version = session.execute("SELECT version()").column(0)[0].as_py()
                 self._engine = EngineInfo(session.engine.value, str(version).split(" ", 1)[0])
         return self._engine
+
+    @property
+    @override
+    def gathers(self) -> bool:
+        """Hive does; Spark reads the source once for each table that a statement fills."""
+        return self.engine.name == Engine.HIVE.value
 
     @override
     def ensure(self, schema: TableSchema) -> None:
@@ -330,7 +334,7 @@ class _Series:
         """Fill a partition, and return what was gathered of its rows."""
         session, params = self.session, filling.params
         check_partition(schema, filling.partition)
-        text = self.texts.of(schema, filling.statement)
+        text = self.texts.of(schema, filling)
         query = text.bound(params)
         with _statement_errors(session, params):
             for each in text.tables:
@@ -338,10 +342,11 @@ class _Series:
                     _refresh(session, *each)
                     self.refreshed.add(each)
             names = self.side.tables_of(filling.summaries)
-            if names:
-                selects = ["".join(rendered(one, params, session.engine)) for one in filling.summaries]
-                beside = dict(zip(names, selects, strict=True))
-                session.execute(insert_and_gather(schema, filling.partition, *query, beside))
+            if names or filling.beside:
+                summaries = filling.summaries if names else ()
+                selects = ["".join(rendered(one, params, session.engine)) for one in summaries]
+                gathered = dict(zip(names, selects, strict=True))
+                session.execute(insert_and_gather(schema, filling.partition, *query, gathered))
             else:
                 session.execute(insert_query(schema, filling.partition, *query))
             return [session.execute(f"SELECT * FROM `{name}`") for name in names]
@@ -366,7 +371,7 @@ def _statement_errors(session: HiveSession, params: Mapping[str, Value]) -> Iter
     try:
         yield
     except RefusedByServerError as error:
-        raise StatementError(f"{session.engine} refused the statement: {_unbound(error, params)}") from None
+        raise StatementError(f"{session.engine} refused the statement: {without_bound(error, params)}") from None
 
 
 @contextlib.contextmanager
@@ -383,13 +388,3 @@ def _refresh(session: HiveSession, table: str, database: str = "") -> None:
     if session.engine is Engine.SPARK:
         names = [check_identifier(name) for name in (database, table) if name]
         session.execute(f"REFRESH TABLE {'.'.join(f'`{name}`' for name in names)}")
-
-
-def _unbound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
-    """Return the server's words without the values that were bound, and what helps where that is known."""
-    message = str(error)
-    for value in params.values():
-        message = message.replace(str(value), "?")
-    if _FEW_COUNTERS in message:
-        message += "; let the server's administrator raise mapreduce.job.counters.max and tez.counters.max to 1200"
-    return message

@@ -10,7 +10,7 @@ from uuid import uuid4
 from sqlglot import exp
 
 from fedpredict.errors import StatementError
-from fedpredict.warehouse.base import TableSchema, Value
+from fedpredict.warehouse.base import Filling, TableSchema, Value
 from fedpredict.warehouse.hive_connection import Engine
 from fedpredict.warehouse.hive_literals import bound
 from fedpredict.warehouse.insertion import rows_for
@@ -65,15 +65,16 @@ class RowTexts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._last: tuple[exp.Expression, TableSchema, Text] | None = None
+        self._last: tuple[Filling, TableSchema, Text] | None = None
 
-    def of(self, schema: TableSchema, statement: exp.Expression) -> Text:
-        """Return the text of `rows_for`; raise as it does."""
-        last = self._last
-        if last is not None and last[0] is statement and last[1] == schema:
-            return last[2]
-        text = text_of(rows_for(schema, statement), self._engine)
-        self._last = (statement, schema, text)
+    def of(self, schema: TableSchema, filling: Filling) -> Text:
+        """Return the text of `rows_for` what fills a partition; raise as it does."""
+        if self._last is not None:
+            last, its_schema, text = self._last
+            if last.statement is filling.statement and last.beside == filling.beside and its_schema == schema:
+                return text
+        text = text_of(rows_for(schema, filling.statement, filling.beside), self._engine)
+        self._last = (filling, schema, text)
         return text
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from fedpredict.errors import NameRefusedError, WarehouseWriteError
-from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema
+from fedpredict.warehouse.base import ARROW_TYPES, Column, ColumnType, Partition, TableSchema, Value
 from fedpredict.warehouse.hive_connection import Engine, RefusedByServerError
 from fedpredict.warehouse.hive_literals import list_literal, literal, quoted
 
+_FEW_COUNTERS = "Counters limit exceeded"
+"""What Tez says of a statement with more steps than it was set up to count."""
 _ERROR_CLASS = re.compile(r"\[[A-Z][A-Z0-9_.]+\]|\w+(?:Exception|Error)\b(?: \[Error \d+\])?")
 
 
@@ -153,6 +155,16 @@ def without_values(error: RefusedByServerError) -> str:
     """Return the class of a server's error: its full words may repeat the values of the statement."""
     classes = dict.fromkeys(_ERROR_CLASS.findall(error.message))
     return f"{' '.join(classes) or 'refused'}, SQL state {error.sql_state} (the server's log has more)"
+
+
+def without_bound(error: RefusedByServerError, params: Mapping[str, Value]) -> str:
+    """Return the server's words without the values that were bound, and what helps where that is known."""
+    message = str(error)
+    for value in params.values():
+        message = message.replace(str(value), "?")
+    if _FEW_COUNTERS in message:
+        message += "; let the server's administrator raise mapreduce.job.counters.max and tez.counters.max to 1200"
+    return message
 
 
 def _declared(columns: Sequence[Column]) -> str:

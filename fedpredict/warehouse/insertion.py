@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlglot import exp
@@ -20,12 +21,13 @@ _TYPES = {
 """What a column is cast to. Lists are not: Hive has no such cast."""
 
 
-def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
+def rows_for(schema: TableSchema, statement: exp.Expression, beside: Sequence[str] = ()) -> exp.Select:
     """Return a query that gives the table's columns in its order: by name, cast, NULL where `statement` lacks one.
 
     Args:
         schema: The table.
         statement: A query whose columns have names, of tables other than this one.
+        beside: Columns of it that the table has not; they are given too, as they are, after the others.
 
     Returns:
         A query of its own; the WITH clause of `statement` stands at its top, where Hive wants it.
@@ -41,7 +43,7 @@ def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
         raise StatementError(f"the columns for {schema.name} must each be named")
     if len(set(names)) != len(names):
         raise WarehouseWriteError(f"the query for {schema.name} gives a column twice: {', '.join(names)}")
-    unknown = sorted(set(names) - {column.name for column in schema.columns})
+    unknown = sorted(set(names) - {column.name for column in schema.columns} - {*beside})
     if unknown:
         raise WarehouseWriteError(f"table {schema.name} has no column {', '.join(unknown)}")
     if any(table.name == schema.name for table in statement.find_all(exp.Table)):
@@ -52,6 +54,7 @@ def rows_for(schema: TableSchema, statement: exp.Expression) -> exp.Select:
     columns = [
         exp.alias_(_cast(column, is_given=column.name in names), column.name, quoted=True) for column in schema.columns
     ]
+    columns += [exp.column(name, quoted=True) for name in beside]
     query = exp.Select(expressions=columns).from_(body.subquery("fp_given", copy=False), copy=False)
     query.set("with_", common)
     return query

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -46,15 +47,17 @@ class Server:
     """A warehouse that writes series, as one behind a server, and remembers what was asked of it.
 
     Attributes:
+        name: What it says that its engine is; empty: DuckDB.
         gathers: Whether it counts rows while it writes them, as Hive, or leaves that to a query, as Spark.
         log: What was done, and where: ("series" or "replace", table, bucket), and ("run", "", None).
         before: Called before each bucket of a series is written.
         after_count: Called after each query.
     """
 
-    def __init__(self, folder: Path, *, gathers: bool = False) -> None:
+    def __init__(self, folder: Path, *, gathers: bool = False, name: str = "") -> None:
         self.embedded = LocalWarehouse(folder)
         self.gathers = gathers
+        self.name = name
         self.log: list[tuple[str, str, Any]] = []
         self.before: Callable[[int], None] = lambda _bucket: None
         self.after_count: Callable[[], None] = lambda: None
@@ -62,7 +65,8 @@ class Server:
 
     @property
     def engine(self) -> EngineInfo:
-        return self.embedded.engine
+        own = self.embedded.engine
+        return replace(own, name=self.name) if self.name else own
 
     def ensure(self, schema: TableSchema) -> None:
         self.embedded.ensure(schema)
@@ -93,7 +97,10 @@ class Server:
             if table == SHARES.name:
                 self.before(int(each.partition["bucket"]))
             self.log.append(("series", table, each.partition["bucket"]))
-            self.embedded.replace_from(table, each.partition, each.statement, each.params)
+            columns = [f'"{column.name}"' for column in SHARES.columns] if table == SHARES.name else ["*"]
+            rows = cast(exp.Select, each.statement.copy())
+            own = exp.select(*columns).from_(rows.subquery("r"), dialect="duckdb") if each.beside else rows
+            self.embedded.replace_from(table, each.partition, own, each.params)
             gathered.append([self.summary(each, one) for one in each.summaries] if self.gathers else [])
         return gathered
 
@@ -181,11 +188,12 @@ def test_a_day_takes_one_count_and_one_statement_of_records_for_each_series(
     assert damaged_buckets(server, state) == []
 
 
+@pytest.mark.parametrize("name", ["", "hive"])
 @pytest.mark.parametrize("ages", [[float(row) for row in range(30)], [None] * 15 + [1.5] * 15, [None] * 30])
 def test_rows_that_are_counted_while_they_are_written_are_counted_as_what_is_stored(
-    tmp_path: Path, ages: Sequence[float | None]
+    tmp_path: Path, ages: Sequence[float | None], name: str
 ) -> None:
-    servers = [Server(tmp_path / str(gathers), gathers=gathers) for gathers in (False, True)]
+    servers = [Server(tmp_path / str(gathers), gathers=gathers, name=name) for gathers in (False, True)]
     states = []
     for server in servers:
         version = load(server, [f"u{row}" for row in range(30)], ages)
@@ -199,6 +207,39 @@ def test_rows_that_are_counted_while_they_are_written_are_counted_as_what_is_sto
     n_scored = sum(age is not None for age in ages)
     assert sum(map(sum, (each.histograms[0] for each in states[1].buckets.values() if each.histograms))) == n_scored
     assert damaged_buckets(servers[1], states[1]) == []
+
+
+@pytest.mark.parametrize("name", ["", "hive"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1, [20.0]), (1, [20.00000000000002])),
+        ((1, [0.0]), (3, None)),
+        ((3, None), (4, None)),
+        ((3, None), (1, [0.0])),
+    ],
+)
+def test_a_row_that_another_hand_changed_is_found(
+    tmp_path: Path, name: str, before: tuple[int, list[float] | None], after: tuple[int, list[float] | None]
+) -> None:
+    server = Server(tmp_path, gathers=True, name=name)
+    version = load(server, [f"u{row}" for row in range(30)], [None, *map(float, range(29))])
+    state = score_day(server, version, DAY, n_buckets=2)
+    assert {each.engine.removeprefix(f"{name or 'duckdb'} ") for each in state.buckets.values()} == {
+        f"{server.engine.version}, {'by value' if name else 'without ids'}"
+    }
+    changed = []
+    for bucket in state.buckets:
+        partition = {**state.task.partition, "bucket": bucket}
+        rows = server.read(SHARES.name, [column.name for column in SHARES.columns], partition).to_pylist()
+        for row in rows:
+            if (row["status"], row["scores"]) == before:
+                row["status"], row["scores"] = after
+                changed.append(bucket)
+        server.replace(SHARES.name, partition, pa.Table.from_pylist(rows, schema=SHARES.arrow_schema))
+
+    assert len(changed) == 1
+    assert damaged_buckets(server, state) == changed
 
 
 def told(record: BucketRecord) -> tuple[object, ...]:

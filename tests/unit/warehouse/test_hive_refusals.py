@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from fedpredict.warehouse import hive
-from fedpredict.warehouse.hive import _asked, _unbound
+from fedpredict.warehouse.hive import _asked
 from fedpredict.warehouse.hive_connection import RefusedByServerError
+from fedpredict.warehouse.hive_statements import without_bound
 
 STUMBLED = RefusedByServerError(
     "Error running query: [_LEGACY_ERROR_TEMP_3065] AnalysisException: SparkRuntimeException: "
@@ -21,11 +22,11 @@ STUMBLED = RefusedByServerError(
 
 def test_a_server_with_few_counters_is_told_of_with_the_fix_and_without_values() -> None:
     error = RefusedByServerError("Counters limit exceeded: many, m-secret", None, 2)
-    assert _unbound(error, {"model_id": "m-secret"}) == (
+    assert without_bound(error, {"model_id": "m-secret"}) == (
         "Counters limit exceeded: many, ?; let the server's administrator raise mapreduce.job.counters.max "
         "and tez.counters.max to 1200"
     )
-    assert _unbound(RefusedByServerError("no such column", None, 1), {}) == "no such column"
+    assert without_bound(RefusedByServerError("no such column", None, 1), {}) == "no such column"
 
 
 class Session:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
-from fedpredict.errors import StatementError
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema
+from fedpredict.errors import StatementError, WarehouseWriteError
+from fedpredict.warehouse.base import Column, ColumnType, Filling, TableSchema
 from fedpredict.warehouse.hive_connection import Engine
 from fedpredict.warehouse.hive_rendering import RowTexts, text_of
 
@@ -38,10 +39,14 @@ def test_a_missing_value_and_a_servers_setting_are_refused() -> None:
 
 
 def test_the_text_of_the_statement_before_is_kept() -> None:
-    texts, statement = RowTexts(Engine.SPARK), parsed("SELECT y AS x FROM t WHERE z = :z")
-    first = texts.of(TABLE, statement)
+    texts, statement = RowTexts(Engine.SPARK), parsed("SELECT y AS x, z FROM t WHERE z = :z")
+    filling = Filling({"part": 1}, statement, {"z": 7}, beside=["z"])
+    first = texts.of(TABLE, filling)
 
-    assert texts.of(TABLE, statement) is first
+    assert texts.of(TABLE, replace(filling, partition={"part": 2}, params={"z": 8})) is first
+    assert first.query.startswith("SELECT CAST(`x` AS DOUBLE) AS `x`, `z` FROM (SELECT `y` AS `x`, `z` FROM `t` ")
     wider = TableSchema("target", (*TABLE.columns, Column("y", ColumnType.INT)), TABLE.partitioned_by)
-    assert "CAST(NULL AS INT) AS `y`" in texts.of(wider, statement).query
-    assert texts.of(wider, parsed("SELECT 1.0 AS x")).tables == ()
+    assert "CAST(NULL AS INT) AS `y`, `z` FROM" in texts.of(wider, filling).query
+    with pytest.raises(WarehouseWriteError, match="table target has no column z"):
+        texts.of(wider, replace(filling, beside=()))
+    assert texts.of(wider, Filling({"part": 1}, parsed("SELECT 1.0 AS x"), {})).tables == ()
