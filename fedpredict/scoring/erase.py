@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 ERASE = "erase"
 Bucket = tuple[int, str]
 """A bucket of a population: its number and its digest."""
-_ALWAYS = 2**62
-"""In microseconds since 1970 UTC: later than any event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,10 +282,10 @@ def erase_events(store: EventStore, sample_id: str, *, keep: bool = False) -> li
     Raises:
         StateError: The database cannot be used; then nothing was changed.
     """
-    found = {each.feed: len(store.contents(each.feed, [sample_id], _ALWAYS)) for each in store.counts()}
+    found = store.counts(sample_id)
     if not keep:
         store.remove(sample_id=sample_id)
-    return [Erased("events", f"feed={feed}", n, 0 if keep else n) for feed, n in sorted(found.items()) if n]
+    return [Erased("events", f"feed={each.feed}", each.events, 0 if keep else each.events) for each in found]
 
 
 def update_task(

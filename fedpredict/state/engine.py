@@ -6,6 +6,8 @@ own; several may share a database.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -20,6 +22,8 @@ from fedpredict.errors import ConfigError, StateError
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a process waits for another one's transaction on the same database."""
+LOOK_AGAIN_S = 0.02
+"""How often a lock is looked for that SQLite does not wait for."""
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
 _ALIVE = {
@@ -224,13 +228,30 @@ def _keep_sqlite(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA journal_mode = WAL").close()
+        _log_ahead(connection)
         record.info["file"] = identity()
 
     @sa.event.listens_for(engine, "checkout")
     def checkout(_connection: object, record: Any, _proxy: object) -> None:
         if record.info["file"] != identity():
             raise DisconnectionError
+
+
+def _log_ahead(connection: Any) -> None:
+    """Turn write-ahead logging on, which a new file's first openers may do at the same moment.
+
+    SQLite's own timeout does not hold here: it gives up at once where the lock that it needs is another's.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_AGAIN_S)
+        else:
+            return
 
 
 def _configure_postgres(engine: sa.Engine) -> None:

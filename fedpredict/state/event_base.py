@@ -59,10 +59,14 @@ class EventStore(Protocol):
         """
 
     def contents(self, feed: str, sample_ids: Sequence[str], before: int) -> list[str]:
-        """Return the columns of the events of some ids before an instant, in any order."""
+        """Return the columns of the events of some ids before an instant: for each id that has some, in one text.
 
-    def counts(self) -> list[FeedCount]:
-        """Return what is stored, by feed."""
+        Ids come in any order, and so do their events, with a comma between two. So no event is a row of its own on its
+        way here, of which a question about many ids has thousands.
+        """
+
+    def counts(self, sample_id: str | None = None) -> list[FeedCount]:
+        """Return what is stored, by feed: of everybody, or of one sample id."""
 
     def remove(self, *, before: int | None = None, sample_id: str | None = None, at_most: int | None = None) -> int:
         """Remove the events of every feed that are before an instant, or of a sample id, or both; return how many.

@@ -72,9 +72,10 @@ class SqlEventStore(EventStore):
         added: Any = insert(_EVENTS).on_conflict_do_nothing()
         self._insert = added.execution_options(preserve_rowcount=True)
         earlier = sa.and_(_EVENTS.c.feed == sa.bindparam("feed"), _EVENTS.c.at < sa.bindparam("before"))
-        self._of_one = sa.select(_EVENTS.c.content).where(earlier, _EVENTS.c.sample_id == sa.bindparam("sample_id"))
-        several = _EVENTS.c.sample_id.in_(sa.bindparam("sample_ids", expanding=True))
-        self._of_several = sa.select(_EVENTS.c.content).where(earlier, several)
+        joined = sa.select(sa.func.aggregate_strings(_EVENTS.c.content, ",")).where(earlier)
+        joined = joined.group_by(_EVENTS.c.sample_id)
+        self._of_one = joined.where(_EVENTS.c.sample_id == sa.bindparam("sample_id"))
+        self._of_several = joined.where(_EVENTS.c.sample_id.in_(sa.bindparam("sample_ids", expanding=True)))
 
     @override
     def add(self, feed: str, events: Iterable[StoredEvent]) -> int:
@@ -88,7 +89,7 @@ class SqlEventStore(EventStore):
 
     @override
     def contents(self, feed: str, sample_ids: Sequence[str], before: int) -> list[str]:
-        """Return the columns of the events of some ids before an instant, in any order."""
+        """Return the columns of the events of some ids before an instant, joined for each id by the database."""
         found: list[str] = []
         with self._database.reading() as connection:
             if len(sample_ids) == 1:
@@ -100,7 +101,7 @@ class SqlEventStore(EventStore):
         return found
 
     @override
-    def counts(self) -> list[FeedCount]:
+    def counts(self, sample_id: str | None = None) -> list[FeedCount]:
         """Return what is stored, by feed."""
         columns = (
             _EVENTS.c.feed,
@@ -110,7 +111,10 @@ class SqlEventStore(EventStore):
             sa.func.max(_EVENTS.c.at),
         )
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(*columns).group_by(_EVENTS.c.feed).order_by(_EVENTS.c.feed)).all()
+            query = sa.select(*columns).group_by(_EVENTS.c.feed).order_by(_EVENTS.c.feed)
+            if sample_id is not None:
+                query = query.where(_EVENTS.c.sample_id == sample_id)
+            rows = connection.execute(query).all()
         return [FeedCount(*row) for row in rows]
 
     @override

@@ -88,7 +88,7 @@ class Memory:
     def contents(self, feed: str, sample_ids: Sequence[str], before: int) -> list[str]:
         return [each.content for each in self.events if each.sample_id in sample_ids and each.at < before]
 
-    def counts(self) -> list[FeedCount]:
+    def counts(self, sample_id: str | None = None) -> list[FeedCount]:
         raise AssertionError
 
     def remove(self, *, before: int | None = None, sample_id: str | None = None, at_most: int | None = None) -> int:
