@@ -19,7 +19,8 @@ from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.errors import InputError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
-from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
+from fedpredict.scoring.erase import check_sample_id, erase, erase_events, in_store
+from fedpredict.scoring.erased import Erased
 from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
 from fedpredict.state.leases import Alone
 

@@ -17,7 +17,8 @@ from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.offline import OfflineTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
-from fedpredict.scoring.erase import Bucket, Erased, bucket_of, erased_buckets
+from fedpredict.scoring.erase import Bucket, bucket_of, erased_buckets
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.deliveries import accepted_versions, list_deliveries
 from fedpredict.tables.erasure import Where

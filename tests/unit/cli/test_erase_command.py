@@ -31,9 +31,11 @@ from fedpredict.state.distinct_digests import CallerDay
 from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.state.events import open_event_store
+from fedpredict.tables.erasure import work_table
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.populations import list_versions, write_version
-from fedpredict.tables.results import ensure_results, write_results
+from fedpredict.tables.results import RESULTS, ensure_results, write_results
+from fedpredict.tables.results_erasure import blank_copy
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
@@ -195,6 +197,7 @@ def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixt
     ensure_results(warehouse)
     one, ok = SampleIds.of([b"u1"]), np.ones(1, np.uint8)
     write_results(warehouse, "t", 0, one, predictions=np.ones((1, 1)), status=ok, origin=ok)
+    blank_copy(warehouse, "t", 0, "u2", with_rank=False)  # which an initiator's erasure left that was killed
     warehouse.close()
 
     left = json.loads(said(capsys, "u1", "--dry-run", "--json"))
@@ -202,6 +205,7 @@ def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixt
     assert [(row["table"], row["found"], row["removed"]) for row in left][1:] == [
         ("fp_population_ids", 1, 0),
         ("fp_results", 1, 0),
+        (work_table(RESULTS).name, 1, 0),
     ]
     assert left[1]["note"].startswith("the initiator bank names them")
     assert left[2]["note"].startswith("of an initiator's tasks: run this with the settings of that initiator")

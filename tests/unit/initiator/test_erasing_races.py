@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from fedpredict.errors import FieldError, LeaseLostError, StatementError, TableCorruptError, WarehouseWriteError
-from fedpredict.initiator.offline import standing
+from fedpredict.initiator.offline import erasing, standing
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.retention import sweep
@@ -221,6 +221,25 @@ async def test_a_person_is_found_in_the_copy_that_was_left_of_results_that_are_g
     assert [[(each.found, each.removed, each.note) for each in some] for some in copies] == [[(1, 0, "")], [(1, 1, "")]]
     assert task.task_id in copies[0][0].place
     assert other not in people(bench, work_table(RESULTS))
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_the_copy_that_a_killed_call_left_goes_with_the_next_call_for_anyone(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_recorded: bool
+) -> None:
+    task = await done(bench)
+    what: tuple[Any, str] = (erasing, "put_blanked") if is_recorded else (bench.store.__class__, "rerecord")
+    with monkeypatch.context() as patched:
+        patched.setattr(*what, _killed)
+        with pytest.raises(WarehouseWriteError):
+            erased(bench, tmp_path)
+    left = people(bench, work_table(RESULTS))
+    erased(bench, tmp_path, "nobody")
+
+    assert (len(left) > 1, people(bench, work_table(RESULTS))) == (True, [])
+    assert {row["sample_id"] for row in await rows_of(bench, task)} == set(EXPECTED)
+    erased(bench, tmp_path)
+    assert {row["sample_id"] for row in await rows_of(bench, task)} == {*EXPECTED, ""} - {WHO}
 
 
 def _killed(*_: object) -> bool:

@@ -19,7 +19,7 @@ from fedpredict.model.populations import BucketAnswer
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import Erased
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.erasure import work_table

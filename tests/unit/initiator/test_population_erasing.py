@@ -15,7 +15,7 @@ from fedpredict.model.offline import PopulationRef
 from fedpredict.model.standing import PopulationState
 from fedpredict.participant.acceptance import accept, revoke
 from fedpredict.participant.erasing import erase_from_named
-from fedpredict.scoring.erase import Erased
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.deliveries import ACCEPTANCES, accepted_versions

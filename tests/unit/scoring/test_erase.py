@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedpredict.errors import InputError, LeaseHeldError, WarehouseWriteError
+from fedpredict.errors import InputError, LeaseHeldError, LeaseLostError, WarehouseWriteError
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
@@ -22,7 +22,8 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring import erase as erasing
-from fedpredict.scoring.erase import ERASE, Erased, erase, in_store
+from fedpredict.scoring.erase import ERASE, erase, in_store
+from fedpredict.scoring.erased import Erased
 from fedpredict.scoring.leased import score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import damaged_buckets, score_day
@@ -30,13 +31,14 @@ from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
+from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, write_script
 from fedpredict.tables.script_types import TEXT
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
 
@@ -215,10 +217,143 @@ def test_a_call_that_is_killed_is_finished_by_another(
         assert warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist().count(WHO) == 0
 
 
+def stop_after(n_writes: int, warehouse: LocalWarehouse, patched: pytest.MonkeyPatch) -> None:
+    """Have every write of a partition fail after some, as where the process is killed then."""
+    left = [n_writes]
+
+    def counting(method: Any) -> Any:
+        def write(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise WarehouseWriteError("killed")
+            left[0] -= 1
+            return method(*arguments)
+
+        return write
+
+    patched.setattr(warehouse, "replace", counting(warehouse.replace))
+    patched.setattr(warehouse, "replace_from", counting(warehouse.replace_from))
+
+
+def in_copies(folder: Path) -> list[Path]:
+    """Return the files of all tables of work, as they are on the disk."""
+    return sorted(folder.glob("fp_erasing_*/**/*.parquet"))
+
+
+def test_what_a_killed_call_left_goes_with_the_next_call_for_anyone(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_left, at, over = 0, 0, False
+    while not over:
+        folder = shutil.copytree(prepared, tmp_path / f"killed-{at}")
+        warehouse, alone = LocalWarehouse(folder), Alone(FolderLeases(folder / ".leases"))
+        with monkeypatch.context() as patched:
+            stop_after(at, warehouse, patched)
+            try:
+                erase(alone, warehouse, WHO, raw=True)
+                over = True
+            except WarehouseWriteError:
+                n_left += bool(in_copies(folder))
+        erase(alone, warehouse, "nobody-of-that-name")
+        assert in_copies(folder) == [], at
+        # the rows themselves stay, and the repeated call finishes
+        assert {*raw_accounts(warehouse)} - {WHO, None} == {*OTHERS}
+        erase(alone, warehouse, WHO, raw=True)
+        assert all(ids == OTHERS for ids in ids_of(warehouse).values())
+        assert (sorted(shares_of(warehouse)), WHO in raw_accounts(warehouse)) == (OTHERS, False)
+        warehouse.close()
+        at += 1
+    assert at > 20  # each of the writes was the first that failed
+    assert n_left >= 8
+
+
+def test_a_person_is_found_in_the_copy_of_a_raw_table_that_is_there_no_more(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_after(1, warehouse, patched)
+        with pytest.raises(WarehouseWriteError):
+            erase(alone, warehouse, WHO, raw=True)
+    shutil.rmtree(tmp_path / "warehouse" / "raw_transactions")
+
+    looked, told = (erase(alone, warehouse, "a4", keep=keep) for keep in (True, False))
+
+    (work,) = [each.table for each in looked if each.table.startswith("fp_erasing_")]
+    assert [found_in(each)[work] for each in (looked, told)] == [(2, 0), (2, 2)]
+    assert in_copies(tmp_path / "warehouse") == []
+
+
+def test_a_copy_that_may_be_all_that_is_left_of_a_raw_partition_is_told_and_not_removed(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Hive a partition is empty for a moment while it is overwritten, and its server may be killed right then."""
+    with monkeypatch.context() as patched:
+        stop_after(1, warehouse, patched)
+        with pytest.raises(WarehouseWriteError):
+            erase(alone, warehouse, WHO, raw=True)
+    (copy,) = in_copies(tmp_path / "warehouse")
+    raw = warehouse.describe("raw_transactions")
+    assert raw is not None
+    (partition,) = [partition for partition, _ in erasure.partitions_with(warehouse, raw, WHO, "account")]
+    rows = warehouse.read("raw_transactions", [each.name for each in raw.columns], partition)
+    warehouse.replace("raw_transactions", partition, raw.arrow_schema.empty_table())
+
+    told = [erase(alone, warehouse, who, raw=True) for who in ("a4", "nobody-of-that-name")]
+
+    work = copy.relative_to(tmp_path / "warehouse").parts[0]
+    notes = [[each for each in some if each.table == work] for some in told]
+    assert [[(each.found, each.removed) for each in some] for some in notes] == [[(2, 0)], [(0, 0)]]
+    assert all("raw_transactions has fewer rows" in each.note for some in notes for each in some)
+    assert in_copies(tmp_path / "warehouse") == [copy]
+    warehouse.replace("raw_transactions", partition, rows)
+    erase(alone, warehouse, "nobody-of-that-name")
+    assert in_copies(tmp_path / "warehouse") == []
+
+
+def test_a_process_that_stood_still_puts_back_nothing_behind_the_next_one(
+    warehouse: LocalWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease was taken over after it had copied the rows; what it had copied is gone by then."""
+    copy, now = erasure.copy_without, [AS_OF]
+    taken: list[int] = []
+    alone = Alone(FolderLeases(tmp_path / "leases", lambda: now[0]))
+
+    def slow(*arguments: Any, **named: Any) -> int:
+        n_rows = copy(*arguments, **named)
+        if not taken:
+            taken.append(1)
+            now[0] += timedelta(hours=1)
+            erase(alone, warehouse, "nobody-of-that-name")
+        return n_rows
+
+    for module in (erasure, erasing):
+        monkeypatch.setattr(module, "copy_without", slow)
+    accounts, before, names = raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)
+    for raw in (True, False):
+        taken.clear()
+        with pytest.raises(LeaseLostError):
+            erase(alone, warehouse, WHO, raw=raw)
+    assert (raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)) == (accounts, before, names)
+
+
+def test_rows_of_a_view_that_has_no_snapshot_are_found(warehouse: LocalWarehouse, alone: Alone) -> None:
+    """Its first refresh was killed before the snapshot could be seen."""
+    (_, newest) = list_snapshots(warehouse)
+    pointers = warehouse.describe(VIEWS.name)
+    assert pointers is not None
+    for each in list_snapshots(warehouse):
+        pointer: Partition = {"view": each.view.name, "view_version": 1, "snapshot": each.snapshot}
+        warehouse.replace(VIEWS.name, pointer, pointers.arrow_schema.empty_table())
+
+    told = [each for each in erase(alone, warehouse, WHO) if each.table == newest.view.schema.name]
+
+    assert [(each.found, each.removed) for each in told] == [(1, 0), (1, 0)]
+    assert all("left by a run that was killed" in each.note for each in told)
+
+
 def test_copies_that_a_killed_call_left_of_others_go_with_them(
     warehouse: LocalWarehouse, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shares are written anew by then, so the same call, repeated, does not touch the copy; then the day is removed."""
+    """The day is removed before anybody erases again: the copy alone has them."""
     work, replace_rows = erasure.work_table(SHARES), warehouse.replace
 
     def killed(table: str, *arguments: Any) -> None:
@@ -230,7 +365,6 @@ def test_copies_that_a_killed_call_left_of_others_go_with_them(
         patched.setattr(warehouse, "replace", killed)
         with pytest.raises(WarehouseWriteError):
             erase(alone, warehouse, WHO)
-    erase(alone, warehouse, WHO)
     (other, *_) = warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist()
     for partition, _ in erasure.partitions_with(warehouse, SHARES, other):
         warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
