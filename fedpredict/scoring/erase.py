@@ -154,7 +154,9 @@ def _from_partition(
 ) -> Erased:
     """Remove a person's rows from a partition of a raw table, where it can be; without a type they are told alone."""
     note = "--raw removes them; until then a refresh brings them back"
-    if kind is not None:
+    if not schema.partitioned_by and (engine := warehouse.engine.name) != "duckdb":
+        note = f"remove them there: on {engine} fedpredict writes partitions, and this table has none"
+    elif kind is not None:
         try:
             check_partition_values(partition)
             copy_without(warehouse, schema, partition, *who, kind=kind)

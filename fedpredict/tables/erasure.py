@@ -108,7 +108,7 @@ def partitions_with(
     if keys:
         query = query.group_by(*sql.columns_of(*keys), copy=False)
     rows = warehouse.run(query, {_ID: sample_id}).to_pylist()
-    return [({key: row[key] for key in keys}, int(row["fp_rows"])) for row in rows if row["fp_rows"]]
+    return [({key: _value(row[key]) for key in keys}, int(row["fp_rows"])) for row in rows if row["fp_rows"]]
 
 
 def work_table(schema: TableSchema) -> TableSchema:
@@ -244,6 +244,11 @@ def _is_of(column: str, kind: ScriptType) -> exp.Expr:
     """Return whether a column, read in its type and then as text, is the sample id."""
     read = sql.column(column) if kind == TEXT else declared_column(column, kind)
     return exp.EQ(this=exp.cast(read, "text"), expression=exp.Placeholder(this=_ID))
+
+
+def _value(value: str | int | None) -> str | int:
+    """Return a partition value; that of rows without one, in raw tables, as Hive names their folder: a refused name."""
+    return "__HIVE_DEFAULT_PARTITION__" if value is None else value
 
 
 def _columns(schema: TableSchema) -> list[exp.Expr]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sqlglot import exp
+from typing_extensions import override
 
 from fedpredict.errors import InputError, LeaseHeldError, LeaseLostError, WarehouseWriteError
 from fedpredict.features.mapped import MappedStore
@@ -38,7 +40,7 @@ from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
-from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema
+from fedpredict.warehouse.base import Column, ColumnType, EngineInfo, Partition, TableSchema, Value
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
 
@@ -333,6 +335,64 @@ def test_a_process_that_stood_still_puts_back_nothing_behind_the_next_one(
         with pytest.raises(LeaseLostError):
             erase(alone, warehouse, WHO, raw=raw)
     assert (raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)) == (accounts, before, names)
+
+
+class OnServer(LocalWarehouse):
+    """Makes no table without partitions, as behind a HiveServer2."""
+
+    @property
+    @override
+    def engine(self) -> EngineInfo:
+        return EngineInfo("hive", "4.0.1")
+
+    @override
+    def ensure(self, schema: TableSchema) -> None:
+        if not schema.partitioned_by:
+            raise WarehouseWriteError(f"table {schema.name} is not as needed: cannot recognize input near ')'")
+        super().ensure(schema)
+
+
+def test_rows_of_a_raw_table_without_partitions_on_a_server_are_told_and_all_else_goes(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    warehouse.ensure(TableSchema("customers", (Column("who", ColumnType.STRING),), ()))
+    warehouse.replace("customers", {}, pa.table({"who": [WHO, "a4"]}))
+    on_server = OnServer(tmp_path / "warehouse")
+
+    told = erase(alone, on_server, WHO, raw=True, tables=[("customers", "who")])
+
+    assert found_in(told)["customers"] == (1, 0)
+    (note,) = [each.note for each in told if each.table == "customers"]
+    assert note == "remove them there: on hive fedpredict writes partitions, and this table has none"
+    assert all(each.found == each.removed for each in told if each.table != "customers")
+    assert sorted(shares_of(warehouse)) == OTHERS
+    on_server.close()
+
+
+class WithoutDay(LocalWarehouse):
+    """Has a row of `customers` whose partition column is NULL, as Hive makes them of rows without a value."""
+
+    @override
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        if any(each.name == "customers" for each in statement.find_all(exp.Table)):
+            return pa.table({"day": pa.array([None], pa.int32()), "fp_rows": [1]})
+        return super().run(statement, params)
+
+
+def test_rows_of_a_partition_without_a_value_are_told_and_all_else_goes(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    schema = TableSchema("customers", (Column("who", ColumnType.STRING),), (Column("day", ColumnType.INT),))
+    warehouse.ensure(schema)
+    odd = WithoutDay(tmp_path / "warehouse")
+
+    told = erase(alone, odd, WHO, raw=True, tables=[("customers", "who")])
+
+    (row,) = [each for each in told if each.table == "customers"]
+    assert (row.place, row.found, row.removed) == ("day=__HIVE_DEFAULT_PARTITION__", 1, 0)
+    assert row.note.startswith("remove them there: '__HIVE_DEFAULT_PARTITION__' cannot be a partition value")
+    assert all(each.found == each.removed for each in told if each.table != "customers")
+    odd.close()
 
 
 def test_rows_of_a_view_that_has_no_snapshot_are_found(warehouse: LocalWarehouse, alone: Alone) -> None:
