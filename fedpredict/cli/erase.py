@@ -69,7 +69,7 @@ def erase_person(
 
 def _first_line() -> str:
     try:
-        return sys.stdin.readline().rstrip("\n")
+        return sys.stdin.readline().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError("standard input is no sample id: it is no UTF-8") from error
 

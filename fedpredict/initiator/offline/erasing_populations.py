@@ -105,7 +105,8 @@ class PopulationErasure:
             whys[usable[-1].version] = self._next_version(population)
         stays, gone = [], []
         for version in holding:
-            is_coming = version.state is PopulationState.RECEIVING
+            # one at a time is written, the newest: another was left by a removal, or a writer, that was killed
+            is_coming = version.state is PopulationState.RECEIVING and version is versions[-1]
             why = "it is being written: repeat when it is there" if is_coming else whys.get(version.version, "")
             if why:
                 stays.append((version, why))

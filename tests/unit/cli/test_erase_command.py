@@ -81,10 +81,11 @@ def test_bytes_that_are_no_text_are_no_id(
     assert "no sample id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", ["u1\n", "u1\r\n", "u1"])
 def test_an_id_may_come_by_standard_input_where_no_other_process_sees_it(
-    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", StringIO("u1\n"))
+    monkeypatch.setattr(sys, "stdin", StringIO(line, newline="\n"))
     removed = json.loads(said(capsys, "-", "--yes", "--json"))
 
     assert [(row["table"], row["found"], row["removed"]) for row in removed] == [("fp_features_people", 1, 1)]

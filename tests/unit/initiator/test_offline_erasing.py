@@ -124,7 +124,7 @@ async def test_ranks_stay_and_the_first_are_as_many_as_before(bench: Bench, tmp_
     assert [best in people(bench, each) for each in (RESULTS, UNRANKED)] == [False, False]
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 8, 11, 13])
 async def test_a_call_that_is_killed_is_finished_by_another_and_readers_notice_nothing(
     bench: Bench, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
