@@ -82,7 +82,7 @@ def erase(
 
     Raises:
         InputError: That is no sample id.
-        LeaseHeldError: Something is refreshed or scored at this moment, or somebody erased.
+        LeaseHeldError: Something is refreshed or scored at this moment, or somebody erased; raw rows may be gone then.
         WarehouseError: As the warehouse says; what was done stays done.
     """
     check_sample_id(sample_id)
@@ -95,6 +95,8 @@ def erase(
         copied = [CopiedFrom(table, column, kind) for database, table, column, kind in places if not database]
         found = from_party_copies(warehouse, copied, sample_id, keep=keep)
         found += _from_raw_tables(warehouse, sample_id, places, ours, remove=raw and not keep)
+        if not keep:
+            _wait_for_refreshes(alone, warehouse)
         moved: dict[_Name, str] = {}
         found += _from_snapshots(alone, warehouse, sample_id, moved, ours, keep=keep)
         found += _from_shares(alone, warehouse, sample_id, moved, ours, keep=keep)
@@ -165,6 +167,15 @@ def _from_partition(
         except NameRefusedError as error:
             note = f"remove them there: {error}"
     return Erased(schema.name, place_of(partition), n_rows, 0, note)
+
+
+def _wait_for_refreshes(alone: Alone, warehouse: Warehouse) -> None:
+    """Let those end that may have read the raw rows: nobody sees what they write yet. Later ones find the rows gone."""
+    views = {(each.view.name, each.view.version) for each in list_snapshots(warehouse)}
+    views |= {(each.view.name, each.version) for each in list_scripts(warehouse)}
+    for view, version in sorted(views):
+        with alone.hold(refresh_name(view, version)):
+            continue
 
 
 def _from_snapshots(

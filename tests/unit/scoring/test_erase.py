@@ -26,7 +26,7 @@ from fedpredict.model.partial import PartialModel
 from fedpredict.scoring import erase as erasing
 from fedpredict.scoring.erase import ERASE, erase, in_store
 from fedpredict.scoring.erased import Erased
-from fedpredict.scoring.leased import score_name
+from fedpredict.scoring.leased import refresh_name, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.state.lease_files import FolderLeases
@@ -337,6 +337,30 @@ def test_a_process_that_stood_still_puts_back_nothing_behind_the_next_one(
     assert (raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)) == (accounts, before, names)
 
 
+def test_a_refresh_that_had_read_the_raw_rows_is_waited_for(warehouse: LocalWarehouse, alone: Alone) -> None:
+    """Its snapshot cannot be seen yet, and nothing else has somebody who is new."""
+    new = [Event("e-new", AS_OF, "newcomer", "m0", "1.00", "web")]
+    store(warehouse, new, [Merchant("m0", "food", "2020-02-29")])
+    view, refused = registered_view(warehouse), []
+
+    def meanwhile() -> None:
+        try:
+            erase(alone, warehouse, "newcomer", raw=True)
+        except LeaseHeldError as error:
+            refused.append(str(error))
+
+    name = refresh_name(view.view.name, view.version)
+    with alone.hold(name):
+        refresh_view(warehouse, view, AS_OF + timedelta(hours=1), force=True, still_ours=meanwhile)
+    before = {who for ids in ids_of(warehouse).values() for who in ids}
+    erase(alone, warehouse, "newcomer", raw=True)
+
+    assert [each.startswith(f"{name} is under way") for each in refused] == [True]
+    assert "newcomer" in before
+    assert "newcomer" not in {who for ids in ids_of(warehouse).values() for who in ids}
+    assert "newcomer" not in raw_accounts(warehouse)
+
+
 class OnServer(LocalWarehouse):
     """Makes no table without partitions, as behind a HiveServer2."""
 
@@ -522,6 +546,19 @@ def test_a_bucket_whose_snapshot_goes_while_it_is_read_is_not_recorded(warehouse
 
     assert records == {}
     assert (done.n_ids, sorted(shares_of(warehouse))) == (9, OTHERS)
+
+
+def test_shares_of_a_snapshot_that_went_do_not_stay_behind_an_erasure(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows were read before somebody was erased, and written after nothing of them was found any more."""
+    version = current_versions(warehouse)["credit"]
+    monkeypatch.setattr("fedpredict.scoring.tasks.is_there", lambda *_: False)
+    with pytest.raises(InputError, match="somebody erased from it"):
+        score_day(warehouse, version, DAY, again=True)
+    assert shares_of(warehouse) == {}
+    monkeypatch.undo()
+    assert score_day(warehouse, version, DAY).task.n_ids == 10
 
 
 def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWarehouse, alone: Alone) -> None:
