@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.cli.leases import held_now
 from fedpredict.cli.main import run
+from fedpredict.cli.wiring import load_party
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.registration import register_view
 from fedpredict.initiator.offline import standing
@@ -281,6 +283,32 @@ def test_tables_that_tasks_may_be_about_are_raw_tables(
     assert [(row["table"], row["removed"]) for row in json.loads(capsys.readouterr().out)] == [("customers", 1)]
     assert warehouse.read("customers", ["who"], {}).column(0).to_pylist() == ["u2"]
     warehouse.close()
+
+
+def test_what_was_removed_is_told_where_the_rest_cannot_be_done_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next call does not find it any more."""
+    monkeypatch.chdir(tmp_path)
+    Path("initiator.toml").write_text(INITIATOR + '[warehouse]\npath = "warehouse"\n')
+    Path("people.csv").write_text("id,age\nu1,30\nu2,40\n")
+    for words in (
+        ["features", "load", "people.csv", "--view", "people", "--key", "id"],
+        ["population", "propose", "people", "--file", "people.csv", "--column", "id", "--parties", "lab"],
+    ):
+        assert run(words) == 0
+    capsys.readouterr()
+    with held_now(load_party(Path("initiator.toml")), standing.CHANGE):
+        code = run(["erase", "u1", "--yes", "--json"])
+    told = capsys.readouterr()
+    assert run(["erase", "u1", "--yes", "--json"]) == 9
+    rest = json.loads(capsys.readouterr().out)
+
+    assert code == 10
+    assert [(row["table"], row["removed"]) for row in json.loads(told.out)] == [("fp_features_people", 1)]
+    assert "populations is under way" in told.err
+    assert "That is what was done by then; the rest was not looked into: repeat." in told.err
+    assert [(row["table"], row["removed"]) for row in rest] == [("fp_population_ids", 0)]
 
 
 def publish(party: Path) -> None:
