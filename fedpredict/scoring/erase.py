@@ -34,7 +34,7 @@ from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.script_types import TEXT, ScriptType
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
-from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
+from fedpredict.warehouse.base import LeavesFiles, Partition, TableSchema, Warehouse, check_partition_values
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ def erase(
         for task in [] if keep else shares.list_tasks(warehouse):
             if task.finished_at is None:  # whoever scores it reads a snapshot that is about to go
                 held.enter_context(alone.hold(score_name(task.model_id, task.params_sha256, task.day)))
+        if isinstance(warehouse, LeavesFiles) and not keep:
+            warehouse.remove_unfinished()
         places = _raw_places(warehouse, tables)
         copied = [CopiedFrom(table, column, kind) for database, table, column, kind in places if not database]
         found = from_party_copies(warehouse, copied, sample_id, keep=keep)

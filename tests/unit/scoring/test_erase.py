@@ -361,6 +361,23 @@ def test_a_refresh_that_had_read_the_raw_rows_is_waited_for(warehouse: LocalWare
     assert "newcomer" not in raw_accounts(warehouse)
 
 
+def test_files_that_killed_writers_left_unfinished_go_too(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    """They may have anybody, and stay until the next write to their table."""
+    (tmp_path / "warehouse" / "no-table").mkdir()
+    folders = [tmp_path / "warehouse" / name for name in ("raw_transactions", SHARES.name, "no-table")]
+    left = [folder / ".tmp-0123456789abcdef" for folder in folders]
+    for file in left:
+        file.write_bytes(b"PAR1")
+    erase(alone, warehouse, "nobody-of-that-name", keep=True)
+    looked = [file.exists() for file in left]
+
+    erase(alone, warehouse, "nobody-of-that-name")
+
+    assert (looked, [file.exists() for file in left]) == ([True, True, True], [False, False, True])
+
+
 class OnServer(LocalWarehouse):
     """Makes no table without partitions, as behind a HiveServer2."""
 
