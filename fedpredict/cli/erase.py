@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +16,11 @@ from fedpredict.cli.exits import ExitCode
 from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
-from fedpredict.errors import InputError
+from fedpredict.errors import FedPredictError, InputError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.settings import ParticipantSettings
-from fedpredict.scoring.erase import Erased, check_sample_id, erase, erase_events, in_store
+from fedpredict.scoring.erase import check_sample_id, erase, erase_events, in_store
+from fedpredict.scoring.erased import Erased
 from fedpredict.scoring.realtime_settings import EVENTS, WAREHOUSE
 from fedpredict.state.leases import Alone
 
@@ -49,26 +50,54 @@ def erase_person(
     if not (yes or dry_run):
         _confirm(raw=raw)
     loaded = wiring.load_party(config)
-    with closing(_warehouse(loaded)) as warehouse, opened_leases(config) as leases:
-        alone, tables = Alone(leases, wait, output.note), task_tables(loaded)
-        if dry_run:
-            found = erase(alone, warehouse, who, keep=True, tables=tables)
-        else:
-            with _store_follows(loaded, warehouse, who) as store:
-                found = erase(alone, warehouse, who, raw=raw, tables=tables)
-            found += store
-        found += erase_of_tasks(loaded, alone, warehouse, who, keep=dry_run)
-    found += _events(loaded, who, keep=dry_run) + _distinct(loaded, who, keep=dry_run) + _outside(loaded)
-    rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
-    output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
+    found: list[Erased] = []
+    try:
+        with closing(_warehouse(loaded)) as warehouse, opened_leases(config) as leases:
+            alone = Alone(leases, wait, output.note)
+            _from_warehouse(found, loaded, alone, warehouse, who, raw=raw, keep=dry_run)
+        for look in (_events, _distinct):
+            found += look(loaded, who, keep=dry_run)
+        found += _outside(loaded)
+    except FedPredictError:
+        if found:  # the next call does not find it any more
+            _print(output, found)
+            output.note("That is what was done by then; the rest was not looked into: repeat.")
+        raise
+    _print(output, found)
     if not dry_run and any(each.note or each.found > each.removed for each in found):
         output.note("Not all of it could be removed: see the notes.")
         raise typer.Exit(ExitCode.FINDINGS)
 
 
+def _from_warehouse(
+    found: list[Erased],
+    loaded: LoadedParty,
+    alone: Alone,
+    warehouse: Warehouse,
+    who: str,
+    *,
+    raw: bool,
+    keep: bool,
+) -> None:
+    """Erase from a party's tables and online store; what is done is in `found` also where the rest cannot be."""
+    tables = task_tables(loaded)
+    if keep:
+        found += erase(alone, warehouse, who, keep=True, tables=tables)
+    else:
+        with _store_follows(loaded, warehouse, who) as store:
+            found += erase(alone, warehouse, who, raw=raw, tables=tables)
+        found += store
+    found += erase_of_tasks(loaded, alone, warehouse, who, keep=keep)
+
+
+def _print(output: Output, found: Sequence[Erased]) -> None:
+    rows = [{name: getattr(each, name) for name in _COLUMNS} for each in found]
+    output.rows(_COLUMNS, rows, empty="Nothing was found of that id.")
+
+
 def _first_line() -> str:
     try:
-        return sys.stdin.readline().rstrip("\n")
+        return sys.stdin.readline().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError("standard input is no sample id: it is no UTF-8") from error
 

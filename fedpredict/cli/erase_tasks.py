@@ -11,8 +11,10 @@ from fedpredict.cli.config_file import Loaded
 from fedpredict.initiator.offline.erasing import erase_from_tasks
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.participant.erasing import erase_from_named
-from fedpredict.scoring.erase import Erased, told
+from fedpredict.scoring.erase import told
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.leases import Alone
+from fedpredict.tables.erasure import work_table
 from fedpredict.tables.results import RESULTS, UNRANKED
 from fedpredict.tables.task_shares import TASK_SHARES
 from fedpredict.warehouse.base import Warehouse
@@ -27,7 +29,7 @@ def erase_of_tasks(
     now, settings = datetime.now(UTC), loaded.settings
     if not isinstance(settings, InitiatorSettings):
         named = erase_from_named(alone, warehouse, sample_id, now=now, keep=keep)
-        return named + told(warehouse, sample_id, (RESULTS, UNRANKED, TASK_SHARES), _NOT_OURS)
+        return named + told(warehouse, sample_id, (RESULTS, work_table(RESULTS), UNRANKED, TASK_SHARES), _NOT_OURS)
     open_store = partial(wiring.open_tasks, Loaded(loaded.path, settings))
     owner, by = settings.party, getpass.getuser()
     found = erase_from_tasks(alone, open_store, warehouse, owner, sample_id, by=by, now=now, keep=keep)

@@ -34,6 +34,9 @@ def accept(
         what = f"version {version.version} of population {population} of {owner} cannot be accepted: {why}"
         if version.state is PopulationState.REVOKED:
             what = f"{what}, for good; accept a version that {owner} makes anew"
+        newest = _found(warehouse, owner, population)[-1]
+        if newest.version > version.version:
+            what = f"{what}; the newest version is {_with_look(newest)}"
         raise InputError(what)
     changed = _changed(warehouse, version, PopulationState.ACCEPTED, by)
     prune(warehouse, changed, keep_versions)
@@ -90,13 +93,31 @@ def log_change(version: PopulationVersion) -> None:
 
 
 def _versions(warehouse: Warehouse, owner: str, population: str, number: int | None) -> list[PopulationVersion]:
-    found = tables.list_versions(warehouse, owner=owner, population=population)
+    found = _found(warehouse, owner, population)
     chosen = [each for each in found if number in (None, each.version)]
-    if not chosen:
-        which = f"population {population}" if number is None else f"version {number} of population {population}"
-        known = ", ".join(sorted({f"{each.population} of {each.owner}" for each in tables.list_versions(warehouse)}))
-        raise InputError(f"there is no {which} of {owner}; there is {known or 'none at all'}")
-    return chosen
+    if chosen:
+        return chosen
+    which = f"population {population}" if number is None else f"version {number} of population {population}"
+    if found and number is not None:
+        newest = found[-1]
+        which = f"{which} of {owner}"
+        if number < newest.version:
+            which = f"{which}: it went, as a person was erased from it or newer ones took its place"
+        raise InputError(
+            f"there is no {which}; there is {population} of {owner}, whose newest version is {_with_look(newest)}"
+        )
+    known = ", ".join(sorted({f"{each.population} of {each.owner}" for each in tables.list_versions(warehouse)}))
+    raise InputError(f"there is no {which} of {owner}; there is {known or 'none at all'}")
+
+
+def _found(warehouse: Warehouse, owner: str, population: str) -> list[PopulationVersion]:
+    return tables.list_versions(warehouse, owner=owner, population=population)
+
+
+def _with_look(version: PopulationVersion) -> str:
+    """Return a version's number and state, and how to look at it."""
+    command = f"fedpredict population show {version.population} --from {version.owner}"
+    return f"{version.version} ({version.state}): look at it with `{command}`"
 
 
 def _changed(warehouse: Warehouse, version: PopulationVersion, state: PopulationState, by: str) -> PopulationVersion:

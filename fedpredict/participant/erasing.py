@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from fedpredict.model.standing import PopulationState
-from fedpredict.scoring.erase import ERASE, Erased, bucket_of, check_sample_id, erased_buckets, rows_in
+from fedpredict.scoring.erase import ERASE, bucket_of, check_sample_id, erased_buckets, rows_in
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.leases import Alone
 from fedpredict.tables.erasure import Where
 from fedpredict.tables.populations import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from fedpredict.errors import InputError, NameRefusedError, StatementError, WarehouseWriteError
@@ -13,14 +13,16 @@ from fedpredict.features.base import OnlineStore
 from fedpredict.model.ids import valid_sample_ids
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.counting import counted, engine_name, rows_of
+from fedpredict.scoring.erase_copies import from_party_copies
+from fedpredict.scoring.erased import Erased, place_of
 from fedpredict.scoring.leased import refresh_name, score_name
 from fedpredict.state.event_base import EventStore
 from fedpredict.state.leases import Alone
 from fedpredict.tables import shares
 from fedpredict.tables.erasure import (
+    CopiedFrom,
     Where,
     copy_without,
-    forget_copy,
     partitions_with,
     put_back,
     raw_columns,
@@ -32,32 +34,17 @@ from fedpredict.tables.script_store import list_scripts
 from fedpredict.tables.script_types import TEXT, ScriptType
 from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask
 from fedpredict.tables.views import find_snapshot, instant_of, list_snapshots, snapshots_of
-from fedpredict.warehouse.base import Partition, TableSchema, Warehouse, check_partition_values
+from fedpredict.warehouse.base import LeavesFiles, Partition, TableSchema, Warehouse, check_partition_values
 
 logger = logging.getLogger(__name__)
 
 ERASE = "erase"
 Bucket = tuple[int, str]
 """A bucket of a population: its number and its digest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What was found of a person in one place.
-
-    Attributes:
-        table: The table.
-        place: The partition, as `name=value`, or the snapshot of a view.
-        found: Rows.
-        removed: Of these, those that are gone now.
-        note: Why the others are not, or nobody knows whether there are any; empty where none is left.
-    """
-
-    table: str
-    place: str
-    found: int
-    removed: int
-    note: str = ""
+_Name = tuple[str, int, str]
+"""A view, its version, and the name of a snapshot."""
+_Place = tuple[str, str, str, ScriptType]
+"""Where raw rows are: database or "", table, column of sample ids, and that one's declared type."""
 
 
 def check_sample_id(sample_id: str) -> str:
@@ -93,31 +80,40 @@ def erase(
 
     Raises:
         InputError: That is no sample id.
-        LeaseHeldError: Something is refreshed or scored at this moment, or somebody erased.
+        LeaseHeldError: Something is refreshed or scored at this moment, or somebody erased; raw rows may be gone then.
         WarehouseError: As the warehouse says; what was done stays done.
     """
     check_sample_id(sample_id)
     with ExitStack() as held:
-        held.enter_context(alone.hold(ERASE))
+        ours = held.enter_context(alone.hold(ERASE)).check
         for task in [] if keep else shares.list_tasks(warehouse):
             if task.finished_at is None:  # whoever scores it reads a snapshot that is about to go
                 held.enter_context(alone.hold(score_name(task.model_id, task.params_sha256, task.day)))
-        found = _from_raw_tables(warehouse, sample_id, tables, remove=raw and not keep)
-        moved: dict[tuple[str, int, str], str] = {}
-        found += _from_snapshots(alone, warehouse, sample_id, moved, keep=keep)
-        found += _from_shares(alone, warehouse, sample_id, moved, keep=keep)
-        found += from_copies(warehouse, _written_anew(warehouse), sample_id, keep=keep)
+        if isinstance(warehouse, LeavesFiles) and not keep:
+            warehouse.remove_unfinished()
+        places = _raw_places(warehouse, tables)
+        copied = [CopiedFrom(table, column, kind) for database, table, column, kind in places if not database]
+        found = from_party_copies(warehouse, copied, sample_id, keep=keep)
+        found += _from_raw_tables(warehouse, sample_id, places, ours, remove=raw and not keep)
+        if not keep:
+            _wait_for_refreshes(alone, warehouse)
+        moved: dict[_Name, str] = {}
+        found += _from_snapshots(alone, warehouse, sample_id, moved, ours, keep=keep)
+        found += _from_shares(alone, warehouse, sample_id, moved, ours, keep=keep)
     extra = {"found": sum(each.found for each in found), "removed": sum(each.removed for each in found)}
     logger.info("erase.done", extra=extra)
     return found
 
 
-def _from_raw_tables(
-    warehouse: Warehouse, sample_id: str, tables: Collection[tuple[str, str]], *, remove: bool
-) -> list[Erased]:
+def _raw_places(warehouse: Warehouse, tables: Collection[tuple[str, str]]) -> list[_Place]:
     named = {("", table, column, TEXT) for table, column in tables}
     in_views = {each for registered in list_scripts(warehouse) for each in raw_columns(registered)}
-    places = sorted(named | in_views, key=str)
+    return sorted(named | in_views, key=str)
+
+
+def _from_raw_tables(
+    warehouse: Warehouse, sample_id: str, places: Collection[_Place], ours: Callable[[], None], *, remove: bool
+) -> list[Erased]:
     found: list[Erased] = []
     for database, table, column, kind in places:
         name = f"{database}.{table}" if database else table
@@ -141,7 +137,7 @@ def _from_raw_tables(
         else:
             found += [
                 _from_partition(
-                    warehouse, schema, partition, n_rows, (sample_id, column), kind=kind if remove else None
+                    warehouse, schema, partition, n_rows, (sample_id, column), ours=ours, kind=kind if remove else None
                 )
                 for partition, n_rows in where
             ]
@@ -155,37 +151,58 @@ def _from_partition(
     n_rows: int,
     who: tuple[str, str],
     *,
+    ours: Callable[[], None],
     kind: ScriptType | None,
 ) -> Erased:
     """Remove a person's rows from a partition of a raw table, where it can be; without a type they are told alone."""
     note = "--raw removes them; until then a refresh brings them back"
-    if kind is not None:
+    if not schema.partitioned_by and (engine := warehouse.engine.name) != "duckdb":
+        note = f"remove them there: on {engine} fedpredict writes partitions, and this table has none"
+    elif kind is not None:
         try:
             check_partition_values(partition)
             copy_without(warehouse, schema, partition, *who, kind=kind)
-            put_back(warehouse, schema, partition)
+            put_back(warehouse, schema, partition, still_ours=ours)
             return Erased(schema.name, place_of(partition), n_rows, n_rows)
         except NameRefusedError as error:
             note = f"remove them there: {error}"
     return Erased(schema.name, place_of(partition), n_rows, 0, note)
 
 
+def _wait_for_refreshes(alone: Alone, warehouse: Warehouse) -> None:
+    """Let those end that may have read the raw rows: nobody sees what they write yet. Later ones find the rows gone."""
+    views = {(each.view.name, each.view.version) for each in list_snapshots(warehouse)}
+    views |= {(each.view.name, each.version) for each in list_scripts(warehouse)}
+    for view, version in sorted(views):
+        with alone.hold(refresh_name(view, version)):
+            continue
+
+
 def _from_snapshots(
-    alone: Alone, warehouse: Warehouse, sample_id: str, moved: dict[tuple[str, int, str], str], *, keep: bool
+    alone: Alone,
+    warehouse: Warehouse,
+    sample_id: str,
+    moved: dict[_Name, str],
+    ours: Callable[[], None],
+    *,
+    keep: bool,
 ) -> list[Erased]:
     """Take a person out of every snapshot; `moved` gets the names of those that are in their places."""
     published = {(each.view.name, each.view.version, each.snapshot): each for each in list_snapshots(warehouse)}
     newest = {(view, version): snapshot for view, version, snapshot in sorted(published)}
+    # a registered view may have rows and no snapshot: its first refresh was killed
+    schemas = {each.view.name: each.view.feature_view(each.version).schema for each in list_scripts(warehouse)}
+    schemas |= {view: each.view.schema for (view, _, _), each in published.items()}
     found: list[Erased] = []
-    for view in sorted({view for view, _ in newest}):
-        schema = next(each.view.schema for key, each in published.items() if key[0] == view)
-        for partition, n_rows in partitions_with(warehouse, schema, sample_id):
+    for view, schema in sorted(schemas.items()):
+        for partition, n_rows in rows_in(warehouse, schema, sample_id):
             version, name = int(partition["view_version"]), str(partition["snapshot"])
             snapshot = published.get((view, version, name))
             removed, note = 0, "" if keep else "being written, or left by a run that was killed: repeat when it is over"
             if not keep and snapshot is not None:
                 with alone.hold(refresh_name(view, version)):
-                    moved[view, version, name] = snapshot_without(warehouse, snapshot, sample_id).snapshot
+                    made = snapshot_without(warehouse, snapshot, sample_id, still_ours=ours)
+                    moved[view, version, name] = made.snapshot
                 removed, note = n_rows, ""
             elif not keep and name < newest.get((view, version), ""):  # no writer makes an older one
                 warehouse.replace(schema.name, partition, schema.arrow_schema.empty_table())
@@ -195,7 +212,13 @@ def _from_snapshots(
 
 
 def _from_shares(
-    alone: Alone, warehouse: Warehouse, sample_id: str, moved: dict[tuple[str, int, str], str], *, keep: bool
+    alone: Alone,
+    warehouse: Warehouse,
+    sample_id: str,
+    moved: dict[_Name, str],
+    ours: Callable[[], None],
+    *,
+    keep: bool,
 ) -> list[Erased]:
     """Take a person out of stored shares, and bind tasks to the snapshots that `moved` names."""
     if warehouse.describe(SHARES.name) is None:
@@ -214,33 +237,13 @@ def _from_shares(
         with alone.hold(name) if task.finished_at is not None else nullcontext():  # the others are held already
             now_named = moved.get((task.view, task.view_version, task.snapshot))
             where_it_is = {bucket: partition for bucket, (partition, _) in by_task.get(keys, {}).items()}
-            update_task(warehouse, task, where_it_is, sample_id, now_named)
+            update_task(warehouse, task, where_it_is, sample_id, now_named, still_ours=ours)
     for keys, partitions in by_task.items():
         for partition, n_rows in partitions.values():
             if keys not in tasks:  # what a removal that was killed left: nobody reads it
                 warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
             found.append(Erased(SHARES.name, place_of(partition), n_rows, n_rows))
     return found
-
-
-def from_copies(
-    warehouse: Warehouse, schemas: Iterable[TableSchema], sample_id: str, *, keep: bool = False
-) -> list[Erased]:
-    """Remove a person from what calls that were killed left in tables of work; this process alone erases."""
-    found: list[Erased] = []
-    for schema in schemas:
-        work = work_table(schema)
-        for partition, n_rows in rows_in(warehouse, work, sample_id):
-            if not keep:
-                forget_copy(warehouse, schema, partition)
-            found.append(Erased(work.name, place_of(partition), n_rows, 0 if keep else n_rows))
-    return found
-
-
-def _written_anew(warehouse: Warehouse) -> list[TableSchema]:
-    """Return the tables of snapshots, and that of stored shares, as they are."""
-    known = {each.view.schema.name for each in list_snapshots(warehouse)} | {SHARES.name}
-    return [schema for name in sorted(known) if (schema := warehouse.describe(name)) is not None]
 
 
 def told(warehouse: Warehouse, sample_id: str, schemas: Iterable[TableSchema], note: str) -> list[Erased]:
@@ -294,6 +297,8 @@ def update_task(
     where: dict[int, Partition],
     sample_id: str,
     now_named: str | None,
+    *,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> None:
     """Take a person out of a task's buckets; then bind it to the snapshot, and to the counts, that are there now.
 
@@ -303,6 +308,7 @@ def update_task(
         where: Bucket -> its partition, of those that have the person.
         sample_id: Whose.
         now_named: The snapshot that stands in the place of the task's; None: it is looked for.
+        still_ours: As `put_back` says.
 
     Raises:
         WarehouseError: As the warehouse says; a call that is killed is finished by another.
@@ -319,8 +325,9 @@ def update_task(
         if bucket in records:
             # before the rows: a call that is killed in between finds the person again
             records[bucket] = _recounted(warehouse, after, records[bucket], n_ids)
+            still_ours()
             shares.write_bucket(warehouse, after, records[bucket])
-        put_back(warehouse, SHARES, partition)
+        put_back(warehouse, SHARES, partition, still_ours=still_ours)
     if task.finished_at is not None:
         after = replace(after, n_ids=sum(each.n_ids for each in records.values()))
     if after != task:
@@ -345,11 +352,6 @@ def _recounted(warehouse: Warehouse, task: ShareTask, record: BucketRecord, n_id
         engine=engine_name(warehouse, task.bins),
         finished_at=datetime.now(UTC),
     )
-
-
-def place_of(partition: Partition) -> str:
-    """Return a partition as people are told of it."""
-    return ", ".join(f"{name}={value}" for name, value in partition.items())
 
 
 def in_store(store: OnlineStore, sample_id: str) -> set[tuple[str, int]]:

@@ -13,9 +13,9 @@ from fedpredict.scoring.bucket_writing import BucketWriter
 from fedpredict.scoring.counting import bins_of_checksum, counted, engine_names
 from fedpredict.tables import shares
 from fedpredict.tables.models import ModelVersion, list_versions, load_model
-from fedpredict.tables.shares import BucketRecord, ShareTask, TaskState
+from fedpredict.tables.shares import SHARES, BucketRecord, ShareTask, TaskState
 from fedpredict.tables.views import Snapshot, find_snapshot, is_there, snapshot_of_day
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import Partition, Warehouse
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,15 @@ def _gone(task: ShareTask, n_waiting: int) -> InputError:
 def _record_buckets(
     warehouse: Warehouse, task: ShareTask, records: Sequence[BucketRecord], still_ours: Callable[[], None]
 ) -> None:
-    """Record buckets, unless rows may have gone while they were read: of a snapshot the pointer goes first."""
+    """Record buckets, unless rows may have gone while they were read: of a snapshot the pointer goes first.
+
+    Then what was written goes as well: it may have somebody who was erased before it could be found here.
+    """
     if not is_there(warehouse, task.view, task.view_version, task.snapshot):
+        still_ours()
+        for record in records:
+            partition: Partition = {**task.partition, "bucket": record.bucket}
+            warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
         raise InputError(
             f"snapshot {task.snapshot} of view {task.view} was removed, or somebody erased from it, while {task.day} "
             "was scored: repeat"

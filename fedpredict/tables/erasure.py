@@ -2,12 +2,13 @@
 
 An engine may not read a table that it writes (Spark), so what stays of a partition goes to a table of work first. A
 call that is killed leaves the partition as it was, or as it shall be, and perhaps rows in that table, which the next
-call for the partition replaces.
+call removes.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -32,6 +33,32 @@ from fedpredict.warehouse.base import Partition, TableSchema, Value, Warehouse
 _ID = "fp_erased_id"
 Where = tuple[Partition, int]
 """A partition, and how many rows of the person it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFrom:
+    """A table whose partitions are written anew, the column that holds its sample ids, and that one's declared type."""
+
+    table: str
+    column: str = "sample_id"
+    kind: ScriptType = TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What the table of work holds of a partition.
+
+    Attributes:
+        table: Of which table.
+        partition: Of which partition.
+        n_rows: How many rows.
+        n_theirs: How many of them are a person's.
+    """
+
+    table: str
+    partition: Partition
+    n_rows: int
+    n_theirs: int
 
 
 def raw_columns(registered: RegisteredView) -> set[tuple[str, str, str, ScriptType]]:
@@ -76,21 +103,49 @@ def partitions_with(
         WarehouseError: As the warehouse says.
     """
     keys = [each.name for each in schema.partitioned_by]
-    source = exp.Table(
-        this=exp.to_identifier(schema.name, quoted=True),
-        db=exp.to_identifier(database, quoted=True) if database else None,
-    )
     query = exp.Select(expressions=[*sql.columns_of(*keys), sql.named(exp.Count(this=exp.Star()), "fp_rows")])
-    query = query.from_(source, copy=False).where(_is_of(column, kind), copy=False)
+    query = query.from_(_table(schema.name, database), copy=False).where(_is_of(column, kind), copy=False)
     if keys:
         query = query.group_by(*sql.columns_of(*keys), copy=False)
     rows = warehouse.run(query, {_ID: sample_id}).to_pylist()
-    return [({key: row[key] for key in keys}, int(row["fp_rows"])) for row in rows if row["fp_rows"]]
+    return [({key: _value(row[key]) for key in keys}, int(row["fp_rows"])) for row in rows if row["fp_rows"]]
 
 
 def work_table(schema: TableSchema) -> TableSchema:
     """Return the table that holds what stays of a partition until it stands where it belongs."""
-    return replace(schema, name=f"fp_erasing_{sha256(schema.name.encode()).hexdigest()[:16]}")
+    return replace(schema, name=work_name(schema.name))
+
+
+def work_name(table: str) -> str:
+    """Return the name of a table's table of work."""
+    return f"fp_erasing_{sha256(table.encode()).hexdigest()[:16]}"
+
+
+def copies_left(warehouse: Warehouse, copied: CopiedFrom, sample_id: str) -> list[Copy]:
+    """Return all that the table of work of a table holds, which may be gone; raise as the warehouse says."""
+    work = warehouse.describe(work_name(copied.table))
+    if work is None:
+        return []
+    keys = [each.name for each in work.partitioned_by]
+    theirs = exp.Case(ifs=[exp.If(this=_is_of(copied.column, copied.kind), true=sql.number(1))])
+    counts = [sql.named(exp.Count(this=exp.Star()), "fp_rows"), sql.named(exp.Count(this=theirs), "fp_theirs")]
+    query = exp.Select(expressions=[*sql.columns_of(*keys), *counts]).from_(_table(work.name), copy=False)
+    if keys:
+        query = query.group_by(*sql.columns_of(*keys), copy=False)
+    rows = warehouse.run(query, {_ID: sample_id}).to_pylist()
+    return [
+        Copy(copied.table, {key: row[key] for key in keys}, int(row["fp_rows"]), int(row["fp_theirs"]))
+        for row in rows
+        if row["fp_rows"]
+    ]
+
+
+def count_rows(warehouse: Warehouse, table: str, partition: Partition) -> int | None:
+    """Return how many rows a partition has; None: there is no such table."""
+    if warehouse.describe(table) is None:
+        return None
+    query = sql.stored([sql.named(exp.Count(this=exp.Star()), "fp_rows")], table, partition)
+    return int(warehouse.run(query, dict(partition)).column("fp_rows")[0].as_py())
 
 
 def copy_without(
@@ -116,15 +171,31 @@ def copy_without(
     return warehouse.replace_from(work.name, partition, _in_order(schema, query), params)
 
 
-def put_back(warehouse: Warehouse, schema: TableSchema, partition: Partition, target: Partition | None = None) -> None:
+def put_back(
+    warehouse: Warehouse,
+    schema: TableSchema,
+    partition: Partition,
+    target: Partition | None = None,
+    *,
+    still_ours: Callable[[], None] = lambda: None,
+) -> None:
     """Make what the table of work holds of a partition the content of it, or of another, and empty it there.
+
+    Args:
+        warehouse: The party's.
+        schema: The table.
+        partition: What was copied.
+        target: What it becomes the content of; None: of the same.
+        still_ours: Called before each step; it raises where another process erases by now, and has removed the copy.
 
     Raises:
         WarehouseError: As the warehouse says.
     """
     work = work_table(schema)
     query = sql.stored(_columns(schema), work.name, partition)
+    still_ours()
     warehouse.replace_from(schema.name, target or partition, _in_order(schema, query), dict(partition))
+    still_ours()
     forget_copy(warehouse, schema, partition)
 
 
@@ -134,8 +205,19 @@ def forget_copy(warehouse: Warehouse, schema: TableSchema, partition: Partition)
     warehouse.replace(work.name, partition, work.arrow_schema.empty_table())
 
 
-def snapshot_without(warehouse: Warehouse, snapshot: Snapshot, sample_id: str) -> Snapshot:
+def forget_copies(warehouse: Warehouse, copy: Copy) -> None:
+    """Empty a partition of the table of work of a table that may be gone; raise as the warehouse says."""
+    work = warehouse.describe(work_name(copy.table))
+    if work is not None:
+        warehouse.replace(work.name, copy.partition, work.arrow_schema.empty_table())
+
+
+def snapshot_without(
+    warehouse: Warehouse, snapshot: Snapshot, sample_id: str, *, still_ours: Callable[[], None] = lambda: None
+) -> Snapshot:
     """Put a snapshot without a sample id in the place of one, under the next name: what has a name never changes.
+
+    `still_ours` is that of `put_back`.
 
     Raises:
         WarehouseError: As the warehouse says; a call that is killed leaves the one before, or both.
@@ -147,16 +229,26 @@ def snapshot_without(warehouse: Warehouse, snapshot: Snapshot, sample_id: str) -
     n_rows = copy_without(warehouse, schema, snapshot.partition, sample_id)
     n_ids = None if snapshot.n_ids is None else snapshot.n_ids - 1
     made = replace(snapshot, snapshot=name, n_rows=n_rows, n_ids=n_ids)
-    put_back(warehouse, schema, snapshot.partition, made.partition)
+    put_back(warehouse, schema, snapshot.partition, made.partition, still_ours=still_ours)
     write_pointer(warehouse, made)
     remove_snapshot(warehouse, snapshot)
     return made
+
+
+def _table(name: str, database: str = "") -> exp.Table:
+    db = exp.to_identifier(database, quoted=True) if database else None
+    return exp.Table(this=exp.to_identifier(name, quoted=True), db=db)
 
 
 def _is_of(column: str, kind: ScriptType) -> exp.Expr:
     """Return whether a column, read in its type and then as text, is the sample id."""
     read = sql.column(column) if kind == TEXT else declared_column(column, kind)
     return exp.EQ(this=exp.cast(read, "text"), expression=exp.Placeholder(this=_ID))
+
+
+def _value(value: str | int | None) -> str | int:
+    """Return a partition value; that of rows without one, in raw tables, as Hive names their folder: a refused name."""
+    return "__HIVE_DEFAULT_PARTITION__" if value is None else value
 
 
 def _columns(schema: TableSchema) -> list[exp.Expr]:

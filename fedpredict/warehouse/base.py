@@ -185,6 +185,18 @@ class RowWatch(Protocol):
 
 
 @runtime_checkable
+class LeavesFiles(Protocol):
+    """A warehouse whose writers leave files that nobody reads where they are killed."""
+
+    def remove_unfinished(self) -> None:
+        """Remove them, and wait for whoever is writing at this moment.
+
+        Raises:
+            WarehouseWriteError: The folder cannot be written.
+        """
+
+
+@runtime_checkable
 class WatchedWriter(Protocol):
     """A warehouse whose rows pass through this process when a query fills a partition, so that they can be seen."""
 

@@ -27,6 +27,7 @@ from fedpredict.warehouse.base import (
     ARROW_TYPES,
     Column,
     EngineInfo,
+    LeavesFiles,
     Partition,
     RowWatch,
     TableSchema,
@@ -36,7 +37,7 @@ from fedpredict.warehouse.base import (
     check_identifier,
     check_partition_values,
 )
-from fedpredict.warehouse.local_files import PartitionFile, TableFolder, unreadable
+from fedpredict.warehouse.local_files import SCHEMA, PartitionFile, TableFolder, unreadable
 from fedpredict.warehouse.local_writing import GROUP_ROWS, fill, runs, write_batches, writing
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ _LISTINGS = 100
 """How often a read starts again because a partition was removed between listing and opening its file."""
 
 
-class LocalWarehouse(Warehouse, WatchedWriter):
+class LocalWarehouse(Warehouse, WatchedWriter, LeavesFiles):
     """A folder of tables. Any number of processes and threads may read and write it."""
 
     def __init__(self, root: Path) -> None:
@@ -176,6 +177,12 @@ class LocalWarehouse(Warehouse, WatchedWriter):
         with folder.locked():
             self._listing_again(lambda: self._listed(query), begin_again, by_number=query.is_ranged)
         logger.info("warehouse.replaced", extra={"table": table})
+
+    @override
+    def remove_unfinished(self) -> None:
+        """Remove what writers that were killed left in the folders of tables."""
+        for schema in sorted(self._root.glob(f"*/{SCHEMA}")):
+            TableFolder(self._root, schema.parent.name).remove_unfinished()
 
     @override
     def describe(self, table: str) -> TableSchema | None:

@@ -43,7 +43,7 @@ from fedpredict.warehouse.base import (
 )
 
 PART = "part-0.parquet"
-_SCHEMA = "_schema.json"
+SCHEMA = "_schema.json"
 _LOCK = ".lock"
 _TEMPORARY = ".tmp-"
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -82,7 +82,7 @@ class TableFolder:
             WarehouseUnavailableError: The folder of the warehouse is away or cannot be read.
             TableCorruptError: The schema file is damaged.
         """
-        file = self.path / _SCHEMA
+        file = self.path / SCHEMA
         try:
             text = file.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class TableFolder:
             "partitioned_by": [{"name": column.name, "type": column.type.value} for column in schema.partitioned_by],
         }
         text = json.dumps(content, indent=1).encode()
-        self._appear(self.path / _SCHEMA, lambda file: file.write(text))
+        self._appear(self.path / SCHEMA, lambda file: file.write(text))
 
     def write_partition(self, schema: TableSchema, partition: Partition, fill: Callable[[BinaryIO], int] | None) -> int:
         """Make what `fill` writes the partition's only file; the caller holds the lock.
@@ -177,6 +177,14 @@ class TableFolder:
             yield
         finally:
             os.close(descriptor)
+
+    def remove_unfinished(self) -> None:
+        """Remove files that an interrupted writer left; where there are any, one that is writing is waited for."""
+        with self._writing(self.path):
+            is_left = any(each.name.startswith(_TEMPORARY) for each in self.path.iterdir())
+        if is_left:
+            with self.locked():
+                pass
 
     def _appear(self, target: Path, fill: Callable[[BinaryIO], int]) -> int:
         """Put the file in place, unless `fill` says that there is nothing in it, and return what it says."""

@@ -17,7 +17,17 @@ from fedpredict.model.partial import PartialModel
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.scoring.erase import bucket_of, rows_in, update_task
 from fedpredict.scoring.tasks import damaged_buckets, score_day
-from fedpredict.tables.erasure import copy_without, partitions_with, put_back, snapshot_without
+from fedpredict.tables.erasure import (
+    CopiedFrom,
+    Copy,
+    copies_left,
+    copy_without,
+    count_rows,
+    forget_copies,
+    partitions_with,
+    put_back,
+    snapshot_without,
+)
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.populations import POPULATION_IDS, ensure_tables, read_bucket, remove_buckets, write_bucket
 from fedpredict.tables.ranking_sql import top_query
@@ -35,7 +45,7 @@ from fedpredict.tables.results_erasure import blank_copy, put_blanked
 from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks
 from fedpredict.tables.views import list_snapshots, read_snapshot_rows
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import Column, ColumnType, Partition, TableSchema, Warehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, renamed, store
 
 pytestmark = pytest.mark.timeout(600)
@@ -82,6 +92,34 @@ def test_a_person_is_taken_out_of_raw_rows_snapshots_and_shares(warehouse: Wareh
     stored = read_shares(warehouse, after).to_pylist()
     assert sorted((row["sample_id"], row["score_0"]) for row in stored) == [(who, 2.0) for who in OTHERS]
     assert [each for each, _ in partitions_with(warehouse, raw, WHO, "account")] == []
+
+
+def test_what_is_left_in_a_table_of_work_is_counted_and_goes(warehouse: Warehouse) -> None:
+    left_in_work(warehouse, (Column("part", ColumnType.STRING),))
+
+
+def test_what_is_left_of_a_table_without_partitions_is_counted_and_goes(embedded: Warehouse) -> None:
+    """Servers have none: tables are made with partitions there."""
+    left_in_work(embedded, ())
+
+
+def left_in_work(warehouse: Warehouse, partitioned_by: tuple[Column, ...]) -> None:
+    name = f"t_{uuid.uuid4().hex}"
+    schema = TableSchema(name, (Column("who", ColumnType.STRING),), partitioned_by)
+    partition: Partition = {each.name: "a" for each in partitioned_by}
+    warehouse.ensure(schema)
+    warehouse.replace(name, partition, pa.table({"who": [*OTHERS, WHO, WHO]}))
+    there = copies_left(warehouse, CopiedFrom(name, "who"), WHO)
+    copy_without(warehouse, schema, partition, OTHERS[0], "who")
+
+    (copy,) = copies_left(warehouse, CopiedFrom(name, "who"), WHO)
+    counts = [count_rows(warehouse, table, partition) for table in (name, f"{name}_none")]
+    forget_copies(warehouse, copy)
+
+    assert (there, copy) == ([], Copy(name, partition, 3, 2))
+    assert counts == [4, None]
+    assert copies_left(warehouse, CopiedFrom(name, "who"), WHO) == []
+    assert count_rows(warehouse, name, partition) == 4
 
 
 RESULT_IDS = [b"a0", WHO.encode(), "é2".encode(), b"a3"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +23,10 @@ from sqlglot import exp
 from TCLIService import ttypes
 
 from fedpredict.errors import StatementError, WarehouseUnavailableError, WarehouseWriteError
+from fedpredict.model.sample_ids import SampleIds
+from fedpredict.tables.erasure import CopiedFrom, copies_left, copy_without, partitions_with, put_back
+from fedpredict.tables.results import ensure_results, write_results
+from fedpredict.tables.results_erasure import blank_copy, put_blanked
 from fedpredict.warehouse.base import Column, ColumnType, Filling, SeriesWriter, TableSchema, Warehouse
 from fedpredict.warehouse.hive import STAGE_ABOVE_VALUES, HiveWarehouse
 from fedpredict.warehouse.hive_connection import HiveSession
@@ -365,6 +371,36 @@ def test_a_partition_is_there_until_it_is_replaced_by_no_rows(server_place: Plac
     warehouse.replace(schema.name, {"part": "a"}, schema.arrow_schema.empty_table())
 
     assert (found, warehouse.has_partition(schema.name, {"part": "a"})) == ([True, False], False)
+
+
+@pytest.mark.parametrize("who", ["${env:HOME}", "${system:user.name}", "$${hiveconf:x}'"])
+def test_a_person_whose_id_looks_like_a_setting_is_found_and_erased(server_place: Place, who: str) -> None:
+    """The server would replace it in the text of a statement; another row has what it would be replaced by."""
+    warehouse, task_id = server_place.warehouse, f"t-{uuid.uuid4().hex}"
+    people = ["a1", os.environ["HOME"], getpass.getuser(), who, "", "{env:HOME}"]
+    schema = new_table(Column("sample_id", ColumnType.STRING))
+    warehouse.ensure(schema)
+    warehouse.replace(schema.name, {"part": "a"}, pa.table({"sample_id": people}))
+    ensure_results(warehouse)
+    of_others = [each.encode() for each in people if each]
+    ok = np.ones(len(of_others), np.uint8)
+    ids = SampleIds.of(of_others)
+    write_results(warehouse, task_id, 0, ids, predictions=np.ones((len(ids), 1)), status=ok, origin=ok)
+
+    found = partitions_with(warehouse, schema, who)
+    n_left = copy_without(warehouse, schema, {"part": "a"}, who)
+    (copy,) = copies_left(warehouse, CopiedFrom(schema.name), people[1])
+    put_back(warehouse, schema, {"part": "a"})
+    blanked = blank_copy(warehouse, task_id, 0, who, with_rank=False).column("sample_id").to_pylist()
+    put_blanked(warehouse, task_id, 0)
+
+    assert found == [({"part": "a"}, 1)]
+    assert (n_left, copy.n_rows, copy.n_theirs) == (len(people) - 1, len(people) - 1, 1)
+    left = warehouse.read(schema.name, ["sample_id"], {}).column(0).to_pylist()
+    assert sorted(left) == sorted(each for each in people if each != who)
+    assert blanked == ["" if each == who else each for each in people if each]
+    assert partitions_with(warehouse, schema, who) == []
+    assert copies_left(warehouse, CopiedFrom(schema.name), who) == []
 
 
 def named(tables: dict[str, str]) -> Callable[[exp.Expression], exp.Expression]:

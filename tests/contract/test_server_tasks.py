@@ -18,7 +18,7 @@ from fedpredict.initiator.offline.uploads import Uploads
 from fedpredict.model.offline import CombinedBy, OfflineState, Ranking
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import Erased
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.lease_sql import open_leases
 from fedpredict.state.leases import Alone
 from fedpredict.state.tasks import open_task_store

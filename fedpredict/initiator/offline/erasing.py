@@ -21,7 +21,9 @@ from fedpredict.initiator.offline.retention import WORK_KEPT, why_needed
 from fedpredict.initiator.offline.standing import CHANGE
 from fedpredict.model.offline import BucketDone, CombinedBy, OfflineState, OfflineTask, Totals
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import ERASE, Erased, check_sample_id, from_copies, place_of, rows_in
+from fedpredict.scoring.erase import ERASE, check_sample_id, rows_in
+from fedpredict.scoring.erase_copies import from_copies
+from fedpredict.scoring.erased import Erased, place_of
 from fedpredict.state.leases import Alone, HeldLease
 from fedpredict.state.task_base import TAKEN_OVER, TaskStore
 from fedpredict.tables.erasure import forget_copy, work_table
@@ -81,7 +83,7 @@ def erase_from_tasks(
         try:
             results = _TaskErasure(store, warehouse, sample_id, now, held, keep=keep)
             results.finish()
-            found = from_copies(warehouse, [RESULTS], sample_id, keep=keep)
+            found = from_copies(warehouse, [RESULTS.name], sample_id, keep=keep)
             found += [results.from_results(*each) for each in where[RESULTS.name]]
             for schema in (UNRANKED, TASK_SHARES):
                 found += [results.from_work(schema, *each) for each in where[schema.name]]

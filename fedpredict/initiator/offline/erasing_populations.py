@@ -17,7 +17,8 @@ from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.offline import OfflineTask
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
-from fedpredict.scoring.erase import Bucket, Erased, bucket_of, erased_buckets
+from fedpredict.scoring.erase import Bucket, bucket_of, erased_buckets
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.task_base import TaskStore
 from fedpredict.tables.deliveries import accepted_versions, list_deliveries
 from fedpredict.tables.erasure import Where
@@ -104,7 +105,8 @@ class PopulationErasure:
             whys[usable[-1].version] = self._next_version(population)
         stays, gone = [], []
         for version in holding:
-            is_coming = version.state is PopulationState.RECEIVING
+            # one at a time is written, the newest: another was left by a removal, or a writer, that was killed
+            is_coming = version.state is PopulationState.RECEIVING and version is versions[-1]
             why = "it is being written: repeat when it is there" if is_coming else whys.get(version.version, "")
             if why:
                 stays.append((version, why))

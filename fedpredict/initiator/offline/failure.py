@@ -89,6 +89,13 @@ class UnfinishedError(Exception):
     """A task came to its end, and some of its buckets have no results: what was gathered of them is not there."""
 
 
+class VersionGoneError(Exception):
+    """The version of a standing population that a task is about went, in words that are public.
+
+    Who submits a task holds nothing while the version is looked up, so `erase` and retention may remove it right then.
+    """
+
+
 _OWN: tuple[tuple[type[Exception], str], ...] = (
     (UnfinishedError, "results of some buckets are missing at the initiator: they are made again"),
     (WarehouseUnavailableError, _NO_WAREHOUSE),
@@ -157,6 +164,8 @@ def _told(party: str, error: Exception) -> str:
     """Return public words that say what to do."""
     if party:
         return _told_of_party(party, error)
+    if isinstance(error, VersionGoneError):
+        return str(error)
     known = (text for kind, text in _OWN if isinstance(error, kind))
     return next(known, "the initiator cannot go on: see its log, then retry")
 

@@ -27,6 +27,7 @@ from fedpredict.initiator.offline.joining import (
     unrank,
     unreadable,
 )
+from fedpredict.initiator.offline.standing import check_there
 from fedpredict.initiator.task_settings import Combine
 from fedpredict.model.buckets import in_places
 from fedpredict.model.offline import Bins, BucketDone, CombinedBy, Totals
@@ -155,6 +156,7 @@ class TaskRun:
             PartyFailedError: A party gave no share; the buckets that were combined by then are recorded.
             ClaimLostError: The task is another's, or was cancelled.
             UnfinishedError: A bucket has no record although everything was done.
+            VersionGoneError: The version of a population that it is about was removed.
             WarehouseError, StateError: As they say.
         """
         digests = await self._place.thread(self._digests)
@@ -219,15 +221,21 @@ class TaskRun:
         for each in list_versions(self._place.warehouse, owner=population.owner, population=population.name):
             if each.version == population.version and each.n_buckets == self._task.new.n_buckets:
                 return each.digests
+        check_there(self._place.warehouse, population)
         raise TableCorruptError(f"population {population} of task {self._task.task_id} is not in the warehouse")
 
-    async def _go_on(self, left: Iterator[int], digests: tuple[str, ...]) -> None:
+    def _ids(self, bucket: int, digest: str) -> SampleIds:
         population = self._task.new.population
+        try:
+            return read_bucket(self._place.warehouse, population.owner, population.name, bucket, digest)
+        except TableCorruptError:
+            check_there(self._place.warehouse, population)
+            raise
+
+    async def _go_on(self, left: Iterator[int], digests: tuple[str, ...]) -> None:
         for bucket in left:
             began = time.perf_counter()
-            ids = await self._place.thread(
-                read_bucket, self._place.warehouse, population.owner, population.name, bucket, digests[bucket]
-            )
+            ids = await self._place.thread(self._ids, bucket, digests[bucket])
             if self._by_engine:
                 shares, totals = await gather_bucket(self._asking, bucket, digests[bucket], ids)
                 await _whole(self._keep(bucket, ids, shares, totals))

@@ -12,7 +12,7 @@ from fedpredict.errors import ConfigError, FedPredictError, StateError
 from fedpredict.initiator.catalogue import Catalogue
 from fedpredict.initiator.masking import MaskedSum, MaskedSums
 from fedpredict.initiator.offline.bucket import Asking
-from fedpredict.initiator.offline.failure import PartyFailedError, UnfinishedError, verdict_on, wait_s
+from fedpredict.initiator.offline.failure import PartyFailedError, UnfinishedError, VersionGoneError, verdict_on, wait_s
 from fedpredict.initiator.offline.run import ClaimLostError, Holding, TaskRun, Workplace
 from fedpredict.initiator.settings import ModelSettings
 from fedpredict.initiator.task_settings import InitiatorTaskSettings
@@ -149,7 +149,7 @@ class TaskRunner:
     async def _outcome(self, claim: Claim, holding: Holding) -> tuple[OfflineState, Why]:
         try:
             await TaskRun(self._place, claim, self._asking(claim), holding).work()
-        except (FedPredictError, PartyFailedError, UnfinishedError) as error:
+        except (FedPredictError, PartyFailedError, UnfinishedError, VersionGoneError) as error:
             if isinstance(error, StateError):
                 raise
             verdict = verdict_on(error)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from fedpredict.errors import InputError
+from fedpredict.initiator.offline.failure import VersionGoneError
 from fedpredict.initiator.offline.uploads import UPLOAD
 from fedpredict.model.buckets import bucket_of_rank
 from fedpredict.model.id_sets import are_among
 from fedpredict.model.ids import valid_sample_ids
+from fedpredict.model.offline import PopulationRef
 from fedpredict.model.populations import check_population
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
@@ -81,6 +83,24 @@ def version_for_task(
     accepted = accepted_versions(warehouse, owner, population)
     by_all = min((accepted.get(party, 0) for party in parties), default=0)
     return usable.get(by_all, usable[max(usable)])
+
+
+def check_there(warehouse: Warehouse, about: PopulationRef) -> None:
+    """Raise `VersionGoneError` where a task is about a version of a standing population that was removed."""
+    if not about.is_standing:
+        return
+    known = standing_versions(warehouse, about.owner, about.name)
+    usable = [each.version for each in known if each.state is PopulationState.PROPOSED]
+    if about.version in usable:
+        return
+    gone = f"version {about.version} of population {about.name} is gone at the initiator"
+    if usable:
+        raise VersionGoneError(
+            f"{gone}: a person was erased from it, or newer ones took its place; submit the task again, for version"
+            f" {usable[-1]} or without naming one"
+        )
+    anew = f"have it proposed anew (`fedpredict population propose {about.name}`), then submit the task again"
+    raise VersionGoneError(f"{gone}, and it has no other: {anew}")
 
 
 def propose(

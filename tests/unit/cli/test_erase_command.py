@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fedpredict.cli.leases import held_now
 from fedpredict.cli.main import run
+from fedpredict.cli.wiring import load_party
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.registration import register_view
 from fedpredict.initiator.offline import standing
@@ -31,9 +33,11 @@ from fedpredict.state.distinct_digests import CallerDay
 from fedpredict.state.distinct_ids import DistinctIds
 from fedpredict.state.event_base import StoredEvent
 from fedpredict.state.events import open_event_store
+from fedpredict.tables.erasure import work_table
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.populations import list_versions, write_version
-from fedpredict.tables.results import ensure_results, write_results
+from fedpredict.tables.results import RESULTS, ensure_results, write_results
+from fedpredict.tables.results_erasure import blank_copy
 from fedpredict.tables.views import list_snapshots
 from fedpredict.warehouse.base import Column, ColumnType, TableSchema
 from fedpredict.warehouse.local import LocalWarehouse
@@ -79,10 +83,11 @@ def test_bytes_that_are_no_text_are_no_id(
     assert "no sample id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", ["u1\n", "u1\r\n", "u1"])
 def test_an_id_may_come_by_standard_input_where_no_other_process_sees_it(
-    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    party: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", StringIO("u1\n"))
+    monkeypatch.setattr(sys, "stdin", StringIO(line, newline="\n"))
     removed = json.loads(said(capsys, "-", "--yes", "--json"))
 
     assert [(row["table"], row["found"], row["removed"]) for row in removed] == [("fp_features_people", 1, 1)]
@@ -195,6 +200,7 @@ def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixt
     ensure_results(warehouse)
     one, ok = SampleIds.of([b"u1"]), np.ones(1, np.uint8)
     write_results(warehouse, "t", 0, one, predictions=np.ones((1, 1)), status=ok, origin=ok)
+    blank_copy(warehouse, "t", 0, "u2", with_rank=False)  # which an initiator's erasure left that was killed
     warehouse.close()
 
     left = json.loads(said(capsys, "u1", "--dry-run", "--json"))
@@ -202,6 +208,7 @@ def test_what_an_initiator_named_is_told(party: Path, capsys: pytest.CaptureFixt
     assert [(row["table"], row["found"], row["removed"]) for row in left][1:] == [
         ("fp_population_ids", 1, 0),
         ("fp_results", 1, 0),
+        (work_table(RESULTS).name, 1, 0),
     ]
     assert left[1]["note"].startswith("the initiator bank names them")
     assert left[2]["note"].startswith("of an initiator's tasks: run this with the settings of that initiator")
@@ -276,6 +283,32 @@ def test_tables_that_tasks_may_be_about_are_raw_tables(
     assert [(row["table"], row["removed"]) for row in json.loads(capsys.readouterr().out)] == [("customers", 1)]
     assert warehouse.read("customers", ["who"], {}).column(0).to_pylist() == ["u2"]
     warehouse.close()
+
+
+def test_what_was_removed_is_told_where_the_rest_cannot_be_done_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next call does not find it any more."""
+    monkeypatch.chdir(tmp_path)
+    Path("initiator.toml").write_text(INITIATOR + '[warehouse]\npath = "warehouse"\n')
+    Path("people.csv").write_text("id,age\nu1,30\nu2,40\n")
+    for words in (
+        ["features", "load", "people.csv", "--view", "people", "--key", "id"],
+        ["population", "propose", "people", "--file", "people.csv", "--column", "id", "--parties", "lab"],
+    ):
+        assert run(words) == 0
+    capsys.readouterr()
+    with held_now(load_party(Path("initiator.toml")), standing.CHANGE):
+        code = run(["erase", "u1", "--yes", "--json"])
+    told = capsys.readouterr()
+    assert run(["erase", "u1", "--yes", "--json"]) == 9
+    rest = json.loads(capsys.readouterr().out)
+
+    assert code == 10
+    assert [(row["table"], row["removed"]) for row in json.loads(told.out)] == [("fp_features_people", 1)]
+    assert "populations is under way" in told.err
+    assert "That is what was done by then; the rest was not looked into: repeat." in told.err
+    assert [(row["table"], row["removed"]) for row in rest] == [("fp_population_ids", 0)]
 
 
 def publish(party: Path) -> None:

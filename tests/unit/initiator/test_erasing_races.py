@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,23 +12,26 @@ import pyarrow as pa
 import pytest
 
 from fedpredict.errors import FieldError, LeaseLostError, StatementError, TableCorruptError, WarehouseWriteError
+from fedpredict.initiator.offline import erasing, standing
 from fedpredict.initiator.offline.desk import TaskDesk
 from fedpredict.initiator.offline.recorded import ranked_results, recorded_results
 from fedpredict.initiator.offline.retention import sweep
-from fedpredict.model.offline import OfflineState, OfflineTask, Ranking
+from fedpredict.model.offline import OfflineState, OfflineTask, PopulationRef, Ranking
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import Mode
+from fedpredict.model.standing import PopulationState
 from fedpredict.state.leases import HeldLease
+from fedpredict.tables.deliveries import ACCEPTANCES, list_deliveries, write_acceptance
 from fedpredict.tables.erasure import work_table
-from fedpredict.tables.populations import POPULATION_IDS
+from fedpredict.tables.populations import POPULATION_IDS, list_versions, remove_buckets, write_version
 from fedpredict.tables.results import RESULTS, results_partition
 from fedpredict.tables.results_erasure import put_blanked
 from fedpredict.warehouse.base import Partition, Warehouse
 from fedpredict.wire.offline_codec import Submission
 from tests.unit.initiator.test_offline_erasing import EXPECTED, LATER, WHO, erased, people, rows_of
 from tests.unit.initiator.test_offline_fetch import DESK, done, serving
-from tests.unit.initiator.test_offline_runner import IDS, N_BUCKETS, Bench
+from tests.unit.initiator.test_offline_runner import IDS, N_BUCKETS, N_IDS, Bench
 
 _PUT = "fedpredict.initiator.offline.erasing.put_blanked"
 
@@ -218,6 +223,25 @@ async def test_a_person_is_found_in_the_copy_that_was_left_of_results_that_are_g
     assert other not in people(bench, work_table(RESULTS))
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_the_copy_that_a_killed_call_left_goes_with_the_next_call_for_anyone(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_recorded: bool
+) -> None:
+    task = await done(bench)
+    what: tuple[Any, str] = (erasing, "put_blanked") if is_recorded else (bench.store.__class__, "rerecord")
+    with monkeypatch.context() as patched:
+        patched.setattr(*what, _killed)
+        with pytest.raises(WarehouseWriteError):
+            erased(bench, tmp_path)
+    left = people(bench, work_table(RESULTS))
+    erased(bench, tmp_path, "nobody")
+
+    assert (len(left) > 1, people(bench, work_table(RESULTS))) == (True, [])
+    assert {row["sample_id"] for row in await rows_of(bench, task)} == set(EXPECTED)
+    erased(bench, tmp_path)
+    assert {row["sample_id"] for row in await rows_of(bench, task)} == {*EXPECTED, ""} - {WHO}
+
+
 def _killed(*_: object) -> bool:
     raise WarehouseWriteError("killed")
 
@@ -274,6 +298,76 @@ async def test_no_task_is_queued_about_a_list_that_goes_while_it_is_submitted(
         await desk.submit(asked, DESK)
     assert "send the ids again" in refused.value.problem
     assert bench.store.tasks(["m"], limit=1) == []
+
+
+def _proposed(bench: Bench, ids: Iterable[bytes]) -> None:
+    standing.propose(bench.warehouse, "bank", "people", [SampleIds.of(list(ids))], parties=["lab"], by="ada")
+
+
+def _answers_for(bench: Bench, version: int) -> None:
+    """Have the participant's word for a version written down, as the courier does."""
+    bench.warehouse.ensure(ACCEPTANCES)
+    (delivery,) = list_deliveries(bench.warehouse, "bank", "people")
+    write_acceptance(bench.warehouse, delivery, version)
+
+
+async def test_a_task_about_a_version_that_went_while_it_was_submitted_names_the_next_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _proposed(bench, IDS)
+    _answers_for(bench, 1)
+    asked = Submission(request_id="r-1", model_id="m", mode=Mode.NEARLINE, standing="people")
+
+    def slow(*_: object) -> str:
+        erased(bench, tmp_path)
+        _answers_for(bench, 2)
+        erased(bench, tmp_path)
+        return "population people"
+
+    with monkeypatch.context() as patched, serving(bench) as (desk, _):
+        patched.setattr(TaskDesk, "_asked_for", slow)
+        task = await desk.submit(asked, DESK)
+    there = [each.version for each in list_versions(bench.warehouse)]
+    async with bench.working():
+        failed = await bench.until(task.task_id, OfflineState.FAILED, OfflineState.DONE)
+    with serving(bench) as (desk, _):
+        again = await desk.submit(asked, DESK)
+
+    assert there == [2]
+    assert failed.state is OfflineState.FAILED
+    assert failed.problem == (
+        "version 1 of population people is gone at the initiator: a person was erased from it, or newer ones took its"
+        " place; submit the task again, for version 2 or without naming one"
+    )
+    assert (again.new.population.version, again.new.ids) == (2, N_IDS - 1)
+
+
+@pytest.mark.parametrize("state", [PopulationState.RECEIVING, PopulationState.REVOKED])
+async def test_a_task_whose_version_is_half_removed_says_so_too(bench: Bench, state: PopulationState) -> None:
+    """Its buckets go before its row, which says until then that it is not complete; a revoked one's row stays."""
+    _proposed(bench, IDS)
+    (version,) = list_versions(bench.warehouse)
+    population = PopulationRef(owner="bank", name="people", version=1, is_standing=True)
+    task_id = bench.submit(population=population, n_buckets=version.n_buckets)
+    write_version(bench.warehouse, replace(version, state=state))
+    remove_buckets(bench.warehouse, "bank", "people", enumerate(version.digests))
+    async with bench.working():
+        failed = await bench.until(task_id, OfflineState.FAILED)
+    assert failed.problem == (
+        "version 1 of population people is gone at the initiator, and it has no other: have it proposed anew"
+        " (`fedpredict population propose people`), then submit the task again"
+    )
+
+
+async def test_ids_of_a_version_that_is_there_which_are_damaged_are_told_as_before(bench: Bench) -> None:
+    _proposed(bench, IDS)
+    (version,) = list_versions(bench.warehouse)
+    population = PopulationRef(owner="bank", name="people", version=1, is_standing=True)
+    task_id = bench.submit(population=population, n_buckets=version.n_buckets)
+    remove_buckets(bench.warehouse, "bank", "people", [(0, version.digests[0])])
+    async with bench.working():
+        failed = await bench.until(task_id, OfflineState.FAILED)
+    assert failed.problem.startswith("ids or shares that are stored at the initiator are damaged or gone")
 
 
 async def test_the_list_of_a_task_whose_results_are_damaged_stays_for_its_retry(bench: Bench, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fedpredict.model.populations import BucketAnswer
 from fedpredict.model.prediction import Origin
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.share import SampleStatus
-from fedpredict.scoring.erase import Erased
+from fedpredict.scoring.erased import Erased
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.erasure import work_table
@@ -124,7 +124,7 @@ async def test_ranks_stay_and_the_first_are_as_many_as_before(bench: Bench, tmp_
     assert [best in people(bench, each) for each in (RESULTS, UNRANKED)] == [False, False]
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 8, 11, 13])
 async def test_a_call_that_is_killed_is_finished_by_another_and_readers_notice_nothing(
     bench: Bench, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,16 +6,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fedpredict.errors import WarehouseWriteError
 from fedpredict.initiator.offline import standing
 from fedpredict.initiator.offline.erasing import erase_from_tasks
 from fedpredict.model.offline import PopulationRef
+from fedpredict.model.sample_ids import SampleIds
 from fedpredict.model.standing import PopulationState
 from fedpredict.participant.acceptance import accept, revoke
 from fedpredict.participant.erasing import erase_from_named
-from fedpredict.scoring.erase import Erased
+from fedpredict.scoring.erased import Erased
+from fedpredict.scoring.populations import ingest
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.state.tasks import open_task_store
 from fedpredict.tables.deliveries import ACCEPTANCES, accepted_versions
@@ -224,3 +228,78 @@ async def test_versions_before_the_accepted_one_that_nobody_answers_for_go_at_on
     write_version(lab.warehouse, replace(first, state=state))
     (gone,) = named(lab.warehouse)
     assert (gone.removed, gone.note, is_in(lab.warehouse)) == (1, "", False)
+
+
+def stop_after(n_writes: int, warehouse: LocalWarehouse, patched: pytest.MonkeyPatch) -> None:
+    """Have every write of a partition fail after some, as where the process is killed then."""
+    left, write = [n_writes], warehouse.replace
+
+    def writing(*arguments: Any) -> None:
+        if left[0] == 0:
+            raise WarehouseWriteError("killed")
+        left[0] -= 1
+        write(*arguments)
+
+    patched.setattr(warehouse, "replace", writing)
+
+
+def whole(warehouse: Warehouse, version: PopulationVersion) -> None:
+    assert version.state is PopulationState.PROPOSED
+    assert len(ids_of(warehouse, version)) == version.n_ids
+
+
+def test_a_call_that_is_killed_at_any_write_is_finished_by_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two: one makes the version without the person, and nobody answers for the one before at the next."""
+    for n_before in (0, 1):
+        at, over = 0, False
+        while not over:
+            folder = tmp_path / f"killed-{n_before}-{at}"
+            folder.mkdir()
+            warehouse = LocalWarehouse(folder / "bank")
+            propose(warehouse)
+            for _ in range(n_before):
+                erased(warehouse, folder)
+            with monkeypatch.context() as patched:
+                stop_after(at, warehouse, patched)
+                try:
+                    erased(warehouse, folder)
+                    over = True
+                except WarehouseWriteError:
+                    at += 1
+            told = [erased(warehouse, folder) for _ in range(3)][-1]
+
+            assert (told, is_in(warehouse)) == ([], False), at
+            whole(warehouse, list_versions(warehouse)[-1])
+            assert ids_of(warehouse, list_versions(warehouse)[-1]) == OTHERS
+            warehouse.close()
+        assert at > 3
+
+
+def test_a_call_at_a_participant_that_is_killed_at_any_write_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, over = 0, False
+    while not over:
+        warehouse = LocalWarehouse(tmp_path / f"killed-{at}")
+        for number, people in ((1, PEOPLE), (2, sorted(OTHERS))):
+            ids = [SampleIds.of(people)]
+            ingest(warehouse, "bank", "people", number, ids, state=PopulationState.ACCEPTED, least_buckets=8)
+        with monkeypatch.context() as patched:
+            stop_after(at, warehouse, patched)
+            try:
+                named(warehouse, days=1.1)
+                over = True
+            except WarehouseWriteError:
+                at += 1
+        named(warehouse, days=1.1)
+        told = named(warehouse, days=1.1)
+
+        *older, version = list_versions(warehouse)
+        assert (told, is_in(warehouse), version.version) == ([], False, 2), at
+        assert (version.state, ids_of(warehouse, version)) == (PopulationState.ACCEPTED, OTHERS)
+        # where the killed call had removed the person's bucket, the next version that is accepted takes the rest along
+        assert all(each.state is PopulationState.RECEIVING for each in older)
+        warehouse.close()
+    assert at > 3

@@ -15,7 +15,7 @@ from fedpredict.participant import populations
 from fedpredict.participant.acceptance import accept, revoke
 from fedpredict.participant.populations import StandingPopulations
 from fedpredict.participant.settings import CallerSettings, PopulationSettings
-from fedpredict.tables.populations import bucket_sizes, known_buckets, list_versions
+from fedpredict.tables.populations import bucket_sizes, known_buckets, list_versions, remove_versions, write_version
 from fedpredict.warehouse.local import LocalWarehouse
 
 PEOPLE = [b"u%d" % number for number in range(40)]
@@ -367,3 +367,29 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(lab: Lab) -> N
     with pytest.raises(InputError, match=r"version 2 .* cannot be accepted: it is not complete"):
         accept(lab.warehouse, "bank", "p", 2, "ada", keep_versions=3)
     assert accept(lab.warehouse, "bank", "p", None, "ada", keep_versions=3).version == 1
+
+
+def test_who_accepts_a_version_that_has_just_gone_is_told_the_next_one_and_how_to_look(lab: Lab) -> None:
+    look = "look at it with `fedpredict population show p --from bank`"
+    for version in (1, 2):
+        lab.send(version, PEOPLE[version:])
+    (first, _) = list_versions(lab.warehouse)
+    write_version(lab.warehouse, replace(first, state=PopulationState.RECEIVING))  # half removed: its row goes last
+    with pytest.raises(InputError) as half:
+        accept(lab.warehouse, "bank", "p", 1, "ada", keep_versions=3)
+    remove_versions(lab.warehouse, [first])
+    with pytest.raises(InputError) as gone:
+        accept(lab.warehouse, "bank", "p", 1, "ada", keep_versions=3)
+    with pytest.raises(InputError) as none:
+        accept(lab.warehouse, "bank", "p", 3, "ada", keep_versions=3)
+
+    assert str(gone.value) == (
+        "there is no version 1 of population p of bank: it went, as a person was erased from it or newer ones took its"
+        f" place; there is p of bank, whose newest version is 2 (proposed): {look}"
+    )
+    assert str(half.value).endswith(f"not all of its ids have come; the newest version is 2 (proposed): {look}")
+    assert str(none.value) == (
+        "there is no version 3 of population p of bank;"
+        f" there is p of bank, whose newest version is 2 (proposed): {look}"
+    )
+    assert accept(lab.warehouse, "bank", "p", 2, "ada", keep_versions=3).version == 2

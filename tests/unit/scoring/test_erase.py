@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sqlglot import exp
+from typing_extensions import override
 
-from fedpredict.errors import InputError, LeaseHeldError, WarehouseWriteError
+from fedpredict.errors import InputError, LeaseHeldError, LeaseLostError, WarehouseWriteError
 from fedpredict.features.mapped import MappedStore
 from fedpredict.features.refresh import refresh_view
 from fedpredict.features.registration import register_view
@@ -22,21 +24,23 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.scoring import erase as erasing
-from fedpredict.scoring.erase import ERASE, Erased, erase, in_store
-from fedpredict.scoring.leased import score_name
+from fedpredict.scoring.erase import ERASE, erase, in_store
+from fedpredict.scoring.erased import Erased
+from fedpredict.scoring.leased import refresh_name, score_name
 from fedpredict.scoring.loader import ModelLoader
 from fedpredict.scoring.tasks import damaged_buckets, score_day
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import Alone, NoLeases
 from fedpredict.tables import erasure
 from fedpredict.tables.models import current_versions, publish_model
+from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, write_script
 from fedpredict.tables.script_types import TEXT
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.tables.share_rows import read_shares
 from fedpredict.tables.shares import SHARES, TaskState, finished_buckets, list_tasks, totals_of, write_task
 from fedpredict.tables.views import list_snapshots, publish_snapshot, read_snapshot_rows
-from fedpredict.warehouse.base import Column, ColumnType, TableSchema
+from fedpredict.warehouse.base import Column, ColumnType, EngineInfo, Partition, TableSchema, Value
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
 
@@ -215,10 +219,242 @@ def test_a_call_that_is_killed_is_finished_by_another(
         assert warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist().count(WHO) == 0
 
 
+def stop_after(n_writes: int, warehouse: LocalWarehouse, patched: pytest.MonkeyPatch) -> None:
+    """Have every write of a partition fail after some, as where the process is killed then."""
+    left = [n_writes]
+
+    def counting(method: Any) -> Any:
+        def write(*arguments: Any) -> Any:
+            if left[0] == 0:
+                raise WarehouseWriteError("killed")
+            left[0] -= 1
+            return method(*arguments)
+
+        return write
+
+    patched.setattr(warehouse, "replace", counting(warehouse.replace))
+    patched.setattr(warehouse, "replace_from", counting(warehouse.replace_from))
+
+
+def in_copies(folder: Path) -> list[Path]:
+    """Return the files of all tables of work, as they are on the disk."""
+    return sorted(folder.glob("fp_erasing_*/**/*.parquet"))
+
+
+def test_what_a_killed_call_left_goes_with_the_next_call_for_anyone(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_left, at, over = 0, 0, False
+    while not over:
+        folder = shutil.copytree(prepared, tmp_path / f"killed-{at}")
+        warehouse, alone = LocalWarehouse(folder), Alone(FolderLeases(folder / ".leases"))
+        with monkeypatch.context() as patched:
+            stop_after(at, warehouse, patched)
+            try:
+                erase(alone, warehouse, WHO, raw=True)
+                over = True
+            except WarehouseWriteError:
+                n_left += bool(in_copies(folder))
+        erase(alone, warehouse, "nobody-of-that-name")
+        assert in_copies(folder) == [], at
+        # the rows themselves stay, and the repeated call finishes
+        assert {*raw_accounts(warehouse)} - {WHO, None} == {*OTHERS}
+        erase(alone, warehouse, WHO, raw=True)
+        assert all(ids == OTHERS for ids in ids_of(warehouse).values())
+        assert (sorted(shares_of(warehouse)), WHO in raw_accounts(warehouse)) == (OTHERS, False)
+        warehouse.close()
+        at += 1
+    assert at > 20  # each of the writes was the first that failed
+    assert n_left >= 8
+
+
+def test_a_person_is_found_in_the_copy_of_a_raw_table_that_is_there_no_more(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_after(1, warehouse, patched)
+        with pytest.raises(WarehouseWriteError):
+            erase(alone, warehouse, WHO, raw=True)
+    shutil.rmtree(tmp_path / "warehouse" / "raw_transactions")
+
+    looked, told = (erase(alone, warehouse, "a4", keep=keep) for keep in (True, False))
+
+    (work,) = [each.table for each in looked if each.table.startswith("fp_erasing_")]
+    assert [found_in(each)[work] for each in (looked, told)] == [(2, 0), (2, 2)]
+    assert in_copies(tmp_path / "warehouse") == []
+
+
+def test_a_copy_that_may_be_all_that_is_left_of_a_raw_partition_is_told_and_not_removed(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Hive a partition is empty for a moment while it is overwritten, and its server may be killed right then."""
+    with monkeypatch.context() as patched:
+        stop_after(1, warehouse, patched)
+        with pytest.raises(WarehouseWriteError):
+            erase(alone, warehouse, WHO, raw=True)
+    (copy,) = in_copies(tmp_path / "warehouse")
+    raw = warehouse.describe("raw_transactions")
+    assert raw is not None
+    (partition,) = [partition for partition, _ in erasure.partitions_with(warehouse, raw, WHO, "account")]
+    rows = warehouse.read("raw_transactions", [each.name for each in raw.columns], partition)
+    warehouse.replace("raw_transactions", partition, raw.arrow_schema.empty_table())
+
+    told = [erase(alone, warehouse, who, raw=True) for who in ("a4", "nobody-of-that-name")]
+
+    work = copy.relative_to(tmp_path / "warehouse").parts[0]
+    notes = [[each for each in some if each.table == work] for some in told]
+    assert [[(each.found, each.removed) for each in some] for some in notes] == [[(2, 0)], [(0, 0)]]
+    assert all("raw_transactions has fewer rows" in each.note for some in notes for each in some)
+    assert in_copies(tmp_path / "warehouse") == [copy]
+    warehouse.replace("raw_transactions", partition, rows)
+    erase(alone, warehouse, "nobody-of-that-name")
+    assert in_copies(tmp_path / "warehouse") == []
+
+
+def test_a_process_that_stood_still_puts_back_nothing_behind_the_next_one(
+    warehouse: LocalWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease was taken over after it had copied the rows; what it had copied is gone by then."""
+    copy, now = erasure.copy_without, [AS_OF]
+    taken: list[int] = []
+    alone = Alone(FolderLeases(tmp_path / "leases", lambda: now[0]))
+
+    def slow(*arguments: Any, **named: Any) -> int:
+        n_rows = copy(*arguments, **named)
+        if not taken:
+            taken.append(1)
+            now[0] += timedelta(hours=1)
+            erase(alone, warehouse, "nobody-of-that-name")
+        return n_rows
+
+    for module in (erasure, erasing):
+        monkeypatch.setattr(module, "copy_without", slow)
+    accounts, before, names = raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)
+    for raw in (True, False):
+        taken.clear()
+        with pytest.raises(LeaseLostError):
+            erase(alone, warehouse, WHO, raw=raw)
+    assert (raw_accounts(warehouse), shares_of(warehouse), ids_of(warehouse)) == (accounts, before, names)
+
+
+def test_a_refresh_that_had_read_the_raw_rows_is_waited_for(warehouse: LocalWarehouse, alone: Alone) -> None:
+    """Its snapshot cannot be seen yet, and nothing else has somebody who is new."""
+    new = [Event("e-new", AS_OF, "newcomer", "m0", "1.00", "web")]
+    store(warehouse, new, [Merchant("m0", "food", "2020-02-29")])
+    view, refused = registered_view(warehouse), []
+
+    def meanwhile() -> None:
+        try:
+            erase(alone, warehouse, "newcomer", raw=True)
+        except LeaseHeldError as error:
+            refused.append(str(error))
+
+    name = refresh_name(view.view.name, view.version)
+    with alone.hold(name):
+        refresh_view(warehouse, view, AS_OF + timedelta(hours=1), force=True, still_ours=meanwhile)
+    before = {who for ids in ids_of(warehouse).values() for who in ids}
+    erase(alone, warehouse, "newcomer", raw=True)
+
+    assert [each.startswith(f"{name} is under way") for each in refused] == [True]
+    assert "newcomer" in before
+    assert "newcomer" not in {who for ids in ids_of(warehouse).values() for who in ids}
+    assert "newcomer" not in raw_accounts(warehouse)
+
+
+def test_files_that_killed_writers_left_unfinished_go_too(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    """They may have anybody, and stay until the next write to their table."""
+    (tmp_path / "warehouse" / "no-table").mkdir()
+    folders = [tmp_path / "warehouse" / name for name in ("raw_transactions", SHARES.name, "no-table")]
+    left = [folder / ".tmp-0123456789abcdef" for folder in folders]
+    for file in left:
+        file.write_bytes(b"PAR1")
+    erase(alone, warehouse, "nobody-of-that-name", keep=True)
+    looked = [file.exists() for file in left]
+
+    erase(alone, warehouse, "nobody-of-that-name")
+
+    assert (looked, [file.exists() for file in left]) == ([True, True, True], [False, False, True])
+
+
+class OnServer(LocalWarehouse):
+    """Makes no table without partitions, as behind a HiveServer2."""
+
+    @property
+    @override
+    def engine(self) -> EngineInfo:
+        return EngineInfo("hive", "4.0.1")
+
+    @override
+    def ensure(self, schema: TableSchema) -> None:
+        if not schema.partitioned_by:
+            raise WarehouseWriteError(f"table {schema.name} is not as needed: cannot recognize input near ')'")
+        super().ensure(schema)
+
+
+def test_rows_of_a_raw_table_without_partitions_on_a_server_are_told_and_all_else_goes(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    warehouse.ensure(TableSchema("customers", (Column("who", ColumnType.STRING),), ()))
+    warehouse.replace("customers", {}, pa.table({"who": [WHO, "a4"]}))
+    on_server = OnServer(tmp_path / "warehouse")
+
+    told = erase(alone, on_server, WHO, raw=True, tables=[("customers", "who")])
+
+    assert found_in(told)["customers"] == (1, 0)
+    (note,) = [each.note for each in told if each.table == "customers"]
+    assert note == "remove them there: on hive fedpredict writes partitions, and this table has none"
+    assert all(each.found == each.removed for each in told if each.table != "customers")
+    assert sorted(shares_of(warehouse)) == OTHERS
+    on_server.close()
+
+
+class WithoutDay(LocalWarehouse):
+    """Has a row of `customers` whose partition column is NULL, as Hive makes them of rows without a value."""
+
+    @override
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        if any(each.name == "customers" for each in statement.find_all(exp.Table)):
+            return pa.table({"day": pa.array([None], pa.int32()), "fp_rows": [1]})
+        return super().run(statement, params)
+
+
+def test_rows_of_a_partition_without_a_value_are_told_and_all_else_goes(
+    warehouse: LocalWarehouse, alone: Alone, tmp_path: Path
+) -> None:
+    schema = TableSchema("customers", (Column("who", ColumnType.STRING),), (Column("day", ColumnType.INT),))
+    warehouse.ensure(schema)
+    odd = WithoutDay(tmp_path / "warehouse")
+
+    told = erase(alone, odd, WHO, raw=True, tables=[("customers", "who")])
+
+    (row,) = [each for each in told if each.table == "customers"]
+    assert (row.place, row.found, row.removed) == ("day=__HIVE_DEFAULT_PARTITION__", 1, 0)
+    assert row.note.startswith("remove them there: '__HIVE_DEFAULT_PARTITION__' cannot be a partition value")
+    assert all(each.found == each.removed for each in told if each.table != "customers")
+    odd.close()
+
+
+def test_rows_of_a_view_that_has_no_snapshot_are_found(warehouse: LocalWarehouse, alone: Alone) -> None:
+    """Its first refresh was killed before the snapshot could be seen."""
+    (_, newest) = list_snapshots(warehouse)
+    pointers = warehouse.describe(VIEWS.name)
+    assert pointers is not None
+    for each in list_snapshots(warehouse):
+        pointer: Partition = {"view": each.view.name, "view_version": 1, "snapshot": each.snapshot}
+        warehouse.replace(VIEWS.name, pointer, pointers.arrow_schema.empty_table())
+
+    told = [each for each in erase(alone, warehouse, WHO) if each.table == newest.view.schema.name]
+
+    assert [(each.found, each.removed) for each in told] == [(1, 0), (1, 0)]
+    assert all("left by a run that was killed" in each.note for each in told)
+
+
 def test_copies_that_a_killed_call_left_of_others_go_with_them(
     warehouse: LocalWarehouse, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shares are written anew by then, so the same call, repeated, does not touch the copy; then the day is removed."""
+    """The day is removed before anybody erases again: the copy alone has them."""
     work, replace_rows = erasure.work_table(SHARES), warehouse.replace
 
     def killed(table: str, *arguments: Any) -> None:
@@ -230,7 +466,6 @@ def test_copies_that_a_killed_call_left_of_others_go_with_them(
         patched.setattr(warehouse, "replace", killed)
         with pytest.raises(WarehouseWriteError):
             erase(alone, warehouse, WHO)
-    erase(alone, warehouse, WHO)
     (other, *_) = warehouse.read(work.name, ["sample_id"], {}).column(0).to_pylist()
     for partition, _ in erasure.partitions_with(warehouse, SHARES, other):
         warehouse.replace(SHARES.name, partition, SHARES.arrow_schema.empty_table())
@@ -328,6 +563,19 @@ def test_a_bucket_whose_snapshot_goes_while_it_is_read_is_not_recorded(warehouse
 
     assert records == {}
     assert (done.n_ids, sorted(shares_of(warehouse))) == (9, OTHERS)
+
+
+def test_shares_of_a_snapshot_that_went_do_not_stay_behind_an_erasure(
+    warehouse: LocalWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows were read before somebody was erased, and written after nothing of them was found any more."""
+    version = current_versions(warehouse)["credit"]
+    monkeypatch.setattr("fedpredict.scoring.tasks.is_there", lambda *_: False)
+    with pytest.raises(InputError, match="somebody erased from it"):
+        score_day(warehouse, version, DAY, again=True)
+    assert shares_of(warehouse) == {}
+    monkeypatch.undo()
+    assert score_day(warehouse, version, DAY).task.n_ids == 10
 
 
 def test_one_who_is_at_it_is_told_and_so_is_what_is_no_id(warehouse: LocalWarehouse, alone: Alone) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
 import pytest
 import sqlglot
 from sqlglot import exp
+from typing_extensions import override
 
 from fedpredict.errors import StatementError, WarehouseWriteError
-from fedpredict.warehouse.base import Column, ColumnType, Filling, TableSchema
+from fedpredict.tables.erasure import CopiedFrom, copies_left, copy_without, partitions_with
+from fedpredict.tables.results import RESULTS
+from fedpredict.tables.results_erasure import blank_copy
+from fedpredict.warehouse.base import Column, ColumnType, Filling, Partition, TableSchema, Value
 from fedpredict.warehouse.hive_connection import Engine
-from fedpredict.warehouse.hive_rendering import RowTexts, text_of
+from fedpredict.warehouse.hive_rendering import RowTexts, rendered, text_of
+from fedpredict.warehouse.local import LocalWarehouse
 
 TABLE = TableSchema("target", (Column("x", ColumnType.DOUBLE),), (Column("part", ColumnType.INT),))
 
@@ -50,3 +60,42 @@ def test_the_text_of_the_statement_before_is_kept() -> None:
     with pytest.raises(WarehouseWriteError, match="table target has no column z"):
         texts.of(wider, replace(filling, beside=()))
     assert texts.of(wider, Filling({"part": 1}, parsed("SELECT 1.0 AS x"), {})).tables == ()
+
+
+class Asked(LocalWarehouse):
+    """Keeps the statements that it is given, which name nothing that is here."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.statements: list[tuple[exp.Expression, Mapping[str, Value]]] = []
+
+    @override
+    def run(self, statement: exp.Expression, params: Mapping[str, Value]) -> pa.Table:
+        self.statements.append((statement, params))
+        return pa.table({})
+
+    @override
+    def replace_from(
+        self, table: str, partition: Partition, statement: exp.Expression, params: Mapping[str, Value]
+    ) -> int:
+        self.statements.append((statement, params))
+        return 0
+
+
+@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("who", ["${env:HOME}", "$${system:user.name}", "a${hiveconf:x}'b", "$", "{", "$\\{"])
+def test_whoever_is_erased_has_no_setting_in_their_literal(tmp_path: Path, who: str, engine: Engine) -> None:
+    """Servers replace `${...}` in a text before they read it; in the literal the sign stands as an escape."""
+    warehouse = Asked(tmp_path)
+    partitions_with(warehouse, RESULTS, who)
+    copy_without(warehouse, TABLE, {"part": 1}, who, "x")
+    blank_copy(warehouse, "t", 0, who, with_rank=False)
+    copies_left(warehouse, CopiedFrom(TABLE.name, "x"), who)
+    texts = ["".join(rendered(cast(exp.Query, each), params, engine)) for each, params in warehouse.statements]
+
+    about = [text for text in texts if re.search(r"\\u0024|'\{'", text)]
+    assert len(about) == 4
+    assert not any("$" in text for text in texts)
+    for text in about:
+        literals = [ast.literal_eval(each) for each in re.findall(r"'(?:[^'\\]|\\.)*'", text)]
+        assert who in literals  # both servers read \uXXXX as Python does
