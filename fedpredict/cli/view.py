@@ -50,6 +50,8 @@ def read_view_files(path: Path) -> ViewFiles:
     Raises:
         ConfigError: A file is missing, or the definition has a mistake, told with its key and the nearest right one.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; it holds the view's definition")
     loaded = load_settings(path, ScriptView, prefix="FEDPREDICT_VIEW_", environment={})
     script = path.with_suffix(".sql")
     try:

@@ -536,6 +536,8 @@ async def test_the_commands_submit_show_and_fetch(
     history = await command("logs", task_id)
     assert [each["what"] for each in history] == ["submitted", "started", "done"]
     assert "1000 ids in 1 buckets" in history[0]["detail"]
-    assert "no such task" in await command("logs", "nothing", code=5)
+    assert "no task nothing of a model that you may ask for" in await command("logs", "nothing", code=5)
     assert "Name one of --ids FILE" in await command("submit", "risk", code=4)
-    assert "no such task" in await command("show", "nothing", code=5)
+    for words in (("show",), ("cancel",), ("retry",), ("results", "--out", str(tmp_path / "none.csv"))):
+        told = await command(words[0], "nothing", *words[1:], code=5)
+        assert "no task nothing of a model that you may ask for; see `fedpredict task list`" in told

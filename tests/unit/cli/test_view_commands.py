@@ -157,6 +157,9 @@ def test_what_is_not_there_is_told_with_the_nearest(views: Path, capsys: pytest.
     assert "has no time zone" in said(
         capsys, "features", "refresh", "transactions", "--as-of", "2024-03-01", *OPTIONS, code=2
     )
+    assert "views/no.toml: no such file; it holds the view's def" in said(
+        capsys, "view", "lint", "views/no.toml", code=3
+    )
     file.with_suffix(".sql").unlink()
     assert "transactions.sql: no such file" in said(capsys, "view", "lint", str(file), code=3)
 
