@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,7 +242,8 @@ def _check_done(info: TaskInfo) -> None:
 
 
 def _to_csv(client: Client, task_id: str, out: Path, top: int) -> int:
-    partial, n_rows, writer = out.with_name(f".{out.name}.part"), 0, None
+    # a name of its own: two may fetch into one file
+    partial, n_rows, writer = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part"), 0, None
     try:
         for batch in client.results(task_id, top=top):
             if writer is None:
