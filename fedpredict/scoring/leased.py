@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from fedpredict.errors import FedPredictError, LeaseHeldError
-from fedpredict.features.load import LoadReport, load_file
+from fedpredict.features.load import LoadReport, load_file, version_to_load
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
 from fedpredict.features.retention import prune_snapshots
 from fedpredict.model.ids import check_view_name
@@ -21,7 +21,7 @@ from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, list_scripts
 from fedpredict.tables.shares import ShareTask, TaskState, remove_task
-from fedpredict.tables.views import Snapshot, latest_snapshot, list_snapshots
+from fedpredict.tables.views import Snapshot, list_snapshots
 from fedpredict.warehouse.base import ColumnType, Warehouse
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,7 @@ def load_alone(
     """
     check_view_name(view)
     warehouse.ensure(VIEWS)  # before the first load there may be no warehouse to read from
-    newest = latest_snapshot(warehouse, view)
-    version = 1 if newest is None else newest.view.version + int(new_version)
+    version = version_to_load(warehouse, view, new_version=new_version)
     with alone.hold(refresh_name(view, version)) as lease:
         return load_file(
             warehouse,
