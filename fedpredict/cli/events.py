@@ -46,7 +46,7 @@ def load(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Store a file's events, or none of them; those whose id is stored already are left out."""
+    """Store a file's events, or none where one cannot be taken; those whose id is stored already are left out."""
     output = Output(as_json=as_json)
     with wiring.opened_warehouse(config) as party:
         feed = feed_of(find_view(party.warehouse, view, None), list_scripts(party.warehouse))
