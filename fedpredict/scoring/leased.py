@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from fedpredict.tables.models import ModelVersion
 from fedpredict.tables.schemas import VIEWS
 from fedpredict.tables.script_store import RegisteredView, list_scripts
 from fedpredict.tables.shares import ShareTask, TaskState, remove_task
-from fedpredict.tables.views import Snapshot, list_snapshots
+from fedpredict.tables.views import Snapshot, latest_snapshot, list_snapshots
 from fedpredict.warehouse.base import ColumnType, Warehouse
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,15 @@ def refresh_name(view: str, version: int) -> str:
     'refresh:transactions:3'
     """
     return f"refresh:{view}:{version}"
+
+
+def versions_name(view: str) -> str:
+    """Return the name of the lease on which versions there are of a view.
+
+    >>> versions_name("transactions")
+    'view:transactions'
+    """
+    return f"view:{view}"
 
 
 def score_name(model_id: str, params_sha256: str, day: date) -> str:
@@ -113,6 +123,8 @@ def load_alone(
 ) -> LoadReport:
     """Load a file as `load_file` says, while no other process loads or refreshes that version of the view.
 
+    Where it makes a version, no other process makes one of that view meanwhile.
+
     Raises:
         LeaseHeldError: Another one does.
         LeaseLostError: Another one took it over; nothing was loaded.
@@ -121,8 +133,11 @@ def load_alone(
     """
     check_view_name(view)
     warehouse.ensure(VIEWS)  # before the first load there may be no warehouse to read from
-    version = version_to_load(warehouse, view, new_version=new_version)
-    with alone.hold(refresh_name(view, version)) as lease:
+    with ExitStack() as held:
+        if new_version or latest_snapshot(warehouse, view) is None:
+            held.enter_context(alone.hold(versions_name(view)))
+        version = version_to_load(warehouse, view, new_version=new_version)
+        lease = held.enter_context(alone.hold(refresh_name(view, version)))
         return load_file(
             warehouse,
             path,

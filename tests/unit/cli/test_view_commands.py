@@ -16,6 +16,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import hold
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.script_store import list_scripts
 from fedpredict.warehouse.local import LocalWarehouse
@@ -103,6 +104,22 @@ def test_a_file_of_a_registered_views_columns_is_a_snapshot_of_that_version(
     loaded = said(capsys, "features", "load", "same.csv", "--view", "transactions", "--key", "who", "--json", *OPTIONS)
 
     assert [json.loads(loaded)[key] for key in ("version", "new_version", "rows")] == [1, False, 1]
+
+
+def test_versions_of_a_view_are_made_by_one_process_at_a_time(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    Path("other.csv").write_text("who,income\nalice,3\n")
+    load = ("features", "load", "other.csv", "--view", "transactions", "--key", "who", *OPTIONS)
+
+    with hold(FolderLeases(Path("lab/warehouse/.leases")), "view:transactions"):
+        assert "view:transactions is under way" in said(capsys, "view", "register", str(file), *ALONE, code=10)
+        assert "view:transactions is under way" in said(capsys, *load, code=10)
+    assert "No views yet" in said(capsys, "view", "list", *OPTIONS)
+
+    assert "version 1: registered" in said(capsys, "view", "register", str(file), *ALONE)
+    with hold(FolderLeases(Path("lab/warehouse/.leases")), "view:transactions"):
+        assert "view:transactions is under way" in said(capsys, *load, "--new-version", code=10)
+    assert json.loads(said(capsys, *load, "--new-version", "--json"))["version"] == 2
 
 
 def test_a_max_age_for_real_time_is_told_to_do_nothing(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
