@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from fedpredict.cli import wiring
+from fedpredict.cli.unknown_views import unknown_freshness
 from fedpredict.errors import ConfigError, FedPredictError, WarehouseUnavailableError
 from fedpredict.features.base import CheckedStore
+from fedpredict.initiator.settings import InitiatorSettings
+from fedpredict.participant.settings import ParticipantSettings
 from fedpredict.security.certificate import stamp
 from fedpredict.security.check import Finding, Level, check_files, explain_handshake
 from fedpredict.security.identity import Identity, IdentityKind
@@ -48,7 +51,7 @@ def check_warehouse(loaded: wiring.LoadedParty, models: list[str]) -> Iterator[C
     try:
         warehouse = wiring.open_loaded_warehouse(loaded)
         try:
-            yield from _check_tables(warehouse, loaded.settings.party, models)
+            yield from _check_tables(warehouse, loaded, models)
         finally:
             warehouse.close()
     except WarehouseUnavailableError as error:
@@ -101,7 +104,7 @@ def check_listen(loaded: wiring.LoadedParty) -> Iterator[Checked]:
     yield "port", Finding(Level.OK, f"{listen} is free")
 
 
-def _check_tables(warehouse: Warehouse, party: str, models: list[str]) -> Iterator[Checked]:
+def _check_tables(warehouse: Warehouse, loaded: wiring.LoadedParty, models: list[str]) -> Iterator[Checked]:
     snapshots, versions = list_snapshots(warehouse), list_versions(warehouse)
     current = {each.model_id: each for each in versions}
     models += current
@@ -114,7 +117,9 @@ def _check_tables(warehouse: Warehouse, party: str, models: list[str]) -> Iterat
     if not current:
         yield "models", Finding(Level.WARNING, "no model is converted", "fedpredict model convert FILE ...")
     for version in current.values():
-        yield "models", _check_model(warehouse, version, party)
+        yield "models", _check_model(warehouse, version, loaded.settings)
+    for unknown in unknown_freshness(loaded.settings.freshness, warehouse):
+        yield "freshness", Finding(Level.WARNING, unknown, "no limit of age holds by it: correct it, or take it out")
 
 
 def _check_snapshot(warehouse: Warehouse, snapshot: Snapshot) -> Finding:
@@ -128,8 +133,10 @@ def _check_snapshot(warehouse: Warehouse, snapshot: Snapshot) -> Finding:
     return Finding(Level.OK, f"{name}: {rows.num_rows} rows")
 
 
-def _check_model(warehouse: Warehouse, version: ModelVersion, party: str) -> Finding:
-    name = f"model {version.model_id} version {version.version}"
+def _check_model(
+    warehouse: Warehouse, version: ModelVersion, settings: ParticipantSettings | InitiatorSettings
+) -> Finding:
+    name, party = f"model {version.model_id} version {version.version}", settings.party
     if version.party != party:
         what = f"{name} is the part of {version.party}, and this party is {party}"
         return Finding(Level.PROBLEM, what, f"fedpredict model delete {version.model_id}, and convert {party}'s part")
@@ -139,6 +146,9 @@ def _check_model(warehouse: Warehouse, version: ModelVersion, party: str) -> Fin
     except FedPredictError as error:
         fix = f"convert the model again, or fedpredict model rollback {version.model_id}"
         return Finding(Level.PROBLEM, str(error), fix)
+    if snapshot is None and version.view in settings.realtime:
+        what = f"{name}: mode realtime alone, for view {version.view} version {version.view_version} has no snapshot"
+        return Finding(Level.OK, what, f"for the other modes: fedpredict features refresh {version.view}")
     if snapshot is None:
         what = f"{name}: view {version.view} version {version.view_version} has no snapshot, so it cannot be scored"
         return Finding(Level.PROBLEM, what, f"fedpredict features load FILE --view {version.view} ...")

@@ -8,6 +8,7 @@ from fedpredict.cli import wiring
 from fedpredict.cli.checks_local import Checked
 from fedpredict.cli.config_file import Loaded
 from fedpredict.cli.leases import opened_loaded_leases
+from fedpredict.cli.names import nearest
 from fedpredict.errors import FedPredictError, LeaseHeldError
 from fedpredict.initiator.settings import InitiatorSettings
 from fedpredict.model.task_history import TaskOverview
@@ -15,7 +16,9 @@ from fedpredict.security.check import Finding, Level
 from fedpredict.state.leases import NoLeases, hold
 from fedpredict.tables.deliveries import list_deliveries
 from fedpredict.tables.populations import list_versions
+from fedpredict.tables.registered import registered_versions
 from fedpredict.tables.schedule_runs import FAILED, list_runs
+from fedpredict.warehouse.base import Warehouse
 
 SHOWN = 5
 """Most tasks that are named."""
@@ -49,19 +52,25 @@ def check_leases(loaded: wiring.LoadedParty) -> Iterator[Checked]:
 
 
 def check_schedule(loaded: wiring.LoadedParty) -> Iterator[Checked]:
-    """Yield how the last run of everything that is scheduled ended."""
+    """Yield what is scheduled and cannot be, and how the last run of everything ended."""
     jobs = loaded.settings.schedule.jobs
     if not jobs or loaded.settings.warehouse is None:
         return
     try:
         warehouse = wiring.open_loaded_warehouse(loaded)
         try:
-            runs = list_runs(warehouse)
+            runs, registered = list_runs(warehouse), registered_versions(warehouse)
         finally:
             warehouse.close()
     except FedPredictError as error:
         yield "schedule", Finding(Level.PROBLEM, str(error), "see what is said about the warehouse")
         return
+    for view in loaded.settings.schedule.views:
+        if view not in registered:
+            what = f"no view {view} is registered, so the daemon does not start"
+            hint = nearest(view, registered, "none is registered yet")
+            fix = f"{hint}; fedpredict view register FILE, or take it out"
+            yield "schedule", Finding(Level.PROBLEM, what, fix)
     for job in jobs:
         name, last = f"{job.name}, {job.cron.text} ({job.cron.zone})", runs.get(job.name)
         if last is None:
@@ -90,6 +99,7 @@ def check_tasks(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
         try:
             populations = {each.population for each in list_versions(warehouse, owner=loaded.settings.party)}
             problems = [each for each in list_deliveries(warehouse, loaded.settings.party) if each.problem]
+            tables = _table_problems(warehouse, loaded.settings)
         finally:
             warehouse.close()
     except FedPredictError as error:
@@ -97,9 +107,22 @@ def check_tasks(loaded: Loaded[InitiatorSettings]) -> Iterator[Checked]:
         yield "tasks", Finding(Level.PROBLEM, str(error), fix)
         return
     yield "tasks", Finding(Level.OK, f"ids and results: the warehouse is readable, with {len(populations)} populations")
+    for name, problem in tables.items():
+        fix = f"correct [tasks.tables.{name}], or take it out"
+        yield "tasks", Finding(Level.WARNING, f"[tasks.tables.{name}]: {problem}", fix)
     for each in problems:
         what = f"{each.population} version {each.version} at {each.party}: {each.problem}"
         yield "populations", Finding(Level.WARNING, what, f"fedpredict population show {each.population}")
+
+
+def _table_problems(warehouse: Warehouse, settings: InitiatorSettings) -> dict[str, str]:
+    """Return what is missing of the tables that tasks may be about, by their names in the settings."""
+    if not settings.tasks.tables:
+        return {}
+    from fedpredict.tables.id_tables import table_problem  # noqa: PLC0415  its parser is large
+
+    told = {name: table_problem(warehouse, each.table, each.column) for name, each in settings.tasks.tables.items()}
+    return {name: problem for name, problem in told.items() if problem}
 
 
 def _tasks(overview: TaskOverview, *, runs: bool) -> Iterator[Checked]:

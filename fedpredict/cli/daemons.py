@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedpredict.cli.config_file import Loaded, Settings
 from fedpredict.cli.reload import PolicyReload, heeding, ignore_hangups
 from fedpredict.cli.unknown_models import unknown_at_initiator, unknown_at_participant
+from fedpredict.cli.unknown_views import warn_of_unknown_freshness
 from fedpredict.cli.wiring import (
     LoadedParty,
     load_initiator,
@@ -86,6 +87,7 @@ def _participant_worker(
     settings, tls = loaded.settings.model_copy(update=dict(ports)), tls_files(loaded)
     warehouse = open_loaded_warehouse(loaded)
     try:
+        warn_of_unknown_names(loaded, warehouse, me)
         with (
             closing(Rates(rates)) as counts,
             closing(open_distinct_ids(loaded)) as distinct,
@@ -165,6 +167,7 @@ def _initiator_worker(
         warehouse = open_loaded_warehouse(loaded) if settings.holds_a_part and not simulate else None
         if warehouse is not None:
             stack.callback(warehouse.close)
+            warn_of_unknown_names(loaded, warehouse, me)
         features = open_loaded_store(loaded) if warehouse is not None else None
         counts, metrics = stack.enter_context(closing(Rates(rates))), PolicyMetrics()
         access = Access(settings.clients, max_rows=settings.max_samples, rates=counts)
@@ -189,6 +192,12 @@ def _initiator_worker(
         replace = partial(_replace_clients, access)
         reload = partial(PolicyReload, loaded.settings, read, replace, metrics, unknown_at_initiator)
         uvloop.run(heeding(serving, reload))
+
+
+def warn_of_unknown_names(loaded: LoadedParty, warehouse: Warehouse, me: Instance) -> None:
+    """Log what the settings name and the warehouse does not have, once for all workers."""
+    if me.worker == 0:
+        warn_of_unknown_freshness(loaded.settings.freshness, warehouse)
 
 
 def _settings_of(load: Callable[[Path], Loaded[Settings]], path: Path) -> Settings:

@@ -16,7 +16,7 @@ from fedpredict.cli.leases import opened_loaded_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import find_view
-from fedpredict.errors import ConfigError
+from fedpredict.errors import ConfigError, EventsRefusedError
 from fedpredict.features.event_feed import feed_of
 from fedpredict.features.event_intake import file_rows, take_events
 from fedpredict.state.event_base import PRUNE_LEASE, EventStore
@@ -46,12 +46,17 @@ def load(
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Store a file's events, or none of them; those whose id is stored already are left out."""
+    """Store a file's events, or none where one cannot be taken; those whose id is stored already are left out."""
     output = Output(as_json=as_json)
     with wiring.opened_warehouse(config) as party:
         feed = feed_of(find_view(party.warehouse, view, None), list_scripts(party.warehouse))
     with _opened(config) as store, output.progress(f"loading {file.name}"):
-        intake = take_events(store, feed, file_rows(file, feed))
+        try:
+            intake = take_events(store, feed, file_rows(file, feed))
+        except EventsRefusedError as error:
+            raise EventsRefusedError(
+                f"{file}: {error}", n_events=error.n_events, n_refused=error.n_refused, refused=error.refused
+            ) from error
     output.result(
         {
             "feed": feed.name,

@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Noun, or verb without one -> its module in this package, and the group or function in it."""
 
+_NO_LOG = logging.NullHandler()
+
 
 @dataclass
 class Invocation:
@@ -118,6 +120,8 @@ def run(arguments: list[str]) -> int:
     # gRPC's core prints what we say better; it looks once, when it is imported
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251  set, not read
     logging.getLogger("thrift").setLevel(logging.CRITICAL)  # Hive's driver prints too, of a server that is away
+    # without a handler Python prints bare names of events, such as server.unreachable; daemons have one of their own
+    logging.getLogger("fedpredict").addHandler(_NO_LOG)
     invocation = Invocation()
     try:
         build_app(arguments)(arguments, prog_name="fedpredict", obj=invocation)

@@ -97,6 +97,8 @@ def update(
     changes = add is not None or remove is not None
     if changes and (file is not None or table is not None):
         raise typer.BadParameter("--add and --remove change what is there; --file and --table replace it: choose")
+    if not changes and file is None and table is None:
+        raise typer.BadParameter("say what changes: --add, --remove; or name all sample ids anew: --file, or --table")
     with (
         _initiator(config) as (loaded, warehouse),
         _alone(loaded, wait, output),

@@ -130,7 +130,8 @@ def show(
     with wiring.opened_warehouse(config) as party:
         tasks = _matching(list_tasks(party.warehouse, day=asked), models)
         if not tasks:
-            raise InputError(f"nothing is stored of {asked}; see `fedpredict shares list`")
+            of = f"{', '.join(models)} for {asked}" if models else str(asked)
+            raise InputError(f"nothing is stored of {of}; see `fedpredict shares list`")
         reports = []
         for task in tasks:
             state = TaskState(task, finished_buckets(party.warehouse, task))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +22,7 @@ from fedpredict.cli.shares import score
 from fedpredict.cli.task_plot import check_plot, save_plot
 from fedpredict.client import Client, FileOf, Mode, OfflineState, RankBy, Standing, TableOf, TaskInfo
 from fedpredict.client.populations import Population
-from fedpredict.errors import InputError, TaskFailedError
+from fedpredict.errors import InputError, TaskFailedError, TaskNotFoundError
 from fedpredict.model.offline import PartyView
 
 app = typer.Typer(
@@ -127,7 +130,7 @@ def show(task_id: TaskId, *, ask: Ask, plot: Plot = None, wait: Wait = False, as
     """Show a task: progress, counts, warnings; a day's stored shares are shown by `fedpredict shares show`."""
     output = Output(as_json=as_json)
     check_plot(plot)
-    with ask() as (client, timeout_s):
+    with ask() as (client, timeout_s), _naming(task_id):
         info = _waited(client, task_id, output) if wait else client.task(task_id, timeout_s=timeout_s)
     output.fields(_json(info) if as_json else _shown(info))
     for warning in info.warnings:
@@ -155,7 +158,7 @@ def results(
     """Fetch a task's results into a file, which appears when it is whole; of a running task it waits for the rest."""
     output = Output(as_json=as_json)
     check_out(out)
-    with ask() as (client, _):
+    with ask() as (client, _), _naming(task_id):
         if out.suffix.lower() == ".parquet":
             n_rows = client.results_to_parquet(task_id, out, top=top or 0)
         else:
@@ -167,7 +170,7 @@ def results(
 @asking
 def cancel(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
     """End a task; what is done of it stays, and one that has ended stays as it is."""
-    with ask() as (client, timeout_s):
+    with ask() as (client, timeout_s), _naming(task_id):
         info = client.cancel(task_id, timeout_s=timeout_s)
     Output(as_json=as_json).result(_json(info), _sentence(info))
 
@@ -176,7 +179,7 @@ def cancel(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
 @asking
 def retry(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
     """Go on with a task that failed; others stay as they are."""
-    with ask() as (client, timeout_s):
+    with ask() as (client, timeout_s), _naming(task_id):
         info = client.retry(task_id, timeout_s=timeout_s)
     Output(as_json=as_json).result(_json(info), _sentence(info))
 
@@ -186,7 +189,7 @@ def retry(task_id: TaskId, *, ask: Ask, as_json: JsonFlag = False) -> None:
 def logs(task_id: TaskId, *, ask: Ask, state_of: StateOf = None, as_json: JsonFlag = False) -> None:
     """Show what happened to a task: of errors their names; with --state-of, for operators, all of their words."""
     if state_of is None:
-        with ask() as (client, timeout_s):
+        with ask() as (client, timeout_s), _naming(task_id):
             events = client.task_history(task_id, timeout_s=timeout_s)
     else:
         store = wiring.open_tasks(wiring.load_initiator(state_of))
@@ -196,6 +199,17 @@ def logs(task_id: TaskId, *, ask: Ask, state_of: StateOf = None, as_json: JsonFl
             store.close()
     rows = [{"at": each.at, "what": each.what, "detail": each.detail} for each in events]
     Output(as_json=as_json).rows(("at", "what", "detail"), rows, empty="Nothing happened.")
+
+
+@contextmanager
+def _naming(task_id: str) -> Iterator[None]:
+    """Name the task that the server does not know, or knows for others alone; the server's answer names nothing."""
+    try:
+        yield
+    except TaskNotFoundError as error:
+        raise TaskNotFoundError(
+            f"no task {task_id} of a model that you may ask for; see `fedpredict task list`"
+        ) from error
 
 
 def _population(
@@ -228,7 +242,8 @@ def _check_done(info: TaskInfo) -> None:
 
 
 def _to_csv(client: Client, task_id: str, out: Path, top: int) -> int:
-    partial, n_rows, writer = out.with_name(f".{out.name}.part"), 0, None
+    # a name of its own: two may fetch into one file
+    partial, n_rows, writer = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part"), 0, None
     try:
         for batch in client.results(task_id, top=top):
             if writer is None:

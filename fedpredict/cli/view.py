@@ -11,8 +11,9 @@ import typer
 
 from fedpredict.cli import wiring
 from fedpredict.cli.config_file import load_settings
+from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.names import nearest
-from fedpredict.cli.options import PartyConfig
+from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view_engines import EngineConfigs, WithoutDryRun, opened_trials
 from fedpredict.errors import ConfigError, ViewRefusedError
@@ -20,6 +21,8 @@ from fedpredict.features.dry_run import is_table_missing
 from fedpredict.features.registration import register_view
 from fedpredict.features.view_fixture import Fixture, generated, read_fixture, run_fixture
 from fedpredict.features.view_test import differences
+from fedpredict.scoring.leased import versions_name
+from fedpredict.state.leases import Alone
 from fedpredict.tables.models import current_versions
 from fedpredict.tables.script import lint_script
 from fedpredict.tables.script_store import RegisteredView, list_scripts, tried_engines
@@ -50,6 +53,8 @@ def read_view_files(path: Path) -> ViewFiles:
     Raises:
         ConfigError: A file is missing, or the definition has a mistake, told with its key and the nearest right one.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; it holds the view's definition")
     loaded = load_settings(path, ScriptView, prefix="FEDPREDICT_VIEW_", environment={})
     script = path.with_suffix(".sql")
     try:
@@ -98,21 +103,23 @@ def register(
     *,
     engine_configs: EngineConfigs = None,
     without: WithoutDryRun = None,
+    wait: Wait = 0.0,
     config: PartyConfig = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a view, try it on every engine of its targets, and store it as a new version where it changed."""
-    files = read_view_files(file)
+    files, output = read_view_files(file), Output(as_json=as_json)
     lint_script(files.view, files.script)
     with (
         wiring.opened_warehouse(config) as party,
+        opened_leases(config) as leases,
+        Alone(leases, wait, output.note).hold(versions_name(files.view.name)),
         opened_trials(files.view, party.warehouse, engine_configs or (), without or ()) as trials,
     ):
         tries = replace(trials, has_outside=files.view.name in party.outside)
         made, is_new = register_view(party.warehouse, files.view, files.definition, files.script, trials=tries)
         tried = tried_engines(party.warehouse, made.view.name, made.version)
         is_alone = tries.has_outside and is_table_missing(party.warehouse, files.view, files.script)
-    output = Output(as_json=as_json)
     note_without_effect(output, made.view)
     if is_alone:
         output.note(

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from fedpredict.client.ids import SampleIdsLike, take_ids
 from fedpredict.errors import EmptyRequestError, InputError
-from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES
+from fedpredict.model.ids import MAX_SAMPLE_ID_BYTES, check_name
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.wire.arrow_ids import holds_ids, ids_from_array
 from fedpredict.wire.offline_arrow import CHUNK_BYTES, MAX_CHUNK_ROWS
@@ -35,6 +35,10 @@ class Standing:
     name: str
     version: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise `NameRefusedError` for a name that no population has."""
+        check_name(self.name, "population")
+
 
 @dataclass(frozen=True, slots=True)
 class TableOf:
@@ -45,6 +49,10 @@ class TableOf:
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        """Raise `NameRefusedError` for a name that no table has."""
+        check_name(self.name, "table")
 
 
 @dataclass(frozen=True, slots=True)

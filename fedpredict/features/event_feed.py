@@ -159,6 +159,8 @@ def _is_short(number: Decimal, digits: int) -> bool:
 def _double(value: object, _kind: ScriptType) -> float | None:
     if not isinstance(value, str | int | float | Decimal) or isinstance(value, bool):
         raise TypeError(value)
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # Python's own spellings: 1_0 is ten to it
+        raise ValueError(value)
     try:
         number = float(value)
     except OverflowError:

@@ -18,6 +18,7 @@ from fedpredict.features.values import to_event_time, to_feature, to_sample_ids
 from fedpredict.model.ids import check_view_name
 from fedpredict.tables.names import column_names
 from fedpredict.tables.schemas import VIEWS
+from fedpredict.tables.script_store import list_scripts, versions_of
 from fedpredict.tables.views import (
     FeatureView,
     Snapshot,
@@ -93,18 +94,37 @@ def load_file(
     file = read_columns(path)
     # before the first load there may be no warehouse to read from
     warehouse.ensure(VIEWS)
-    newest = latest_snapshot(warehouse, view)
+    newest, made = latest_snapshot(warehouse, view), versions_of(warehouse, view)
+    like = _view_like(warehouse, view, newest)
     names = _feature_names(file, key, event_time)
-    known = {} if newest is None or new_version else {each.name: each.type for each in newest.view.features}
+    known = {} if like is None or new_version else {each.name: each.type for each in like.features}
     features, columns = _features(file, names, {**known, **_checked_types(names, types or {})})
-    target = _target(newest, FeatureView(view, 1, features, key, event_time), new_version=new_version)
+    loaded = FeatureView(view, max(made, default=0) + 1, features, key, event_time)
+    target = loaded if like is None or new_version else _target(like, loaded)
     instants = _event_time(file, event_time, now)
     rows = pa.table({"sample_id": to_sample_ids(file.columns[key], key), "event_time": instants, **columns})
     n_ids = _count_ids(rows, event_time)
     still_ours()
     snapshot = publish_snapshot(warehouse, target, _snapshot_name(now, newest), rows)
-    is_new = newest is None or target.version != newest.view.version
-    return _report(snapshot, n_ids, new_version=is_new)
+    return _report(snapshot, n_ids, new_version=target.version not in made)
+
+
+def version_to_load(warehouse: Warehouse, view: str, *, new_version: bool) -> int:
+    """Return the version of a view that a file makes a snapshot of, as `load_file` chooses it.
+
+    Raises:
+        WarehouseError: As the warehouse says.
+    """
+    like = None if new_version else _view_like(warehouse, view, latest_snapshot(warehouse, view))
+    return max(versions_of(warehouse, view), default=0) + 1 if like is None else like.version
+
+
+def _view_like(warehouse: Warehouse, view: str, newest: Snapshot | None) -> FeatureView | None:
+    """Return what a file must look like: the newest snapshot's view, else the registered one, else nothing yet."""
+    if newest is not None:
+        return newest.view
+    registered = list_scripts(warehouse, view)
+    return registered[-1].view.feature_view(registered[-1].version) if registered else None
 
 
 def _report(snapshot: Snapshot, n_ids: int, *, new_version: bool) -> LoadReport:
@@ -158,13 +178,9 @@ def _features(
     return tuple(features), columns
 
 
-def _target(newest: Snapshot | None, loaded: FeatureView, *, new_version: bool) -> FeatureView:
+def _target(like: FeatureView, loaded: FeatureView) -> FeatureView:
     """Return the view that the snapshot is of, features in the view's own order; or say how the file differs."""
-    if newest is None:
-        return loaded
-    if new_version:
-        return replace(loaded, version=newest.view.version + 1)
-    before = {each.name: each for each in newest.view.features}
+    before = {each.name: each for each in like.features}
     after = {each.name: each for each in loaded.features}
     told = [f"{name!r} is new" for name in after if name not in before]
     told += [f"{name!r} is missing" for name in before if name not in after]
@@ -175,10 +191,10 @@ def _target(newest: Snapshot | None, loaded: FeatureView, *, new_version: bool) 
     ]
     if told:
         raise FeatureFileError(
-            f"the file's columns are not those of view {loaded.name} version {newest.view.version}: {'; '.join(told)}. "
+            f"the file's columns are not those of view {loaded.name} version {like.version}: {'; '.join(told)}. "
             "Correct the file, or ask for a new version of the view"
         )
-    return replace(newest.view, key=loaded.key, event_time=loaded.event_time)
+    return replace(like, key=loaded.key, event_time=loaded.event_time)
 
 
 def _event_time(file: FileColumns, name: str | None, now: datetime) -> pa.ChunkedArray:

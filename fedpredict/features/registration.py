@@ -17,7 +17,7 @@ from fedpredict.tables.script_store import (
     write_script,
 )
 from fedpredict.tables.script_view import ScriptView
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import ColumnType, Warehouse
 
 
 def register_view(
@@ -79,15 +79,20 @@ def _try_again(warehouse: Warehouse, registered: RegisteredView, now: datetime, 
         write_script(warehouse, registered, tried)
 
 
+def _told(kind: ColumnType) -> str:
+    return "text" if kind is ColumnType.STRING else "number"
+
+
 def _check_change(warehouse: Warehouse, view: ScriptView, version: int) -> None:
     mine = {each.column: each for each in view.feature_view(version).features}
     known = versions_of(warehouse, view.name)
     for older, features in known.items():
         for each in features.values():
             if each.column in mine and mine[each.column].type is not each.type:
+                now, before = _told(mine[each.column].type), _told(each.type)
                 raise ViewRefusedError(
-                    f"feature {each.name} is {mine[each.column].type}, and {each.type} in version {older} of view"
-                    f" {view.name}: name the new one differently"
+                    f"feature {each.name} is {now}, and {before} in version {older} of view {view.name}:"
+                    " name the new one differently"
                 )
     bound = [each for each in current_versions(warehouse).values() if each.view == view.name]
     for model in bound:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -66,13 +66,49 @@ def read_fixture(path: Path, view: ScriptView) -> Fixture:
     for name, given in rows.items():
         if name not in view.sources:
             raise ViewRefusedError(f"{path}: rows.{name}: the view's sources are {', '.join(view.sources)}")
-        unknown = {column for row in given for column in row} - set(view.sources[name].columns)
-        if unknown:
-            raise ViewRefusedError(f"{path}: rows.{name}: the view declares no column {', '.join(sorted(unknown))}")
+        _check_rows(f"{path}: rows.{name}", given, view.sources[name].types)
+    outputs = {each.column for each in view.feature_view(1).features} | {view.key}
+    _check_names(f"{path}: expected", expected, outputs)
     plain = {name: [_plain_row(row) for row in given] for name, given in rows.items()}
     if sum(len(given) for given in plain.values()) > MAX_ROWS:
         raise ViewRefusedError(f"{path}: more than {MAX_ROWS} rows")
     return Fixture(as_of, plain, [_plain_row(row) for row in expected])
+
+
+def _check_rows(where: str, given: object, types: Mapping[str, ScriptType]) -> None:
+    for number, row in enumerate(_check_names(where, given, types), 1):
+        for column, value in row.items():
+            if not _fits(value, types[column]):
+                raise ViewRefusedError(f"{where}: row {number}: {column} is {value!r}, which is no {types[column]}")
+
+
+def _check_names(where: str, given: object, known: Collection[str]) -> list[dict[str, object]]:
+    """Return rows that name nothing unknown."""
+    if not isinstance(given, list) or not all(isinstance(row, dict) for row in given):
+        raise ViewRefusedError(f"{where} is no list of rows: write two brackets on each side, as [[expected]]")
+    unknown = {column for row in given for column in row} - set(known)
+    if unknown:
+        raise ViewRefusedError(f"{where}: the view declares no column {', '.join(sorted(unknown))}")
+    return given
+
+
+def _fits(value: object, kind: ScriptType) -> bool:
+    """Return whether every engine can cast a value to the type that it is declared as."""
+    try:
+        match kind.kind:
+            case "int":
+                return -(2**63) <= int(str(value)) < 2**63
+            case "decimal":
+                return abs(Decimal(str(value))) < Decimal(10) ** (kind.digits - kind.scale)
+            case "double":
+                float(str(value))
+            case "date":
+                date.fromisoformat(str(value))
+            case "timestamp":
+                datetime.fromisoformat(str(value))
+    except (ValueError, ArithmeticError):
+        return False
+    return kind.kind != "boolean" or value in (0, 1)
 
 
 def _plain_row(row: Mapping[str, object]) -> Row:

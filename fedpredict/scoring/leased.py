@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from fedpredict.errors import FedPredictError, LeaseHeldError
-from fedpredict.features.load import LoadReport, load_file
+from fedpredict.features.load import LoadReport, load_file, version_to_load
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport, refresh_view
 from fedpredict.features.retention import prune_snapshots
 from fedpredict.model.ids import check_view_name
@@ -34,6 +35,15 @@ def refresh_name(view: str, version: int) -> str:
     'refresh:transactions:3'
     """
     return f"refresh:{view}:{version}"
+
+
+def versions_name(view: str) -> str:
+    """Return the name of the lease on which versions there are of a view.
+
+    >>> versions_name("transactions")
+    'view:transactions'
+    """
+    return f"view:{view}"
 
 
 def score_name(model_id: str, params_sha256: str, day: date) -> str:
@@ -113,6 +123,8 @@ def load_alone(
 ) -> LoadReport:
     """Load a file as `load_file` says, while no other process loads or refreshes that version of the view.
 
+    Where it makes a version, no other process makes one of that view meanwhile.
+
     Raises:
         LeaseHeldError: Another one does.
         LeaseLostError: Another one took it over; nothing was loaded.
@@ -121,9 +133,11 @@ def load_alone(
     """
     check_view_name(view)
     warehouse.ensure(VIEWS)  # before the first load there may be no warehouse to read from
-    newest = latest_snapshot(warehouse, view)
-    version = 1 if newest is None else newest.view.version + int(new_version)
-    with alone.hold(refresh_name(view, version)) as lease:
+    with ExitStack() as held:
+        if new_version or latest_snapshot(warehouse, view) is None:
+            held.enter_context(alone.hold(versions_name(view)))
+        version = version_to_load(warehouse, view, new_version=new_version)
+        lease = held.enter_context(alone.hold(refresh_name(view, version)))
         return load_file(
             warehouse,
             path,

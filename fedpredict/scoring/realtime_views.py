@@ -74,10 +74,11 @@ class RealtimeViews:
         self._keep_days = keep_days
         self._alone = alone
         self._clock = clock
-        self._views: dict[Key, RealtimeView] = {}
+        self._opened: dict[Key, RealtimeView] = {}
+        self._views: dict[Key, RealtimeView] = {}  # of these, whose dimensions were read
         self._sources: list[RawSource] = []
         self._read_at: dict[Key, float] = {}
-        self._problems: dict[Key, str] = {}
+        self._problems: dict[Key | None, str] = {}  # None: of all views
         self._scripts: Mapping[Key, RegisteredView] = {}
         self._feeds: Mapping[str, Feed] = {}
         self._looked = False
@@ -133,8 +134,9 @@ class RealtimeViews:
         try:
             scripts = {(each.view.name, each.version): each for each in list_scripts(self._warehouse)}
         except FedPredictError as error:
-            logger.warning("realtime.problem", extra={"problem": str(error)})
+            self._tell(None, str(error))
             return
+        self._tell(None, "")
         if scripts.keys() != self._scripts.keys():  # a version never changes
             self._feeds = self._feeds_of(scripts)
         self._scripts, self._looked = scripts, True
@@ -167,11 +169,11 @@ class RealtimeViews:
         return found
 
     def _refresh_view(self, key: Key) -> None:
-        view = self._views.get(key)
+        view = self._opened.get(key)
         if view is None:
             source = self._open_source(self._scripts[key], list(self._scripts.values()))
             self._sources.append(source)
-            view = RealtimeView(self._scripts[key], source, self._engine)
+            view = self._opened[key] = RealtimeView(self._scripts[key], source, self._engine)
         max_age_s = self._settings[key[0]].dimension_max_age / 1e6
         now = self._clock()
         if key not in self._read_at or now - self._read_at[key] >= max_age_s:
@@ -187,11 +189,11 @@ class RealtimeViews:
         tables = {alias: read_typed(self._warehouse, source) for alias, source in view.dimensions.items()}
         view.put_dimensions(tables)
 
-    def _tell(self, key: Key, problem: str) -> None:
+    def _tell(self, key: Key | None, problem: str) -> None:
         """Log a problem when it comes, changes or goes."""
         if self._problems.get(key, "") == problem:
             return
-        extra = {"view": key[0], "view_version": key[1]}
+        extra: dict[str, object] = {} if key is None else {"view": key[0], "view_version": key[1]}
         if problem:
             self._problems[key] = problem
             logger.warning("realtime.problem", extra={**extra, "problem": problem})

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from fedpredict.errors import InputError
+from fedpredict.errors import InputError, StatementError, WarehouseWriteError
 from fedpredict.model.buckets import bucket_count
 from fedpredict.model.sample_ids import SampleIds
 from fedpredict.tables import sql
 from fedpredict.tables.buckets import in_bucket, place_of
-from fedpredict.warehouse.base import Warehouse
+from fedpredict.warehouse.base import ColumnType, Warehouse
 from fedpredict.wire.arrow_ids import holds_ids, ids_from_array
 
 PIECE_ROWS = 4_000_000
@@ -28,10 +28,38 @@ def ids_of_table(warehouse: Warehouse, table: str, column: str, piece_rows: int 
         piece_rows: Rows of a piece, on average at most; a table of more is read several times.
 
     Raises:
-        InputError: The column does not hold text.
-        StatementError: There is no such table or column.
+        InputError: There is no such table or column, or the column does not hold text.
         WarehouseError: As the warehouse says.
     """
+    try:
+        yield from _pieces(warehouse, table, column, piece_rows)
+    except StatementError as error:
+        problem = table_problem(warehouse, table, column)
+        if not problem:
+            raise
+        raise InputError(problem) from error
+
+
+def table_problem(warehouse: Warehouse, table: str, column: str) -> str:
+    """Return why a table's column cannot be read as ids; empty where it can, or the warehouse cannot tell.
+
+    Raises:
+        WarehouseUnavailableError: The engine cannot be reached.
+    """
+    try:
+        schema = warehouse.describe(table)
+    except WarehouseWriteError:  # it has columns of types that no table of ours has
+        return ""
+    if schema is None:
+        return f"the warehouse has no table {table}"
+    types = {each.name: each.type for each in (*schema.columns, *schema.partitioned_by)}
+    if column in types:
+        is_text = types[column] is ColumnType.STRING
+        return "" if is_text else f"column {column} of table {table} holds {types[column]}; sample ids are text"
+    return f"table {table} has no column {column}; it has {', '.join(types)}: name the one with the ids"
+
+
+def _pieces(warehouse: Warehouse, table: str, column: str, piece_rows: int) -> Iterator[SampleIds]:
     ids = sql.column(column)
     rows = exp.Select(expressions=[ids.copy()]).from_(exp.to_table(table))
     count = exp.Select(expressions=[sql.named(exp.Count(this=exp.Star()), "n")]).from_(exp.to_table(table))

@@ -15,6 +15,7 @@ from fedpredict.tables.script_scope import Scope, Typed, column_of
 from fedpredict.tables.script_shape import TOO_DEEP, Shape, compared_columns, parse_shape
 from fedpredict.tables.script_types import DOUBLE, TEXT, ScriptType
 from fedpredict.tables.script_view import ScriptFeature, ScriptSource, ScriptView
+from fedpredict.tables.script_words import stray_comma
 from fedpredict.warehouse.base import Value
 
 
@@ -54,7 +55,11 @@ def lint_script(view: ScriptView, text: str) -> dict[str, ScriptType]:
     Raises:
         ViewRefusedError: With line and column, and the fix.
     """
-    return {engine: compile_script(view, text, engine).types for engine in view.targets}[view.targets[0]]
+    types = {engine: compile_script(view, text, engine).types for engine in view.targets}[view.targets[0]]
+    comma = stray_comma(text)
+    if comma is not None:  # the parser passes over it, so a script of before goes on
+        raise ViewRefusedError(f"line {comma[0]}, column {comma[1]}: a comma with nothing beside it: leave it out")
+    return types
 
 
 def compile_script(view: ScriptView, text: str, engine: str) -> Script:

@@ -60,6 +60,9 @@ def name_of(node: exp.Expr) -> str | None:
 _TYPED = frozenset({"ratio", "coalesce", "nullif", "abs"})
 """Functions whose type follows from their arguments'."""
 
+_PARTS = frozenset({"this", "expression", "expressions", "low", "high", "to", "is_string", "kind"})
+"""What rules read of a node. The parser knows more of some (SYMMETRIC, FORMAT ...), which no rule may pass over."""
+
 _COMPARED: tuple[type[exp.Expr], ...] = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE)
 
 
@@ -84,6 +87,9 @@ class Compiler:
         """
         rule = self._RULES.get(type(node))
         if rule is not None:
+            more = [name for name, part in node.args.items() if part and name not in _PARTS]
+            if more and not isinstance(node, exp.Column | exp.Case | exp.In):  # these say themselves what they take
+                raise refused(node, f"{more[0].upper()} is not in the language: leave it out")
             return rule(self, node)
         name = name_of(node)
         if name in AGGREGATES or isinstance(node, exp.Filter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date, datetime
 
@@ -19,6 +20,8 @@ _UNITS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400, "WEEK": 7 * 864
 def number_literal(node: exp.Literal) -> Typed:
     """Return a number: without an exponent a decimal of just its digits, else a double."""
     found = _PLAIN.fullmatch(node.name)
+    if found is None and math.isinf(float(node.name)):
+        raise refused(node, "a number has to be one that a double can hold")
     if found is None:
         return Typed(exp.Cast(this=exp.Literal.string(node.name), to=DOUBLE.sql), DOUBLE)
     whole, part = found[1].lstrip("0"), found[2] or ""
@@ -50,7 +53,7 @@ def _moment(text: str) -> str:
 
 def seconds_of(node: exp.Interval) -> int:
     """Return the length of INTERVAL '30' DAY in seconds; months and years have none that is always the same."""
-    unit = node.unit.name.upper().removesuffix("S") if node.unit is not None else ""
+    unit = node.unit.name.upper().removesuffix("S") if isinstance(node.unit, exp.Var) else ""
     amount = node.this.name if isinstance(node.this, exp.Literal) else ""
     if unit not in _UNITS or not amount.isdecimal() or len(amount) > 9:
         raise refused(

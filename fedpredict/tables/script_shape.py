@@ -150,7 +150,8 @@ def _source(view: ScriptView, table: exp.Expr) -> tuple[str, ScriptSource]:
 def _joined(view: ScriptView, join: exp.Join, sources: dict[str, ScriptSource]) -> Joined:
     side = str(join.args.get("side") or "").upper()
     kind = str(join.args.get("kind") or "").upper()
-    if side not in ("", "LEFT") or kind not in ("", "INNER", "OUTER") or join.args.get("using"):
+    other = any(part for name, part in join.args.items() if name not in ("this", "side", "kind", "on"))
+    if side not in ("", "LEFT") or kind not in ("", "INNER", "OUTER") or other:
         raise refused(join, "a join is JOIN or LEFT JOIN dimension ON dimension.key = column")
     alias, source = _source(view, join.this)
     if source.kind != "dimension":

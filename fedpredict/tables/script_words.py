@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 
 _ENDS = {"'": "'", '"': '"', "`": "`", "/*": "*/", "--": "\n"}
 
@@ -25,6 +25,24 @@ def unclosed(text: str) -> tuple[int, int, str] | None:
             line_start = text.rfind("\n", 0, at) + 1
             return None if opened == "--" else (text.count("\n", 0, at) + 1, at - line_start + 1, opened)
         at = end + len(_ENDS[opened])
+    return None
+
+
+def stray_comma(text: str) -> tuple[int, int] | None:
+    """Return line and column of the first comma that has nothing before or after it, which the parser allows.
+
+    >>> stray_comma("SELECT a,, b FROM x"), stray_comma("SELECT a, FROM x"), stray_comma("SELECT a, f(b, c) FROM x")
+    ((1, 10), (1, 9), None)
+    """
+    tokens = sqlglot.tokenize(text)
+    comma = TokenType.COMMA
+    for before, at, after in zip((None, *tokens), tokens, (*tokens[1:], None), strict=False):
+        if at.token_type is not comma:
+            continue
+        if before is None or before.token_type in (comma, TokenType.SELECT, TokenType.L_PAREN):
+            return at.line, at.col
+        if after is None or after.token_type in (TokenType.FROM, TokenType.R_PAREN, TokenType.WHERE):
+            return at.line, at.col
     return None
 
 

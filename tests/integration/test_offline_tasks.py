@@ -447,9 +447,11 @@ async def test_what_cannot_be_submitted_is_refused_by_name(world: World, tmp_pat
             await client.submit("risk", tmp_path / "two.csv")
         with pytest.raises(InputError, match="no such file"):
             await client.submit("risk", tmp_path / "none.parquet")
-        with pytest.raises(FieldError, match="population: is not known in that version"):
+        with pytest.raises(FieldError, match="population: everybody is not known"):
             await client.submit("risk", Standing("everybody"))
-        with pytest.raises(FieldError, match=r"table: is none that this initiator offers"):
+        with pytest.raises(FieldError, match="population: everybody version 7 is not known"):
+            await client.submit("risk", Standing("everybody", 7))
+        with pytest.raises(FieldError, match=r"table: everybody is none that this initiator offers"):
             await client.submit("risk", TableOf("everybody"))
         task_id = await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily")
         assert await client.submit("risk", ["p1"], mode=Mode.NEARLINE, idempotency_key="daily") == task_id
@@ -476,6 +478,24 @@ async def test_a_table_of_the_initiators_is_a_population(world: World) -> None:
             await client.submit("risk", TableOf("others"), mode=Mode.NEARLINE, idempotency_key="daily")
         assert (await client.wait(task_id, timeout_s=120.0)).ids == N_ROWS
         check(world, await table_of(client, task_id))
+
+
+async def test_a_table_that_the_settings_name_wrongly_is_refused_with_where_to_look(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tables = {"gone": {"table": "nope"}, "column": {"table": "fp_features_people", "column": "who"}}
+    numbers = {"table": "fp_features_people", "column": "view_version"}
+    await world.ask(tasks={"tables": {**tables, "numbers": numbers}})
+    async with world.client() as client:
+        for name in ("gone", "column", "numbers"):
+            with pytest.raises(FieldError, match=f"table: {name} cannot be read: at the initiator, `fedpredict"):
+                await client.submit("risk", TableOf(name), mode=Mode.NEARLINE)
+        assert await client.tasks() == []
+    refused = " ".join(str(getattr(each, "reason", "")) for each in caplog.records)
+    assert "[tasks.tables.gone]: the warehouse has no table nope" in refused
+    assert "[tasks.tables.column]: table fp_features_people has no column who; it has sample_id, event_time" in refused
+    assert "[tasks.tables.numbers]: column view_version of table fp_features_people holds int" in refused
 
 
 async def test_the_commands_submit_show_and_fetch(
@@ -516,6 +536,8 @@ async def test_the_commands_submit_show_and_fetch(
     history = await command("logs", task_id)
     assert [each["what"] for each in history] == ["submitted", "started", "done"]
     assert "1000 ids in 1 buckets" in history[0]["detail"]
-    assert "no such task" in await command("logs", "nothing", code=5)
+    assert "no task nothing of a model that you may ask for" in await command("logs", "nothing", code=5)
     assert "Name one of --ids FILE" in await command("submit", "risk", code=4)
-    assert "no such task" in await command("show", "nothing", code=5)
+    for words in (("show",), ("cancel",), ("retry",), ("results", "--out", str(tmp_path / "none.csv"))):
+        told = await command(words[0], "nothing", *words[1:], code=5)
+        assert "no task nothing of a model that you may ask for; see `fedpredict task list`" in told

@@ -16,6 +16,7 @@ import pyarrow as pa
 from fedpredict.errors import (
     EmptyRequestError,
     FieldError,
+    InputError,
     TableCorruptError,
     TaskFailedError,
     UnsupportedModeError,
@@ -312,12 +313,18 @@ class TaskDesk:
         """Take the ids of a table as a list."""
         table = self.settings.tables.get(name)
         if table is None:
-            problem = "is none that this initiator offers: see [tasks.tables] in its settings"
+            problem = f"{name} is none that this initiator offers: see [tasks.tables] in its settings"
             raise FieldError(f"no table {name}, asked for by {caller}", place="table", problem=problem)
         # parsers of SQL are large, and most initiators offer no table
         from fedpredict.tables.id_tables import ids_of_table  # noqa: PLC0415
 
-        upload = self.uploads.store(ids_of_table(self.warehouse, table.table, table.column), str(caller))
+        try:
+            upload = self.uploads.store(ids_of_table(self.warehouse, table.table, table.column), str(caller))
+        except EmptyRequestError:
+            raise
+        except InputError as error:  # the settings are wrong, not the request
+            problem = f"{name} cannot be read: at the initiator, `fedpredict doctor` says what is wrong with it"
+            raise FieldError(f"[tasks.tables.{name}]: {error}", place="table", problem=problem) from error
         self.store.add_upload(upload)
         return upload
 
@@ -325,10 +332,11 @@ class TaskDesk:
         others = [party for party in manifest.parties if party != self.own_party]
         version = version_for_task(self.warehouse, self.own_party, submission.standing, submission.version, others)
         if version is None:
+            asked = submission.standing + (f" version {submission.version}" if submission.version else "")
             raise FieldError(
                 f"no population {submission.standing} version {submission.version}, asked for by {caller}",
                 place="population",
-                problem="is not known in that version: see `fedpredict population list` at the initiator",
+                problem=f"{asked} is not known: see `fedpredict population list` at the initiator",
             )
         return Upload(
             upload_id="",

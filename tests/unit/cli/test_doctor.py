@@ -312,8 +312,10 @@ def test_what_is_scheduled_is_told_with_how_it_ended(clinic: Clinic) -> None:
     )
     warehouse.close()
 
-    failed, never = of_topic(clinic.examine("lab/participant.toml", 0), "schedule")
+    unknown, other, failed, never = of_topic(clinic.examine("lab/participant.toml", 9), "schedule")
 
+    assert unknown == ("problem", "no view people is registered, so the daemon does not start")
+    assert other == ("problem", "no view others is registered, so the daemon does not start")
     assert failed[0] == "warning"
     assert "failed at 2026-11-27 12:00 UTC: no room" in failed[1]
     assert never[1].endswith("never done yet")

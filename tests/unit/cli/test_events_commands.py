@@ -89,7 +89,7 @@ def test_old_events_are_removed_by_one_process_at_a_time(lab: Path, capsys: pyte
 def test_a_file_with_a_bad_line_is_told_and_nothing_is_stored(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(lab / "e.jsonl", row("1"), row("2", amount="a lot"), row("3", at="now"))
     told = said(capsys, "events", "load", file, "--view", "transactions", code=4)
-    assert "2 of 3 events cannot be taken, none was stored" in told
+    assert told.startswith(f"error: {file}: 2 of 3 events cannot be taken, none was stored")
     assert "line 2: amount is no decimal(12,2); line 3: at is no ISO 8601 time" in told
     assert "a lot" not in told
     assert "No events yet" in said(capsys, "events", "show")

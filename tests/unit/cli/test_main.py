@@ -93,6 +93,24 @@ def test_completion_is_offered_for_every_command() -> None:
     assert sorted(done.stdout.split()) == sorted(COMMANDS)
 
 
+def test_events_for_logs_are_not_printed_by_commands() -> None:
+    code = """
+import sys
+from fedpredict.cli.main import run
+sys.exit(run(["predict", "--server", "127.0.0.1:1", "--server-party", "bank", "--insecure", "--model", "m", "p1"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=main.__file__.rsplit("/fedpredict/", 1)[0],
+    )
+
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: the server at 127.0.0.1:1 cannot be reached")
+
+
 def test_a_command_does_not_import_what_others_need() -> None:
     code = """
 import sys

@@ -190,6 +190,8 @@ def test_a_population_is_proposed_changed_accepted_and_revoked(
         (["update", "people", "--file", "ids.csv", "--column", "who"], 4, "there is none at all"),
         (["update", "people", "--file", "ids.csv", "--add", "ids.csv"], 2, "choose"),
         (["show", "people"], 4, "there is none at all"),
+        (["propose", "people", "--table", "nope", "--model", "risk"], 4, "the warehouse has no table nope"),
+        (["update", "people"], 2, "--add, --remove"),
         (["accept", "people", "--from", "bank"], 3, "is an initiator's"),
         (["accept", "people", *AT_LAB], 2, "--from PARTY"),
         (["accept", "people", "--from", "bank", *AT_LAB], 4, "there is no population people of bank"),

@@ -71,3 +71,12 @@ def test_the_only_model_that_cannot_be_scored_has_its_error_alone(
     told = capsys.readouterr()
     assert told.out == ""
     assert len(told.err.splitlines()) == 1
+
+
+def test_what_is_not_stored_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ("--config", str(folder / "participant.toml"))
+    capsys.readouterr()
+
+    assert run(["shares", "show", "--model", "mm", "--date", "2026-01-31", *config]) == 4
+
+    assert "nothing is stored of mm for 2026-01-31; see `fedpredict shares list`" in capsys.readouterr().err

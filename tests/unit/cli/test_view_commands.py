@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.state.lease_files import FolderLeases
+from fedpredict.state.leases import hold
 from fedpredict.tables.models import publish_model
 from fedpredict.tables.script_store import list_scripts
 from fedpredict.warehouse.local import LocalWarehouse
@@ -71,6 +73,53 @@ def test_a_view_is_registered_refreshed_compared_and_changed(views: Path, capsys
     assert "tx.amount > 0" in said(capsys, "view", "show", "transactions", "--version", "1", *OPTIONS)
     listed = json.loads(said(capsys, "view", "list", "--json", *OPTIONS))
     assert [(each["version"], each["owner"]) for each in listed] == [(1, "risk@bank.example"), (2, "risk@bank.example")]
+
+
+def test_a_file_and_a_script_never_share_a_version_by_chance(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    said(capsys, "view", "register", str(file), *ALONE)
+    Path("other.csv").write_text("who,income\nalice,3\n")
+    load = ("features", "load", "other.csv", "--view", "transactions", "--key", "who", *OPTIONS)
+
+    # the script's version has no snapshot yet, and is there all the same
+    told = said(capsys, *load, code=4)
+    assert "not those of view transactions version 1: 'income' is new; 'n_1h' is missing" in told
+    assert json.loads(said(capsys, *load, "--new-version", "--json"))["version"] == 2
+
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert "version 3: registered" in said(capsys, "view", "register", str(file), *ALONE)
+    assert json.loads(said(capsys, *load, "--json"))["version"] == 2  # as the file before
+    assert json.loads(said(capsys, *load, "--new-version", "--json"))["version"] == 4
+
+
+def test_a_file_of_a_registered_views_columns_is_a_snapshot_of_that_version(
+    views: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = views / "transactions.toml"
+    said(capsys, "view", "register", str(file), *ALONE)
+    names = list(tomllib.loads(file.read_text())["features"])
+    values = ["web" if name == "last_channel" else "1" for name in names]
+    Path("same.csv").write_text(f"who,{','.join(names)}\nalice,{','.join(values)}\n")
+
+    loaded = said(capsys, "features", "load", "same.csv", "--view", "transactions", "--key", "who", "--json", *OPTIONS)
+
+    assert [json.loads(loaded)[key] for key in ("version", "new_version", "rows")] == [1, False, 1]
+
+
+def test_versions_of_a_view_are_made_by_one_process_at_a_time(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = views / "transactions.toml"
+    Path("other.csv").write_text("who,income\nalice,3\n")
+    load = ("features", "load", "other.csv", "--view", "transactions", "--key", "who", *OPTIONS)
+
+    with hold(FolderLeases(Path("lab/warehouse/.leases")), "view:transactions"):
+        assert "view:transactions is under way" in said(capsys, "view", "register", str(file), *ALONE, code=10)
+        assert "view:transactions is under way" in said(capsys, *load, code=10)
+    assert "No views yet" in said(capsys, "view", "list", *OPTIONS)
+
+    assert "version 1: registered" in said(capsys, "view", "register", str(file), *ALONE)
+    with hold(FolderLeases(Path("lab/warehouse/.leases")), "view:transactions"):
+        assert "view:transactions is under way" in said(capsys, *load, "--new-version", code=10)
+    assert json.loads(said(capsys, *load, "--new-version", "--json"))["version"] == 2
 
 
 def test_a_max_age_for_real_time_is_told_to_do_nothing(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +205,9 @@ def test_what_is_not_there_is_told_with_the_nearest(views: Path, capsys: pytest.
     )
     assert "has no time zone" in said(
         capsys, "features", "refresh", "transactions", "--as-of", "2024-03-01", *OPTIONS, code=2
+    )
+    assert "views/no.toml: no such file; it holds the view's def" in said(
+        capsys, "view", "lint", "views/no.toml", code=3
     )
     file.with_suffix(".sql").unlink()
     assert "transactions.sql: no such file" in said(capsys, "view", "lint", str(file), code=3)

@@ -7,8 +7,16 @@ import pyarrow.parquet
 import pytest
 
 from fedpredict.client import Client, populations
-from fedpredict.client.populations import FileOf, chunks_of, some_of
-from fedpredict.errors import EmptyRequestError, InputError
+from fedpredict.client.populations import FileOf, Standing, TableOf, chunks_of, some_of
+from fedpredict.errors import EmptyRequestError, InputError, NameRefusedError
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 101, "-a"])
+def test_a_name_that_nothing_has_is_refused_before_anything_is_sent(name: str) -> None:
+    with pytest.raises(NameRefusedError, match="is not a population: 1 to 100 letters"):
+        Standing(name)
+    with pytest.raises(NameRefusedError, match="is not a table: 1 to 100 letters"):
+        TableOf(name)
 
 
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])

@@ -166,6 +166,8 @@ def test_values_are_kept_exactly(column: str, given: object, kept: object) -> No
         ("amount", 10000, "amount is no decimal(6,2)"),
         ("amount", True, "amount is no decimal(6,2)"),
         ("share", "much", "share is no number"),
+        ("share", "1_0", "share is no number"),
+        ("share", "\u0667", "share is no number"),
         ("share", [1], "share is no number"),
         ("at", 1700000000, "at is no ISO 8601 time, such as 2026-01-31T08:30:00Z"),
         ("at", "1700000000", "at is no ISO 8601 time, such as 2026-01-31T08:30:00Z"),

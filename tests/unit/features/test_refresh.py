@@ -110,7 +110,7 @@ def test_a_feature_cannot_change_its_type(warehouse: LocalWarehouse) -> None:
     register(warehouse)
     definition = DEFINITION.replace('[features.last_amount]\ntype = "number"', '[features.last_amount]\ntype = "text"')
 
-    with pytest.raises(ViewRefusedError, match="last_amount is string, and double in version 1"):
+    with pytest.raises(ViewRefusedError, match="last_amount is text, and number in version 1"):
         register(warehouse, definition, SCRIPT.replace("LAST(tx.amount)", "LAST(tx.merchant)"))
 
 

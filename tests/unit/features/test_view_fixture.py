@@ -22,6 +22,9 @@ def test_a_fixture_says_rows_an_instant_and_what_is_expected() -> None:
     assert [row["account"] for row in fixture.expected] == ["alice", "bob"]
 
 
+ROWS = "as_of = 2024-03-01T00:00:00Z\n[[rows.tx]]\namount = 9999999999.99\nat = 2024-02-29T23:00:00+01:00\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -31,6 +34,18 @@ def test_a_fixture_says_rows_an_instant_and_what_is_expected() -> None:
         ("as_of = 2024-03-01T00:00:00Z\n[[rows.tx]]\n[[expcted]]\n", "nothing else"),
         ("as_of = 2024-03-01T00:00:00Z\n[[rows.t]]\n", "the view's sources are tx, merchants"),
         ("as_of = 2024-03-01T00:00:00Z\n[[rows.tx]]\nfee = 1\n", "declares no column fee"),
+        ("as_of = 2024-03-01T00:00:00Z\n[rows.tx]\nid = 1\n", r"rows.tx is no list of rows: write two brackets"),
+        ("as_of = 2024-03-01T00:00:00Z\nrows = {tx = 5}\n", "rows.tx is no list of rows"),
+        ("as_of = 2024-03-01T00:00:00Z\nexpected = [5]\n[rows]\n", "expected is no list of rows"),
+        (
+            "as_of = 2024-03-01T00:00:00Z\n[rows]\n[[expected]]\nn_30 = 3\n",
+            "expected: .* no column n_30",
+        ),
+        (f"{ROWS}[[rows.tx]]\namount = 'x'\n", r"rows.tx: row 2: amount is 'x', which is no decimal\(12,2\)"),
+        (f"{ROWS}[[rows.tx]]\namount = 10000000000\n", r"row 2: amount is 10000000000, which is no decimal\(12,2\)"),
+        (f"{ROWS}[[rows.tx]]\namount = nan\n", r"row 2: amount is nan, which is no decimal\(12,2\)"),
+        (f"{ROWS}[[rows.tx]]\nat = 'yesterday'\n", "row 2: at is 'yesterday', which is no timestamp"),
+        (f"{ROWS}[[rows.merchants]]\nopened = '2024-02-30'\n", "row 1: opened is '2024-02-30', which is no date"),
         ("as_of = 2024-03-01T00:00:00Z\n" + "[[rows.tx]]\n" * 201, "more than 200 rows"),
     ],
 )

@@ -28,6 +28,7 @@ from fedpredict.errors import (
 )
 from fedpredict.features.event_intake import json_lines, take_events
 from fedpredict.features.memory import MemoryStore
+from fedpredict.features.raw import RawSource
 from fedpredict.features.registration import register_view
 from fedpredict.model.inputs import Inputs
 from fedpredict.model.sample_ids import SampleIds
@@ -42,6 +43,7 @@ from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.state.event_base import PRUNE_LEASE, StoredEvent
 from fedpredict.state.lease_files import FolderLeases
 from fedpredict.state.leases import hold
+from fedpredict.tables.script_store import RegisteredView
 from fedpredict.tables.script_view import ScriptView
 from fedpredict.warehouse.local import LocalWarehouse
 from fedpredict.wire.link_answerer import _resumed
@@ -370,6 +372,46 @@ def test_a_dimension_that_cannot_be_read_at_first_is_a_problem_until_it_can(open
     views.refresh(bank.state.views)
     assert views.is_ready("transactions", 1)
     views.close()
+
+
+def test_a_source_is_opened_once_while_a_dimension_cannot_be_read(open_bank: Open) -> None:
+    bank = open_bank()
+    settings = {"transactions": RealtimeViewSettings(source="warehouse")}
+    views = open_realtime(bank.warehouse, settings, EventSettings(), bank.folder)
+    opened, open_source = [], views._open_source
+
+    def counted(registered: RegisteredView, scripts: Sequence[RegisteredView]) -> RawSource:
+        opened.append(registered.version)
+        return open_source(registered, scripts)
+
+    views._open_source = counted
+    store(bank.warehouse, [], [*MERCHANTS, *MERCHANTS])
+    for _ in range(3):
+        views.refresh(bank.state.views)
+    assert not views.is_ready("transactions", 1)
+    store(bank.warehouse, [], MERCHANTS)
+    views.refresh(bank.state.views)
+
+    assert views.is_ready("transactions", 1)
+    assert opened == [1]
+    views.close()
+
+
+def test_a_warehouse_that_is_away_is_told_when_it_goes_and_when_it_is_back(
+    open_bank: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    bank = open_bank()
+    bank.refresh()
+    (bank.folder / "warehouse").rename(bank.folder / "away")
+    for _ in range(3):
+        bank.refresh()
+    (bank.folder / "away").rename(bank.folder / "warehouse")
+    for _ in range(2):
+        bank.refresh()
+
+    told = [each.message for each in caplog.records if each.message.startswith("realtime.")]
+    assert told == ["realtime.problem", "realtime.recovered"]
 
 
 def test_scripts_are_not_read_again_for_each_message(open_bank: Open, monkeypatch: pytest.MonkeyPatch) -> None:
