@@ -14,7 +14,7 @@ from fedpredict.cli.leases import opened_leases
 from fedpredict.cli.options import PartyConfig, Wait
 from fedpredict.cli.output import JsonFlag, Output
 from fedpredict.cli.view import ViewName, find_view
-from fedpredict.errors import InputError
+from fedpredict.errors import FedPredictError, InputError
 from fedpredict.features.refresh import MAX_SHRINK, RefreshReport
 from fedpredict.scoring.due import versions_in_use
 from fedpredict.scoring.leased import load_alone, prune_alone, refresh_each
@@ -141,25 +141,37 @@ def refresh(
         reports, failures = refresh_each(
             Alone(leases, wait, output.note),
             party.warehouse,
-            _versions(party.warehouse, view, version),
+            _versions(party.warehouse, view, version, party.n_served),
             instant,
             max_shrink=max_shrink,
             force=force,
             keep_days=party.features.keep_days,
         )
+        needed = [version] if version is not None else versions_in_use(party.warehouse, view)
     if reports:
         _tell(output, reports)
-    for which, error in failures[1:]:
-        output.note(f"version {which.version} was not refreshed: {error}")
-    if failures:
-        raise failures[0][1]
+    _raise_first(output, failures, needed)
 
 
-def _versions(warehouse: Warehouse, view: str, version: int | None) -> list[RegisteredView]:
+def _raise_first(
+    output: Output, failures: Sequence[tuple[RegisteredView, FedPredictError]], needed: Sequence[int]
+) -> None:
+    """Tell of versions that failed, and raise the first error of one that is newest or that a current model uses."""
+    raised = next((error for which, error in failures if which.version in needed), None)
+    for which, error in failures:
+        if which.version not in needed:
+            output.note(f"version {which.version}, which only older versions of models use, was not refreshed: {error}")
+        elif error is not raised:
+            output.note(f"version {which.version} was not refreshed: {error}")
+    if raised is not None:
+        raise raised
+
+
+def _versions(warehouse: Warehouse, view: str, version: int | None, n_served: int) -> list[RegisteredView]:
     newest = find_view(warehouse, view, version)
     if version is not None:
         return [newest]
-    used = versions_in_use(warehouse, view)
+    used = versions_in_use(warehouse, view, n_served)
     return [each for each in list_scripts(warehouse, view) if each.version in used]
 
 

@@ -181,4 +181,5 @@ def _do(path: Path, view: str | None, due: datetime) -> None:
             except PRUNING_ERRORS as error:  # the day is scored all the same
                 logger.warning("model.prune_failed", extra={"reason": str(error)})
         else:
-            refresh_due(Alone(leases), party.warehouse, view, due, party.features.keep_days)
+            keep_days, served = party.features.keep_days, party.n_served
+            refresh_due(Alone(leases), party.warehouse, view, due, keep_days, n_served=served)

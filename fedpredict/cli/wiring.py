@@ -126,6 +126,8 @@ class PartyWarehouse:
     warehouse: Warehouse
     tasks: TaskSettings = field(default_factory=TaskSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    n_served: int = 1
+    """Versions of a model that its daemons serve: `keep_versions`."""
     outside: frozenset[str] = frozenset()
     """Views whose events mode realtime finds somewhere else than in the warehouse."""
 
@@ -142,7 +144,8 @@ def opened_warehouse(path: Path | None) -> Iterator[PartyWarehouse]:
     try:
         settings = loaded.settings
         outside = frozenset(name for name, each in settings.realtime.items() if each.source != WAREHOUSE)
-        yield PartyWarehouse(settings.party, warehouse, settings.tasks, settings.features, outside)
+        served = settings.keep_versions
+        yield PartyWarehouse(settings.party, warehouse, settings.tasks, settings.features, served, outside)
     finally:
         warehouse.close()
 

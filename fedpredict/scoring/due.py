@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from itertools import groupby
 
 from fedpredict.errors import ViewRefusedError
 from fedpredict.scoring.schedule import Job
-from fedpredict.tables.models import ModelVersion, current_versions
+from fedpredict.tables.models import ModelVersion, current_versions, list_versions, served_versions
 from fedpredict.tables.registered import registered_versions
 from fedpredict.tables.shares import list_tasks
 from fedpredict.tables.views import latest_snapshot, snapshot_name
 from fedpredict.warehouse.base import Warehouse
 
 
-def versions_to_refresh(warehouse: Warehouse, view: str, due: datetime) -> list[int]:
-    """Return the versions of a view that have no snapshot as of an instant or later: the newest, and those of models.
+def versions_to_refresh(warehouse: Warehouse, view: str, due: datetime, n_served: int = 1) -> list[int]:
+    """Return those of `versions_in_use` that have no snapshot as of an instant or later.
 
     Raises:
         ViewRefusedError: No such view is registered.
         WarehouseError: As the warehouse says.
     """
     found = []
-    for version in versions_in_use(warehouse, view):
+    for version in versions_in_use(warehouse, view, n_served):
         newest = latest_snapshot(warehouse, view, version)
         if newest is None or newest.snapshot < snapshot_name(due):
             found.append(version)
     return found
 
 
-def versions_in_use(warehouse: Warehouse, view: str) -> list[int]:
-    """Return the registered versions of a view that a current model of this party uses, and the newest; oldest first.
+def versions_in_use(warehouse: Warehouse, view: str, n_served: int = 1) -> list[int]:
+    """Return the registered versions of a view that models of this party use, and the newest; oldest first.
+
+    Args:
+        warehouse: The party's.
+        view: Which.
+        n_served: How many versions of a model count: 1 is the current one, and daemons serve `keep_versions`, because
+            an initiator may have pinned an older one until every other party has converted the next.
 
     Raises:
         ViewRefusedError: No such view is registered.
         WarehouseError: As the warehouse says.
     """
     registered = check_registered(warehouse, view)
-    models = {each.view_version for each in current_versions(warehouse).values() if each.view == view}
-    return [version for version in registered if version in models or version == registered[-1]]
+    newest_first = sorted(list_versions(warehouse), key=lambda each: (each.model_id, -each.version))
+    served = [
+        each
+        for _, of_model in groupby(newest_first, key=lambda each: each.model_id)
+        for each in served_versions(of_model, n_served)
+    ]
+    used = {each.view_version for each in served if each.view == view}
+    return [version for version in registered if version in used or version == registered[-1]]
 
 
 def check_registered(warehouse: Warehouse, view: str) -> list[int]:

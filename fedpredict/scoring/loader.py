@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -25,7 +25,7 @@ from fedpredict.model.part import Part
 from fedpredict.scoring.state import LoadedModel, PartyState
 from fedpredict.scoring.stored import StoredShares, views_of
 from fedpredict.scoring.texts import TextCodes
-from fedpredict.tables.models import ModelVersion, list_versions, load_model
+from fedpredict.tables.models import ModelVersion, list_versions, load_model, served_versions
 from fedpredict.tables.names import column_names
 from fedpredict.tables.registered import max_ages
 from fedpredict.tables.schemas import MODELS
@@ -120,7 +120,7 @@ class ModelLoader:
         if self._state.loaded and not versions:
             self._check_table_is_there()
         for model_id, of_model in groupby(versions, key=lambda each: each.model_id):
-            self._read_model(model_id, _distinct(of_model, self._keep_versions), done)
+            self._read_model(model_id, served_versions(of_model, self._keep_versions), done)
         if self._fills_store:
             # snapshots first: a model becomes visible when its features are there
             self._read_snapshots(done)
@@ -260,14 +260,6 @@ class ModelLoader:
         for view, view_version in sorted(self._store.held - views):
             self._store.drop(view, view_version)
             self.loaded_at.pop((view, view_version), None)
-
-
-def _distinct(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
-    """Return the newest version of each of the `keep` newest digests; `versions` come newest first."""
-    by_digest: dict[str, ModelVersion] = {}
-    for version in versions:
-        by_digest.setdefault(version.params_sha256, version)
-    return list(by_digest.values())[:keep]
 
 
 def _description(version: ModelVersion, party: str, part: Part) -> PartDescription:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -117,6 +117,14 @@ def list_versions(warehouse: Warehouse, model_id: str | None = None) -> list[Mod
 def current_versions(warehouse: Warehouse) -> dict[str, ModelVersion]:
     """Return the current version of every model, by model id."""
     return {each.model_id: each for each in list_versions(warehouse)}
+
+
+def served_versions(newest_first: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
+    """Return the newest version of each of the `keep` newest digests of a model: those that daemons serve."""
+    by_digest: dict[str, ModelVersion] = {}
+    for version in newest_first:
+        by_digest.setdefault(version.params_sha256, version)
+    return list(by_digest.values())[:keep]
 
 
 def load_model(warehouse: Warehouse, version: ModelVersion) -> PartialModel:

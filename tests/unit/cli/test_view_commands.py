@@ -161,6 +161,33 @@ def test_a_refresh_is_of_the_newest_version_and_those_that_models_use(
     assert [each["version"] for each in listed] == [1, 1, 2, 3]
 
 
+def test_a_refresh_is_of_versions_that_older_models_use_while_daemons_serve_them(
+    views: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, party = views / "transactions.sql", views.parent / "lab"
+    text = script.read_text()
+    for version, least in enumerate(("0", "0.01"), start=1):
+        script.write_text(text.replace("WHERE tx.amount > 0", f"WHERE tx.amount > {least}"))
+        said(capsys, "view", "register", str(views / "transactions.toml"), *ALONE)
+        with closing(LocalWarehouse(party / "warehouse")) as warehouse:
+            part = LinearPart(("last_amount",), np.array([[float(version)]]), None, np.array([0.0]))
+            partial = PartialModel("credit", "run-1", "bank", Kind.LINEAR, (), False, part)
+            bound = list_scripts(warehouse, "transactions")[-1]
+            publish_model(warehouse, partial, bound.view.feature_view(version), "a" * 64, lambda _: {})
+    day = ["--as-of", "2024-03-01T00:00:00Z"]
+
+    both = json.loads(said(capsys, "features", "refresh", "transactions", *day, "--json", *OPTIONS))
+    FolderLeases(party / "warehouse" / ".leases").take("refresh:transactions:1", "other-host:7:x", 600.0)
+    assert run(["features", "refresh", "transactions", *day, *OPTIONS]) == 0
+    partly = " ".join("".join(capsys.readouterr()).split())
+    one = said(capsys, "features", "refresh", "transactions", "--version", "1", *day, *OPTIONS, code=10)
+
+    assert (both["version"], [each["version"] for each in both["others"]]) == (2, [1])
+    assert "version 1, which only older versions of models use, was not refreshed: " in partly
+    assert "under way at other-host:7:x" in partly
+    assert "under way at other-host:7:x" in one
+
+
 def test_view_test_compares_what_a_fixture_expects(views: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, fixture = str(views / "transactions.toml"), views / "transactions.test.toml"
 

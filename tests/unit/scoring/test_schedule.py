@@ -20,17 +20,19 @@ from fedpredict.errors import (
     LeaseHeldError,
     LeaseLostError,
     NameRefusedError,
+    StatementError,
     ViewRefusedError,
     WarehouseUnavailableError,
 )
-from fedpredict.features.refresh import refresh_view
+from fedpredict.features.refresh import RefreshReport, refresh_view
 from fedpredict.features.registration import register_view
 from fedpredict.model.kinds import Kind
 from fedpredict.model.linear import LinearPart
 from fedpredict.model.partial import PartialModel
 from fedpredict.observe.scoring import ScheduleMetrics
+from fedpredict.scoring import leased
 from fedpredict.scoring import scheduler as scheduling
-from fedpredict.scoring.due import day_of, is_to_be_done
+from fedpredict.scoring.due import day_of, is_to_be_done, versions_in_use
 from fedpredict.scoring.leased import (
     load_alone,
     prune_alone,
@@ -50,6 +52,7 @@ from fedpredict.tables.schedule_runs import DONE, FAILED, HELD, list_runs
 from fedpredict.tables.script_store import RegisteredView
 from fedpredict.tables.shares import list_tasks, write_task
 from fedpredict.tables.views import latest_snapshot, list_snapshots
+from fedpredict.warehouse.base import Warehouse
 from fedpredict.warehouse.local import LocalWarehouse
 from tests.raw_transactions import AS_OF, Event, Merchant, example, store
 
@@ -85,8 +88,10 @@ def alone(tmp_path: Path) -> Alone:
     return Alone(FolderLeases(tmp_path / "leases"))
 
 
-def convert(warehouse: LocalWarehouse, registered: RegisteredView, model_id: str = "credit") -> None:
-    part = LinearPart(("n_30d",), np.array([[1.0]]), None, np.array([0.0]))
+def convert(
+    warehouse: LocalWarehouse, registered: RegisteredView, model_id: str = "credit", *, weight: float = 1.0
+) -> None:
+    part = LinearPart(("n_30d",), np.array([[weight]]), None, np.array([0.0]))
     partial = PartialModel(model_id, "run-1", "bank", Kind.LINEAR, (), False, part)
     publish_model(warehouse, partial, registered.view.feature_view(registered.version), "a" * 64, lambda _: {})
 
@@ -322,6 +327,32 @@ def test_the_newest_version_and_those_of_models_are_refreshed(warehouse: LocalWa
     assert not is_to_be_done(warehouse, HOURLY, NOON)
     with pytest.raises(ViewRefusedError, match="no view other is registered \\(registered are transactions\\)"):
         refresh_due(alone, warehouse, "other", NOON)
+
+
+def test_versions_that_pinned_models_need_are_refreshed_and_keep_no_schedule_from_being_done(
+    warehouse: LocalWarehouse, alone: Alone, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refreshed(warehouse: Warehouse, registered: RegisteredView, *args: Any, **more: Any) -> RefreshReport:
+        if registered.version == 3:
+            raise StatementError("a column is gone")
+        return refresh_view(warehouse, registered, *args, **more)
+
+    for number, least in enumerate(("> 0", ">= 0", ">= 1", "> -1")):
+        script = SCRIPT.replace("> 0", least)
+        convert(warehouse, register_view(warehouse, VIEW, DEFINITION, script)[0], weight=float(number))
+    assert versions_in_use(warehouse, "transactions") == [4]
+    assert versions_in_use(warehouse, "transactions", 3) == [2, 3, 4]
+
+    refresh_due(alone, warehouse, "transactions", NOON, n_served=3)
+    made = sorted(each.view.version for each in list_snapshots(warehouse))
+    monkeypatch.setattr(leased, "refresh_view", refreshed)
+    refresh_due(alone, warehouse, "transactions", NOON + HOUR, n_served=3)
+
+    assert made == [2, 3, 4]
+    newest = {each.view.version: each.snapshot for each in list_snapshots(warehouse)}
+    assert newest[2] == newest[4] > newest[3]
+    assert not is_to_be_done(warehouse, HOURLY, NOON + HOUR)
+    assert [each["version"] for each in events_of(caplog, "schedule.version_failed")] == [3]
 
 
 def test_a_snapshot_as_of_later_makes_a_due_instant_needless(
