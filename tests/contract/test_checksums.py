@@ -28,6 +28,8 @@ from fedpredict.warehouse.base import (
     Value,
     Warehouse,
 )
+from fedpredict.warehouse.hive_connection import RefusedByServerError
+from fedpredict.warehouse.hive_side_tables import SideTables
 from tests.contract.conftest import Place
 
 pytestmark = pytest.mark.timeout(300)
@@ -124,10 +126,8 @@ def test_hive_adds_up_scores_as_whole_numbers_of_a_unit_that_follows_from_the_bi
     assert of_two[0].checksum == wrapped(two)
 
 
-@HIVE
-@pytest.mark.parametrize("bins", [(), ONE], ids=["without bins", "with bins"])
-def test_what_passes_is_counted_as_what_is_stored(server_place: Place, bins: Bins) -> None:
-    warehouse = server_place.warehouse
+def written(warehouse: Warehouse, bins: Bins) -> tuple[Partition, Sequence[pa.Table], int]:
+    """Write rows into bucket 3 of a new task, counted as they pass; return it, what was gathered, and how many."""
     assert isinstance(warehouse, SeriesWriter)
     assert warehouse.gathers
     rows = [(status, scores[0] if scores else 7.0) for each in ROWS for status, scores in each]
@@ -146,6 +146,32 @@ def test_what_passes_is_counted_as_what_is_stored(server_place: Place, bins: Bin
         SHARES.name, [Filling({**task, "bucket": 3}, query, bound, summaries, ["fp_raw_0"])]
     )
 
-    found = counted_passing(3, gathered, bins, checked)
+    return task, gathered, len(rows)
+
+
+@HIVE
+@pytest.mark.parametrize("bins", [(), ONE], ids=["without bins", "with bins"])
+def test_what_passes_is_counted_as_what_is_stored(server_place: Place, bins: Bins) -> None:
+    warehouse = server_place.warehouse
+
+    task, gathered, n_rows = written(warehouse, bins)
+
+    found = counted_passing(3, gathered, bins, checked_now(warehouse, bins))
     assert found == counted_each(warehouse, task, [3], bins)[3]
-    assert (found.n_ids, sum(map(sum, found.histograms))) == (len(rows), len(rows) - 3 if bins else 0)
+    assert (found.n_ids, sum(map(sum, found.histograms))) == (n_rows, n_rows - 3 if bins else 0)
+
+
+@HIVE
+def test_where_a_session_may_not_have_temporary_tables_rows_are_written_all_the_same(
+    server_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RefusedByServerError("temporary tables are not allowed", "42000", 10000)
+
+    monkeypatch.setattr(SideTables, "_make", refused)
+
+    task, gathered, n_rows = written(server_place.warehouse, ONE)
+
+    assert list(gathered) == []
+    found = counted_each(server_place.warehouse, task, [3], ONE)[3]
+    assert (found.n_ids, sum(map(sum, found.histograms))) == (n_rows, n_rows - 3)
