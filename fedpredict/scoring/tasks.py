@@ -143,8 +143,9 @@ def damaged_buckets(warehouse: Warehouse, state: TaskState) -> list[int]:
         partition = {**state.task.partition, "bucket": bucket}
         bins = bins_of_checksum(record.engine, state.task.bins)
         found = counted(warehouse, partition, bins, record.n_ids, engine=record.engine)
-        # a checksum by value has no statuses in it
-        if (found.checksum, found.statuses) != (record.checksum, record.statuses):
+        # a checksum by value has neither statuses in it nor which score has which part of the sum
+        is_same = (found.checksum, found.statuses) == (record.checksum, record.statuses)
+        if not (is_same and found.histograms in ((), record.histograms)):
             damaged.append(bucket)
     return damaged
 

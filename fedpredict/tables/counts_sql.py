@@ -30,7 +30,7 @@ class Checked(StrEnum):
     BY_VALUE = ", by value"
     """Of scores that have bins: their sum as whole numbers, modulo 2^64, which Hive adds up many at a time (ADR 0050).
 
-    The status is in the counts beside it. What is added to one score and taken from another of a bucket is not seen.
+    Statuses and bins are in the counts beside it. What one score of a bin lost and another got is not seen.
     """
 
 

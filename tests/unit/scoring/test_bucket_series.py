@@ -242,6 +242,20 @@ def test_a_row_that_another_hand_changed_is_found(
     assert damaged_buckets(server, state) == changed
 
 
+@pytest.mark.parametrize("name", ["", "hive"])
+def test_what_was_taken_from_one_row_and_added_to_another_is_found(tmp_path: Path, name: str) -> None:
+    server = Server(tmp_path, gathers=True, name=name)
+    state = score_day(server, people(server, 30), DAY, n_buckets=1)
+    partition = {**state.task.partition, "bucket": 0}
+    rows = server.read(SHARES.name, [column.name for column in SHARES.columns], partition).to_pylist()
+    for row in rows:
+        row["scores"] = {"u1": [0.0], "u20": [42.0]}.get(row["sample_id"], row["scores"])
+
+    server.replace(SHARES.name, partition, pa.Table.from_pylist(rows, schema=SHARES.arrow_schema))
+
+    assert damaged_buckets(server, state) == [0]
+
+
 def told(record: BucketRecord) -> tuple[object, ...]:
     """Return what a record says of the rows."""
     return record.n_rows, record.n_ids, record.statuses, record.histograms, record.checksum
