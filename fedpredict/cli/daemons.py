@@ -62,6 +62,7 @@ def serve_participant(path: Path, ready: Callable[[str], None], ready_http: Call
         return
     ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen"))
     all_ready = _all_ready(ports, ready, ready_http)
+    _log_to_standard_error(settings)
     with shared_rates() as rates:
         serve = partial(_participant_worker, path, ports, rates)
         run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
@@ -137,6 +138,7 @@ def serve_initiator(
         return
     ports = _fixed_ports(settings, ("listen", "link_listen", "http_listen", "token_listen"))
     all_ready = _all_ready(ports, ready, ready_http)
+    _log_to_standard_error(settings)
     with shared_rates() as rates:
         serve = partial(_initiator_worker, path, ports, rates, simulate=simulate)
         run_workers(serve, settings.workers, tuple(ports.values()), all_ready, drain_s=settings.drain_s)
@@ -268,7 +270,12 @@ def _fixed_ports(settings: ParticipantSettings | InitiatorSettings, keys: Sequen
     return {key: free_port(address) for key in keys if (address := getattr(settings, key, None)) is not None}
 
 
+def _log_to_standard_error(settings: ParticipantSettings | InitiatorSettings) -> None:
+    """Begin the log of a worker, or of the process that starts workers again."""
+    install_logging(settings.log.level, json=not sys.stderr.isatty())
+
+
 def _install_logging(loaded: LoadedParty, me: Instance) -> None:
-    install_logging(loaded.settings.log.level, json=not sys.stderr.isatty())
+    _log_to_standard_error(loaded.settings)
     if me.shares_ports:
         add_log_context(worker=me.worker)

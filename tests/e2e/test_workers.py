@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -85,7 +86,9 @@ def test_a_worker_that_dies_is_replaced(workshop: Workshop, lab: Daemon) -> None
     lab.until(lambda: len(set(children(lab.process.pid)) - before) == 1, "has a new worker")
     lab.until(lambda: sorted(seen_workers(workshop, lab)) == [0, 1], "is served by both")
 
-    assert "worker.died" in lab.log.read_text()
+    (died,) = [line for line in lab.log.read_text().splitlines() if "worker.died" in line]
+    told = json.loads(died)
+    assert (told["event"], told["exit_code"]) == ("worker.died", -signal.SIGKILL)
 
 
 def test_all_of_them_stop_on_one_signal(lab: Daemon) -> None:
