@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from itertools import groupby
 
 from fedpredict.errors import ViewRefusedError
 from fedpredict.scoring.schedule import Job
@@ -43,12 +42,7 @@ def versions_in_use(warehouse: Warehouse, view: str, n_served: int = 1) -> list[
         WarehouseError: As the warehouse says.
     """
     registered = check_registered(warehouse, view)
-    newest_first = sorted(list_versions(warehouse), key=lambda each: (each.model_id, -each.version))
-    served = [
-        each
-        for _, of_model in groupby(newest_first, key=lambda each: each.model_id)
-        for each in served_versions(of_model, n_served)
-    ]
+    served = served_versions(list_versions(warehouse), n_served)
     used = {each.view_version for each in served if each.view == view}
     return [version for version in registered if version in used or version == registered[-1]]
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 
 from fedpredict.tables.layouts import LAYOUTS
-from fedpredict.tables.models import list_versions
+from fedpredict.tables.models import list_versions, served_versions
 from fedpredict.tables.schemas import MODELS
 from fedpredict.tables.shares import list_tasks
 from fedpredict.tables.version import ModelVersion
@@ -31,7 +31,7 @@ def old_versions(warehouse: Warehouse, model_id: str, keep: int, needed: Collect
         TableCorruptError: A row that cannot be understood.
     """
     versions = list_versions(warehouse, model_id)
-    newest = list(dict.fromkeys(each.params_sha256 for each in reversed(versions)))[:keep]
+    newest = [each.params_sha256 for each in served_versions(versions, keep)]
     scored = {each.params_sha256 for each in list_tasks(warehouse) if each.finished_at is None}
     stays = {*newest, *needed, *scored}
     return [each for each in versions if each.params_sha256 not in stays]

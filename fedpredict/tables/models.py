@@ -119,12 +119,12 @@ def current_versions(warehouse: Warehouse) -> dict[str, ModelVersion]:
     return {each.model_id: each for each in list_versions(warehouse)}
 
 
-def served_versions(newest_first: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
-    """Return the newest version of each of the `keep` newest digests of a model: those that daemons serve."""
-    by_digest: dict[str, ModelVersion] = {}
-    for version in newest_first:
-        by_digest.setdefault(version.params_sha256, version)
-    return list(by_digest.values())[:keep]
+def served_versions(versions: Iterable[ModelVersion], keep: int) -> list[ModelVersion]:
+    """Return the newest version of each of the `keep` newest digests of each model: what daemons serve."""
+    by_model: dict[str, dict[str, ModelVersion]] = {}
+    for each in sorted(versions, key=lambda version: -version.version):
+        by_model.setdefault(each.model_id, {}).setdefault(each.params_sha256, each)
+    return [each for by_digest in by_model.values() for each in list(by_digest.values())[:keep]]
 
 
 def load_model(warehouse: Warehouse, version: ModelVersion) -> PartialModel:
